@@ -1,0 +1,33 @@
+# Two commands set everything up: `make compare` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+READY := $(VENV)/.ready
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help compare test test-all lint clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+compare: $(READY) ## train one model with every normalizer and write the report
+	$(BIN)/normwise compare --out results/compare
+
+test: $(READY) ## the test suite
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(READY) ## the test suite with the slow tests
+	$(BIN)/python -m pytest
+
+lint: $(READY) ## format check, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+clean: ## remove the virtual environment and caches
+	rm -rf $(VENV) .pytest_cache .ruff_cache

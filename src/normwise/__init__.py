@@ -1,0 +1,22 @@
+"""Normalization for PyTorch: choose it by measurement, use it right, see it, change it, do without it."""
+
+from .backends import available_backends as available_backends
+from .backends import use_backend as use_backend
+from .core.activations import ACTIVATIONS as ACTIVATIONS
+from .core.formulas import Affine as Affine
+from .core.moments import Moments as Moments
+from .layers import NORMALIZERS as NORMALIZERS
+from .layers import BatchNorm1d as BatchNorm1d
+from .layers import BatchNorm2d as BatchNorm2d
+from .layers import BatchNorm3d as BatchNorm3d
+from .layers import GroupNorm as GroupNorm
+from .layers import InstanceNorm1d as InstanceNorm1d
+from .layers import InstanceNorm2d as InstanceNorm2d
+from .layers import InstanceNorm3d as InstanceNorm3d
+from .layers import LayerNorm as LayerNorm
+from .layers import RMSNorm as RMSNorm
+from .layers import make_norm as make_norm
+from .operations.normalize import normalize as normalize
+from .operations.normalize import normalize_and_measure as normalize_and_measure
+
+__version__ = "0.1.0"

@@ -1,0 +1,52 @@
+"""What a caller may pass, said in words where it does not fit."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def check_input(x: Tensor, caller: str) -> None:
+    """A floating tensor with at least a sample and a channel dimension."""
+    check_floating(x, caller)
+    if x.dim() < 2:
+        raise ValueError(
+            f"{caller} expects [N, C, *space], received {x.dim()}-D {list(x.shape)}; "
+            "add the missing dimensions, for example with x.unsqueeze(0)."
+        )
+
+
+def check_floating(x: Tensor, caller: str) -> None:
+    """Integers have no mean of their own type and complex numbers no order: refused, not converted."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{caller} expects a tensor, received {type(x).__name__}.")
+    if not x.is_floating_point():
+        raise TypeError(f"{caller} expects a floating tensor, received {x.dtype}; convert it with x.float().")
+
+
+def check_residual(residual: Tensor, x: Tensor) -> None:
+    """The residual is added value by value: no broadcasting."""
+    if residual.shape != x.shape:
+        raise ValueError(
+            f"residual must have the input's shape {list(x.shape)}, received {list(residual.shape)}; "
+            "expand it first if broadcasting is meant."
+        )
+    check_floating(residual, "residual")
+
+
+def as_mask(mask: Tensor, x: Tensor) -> Tensor:
+    """A boolean mask ``[N, *space]`` or ``[N, 1, *space]`` as ``[N, 1, *space]``."""
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+        raise TypeError(
+            f"mask must be a boolean tensor (true = counted), received {kind}; write mask.bool() or mask > 0."
+        )
+    per_position = (x.shape[0], *x.shape[2:])
+    if mask.shape == per_position:
+        return mask.unsqueeze(1)
+    if mask.shape == (x.shape[0], 1, *x.shape[2:]):
+        return mask
+    raise ValueError(
+        f"mask must be [N, *space] = {list(per_position)} or the same with a channel dimension of 1, "
+        f"for an input of shape {list(x.shape)}; received {list(mask.shape)}."
+    )

@@ -1,0 +1,194 @@
+"""The table of moments, and pooling: the only operation on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+Count = int | Tensor
+
+
+class Moments(NamedTuple):
+    r"""Mean and variance of each (sample, channel) plane of ``x[N, C, *space]``.
+
+    .. math:: \text{mean}_{nc} = \frac1S \sum_s x_{ncs}, \qquad
+              \text{var}_{nc} = \frac1S \sum_s (x_{ncs} - \text{mean}_{nc})^2
+
+    Every normalizer pools this small table over some of its axes (the law of total variance), weighted by
+    the counts:
+
+    .. math:: \text{mean} = \overline{\text{mean}_i}, \qquad
+              \text{var} = \overline{\text{var}_i + (\text{mean}_i - \text{mean})^2}
+
+    This is exact, needs no second look at ``x``, and never cancels: all terms of the variance are positive.
+
+    Shapes: ``mean`` and ``var`` are ``[N, C]``, and a pooled table keeps a size that broadcasts against it
+    (``[1, C]`` over the batch, ``[N, 1]`` over the channels, ``[N, C]`` over groups and chunks).
+    ``var`` is **biased** (divided by the count). ``count`` is the number of values behind each entry: one
+    integer for all of them, or a tensor that broadcasts against ``mean`` where masks or uneven shards make
+    them differ. An entry with count 0 has mean 0 and variance 0 and takes no part in any pool.
+
+    The big tensor is summed in fp32 (fp64 for fp64 input), but the table itself is fp64 wherever the device
+    has fp64: it costs nothing on a table this small, and where the mean is a thousand standard deviations
+    the rounding of an fp32 mean would be most of the output's error.
+
+    >>> x = torch.arange(24, dtype=torch.float64).reshape(2, 3, 4)
+    >>> table = Moments.of(x)
+    >>> torch.allclose(table.over_batch().var.flatten(), x.var((0, 2), correction=0))
+    True
+    >>> torch.allclose(table.over_channels().mean.flatten(), x.mean((1, 2)))
+    True
+    """
+
+    mean: Tensor
+    var: Tensor
+    count: Count
+
+    @classmethod
+    def of(cls, x: Tensor, mask: Tensor | None = None) -> Moments:
+        """Measure ``x[N, C, *space]`` in exact passes with plain PyTorch operations.
+
+        ``mask`` is boolean, broadcasts against ``x``, and keeps the values where it is true.
+        """
+        planes = widen(x).flatten(2) if x.dim() > 2 else widen(x).unsqueeze(-1)
+        if mask is not None:
+            return cls._of_masked(planes, mask.flatten(2) if mask.dim() > 2 else mask.unsqueeze(-1))
+        if planes.shape[-1] == 0:
+            zeros = planes.new_zeros(planes.shape[:2], dtype=table_dtype(x))
+            return cls(zeros, zeros, 0)
+        mean, var = _mean_and_variance(planes, lambda t: t.mean(-1))
+        return cls(mean, var, planes.shape[-1])
+
+    @classmethod
+    def _of_masked(cls, planes: Tensor, mask: Tensor) -> Moments:
+        mask = mask.expand(planes.shape[0], mask.shape[1], planes.shape[2])
+        count = mask.sum(-1, dtype=table_dtype(planes))
+        divisor = count.clamp_min(1).to(planes.dtype)
+
+        def average(t: Tensor) -> Tensor:
+            # `where`, not a product: a NaN in the padding must not leak into the sums.
+            return torch.where(mask, t, 0).sum(-1) / divisor
+
+        mean, var = _mean_and_variance(planes, average)
+        return cls(mean, var, count)
+
+    def over_batch(self) -> Moments:
+        """Pool over the samples: one entry per channel, ``[1, C]`` (batch normalization)."""
+        return self._pool(0)
+
+    def over_channels(self) -> Moments:
+        """Pool over the channels: one entry per sample, ``[N, 1]`` (layer normalization)."""
+        return self._pool(1)
+
+    def over_groups(self, groups: int) -> Moments:
+        """Pool over ``groups`` runs of neighbouring channels, given back for each channel, ``[N, C]``."""
+        size = self.mean.shape[1] // groups
+        if size == 1:
+            return self
+        pooled = self._split_channels(groups)._pool(2)
+        return pooled._map(lambda t: t.expand(-1, -1, size).flatten(1))
+
+    def over_chunks(self, size: int) -> Moments:
+        """Pool over chunks of ``size`` samples, given back for each sample, ``[N, C]`` (ghost batches).
+
+        The last chunk is smaller where ``size`` does not divide the batch.
+        """
+        samples = self.mean.shape[0]
+        if size == 1:
+            return self
+        whole = samples - samples % size
+        parts = []
+        if whole:
+            chunks = self._map(lambda t: t[:whole].unflatten(0, (-1, size)) if t.shape[0] != 1 else t[None])
+            parts.append(chunks._pool(1)._map(lambda t: t.expand(-1, size, -1).flatten(0, 1)))
+        if whole < samples:
+            tail = self._map(lambda t: t[whole:] if t.shape[0] != 1 else t)
+            parts.append(tail._pool(0)._map(lambda t: t.expand(samples - whole, -1)))
+        return parts[0] if len(parts) == 1 else _concatenate(parts, like=self.mean)
+
+    def merge(self, other: Moments) -> Moments:
+        """Pool two tables entry by entry: shards, micro-batches, or running statistics of clients.
+
+        >>> x = torch.randn(6, 3, 5)
+        >>> halves = Moments.of(x[:2]).over_batch().merge(Moments.of(x[2:]).over_batch())
+        >>> torch.allclose(halves.var, Moments.of(x).over_batch().var, atol=1e-6)
+        True
+        """
+        return stack([self, other])._pool(0)._map(lambda t: t.squeeze(0))
+
+    def unbiased_var(self) -> Tensor:
+        """The variance divided by count - 1 (Bessel); with a count of 1 or less the biased one."""
+        if isinstance(self.count, Tensor):
+            return self.var * (self.count / (self.count - 1).clamp_min(1))
+        return self.var * (self.count / max(self.count - 1, 1))
+
+    def detached(self) -> Moments:
+        """The same table without its history."""
+        return self._map(Tensor.detach)
+
+    def _pool(self, axis: int) -> Moments:
+        """The law of total variance over one axis of the table, which stays with size 1."""
+        size = self.mean.shape[axis]
+        if not isinstance(self.count, Tensor) and size > 0:
+            mean = self.mean.mean(axis, keepdim=True)
+            var = (self.var + (self.mean - mean).square()).mean(axis, keepdim=True)
+            return Moments(mean, var, self.count * size)
+        weight = torch.as_tensor(self.count, dtype=self.mean.dtype, device=self.mean.device).expand_as(self.mean)
+        total = weight.sum(axis, keepdim=True)
+        weight = weight / torch.where(total > 0, total, 1)
+        mean = (weight * self.mean).sum(axis, keepdim=True)
+        var = (weight * (self.var + (self.mean - mean).square())).sum(axis, keepdim=True)
+        return Moments(mean, var, total)
+
+    def _split_channels(self, groups: int) -> Moments:
+        return self._map(lambda t: t.unflatten(1, (groups, -1)) if t.shape[1] != 1 else t.unsqueeze(-1))
+
+    def _map(self, change) -> Moments:
+        count = change(self.count) if isinstance(self.count, Tensor) else self.count
+        return Moments(change(self.mean), change(self.var), count)
+
+
+def _mean_and_variance(planes: Tensor, average: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """Average, then average what the first average's rounding left over, then the squares around both.
+
+    The rest is small, and so is its error. It corrects a rounding, not the value, so no gradient passes it.
+    """
+    table = table_dtype(planes)
+    mean = average(planes)
+    centered = planes - mean.unsqueeze(-1)
+    rest = average(centered.detach())
+    var = average((centered - rest.unsqueeze(-1)).square())
+    return mean.to(table) + rest, var.to(table)
+
+
+def stack(tables: list[Moments]) -> Moments:
+    """Put tables of one shape behind each other on a new first axis, with a count for each entry."""
+    mean = torch.stack([t.mean for t in tables])
+    counts = [torch.as_tensor(t.count, dtype=mean.dtype, device=mean.device).expand_as(t.mean) for t in tables]
+    return Moments(mean, torch.stack([t.var for t in tables]), torch.stack(counts))
+
+
+def _concatenate(parts: list[Moments], like: Tensor) -> Moments:
+    counts = [
+        torch.as_tensor(p.count, dtype=like.dtype, device=like.device).expand(p.mean.shape[0], like.shape[1])
+        for p in parts
+    ]
+    return Moments(torch.cat([p.mean for p in parts]), torch.cat([p.var for p in parts]), torch.cat(counts))
+
+
+def statistics_dtype(dtype: torch.dtype) -> torch.dtype:
+    """fp64 for fp64, fp32 for everything narrower."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def table_dtype(x: Tensor) -> torch.dtype:
+    """The dtype of a table of moments of ``x``: fp64, or fp32 on a device that has no fp64."""
+    return torch.float32 if x.device.type == "mps" else torch.float64
+
+
+def widen(x: Tensor) -> Tensor:
+    """``x`` in the type its statistics are accumulated in."""
+    return x.to(statistics_dtype(x.dtype))

@@ -1,0 +1,83 @@
+"""Running statistics: the layer's memory of the batches it has seen."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .moments import Moments
+
+
+class RunningStatistics(NamedTuple):
+    r"""A layer's buffers and the rule that moves them.
+
+    .. math:: \text{running} \leftarrow (1 - a)\,\text{running} + a\,\text{batch}
+
+    ``momentum`` is PyTorch's ``a``, the weight of the *new* value; None means the cumulative average, with
+    ``a = 1 / batches``. The variance that goes in is the **unbiased** one, as in torch.nn, although the
+    biased one normalizes. The buffers are changed in place and nothing that a backward needs refers to
+    them, so a second forward pass, or another process' broadcast, never invalidates the first.
+
+    A batch without a single value leaves everything as it is and is not counted; torch.nn counts it, which
+    skews its cumulative average.
+
+    >>> running = RunningStatistics(torch.zeros(1), torch.ones(1), torch.tensor(0), momentum=None)
+    >>> for value in (2.0, 4.0):
+    ...     running.update(torch.tensor([value]), torch.tensor([1.0]))
+    >>> running.mean
+    tensor([3.])
+    """
+
+    mean: Tensor
+    var: Tensor
+    batches: Tensor | None
+    momentum: float | None
+
+    def moments(self) -> Moments:
+        """The remembered statistics as a known table, ``[1, C]``, safe from later updates."""
+        return Moments(self.mean.detach().clone().unsqueeze(0), self.var.detach().clone().unsqueeze(0), 1)
+
+    def update_from_batch(self, pooled: Moments) -> None:
+        """Take in the statistics of one batch, pooled over N: ``[1, C]``."""
+        seen = _any(pooled)
+        self.update(pooled.mean.flatten(), pooled.unbiased_var().flatten(), seen)
+
+    def update_from_instances(self, table: Moments) -> None:
+        """Take in the average over the samples of a table's moments, ``[N, C]`` (instance normalization)."""
+        unbiased = Moments(table.mean, table.unbiased_var(), table.count)
+        if isinstance(table.count, Tensor):
+            weight = (table.count > 0).expand_as(table.mean).to(table.mean.dtype)
+            samples = weight.sum(0).clamp_min(1)
+            mean, var = ((t * weight).sum(0) / samples for t in (unbiased.mean, unbiased.var))
+        elif table.mean.shape[0] == 0:
+            return
+        else:
+            mean, var = unbiased.mean.mean(0), unbiased.var.mean(0)
+        self.update(mean, var, _any(table))
+
+    def update(self, mean: Tensor, var: Tensor, seen: Tensor | bool = True) -> None:
+        """Move the buffers towards ``mean`` and (unbiased) ``var``, ``[C]`` each, where ``seen``."""
+        if seen is False:
+            return
+        with torch.no_grad():
+            if self.batches is not None:
+                self.batches.add_(seen.to(self.batches.dtype) if isinstance(seen, Tensor) else 1)
+            factor = self._factor(mean)
+            for running, new in ((self.mean, mean), (self.var, var)):
+                moved = running.to(new.dtype).lerp(new, factor)
+                running.copy_(torch.where(seen, moved, running) if isinstance(seen, Tensor) else moved)
+
+    def _factor(self, like: Tensor) -> Tensor | float:
+        if self.momentum is not None:
+            return self.momentum
+        if self.batches is None:
+            raise ValueError("momentum=None needs the buffer num_batches_tracked; give a momentum instead.")
+        return self.batches.clamp_min(1).to(like.dtype).reciprocal()
+
+
+def _any(table: Moments) -> Tensor | bool:
+    if isinstance(table.count, Tensor):
+        return (table.count > 0).any()
+    return table.count > 0 and table.mean.shape[0] > 0

@@ -1,0 +1,71 @@
+"""What every layer has in common: input checks, the fused epilogue's options, torch's older signatures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from normwise.core.activations import activation_named
+from normwise.core.arguments import check_floating
+
+SPACE = {1: "L", 2: "H, W", 3: "D, H, W"}
+
+
+class FusedActivation(nn.Module):
+    """Adds ``activation=`` to a torch layer: stored by name, shown in the repr, absent from the state_dict."""
+
+    activation: str | None = None
+
+    def _set_activation(self, activation: str | None) -> None:
+        activation_named(activation)  # raises for an unknown name
+        self.activation = activation
+
+    def extra_repr(self) -> str:
+        shown = super().extra_repr()
+        return shown if self.activation is None else f"{shown}, activation={self.activation!r}"
+
+
+class ChannelLayer(FusedActivation):
+    """A layer over ``[N, C, *space]`` whose class fixes the number of spatial dimensions."""
+
+    rank: int
+    num_features: int
+
+    def _check(self, x: Any, *, dims: tuple[int, ...], channel: int) -> None:
+        name = type(self).__name__
+        check_floating(x, name)
+        if x.dim() not in dims:
+            layouts = " or ".join(self._layout(d) for d in dims)
+            raise ValueError(
+                f"{name} expected {' or '.join(f'{d}D' for d in dims)} input {layouts}, "
+                f"got {x.dim()}D input {list(x.shape)}; {self._remedy(x.dim(), dims)}"
+            )
+        if x.shape[channel] != self.num_features:
+            raise ValueError(
+                f"{name}({self.num_features}) expected {self.num_features} channels in dimension "
+                f"{channel % x.dim()}, got input {list(x.shape)}; write {name}({x.shape[channel]}) or move "
+                "the channels there."
+            )
+
+    def _layout(self, dims: int) -> str:
+        if dims == 2 and self.rank == 1:
+            return "[N, C]"
+        return f"[{'N, ' if dims == self.rank + 2 else ''}C, {SPACE[self.rank]}]"
+
+    def _remedy(self, got: int, dims: tuple[int, ...]) -> str:
+        family = type(self).__name__.removesuffix(f"{self.rank}d")
+        if 3 <= got <= 5 and type(self).__name__ != family:
+            return f"write {family}{got - 2}d for it, or reshape it."
+        return f"reshape it to {max(dims)} dimensions."
+
+
+def without_bias(layer: nn.Module) -> None:
+    """`bias=False` where torch itself does not know the argument yet (before 2.13)."""
+    if getattr(layer, "bias", None) is not None:
+        layer.bias = None  # type: ignore[assignment]
+
+
+def values_per_channel(x: Tensor) -> int:
+    """How many values batch normalization pools for one channel."""
+    return x.numel() // max(x.shape[1], 1)

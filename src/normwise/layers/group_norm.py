@@ -1,0 +1,216 @@
+"""Statistics of one sample: instance and group normalization."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from normwise.core import formulas
+from normwise.core.arguments import as_mask, check_input
+from normwise.core.running import RunningStatistics
+from normwise.operations import standardize
+from normwise.operations.normalize import normalize_and_measure
+
+from ._shared import ChannelLayer, FusedActivation, without_bias
+
+
+class _InstanceNorm(ChannelLayer, nn.modules.instancenorm._InstanceNorm):
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = False,
+        track_running_stats: bool = False,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        *,
+        bias: bool = True,
+        activation: str | None = None,
+    ) -> None:
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)  # type: ignore[arg-type]
+        if not bias:
+            without_bias(self)
+        self._set_activation(activation)
+
+    def forward(self, x: Tensor, residual: Tensor | None = None, mask: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        self._check_input_dim(x)
+        if x.dim() == self.rank + 2:
+            return self._normalize(x, residual, mask)
+        batched = [None if t is None else t.unsqueeze(0) for t in (residual, mask)]
+        return self._normalize(x.unsqueeze(0), *batched).squeeze(0)
+
+    def _normalize(self, x: Tensor, residual: Tensor | None, mask: Tensor | None) -> Tensor:
+        options: dict[str, Any] = {"activation": self.activation, "residual": residual}
+        remembered = self._running()
+        if not self.training and remembered is not None:
+            if mask is not None:
+                as_mask(mask, x)  # the statistics are known: only its form matters
+            return standardize.by_running(x, remembered, self.weight, self.bias, self.eps, **options)
+        _check_spatial_size(x, 1, type(self).__name__)
+        if not self.training or remembered is None:
+            return standardize.over_groups(x, x.shape[1], self.weight, self.bias, self.eps, mask=mask, **options)
+        formula = partial(formulas.instance_norm, eps=self.eps)
+        y, table = normalize_and_measure(x, formula, self.weight, self.bias, mask=mask, **options)
+        remembered.update_from_instances(table)
+        return y
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        batched = isinstance(input, Tensor) and input.dim() == self.rank + 2
+        self._check(input, dims=(self.rank + 1, self.rank + 2), channel=1 if batched else 0)
+
+    def _running(self) -> RunningStatistics | None:
+        if not self.track_running_stats or self.running_mean is None or self.running_var is None:
+            return None
+        return RunningStatistics(self.running_mean, self.running_var, self.num_batches_tracked, self.momentum)
+
+
+class InstanceNorm1d(_InstanceNorm, nn.InstanceNorm1d):
+    r"""Instance normalization of ``[N, C, L]`` or ``[C, L]``: `torch.nn.InstanceNorm1d`, with a fused epilogue.
+
+    .. math:: y = f\left(\gamma\,\frac{x - \mu_{nc}}{\sqrt{\sigma_{nc}^2 + \epsilon}} + \beta + \text{residual}\right)
+
+    See `InstanceNorm2d`, whose arguments, errors and deviations are the same.
+
+    >>> InstanceNorm1d(4)(torch.randn(8, 4, 9)).mean(-1).abs().max() < 1e-6
+    tensor(True)
+    """
+
+    rank = 1
+
+
+class InstanceNorm2d(_InstanceNorm, nn.InstanceNorm2d):
+    r"""Instance normalization of ``[N, C, H, W]`` or ``[C, H, W]``: a drop-in for `torch.nn.InstanceNorm2d`.
+
+    .. math:: y = f\left(\gamma\,\frac{x - \mu_{nc}}{\sqrt{\sigma_{nc}^2 + \epsilon}} + \beta + \text{residual}\right)
+
+    μ and σ² (**biased**) are pooled over H and W for each sample and channel. As in torch, there is no γ and
+    β unless ``affine=True``, and the same happens in evaluation unless ``track_running_stats=True``; then
+    the buffers hold the average over the samples of their means and **unbiased** variances.
+
+    Args: as torch's. Keyword only: ``activation`` names an activation applied last, such as ``"relu"``.
+
+    ``forward(x, residual=None, mask=None)``: ``residual`` has ``x``'s shape and is added before the activation;
+    ``mask`` is boolean, ``[N, H, W]`` or ``[N, 1, H, W]``: the statistics are those of the values where it is true.
+
+    Raises ValueError for a wrong number of dimensions or channels, and for planes of a single value, where
+    the output would not depend on the input.
+
+    Source: Ulyanov, Vedaldi and Lempitsky 2016, arXiv:1607.08022.
+
+    Differs from torch where torch is silently wrong: channels_last input gives channels_last output (torch
+    returns it contiguous); a wrong number of channels is an error without affine, too (torch warns);
+    ``num_batches_tracked`` counts (torch's stays 0); and ``momentum=None`` is a cumulative average (torch's
+    never updates).
+
+    >>> x = torch.randn(2, 3, 8, 8)
+    >>> contrast = torch.tensor([0.2, 5.0]).view(2, 1, 1, 1)          # "contrast normalization"
+    >>> torch.allclose(InstanceNorm2d(3, eps=1e-9)(x * contrast), InstanceNorm2d(3, eps=1e-9)(x), atol=1e-5)
+    True
+    """
+
+    rank = 2
+
+
+class InstanceNorm3d(_InstanceNorm, nn.InstanceNorm3d):
+    r"""Instance normalization of ``[N, C, D, H, W]`` or ``[C, D, H, W]``: `torch.nn.InstanceNorm3d`, fused epilogue.
+
+    .. math:: y = f\left(\gamma\,\frac{x - \mu_{nc}}{\sqrt{\sigma_{nc}^2 + \epsilon}} + \beta + \text{residual}\right)
+
+    See `InstanceNorm2d`, whose arguments, errors and deviations are the same.
+
+    >>> x = torch.randn(1, 2, 3, 4, 5).to(memory_format=torch.channels_last_3d)
+    >>> InstanceNorm3d(2)(x).is_contiguous(memory_format=torch.channels_last_3d)
+    True
+    """
+
+    rank = 3
+
+
+class GroupNorm(FusedActivation, nn.GroupNorm):
+    r"""Group normalization of ``[N, C, *space]``: a drop-in for `torch.nn.GroupNorm`.
+
+    .. math:: y = f\left(\gamma\,\frac{x - \mu_{ng}}{\sqrt{\sigma_{ng}^2 + \epsilon}} + \beta + \text{residual}\right)
+
+    μ and σ² (**biased**) are pooled over space and the C/G neighbouring channels of each of the G groups; γ
+    and β are per channel. ``G = C`` is instance normalization; ``G = 1`` normalizes like LayerNorm over
+    (C, \*space), with γ and β per channel.
+
+    Args: as torch's. Keyword only: ``activation`` names an activation applied last, such as ``"silu"``.
+
+    ``forward(x, residual=None, mask=None)``: ``residual`` has ``x``'s shape and is added before the activation;
+    ``mask`` is boolean, ``[N, *space]`` or ``[N, 1, *space]``: the statistics are those of the values where it is true.
+
+    Raises ValueError where the channels are not divisible by the groups, where the input has other channels,
+    and for groups of a single value, where the output would not depend on the input.
+
+    Source: Wu and He 2018, arXiv:1803.08494.
+
+    Differs from torch where torch is silently wrong: one value per group is an error for every batch size
+    (torch notices it only for a batch of one and otherwise returns the bias).
+
+    >>> x = torch.randn(2, 6, 4, 4)
+    >>> torch.allclose(GroupNorm(6, 6)(x), nn.InstanceNorm2d(6)(x), atol=1e-6)
+    True
+    >>> torch.allclose(GroupNorm(1, 6)(x), nn.LayerNorm([6, 4, 4])(x), atol=1e-6)
+    True
+    """
+
+    def __init__(
+        self,
+        num_groups: int,
+        num_channels: int,
+        eps: float = 1e-5,
+        affine: bool = True,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        *,
+        bias: bool = True,
+        activation: str | None = None,
+    ) -> None:
+        _check_groups(num_groups, num_channels)
+        super().__init__(num_groups, num_channels, eps, affine, device, dtype)
+        if not bias:
+            without_bias(self)
+        self._set_activation(activation)
+
+    def forward(self, x: Tensor, residual: Tensor | None = None, mask: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        check_input(x, "GroupNorm")
+        if x.shape[1] != self.num_channels:
+            raise ValueError(
+                f"GroupNorm({self.num_groups}, {self.num_channels}) expected {self.num_channels} channels in "
+                f"dimension 1, got input {list(x.shape)}; write num_channels={x.shape[1]} or move the channels there."
+            )
+        _check_spatial_size(x, self.num_channels // self.num_groups, "GroupNorm")
+        return standardize.over_groups(
+            x,
+            self.num_groups,
+            self.weight,
+            self.bias,
+            self.eps,
+            activation=self.activation,
+            residual=residual,
+            mask=mask,
+        )
+
+
+def _check_groups(groups: int, channels: int) -> None:
+    if groups < 1 or channels % groups:
+        divisors = ", ".join(str(d) for d in range(1, channels + 1) if channels % d == 0)
+        raise ValueError(
+            f"GroupNorm(num_groups={groups}): {channels} channels are not divisible by {groups} groups; "
+            f"divisors of {channels}: {divisors}."
+        )
+
+
+def _check_spatial_size(x: Tensor, channels: int, name: str) -> None:
+    """One value is its own mean: the layer would return its bias whatever the input is."""
+    if channels * x.shape[2:].numel() == 1:
+        raise ValueError(
+            f"{name}: expected more than 1 value in each group of statistics, got input size {list(x.shape)}; "
+            "the output would be the bias whatever the input is. Use fewer groups, or leave the layer out "
+            "where the maps are 1 x 1."
+        )

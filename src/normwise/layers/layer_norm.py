@@ -1,0 +1,133 @@
+"""Statistics of one token or row, over its trailing dimensions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from normwise.core.arguments import check_floating
+from normwise.operations import rows
+
+from ._shared import FusedActivation
+
+
+class _RowNorm(FusedActivation):
+    normalized_shape: tuple[int, ...]
+
+    def _check(self, x: Tensor, mask: Tensor | None) -> None:
+        name, shape = type(self).__name__, self.normalized_shape
+        check_floating(x, name)
+        if x.dim() < len(shape) or tuple(x.shape[-len(shape) :]) != shape:
+            raise ValueError(
+                f"{name}: expected input of shape [*, {', '.join(map(str, shape))}], got {list(x.shape)}; "
+                f"write {name}({list(x.shape[-len(shape) :])}), or move these dimensions to the end."
+            )
+        if mask is None:
+            return
+        if mask.dtype != torch.bool:
+            raise TypeError(
+                f"mask must be a boolean tensor (true = counted), received {mask.dtype}; write mask.bool()."
+            )
+        if torch.broadcast_shapes(mask.shape, x.shape) != x.shape:
+            raise ValueError(f"mask must broadcast against the input {list(x.shape)}, received {list(mask.shape)}.")
+
+
+class LayerNorm(_RowNorm, nn.LayerNorm):
+    r"""Layer normalization over the trailing dimensions: a drop-in for `torch.nn.LayerNorm`.
+
+    .. math:: y = f\left(\gamma\,\frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}} + \beta + \text{residual}\right)
+
+    μ and σ² (**biased**) are those of each row over ``normalized_shape``; γ and β have that shape. Training
+    and evaluation are the same.
+
+    Args: as torch's. Keyword only: ``activation`` names an activation applied last, such as ``"gelu"``.
+
+    ``forward(x, residual=None, mask=None)``: ``residual`` has ``x``'s shape and is added before the activation;
+    ``mask`` is boolean and broadcasts against ``x``: the statistics are those of the values where it is true.
+    (A mask of whole tokens changes nothing here: no token sees another.)
+
+    Raises ValueError where the trailing dimensions of the input are not ``normalized_shape``.
+
+    Source: Ba, Kiros and Hinton 2016, arXiv:1607.06450. The trap: three layers carry this name for images.
+    Over (C, H, W) it is ``GroupNorm(1, C)`` but for the shape of γ; ConvNeXt's, over C at each pixel, is another.
+
+    >>> x = torch.randn(2, 5, 16)
+    >>> torch.allclose(LayerNorm(16)(x).var(-1, correction=0), torch.ones(2, 5), atol=1e-4)
+    True
+    """
+
+    def __init__(
+        self,
+        normalized_shape: int | list[int] | tuple[int, ...] | torch.Size,
+        eps: float = 1e-5,
+        elementwise_affine: bool = True,
+        bias: bool = True,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        *,
+        activation: str | None = None,
+    ) -> None:
+        super().__init__(normalized_shape, eps, elementwise_affine, bias, device, dtype)  # type: ignore[arg-type]
+        self._set_activation(activation)
+
+    def forward(self, x: Tensor, residual: Tensor | None = None, mask: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        self._check(x, mask)
+        return rows.layer_norm(
+            x,
+            self.normalized_shape,
+            self.weight,
+            self.bias,
+            self.eps,
+            activation=self.activation,
+            residual=residual,
+            mask=mask,
+        )
+
+
+class RMSNorm(_RowNorm, nn.RMSNorm):
+    r"""Root mean square normalization over the trailing dimensions: a drop-in for `torch.nn.RMSNorm`.
+
+    .. math:: y = f\left(\gamma\,\frac{x}{\sqrt{\overline{x^2} + \epsilon}} + \text{residual}\right)
+
+    The mean square is that of each row over ``normalized_shape``; γ has that shape. No mean is subtracted.
+    Training and evaluation are the same.
+
+    Args: as torch's; ``eps=None`` is the machine epsilon of the type the statistics are computed in, fp32 for
+    fp16, bf16 and fp32 input (1.2e-7) and fp64 for fp64. Keyword only: ``activation``.
+
+    ``forward(x, residual=None, mask=None)``: as in `LayerNorm`.
+
+    Raises ValueError where the trailing dimensions of the input are not ``normalized_shape``.
+
+    Source: Zhang and Sennrich 2019, arXiv:1910.07467; their code adds ε outside the root, torch's inside.
+
+    >>> RMSNorm(4)(torch.full((1, 4), 3.0))
+    tensor([[1., 1., 1., 1.]], grad_fn=...)
+    """
+
+    def __init__(
+        self,
+        normalized_shape: int | list[int] | tuple[int, ...] | torch.Size,
+        eps: float | None = None,
+        elementwise_affine: bool = True,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        *,
+        activation: str | None = None,
+    ) -> None:
+        super().__init__(normalized_shape, eps, elementwise_affine, device, dtype)  # type: ignore[arg-type]
+        self._set_activation(activation)
+
+    def forward(self, x: Tensor, residual: Tensor | None = None, mask: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        self._check(x, mask)
+        return rows.rms_norm(
+            x,
+            self.normalized_shape,
+            self.weight,
+            self.eps,
+            activation=self.activation,
+            residual=residual,
+            mask=mask,
+        )

@@ -1,0 +1,191 @@
+"""NORMALIZERS: one row per normalizer. Tests, documentation, command line and conversion read this table."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch import nn
+
+from .batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
+from .group_norm import GroupNorm, InstanceNorm1d, InstanceNorm2d, InstanceNorm3d
+from .layer_norm import LayerNorm, RMSNorm
+
+#: What `make_norm` takes: a row's name, a layer class, or a factory from channels to a layer.
+Norm = str | type[nn.Module] | Callable[[int], nn.Module]
+
+
+class Normalizer(NamedTuple):
+    """A row of the survey.
+
+    ``layers`` maps the number of spatial dimensions to the class; 0 stands for any. ``pool`` says which axes
+    share one mean and variance. ``for_channels`` is true for layers of ``[N, C, *space]`` maps, false for
+    layers of rows ``[*, C]``. ``make(channels, rank, option)`` builds the layer as ``normwise compare`` uses it.
+    """
+
+    name: str
+    title: str
+    layers: dict[int, type[nn.Module]]
+    pool: str
+    uses_batch: bool
+    for_channels: bool
+    paper: str
+    make: Callable[[int, int, int | None], nn.Module]
+
+
+def default_groups(channels: int) -> int:
+    """Groups for a GroupNorm when nobody chose: at most 32, and at least 4 channels in each where they divide.
+
+    From 128 channels on this is the paper's 32 groups; below, 32 groups would come close to InstanceNorm.
+
+    >>> [default_groups(c) for c in (3, 16, 64, 96, 256)]
+    [1, 4, 16, 24, 32]
+    """
+    most = max(1, min(32, channels // 4))
+    return next(g for g in range(most, 0, -1) if channels % g == 0)
+
+
+_BATCH = {1: BatchNorm1d, 2: BatchNorm2d, 3: BatchNorm3d}
+_INSTANCE = {1: InstanceNorm1d, 2: InstanceNorm2d, 3: InstanceNorm3d}
+
+_ROWS = (
+    Normalizer(
+        "batch",
+        "BatchNorm",
+        _BATCH,
+        "N, space",
+        True,
+        True,
+        "Ioffe and Szegedy 2015, arXiv:1502.03167",
+        lambda channels, rank, option: _BATCH[rank](channels),
+    ),
+    Normalizer(
+        "group",
+        "GroupNorm",
+        {0: GroupNorm},
+        "C/G, space",
+        False,
+        True,
+        "Wu and He 2018, arXiv:1803.08494",
+        lambda channels, rank, option: GroupNorm(option or default_groups(channels), channels),
+    ),
+    Normalizer(
+        "instance",
+        "InstanceNorm",
+        _INSTANCE,
+        "space",
+        False,
+        True,
+        "Ulyanov, Vedaldi and Lempitsky 2016, arXiv:1607.08022",
+        lambda channels, rank, option: _INSTANCE[rank](channels, affine=True),
+    ),
+    Normalizer(
+        "layer",
+        "LayerNorm (C, space)",
+        {0: GroupNorm},
+        "C, space",
+        False,
+        True,
+        "Ba, Kiros and Hinton 2016, arXiv:1607.06450; as GroupNorm(1, C) in Wu and He 2018",
+        lambda channels, rank, option: GroupNorm(1, channels),
+    ),
+    Normalizer(
+        "token-layer",
+        "LayerNorm",
+        {0: LayerNorm},
+        "C",
+        False,
+        False,
+        "Ba, Kiros and Hinton 2016, arXiv:1607.06450",
+        lambda channels, rank, option: LayerNorm(channels),
+    ),
+    Normalizer(
+        "token-rms",
+        "RMSNorm",
+        {0: RMSNorm},
+        "C (no mean)",
+        False,
+        False,
+        "Zhang and Sennrich 2019, arXiv:1910.07467",
+        lambda channels, rank, option: RMSNorm(channels),
+    ),
+    Normalizer(
+        "none",
+        "no normalizer",
+        {0: nn.Identity},
+        "-",
+        False,
+        True,
+        "-",
+        lambda channels, rank, option: nn.Identity(),
+    ),
+)
+
+#: Every normalizer by the name that `make_norm`, `normwise compare` and the nets use.
+NORMALIZERS: dict[str, Normalizer] = {row.name: row for row in _ROWS}
+
+
+def make_norm(norm: Norm, channels: int, rank: int = 2) -> nn.Module:
+    """Build a normalizer for maps of ``channels`` channels and ``rank`` spatial dimensions.
+
+    Args:
+        norm: a name from `NORMALIZERS` (``"group:8"`` asks for 8 groups), a class of this package or of
+            torch.nn, or a factory that is called with the channels.
+        channels: C of ``[N, C, *space]``.
+        rank: 1, 2 or 3.
+
+    Raises ValueError for an unknown name, with the nearest one, and for options that do not fit.
+
+    >>> make_norm("group:2", 6)
+    GroupNorm(2, 6, eps=1e-05, affine=True...)
+    >>> make_norm(lambda c: GroupNorm(1, c), 6).num_groups
+    1
+    """
+    if not isinstance(norm, str):
+        return _from_callable(norm, channels)
+    name, _, option = norm.partition(":")
+    row = find_normalizer(name)
+    if not row.for_channels:
+        raise ValueError(
+            f"{name!r} normalizes rows [*, C], not maps [N, C, *space]; for maps choose from "
+            f"{', '.join(map_normalizers())}."
+        )
+    if rank not in (1, 2, 3):
+        raise ValueError(f"rank must be 1, 2 or 3 spatial dimensions, received {rank}.")
+    return row.make(channels, rank, _parse_option(norm, name, option))
+
+
+def find_normalizer(name: str) -> Normalizer:
+    """The row of a name; an unknown name raises a ValueError that suggests the nearest."""
+    if name in NORMALIZERS:
+        return NORMALIZERS[name]
+    near = difflib.get_close_matches(name.lower().removesuffix("norm"), NORMALIZERS, n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise ValueError(f"Unknown normalizer {name!r}: {hint}The normalizers are: {', '.join(NORMALIZERS)}.")
+
+
+def map_normalizers() -> list[str]:
+    """Names of the rows that serve ``[N, C, *space]``."""
+    return [name for name, row in NORMALIZERS.items() if row.for_channels]
+
+
+def _parse_option(norm: str, name: str, option: str) -> int | None:
+    if ":" not in norm:
+        return None
+    if name != "group":
+        raise ValueError(f"{norm!r}: only 'group' takes a number, as in 'group:8' for 8 groups.")
+    if not option.isdigit() or int(option) < 1:
+        raise ValueError(f"{norm!r}: the number of groups must be a positive integer, as in 'group:8' for 8 groups.")
+    return int(option)
+
+
+def _from_callable(norm: Callable[..., nn.Module], channels: int) -> nn.Module:
+    if not callable(norm):
+        raise TypeError(f"norm must be a name, a class or a factory, received {type(norm).__name__}.")
+    if isinstance(norm, type) and issubclass(norm, nn.GroupNorm):
+        return norm(default_groups(channels), channels)
+    layer = norm(channels)
+    if not isinstance(layer, nn.Module):
+        raise TypeError(f"The norm factory must return a torch.nn.Module, it returned {type(layer).__name__}.")
+    return layer

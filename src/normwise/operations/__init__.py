@@ -1,0 +1,1 @@
+"""What the layers call: the general path, and its shortcuts for plain standardization."""

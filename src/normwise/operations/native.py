@@ -1,0 +1,49 @@
+"""torch's own operators, where they compute just what a formula says.
+
+They are the automatic choice for plain standardization until a backend has a faster kernel, and what the
+compiler and the exporters know best. Masks, unusual mixtures of dtypes and chosen backends go elsewhere.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from normwise.backends import forced
+from normwise.core.moments import Moments, statistics_dtype
+
+
+def takes(x: Tensor, mask: Tensor | None, *tables: Tensor | None) -> bool:
+    """Whether the operators accept ``x`` with these parameters and keep the statistics in fp32 (fp64)."""
+    if mask is not None or forced() is not None:
+        return False
+    dtypes = {t.dtype for t in tables if t is not None}
+    if dtypes <= {x.dtype}:
+        return True
+    # A mixture: fp32 parameters with narrow input, which CUDA's group norm refuses.
+    return x.device.type == "cpu" and dtypes <= {statistics_dtype(x.dtype)}
+
+
+def over_batch(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, Moments]:
+    """Standardize over the batch; also the pooled moments, ``[1, C]``."""
+    kind = statistics_dtype(x.dtype)
+    weight, bias = (None if p is None else p.to(kind) for p in (weight, bias))
+    # With momentum 1 the operator leaves the statistics of this very batch in the buffers.
+    mean, unbiased = torch.zeros(2, x.shape[1], dtype=kind, device=x.device).unbind()
+    y = F.batch_norm(x, mean, unbiased, weight, bias, True, 1.0, eps)
+    count = x.numel() // max(x.shape[1], 1)
+    var = unbiased * (max(count - 1, 1) / max(count, 1))
+    return y, Moments(mean.unsqueeze(0), var.unsqueeze(0), count)
+
+
+def over_groups(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+    """Standardize over each sample's groups of channels."""
+    return F.group_norm(x, groups, weight, bias, eps)
+
+
+def by_known(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+    """Standardize by given statistics, ``[C]`` each."""
+    kind = statistics_dtype(x.dtype)
+    weight, bias = (None if p is None else p.to(kind) for p in (weight, bias))
+    return F.batch_norm(x, mean.to(kind), var.to(kind), weight, bias, False, 0.0, eps)

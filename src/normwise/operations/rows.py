@@ -1,0 +1,74 @@
+"""Normalization of each row over its trailing dimensions: LayerNorm and RMSNorm of tokens."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from normwise.core.moments import statistics_dtype, widen
+
+from . import native
+from .standardize import finish
+from .transforms import without_autocast
+
+
+def layer_norm(
+    x: Tensor,
+    shape: tuple[int, ...],
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    *,
+    activation: str | None = None,
+    residual: Tensor | None = None,
+    mask: Tensor | None = None,
+) -> Tensor:
+    r""":math:`\gamma (x - \mu)/\sqrt{\sigma^2 + \epsilon} + \beta` over the trailing ``shape`` (σ² biased)."""
+    with without_autocast(x):
+        if native.takes(x, mask, weight, bias):
+            y = F.layer_norm(x, shape, weight, bias, eps)
+        else:
+            values = widen(x)
+            centered = values - _mean(values, mask, len(shape))
+            variance = _mean(centered.square(), mask, len(shape))
+            y = _affine(centered * torch.rsqrt(variance + eps), weight, bias).to(x.dtype)
+        return finish(y, activation, residual)
+
+
+def rms_norm(
+    x: Tensor,
+    shape: tuple[int, ...],
+    weight: Tensor | None,
+    eps: float | None,
+    *,
+    activation: str | None = None,
+    residual: Tensor | None = None,
+    mask: Tensor | None = None,
+) -> Tensor:
+    r""":math:`\gamma x/\sqrt{\overline{x^2} + \epsilon}` over the trailing ``shape``; ε None is torch's."""
+    with without_autocast(x):
+        if native.takes(x, mask, weight):
+            y = F.rms_norm(x, shape, weight, eps).to(x.dtype)
+        else:
+            values = widen(x)
+            if eps is None:
+                eps = torch.finfo(statistics_dtype(x.dtype)).eps
+            power = _mean(values.square(), mask, len(shape))
+            y = _affine(values * torch.rsqrt(power + eps), weight, None).to(x.dtype)
+        return finish(y, activation, residual)
+
+
+def _mean(values: Tensor, mask: Tensor | None, dims: int) -> Tensor:
+    last = tuple(range(-dims, 0))
+    if mask is None:
+        return values.mean(last, keepdim=True)
+    mask = mask.expand_as(values)
+    total = torch.where(mask, values, 0).sum(last, keepdim=True)
+    return total / mask.sum(last, keepdim=True).clamp_min(1)
+
+
+def _affine(y: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    if weight is not None:
+        y = y * weight
+    return y if bias is None else y + bias

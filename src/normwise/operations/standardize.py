@@ -1,0 +1,92 @@
+"""Plain standardization over a pool, by the fastest operator that gives what the general path gives."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from torch import Tensor
+
+from normwise.core import formulas
+from normwise.core.activations import activation_named
+from normwise.core.arguments import check_residual
+from normwise.core.moments import Moments
+from normwise.core.running import RunningStatistics
+
+from . import native
+from .normalize import normalize, normalize_and_measure
+from .transforms import plain_operations_wanted, without_autocast
+
+
+def over_batch(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    *,
+    activation: str | None = None,
+    residual: Tensor | None = None,
+    mask: Tensor | None = None,
+) -> tuple[Tensor, Moments]:
+    """Batch normalization in training; also the batch's moments, ``[1, C]``."""
+    if native.takes(x, mask, weight, bias) and not plain_operations_wanted():
+        with without_autocast(x):
+            y, pooled = native.over_batch(x, weight, bias, eps)
+        return finish(y, activation, residual), pooled
+    y, table = normalize_and_measure(
+        x,
+        partial(formulas.batch_norm, eps=eps),
+        weight,
+        bias,
+        activation=activation,
+        residual=residual,
+        mask=mask,
+    )
+    return y, table.over_batch()
+
+
+def over_groups(
+    x: Tensor,
+    groups: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    *,
+    activation: str | None = None,
+    residual: Tensor | None = None,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Group normalization; ``groups = C`` is instance and ``groups = 1`` layer normalization."""
+    if native.takes(x, mask, weight, bias):
+        with without_autocast(x):
+            return finish(native.over_groups(x, groups, weight, bias, eps), activation, residual)
+    formula = partial(formulas.group_norm, groups=groups, eps=eps)
+    return normalize(x, formula, weight, bias, activation=activation, residual=residual, mask=mask)
+
+
+def by_running(
+    x: Tensor,
+    running: RunningStatistics,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    *,
+    activation: str | None = None,
+    residual: Tensor | None = None,
+) -> Tensor:
+    """Normalization by remembered statistics: batch normalization in evaluation."""
+    known = running.moments()
+    if native.takes(x, None, weight, bias, known.mean):
+        with without_autocast(x):
+            y = native.by_known(x, known.mean[0], known.var[0], weight, bias, eps)
+            return finish(y, activation, residual)
+    formula = partial(formulas.standardized, eps=eps)
+    return normalize(x, formula, weight, bias, activation=activation, residual=residual, moments=known)
+
+
+def finish(y: Tensor, activation: str | None, residual: Tensor | None) -> Tensor:
+    """Residual and activation after an operator that cannot fuse them."""
+    if residual is not None:
+        check_residual(residual, y)
+        y = (y + residual).to(y.dtype)
+    act = activation_named(activation)
+    return y if act is None else act.function(y)
