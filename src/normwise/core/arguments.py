@@ -50,3 +50,15 @@ def as_mask(mask: Tensor, x: Tensor) -> Tensor:
         f"mask must be [N, *space] = {list(per_position)} or the same with a channel dimension of 1, "
         f"for an input of shape {list(x.shape)}; received {list(mask.shape)}."
     )
+
+
+def length_mask(lengths: Tensor, x: Tensor) -> Tensor:
+    """The mask ``[N, 1, L]`` of the first ``lengths[n]`` positions of each sequence of ``x[N, C, L]``."""
+    if x.dim() != 3:
+        raise ValueError(f"lengths needs sequences [N, C, L], received an input of shape {list(x.shape)}; use mask.")
+    if not isinstance(lengths, Tensor) or lengths.is_floating_point() or lengths.dtype == torch.bool:
+        kind = lengths.dtype if isinstance(lengths, Tensor) else type(lengths).__name__
+        raise TypeError(f"lengths must be an integer tensor [N], received {kind}.")
+    if lengths.shape != x.shape[:1]:
+        raise ValueError(f"lengths must be [N] = [{x.shape[0]}], received {list(lengths.shape)}.")
+    return (torch.arange(x.shape[2], device=x.device) < lengths.to(x.device).unsqueeze(1)).unsqueeze(1)

@@ -20,16 +20,21 @@ import torch
 from torch import Tensor
 
 from .moments import Moments
+from .processes import ProcessGroup
 
 Coefficient = Tensor | float
 
 
 class Affine(NamedTuple):
-    """``y = (x - center) · scale + shift``; each broadcasts against ``[N, C]``."""
+    """``y = (x - center) · scale + shift``; each broadcasts against ``[N, C]``.
+
+    ``statistics`` is whatever the formula pooled and the layer wants to remember; it takes no part in ``y``.
+    """
 
     center: Coefficient
     scale: Tensor
     shift: Coefficient
+    statistics: Moments | None = None
 
 
 #: A normalizer of activations: ``(moments, *parameters) -> Affine``.
@@ -41,12 +46,33 @@ def standardized(pooled: Moments, weight: Tensor | None, bias: Tensor | None, ep
     scale = torch.rsqrt(pooled.var + eps)
     if weight is not None:
         scale = weight * scale
-    return Affine(pooled.mean, scale, 0.0 if bias is None else bias)
+    return Affine(pooled.mean, scale, 0.0 if bias is None else bias, pooled)
 
 
-def batch_norm(moments: Moments, weight: Tensor | None, bias: Tensor | None, *, eps: float) -> Affine:
-    """Pool over N and space (Ioffe and Szegedy 2015, arXiv:1502.03167)."""
-    return standardized(moments.over_batch(), weight, bias, eps)
+def batch_norm(
+    moments: Moments,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    *,
+    eps: float,
+    processes: ProcessGroup | None = None,
+) -> Affine:
+    """Pool over N and space, and over the processes of a group (Ioffe and Szegedy 2015, arXiv:1502.03167)."""
+    return standardized(moments.over_batch(processes), weight, bias, eps)
+
+
+def ghost_batch_norm(
+    moments: Moments,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    *,
+    ghost_size: int,
+    eps: float,
+    processes: ProcessGroup | None = None,
+) -> Affine:
+    """Pool over chunks of N and space (Hoffer et al. 2017, arXiv:1705.08741); remembered: the whole batch."""
+    affine = standardized(moments.over_chunks(ghost_size), weight, bias, eps)
+    return affine._replace(statistics=moments.over_batch(processes))
 
 
 def layer_norm(moments: Moments, weight: Tensor | None, bias: Tensor | None, *, eps: float) -> Affine:

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .processes import ProcessGroup, gather
+
 Count = int | Tensor
 
 
@@ -75,9 +77,16 @@ class Moments(NamedTuple):
         mean, var = _mean_and_variance(planes, average)
         return cls(mean, var, count)
 
-    def over_batch(self) -> Moments:
-        """Pool over the samples: one entry per channel, ``[1, C]`` (batch normalization)."""
-        return self._pool(0)
+    def over_batch(self, processes: ProcessGroup | None = None) -> Moments:
+        """Pool over the samples: one entry per channel, ``[1, C]`` (batch normalization).
+
+        With a group of ``processes``, over all of their samples: every process gets the same entries, and the
+        gradient of each flows back to all. Each process counts by what it holds, which may be nothing.
+        """
+        local = self._pool(0)
+        if processes is None:
+            return local
+        return Moments(*gather(torch.stack(local._as_tensors()), processes).unbind(1))._pool(0).squeezed(0)
 
     def over_channels(self) -> Moments:
         """Pool over the channels: one entry per sample, ``[N, 1]`` (layer normalization)."""
@@ -107,7 +116,7 @@ class Moments(NamedTuple):
         if whole < samples:
             tail = self._map(lambda t: t[whole:] if t.shape[0] != 1 else t)
             parts.append(tail._pool(0)._map(lambda t: t.expand(samples - whole, -1)))
-        return parts[0] if len(parts) == 1 else _concatenate(parts, like=self.mean)
+        return parts[0] if len(parts) == 1 else concatenate(parts)
 
     def merge(self, other: Moments) -> Moments:
         """Pool two tables entry by entry: shards, micro-batches, or running statistics of clients.
@@ -117,7 +126,7 @@ class Moments(NamedTuple):
         >>> torch.allclose(halves.var, Moments.of(x).over_batch().var, atol=1e-6)
         True
         """
-        return stack([self, other])._pool(0)._map(lambda t: t.squeeze(0))
+        return stack([self, other])._pool(0).squeezed(0)
 
     def unbiased_var(self) -> Tensor:
         """The variance divided by count - 1 (Bessel); with a count of 1 or less the biased one."""
@@ -128,6 +137,15 @@ class Moments(NamedTuple):
     def detached(self) -> Moments:
         """The same table without its history."""
         return self._map(Tensor.detach)
+
+    def squeezed(self, axis: int) -> Moments:
+        """The same table without an axis of size 1."""
+        return self._map(lambda t: t.squeeze(axis))
+
+    def _as_tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean, variance and a count for each entry, all of one shape and dtype."""
+        count = torch.as_tensor(self.count, dtype=self.mean.dtype, device=self.mean.device)
+        return self.mean, self.var, count.expand_as(self.mean)
 
     def _pool(self, axis: int) -> Moments:
         """The law of total variance over one axis of the table, which stays with size 1."""
@@ -166,17 +184,12 @@ def _mean_and_variance(planes: Tensor, average: Callable[[Tensor], Tensor]) -> t
 
 def stack(tables: list[Moments]) -> Moments:
     """Put tables of one shape behind each other on a new first axis, with a count for each entry."""
-    mean = torch.stack([t.mean for t in tables])
-    counts = [torch.as_tensor(t.count, dtype=mean.dtype, device=mean.device).expand_as(t.mean) for t in tables]
-    return Moments(mean, torch.stack([t.var for t in tables]), torch.stack(counts))
+    return Moments(*(torch.stack(column) for column in zip(*(t._as_tensors() for t in tables), strict=True)))
 
 
-def _concatenate(parts: list[Moments], like: Tensor) -> Moments:
-    counts = [
-        torch.as_tensor(p.count, dtype=like.dtype, device=like.device).expand(p.mean.shape[0], like.shape[1])
-        for p in parts
-    ]
-    return Moments(torch.cat([p.mean for p in parts]), torch.cat([p.var for p in parts]), torch.cat(counts))
+def concatenate(tables: list[Moments]) -> Moments:
+    """Put the rows of tables behind each other, with a count for each entry."""
+    return Moments(*(torch.cat(column) for column in zip(*(t._as_tensors() for t in tables), strict=True)))
 
 
 def statistics_dtype(dtype: torch.dtype) -> torch.dtype:

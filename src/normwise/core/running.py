@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .moments import Moments
+from .moments import Moments, table_dtype
 
 
 class RunningStatistics(NamedTuple):
@@ -37,25 +37,27 @@ class RunningStatistics(NamedTuple):
 
     def moments(self) -> Moments:
         """The remembered statistics as a known table, ``[1, C]``, safe from later updates."""
-        return Moments(self.mean.detach().clone().unsqueeze(0), self.var.detach().clone().unsqueeze(0), 1)
+        kind = table_dtype(self.mean)
+        mean, var = (t.detach().to(kind, copy=True).unsqueeze(0) for t in (self.mean, self.var))
+        return Moments(mean, var, 1)
 
-    def update_from_batch(self, pooled: Moments) -> None:
-        """Take in the statistics of one batch, pooled over N: ``[1, C]``."""
-        seen = _any(pooled)
-        self.update(pooled.mean.flatten(), pooled.unbiased_var().flatten(), seen)
+    def update_from_batch(self, table: Moments, seen: Tensor | bool = True) -> None:
+        """Take in the statistics of one batch: a table that is pooled over its rows, ``[N, C]`` or ``[1, C]``."""
+        pooled = table if table.mean.shape[0] == 1 else table.over_batch()
+        self.update(pooled.mean.squeeze(0), pooled.unbiased_var().squeeze(0), _both(seen, _any(pooled)))
 
-    def update_from_instances(self, table: Moments) -> None:
+    def update_from_instances(self, table: Moments, seen: Tensor | bool = True) -> None:
         """Take in the average over the samples of a table's moments, ``[N, C]`` (instance normalization)."""
-        unbiased = Moments(table.mean, table.unbiased_var(), table.count)
-        if isinstance(table.count, Tensor):
-            weight = (table.count > 0).expand_as(table.mean).to(table.mean.dtype)
-            samples = weight.sum(0).clamp_min(1)
-            mean, var = ((t * weight).sum(0) / samples for t in (unbiased.mean, unbiased.var))
-        elif table.mean.shape[0] == 0:
+        seen = _both(seen, _any(table))
+        if seen is False:
             return
+        mean, var = table.mean, table.unbiased_var()
+        if isinstance(table.count, Tensor):
+            weight = (table.count > 0).expand_as(mean).to(mean.dtype)
+            weight = weight / weight.sum(0).clamp_min(1)
+            self.update((mean * weight).sum(0), (var * weight).sum(0), seen)
         else:
-            mean, var = unbiased.mean.mean(0), unbiased.var.mean(0)
-        self.update(mean, var, _any(table))
+            self.update(mean.mean(0), var.mean(0), seen)
 
     def update(self, mean: Tensor, var: Tensor, seen: Tensor | bool = True) -> None:
         """Move the buffers towards ``mean`` and (unbiased) ``var``, ``[C]`` each, where ``seen``."""
@@ -81,3 +83,11 @@ def _any(table: Moments) -> Tensor | bool:
     if isinstance(table.count, Tensor):
         return (table.count > 0).any()
     return table.count > 0 and table.mean.shape[0] > 0
+
+
+def _both(one: Tensor | bool, other: Tensor | bool) -> Tensor | bool:
+    if isinstance(one, bool):
+        return other if one else False
+    if isinstance(other, bool):
+        return one if other else False
+    return one & other

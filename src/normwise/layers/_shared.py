@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from normwise.core.activations import activation_named
-from normwise.core.arguments import check_floating
+from normwise.core.arguments import as_mask, check_floating, length_mask
 
 SPACE = {1: "L", 2: "H, W", 3: "D, H, W"}
 
@@ -47,6 +47,14 @@ class ChannelLayer(FusedActivation):
                 f"{channel % x.dim()}, got input {list(x.shape)}; write {name}({x.shape[channel]}) or move "
                 "the channels there."
             )
+
+    def _mask(self, x: Tensor, mask: Tensor | None, lengths: Tensor | None) -> Tensor | None:
+        """The mask of what counts, ``[N, 1, *space]``, from a mask or from the lengths of sequences."""
+        if lengths is None:
+            return None if mask is None else as_mask(mask, x)
+        if mask is not None:
+            raise ValueError(f"{type(self).__name__}: give either mask or lengths, not both.")
+        return length_mask(lengths, x)
 
     def _layout(self, dims: int) -> str:
         if dims == 2 and self.rank == 1:

@@ -2,68 +2,25 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from normwise.core.arguments import as_mask
-from normwise.core.running import RunningStatistics
+from normwise.core import formulas
+from normwise.core.arguments import check_input
+from normwise.core.moments import Moments
+from normwise.core.processes import ProcessGroup
 from normwise.operations import standardize
+from normwise.operations.normalize import normalize_and_measure
 
-from ._shared import ChannelLayer, values_per_channel, without_bias
+from .batch_layer import BatchLayer
 
 
-class _BatchNorm(ChannelLayer, nn.modules.batchnorm._BatchNorm):
-    def __init__(
-        self,
-        num_features: int,
-        eps: float = 1e-5,
-        momentum: float | None = 0.1,
-        affine: bool = True,
-        track_running_stats: bool = True,
-        device: Any = None,
-        dtype: torch.dtype | None = None,
-        *,
-        bias: bool = True,
-        activation: str | None = None,
-    ) -> None:
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)
-        if not bias:
-            without_bias(self)
-        self._set_activation(activation)
-
-    def forward(self, x: Tensor, residual: Tensor | None = None, mask: Tensor | None = None) -> Tensor:  # type: ignore[override]
-        self._check_input_dim(x)
-        options: dict[str, Any] = {"activation": self.activation, "residual": residual}
-        remembered = self._running()
-        if not self.training and remembered is not None:
-            if mask is not None:
-                as_mask(mask, x)  # the statistics are known: only its form matters
-            return standardize.by_running(x, remembered, self.weight, self.bias, self.eps, **options)
-        self._check_statistics(x)
-        y, pooled = standardize.over_batch(x, self.weight, self.bias, self.eps, mask=mask, **options)
-        if self.training and remembered is not None and self.track_running_stats:
-            remembered.update_from_batch(pooled)
-        return y
-
-    def _check_input_dim(self, input: Tensor) -> None:
-        self._check(input, dims=(2, 3) if self.rank == 1 else (self.rank + 2,), channel=1)
-
-    def _check_statistics(self, x: Tensor) -> None:
-        if values_per_channel(x) == 1:
-            raise ValueError(
-                f"{type(self).__name__}: Expected more than 1 value per channel when training, got input size "
-                f"{list(x.shape)}; the output would be the bias whatever the input is. Use a larger batch "
-                "(drop_last=True drops a tail of one), call eval(), or use a per-sample layer such as GroupNorm."
-            )
-        if self.eps <= 0:
-            raise ValueError(f"{type(self).__name__}: eps must be positive in training, received {self.eps}.")
-
-    def _running(self) -> RunningStatistics | None:
-        if self.running_mean is None or self.running_var is None:
-            return None
-        return RunningStatistics(self.running_mean, self.running_var, self.num_batches_tracked, self.momentum)
+class _BatchNorm(BatchLayer):
+    def _by_batch(self, x: Tensor, group: ProcessGroup | None, **options: Any) -> tuple[Tensor, Moments]:
+        return standardize.over_batch(x, self.weight, self.bias, self.eps, processes=group, **options)
 
 
 class BatchNorm1d(_BatchNorm, nn.BatchNorm1d):
@@ -122,6 +79,144 @@ class BatchNorm3d(_BatchNorm, nn.BatchNorm3d):
 
     >>> BatchNorm3d(2)(torch.randn(2, 2, 3, 3, 3)).shape
     torch.Size([2, 2, 3, 3, 3])
+    """
+
+    rank = 3
+
+
+class SyncBatchNorm(_BatchNorm, nn.SyncBatchNorm):
+    r"""Batch normalization over the processes of a group: a drop-in for `torch.nn.SyncBatchNorm`.
+
+    .. math:: y = f\left(\gamma\,\frac{x - \mu_c}{\sqrt{\sigma_c^2 + \epsilon}} + \beta + \text{residual}\right)
+
+    μ and σ² are those of the batch that all processes hold together, weighted by what each holds (also nothing):
+    k processes with any split of a batch compute what one process computes on the whole. Runs on CPU (gloo) and
+    GPU (NCCL). One small collective forward and one backward. Gradients of γ and β are each process' own, as
+    `DistributedDataParallel` expects.
+
+    Args, buffers, errors: as `BatchNorm2d`'s; ``process_group=None`` is the default group. The input is
+    ``[N, C, \*space]`` with any space. In evaluation nothing is exchanged.
+
+    Raises RuntimeError in training where `torch.distributed` is not initialized.
+
+    Source: the synchronized statistics of Ioffe and Szegedy 2015, arXiv:1502.03167, over devices.
+
+    The trap: torch's `convert_sync_batchnorm` replaces any subclass of BatchNorm by its own class and silently drops
+    the subclass' forward; this class' method keeps each layer's class and sets its ``process_group``, and every
+    layer here whose statistics depend on the batch takes ``process_group`` directly.
+
+    >>> SyncBatchNorm(4).eval()(torch.zeros(2, 4, 3)).shape
+    torch.Size([2, 4, 3])
+    """
+
+    rank = 0
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        process_group: ProcessGroup | str | None = None,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, **options)
+        self.process_group = "world" if process_group is None else process_group
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        check_input(input, type(self).__name__)
+        self._check(input, dims=(input.dim(),), channel=1)
+
+    @classmethod
+    def convert_sync_batchnorm(cls, module: nn.Module, process_group: ProcessGroup | str | None = None) -> nn.Module:
+        """Synchronize every batch-dependent layer of ``module``, in place; torch's layers become this class.
+
+        Returns ``module``, or its replacement where ``module`` itself is a layer of torch. Layers of this package
+        keep their class, options and parameters.
+        """
+        group = "world" if process_group is None else process_group
+        if isinstance(module, BatchLayer):
+            module.process_group = group
+        elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+            return _synchronized(module, group)
+        for name, child in module.named_children():
+            setattr(module, name, cls.convert_sync_batchnorm(child, group))
+        return module
+
+
+def _synchronized(layer: nn.modules.batchnorm._BatchNorm, group: ProcessGroup | str) -> SyncBatchNorm:
+    if type(layer) not in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm):
+        raise ValueError(
+            f"{type(layer).__name__} has a forward of its own, which a conversion would drop; replace it by a layer of "
+            "normwise first, or leave it out."
+        )
+    sync = SyncBatchNorm(layer.num_features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats, group)
+    for name, tensor in (*layer.named_parameters(), *layer.named_buffers()):
+        setattr(sync, name, tensor)
+    if layer.affine and layer.bias is None:
+        sync.bias = None  # type: ignore[assignment]
+    return sync.train(layer.training)
+
+
+class _GhostBatchNorm(_BatchNorm):
+    def __init__(self, *args: Any, ghost_size: int = 32, **options: Any) -> None:
+        if ghost_size < 1:
+            raise ValueError(f"ghost_size must be at least 1 sample, received {ghost_size}.")
+        super().__init__(*args, **options)
+        self.ghost_size = ghost_size
+
+    def _by_batch(self, x: Tensor, group: ProcessGroup | None, **options: Any) -> tuple[Tensor, Moments]:
+        formula = partial(formulas.ghost_batch_norm, ghost_size=self.ghost_size, eps=self.eps, processes=group)
+        return normalize_and_measure(x, formula, self.weight, self.bias, **options)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, ghost_size={self.ghost_size}"
+
+
+class GhostBatchNorm1d(_GhostBatchNorm, nn.BatchNorm1d):
+    r"""Ghost batch normalization of ``[N, C]`` or ``[N, C, L]``; see `GhostBatchNorm2d`.
+
+    >>> GhostBatchNorm1d(4, ghost_size=2)(torch.randn(5, 4, 3)).shape
+    torch.Size([5, 4, 3])
+    """
+
+    rank = 1
+
+
+class GhostBatchNorm2d(_GhostBatchNorm, nn.BatchNorm2d):
+    r"""Batch normalization of each chunk of ``ghost_size`` samples by its own statistics.
+
+    .. math:: y = f\left(\gamma\,\frac{x - \mu_{kc}}{\sqrt{\sigma_{kc}^2 + \epsilon}} + \beta + \text{residual}\right)
+
+    with μ and σ² (**biased**) of the k-th chunk of neighbouring samples, H and W. Large batches then regularize as
+    small ones do. All chunks are one vectorized pass. Where ``ghost_size`` does not divide the batch the last chunk
+    is smaller.
+
+    Evaluation is exactly `BatchNorm2d`'s: the running statistics take in the moments of the *whole* batch once, its
+    unbiased variance included. (The mean of the chunks' variances would miss the variance between the chunks.)
+
+    Args: as `BatchNorm2d`, whose ``forward`` and errors it shares, and keyword only ``ghost_size``, in samples.
+    With ``process_group`` the running statistics are synchronized; the chunks stay each process' own.
+
+    Source: Hoffer, Hubara and Soudry 2017, arXiv:1705.08741; their code updates the running statistics chunk by chunk.
+
+    >>> x = torch.randn(6, 3, 4, 4)
+    >>> both = torch.cat([nn.BatchNorm2d(3)(half) for half in x.split(3)])
+    >>> torch.allclose(GhostBatchNorm2d(3, ghost_size=3)(x), both, atol=1e-6)
+    True
+    """
+
+    rank = 2
+
+
+class GhostBatchNorm3d(_GhostBatchNorm, nn.BatchNorm3d):
+    r"""Ghost batch normalization of ``[N, C, D, H, W]``; see `GhostBatchNorm2d`.
+
+    >>> GhostBatchNorm3d(4, ghost_size=2)(torch.randn(3, 4, 2, 2, 2)).shape
+    torch.Size([3, 4, 2, 2, 2])
     """
 
     rank = 3

@@ -9,15 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from normwise.core import formulas
-from normwise.core.arguments import as_mask, check_input
+from normwise.core.arguments import check_input
+from normwise.core.moments import Moments
 from normwise.core.running import RunningStatistics
 from normwise.operations import standardize
 from normwise.operations.normalize import normalize_and_measure
 
-from ._shared import ChannelLayer, FusedActivation, without_bias
+from ._shared import FusedActivation, without_bias
+from .running_layer import RunningLayer
 
 
-class _InstanceNorm(ChannelLayer, nn.modules.instancenorm._InstanceNorm):
+class _InstanceNorm(RunningLayer, nn.modules.instancenorm._InstanceNorm):
     def __init__(
         self,
         num_features: int,
@@ -30,42 +32,47 @@ class _InstanceNorm(ChannelLayer, nn.modules.instancenorm._InstanceNorm):
         *,
         bias: bool = True,
         activation: str | None = None,
+        nonfinite: str = "skip",
     ) -> None:
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)  # type: ignore[arg-type]
         if not bias:
             without_bias(self)
         self._set_activation(activation)
+        self._set_policy(nonfinite, "error")
 
-    def forward(self, x: Tensor, residual: Tensor | None = None, mask: Tensor | None = None) -> Tensor:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        self,
+        x: Tensor,
+        residual: Tensor | None = None,
+        mask: Tensor | None = None,
+        lengths: Tensor | None = None,
+    ) -> Tensor:
         self._check_input_dim(x)
         if x.dim() == self.rank + 2:
-            return self._normalize(x, residual, mask)
-        batched = [None if t is None else t.unsqueeze(0) for t in (residual, mask)]
-        return self._normalize(x.unsqueeze(0), *batched).squeeze(0)
+            return self._normalize(x, residual, self._mask(x, mask, lengths))
+        batched = [None if t is None else t.unsqueeze(0) for t in (residual, mask, lengths)]
+        x = x.unsqueeze(0)
+        return self._normalize(x, batched[0], self._mask(x, *batched[1:])).squeeze(0)
 
     def _normalize(self, x: Tensor, residual: Tensor | None, mask: Tensor | None) -> Tensor:
         options: dict[str, Any] = {"activation": self.activation, "residual": residual}
-        remembered = self._running()
-        if not self.training and remembered is not None:
-            if mask is not None:
-                as_mask(mask, x)  # the statistics are known: only its form matters
-            return standardize.by_running(x, remembered, self.weight, self.bias, self.eps, **options)
+        running = self.running_statistics() if self.track_running_stats else None
+        if running is not None and (not self.training or self.policy.frozen):
+            return standardize.by_running(x, running, self.weight, self.bias, self.eps, **options)
         _check_spatial_size(x, 1, type(self).__name__)
-        if not self.training or remembered is None:
+        if running is None:
             return standardize.over_groups(x, x.shape[1], self.weight, self.bias, self.eps, mask=mask, **options)
         formula = partial(formulas.instance_norm, eps=self.eps)
         y, table = normalize_and_measure(x, formula, self.weight, self.bias, mask=mask, **options)
-        remembered.update_from_instances(table)
+        self._remember(table)
         return y
+
+    def _update(self, running: RunningStatistics, statistics: Moments, seen: Tensor | bool) -> None:
+        running.update_from_instances(statistics, seen)
 
     def _check_input_dim(self, input: Tensor) -> None:
         batched = isinstance(input, Tensor) and input.dim() == self.rank + 2
         self._check(input, dims=(self.rank + 1, self.rank + 2), channel=1 if batched else 0)
-
-    def _running(self) -> RunningStatistics | None:
-        if not self.track_running_stats or self.running_mean is None or self.running_var is None:
-            return None
-        return RunningStatistics(self.running_mean, self.running_var, self.num_batches_tracked, self.momentum)
 
 
 class InstanceNorm1d(_InstanceNorm, nn.InstanceNorm1d):

@@ -8,7 +8,15 @@ from typing import NamedTuple
 
 from torch import nn
 
-from .batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
+from .batch_norm import (
+    BatchNorm1d,
+    BatchNorm2d,
+    BatchNorm3d,
+    GhostBatchNorm1d,
+    GhostBatchNorm2d,
+    GhostBatchNorm3d,
+    SyncBatchNorm,
+)
 from .group_norm import GroupNorm, InstanceNorm1d, InstanceNorm2d, InstanceNorm3d
 from .layer_norm import LayerNorm, RMSNorm
 
@@ -47,6 +55,7 @@ def default_groups(channels: int) -> int:
 
 
 _BATCH = {1: BatchNorm1d, 2: BatchNorm2d, 3: BatchNorm3d}
+_GHOST = {1: GhostBatchNorm1d, 2: GhostBatchNorm2d, 3: GhostBatchNorm3d}
 _INSTANCE = {1: InstanceNorm1d, 2: InstanceNorm2d, 3: InstanceNorm3d}
 
 _ROWS = (
@@ -91,6 +100,26 @@ _ROWS = (
         lambda channels, rank, option: GroupNorm(1, channels),
     ),
     Normalizer(
+        "ghost",
+        "GhostBatchNorm",
+        _GHOST,
+        "chunks of N, space",
+        True,
+        True,
+        "Hoffer, Hubara and Soudry 2017, arXiv:1705.08741",
+        lambda channels, rank, option: _GHOST[rank](channels, ghost_size=option or 32),
+    ),
+    Normalizer(
+        "sync",
+        "SyncBatchNorm",
+        {0: SyncBatchNorm},
+        "N of all processes, space",
+        True,
+        True,
+        "Ioffe and Szegedy 2015, arXiv:1502.03167",
+        lambda channels, rank, option: SyncBatchNorm(channels),
+    ),
+    Normalizer(
         "token-layer",
         "LayerNorm",
         {0: LayerNorm},
@@ -130,8 +159,8 @@ def make_norm(norm: Norm, channels: int, rank: int = 2) -> nn.Module:
     """Build a normalizer for maps of ``channels`` channels and ``rank`` spatial dimensions.
 
     Args:
-        norm: a name from `NORMALIZERS` (``"group:8"`` asks for 8 groups), a class of this package or of
-            torch.nn, or a factory that is called with the channels.
+        norm: a name from `NORMALIZERS` (``"group:8"`` asks for 8 groups, ``"ghost:16"`` for chunks of 16 samples),
+            a class of this package or of torch.nn, or a factory that is called with the channels.
         channels: C of ``[N, C, *space]``.
         rank: 1, 2 or 3.
 
@@ -173,10 +202,12 @@ def map_normalizers() -> list[str]:
 def _parse_option(norm: str, name: str, option: str) -> int | None:
     if ":" not in norm:
         return None
-    if name != "group":
-        raise ValueError(f"{norm!r}: only 'group' takes a number, as in 'group:8' for 8 groups.")
+    if name not in ("group", "ghost"):
+        raise ValueError(
+            f"{norm!r}: only 'group' (groups) and 'ghost' (samples) take a number, as in 'group:8' for 8 groups."
+        )
     if not option.isdigit() or int(option) < 1:
-        raise ValueError(f"{norm!r}: the number of groups must be a positive integer, as in 'group:8' for 8 groups.")
+        raise ValueError(f"{norm!r}: the number must be a positive integer, as in 'group:8' for 8 groups.")
     return int(option)
 
 

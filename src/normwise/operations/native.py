@@ -11,18 +11,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from normwise.backends import forced
+from normwise.core.layout import in_layout_of
 from normwise.core.moments import Moments, statistics_dtype
 
 
-def takes(x: Tensor, mask: Tensor | None, *tables: Tensor | None) -> bool:
-    """Whether the operators accept ``x`` with these parameters and keep the statistics in fp32 (fp64)."""
+def takes(x: Tensor, mask: Tensor | None, *parameters: Tensor | None) -> bool:
+    """Whether the operators accept ``x`` with these parameters and compute in fp32 (fp64)."""
     if mask is not None or forced() is not None:
         return False
-    dtypes = {t.dtype for t in tables if t is not None}
-    if dtypes <= {x.dtype}:
-        return True
-    # A mixture: fp32 parameters with narrow input, which CUDA's group norm refuses.
-    return x.device.type == "cpu" and dtypes <= {statistics_dtype(x.dtype)}
+    given = [p for p in parameters if p is not None]
+    if x.device.type == "cpu" and statistics_dtype(x.dtype) != x.dtype:
+        # On CPU their backward rounds statistics and the terms of the gradient to the narrow type.
+        if torch.is_grad_enabled() and any(t.requires_grad for t in (x, *given)):
+            return False
+        # fp32 parameters with narrow input: the mixture that CUDA's group norm refuses.
+        return len({p.dtype for p in given} | {x.dtype}) == 1 or all(p.dtype == torch.float32 for p in given)
+    return all(p.dtype == x.dtype for p in given)
 
 
 def over_batch(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, Moments]:
@@ -39,7 +43,14 @@ def over_batch(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
 
 def over_groups(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     """Standardize over each sample's groups of channels."""
-    return F.group_norm(x, groups, weight, bias, eps)
+    # On CPU group_norm computes E[x²] − E[x]² for channels_last, which cancels; for contiguous input it does not.
+    dense = x.contiguous() if x.device.type == "cpu" else x
+    if groups == x.shape[1] and statistics_dtype(x.dtype) == x.dtype and x.numel() > 0:
+        # Planes alone: this operator's backward sums around the mean, group_norm's does not.
+        y = F.instance_norm(dense, None, None, weight, bias, True, 0.0, eps)
+    else:
+        y = F.group_norm(dense, groups, weight, bias, eps)
+    return in_layout_of(x, y)
 
 
 def by_known(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:

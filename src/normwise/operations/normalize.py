@@ -11,6 +11,7 @@ from normwise.backends import Backend, reference, select
 from normwise.core.activations import Activation, activation_named
 from normwise.core.arguments import as_mask, check_input, check_residual
 from normwise.core.formulas import Affine, Formula
+from normwise.core.layout import in_layout_of
 from normwise.core.moments import Count, Moments, statistics_dtype
 
 from .transforms import plain_operations_wanted, without_autocast
@@ -71,7 +72,9 @@ def normalize_and_measure(
     mask: Tensor | None = None,
     moments: Moments | None = None,
 ) -> tuple[Tensor, Moments]:
-    """`normalize`, and the table that it measured (or was given), without a gradient.
+    """`normalize`, and the statistics that the formula used, without a gradient.
+
+    They are ``Affine.statistics`` where the formula states them, otherwise the measured (or given) table.
 
     >>> x = torch.randn(4, 3, 5)
     >>> def batch(moments):
@@ -89,17 +92,19 @@ def normalize_and_measure(
         check_residual(residual, x)
     with without_autocast(x):
         if plain_operations_wanted():
-            y, table = _in_plain_operations(x, formula, parameters, act, residual, mask, moments)
-            return y, table.detached()
+            y, statistics = _in_plain_operations(x, formula, parameters, act, residual, mask, moments)
+            return y, statistics.detached()
         backend = select(x)
         table = moments.detached() if moments is not None else _measure(backend, x, mask)
         if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, residual, *parameters)):
             call = _Call(backend, formula, act, table.count, measured=moments is None)
             y = _Normalize.apply(call, x, residual, mask, table.mean, table.var, *parameters)
+            statistics = call.statistics
         else:
-            coefficients = _relative(formula(table, *parameters), table.mean, x)
-            y = backend.apply(x, *coefficients, residual, act)
-        return y, table
+            affine = formula(table, *parameters)
+            y = backend.apply(x, *_relative(affine, table.mean, x), residual, act)
+            statistics = affine.statistics
+        return y, table if statistics is None else statistics.detached()
 
 
 def _measure(backend: Backend, x: Tensor, mask: Tensor | None) -> Moments:
@@ -118,8 +123,9 @@ def _in_plain_operations(
 ) -> tuple[Tensor, Moments]:
     """The same result as differentiable, traceable PyTorch operations: nothing fused, nothing hidden."""
     table = Moments.of(x, mask) if moments is None else moments.detached()
-    coefficients = _relative(formula(table, *parameters), table.mean, x)
-    return reference.apply(x, *coefficients, residual, activation), table
+    affine = formula(table, *parameters)
+    y = reference.apply(x, *_relative(affine, table.mean, x), residual, activation)
+    return y, table if affine.statistics is None else affine.statistics
 
 
 def _relative(affine: Affine, mean: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -138,7 +144,7 @@ def _relative(affine: Affine, mean: Tensor, x: Tensor) -> tuple[Tensor, Tensor, 
 class _Call:
     """What one forward pass hands to its backward besides tensors."""
 
-    __slots__ = ("activation", "backend", "count", "formula", "graph", "measured")
+    __slots__ = ("activation", "backend", "count", "formula", "graph", "measured", "statistics")
 
     def __init__(
         self,
@@ -152,6 +158,7 @@ class _Call:
         self.backend, self.formula, self.activation = backend, formula, activation
         self.count, self.measured = count, measured
         self.graph: _TinyGraph | None = None
+        self.statistics: Moments | None = None
 
 
 class _TinyGraph:
@@ -164,6 +171,7 @@ class _TinyGraph:
             self.var = var.detach().requires_grad_(call.measured and x.requires_grad)
             self.parameters = [None if p is None else p.detach().requires_grad_(p.requires_grad) for p in parameters]
             affine = call.formula(Moments(self.mean, self.var, call.count), *self.parameters)
+            call.statistics = affine.statistics
             self.around, self.scale, self.shift = _relative(affine, self.mean, x)
             self._refuse_captured_parameters()
 
@@ -246,7 +254,7 @@ class _Normalize(torch.autograd.Function):
             return (None, *_differentiable_backward(ctx, grad_y))
         call, graph = ctx.call, ctx.call.graph
         with torch.no_grad():
-            arguments = (grad_y, x, *graph.coefficients(), residual, call.activation)
+            arguments = (in_layout_of(x, grad_y), x, *graph.coefficients(), residual, call.activation)
             sum_g, sum_gx = call.backend.backward_reduce(*arguments)
         grads = graph.vjp(sum_gx, sum_g)
         grad_x = grad_residual = None

@@ -48,8 +48,9 @@ def rms_norm(
 ) -> Tensor:
     r""":math:`\gamma x/\sqrt{\overline{x^2} + \epsilon}` over the trailing ``shape``; ε None is torch's."""
     with without_autocast(x):
-        if native.takes(x, mask, weight):
-            y = F.rms_norm(x, shape, weight, eps).to(x.dtype)
+        # The operator warns about a mixture of dtypes and then composes the same operations.
+        if native.takes(x, mask, weight) and (weight is None or weight.dtype == x.dtype):
+            y = F.rms_norm(x, shape, weight, eps)
         else:
             values = widen(x)
             if eps is None:

@@ -10,11 +10,12 @@ from normwise.core import formulas
 from normwise.core.activations import activation_named
 from normwise.core.arguments import check_residual
 from normwise.core.moments import Moments
+from normwise.core.processes import ProcessGroup
 from normwise.core.running import RunningStatistics
 
 from . import native
 from .normalize import normalize, normalize_and_measure
-from .transforms import plain_operations_wanted, without_autocast
+from .transforms import plain_operations_wanted, under_function_transform, without_autocast
 
 
 def over_batch(
@@ -26,22 +27,22 @@ def over_batch(
     activation: str | None = None,
     residual: Tensor | None = None,
     mask: Tensor | None = None,
+    processes: ProcessGroup | None = None,
 ) -> tuple[Tensor, Moments]:
     """Batch normalization in training; also the batch's moments, ``[1, C]``."""
-    if native.takes(x, mask, weight, bias) and not plain_operations_wanted():
+    if processes is None and native.takes(x, mask, weight, bias) and not plain_operations_wanted():
         with without_autocast(x):
             y, pooled = native.over_batch(x, weight, bias, eps)
-        return finish(y, activation, residual), pooled
-    y, table = normalize_and_measure(
+            return finish(y, activation, residual), pooled
+    return normalize_and_measure(
         x,
-        partial(formulas.batch_norm, eps=eps),
+        partial(formulas.batch_norm, eps=eps, processes=processes),
         weight,
         bias,
         activation=activation,
         residual=residual,
         mask=mask,
     )
-    return y, table.over_batch()
 
 
 def over_groups(
@@ -56,7 +57,7 @@ def over_groups(
     mask: Tensor | None = None,
 ) -> Tensor:
     """Group normalization; ``groups = C`` is instance and ``groups = 1`` layer normalization."""
-    if native.takes(x, mask, weight, bias):
+    if native.takes(x, mask, weight, bias) and not under_function_transform():
         with without_autocast(x):
             return finish(native.over_groups(x, groups, weight, bias, eps), activation, residual)
     formula = partial(formulas.group_norm, groups=groups, eps=eps)
@@ -75,7 +76,7 @@ def by_running(
 ) -> Tensor:
     """Normalization by remembered statistics: batch normalization in evaluation."""
     known = running.moments()
-    if native.takes(x, None, weight, bias, known.mean):
+    if native.takes(x, None, weight, bias):
         with without_autocast(x):
             y = native.by_known(x, known.mean[0], known.var[0], weight, bias, eps)
             return finish(y, activation, residual)

@@ -19,14 +19,19 @@ def plain_operations_wanted() -> bool:
         torch.compiler.is_compiling()
         or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
         or torch.onnx.is_in_onnx_export()
-        or torch._C._functorch.peek_interpreter_stack() is not None  # pyright: ignore[reportAttributeAccessIssue]
-        or forward_ad._current_level >= 0
+        or under_function_transform()
     )
+
+
+def under_function_transform() -> bool:
+    """True under `torch.func` and forward-mode AD, for which some of torch's own operators lack rules."""
+    inside = torch._C._functorch.peek_interpreter_stack()  # pyright: ignore[reportAttributeAccessIssue]
+    return inside is not None or forward_ad._current_level >= 0
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager[object]:
     """The dtype policy is ours on every device; CUDA's autocast would widen some norms and not others."""
     kind = x.device.type
-    if torch.is_autocast_enabled(kind):
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
         return torch.autocast(kind, enabled=False)
     return nullcontext()

@@ -1,0 +1,103 @@
+"""When running statistics are updated: one small object that every layer with a memory owns."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .moments import Moments
+
+NONFINITE = ("skip", "propagate")
+SINGLE_VALUE = ("error", "running")
+
+
+@dataclass
+class StatisticsPolicy:
+    """Rules and state of one layer's running statistics.
+
+    nonfinite: what a batch with an inf or NaN statistic does. ``"skip"`` leaves the memory as it is, counts the
+        batch in `skipped` and warns once; ``"propagate"`` is torch.nn's behaviour, where a single such batch makes
+        ``running_var`` NaN for good.
+    single_value: what a training batch with one value per channel does. ``"error"`` raises; ``"running"``
+        normalizes it by the running statistics and does not update them.
+    frozen: use the running statistics in training, too, and never update them; `frozen_parameters` are those whose
+        gradients `freeze` switched off.
+    paused: how many `no_update` blocks are open.
+    pending: the statistics of the micro-batches of an open `pool_updates` block, or None outside of one.
+
+    Raises ValueError for an unknown rule.
+
+    >>> StatisticsPolicy(nonfinite="ignore")
+    Traceback (most recent call last):
+    ...
+    ValueError: nonfinite must be 'skip' or 'propagate', received 'ignore'.
+    """
+
+    nonfinite: str = "skip"
+    single_value: str = "error"
+    frozen: bool = False
+    frozen_parameters: tuple[str, ...] = ()
+    paused: int = 0
+    pending: list[Moments] | None = field(default=None, repr=False)
+    _skipped: int | Tensor = field(default=0, repr=False)
+    _warned: bool = field(default=False, repr=False)
+
+    def __post_init__(self) -> None:
+        for name, value, known in (
+            ("nonfinite", self.nonfinite, NONFINITE),
+            ("single_value", self.single_value, SINGLE_VALUE),
+        ):
+            if value not in known:
+                raise ValueError(f"{name} must be {known[0]!r} or {known[1]!r}, received {value!r}.")
+
+    @property
+    def skipped(self) -> int:
+        """Batches that were not taken in because their statistics were not finite."""
+        return int(self._skipped)
+
+    def admits_updates(self) -> bool:
+        """Whether this forward pass may be remembered.
+
+        A forward pass that runs inside a backward pass is an activation checkpoint being recomputed: its batch
+        was remembered the first time.
+        """
+        if self.frozen or self.paused:
+            return False
+        if torch.compiler.is_compiling():
+            return True
+        return torch._C._current_graph_task_id() == -1  # pyright: ignore[reportAttributeAccessIssue]
+
+    def finite(self, statistics: Moments, layer: str) -> Tensor | bool:
+        """Whether ``statistics`` may be taken in; what may not is counted here.
+
+        On the CPU the answer is a bool. Elsewhere, and under a compiler, it is a tensor, so that nothing waits for
+        the device; the warning then comes with `warn_if_skipped`.
+        """
+        if self.nonfinite == "propagate":
+            return True
+        finite = torch.isfinite(statistics.mean + statistics.var).all()
+        if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:  # pyright: ignore[reportAttributeAccessIssue]
+            return finite
+        if finite.device.type != "cpu":
+            self._skipped = self._skipped + (~finite).long()
+            return finite
+        if bool(finite):
+            return True
+        self._skipped = self._skipped + 1
+        self.warn_if_skipped(layer)
+        return False
+
+    def warn_if_skipped(self, layer: str) -> None:
+        """Say once that batches were skipped."""
+        if self._warned or (isinstance(self._skipped, int) and self._skipped == 0) or self.skipped == 0:
+            return
+        self._warned = True
+        warnings.warn(
+            f"{layer}: a batch with non-finite statistics was not taken into the running statistics "
+            f"({self.skipped} so far, counted in layer.policy.skipped); nonfinite='propagate' would take it in.",
+            RuntimeWarning,
+            stacklevel=2,
+        )

@@ -1,0 +1,67 @@
+"""Tables of moments over the processes of a group: one small collective, differentiable any number of times."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup as ProcessGroup
+else:
+    ProcessGroup: TypeAlias = Any
+
+
+def gather(table: Tensor, group: ProcessGroup) -> Tensor:
+    """Every process' ``table`` on a new first axis, in the order of their ranks."""
+    return _Gather.apply(table, group)
+
+
+def resolve_group(group: ProcessGroup | str | None) -> ProcessGroup | None:
+    """The group a layer pools over now: None where there is nothing to pool over, or the group is of one.
+
+    Raises RuntimeError where processes are asked for and `torch.distributed` is not initialized.
+    """
+    if group is None:
+        return None
+    distributed = torch.distributed
+    if not (distributed.is_available() and distributed.is_initialized()):
+        raise RuntimeError(
+            "The layer synchronizes its statistics over processes, but torch.distributed is not initialized; "
+            "call torch.distributed.init_process_group() first (torchrun starts the processes), or use the "
+            "layer without process_group."
+        )
+    found = distributed.group.WORLD if isinstance(group, str) else group
+    return found if distributed.get_world_size(found) > 1 else None
+
+
+class _Gather(torch.autograd.Function):
+    """Its adjoint adds up, over the processes, what each wants of this process' table."""
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, group: ProcessGroup) -> Tensor:
+        ctx.group = group
+        table = table.contiguous()
+        rows = [torch.empty_like(table) for _ in range(torch.distributed.get_world_size(group))]
+        torch.distributed.all_gather(rows, table, group=group)
+        return torch.stack(rows)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return _SumOfMine.apply(grad, ctx.group), None
+
+
+class _SumOfMine(torch.autograd.Function):
+    """The adjoint of `_Gather`, and the other way round."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, group: ProcessGroup) -> Tensor:
+        ctx.group = group
+        total = rows.clone(memory_format=torch.contiguous_format)
+        torch.distributed.all_reduce(total, group=group)
+        return total[torch.distributed.get_rank(group)]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return _Gather.apply(grad, ctx.group), None

@@ -1,0 +1,110 @@
+"""The base of layers whose statistics are pooled over the batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from normwise.core.moments import Moments
+from normwise.core.processes import ProcessGroup, resolve_group
+from normwise.core.running import RunningStatistics
+from normwise.operations import standardize
+
+from ._shared import values_per_channel, without_bias
+from .running_layer import RunningLayer
+
+
+class BatchLayer(RunningLayer, nn.modules.batchnorm._BatchNorm):
+    """A layer whose statistics in training are pooled over the batch; a subclass decides the formula.
+
+    Takes torch's arguments, and keyword only: ``activation``; ``process_group``, over whose processes the batch
+    extends (``"world"``, a `torch.distributed.ProcessGroup`, or None for this process alone); ``nonfinite`` and
+    ``single_value``, see `StatisticsPolicy`.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        *,
+        bias: bool = True,
+        activation: str | None = None,
+        process_group: ProcessGroup | str | None = None,
+        nonfinite: str = "skip",
+        single_value: str = "error",
+    ) -> None:
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype)
+        if not bias:
+            without_bias(self)
+        self._set_activation(activation)
+        self._set_policy(nonfinite, single_value)
+        if isinstance(process_group, str) and process_group != "world":
+            raise ValueError(f"process_group must be 'world', a ProcessGroup or None, received {process_group!r}.")
+        self.process_group = process_group
+
+    def forward(  # type: ignore[override]
+        self,
+        x: Tensor,
+        residual: Tensor | None = None,
+        mask: Tensor | None = None,
+        lengths: Tensor | None = None,
+    ) -> Tensor:
+        self._check_input_dim(x)
+        mask = self._mask(x, mask, lengths)
+        options: dict[str, Any] = {"activation": self.activation, "residual": residual, "mask": mask}
+        running = self.running_statistics()
+        if running is not None and not self._uses_batch(x):
+            return self._by_running(x, running, **options)
+        group = resolve_group(self.process_group) if self.training else None
+        self._check_statistics(x, group)
+        y, statistics = self._by_batch(x, group, **options)
+        self._check_total(statistics, group)
+        if self.training and running is not None and self.track_running_stats:
+            self._remember(statistics)
+        return y
+
+    def _by_batch(self, x: Tensor, group: ProcessGroup | None, **options: Any) -> tuple[Tensor, Moments]:
+        """The output in training, and the statistics to remember."""
+        raise NotImplementedError
+
+    def _by_running(self, x: Tensor, running: RunningStatistics, *, mask: Tensor | None, **options: Any) -> Tensor:
+        """The output in evaluation, where a mask of the statistics has nothing to do."""
+        del mask
+        return standardize.by_running(x, running, self.weight, self.bias, self.eps, **options)
+
+    def _check_total(self, statistics: Moments, group: ProcessGroup | None) -> None:
+        if group is None or not isinstance(statistics.count, Tensor) or statistics.count.device.type != "cpu":
+            return  # on a GPU, asking would wait for the device
+        if statistics.count.max() == 1:
+            raise ValueError(
+                f"{type(self).__name__}: Expected more than 1 value per channel when training, but the processes of "
+                "the group hold only one together; use a larger batch, or call eval()."
+            )
+
+    def _uses_batch(self, x: Tensor) -> bool:
+        if not self.training or self.policy.frozen:
+            return False
+        lonely = self.policy.single_value == "running" and values_per_channel(x) == 1
+        return not lonely
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        self._check(input, dims=(2, 3) if self.rank == 1 else (self.rank + 2,), channel=1)
+
+    def _check_statistics(self, x: Tensor, group: ProcessGroup | None) -> None:
+        # With a group, other processes may hold the rest of the batch.
+        if group is None and values_per_channel(x) == 1:
+            raise ValueError(
+                f"{type(self).__name__}: Expected more than 1 value per channel when training, got input size "
+                f"{list(x.shape)}; the output would be the bias whatever the input is. Use a larger batch "
+                "(drop_last=True drops a tail of one), single_value='running', eval(), or a per-sample layer such "
+                "as GroupNorm."
+            )
+        if self.eps <= 0:
+            raise ValueError(f"{type(self).__name__}: eps must be positive in training, received {self.eps}.")

@@ -1,0 +1,93 @@
+"""The base of layers that remember statistics: their buffers, their policy, and their banks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from normwise.core.moments import Moments, concatenate
+from normwise.core.policy import StatisticsPolicy
+from normwise.core.running import RunningStatistics
+
+from ._shared import ChannelLayer
+
+
+class StatisticsBank(nn.Module):
+    """A second memory of a layer, for the data of one domain: the same three buffers."""
+
+    def __init__(self, like: nn.Module) -> None:
+        super().__init__()
+        self.register_buffer("running_mean", torch.zeros_like(like.running_mean))  # type: ignore[arg-type]
+        self.register_buffer("running_var", torch.ones_like(like.running_var))  # type: ignore[arg-type]
+        self.register_buffer("num_batches_tracked", torch.zeros_like(like.num_batches_tracked))  # type: ignore[arg-type]
+
+
+class RunningLayer(ChannelLayer):
+    """A channel layer with torch's buffers ``running_mean``, ``running_var`` and ``num_batches_tracked``.
+
+    ``policy`` says when they are updated; ``bank`` names the memory in use, None the layer's own.
+    """
+
+    policy: StatisticsPolicy
+    bank: str | None = None
+    momentum: float | None
+
+    def _set_policy(self, nonfinite: str, single_value: str) -> None:
+        self.policy = StatisticsPolicy(nonfinite, single_value)
+
+    def running_statistics(self) -> RunningStatistics | None:
+        """The memory in use with the layer's momentum, or None for a layer that keeps none."""
+        holder: Any = self if self.bank is None else self._bank(self.bank)
+        if holder.running_mean is None or holder.running_var is None:
+            return None
+        return RunningStatistics(holder.running_mean, holder.running_var, holder.num_batches_tracked, self.momentum)
+
+    def train(self, mode: bool = True) -> Any:
+        if hasattr(self, "policy"):
+            self.policy.warn_if_skipped(type(self).__name__)
+        return super().train(mode)
+
+    def extra_repr(self) -> str:
+        shown = super().extra_repr()
+        for name, default in (("nonfinite", "skip"), ("single_value", "error")):
+            value = getattr(self.policy, name)
+            shown += "" if value == default else f", {name}={value!r}"
+        return shown
+
+    def commit(self, statistics: Moments) -> None:
+        """Take ``statistics`` into the memory in use, whatever the policy is about the moment."""
+        running = self.running_statistics()
+        if running is not None:
+            self._update(running, statistics, self.policy.finite(statistics, type(self).__name__))
+
+    def _update(self, running: RunningStatistics, statistics: Moments, seen: Tensor | bool) -> None:
+        running.update_from_batch(statistics, seen)
+
+    def _remember(self, statistics: Moments) -> None:
+        if not self.policy.admits_updates():
+            return
+        if self.policy.pending is not None:
+            self.policy.pending.append(statistics)
+        else:
+            self.commit(statistics)
+
+    def commit_pending(self) -> None:
+        """Close a `pool_updates` block: take the statistics of all its forward passes in as one batch."""
+        pending, self.policy.pending = self.policy.pending, None
+        if pending:
+            self.commit(pending[0] if len(pending) == 1 else concatenate(pending))
+
+    def _bank(self, name: str) -> StatisticsBank:
+        if getattr(self, "banks", None) is None:
+            self.banks = nn.ModuleDict()
+        if name not in self.banks:
+            self.banks[name] = StatisticsBank(self)
+        return self.banks[name]  # type: ignore[return-value]
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        for key in state_dict:
+            if key.startswith(f"{prefix}banks."):
+                self._bank(key[len(prefix) :].split(".")[1])
+        super()._load_from_state_dict(state_dict, prefix, *args)

@@ -1,0 +1,141 @@
+"""Steering the running statistics of every layer of a model: do not update, pool updates, choose a bank, freeze."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+from .running_layer import RunningLayer
+
+
+def running_layers(model: nn.Module) -> list[RunningLayer]:
+    """The layers of this package in ``model`` that remember statistics, each once."""
+    return [m for m in model.modules() if isinstance(m, RunningLayer)]
+
+
+@contextmanager
+def no_update(model: nn.Module) -> Iterator[None]:
+    """Forward passes inside the block leave the running statistics alone; everything else is as always.
+
+    For the extra passes of a training step: adversarial examples, a second view, a probe of the loss.
+
+    >>> import torch, normwise as nw
+    >>> layer = nw.BatchNorm1d(2)
+    >>> with no_update(layer):
+    ...     _ = layer(torch.randn(8, 2))
+    >>> layer.num_batches_tracked
+    tensor(0)
+    """
+    layers = _layers_of(model, "no_update")
+    for layer in layers:
+        layer.policy.paused += 1
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.policy.paused -= 1
+
+
+@contextmanager
+def pool_updates(model: nn.Module) -> Iterator[None]:
+    """The forward passes inside the block count as one batch for the running statistics.
+
+    For gradient accumulation: the memory moves once per optimizer step, by the exact pooled mean and variance of
+    all micro-batches. Each micro-batch is still *normalized* by its own statistics. After an error nothing of the
+    block is remembered.
+
+    >>> import torch, normwise as nw
+    >>> x, layer = torch.randn(8, 2), nw.BatchNorm1d(2, momentum=1.0)
+    >>> with pool_updates(layer):
+    ...     for micro in x.split(4):
+    ...         _ = layer(micro)
+    >>> torch.allclose(layer.running_var, x.var(0))
+    True
+    """
+    layers = _layers_of(model, "pool_updates")
+    if any(layer.policy.pending is not None for layer in layers):
+        raise RuntimeError("pool_updates is already open for a layer of this model; blocks do not nest.")
+    for layer in layers:
+        layer.policy.pending = []
+    try:
+        yield
+    except BaseException:
+        for layer in layers:
+            layer.policy.pending = None
+        raise
+    for layer in layers:
+        layer.commit_pending()
+
+
+@contextmanager
+def statistics_bank(model: nn.Module, name: str) -> Iterator[None]:
+    """Inside the block the model's layers use, and update, the running statistics of the bank ``name``.
+
+    For data of several domains: one network, one memory per domain. A bank starts as a fresh layer does, belongs to
+    the model's state_dict from its first use, and is created when a state_dict that has it is loaded.
+
+    >>> import torch, normwise as nw
+    >>> layer = nw.BatchNorm1d(2, momentum=1.0)
+    >>> with statistics_bank(layer, "night"):
+    ...     _ = layer(torch.randn(8, 2) - 5)
+    >>> layer.running_mean, bool((layer.banks["night"].running_mean < -4).all())
+    (tensor([0., 0.]), True)
+    """
+    if not name or "." in name:
+        raise ValueError(f"A bank's name must be a non-empty string without dots, received {name!r}.")
+    layers = _layers_of(model, "statistics_bank")
+    before = [layer.bank for layer in layers]
+    for layer in layers:
+        layer.bank = name
+    try:
+        yield
+    finally:
+        for layer, bank in zip(layers, before, strict=True):
+            layer.bank = bank
+
+
+def freeze(model: nn.Module, *, affine: bool = False) -> None:
+    """Normalize by the running statistics from now on, in training too, and do not update them.
+
+    Survives ``model.train()``. With ``affine=True`` γ and β get no gradient either. `unfreeze` takes it back.
+
+    >>> import torch, normwise as nw
+    >>> layer = nw.BatchNorm1d(2)
+    >>> freeze(layer)
+    >>> x = torch.randn(1, 2)
+    >>> torch.allclose(layer.train()(x), x / (1 + 1e-5) ** 0.5)
+    True
+    """
+    for layer in _layers_of(model, "freeze"):
+        if layer.running_statistics() is None:
+            continue
+        layer.policy.frozen = True
+        if affine:
+            trained = [name for name, p in layer.named_parameters(recurse=False) if p.requires_grad]
+            layer.policy.frozen_parameters += tuple(trained)
+            _require_gradients(layer, trained, False)
+
+
+def unfreeze(model: nn.Module) -> None:
+    """Take `freeze` back: batch statistics in training, updates, and the gradients that `freeze` switched off."""
+    for layer in _layers_of(model, "unfreeze"):
+        layer.policy.frozen = False
+        _require_gradients(layer, layer.policy.frozen_parameters, True)
+        layer.policy.frozen_parameters = ()
+
+
+def _require_gradients(layer: nn.Module, names: Iterable[str], wanted: bool) -> None:
+    for name in names:
+        layer.get_parameter(name).requires_grad_(wanted)
+
+
+def _layers_of(model: nn.Module, caller: str) -> list[RunningLayer]:
+    layers = running_layers(model)
+    if not layers:
+        raise ValueError(
+            f"{caller}: {type(model).__name__} has no layer of normwise with running statistics; "
+            "replace torch's layers by those of normwise first."
+        )
+    return layers
