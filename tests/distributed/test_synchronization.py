@@ -1,0 +1,94 @@
+"""Statistics over real processes (gloo), started as users start them."""
+
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import normwise as nw
+
+WORKER = Path(__file__).with_name("worker.py")
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return str(s.getsockname()[1])
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_any_split_over_processes_is_one_process_on_the_whole(world):
+    command = [sys.executable, "-m", "torch.distributed.run", "--master-port", free_port()]
+    command += ["--nproc-per-node", str(world), str(WORKER)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
+    assert done.returncode == 0, done.stderr[-4000:]
+    for rank in range(world):
+        assert f"rank {rank}: all properties hold" in done.stdout
+
+
+def test_a_dead_process_is_an_error_for_the_others_not_a_hang():
+    script = textwrap.dedent(
+        """
+        import os, sys, torch, torch.distributed as dist, normwise as nw
+        from datetime import timedelta
+        dist.init_process_group("gloo", timeout=timedelta(seconds=20))
+        layer = nw.BatchNorm1d(4, process_group="world")
+        layer(torch.randn(3, 4))
+        if dist.get_rank() == 1:
+            os._exit(7)
+        try:
+            layer(torch.randn(3, 4))
+        except RuntimeError:
+            os._exit(42)
+        """
+    )
+    shared = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": "2"}
+    started = time.monotonic()
+    processes = [
+        subprocess.Popen([sys.executable, "-c", script], env={**shared, "RANK": str(rank)}, stderr=subprocess.DEVNULL)
+        for rank in range(2)
+    ]
+    try:
+        codes = [p.wait(timeout=120) for p in processes]
+    finally:
+        for p in processes:
+            p.kill()
+    assert codes == [42, 7]
+    assert time.monotonic() - started < 120
+
+
+def test_without_processes_the_error_says_what_to_call():
+    for layer in (nw.SyncBatchNorm(3), nw.BatchNorm2d(3, process_group="world")):
+        with pytest.raises(RuntimeError, match=r"not initialized; call torch\.distributed\.init_process_group"):
+            layer(torch.randn(2, 3, 4, 4))
+        assert layer.eval()(torch.randn(2, 3, 4, 4)).shape == (2, 3, 4, 4)
+    with pytest.raises(ValueError, match="process_group must be 'world', a ProcessGroup or None, received 'all'"):
+        nw.BatchNorm2d(3, process_group="all")
+
+
+def test_conversion_keeps_classes_options_and_parameters():
+    class Own(nn.BatchNorm2d):
+        pass
+
+    ours, theirs = nw.BatchNorm2d(3, activation="relu"), nn.BatchNorm1d(4, momentum=None, affine=False)
+    model = nn.Sequential(ours, nn.Sequential(theirs), nn.GroupNorm(1, 4)).eval()
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    converted = nw.SyncBatchNorm.convert_sync_batchnorm(model)
+    assert converted[0] is ours
+    assert ours.process_group == "world"
+    assert ours.activation == "relu"
+    sync = converted[1][0]
+    assert isinstance(sync, nw.SyncBatchNorm)
+    assert (sync.momentum, sync.weight, sync.training) == (None, None, False)
+    assert converted.state_dict().keys() == state.keys()
+    assert all(torch.equal(v, state[k]) for k, v in converted.state_dict().items())
+    with pytest.raises(ValueError, match="Own has a forward of its own, which a conversion would drop"):
+        nw.SyncBatchNorm.convert_sync_batchnorm(Own(3))
