@@ -1,0 +1,201 @@
+"""The cells of the conformance matrix: one function per column, each of which proves its cell or says why not.
+
+A cell's outcome is "works" (the result was compared and agrees), "-" (the question does not arise for the layer) or
+"error" (a clear ValueError or TypeError). Anything else is a defect and raises. The yardstick inside the matrix is the
+layer itself in fp64, contiguous, on the reference backend; that *it* is right is proven, layer by layer, against
+torch.nn and NumPy in tests/layers.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import io
+import warnings
+from typing import NamedTuple
+
+import torch
+from torch.testing import assert_close
+
+from normwise import use_backend
+from normwise.layers import NORMALIZERS
+
+WORKS, NOT_APPLICABLE, ERROR = "works", "-", "error"
+SAMPLES, CHANNELS = 4, 8
+SPACE = {0: (), 1: (7,), 2: (5, 6), 3: (3, 4, 5)}
+DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+LAYOUTS = {2: torch.channels_last, 3: torch.channels_last_3d}
+# Roundings of the output's own type on values of order one, and for the gradients on sums of a few dozen of them.
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-5, torch.bfloat16: 4e-2, torch.float16: 6e-3}
+
+
+class Case(NamedTuple):
+    """A layer of the table at one rank."""
+
+    name: str
+    rank: int
+
+    def layer(self, dtype: torch.dtype = torch.float64) -> torch.nn.Module:
+        torch.manual_seed(0)
+        row = NORMALIZERS[self.name]
+        layer = row.make(CHANNELS, self.rank, None)
+        for k, parameter in enumerate(layer.parameters()):
+            with torch.no_grad():  # away from the special points 0 and 1, inside every valid range
+                parameter.copy_(torch.linspace(0.3 + 0.1 * k, 0.9, max(parameter.numel(), 1)).view_as(parameter))
+        return layer.to(dtype)
+
+    def input(self, dtype: torch.dtype = torch.float64, seed: int = 0) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        shape = (SAMPLES, CHANNELS, *SPACE[self.rank])
+        x = torch.randn(shape, generator=generator, dtype=torch.float64) * 1.5 + 0.5
+        if not NORMALIZERS[self.name].for_channels:
+            x = x.movedim(1, -1).contiguous()
+        # Values that every dtype holds exactly, so that a comparison sees the layer's rounding and not the input's.
+        return x.bfloat16().to(torch.float16).to(dtype)
+
+
+def cases() -> list[Case]:
+    """Every layer of the table at every rank it serves; synchronized layers are proven over real processes."""
+    found = []
+    for name, row in NORMALIZERS.items():
+        if name == "none":
+            continue
+        ranks = (1, 2, 3) if 0 in row.layers else tuple(row.layers)
+        found += [Case(name, rank) for rank in ranks]
+    return found
+
+
+def values(case: Case, dtype: str, layout: str, training: bool) -> str:
+    """Output, gradients and buffers in a dtype and layout, against fp64 contiguous."""
+    if layout == "channels_last" and (case.rank not in LAYOUTS or not NORMALIZERS[case.name].for_channels):
+        return NOT_APPLICABLE
+    if needs_processes(case) and training:
+        return NOT_APPLICABLE
+    kind = DTYPES[dtype]
+    x, cotangent = case.input(), case.input(seed=1)
+    with use_backend("reference"):
+        expected = trained(case.layer(), x, cotangent, training)
+    if layout == "channels_last":
+        x, cotangent = (t.to(memory_format=LAYOUTS[case.rank]) for t in (x, cotangent))
+    got = trained(case.layer(kind), x.to(kind), cotangent.to(kind), training)
+    assert got["y"].dtype == kind
+    assert got["y"].stride() == x.stride(), "the memory layout changed"
+    for name, want in expected.items():
+        scale = max(1.0, want.abs().max().item()) if want.is_floating_point() else 1.0
+        assert_close(got[name].to(want.dtype) / scale, want / scale, atol=TOLERANCE[kind], rtol=TOLERANCE[kind])
+    return WORKS
+
+
+def trained(layer, x, cotangent, training, **options):
+    """Output, gradients and buffers of one forward and backward pass."""
+    layer.train(training)
+    x = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
+    y = layer(x, **options)
+    y.backward(cotangent)
+    result = {"y": y.detach(), "x.grad": x.grad}
+    result |= {f"{n}.grad": p.grad for n, p in layer.named_parameters() if p.grad is not None}
+    return result | dict(layer.named_buffers())
+
+
+def masked(case: Case) -> str:
+    """What lies under the mask changes nothing outside of it, not even as NaN; a full mask is no mask."""
+    layer = case.layer()
+    if "mask" not in inspect.signature(layer.forward).parameters:
+        return NOT_APPLICABLE
+    if needs_processes(case):
+        layer.process_group = None
+    x = case.input()
+    shape = (SAMPLES, *SPACE[case.rank]) if NORMALIZERS[case.name].for_channels else x.shape
+    mask = torch.rand(shape, generator=torch.Generator().manual_seed(3)) < 0.7
+    kept = (mask.unsqueeze(1) if NORMALIZERS[case.name].for_channels else mask).expand_as(x)
+    cotangent = torch.where(kept, case.input(seed=1), 0)
+    results = []
+    for filling in (0.0, torch.nan):
+        padded = torch.where(kept, x, filling)
+        got = trained(copy.deepcopy(layer), padded, cotangent, True, mask=mask)
+        got["y"], got["x.grad"] = got["y"][kept], got["x.grad"][kept]
+        results.append(got)
+    for name, want in results[0].items():
+        assert_close(results[1][name], want)
+    plain = trained(copy.deepcopy(layer), x, cotangent, True)
+    full = trained(copy.deepcopy(layer), x, cotangent, True, mask=torch.ones_like(mask))
+    for name, want in plain.items():
+        assert_close(full[name], want)
+    return WORKS
+
+
+def compiled(case: Case) -> str:
+    """torch.compile(fullgraph=True): output, gradients and buffers, in training and evaluation."""
+    if needs_processes(case):
+        return NOT_APPLICABLE
+    x, cotangent = case.input(torch.float32), case.input(torch.float32, seed=1)
+    for training in (True, False):
+        layer, twin = case.layer(torch.float32), case.layer(torch.float32)
+        torch._dynamo.reset()
+        graph = torch.compile(layer, fullgraph=True, backend="aot_eager")
+        expected = trained(twin, x, cotangent, training)
+        layer.train(training)
+        leaf = x.clone().requires_grad_()
+        y = graph(leaf)
+        y.backward(cotangent)
+        assert_close(y, expected["y"], atol=1e-5, rtol=1e-5)
+        assert_close(leaf.grad, expected["x.grad"], atol=1e-4, rtol=1e-4)
+        for name, buffer in layer.named_buffers():
+            assert_close(buffer, expected[name], atol=1e-5, rtol=1e-5)
+    return WORKS
+
+
+def exported(case: Case) -> str:
+    """torch.export of the evaluated layer."""
+    layer, x = case.layer(torch.float32).eval(), case.input(torch.float32)
+    program = torch.export.export(layer, (x,))
+    assert_close(program.module()(x), layer(x), atol=1e-5, rtol=1e-5)
+    return WORKS
+
+
+def onnx_runtime(case: Case) -> str:
+    """ONNX export of the evaluated layer, run by ONNX Runtime."""
+    import onnxruntime
+
+    layer, x = case.layer(torch.float32).eval(), case.input(torch.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own deprecations
+        program = torch.onnx.export(layer, (x,), dynamo=True, verbose=False)
+    model = io.BytesIO()
+    program.save(model)
+    session = onnxruntime.InferenceSession(model.getvalue())
+    (y,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    assert_close(torch.from_numpy(y), layer(x).detach(), atol=1e-4, rtol=1e-4)
+    return WORKS
+
+
+def mapped(case: Case) -> str:
+    """torch.func.vmap of the evaluated layer, and of its gradient."""
+    layer = case.layer().eval()
+    xs = torch.stack([case.input(seed=s) for s in range(3)])
+    assert_close(torch.func.vmap(layer)(xs), torch.stack([layer(x) for x in xs]))
+    gradient = torch.func.grad(lambda x: layer(x).tanh().sum())
+    assert_close(torch.func.vmap(gradient)(xs), torch.stack([gradient(x) for x in xs]))
+    return WORKS
+
+
+def twice_differentiable(case: Case) -> str:
+    """Second derivatives by finite differences, in training."""
+    layer = case.layer().train(not needs_processes(case))
+    x = case.input()[:2, ..., :2].contiguous() if case.rank else case.input()[:3]
+    if not NORMALIZERS[case.name].for_channels:
+        x = case.input()[:2, :2].contiguous()
+    parameters = {n: p.detach().clone().requires_grad_() for n, p in layer.named_parameters()}
+
+    def call(x, *tensors):
+        named = dict(zip(parameters, tensors, strict=True))
+        return torch.func.functional_call(copy.deepcopy(layer), named, (x,))
+
+    leaves = (x.requires_grad_(), *parameters.values())
+    assert torch.autograd.gradgradcheck(call, leaves, fast_mode=True)
+    return WORKS
+
+
+def needs_processes(case: Case) -> bool:
+    """SyncBatchNorm trains only with processes; tests/distributed proves it there."""
+    return case.name == "sync"
