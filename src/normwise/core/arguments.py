@@ -26,21 +26,17 @@ def check_floating(x: Tensor, caller: str) -> None:
 
 def check_residual(residual: Tensor, x: Tensor) -> None:
     """The residual is added value by value: no broadcasting."""
+    check_floating(residual, "residual")
     if residual.shape != x.shape:
         raise ValueError(
             f"residual must have the input's shape {list(x.shape)}, received {list(residual.shape)}; "
             "expand it first if broadcasting is meant."
         )
-    check_floating(residual, "residual")
 
 
 def as_mask(mask: Tensor, x: Tensor) -> Tensor:
     """A boolean mask ``[N, *space]`` or ``[N, 1, *space]`` as ``[N, 1, *space]``."""
-    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-        kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
-        raise TypeError(
-            f"mask must be a boolean tensor (true = counted), received {kind}; write mask.bool() or mask > 0."
-        )
+    check_boolean(mask)
     per_position = (x.shape[0], *x.shape[2:])
     if mask.shape == per_position:
         return mask.unsqueeze(1)
@@ -50,6 +46,29 @@ def as_mask(mask: Tensor, x: Tensor) -> Tensor:
         f"mask must be [N, *space] = {list(per_position)} or the same with a channel dimension of 1, "
         f"for an input of shape {list(x.shape)}; received {list(mask.shape)}."
     )
+
+
+def check_boolean(mask: Tensor) -> None:
+    """A mask selects; weights are something else."""
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+        raise TypeError(
+            f"mask must be a boolean tensor (true = counted), received {kind}; write mask.bool() or mask > 0."
+        )
+
+
+def finite_outside(mask: Tensor, t: Tensor) -> Tensor:
+    """``t`` with 0 for what is NaN or inf outside the mask, for a gradient of 0 times NaN is not 0."""
+    return torch.where(mask | t.isfinite(), t, 0)
+
+
+def finite_padding(mask: Tensor | None, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """An input and a residual of its shape, both with 0 for what is NaN or inf outside the mask."""
+    if residual is not None:
+        check_residual(residual, x)
+    if mask is None:
+        return x, residual
+    return finite_outside(mask, x), None if residual is None else finite_outside(mask, residual)
 
 
 def length_mask(lengths: Tensor, x: Tensor) -> Tensor:

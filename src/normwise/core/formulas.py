@@ -14,6 +14,7 @@ mean is large against the standard deviation.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -88,3 +89,121 @@ def instance_norm(moments: Moments, weight: Tensor | None, bias: Tensor | None, 
 def group_norm(moments: Moments, weight: Tensor | None, bias: Tensor | None, *, groups: int, eps: float) -> Affine:
     """Pool over C/G neighbouring channels and space (Wu and He 2018, arXiv:1803.08494)."""
     return standardized(moments.over_groups(groups), weight, bias, eps)
+
+
+class RenormTarget(NamedTuple):
+    """What Batch Renormalization corrects a batch towards, ``[1, C]``, and how far it may go."""
+
+    mean: Tensor
+    var: Tensor
+    r_max: Tensor | float
+    d_max: Tensor | float
+
+
+def batch_renorm(
+    moments: Moments,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    *,
+    target: RenormTarget,
+    eps: float,
+    processes: ProcessGroup | None = None,
+) -> Affine:
+    r"""Batch normalization, then :math:`\hat x r + d` towards the running statistics (Ioffe 2017, arXiv:1702.03275).
+
+    r and d are clipped to [1/r_max, r_max] and [-d_max, d_max]; no gradient flows through them.
+    """
+    pooled = moments.over_batch(processes)
+    batch = pooled.detached()
+    scale = torch.rsqrt(target.var + eps)
+    # The bounds are two numbers or two tensors, which `clamp` types apart.
+    r = (torch.sqrt(batch.var + eps) * scale).clamp(1 / target.r_max, target.r_max)  # type: ignore[call-overload]
+    d = ((batch.mean - target.mean) * scale).clamp(-target.d_max, target.d_max)  # type: ignore[call-overload]
+    affine = standardized(pooled, weight, bias, eps)
+    return affine._replace(scale=affine.scale * r, shift=affine.shift + (d if weight is None else weight * d))
+
+
+def switchable_norm(
+    moments: Moments,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean_weight: Tensor,
+    var_weight: Tensor,
+    *,
+    branches: tuple[str, ...],
+    eps: float,
+    known: Moments | None = None,
+    processes: ProcessGroup | None = None,
+) -> Affine:
+    """Learned mixtures of the means and variances of ``branches`` (Luo et al. 2018, arXiv:1806.10779).
+
+    ``known`` stands in for the batch's statistics.
+    """
+    batch = None
+    tables: list[Moments] = []
+    for branch in branches:
+        if branch == "batch":
+            batch = moments.over_batch(processes) if known is None else known
+            tables.append(batch)
+        else:
+            tables.append(moments if branch == "instance" else moments.over_channels())
+    mean = _mixed(mean_weight, [table.mean for table in tables])
+    var = _mixed(var_weight, [table.var for table in tables])
+    return standardized(Moments(mean, var, moments.count), weight, bias, eps)._replace(statistics=batch)
+
+
+def mixture(logits: Tensor) -> Tensor:
+    """Softmax, in which an infinite logit is the limit: all or nothing."""
+    return logits.clamp(-1e4, 1e4).softmax(0)
+
+
+def _mixed(logits: Tensor, parts: list[Tensor]) -> Tensor:
+    shares = mixture(logits.to(parts[0].dtype))
+    return reduce(torch.add, (share * part for share, part in zip(shares, parts, strict=True)))
+
+
+def batch_instance_norm(
+    moments: Moments,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    gate: Tensor,
+    *,
+    eps: float,
+    known: Moments | None = None,
+    processes: ProcessGroup | None = None,
+) -> Affine:
+    r""":math:`\gamma(\rho \hat x_B + (1-\rho) \hat x_I) + \beta`, ρ the gate (Nam and Kim 2018, arXiv:1805.07925).
+
+    ``known`` stands in for the batch's statistics.
+    """
+    batch = moments.over_batch(processes) if known is None else known
+    by_batch = gate * torch.rsqrt(batch.var + eps)
+    by_instance = (1 - gate) * torch.rsqrt(moments.var + eps)
+    # Around the plane's own mean both branches are small; around 0 they would cancel.
+    scale, shift = by_batch + by_instance, (moments.mean - batch.mean) * by_batch
+    if weight is not None:
+        scale, shift = weight * scale, weight * shift
+    return Affine(moments.mean, scale, shift if bias is None else shift + bias, batch)
+
+
+def filter_response_norm(
+    moments: Moments, weight: Tensor | None, bias: Tensor | None, learned_eps: Tensor | None, *, eps: float
+) -> Affine:
+    r""":math:`\gamma x/\sqrt{\overline{x^2} + \epsilon} + \beta` (Singh and Krishnan 2019, arXiv:1911.09737)."""
+    floor = eps if learned_eps is None else eps + learned_eps.abs()
+    scale = torch.rsqrt(_power(moments) + floor)
+    return Affine(0.0, scale if weight is None else weight * scale, 0.0 if bias is None else bias)
+
+
+def global_response_norm(moments: Moments, weight: Tensor, bias: Tensor | None, *, eps: float) -> Affine:
+    r""":math:`\gamma x \lVert x_c\rVert/(\overline{\lVert x\rVert}+\epsilon) + \beta + x` (Woo et al. 2023)."""
+    squares = _power(moments) * moments.count
+    # The root's slope at 0 is infinite; a channel of zeros gets the subgradient 0.
+    norm = torch.where(squares > 0, torch.where(squares > 0, squares, 1).sqrt(), 0)
+    response = norm / (norm.mean(1, keepdim=True) + eps)
+    return Affine(0.0, 1 + weight * response, 0.0 if bias is None else bias)
+
+
+def _power(moments: Moments) -> Tensor:
+    """The mean of the squares."""
+    return moments.var + moments.mean.square()

@@ -68,6 +68,9 @@ class RunningStatistics(NamedTuple):
                 self.batches.add_(seen.to(self.batches.dtype) if isinstance(seen, Tensor) else 1)
             factor = self._factor(mean)
             for running, new in ((self.mean, mean), (self.var, var)):
+                if seen is True and running.dtype == new.dtype:
+                    running.lerp_(new, factor)
+                    continue
                 moved = running.to(new.dtype).lerp(new, factor)
                 running.copy_(torch.where(seen, moved, running) if isinstance(seen, Tensor) else moved)
 

@@ -1,5 +1,10 @@
 """Drop-in normalization layers, and the table of all of them."""
 
+from .adaptive_norm import AdaptiveInstanceNorm as AdaptiveInstanceNorm
+from .batch_instance_norm import BatchInstanceNorm1d as BatchInstanceNorm1d
+from .batch_instance_norm import BatchInstanceNorm2d as BatchInstanceNorm2d
+from .batch_instance_norm import BatchInstanceNorm3d as BatchInstanceNorm3d
+from .batch_instance_norm import gates as gates
 from .batch_norm import BatchNorm1d as BatchNorm1d
 from .batch_norm import BatchNorm2d as BatchNorm2d
 from .batch_norm import BatchNorm3d as BatchNorm3d
@@ -7,12 +12,27 @@ from .batch_norm import GhostBatchNorm1d as GhostBatchNorm1d
 from .batch_norm import GhostBatchNorm2d as GhostBatchNorm2d
 from .batch_norm import GhostBatchNorm3d as GhostBatchNorm3d
 from .batch_norm import SyncBatchNorm as SyncBatchNorm
+from .batch_renorm import BatchRenorm1d as BatchRenorm1d
+from .batch_renorm import BatchRenorm2d as BatchRenorm2d
+from .batch_renorm import BatchRenorm3d as BatchRenorm3d
+from .conditional_batch_norm import ConditionalBatchNorm1d as ConditionalBatchNorm1d
+from .conditional_batch_norm import ConditionalBatchNorm2d as ConditionalBatchNorm2d
+from .conditional_batch_norm import ConditionalBatchNorm3d as ConditionalBatchNorm3d
+from .conditional_norm import ConditionalInstanceNorm1d as ConditionalInstanceNorm1d
+from .conditional_norm import ConditionalInstanceNorm2d as ConditionalInstanceNorm2d
+from .conditional_norm import ConditionalInstanceNorm3d as ConditionalInstanceNorm3d
+from .dynamic_tanh import DynamicErf as DynamicErf
+from .dynamic_tanh import DynamicTanh as DynamicTanh
+from .evo_norm import EvoNormB0 as EvoNormB0
+from .evo_norm import EvoNormS0 as EvoNormS0
 from .group_norm import GroupNorm as GroupNorm
 from .group_norm import InstanceNorm1d as InstanceNorm1d
 from .group_norm import InstanceNorm2d as InstanceNorm2d
 from .group_norm import InstanceNorm3d as InstanceNorm3d
 from .layer_norm import LayerNorm as LayerNorm
 from .layer_norm import RMSNorm as RMSNorm
+from .pixel_norm import LayerNorm2d as LayerNorm2d
+from .pixel_norm import RMSNorm2d as RMSNorm2d
 from .registry import NORMALIZERS as NORMALIZERS
 from .registry import Norm as Norm
 from .registry import Normalizer as Normalizer
@@ -20,8 +40,16 @@ from .registry import default_groups as default_groups
 from .registry import find_normalizer as find_normalizer
 from .registry import make_norm as make_norm
 from .registry import map_normalizers as map_normalizers
+from .response_norm import FilterResponseNorm1d as FilterResponseNorm1d
+from .response_norm import FilterResponseNorm2d as FilterResponseNorm2d
+from .response_norm import FilterResponseNorm3d as FilterResponseNorm3d
+from .response_norm import GlobalResponseNorm as GlobalResponseNorm
+from .spade import SPADE as SPADE
 from .statistics import freeze as freeze
 from .statistics import no_update as no_update
 from .statistics import pool_updates as pool_updates
 from .statistics import statistics_bank as statistics_bank
 from .statistics import unfreeze as unfreeze
+from .switchable_norm import SwitchableNorm1d as SwitchableNorm1d
+from .switchable_norm import SwitchableNorm2d as SwitchableNorm2d
+from .switchable_norm import SwitchableNorm3d as SwitchableNorm3d

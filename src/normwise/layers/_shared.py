@@ -13,7 +13,10 @@ SPACE = {1: "L", 2: "H, W", 3: "D, H, W"}
 
 
 class FusedActivation(nn.Module):
-    """Adds ``activation=`` to a torch layer: stored by name, shown in the repr, absent from the state_dict."""
+    """Adds ``activation=`` to a torch layer: stored by name, shown in the repr, absent from the state_dict.
+
+    And reads the two ways to say which values count, ``mask`` and ``lengths``.
+    """
 
     activation: str | None = None
 
@@ -24,6 +27,14 @@ class FusedActivation(nn.Module):
     def extra_repr(self) -> str:
         shown = super().extra_repr()
         return shown if self.activation is None else f"{shown}, activation={self.activation!r}"
+
+    def _mask(self, x: Tensor, mask: Tensor | None, lengths: Tensor | None) -> Tensor | None:
+        """The mask of what counts, ``[N, 1, *space]``, from a mask or from the lengths of sequences."""
+        if lengths is None:
+            return None if mask is None else as_mask(mask, x)
+        if mask is not None:
+            raise ValueError(f"{type(self).__name__}: give either mask or lengths, not both.")
+        return length_mask(lengths, x)
 
 
 class ChannelLayer(FusedActivation):
@@ -36,7 +47,7 @@ class ChannelLayer(FusedActivation):
         name = type(self).__name__
         check_floating(x, name)
         if x.dim() not in dims:
-            layouts = " or ".join(self._layout(d) for d in dims)
+            layouts = " or ".join(self._layout(d, channel) for d in dims)
             raise ValueError(
                 f"{name} expected {' or '.join(f'{d}D' for d in dims)} input {layouts}, "
                 f"got {x.dim()}D input {list(x.shape)}; {self._remedy(x.dim(), dims)}"
@@ -48,16 +59,8 @@ class ChannelLayer(FusedActivation):
                 "the channels there."
             )
 
-    def _mask(self, x: Tensor, mask: Tensor | None, lengths: Tensor | None) -> Tensor | None:
-        """The mask of what counts, ``[N, 1, *space]``, from a mask or from the lengths of sequences."""
-        if lengths is None:
-            return None if mask is None else as_mask(mask, x)
-        if mask is not None:
-            raise ValueError(f"{type(self).__name__}: give either mask or lengths, not both.")
-        return length_mask(lengths, x)
-
-    def _layout(self, dims: int) -> str:
-        if dims == 2 and self.rank == 1:
+    def _layout(self, dims: int, channel: int) -> str:
+        if dims == 2 and channel == 1:
             return "[N, C]"
         return f"[{'N, ' if dims == self.rank + 2 else ''}C, {SPACE[self.rank]}]"
 

@@ -74,9 +74,8 @@ class BatchLayer(RunningLayer, nn.modules.batchnorm._BatchNorm):
         """The output in training, and the statistics to remember."""
         raise NotImplementedError
 
-    def _by_running(self, x: Tensor, running: RunningStatistics, *, mask: Tensor | None, **options: Any) -> Tensor:
-        """The output in evaluation, where a mask of the statistics has nothing to do."""
-        del mask
+    def _by_running(self, x: Tensor, running: RunningStatistics, **options: Any) -> Tensor:
+        """The output in evaluation."""
         return standardize.by_running(x, running, self.weight, self.bias, self.eps, **options)
 
     def _check_total(self, statistics: Moments, group: ProcessGroup | None) -> None:

@@ -46,11 +46,15 @@ class BatchNorm2d(_BatchNorm, nn.BatchNorm2d):
     running ones in evaluation. The buffer ``running_var`` takes in the **unbiased** variance.
 
     Args: as torch's; ``momentum`` is the weight of the *new* value, None a cumulative average. Keyword only:
-    ``activation`` names an activation applied last, such as ``"relu"``.
+    ``activation`` names an activation applied last, such as ``"relu"``; ``process_group`` (``"world"`` or a group)
+    extends the batch over processes; ``nonfinite`` and ``single_value`` say what becomes of unusable batches, see
+    ``layer.policy``.
 
-    ``forward(x, residual=None, mask=None)``: ``residual`` has ``x``'s shape and is added before the activation;
-    ``mask`` is boolean, ``[N, H, W]`` or ``[N, 1, H, W]``: batch and running statistics are those of the values
-    where it is true.
+    ``forward(x, residual=None, mask=None, lengths=None)``: ``residual`` has ``x``'s shape and is added before the
+    activation. ``mask`` is boolean, ``[N, *space]`` or ``[N, 1, *space]``: batch and running statistics are those of
+    the values where it is true, all values are normalized, and a mask without a true value leaves the running
+    statistics alone. ``lengths`` is an integer tensor ``[N]``: the mask of the first positions of sequences
+    ``[N, C, L]``.
 
     Shape, dtype and memory layout of the output are the input's.
 
@@ -59,8 +63,10 @@ class BatchNorm2d(_BatchNorm, nn.BatchNorm2d):
 
     Source: Ioffe and Szegedy 2015, arXiv:1502.03167.
 
-    Differs from torch: an empty batch is not counted in ``num_batches_tracked``. The trap: in evaluation the
-    layer is another function than in training, and with small batches a rather different one.
+    Differs from torch: an empty batch is not counted in ``num_batches_tracked``; a batch with an inf or NaN is not
+    taken into the running statistics (a single one makes torch's NaN for good); recomputing an activation checkpoint
+    does not update them again. The trap: in evaluation the layer is another function than in training, and with small
+    batches a rather different one.
 
     >>> x = torch.randn(1, 3, 4, 4)                       # a batch of one: instance normalization
     >>> torch.allclose(BatchNorm2d(3)(x), nn.InstanceNorm2d(3)(x), atol=1e-6)

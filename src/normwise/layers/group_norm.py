@@ -58,7 +58,7 @@ class _InstanceNorm(RunningLayer, nn.modules.instancenorm._InstanceNorm):
         options: dict[str, Any] = {"activation": self.activation, "residual": residual}
         running = self.running_statistics() if self.track_running_stats else None
         if running is not None and (not self.training or self.policy.frozen):
-            return standardize.by_running(x, running, self.weight, self.bias, self.eps, **options)
+            return standardize.by_running(x, running, self.weight, self.bias, self.eps, mask=mask, **options)
         _check_spatial_size(x, 1, type(self).__name__)
         if running is None:
             return standardize.over_groups(x, x.shape[1], self.weight, self.bias, self.eps, mask=mask, **options)
@@ -100,8 +100,10 @@ class InstanceNorm2d(_InstanceNorm, nn.InstanceNorm2d):
 
     Args: as torch's. Keyword only: ``activation`` names an activation applied last, such as ``"relu"``.
 
-    ``forward(x, residual=None, mask=None)``: ``residual`` has ``x``'s shape and is added before the activation;
-    ``mask`` is boolean, ``[N, H, W]`` or ``[N, 1, H, W]``: the statistics are those of the values where it is true.
+    ``forward(x, residual=None, mask=None, lengths=None)``: ``residual`` has ``x``'s shape and is added before the
+    activation. ``mask`` is boolean, ``[N, *space]`` or ``[N, 1, *space]``: the statistics are those of the values where
+    it is true; a sample without any is divided by √ε. ``lengths`` is an integer tensor ``[N]``: the mask of the first
+    positions of sequences ``[N, C, L]``.
 
     Raises ValueError for a wrong number of dimensions or channels, and for planes of a single value, where
     the output would not depend on the input.
@@ -148,8 +150,7 @@ class GroupNorm(FusedActivation, nn.GroupNorm):
 
     Args: as torch's. Keyword only: ``activation`` names an activation applied last, such as ``"silu"``.
 
-    ``forward(x, residual=None, mask=None)``: ``residual`` has ``x``'s shape and is added before the activation;
-    ``mask`` is boolean, ``[N, *space]`` or ``[N, 1, *space]``: the statistics are those of the values where it is true.
+    ``forward(x, residual=None, mask=None, lengths=None)``: as in `InstanceNorm2d`.
 
     Raises ValueError where the channels are not divisible by the groups, where the input has other channels,
     and for groups of a single value, where the output would not depend on the input.
@@ -184,8 +185,15 @@ class GroupNorm(FusedActivation, nn.GroupNorm):
             without_bias(self)
         self._set_activation(activation)
 
-    def forward(self, x: Tensor, residual: Tensor | None = None, mask: Tensor | None = None) -> Tensor:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        self,
+        x: Tensor,
+        residual: Tensor | None = None,
+        mask: Tensor | None = None,
+        lengths: Tensor | None = None,
+    ) -> Tensor:
         check_input(x, "GroupNorm")
+        mask = self._mask(x, mask, lengths)
         if x.shape[1] != self.num_channels:
             raise ValueError(
                 f"GroupNorm({self.num_groups}, {self.num_channels}) expected {self.num_channels} channels in "

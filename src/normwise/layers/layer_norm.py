@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normwise.core.arguments import check_floating
+from normwise.core.arguments import check_boolean, check_floating
 from normwise.operations import rows
 
 from ._shared import FusedActivation
@@ -26,12 +26,15 @@ class _RowNorm(FusedActivation):
             )
         if mask is None:
             return
-        if mask.dtype != torch.bool:
-            raise TypeError(
-                f"mask must be a boolean tensor (true = counted), received {mask.dtype}; write mask.bool()."
-            )
-        if torch.broadcast_shapes(mask.shape, x.shape) != x.shape:
+        check_boolean(mask)
+        if not _broadcasts(mask.shape, x.shape):
             raise ValueError(f"mask must broadcast against the input {list(x.shape)}, received {list(mask.shape)}.")
+
+
+def _broadcasts(shape: torch.Size, target: torch.Size) -> bool:
+    """Whether a tensor of ``shape`` may be expanded to ``target``."""
+    trailing = target[len(target) - len(shape) :]
+    return len(shape) <= len(target) and all(s in (1, t) for s, t in zip(shape, trailing, strict=True))
 
 
 class LayerNorm(_RowNorm, nn.LayerNorm):

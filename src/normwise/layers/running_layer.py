@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from normwise.core.moments import Moments, concatenate
 from normwise.core.policy import StatisticsPolicy
 from normwise.core.running import RunningStatistics
+from normwise.operations.transforms import under_function_transform
 
 from ._shared import ChannelLayer
 
@@ -59,8 +60,18 @@ class RunningLayer(ChannelLayer):
     def commit(self, statistics: Moments) -> None:
         """Take ``statistics`` into the memory in use, whatever the policy is about the moment."""
         running = self.running_statistics()
-        if running is not None:
+        if running is None:
+            return
+        try:
             self._update(running, statistics, self.policy.finite(statistics, type(self).__name__))
+        except RuntimeError as error:
+            if not under_function_transform():
+                raise
+            raise RuntimeError(
+                f"{type(self).__name__}: running statistics cannot be updated from inside a torch.func transform; call "
+                "eval(), use track_running_stats=False, or pass the buffers to the transformed function, too, with "
+                "functional_call(layer, (parameters, buffers), x)."
+            ) from error
 
     def _update(self, running: RunningStatistics, statistics: Moments, seen: Tensor | bool) -> None:
         running.update_from_batch(statistics, seen)

@@ -35,7 +35,7 @@ def over_batch(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
     weight, bias = (None if p is None else p.to(kind) for p in (weight, bias))
     # With momentum 1 the operator leaves the statistics of this very batch in the buffers.
     mean, unbiased = torch.zeros(2, x.shape[1], dtype=kind, device=x.device).unbind()
-    y = F.batch_norm(x, mean, unbiased, weight, bias, True, 1.0, eps)
+    y = torch.batch_norm(x, weight, bias, mean, unbiased, True, 1.0, eps, torch.backends.cudnn.enabled)
     count = x.numel() // max(x.shape[1], 1)
     var = unbiased * (max(count - 1, 1) / max(count, 1))
     return y, Moments(mean.unsqueeze(0), var.unsqueeze(0), count)
@@ -54,7 +54,8 @@ def over_groups(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | No
 
 
 def by_known(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
-    """Standardize by given statistics, ``[C]`` each."""
+    """Standardize by given statistics, ``[C]`` each, which may change before a backward comes."""
     kind = statistics_dtype(x.dtype)
+    mean, var = (t.detach().to(kind, copy=torch.is_grad_enabled()) for t in (mean, var))
     weight, bias = (None if p is None else p.to(kind) for p in (weight, bias))
-    return F.batch_norm(x, mean.to(kind), var.to(kind), weight, bias, False, 0.0, eps)
+    return F.batch_norm(x, mean, var, weight, bias, False, 0.0, eps)

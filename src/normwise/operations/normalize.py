@@ -9,7 +9,7 @@ from torch import Tensor
 
 from normwise.backends import Backend, reference, select
 from normwise.core.activations import Activation, activation_named
-from normwise.core.arguments import as_mask, check_input, check_residual
+from normwise.core.arguments import as_mask, check_input, finite_padding
 from normwise.core.formulas import Affine, Formula
 from normwise.core.layout import in_layout_of
 from normwise.core.moments import Count, Moments, statistics_dtype
@@ -43,7 +43,7 @@ def normalize(
         activation: a name from ``ACTIVATIONS``, applied last, or None.
         residual: a tensor of ``x``'s shape, added before the activation.
         mask: boolean, ``[N, *space]`` or ``[N, 1, *space]``; the statistics are those of the values where
-            it is true. All values are normalized.
+            it is true. All values are normalized; NaN and inf outside the mask count as 0.
         moments: known statistics, for example running ones, that broadcast against ``[N, C]``; nothing is
             measured and no gradient flows into them.
 
@@ -86,10 +86,8 @@ def normalize_and_measure(
     """
     check_input(x, "normalize")
     act = activation_named(activation)
-    if mask is not None:
-        mask = as_mask(mask, x)
-    if residual is not None:
-        check_residual(residual, x)
+    mask = None if mask is None else as_mask(mask, x)
+    x, residual = finite_padding(mask, x, residual)
     with without_autocast(x):
         if plain_operations_wanted():
             y, statistics = _in_plain_operations(x, formula, parameters, act, residual, mask, moments)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from normwise.core import formulas
 from normwise.core.activations import activation_named
-from normwise.core.arguments import check_residual
+from normwise.core.arguments import check_residual, finite_padding
 from normwise.core.moments import Moments
 from normwise.core.processes import ProcessGroup
 from normwise.core.running import RunningStatistics
@@ -73,14 +73,18 @@ def by_running(
     *,
     activation: str | None = None,
     residual: Tensor | None = None,
+    mask: Tensor | None = None,
 ) -> Tensor:
-    """Normalization by remembered statistics: batch normalization in evaluation."""
-    known = running.moments()
+    """Normalization by remembered statistics: batch normalization in evaluation.
+
+    Of a ``mask`` of the shape ``[N, 1, *space]`` only remains that NaN and inf outside of it count as 0.
+    """
+    x, residual = finite_padding(mask, x, residual)
     if native.takes(x, None, weight, bias):
         with without_autocast(x):
-            y = native.by_known(x, known.mean[0], known.var[0], weight, bias, eps)
+            y = native.by_known(x, running.mean, running.var, weight, bias, eps)
             return finish(y, activation, residual)
-    formula = partial(formulas.standardized, eps=eps)
+    formula, known = partial(formulas.standardized, eps=eps), running.moments()
     return normalize(x, formula, weight, bias, activation=activation, residual=residual, moments=known)
 
 

@@ -1,0 +1,52 @@
+"""The normalizers as functions: statistics in, statistics out, and nothing remembered in between.
+
+They compute what the layers compute, and work under `torch.func` (vmap, grad, jvp), `functional_call`, compile and
+export. Each names its layer, where formula, paper and traps are told.
+
+**Statistics.** ``y, statistics = batch_norm(x, None, weight, bias)`` measures the input ``[N, C, *space]`` and gives
+its statistics back, as `Moments` without a gradient. ``y, _ = batch_norm(x, statistics, weight, bias)`` takes them
+instead of measuring: evaluation, or the tiles of an image by the statistics of the whole. They are a `Running`, a
+`Moments`, or anything with a ``mean`` and a ``var`` of ``[C]``, ``[1, C]`` or ``[N, C]``; no gradient flows into them.
+A function whose statistics nobody could use a second time returns ``y`` alone.
+
+**Running statistics** are values, too; what a layer's buffers hold:
+
+    running = initial_statistics(channels)
+    y, batch = batch_norm(x, None, weight, bias)                # training
+    running = update_statistics(running, batch, momentum=0.1)
+    y, _ = batch_norm(x, running, weight, bias)                 # evaluation
+
+**Parameters.** ``weight`` and ``bias`` of a function of maps are ``[C]``, or ``[N, C]`` where each sample has its own
+(conditional normalization), or None.
+
+**Epilogue.** All take, keyword only, ``activation`` (a name) and ``residual`` (of ``x``'s shape), for
+``y = f(norm(x) + residual)``; those that measure maps also ``mask``, boolean ``[N, *space]``: the statistics are those
+of the values where it is true.
+
+Errors: TypeError for integer or complex input, ValueError for shapes that do not fit.
+"""
+
+from ..operations.adaptive import Style as Style
+from ..operations.adaptive import style_statistics as style_statistics
+from ..operations.measure import measure as measure
+from .plain import adaptive_instance_norm as adaptive_instance_norm
+from .plain import dynamic_erf as dynamic_erf
+from .plain import dynamic_tanh as dynamic_tanh
+from .plain import evo_norm_s0 as evo_norm_s0
+from .plain import filter_response_norm as filter_response_norm
+from .plain import global_response_norm as global_response_norm
+from .plain import layer_norm as layer_norm
+from .plain import layer_norm2d as layer_norm2d
+from .plain import rms_norm as rms_norm
+from .plain import rms_norm2d as rms_norm2d
+from .pooled import batch_instance_norm as batch_instance_norm
+from .pooled import batch_norm as batch_norm
+from .pooled import batch_renorm as batch_renorm
+from .pooled import evo_norm_b0 as evo_norm_b0
+from .pooled import ghost_batch_norm as ghost_batch_norm
+from .pooled import group_norm as group_norm
+from .pooled import instance_norm as instance_norm
+from .pooled import switchable_norm as switchable_norm
+from .running import Running as Running
+from .running import initial_statistics as initial_statistics
+from .running import update_statistics as update_statistics

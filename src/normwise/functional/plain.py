@@ -1,0 +1,203 @@
+"""Functions that return ``y`` alone: of one sample, pixel, row or value."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from normwise.core import formulas
+from normwise.core.arguments import check_floating, check_input
+from normwise.operations import adaptive, evo, rows, squash
+from normwise.operations.normalize import normalize
+
+from .running import Epilogue, Options, check_tables
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+def adaptive_instance_norm(
+    x: Tensor, style: Tensor | tuple[Tensor, Tensor], *, eps: float = 1e-5, **options: Unpack[Options]
+) -> Tensor:
+    """`AdaptiveInstanceNorm`: a style tensor ``[N, C, *space]``, or its ``(mean, std)`` from `style_statistics`.
+
+    >>> import torch
+    >>> x = torch.randn(2, 3, 8, 8)
+    >>> torch.allclose(adaptive_instance_norm(x, x), x, atol=1e-4)
+    True
+    """
+    return adaptive.adaptive_instance_norm(x, style, eps, **options)
+
+
+def filter_response_norm(
+    x: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    learned_eps: Tensor | None = None,
+    *,
+    eps: float = 1e-6,
+    **options: Unpack[Options],
+) -> Tensor:
+    """`FilterResponseNorm2d` before its threshold: each plane divided by its root mean square.
+
+    >>> import torch
+    >>> y = filter_response_norm(torch.randn(2, 3, 8))
+    >>> torch.allclose(y.square().mean(2), torch.ones(2, 3), atol=1e-4)
+    True
+    """
+    check_input(x, "filter_response_norm")
+    check_tables(x, weight=weight, bias=bias)
+    formula = partial(formulas.filter_response_norm, eps=eps)
+    return normalize(x, formula, weight, bias, learned_eps, **options)
+
+
+def global_response_norm(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, eps: float = 1e-6, **options: Unpack[Options]
+) -> Tensor:
+    """`GlobalResponseNorm`: the input, plus the share that each channel has in the response of all.
+
+    >>> import torch
+    >>> x = torch.randn(2, 3, 8)
+    >>> torch.allclose(global_response_norm(x, torch.zeros(3)), x)
+    True
+    """
+    check_input(x, "global_response_norm")
+    check_tables(x, weight=weight, bias=bias)
+    return normalize(x, partial(formulas.global_response_norm, eps=eps), weight, bias, **options)
+
+
+def evo_norm_s0(
+    x: Tensor,
+    v: Tensor,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    eps: float = 1e-5,
+    **options: Unpack[Options],
+) -> Tensor:
+    """`EvoNormS0`: ``x sigmoid(v x)`` over the deviation of each group, with ``v`` ``[C]``.
+
+    >>> import torch
+    >>> evo_norm_s0(torch.zeros(2, 4, 3), torch.ones(4), 2).abs().max()
+    tensor(0.)
+    """
+    check_input(x, "evo_norm_s0")
+    check_tables(x, v=v, weight=weight, bias=bias)
+    if num_groups < 1 or x.shape[1] % num_groups:
+        raise ValueError(f"evo_norm_s0: {x.shape[1]} channels are not divisible by num_groups={num_groups}.")
+    return evo.evo_norm_s0(x, weight, bias, v, num_groups, eps, **options)
+
+
+def layer_norm(
+    x: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    eps: float = 1e-5,
+    **epilogue: Unpack[Epilogue],
+) -> Tensor:
+    """`LayerNorm` of rows ``[*, *normalized_shape]``.
+
+    >>> import torch
+    >>> x = torch.randn(2, 5, 4)
+    >>> torch.allclose(layer_norm(x, [4]), torch.nn.functional.layer_norm(x, [4]))
+    True
+    """
+    check_floating(x, "layer_norm")
+    return rows.layer_norm(x, tuple(normalized_shape), weight, bias, eps, **epilogue)
+
+
+def rms_norm(
+    x: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    *,
+    eps: float | None = None,
+    **epilogue: Unpack[Epilogue],
+) -> Tensor:
+    """`RMSNorm` of rows ``[*, *normalized_shape]``; ``eps=None`` is the machine epsilon of the statistics' type.
+
+    >>> import torch
+    >>> rms_norm(torch.full((1, 4), 3.0), [4])
+    tensor([[1., 1., 1., 1.]])
+    """
+    check_floating(x, "rms_norm")
+    return rows.rms_norm(x, tuple(normalized_shape), weight, eps, **epilogue)
+
+
+def layer_norm2d(
+    x: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    eps: float = 1e-6,
+    **options: Unpack[Options],
+) -> Tensor:
+    """`LayerNorm2d`: over the channels at each position of ``[N, C, *space]``.
+
+    >>> import torch
+    >>> x = torch.randn(2, 3, 4)
+    >>> torch.allclose(layer_norm2d(x).mT, layer_norm(x.mT, [3], eps=1e-6), atol=1e-6)
+    True
+    """
+    check_input(x, "layer_norm2d")
+    check_tables(x, weight=weight, bias=bias)
+    return rows.layer_norm_of_pixels(x, weight, bias, eps, **options)
+
+
+def rms_norm2d(
+    x: Tensor, weight: Tensor | None = None, *, eps: float | None = 1e-6, **options: Unpack[Options]
+) -> Tensor:
+    """`RMSNorm2d`: over the channels at each position of ``[N, C, *space]``.
+
+    >>> import torch
+    >>> rms_norm2d(torch.full((1, 4, 1), 3.0), eps=None).flatten()
+    tensor([1., 1., 1., 1.])
+    """
+    check_input(x, "rms_norm2d")
+    check_tables(x, weight=weight)
+    return rows.rms_norm_of_pixels(x, weight, eps, **options)
+
+
+def dynamic_tanh(
+    x: Tensor,
+    alpha: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    dim: int = -1,
+    **epilogue: Unpack[Epilogue],
+) -> Tensor:
+    """`DynamicTanh`, with γ and β per channel of dimension ``dim``.
+
+    >>> import torch
+    >>> dynamic_tanh(torch.zeros(2, 3), torch.tensor([0.5]), bias=torch.ones(3))[0]
+    tensor([1., 1., 1.])
+    """
+    check_floating(x, "dynamic_tanh")
+    return squash.dynamic_tanh(x, alpha, weight, bias, dim=dim, **epilogue)
+
+
+def dynamic_erf(
+    x: Tensor,
+    alpha: Tensor,
+    shift: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    dim: int = -1,
+    **epilogue: Unpack[Epilogue],
+) -> Tensor:
+    """`DynamicErf`, with γ and β per channel of dimension ``dim``.
+
+    >>> import torch
+    >>> dynamic_erf(torch.zeros(2, 3), torch.tensor([0.5]), torch.tensor([9.0]))[0]
+    tensor([1., 1., 1.])
+    """
+    check_floating(x, "dynamic_erf")
+    return squash.dynamic_erf(x, alpha, shift, weight, bias, dim=dim, **epilogue)

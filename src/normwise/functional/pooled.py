@@ -1,0 +1,244 @@
+"""Functions of maps that measure statistics and give them back, or take them."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from normwise.core import formulas
+from normwise.core.arguments import check_input
+from normwise.core.formulas import Formula, RenormTarget
+from normwise.core.moments import Moments
+from normwise.operations import evo
+from normwise.operations.normalize import normalize_and_measure
+
+from .running import Options, Statistics, as_known, check_tables, in_tensors
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+def batch_norm(
+    x: Tensor,
+    statistics: Statistics | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    eps: float = 1e-5,
+    **options: Unpack[Options],
+) -> tuple[Tensor, Moments]:
+    """`BatchNorm2d`: pooled over N and space; the statistics are ``[1, C]``.
+
+    >>> import torch
+    >>> x = torch.randn(4, 3, 5, 5)
+    >>> y, batch = batch_norm(x)
+    >>> torch.allclose(batch_norm(x, batch)[0], y, atol=1e-6)
+    True
+    """
+    return _standardized(x, partial(formulas.batch_norm, eps=eps), statistics, weight, bias, eps, options)
+
+
+def ghost_batch_norm(
+    x: Tensor,
+    statistics: Statistics | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    ghost_size: int = 32,
+    eps: float = 1e-5,
+    **options: Unpack[Options],
+) -> tuple[Tensor, Moments]:
+    """`GhostBatchNorm2d`: pooled over chunks of ``ghost_size`` samples; the statistics are the batch's, ``[1, C]``.
+
+    >>> import torch
+    >>> ghost_batch_norm(torch.randn(5, 3, 4), ghost_size=2)[1].mean.shape
+    torch.Size([1, 3])
+    """
+    formula = partial(formulas.ghost_batch_norm, ghost_size=ghost_size, eps=eps)
+    return _standardized(x, formula, statistics, weight, bias, eps, options)
+
+
+def batch_renorm(
+    x: Tensor,
+    running: Statistics,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    r_max: float = 3.0,
+    d_max: float = 5.0,
+    eps: float = 1e-5,
+    **options: Unpack[Options],
+) -> tuple[Tensor, Moments]:
+    """`BatchRenorm2d` in training, corrected towards ``running``; the statistics are the batch's, ``[1, C]``.
+
+    Evaluation is `batch_norm` with ``running``.
+
+    >>> import torch
+    >>> from normwise.functional import initial_statistics
+    >>> x, running = torch.randn(4, 3, 5), initial_statistics(3)
+    >>> y, batch = batch_renorm(x, running, r_max=1e6, d_max=1e6)
+    >>> torch.allclose(y, batch_norm(x, running)[0], atol=1e-5)
+    True
+    """
+    check_input(x, "batch_renorm")
+    known = as_known(running, x)
+    target = RenormTarget(known.mean, known.var, r_max, d_max)
+    return _measured(x, partial(formulas.batch_renorm, target=target, eps=eps), options, weight, bias)
+
+
+def instance_norm(
+    x: Tensor,
+    statistics: Statistics | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    eps: float = 1e-5,
+    **options: Unpack[Options],
+) -> tuple[Tensor, Moments]:
+    """`InstanceNorm2d`: each plane by itself; the statistics are ``[N, C]``.
+
+    >>> import torch
+    >>> image = torch.randn(1, 3, 8, 8)
+    >>> whole, table = instance_norm(image)
+    >>> tiles = [instance_norm(tile, table)[0] for tile in image.split(4, dim=3)]
+    >>> torch.allclose(torch.cat(tiles, dim=3), whole, atol=1e-6)          # no seam
+    True
+    """
+    return _standardized(x, partial(formulas.instance_norm, eps=eps), statistics, weight, bias, eps, options)
+
+
+def group_norm(
+    x: Tensor,
+    num_groups: int,
+    statistics: Statistics | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    eps: float = 1e-5,
+    **options: Unpack[Options],
+) -> tuple[Tensor, Moments]:
+    """`GroupNorm`: pooled over C/G channels and space; the statistics repeat each group's, ``[N, C]``.
+
+    >>> import torch
+    >>> x = torch.randn(2, 6, 4)
+    >>> torch.allclose(group_norm(x, 6)[0], instance_norm(x)[0])
+    True
+    """
+    check_input(x, "group_norm")
+    if num_groups < 1 or x.shape[1] % num_groups:
+        raise ValueError(f"group_norm: {x.shape[1]} channels are not divisible by num_groups={num_groups}.")
+    formula = partial(formulas.group_norm, groups=num_groups, eps=eps)
+    return _standardized(x, formula, statistics, weight, bias, eps, options)
+
+
+def switchable_norm(
+    x: Tensor,
+    mean_weight: Tensor,
+    var_weight: Tensor,
+    statistics: Statistics | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    eps: float = 1e-5,
+    **options: Unpack[Options],
+) -> tuple[Tensor, Moments]:
+    """`SwitchableNorm2d`: shares of instance, layer and batch, ``mean_weight`` and ``var_weight`` ``[3]`` each.
+
+    The statistics, in and out, are the batch's, ``[1, C]``; the others are always measured.
+
+    >>> import torch
+    >>> only_batch = torch.tensor([-1e4, -1e4, 1e4])
+    >>> x = torch.randn(4, 3, 5)
+    >>> torch.allclose(switchable_norm(x, only_batch, only_batch)[0], batch_norm(x)[0])
+    True
+    """
+    branches = ("instance", "layer", "batch")
+    for name, logits in (("mean_weight", mean_weight), ("var_weight", var_weight)):
+        if logits.shape != (len(branches),):
+            raise ValueError(f"switchable_norm: {name} must be [3], for {branches}, received {list(logits.shape)}.")
+    formula = partial(formulas.switchable_norm, branches=branches, eps=eps)
+    return _mixed(x, formula, statistics, options, weight, bias, mean_weight, var_weight)
+
+
+def batch_instance_norm(
+    x: Tensor,
+    gate: Tensor,
+    statistics: Statistics | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    eps: float = 1e-5,
+    **options: Unpack[Options],
+) -> tuple[Tensor, Moments]:
+    """`BatchInstanceNorm2d`: the share ``gate`` ``[C]``, between 0 and 1, of batch, the rest of instance normalization.
+
+    The statistics, in and out, are the batch's, ``[1, C]``; the instance's are always measured.
+
+    >>> import torch
+    >>> x = torch.randn(4, 3, 5)
+    >>> torch.allclose(batch_instance_norm(x, torch.zeros(3))[0], instance_norm(x)[0], atol=1e-6)
+    True
+    """
+    check_input(x, "batch_instance_norm")
+    check_tables(x, gate=gate)
+    return _mixed(x, partial(formulas.batch_instance_norm, eps=eps), statistics, options, weight, bias, gate)
+
+
+def evo_norm_b0(
+    x: Tensor,
+    v: Tensor,
+    statistics: Statistics | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    eps: float = 1e-5,
+    **options: Unpack[Options],
+) -> tuple[Tensor, Moments]:
+    """`EvoNormB0`, with ``v`` ``[C]``; the statistics, in and out, are the batch's, ``[1, C]``.
+
+    >>> import torch
+    >>> evo_norm_b0(torch.randn(4, 3, 5), torch.ones(3))[1].var.shape
+    torch.Size([1, 3])
+    """
+    check_input(x, "evo_norm_b0")
+    check_tables(x, v=v, weight=weight, bias=bias)
+    known = None if statistics is None else as_known(statistics, x)
+    y, table = evo.evo_norm_b0(x, weight, bias, v, eps, known=known, **options)
+    return y, in_tensors(table)
+
+
+def _standardized(
+    x: Tensor,
+    formula: Formula,
+    statistics: Statistics | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    options: Options,
+) -> tuple[Tensor, Moments]:
+    """By a formula's pool, or by given statistics, which are standardization whatever the pool was."""
+    if statistics is None:
+        return _measured(x, formula, options, weight, bias)
+    check_input(x, "normwise.functional")
+    check_tables(x, weight=weight, bias=bias)
+    known = as_known(statistics, x)
+    y, table = normalize_and_measure(x, partial(formulas.standardized, eps=eps), weight, bias, moments=known, **options)
+    return y, in_tensors(table)
+
+
+def _mixed(
+    x: Tensor, formula: Formula, statistics: Statistics | None, options: Options, *parameters: Tensor | None
+) -> tuple[Tensor, Moments]:
+    """By a formula in which given statistics stand in for the batch's only."""
+    check_input(x, "normwise.functional")
+    known = None if statistics is None else as_known(statistics, x)
+    return _measured(x, partial(formula, known=known), options, *parameters)
+
+
+def _measured(x: Tensor, formula: Formula, options: Options, *parameters: Tensor | None) -> tuple[Tensor, Moments]:
+    check_input(x, "normwise.functional")
+    check_tables(x, weight=parameters[0], bias=parameters[1])
+    y, table = normalize_and_measure(x, formula, *parameters, **options)
+    return y, in_tensors(table)

@@ -1,0 +1,77 @@
+"""What the conditional layers are conditioned on: labels, or weights over the conditions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from normwise.core.moments import widen
+from normwise.operations.transforms import plain_operations_wanted, without_autocast
+
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
+def is_labels(condition: Tensor, caller: str) -> bool:
+    """True for labels (integers), false for weights (floating); anything else raises a TypeError."""
+    if isinstance(condition, Tensor):
+        if condition.dtype in INTEGERS:
+            return True
+        if condition.is_floating_point():
+            return False
+    kind = condition.dtype if isinstance(condition, Tensor) else type(condition).__name__
+    raise TypeError(
+        f"{caller}: the condition must be an integer tensor of labels or a floating tensor of weights, received {kind}."
+    )
+
+
+def check_labels(labels: Tensor, conditions: int, caller: str) -> None:
+    """Labels are 0 to K - 1. Looked at on the CPU only: a GPU would have to be waited for, and raises itself."""
+    if labels.device.type != "cpu" or labels.numel() == 0 or plain_operations_wanted():
+        return
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= conditions:
+        wrong = low if low < 0 else high
+        raise ValueError(f"{caller}: labels must be 0 to {conditions - 1} ({conditions} conditions), received {wrong}.")
+
+
+class ConditionTables(nn.Module):
+    """A row of ``weight`` and ``bias``, ``[K, C]`` each, for every one of K conditions."""
+
+    weight: Tensor
+    bias: Tensor
+    num_conditions: int
+
+    def _create_tables(self, num_conditions: int, channels: int, device: Any, dtype: torch.dtype | None) -> None:
+        if num_conditions < 1:
+            raise ValueError(f"{type(self).__name__}: num_conditions must be at least 1, received {num_conditions}.")
+        self.num_conditions = num_conditions
+        self.weight = nn.Parameter(torch.ones(num_conditions, channels, device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.zeros(num_conditions, channels, device=device, dtype=dtype))
+
+    def _rows(self, condition: Tensor, samples: int) -> tuple[Tensor, Tensor]:
+        """Each sample's γ and β, ``[N, C]``: rows of the tables, or their weighted sums."""
+        name = type(self).__name__
+        # Widened, so that the gradients of samples with one label are not summed in a narrow type.
+        tables = widen(self.weight), widen(self.bias)
+        if is_labels(condition, name):
+            if condition.shape != (samples,):
+                raise ValueError(f"{name}: labels must be [N] = [{samples}], received {list(condition.shape)}.")
+            check_labels(condition, self.num_conditions, name)
+            return F.embedding(condition.long(), tables[0]), F.embedding(condition.long(), tables[1])
+        if condition.shape != (samples, self.num_conditions):
+            raise ValueError(
+                f"{name}: weights must be [N, conditions] = [{samples}, {self.num_conditions}], received "
+                f"{list(condition.shape)}; labels are an integer tensor [N]."
+            )
+        with without_autocast(condition):
+            weights = condition.to(tables[0].dtype)
+            return weights @ tables[0], weights @ tables[1]
+
+    def _row(self, condition: int | Tensor) -> tuple[Tensor, Tensor]:
+        """γ and β of one condition, ``[C]`` each: of a label, or of the weights ``[K]``."""
+        one = torch.as_tensor(condition, device=self.weight.device)
+        weight, bias = self._rows(one.unsqueeze(0), 1)
+        return weight.detach().squeeze(0), bias.detach().squeeze(0)

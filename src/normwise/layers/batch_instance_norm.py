@@ -1,0 +1,109 @@
+"""Batch-Instance Normalization: a gate per channel between the batch's statistics and the sample's own."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from normwise.core import formulas
+from normwise.core.formulas import Formula
+from normwise.operations.unit_interval import unit_interval
+
+from .mixture_layer import MixtureLayer
+
+
+class _BatchInstanceNorm(MixtureLayer):
+    mixing = ("gate",)
+    start = "which is plain batch normalization"
+    gate: nn.Parameter
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, **options)
+        self._set_mixing((num_features,), device, dtype)
+
+    def _formula(self, **constants: Any) -> Formula:
+        return partial(formulas.batch_instance_norm, eps=self.eps, **constants)
+
+    def _tensors(self) -> tuple[Tensor | None, ...]:
+        return self.weight, self.bias, unit_interval(self.gate)
+
+
+def gates(model: nn.Module) -> list[nn.Parameter]:
+    """The gates of every Batch-Instance Normalization in ``model``, each once, also in a deep copy.
+
+    The paper gives them a parameter group of their own: ten times the learning rate, and no weight decay.
+
+    >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), BatchInstanceNorm2d(4))
+    >>> own = gates(model)
+    >>> others = [p for p in model.parameters() if all(p is not gate for gate in own)]
+    >>> groups = [{"params": others}, {"params": own, "lr": 1.0, "weight_decay": 0.0}]
+    >>> len(torch.optim.SGD(groups, lr=0.1, weight_decay=1e-4).param_groups)
+    2
+    """
+    return [layer.gate for layer in model.modules() if isinstance(layer, _BatchInstanceNorm)]
+
+
+class BatchInstanceNorm1d(_BatchInstanceNorm):
+    r"""Batch-Instance Normalization of ``[N, C]`` or ``[N, C, L]``; see `BatchInstanceNorm2d`.
+
+    On ``[N, C]`` a sample has no statistics of its own: the output is ρ times BatchNorm's.
+
+    >>> x = torch.randn(8, 4)
+    >>> torch.allclose(BatchInstanceNorm1d(4)(x), nn.BatchNorm1d(4)(x), atol=1e-6)
+    True
+    """
+
+    rank = 1
+
+
+class BatchInstanceNorm2d(_BatchInstanceNorm):
+    r"""Batch-Instance Normalization of ``[N, C, H, W]``: each channel learns whether to keep the sample's style.
+
+    .. math:: y = f\big(\gamma\,(\rho\,\hat x_B + (1 - \rho)\,\hat x_I) + \beta + \text{residual}\big)
+
+    x̂_B is normalized as by `BatchNorm2d` (by the running statistics in evaluation), x̂_I as by `InstanceNorm2d`
+    (always by the input's); both variances are **biased**, the buffer ``running_var`` takes in the **unbiased** one
+    of the batch. ``gate`` holds ρ for each channel, starting at 1: batch normalization. On planes of a single value
+    x̂_I is 0.
+
+    The layer keeps ρ in [0, 1] by itself: what it uses is ``gate.clamp(0, 1)``, and its gradient brings back a gate
+    that an optimizer's step carried outside (`gates` finds them for a parameter group of their own). An infinite gate
+    is its limit, a NaN one makes its channel NaN.
+
+    Args: as `BatchNorm2d`, whose ``forward`` and errors it shares; with ``affine=False`` the gate remains. With
+    ``process_group`` the batch's branch is synchronized. A BatchNorm checkpoint loads, with a warning: the gates are
+    set to 1.
+
+    Source: Nam and Kim 2018, arXiv:1805.07925. Their training script clamps the gates after each step; their layer
+    takes only 4-D contiguous input and raises on planes of a single value.
+
+    >>> layer, x = BatchInstanceNorm2d(3), torch.randn(2, 3, 8, 8)
+    >>> _ = nn.init.zeros_(layer.gate)
+    >>> torch.allclose(layer(x), nn.InstanceNorm2d(3)(x), atol=1e-6)
+    True
+    """
+
+    rank = 2
+
+
+class BatchInstanceNorm3d(_BatchInstanceNorm):
+    r"""Batch-Instance Normalization of ``[N, C, D, H, W]``; see `BatchInstanceNorm2d`.
+
+    >>> BatchInstanceNorm3d(2)(torch.randn(2, 2, 3, 3, 3)).shape
+    torch.Size([2, 2, 3, 3, 3])
+    """
+
+    rank = 3

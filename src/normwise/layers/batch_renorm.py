@@ -1,0 +1,171 @@
+"""Batch Renormalization: batch statistics in the gradient, running statistics in the output."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from normwise.core import formulas
+from normwise.core.formulas import Affine, RenormTarget
+from normwise.core.moments import Moments
+from normwise.core.processes import ProcessGroup
+from normwise.core.schedule import Schedule, as_schedule, value_at
+from normwise.operations.normalize import normalize_and_measure
+from normwise.operations.transforms import plain_operations_wanted
+
+from .batch_layer import BatchLayer
+
+#: The paper's schedules: plain batch normalization for 5000 steps, then r up to 3 and d up to 5.
+PAPER_R_MAX: Schedule = ((5_000.0, 1.0), (40_000.0, 3.0))
+PAPER_D_MAX: Schedule = ((5_000.0, 0.0), (25_000.0, 5.0))
+
+#: How many forward passes a backward pass may have to recompute at most.
+_REMEMBERED_PASSES = 8
+
+
+class _BatchRenorm(BatchLayer):
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.01,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        *,
+        r_max: float | Sequence[tuple[float, float]] = PAPER_R_MAX,
+        d_max: float | Sequence[tuple[float, float]] = PAPER_D_MAX,
+        **options: Any,
+    ) -> None:
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, **options)
+        name = type(self).__name__
+        self.r_max = as_schedule(r_max, f"{name}: r_max", 1.0)
+        self.d_max = as_schedule(d_max, f"{name}: d_max", 0.0)
+        self._passes: deque[tuple[Tensor, RenormTarget]] = deque(maxlen=_REMEMBERED_PASSES)
+        self.target()  # raises without running statistics
+
+    def target(self) -> RenormTarget:
+        """What the next batch is corrected towards: the running statistics, and the limits at this step."""
+        running = self.running_statistics()
+        if running is None or running.batches is None:
+            name = type(self).__name__
+            raise ValueError(
+                f"{name} corrects towards its running statistics and needs them; leave track_running_stats=True, or "
+                f"write {name.replace('Renorm', 'Norm')} for batch statistics alone."
+            )
+        known, step = running.moments(), running.batches
+        return RenormTarget(known.mean, known.var, value_at(self.r_max, step), value_at(self.d_max, step))
+
+    def _by_batch(self, x: Tensor, group: ProcessGroup | None, **options: Any) -> tuple[Tensor, Moments]:
+        constants: dict[str, Any] = {"eps": self.eps, "processes": group}
+        if _recomputing() and self._passes:
+            formula = partial(_as_before, passes=tuple(self._passes), **constants)
+            return normalize_and_measure(x, formula, self.weight, self.bias, **options)
+        target = self.target()
+        formula = partial(formulas.batch_renorm, target=target, **constants)
+        y, statistics = normalize_and_measure(x, formula, self.weight, self.bias, **options)
+        if not plain_operations_wanted():
+            self._passes.append((statistics.mean, target))
+        return y, statistics
+
+    def extra_repr(self) -> str:
+        shown = super().extra_repr()
+        for name, default in (("r_max", PAPER_R_MAX), ("d_max", PAPER_D_MAX)):
+            value = getattr(self, name)
+            shown += "" if value == default else f", {name}={value}"
+        return shown
+
+
+def _recomputing() -> bool:
+    """Whether this forward pass is an activation checkpoint's, run again inside a backward pass."""
+    if plain_operations_wanted():
+        return False
+    return torch._C._current_graph_task_id() != -1  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _as_before(
+    moments: Moments,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    *,
+    passes: tuple[tuple[Tensor, RenormTarget], ...],
+    eps: float,
+    processes: ProcessGroup | None,
+) -> Affine:
+    """The formula with the target of the pass that is recomputed: the one whose batch had the same means.
+
+    The running statistics have moved since, and with them r and d would be others than in the output.
+    """
+    with torch.no_grad():  # the recomputation must save for its backward just what the first pass saved
+        mean = moments.over_batch(processes).mean
+        nearest = torch.stack([(seen - mean).square().sum() for seen, _ in passes]).argmin().view(1)
+        columns = (
+            torch.stack([torch.as_tensor(value, dtype=mean.dtype, device=mean.device) for value in column])
+            for column in zip(*(target for _, target in passes), strict=True)
+        )
+        target = RenormTarget(*(column.index_select(0, nearest).squeeze(0) for column in columns))
+    return formulas.batch_renorm(moments, weight, bias, target=target, eps=eps, processes=processes)
+
+
+class BatchRenorm1d(_BatchRenorm, nn.BatchNorm1d):
+    r"""Batch Renormalization of ``[N, C]`` or ``[N, C, L]``; see `BatchRenorm2d`.
+
+    >>> BatchRenorm1d(4)(torch.randn(8, 4)).mean(0).abs().max() < 1e-6
+    tensor(True)
+    """
+
+    rank = 1
+
+
+class BatchRenorm2d(_BatchRenorm, nn.BatchNorm2d):
+    r"""Batch Renormalization of ``[N, C, H, W]``: BatchNorm that computes in training what it will in evaluation.
+
+    .. math:: y = f\left(\gamma\left(\frac{x - \mu_c}{\sigma_c}\, r + d\right) + \beta + \text{residual}\right), \quad
+              r = \operatorname{clip}\left(\frac{\sigma_c}{\sigma}\right)_{1/r_{\max}}^{r_{\max}}, \quad
+              d = \operatorname{clip}\left(\frac{\mu_c - \mu}{\sigma}\right)_{-d_{\max}}^{d_{\max}}
+
+    μ_c and σ_c² + ε (**biased**) are the batch's, μ and σ² + ε the running ones *before* this step's update. No
+    gradient flows through r and d. Where nothing is clipped, the output is ``γ (x - μ)/σ + β``, just what evaluation
+    gives, while the input gradient still sums to zero in each channel, as BatchNorm's does. Evaluation is
+    `BatchNorm2d`'s, and so are the buffers: checkpoints load strictly in both directions.
+
+    Args: as `BatchNorm2d`, whose ``forward`` and errors it shares; ``momentum`` is 0.01, as in the paper: the output
+    depends on the running statistics now, and they must be calm. Keyword only: ``r_max`` (at least 1) and ``d_max``
+    (at least 0), numbers or points ``(step, value)`` of a piecewise linear schedule. The step is
+    ``num_batches_tracked`` and survives checkpoints. The default is the paper's schedule for a run of 100 000s of
+    steps: plain BatchNorm until step 5000, r_max 3 at step 40 000, d_max 5 at 25 000. Scale it to your run; constants
+    such as ``r_max=1.5, d_max=0.5`` (Wu and He 2018, at batch size 4) need no length.
+
+    Raises ValueError for limits below 1 and 0, schedules that go backwards, and ``track_running_stats=False``.
+
+    Source: Ioffe 2017, arXiv:1702.03275, who keeps a running standard deviation and publishes no code. Here the
+    buffer is torch's ``running_var``, with the **unbiased** variance.
+
+    The trap: an activation checkpoint is recomputed after the update; the layer then uses again what it was corrected
+    towards at first, as long as no more than 8 of its forward passes lie in between.
+
+    >>> x = torch.randn(8, 3, 4, 4)
+    >>> torch.allclose(BatchRenorm2d(3, r_max=1, d_max=0)(x), nn.BatchNorm2d(3)(x), atol=1e-6)
+    True
+    >>> free = BatchRenorm2d(3, r_max=float("inf"), d_max=float("inf"))
+    >>> torch.allclose(free(x), nn.BatchNorm2d(3).eval()(x), atol=1e-6)
+    True
+    """
+
+    rank = 2
+
+
+class BatchRenorm3d(_BatchRenorm, nn.BatchNorm3d):
+    r"""Batch Renormalization of ``[N, C, D, H, W]``; see `BatchRenorm2d`.
+
+    >>> BatchRenorm3d(2)(torch.randn(2, 2, 3, 3, 3)).shape
+    torch.Size([2, 2, 3, 3, 3])
+    """
+
+    rank = 3

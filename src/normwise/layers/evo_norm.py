@@ -1,0 +1,164 @@
+"""EvoNorm: normalization and activation found as one by evolutionary search."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from normwise.core.arguments import check_input
+from normwise.core.moments import Moments
+from normwise.core.processes import ProcessGroup
+from normwise.core.running import RunningStatistics
+from normwise.operations import evo
+
+from ._shared import ChannelLayer
+from .batch_layer import BatchLayer
+
+
+class EvoNormB0(BatchLayer):
+    r"""EvoNorm-B0 of ``[N, C, *space]``: normalization by the larger of two scales, which is also the activation.
+
+    .. math:: y = f\left(\gamma\,\frac{x}{\max\left(\sqrt{\sigma_c^2 + \epsilon},\ v x + \sqrt{\sigma_{nc}^2 + \epsilon}
+              \right)} + \beta + \text{residual}\right)
+
+    σ_c² (**biased**) is pooled over N and space, the running variance in evaluation; σ_nc² (**biased**) over space,
+    always the input's. v is learned for each channel and starts at 1. No ReLU belongs behind the layer.
+
+    Args, ``forward``, errors, policies and buffers: as `BatchNorm2d`'s, for any space. ``running_mean`` takes no part
+    in the output; the layer keeps it as every layer with this memory does.
+
+    Source: Liu et al. 2020, arXiv:2004.02967, after the authors' TPU code. It remembers the biased variance; here
+    ``running_var`` takes in the **unbiased** one, as everywhere in this package, for evaluation wants the variance of
+    the data and not of a small batch. Their ``nonlinearity=False`` (a plain γ x + β, nothing normalized) is not
+    offered.
+
+    The trap: the mean is not subtracted; at mean/std = 1000 the output is of size 1000.
+
+    >>> x = torch.randn(4, 3, 8, 8)
+    >>> layer = EvoNormB0(3)
+    >>> _ = nn.init.constant_(layer.v, -100.0)       # for x > 0 the first scale is the larger one: BatchNorm's
+    >>> expected = x / (x.var((0, 2, 3), correction=0).view(1, 3, 1, 1) + 1e-5).sqrt()
+    >>> torch.allclose(layer(x)[x > 0.1], expected[x > 0.1])
+    True
+    """
+
+    rank = 0
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, **options)
+        self.v = nn.Parameter(torch.ones(num_features, device=device, dtype=dtype))
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        if "v" in self._parameters:  # not yet, when torch's constructor calls
+            nn.init.ones_(self.v)
+
+    def _by_batch(self, x: Tensor, group: ProcessGroup | None, **options: Any) -> tuple[Tensor, Moments]:
+        return evo.evo_norm_b0(x, self.weight, self.bias, self.v, self.eps, processes=group, **options)
+
+    def _by_running(self, x: Tensor, running: RunningStatistics, **options: Any) -> Tensor:
+        return evo.evo_norm_b0(x, self.weight, self.bias, self.v, self.eps, known=running.moments(), **options)[0]
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        check_input(input, type(self).__name__)
+        self._check(input, dims=(input.dim(),), channel=1)
+
+
+class EvoNormS0(ChannelLayer):
+    r"""EvoNorm-S0 of ``[N, C, *space]``: a gated response over the standard deviation of its group of channels.
+
+    .. math:: y = f\left(\gamma\,\frac{x\,\operatorname{sigmoid}(v x)}{\sqrt{\sigma_{ng}^2 + \epsilon}} + \beta
+              + \text{residual}\right)
+
+    σ_ng² (**biased**) is pooled over space and the neighbouring channels of a group, as in `GroupNorm`; x itself is
+    not centered. v is learned for each channel and starts at 1. Training and evaluation are the same. No ReLU belongs
+    behind the layer.
+
+    Args: ``num_features`` C; ``num_groups``, None for the largest divisor of C up to 32; ``eps`` (inside the root),
+    ``affine``, ``device``, ``dtype``. Keyword only: ``bias``, ``activation``.
+
+    ``forward(x, residual=None, mask=None, lengths=None)`` as `GroupNorm`'s.
+
+    Raises ValueError where the groups do not divide the channels, the input has other channels, or a group holds a
+    single value (the output would be x·sigmoid(v x)/√ε).
+
+    Source: Liu et al. 2020, arXiv:2004.02967, after the authors' TPU code.
+
+    >>> EvoNormS0(48).num_groups
+    24
+    >>> x = torch.randn(2, 6, 4, 4)
+    >>> std = (x.view(2, 3, -1).var(-1, correction=0) + 1e-5).sqrt().repeat_interleave(2, 1).view(2, 6, 1, 1)
+    >>> torch.allclose(EvoNormS0(6, 3)(x), nn.functional.silu(x) / std, atol=1e-6)
+    True
+    """
+
+    rank = 0
+    weight: nn.Parameter | None
+    bias: nn.Parameter | None
+    v: nn.Parameter
+
+    def __init__(
+        self,
+        num_features: int,
+        num_groups: int | None = None,
+        eps: float = 1e-5,
+        affine: bool = True,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        *,
+        bias: bool = True,
+        activation: str | None = None,
+    ) -> None:
+        super().__init__()
+        divisors = [d for d in range(1, num_features + 1) if num_features % d == 0]
+        if num_groups is None:
+            num_groups = max(d for d in divisors if d <= 32)
+        if num_groups not in divisors:
+            raise ValueError(
+                f"EvoNormS0(num_groups={num_groups}): {num_features} channels are not divisible by {num_groups} "
+                f"groups; divisors of {num_features}: {', '.join(map(str, divisors))}."
+            )
+        self.num_features, self.num_groups, self.eps, self.affine = num_features, num_groups, eps, affine
+        self._set_activation(activation)
+        for name, wanted in (("weight", affine), ("bias", affine and bias), ("v", True)):
+            parameter = nn.Parameter(torch.empty(num_features, device=device, dtype=dtype)) if wanted else None
+            self.register_parameter(name, parameter)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        for name, parameter in self.named_parameters():
+            nn.init.constant_(parameter, 0.0 if name == "bias" else 1.0)
+
+    def forward(
+        self,
+        x: Tensor,
+        residual: Tensor | None = None,
+        mask: Tensor | None = None,
+        lengths: Tensor | None = None,
+    ) -> Tensor:
+        check_input(x, "EvoNormS0")
+        self._check(x, dims=(x.dim(),), channel=1)
+        if self.num_features // self.num_groups * x.shape[2:].numel() == 1:
+            raise ValueError(
+                f"EvoNormS0: expected more than 1 value in each group, got input size {list(x.shape)}; use fewer "
+                "groups, or leave the layer out where the maps are 1 x 1."
+            )
+        options: dict[str, Any] = {"activation": self.activation, "residual": residual}
+        options["mask"] = self._mask(x, mask, lengths)
+        return evo.evo_norm_s0(x, self.weight, self.bias, self.v, self.num_groups, self.eps, **options)
+
+    def extra_repr(self) -> str:
+        shown = f"{self.num_features}, num_groups={self.num_groups}, eps={self.eps}, affine={self.affine}"
+        return f"{shown}{super().extra_repr()}"

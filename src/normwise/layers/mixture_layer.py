@@ -1,0 +1,66 @@
+"""The base of layers that learn how much of each normalizer they are."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from normwise.core.formulas import Formula
+from normwise.core.moments import Moments
+from normwise.core.processes import ProcessGroup
+from normwise.core.running import RunningStatistics
+from normwise.operations.normalize import normalize, normalize_and_measure
+
+from .batch_layer import BatchLayer
+
+
+class MixtureLayer(BatchLayer):
+    """A batch layer with learned shares: the parameters named in ``mixing``, which all start at 1.
+
+    Of the branches only the batch's has running statistics; the others are measured in evaluation, too.
+    """
+
+    mixing: tuple[str, ...] = ()
+    #: What the starting values make of the layer, for the warning of a checkpoint without them.
+    start: str = ""
+
+    def _set_mixing(self, shape: tuple[int, ...], device: Any, dtype: torch.dtype | None) -> None:
+        for name in self.mixing:
+            self.register_parameter(name, nn.Parameter(torch.ones(shape, device=device, dtype=dtype)))
+
+    def _formula(self, **constants: Any) -> Formula:
+        """The formula with ``known=`` statistics of the batch, or the ``processes=`` to pool it over."""
+        raise NotImplementedError
+
+    def _tensors(self) -> tuple[Tensor | None, ...]:
+        """The formula's parameters."""
+        raise NotImplementedError
+
+    def _by_batch(self, x: Tensor, group: ProcessGroup | None, **options: Any) -> tuple[Tensor, Moments]:
+        return normalize_and_measure(x, self._formula(processes=group), *self._tensors(), **options)
+
+    def _by_running(self, x: Tensor, running: RunningStatistics, **options: Any) -> Tensor:
+        return normalize(x, self._formula(known=running.moments()), *self._tensors(), **options)
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        for name in self.mixing:
+            if name in self._parameters:  # not yet, when torch's constructor calls
+                nn.init.ones_(self.get_parameter(name))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        absent = [name for name in self.mixing if f"{prefix}{name}" not in state_dict]
+        others = any(f"{prefix}{name}" in state_dict for name in ("weight", "running_mean"))
+        if others and len(absent) == len(self.mixing):
+            for name in absent:
+                state_dict[f"{prefix}{name}"] = torch.ones_like(self.get_parameter(name))
+            warnings.warn(
+                f"{type(self).__name__} at {prefix.rstrip('.')!r}: the checkpoint is of a layer without "
+                f"{' and '.join(absent)}; set to 1, {self.start}.",
+                UserWarning,
+                stacklevel=2,
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args)

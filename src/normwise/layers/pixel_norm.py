@@ -1,0 +1,158 @@
+"""Statistics of one pixel, over its channels: the LayerNorm of ConvNeXt, and RMSNorm in the same place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from normwise.core.arguments import check_input
+from normwise.operations import rows
+
+from ._shared import FusedActivation
+
+
+class _PixelNorm(FusedActivation):
+    normalized_shape: tuple[int, ...]
+
+    def _check(self, x: Tensor) -> None:
+        name, channels = type(self).__name__, self.normalized_shape[0]
+        check_input(x, name)
+        if x.shape[1] != channels:
+            raise ValueError(
+                f"{name}({channels}) expected {channels} channels in dimension 1, got input {list(x.shape)}; "
+                f"write {name}({x.shape[1]}), or {name.removesuffix('2d')} where the channels come last."
+            )
+
+
+class LayerNorm2d(_PixelNorm, nn.LayerNorm):
+    r"""Layer normalization over the channels at each position of ``[N, C, *space]``, as in ConvNeXt.
+
+    .. math:: y = f\left(\gamma_c\,\frac{x - \mu_{ns}}{\sqrt{\sigma_{ns}^2 + \epsilon}} + \beta_c
+              + \text{residual}\right)
+
+    μ and σ² (**biased**) are those of the C values of sample n at position s; γ and β are per channel. Training and
+    evaluation are the same. The space may have any number of dimensions, also none.
+
+    Args: ``num_channels``, then as `torch.nn.LayerNorm`'s, but ``eps`` is 1e-6: a checkpoint does not hold it, and the
+    layers whose checkpoints load here (ConvNeXt's ``channels_first`` LayerNorm, timm's ``LayerNorm2d``) use 1e-6.
+    Keyword only: ``activation`` names an activation applied last, such as ``"gelu"``.
+
+    ``forward(x, residual=None, mask=None, lengths=None)``: ``residual`` has ``x``'s shape and is added before the
+    activation. No position sees another, so a ``mask`` of positions, or ``lengths`` of sequences, changes no
+    statistics; NaN and inf in what it excludes count as 0 and do not reach the parameters' gradients.
+
+    Shape, dtype and memory layout of the output are the input's; for channels_last input nothing is copied.
+
+    Raises ValueError for other channels, and for a layer of one channel, whose output would be its bias.
+
+    Source: Liu et al. 2022, arXiv:2201.03545, with the normalizer of Ba, Kiros and Hinton 2016, arXiv:1607.06450.
+
+    The trap: it is neither the "LayerNorm" of the GroupNorm paper, ``GroupNorm(1, C)``, which pools over the space as
+    well, nor ``LayerNorm([C, H, W])``. The contrast between positions is lost.
+
+    >>> x = torch.randn(2, 6, 4, 5)
+    >>> rows = nn.LayerNorm(6, eps=1e-6)(x.permute(0, 2, 3, 1))
+    >>> torch.allclose(LayerNorm2d(6)(x), rows.permute(0, 3, 1, 2), atol=1e-6)
+    True
+    """
+
+    def __init__(
+        self,
+        num_channels: int,
+        eps: float = 1e-6,
+        elementwise_affine: bool = True,
+        bias: bool = True,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        *,
+        activation: str | None = None,
+    ) -> None:
+        _check_channels(num_channels, "LayerNorm2d")
+        if num_channels == 1:
+            raise ValueError(
+                "LayerNorm2d(1): a single channel is its own mean, the output would be the bias whatever the input "
+                "is; use GroupNorm(1, 1) to normalize one channel over space."
+            )
+        super().__init__(num_channels, eps, elementwise_affine, bias, device, dtype)
+        self._set_activation(activation)
+
+    def forward(  # type: ignore[override]
+        self,
+        x: Tensor,
+        residual: Tensor | None = None,
+        mask: Tensor | None = None,
+        lengths: Tensor | None = None,
+    ) -> Tensor:
+        self._check(x)
+        return rows.layer_norm_of_pixels(
+            x,
+            self.weight,
+            self.bias,
+            self.eps,
+            activation=self.activation,
+            residual=residual,
+            mask=self._mask(x, mask, lengths),
+        )
+
+
+class RMSNorm2d(_PixelNorm, nn.RMSNorm):
+    r"""Root mean square normalization over the channels at each position of ``[N, C, *space]``.
+
+    .. math:: y = f\left(\gamma_c\,\frac{x}{\sqrt{\overline{x^2}_{ns} + \epsilon}} + \text{residual}\right)
+
+    The mean square is that of the C values of sample n at position s; γ is per channel. No mean is subtracted.
+    Training and evaluation are the same. The space may have any number of dimensions, also none.
+
+    Args: ``num_channels``, then as `torch.nn.RMSNorm`'s, but ``eps`` is 1e-6, as in `LayerNorm2d` and in the layers of
+    this name elsewhere; None is the machine epsilon, as in `RMSNorm`. Keyword only: ``activation``.
+
+    ``forward(x, residual=None, mask=None, lengths=None)``: as in `LayerNorm2d`.
+
+    Raises ValueError for other channels.
+
+    Source: Zhang and Sennrich 2019, arXiv:1910.07467, applied to maps; their code adds ε outside the root.
+
+    >>> x = torch.randn(2, 6, 4, 5)
+    >>> torch.allclose(RMSNorm2d(6)(x).square().mean(1), torch.ones(2, 4, 5), atol=1e-3)
+    True
+    """
+
+    def __init__(
+        self,
+        num_channels: int,
+        eps: float | None = 1e-6,
+        elementwise_affine: bool = True,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        *,
+        activation: str | None = None,
+    ) -> None:
+        _check_channels(num_channels, "RMSNorm2d")
+        super().__init__(num_channels, eps, elementwise_affine, device, dtype)
+        self._set_activation(activation)
+
+    def forward(  # type: ignore[override]
+        self,
+        x: Tensor,
+        residual: Tensor | None = None,
+        mask: Tensor | None = None,
+        lengths: Tensor | None = None,
+    ) -> Tensor:
+        self._check(x)
+        return rows.rms_norm_of_pixels(
+            x,
+            self.weight,
+            self.eps,
+            activation=self.activation,
+            residual=residual,
+            mask=self._mask(x, mask, lengths),
+        )
+
+
+def _check_channels(channels: Any, name: str) -> None:
+    if not isinstance(channels, int):
+        raise TypeError(f"{name} expects the number of channels, received {channels!r}; write {name}(64) for 64.")
+    if channels < 1:
+        raise ValueError(f"{name}({channels}): the number of channels must be at least 1.")

@@ -1,0 +1,203 @@
+"""Spectral normalization of the reshaped weight, by a power iteration that runs once per change of the weight."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from normwise.operations.transforms import plain_operations_wanted, without_autocast
+
+from .layers import TRANSPOSED, AnyModule, computing_dtype, weight_of
+from .operator_norm import Grid, OperatorNorm
+
+# From a generic start, 50 iterations leave σ at most 0.6 % low for Gaussian matrices up to 1000 x 2048
+# (torch's 15: 2.8 %).
+WARM_UP = 50
+
+
+def spectral_norm(
+    module: AnyModule,
+    name: str = "weight",
+    n_power_iterations: int = 1,
+    eps: float = 1e-12,
+    dim: int | None = None,
+    operator: bool = False,
+    *,
+    input_size: int | tuple[int, ...] | None = None,
+) -> AnyModule:
+    r"""Divide a weight by its largest singular value: a parametrization for linear, convolution and transposed layers.
+
+    .. math:: \bar W = W / \sigma(W), \qquad
+              \sigma = u^\top W v, \qquad \frac{\partial\sigma}{\partial W} = u\,v^\top
+              \qquad (u, v \text{ constant})
+
+    W is reshaped to ``[out, in / groups * kernel]`` (``dim`` in front); u and v are kept by power iteration:
+    ``u = Wv / |Wv|``, then ``v = Wᵀu / |Wᵀu|``, ``n_power_iterations`` times. ``module.weight`` is then W̄,
+    ``module.parametrizations.weight.original`` the trained W. Computed in fp32 (fp64 for fp64) under autocast and
+    for narrower weights; W̄ has W's dtype.
+
+    **When it iterates.** In training mode, at the first access after W has changed; in evaluation never. "Changed"
+    means that Wv or Wᵀu differs from what it was; a change that leaves both leaves uᵀWv, too. This is a fact
+    about the values, so it holds for every optimizer, for writes through ``.data``, ``load_state_dict``, copies,
+    ``functional_call`` and ``vmap``, and inside a compiled graph, where a counter of versions does not. Any number of
+    forwards (two before one backward, gradient accumulation, the second pass of activation checkpointing) use the same
+    u and v: one iteration per optimizer step. Graphs hold copies of the vectors, so no later step, and no broadcast
+    of buffers, disturbs a backward. 50 iterations at construction make evaluation right from the start. Their start
+    is fixed: ranks agree, and the global random state is untouched. (`torch.func.grad` forbids writing buffers: use
+    it in evaluation.)
+
+    **Zero weight.** Where σ ≤ ``eps``, W is returned as it is: W = 0 stays 0 with the gradient of the identity, and
+    the iteration starts from generic vectors with its first step. The result is finite wherever W is.
+
+    **operator=True** divides by the norm of the layer as a linear map of its input instead, which the reshaped
+    matrix misses by up to ``sqrt(kernel size)``: see `OperatorNorm` for what is exact and what is a bound.
+    It is recomputed whenever W changes, in evaluation too. ``input_size``, the spatial size of the layer's input,
+    makes it exact for circular padding and tighter for zero padding. ``n_power_iterations`` and ``dim`` have no
+    part in it.
+
+    The state_dict has torch's names (``parametrizations.weight.original``, ``parametrizations.weight.0._u`` and
+    ``_v``): those of `torch.nn.utils.parametrizations.spectral_norm` load, and conversely.
+
+    Raises ValueError for a missing or 1-D weight, ``n_power_iterations < 1``, ``dim`` out of range, and with
+    ``operator=True`` for padding modes other than zeros and circular; TypeError for what is not a module or not
+    floating.
+
+    Source: Miyato et al. 2018, arXiv:1802.05957. Differs from torch: iterates once per change instead of at each
+    access, no NaN for a zero weight, fp32 vectors for fp16 and bf16 weights.
+
+    >>> layer = spectral_norm(nn.Linear(20, 40)).eval()
+    >>> bool((torch.linalg.matrix_norm(layer.weight, 2) - 1).abs() < 0.02)
+    True
+    >>> with torch.no_grad():
+    ...     _ = layer.parametrizations.weight.original.zero_()
+    >>> layer.weight.abs().max().item()
+    0.0
+    """
+    weight = weight_of(module, name, "spectral_norm")
+    if not eps >= 0:
+        raise ValueError(f"spectral_norm: eps must be 0 or more, received {eps}.")
+    if weight.dim() < 2:
+        raise ValueError(
+            f"spectral_norm: {name!r} is {weight.dim()}-D {list(weight.shape)} and needs at least 2 dimensions; "
+            "for a vector use torch.nn.functional.normalize."
+        )
+    if operator:
+        if n_power_iterations != 1 or dim is not None:
+            raise ValueError(
+                "spectral_norm(operator=True) computes the norm directly and reshapes nothing: "
+                "leave n_power_iterations and dim out."
+            )
+        return parametrize.register_parametrization(  # type: ignore[return-value]
+            module, name, OperatorNorm(Grid.of(module, input_size, "spectral_norm"), eps)
+        )
+    if input_size is not None:
+        raise ValueError("spectral_norm: input_size only matters for the operator's norm; add operator=True.")
+    if not isinstance(n_power_iterations, int) or n_power_iterations < 1:
+        raise ValueError(f"spectral_norm: n_power_iterations must be 1, 2, ..., received {n_power_iterations!r}.")
+    if dim is None:
+        dim = 1 if isinstance(module, TRANSPOSED) else 0
+    if not -weight.dim() <= dim < weight.dim():
+        raise ValueError(
+            f"spectral_norm: dim must be in [{-weight.dim()}, {weight.dim() - 1}] for {name!r} of shape "
+            f"{list(weight.shape)}, received {dim}."
+        )
+    norm = SpectralNorm(weight, n_power_iterations, dim % weight.dim(), eps)
+    return parametrize.register_parametrization(module, name, norm)  # type: ignore[return-value]
+
+
+class SpectralNorm(nn.Module):
+    """The parametrization that `spectral_norm` registers; ``_u`` and ``_v`` are the singular vectors."""
+
+    _u: Tensor
+    _v: Tensor
+    _image: Tensor
+    _coimage: Tensor
+
+    def __init__(self, weight: Tensor, n_power_iterations: int, dim: int, eps: float) -> None:
+        super().__init__()
+        self.n_power_iterations, self.dim, self.eps = n_power_iterations, dim, eps
+        matrix = as_matrix(weight.detach(), dim).to(computing_dtype(weight))
+        with torch.no_grad(), without_autocast(matrix):
+            u, v, image, coimage = _iterate(matrix, torch.mv(matrix, _generic(matrix[0])), WARM_UP)
+            self.register_buffer("_u", u)
+            self.register_buffer("_v", v)
+            # Wv and Wᵀu at the last access in training. Not in the state_dict: after loading, the next step iterates,
+            # as the run that was saved did after its optimizer step.
+            self.register_buffer("_image", image, persistent=False)
+            self.register_buffer("_coimage", coimage, persistent=False)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        with without_autocast(weight):
+            wide = weight.to(computing_dtype(weight))
+            matrix = as_matrix(wide, self.dim)
+            u, v = self._vectors(matrix.detach())
+            sigma = torch.dot(u, torch.mv(matrix, v))
+            return (wide / torch.where(sigma > self.eps, sigma, torch.ones_like(sigma))).to(weight.dtype)
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        """Assigning ``module.weight`` sets the weight before normalization."""
+        return weight
+
+    @torch.no_grad()
+    def _vectors(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
+        """The singular vectors to use now: always new tensors, because the backward pass will read them."""
+        u, v = (vector.to(matrix.dtype, copy=True) for vector in (self._u, self._v))
+        if not self.training:
+            return u, v
+        image, coimage = torch.mv(matrix, v), torch.mv(matrix.mT, u)
+        # One of the two is not enough: the gradient is orthogonal to W, so for a single row Wv hardly changes.
+        changed = (image != self._image).any() | (coimage != self._coimage).any()
+        # The CPU can look at the answer; an accelerator would have to wait for it, and a graph cannot.
+        if changed.device.type == "cpu" and not plain_operations_wanted() and not changed:
+            return u, v
+        news = _iterate(matrix, image, self.n_power_iterations)
+        olds = (u, v, image, coimage)
+        state = [torch.where(changed, new, old) for new, old in zip(news, olds, strict=True)]
+        for buffer, value in zip((self._u, self._v, self._image, self._coimage), state, strict=True):
+            buffer.copy_(value)
+        return state[0], state[1]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SpectralNorm:
+        """``.half()`` and ``.bfloat16()`` move the vectors and leave them in fp32: 8 bits are too few for a norm."""
+        before = dict(self._buffers)
+        super()._apply(fn, recurse)
+        for key, buffer in self._buffers.items():
+            wide = before[key]
+            if buffer is not None and wide is not None and computing_dtype(buffer) != buffer.dtype:
+                self._buffers[key] = wide.to(buffer.device)
+        return self
+
+    def extra_repr(self) -> str:
+        return f"n_power_iterations={self.n_power_iterations}, eps={self.eps}, dim={self.dim}"
+
+
+def as_matrix(weight: Tensor, dim: int) -> Tensor:
+    """``[n_dim, everything else]``."""
+    return weight.movedim(dim, 0).flatten(1)
+
+
+def _iterate(matrix: Tensor, image: Tensor, iterations: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """u = unit(Wv) and v = unit(Wᵀu), from ``image`` = W v_old; and Wv and Wᵀu for the new ones."""
+    for _ in range(iterations):
+        u = _unit(image)
+        coimage = torch.mv(matrix.mT, u)
+        v = _unit(coimage)
+        image = torch.mv(matrix, v)
+    return u, v, image, coimage  # pyright: ignore[reportPossiblyUnboundVariable]
+
+
+def _unit(x: Tensor) -> Tensor:
+    """x / |x|, or the generic unit vector where that is no direction: the iteration can always start again."""
+    length = torch.linalg.vector_norm(x)
+    usable = (length > 0) & (length < torch.inf)
+    return torch.where(usable, x / torch.where(usable, length, torch.ones_like(length)), _generic(x))
+
+
+def _generic(like: Tensor) -> Tensor:
+    """A fixed unit vector without structure, so that no weight's top singular vector is orthogonal to it."""
+    n = torch.arange(like.shape[-1], dtype=like.dtype, device=like.device)
+    values = torch.cos(n * n)
+    return values / torch.linalg.vector_norm(values)

@@ -1,0 +1,64 @@
+"""Conditional batch normalization and SPADE over real processes: any split is one process on the whole."""
+
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+
+SCRIPT = textwrap.dedent(
+    """
+    import torch, torch.distributed as dist, normwise as nw
+    from datetime import timedelta
+    from torch.testing import assert_close
+
+    dist.init_process_group("gloo", timeout=timedelta(seconds=60))
+    rank = dist.get_rank()
+    generator = torch.Generator().manual_seed(0)
+    draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)
+    x, cotangent, labels = draw(5, 4, 3, 2) + 50, draw(5, 4, 3, 2), torch.tensor([2, 0, 1, 1, 0])
+    maps = torch.randint(3, (5, 6, 4), generator=generator)
+    part = slice(0, 2) if rank == 0 else slice(2, 5)
+
+    def conditional(process_group):
+        return nw.ConditionalBatchNorm2d(4, 3, process_group=process_group, dtype=torch.float64)
+
+    def spade(process_group):
+        torch.manual_seed(0)
+        return nw.SPADE(4, 3, "batch" if process_group is None else "sync", hidden=2).double()
+
+    for make, condition in ((conditional, labels), (spade, maps)):
+        alone, together = make(None), make("world")
+        whole, mine = x.clone().requires_grad_(), x[part].clone().requires_grad_()
+        expected, y = alone(whole, condition), together(mine, condition[part])
+        expected.backward(cotangent)
+        y.backward(cotangent[part])
+        assert_close(y, expected[part])
+        assert_close(mine.grad, whole.grad[part])
+        for one, other in zip(together.parameters(), alone.parameters(), strict=True):
+            dist.all_reduce(one.grad)
+            assert_close(one.grad, other.grad)
+        assert_close(dict(together.named_buffers()), dict(alone.named_buffers()))
+    dist.destroy_process_group()
+    print("agrees")
+    """
+)
+
+
+def test_any_split_over_processes_is_one_process_on_the_whole():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = str(s.getsockname()[1])
+    shared = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    processes = [
+        subprocess.Popen([sys.executable, "-c", SCRIPT], env={**shared, "RANK": str(rank)}, **pipes)
+        for rank in range(2)
+    ]
+    try:
+        results = [p.communicate(timeout=180) for p in processes]
+    finally:
+        for p in processes:
+            p.kill()
+    for out, error in results:
+        assert out == "agrees\n", error[-3000:]

@@ -1,0 +1,128 @@
+"""Batch-Instance Normalization: its special cases, and gates that stay in [0, 1] and never die."""
+
+import copy
+import math
+
+import promises
+import pytest
+import torch
+from mixtures import BATCH, GATED, INSTANCE
+from torch import nn
+from torch.autograd import forward_ad
+from torch.testing import assert_close
+
+import normwise as nw
+from normwise.layers import gates
+from normwise.operations.unit_interval import unit_interval
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize(("gate", "classes"), [(1.0, BATCH), (0.0, INSTANCE), (math.inf, BATCH), (-3.0, INSTANCE)])
+def test_gates_at_their_ends_are_the_plain_layer(gate, classes, rank):
+    ours, theirs = GATED[rank](6), classes[rank](6)
+    nn.init.constant_(ours.gate, gate)
+    for training in (True, False):
+        x, cotangent = (promises.data(promises.SHAPES[rank], s, torch.float32) for s in (0, 1))
+        got = promises.step(ours.train(training), x, cotangent)
+        assert_close(got[:4], promises.step(theirs.train(training), x, cotangent), rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])
+@pytest.mark.parametrize("edge", [0.0, 1.0])
+def test_a_gate_that_stepped_outside_comes_back(edge, optimizer):
+    """Pushed out for 5 steps, then pulled in; a gate behind a plain clamp would stay outside for good."""
+    layer = nw.BatchInstanceNorm2d(3)
+    nn.init.constant_(layer.gate, edge)
+    make = {
+        "sgd": lambda p: torch.optim.SGD(p, lr=0.1),
+        "momentum": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True),
+        "adam": lambda p: torch.optim.Adam(p, lr=0.1),
+    }[optimizer]
+    steps = make(gates(layer))
+    x = promises.data((4, 3, 4, 4), dtype=torch.float32)
+    with torch.no_grad():  # the outputs at both ends: along their difference the gate moves
+        nn.init.zeros_(layer.gate)
+        instance = layer(x)
+        nn.init.ones_(layer.gate)
+        direction = layer(x) - instance
+        nn.init.constant_(layer.gate, edge)
+    outward = 1 if edge == 1.0 else -1
+    visited = []
+    for k in range(60):
+        pull = outward if k < 5 else -outward
+        loss = -pull * (layer(x) * direction).sum() / direction.square().sum()
+        steps.zero_grad()
+        loss.backward()
+        steps.step()
+        visited.append(layer.gate.detach().clone())
+    assert all(((g - edge) * outward > 0).all() for g in visited[:2]), "the test must push the gate outside"
+    assert max(((g - edge) * outward).max() for g in visited) < 1.2, "and the overshoot must stay bounded"
+    assert ((visited[-1] - edge) * outward < -0.05).all(), "every gate came back inside"
+
+
+# torch compiles its forward-mode rules with torch.jit.script on their first use.
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
+def test_gradients_at_the_edges_are_whole():
+    """Inside and at 0 and 1 nothing is cut, so sums over micro-batches and processes are those of the batch."""
+    gate = torch.tensor([0.0, 0.0, 1.0, 1.0, 1.5, 1.5, -0.5, -0.5], dtype=torch.float64, requires_grad=True)
+    cotangent = torch.tensor([1.0, -1.0, 1.0, -1.0, 1.0, -1.0, 1.0, -1.0], dtype=torch.float64)
+    (grad,) = torch.autograd.grad(unit_interval(gate), gate, cotangent)
+    assert grad.tolist() == [1.0, -1.0, 1.0, -1.0, 1.0, 0.0, 0.0, -1.0]
+    inside = torch.tensor([0.2, 0.7], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(unit_interval, inside)
+    with forward_ad.dual_level():
+        dual = unit_interval(forward_ad.make_dual(inside.detach(), torch.ones_like(inside)))
+        assert_close(forward_ad.unpack_dual(dual).tangent, torch.ones_like(inside))
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.trace.* is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")  # the checks of the input's shape, as in torch.nn
+def test_a_trace_holds_no_python_function():
+    layer, x = promises.trained(nw.BatchInstanceNorm2d(6)).eval(), promises.data((4, 6, 5, 5), dtype=torch.float32)
+    trace = torch.jit.trace(layer, (x,))
+    assert "^" not in str(trace.graph)
+    assert_close(trace(x * 2), layer(x * 2))
+
+
+def test_gates_are_found_once_and_in_copies():
+    shared = nw.BatchInstanceNorm2d(4)
+    model = nn.Sequential(shared, nn.Conv2d(4, 4, 1), shared, nn.Sequential(nw.BatchInstanceNorm2d(4, affine=False)))
+    assert [id(g) for g in gates(model)] == [id(shared.gate), id(model[3][0].gate)]
+    twin = copy.deepcopy(model)
+    assert len(gates(twin)) == 2
+    assert not {id(g) for g in gates(twin)} & {id(g) for g in gates(model)}
+    assert gates(nn.Linear(1, 1)) == []
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_planes_of_one_value_have_no_style(training):
+    """The authors' code raises here, in evaluation too: what is left is the batch's share."""
+    ours = promises.trained(nw.BatchInstanceNorm2d(6, dtype=torch.float64)).train(training)
+    theirs = nn.BatchNorm2d(6, affine=False, dtype=torch.float64).train(training)
+    x = promises.data((8, 6, 1, 1))
+    features = nw.BatchInstanceNorm1d(6, dtype=torch.float64).train(training)
+    features.load_state_dict(ours.state_dict())
+    expected = theirs(x).view(8, 6) * ours.gate * ours.weight + ours.bias
+    assert_close(ours(x).view(8, 6), expected)
+    assert_close(features(x.view(8, 6)), expected)
+
+
+def test_without_affine_the_gate_remains():
+    layer = nw.BatchInstanceNorm2d(6, affine=False)
+    assert [name for name, _ in layer.named_parameters()] == ["gate"]
+    layer(torch.randn(3, 6, 4, 4)).square().sum().backward()
+    assert layer.gate.grad.isfinite().all()
+
+
+def test_a_nan_gate_shows_in_its_channel_alone():
+    layer = nw.BatchInstanceNorm2d(6)
+    with torch.no_grad():
+        layer.gate[2] = math.nan
+    y = layer(torch.randn(3, 6, 4, 4))
+    assert y[:, 2].isnan().all()
+    assert y[:, [0, 1, 3, 4, 5]].isfinite().all()
+
+
+def test_one_value_per_channel_is_an_error():
+    with pytest.raises(ValueError, match="BatchInstanceNorm2d: Expected more than 1 value per channel"):
+        nw.BatchInstanceNorm2d(6)(torch.randn(1, 6, 1, 1))
