@@ -1,8 +1,10 @@
 """Normalization for PyTorch: choose it by measurement, use it right, see it, change it, do without it."""
 
 from . import functional as functional
+from . import nets as nets
 from .backends import available_backends as available_backends
 from .backends import use_backend as use_backend
+from .comparison import compare as compare
 from .core.activations import ACTIVATIONS as ACTIVATIONS
 from .core.formulas import Affine as Affine
 from .core.moments import Moments as Moments
@@ -55,5 +57,18 @@ from .layers import statistics_bank as statistics_bank
 from .layers import unfreeze as unfreeze
 from .operations.normalize import normalize as normalize
 from .operations.normalize import normalize_and_measure as normalize_and_measure
+from .weights import Baked as Baked
+from .weights import ScaledWSConv1d as ScaledWSConv1d
+from .weights import ScaledWSConv2d as ScaledWSConv2d
+from .weights import ScaledWSConv3d as ScaledWSConv3d
+from .weights import Sigma as Sigma
+from .weights import WSConv1d as WSConv1d
+from .weights import WSConv2d as WSConv2d
+from .weights import WSConv3d as WSConv3d
+from .weights import bake as bake
+from .weights import scaled_weight_standardization as scaled_weight_standardization
+from .weights import sigma as sigma
+from .weights import spectral_norm as spectral_norm
+from .weights import weight_standardization as weight_standardization
 
 __version__ = "0.1.0"

@@ -118,13 +118,6 @@ def test_channels_last_is_not_copied(grad):
     assert not {"aten::clone", "aten::copy_", "aten::_to_copy"} & set(ran.names)
 
 
-def test_contiguous_is_not_copied_without_a_gradient():
-    with torch.no_grad(), Operators() as ran:
-        y = nw.LayerNorm2d(C)(torch.randn(SHAPES["2d"]))
-    assert y.is_contiguous()
-    assert not {"aten::clone", "aten::copy_", "aten::native_layer_norm"} & set(ran.names)
-
-
 @both
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_derivatives_by_finite_differences(cls, layout, backend):

@@ -14,6 +14,13 @@ NONFINITE = ("skip", "propagate")
 SINGLE_VALUE = ("error", "running")
 
 
+def recomputing() -> bool:
+    """Whether this forward pass runs inside a backward pass: an activation checkpoint, run again."""
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._current_graph_task_id() != -1  # pyright: ignore[reportAttributeAccessIssue]
+
+
 @dataclass
 class StatisticsPolicy:
     """Rules and state of one layer's running statistics.
@@ -59,16 +66,8 @@ class StatisticsPolicy:
         return int(self._skipped)
 
     def admits_updates(self) -> bool:
-        """Whether this forward pass may be remembered.
-
-        A forward pass that runs inside a backward pass is an activation checkpoint being recomputed: its batch
-        was remembered the first time.
-        """
-        if self.frozen or self.paused:
-            return False
-        if torch.compiler.is_compiling():
-            return True
-        return torch._C._current_graph_task_id() == -1  # pyright: ignore[reportAttributeAccessIssue]
+        """Whether this forward pass may be remembered; a recomputed one was remembered the first time."""
+        return not (self.frozen or self.paused or recomputing())
 
     def finite(self, statistics: Moments, layer: str) -> Tensor | bool:
         """Whether ``statistics`` may be taken in; what may not is counted here.

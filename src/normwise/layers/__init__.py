@@ -31,12 +31,12 @@ from .group_norm import InstanceNorm2d as InstanceNorm2d
 from .group_norm import InstanceNorm3d as InstanceNorm3d
 from .layer_norm import LayerNorm as LayerNorm
 from .layer_norm import RMSNorm as RMSNorm
+from .normalizers import NORMALIZERS as NORMALIZERS
+from .normalizers import Normalizer as Normalizer
+from .normalizers import default_groups as default_groups
 from .pixel_norm import LayerNorm2d as LayerNorm2d
 from .pixel_norm import RMSNorm2d as RMSNorm2d
-from .registry import NORMALIZERS as NORMALIZERS
 from .registry import Norm as Norm
-from .registry import Normalizer as Normalizer
-from .registry import default_groups as default_groups
 from .registry import find_normalizer as find_normalizer
 from .registry import make_norm as make_norm
 from .registry import map_normalizers as map_normalizers

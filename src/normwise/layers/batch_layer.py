@@ -56,9 +56,12 @@ class BatchLayer(RunningLayer, nn.modules.batchnorm._BatchNorm):
         mask: Tensor | None = None,
         lengths: Tensor | None = None,
     ) -> Tensor:
+        return self._forward(x, mask, lengths, residual=residual)
+
+    def _forward(self, x: Tensor, mask: Tensor | None, lengths: Tensor | None, **options: Any) -> Tensor:
+        """`forward` with what a subclass adds to the options of `_by_batch` and `_by_running`."""
         self._check_input_dim(x)
-        mask = self._mask(x, mask, lengths)
-        options: dict[str, Any] = {"activation": self.activation, "residual": residual, "mask": mask}
+        options |= {"activation": self.activation, "mask": self._mask(x, mask, lengths)}
         running = self.running_statistics()
         if running is not None and not self._uses_batch(x):
             return self._by_running(x, running, **options)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from normwise.core import formulas
 from normwise.core.formulas import Affine, RenormTarget
 from normwise.core.moments import Moments
+from normwise.core.policy import recomputing
 from normwise.core.processes import ProcessGroup
 from normwise.core.schedule import Schedule, as_schedule, value_at
 from normwise.operations.normalize import normalize_and_measure
@@ -64,7 +65,7 @@ class _BatchRenorm(BatchLayer):
 
     def _by_batch(self, x: Tensor, group: ProcessGroup | None, **options: Any) -> tuple[Tensor, Moments]:
         constants: dict[str, Any] = {"eps": self.eps, "processes": group}
-        if _recomputing() and self._passes:
+        if recomputing() and self._passes:
             formula = partial(_as_before, passes=tuple(self._passes), **constants)
             return normalize_and_measure(x, formula, self.weight, self.bias, **options)
         target = self.target()
@@ -80,13 +81,6 @@ class _BatchRenorm(BatchLayer):
             value = getattr(self, name)
             shown += "" if value == default else f", {name}={value}"
         return shown
-
-
-def _recomputing() -> bool:
-    """Whether this forward pass is an activation checkpoint's, run again inside a backward pass."""
-    if plain_operations_wanted():
-        return False
-    return torch._C._current_graph_task_id() != -1  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _as_before(

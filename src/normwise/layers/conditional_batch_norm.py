@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,14 +19,6 @@ from .batch_layer import BatchLayer
 from .batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 
 _BATCH = {1: BatchNorm1d, 2: BatchNorm2d, 3: BatchNorm3d}
-
-
-class _Epilogue(NamedTuple):
-    """What follows the standardization: the base hands it on where it hands on a residual."""
-
-    residual: Tensor | None
-    weight: Tensor
-    bias: Tensor
 
 
 class _ConditionalBatchNorm(ConditionTables, BatchLayer):
@@ -54,18 +46,20 @@ class _ConditionalBatchNorm(ConditionTables, BatchLayer):
         lengths: Tensor | None = None,
     ) -> Tensor:
         self._check_input_dim(x)
-        epilogue: Any = _Epilogue(residual, *self._rows(condition, x.shape[0]))
-        return super().forward(x, epilogue, mask, lengths)
+        affine = self._rows(condition, x.shape[0])
+        return self._forward(x, mask, lengths, residual=residual, affine=affine)
 
     def _by_batch(
-        self, x: Tensor, group: ProcessGroup | None, *, residual: _Epilogue, **options: Any
+        self, x: Tensor, group: ProcessGroup | None, *, affine: tuple[Tensor, Tensor], **options: Any
     ) -> tuple[Tensor, Moments]:
         formula = partial(formulas.batch_norm, eps=self.eps, processes=group)
-        return normalize_and_measure(x, formula, *residual[1:], residual=residual.residual, **options)
+        return normalize_and_measure(x, formula, *affine, **options)
 
-    def _by_running(self, x: Tensor, running: RunningStatistics, *, residual: _Epilogue, **options: Any) -> Tensor:
+    def _by_running(
+        self, x: Tensor, running: RunningStatistics, *, affine: tuple[Tensor, Tensor], **options: Any
+    ) -> Tensor:
         formula, known = partial(formulas.standardized, eps=self.eps), running.moments()
-        return normalize(x, formula, *residual[1:], residual=residual.residual, moments=known, **options)
+        return normalize(x, formula, *affine, moments=known, **options)
 
     def fold(self, condition: int | Tensor) -> nn.Module:
         """The plain BatchNorm of one condition: a label, or the weights ``[K]`` of a mixture.

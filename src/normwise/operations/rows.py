@@ -14,7 +14,7 @@ from normwise.core.moments import statistics_dtype, widen
 
 from . import native
 from .standardize import finish
-from .transforms import plain_operations_wanted, without_autocast
+from .transforms import without_autocast
 
 
 def layer_norm(
@@ -31,7 +31,7 @@ def layer_norm(
     r""":math:`\gamma (x - \mu)/\sqrt{\sigma^2 + \epsilon} + \beta` over the trailing ``shape`` (σ² biased)."""
     x, residual = finite_padding(mask, x, residual)
     with without_autocast(x):
-        if native.takes(x, mask, weight, bias) and _operator_pays(x, weight, bias):
+        if native.takes(x, mask, weight, bias):
             y = F.layer_norm(x, shape, weight, bias, eps)
         else:
             values = widen(x)
@@ -57,8 +57,7 @@ def rms_norm(
     x, residual = finite_padding(mask, x, residual)
     with without_autocast(x):
         # The operator warns about a mixture of dtypes and then composes the same operations.
-        fits = weight is None or weight.dtype == x.dtype
-        if fits and native.takes(x, mask, weight) and _operator_pays(x, weight):
+        if native.takes(x, mask, weight) and (weight is None or weight.dtype == x.dtype):
             y = F.rms_norm(x, shape, weight, eps)
         else:
             values = widen(x)
@@ -115,16 +114,6 @@ def _by_pixel(
     x, residual = finite_padding(mask, x, residual)
     y = over_channels(x.movedim(1, -1)).movedim(-1, 1)
     return finish(y if y.stride() == x.stride() else in_layout_of(x, y), activation, residual)
-
-
-def _operator_pays(x: Tensor, *parameters: Tensor | None) -> bool:
-    """Whether the operator is worth the copy that it makes of rows which do not lie in memory as runs.
-
-    Measured on CPU: with a backward pass it is, twice as fast as plain operations; without one it is half as fast.
-    """
-    if x.stride(-1) == 1 or plain_operations_wanted():
-        return True
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, *parameters))
 
 
 def _mean(values: Tensor, mask: Tensor | None, dims: int) -> Tensor:
