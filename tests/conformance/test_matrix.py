@@ -2,7 +2,9 @@
 
 import pytest
 
-from . import cells
+from normwise.layers import NORMALIZERS
+
+from . import cells, write
 from .cells import cases
 
 CASES = [pytest.param(case, id=f"{case.name}-{case.rank}d") for case in cases()]
@@ -38,3 +40,20 @@ def test_compiled_and_exported(case, cell):
 @pytest.mark.parametrize("case", TRACED)
 def test_onnx_runtime(case):
     assert cells.onnx_runtime(case) in NORMAL
+
+
+def test_processes():
+    outcomes = write.over_processes()
+    batch = {case for case in cases() if NORMALIZERS[case.name].uses_batch and case.name != "ghost"}
+    assert {f"{c.name}-{c.rank}" for c in batch} == {
+        name for name, outcome in outcomes.items() if outcome == cells.WORKS
+    }
+
+
+def test_the_published_matrix_has_every_layer_and_no_other_sign():
+    rows = [
+        line.split("|")[1:-1] for line in write.PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| `")
+    ]
+    assert [row[0].split("`")[1] for row in rows] == list(dict.fromkeys(case.name for case in cases()))
+    assert {sign.strip() for row in rows for sign in row[2:]} <= {"✓", "-"}
+    assert all(len(row) == len(write.CELLS) + 2 for row in rows)

@@ -106,7 +106,7 @@ _ROWS = (
     ),
     Normalizer(
         "layer",
-        "LayerNorm (C, space)",
+        "LayerNorm",
         {0: GroupNorm},
         "C, space",
         False,
@@ -210,7 +210,7 @@ _ROWS = (
     ),
     Normalizer(
         "pixel-layer",
-        "LayerNorm2d (C)",
+        "LayerNorm2d",
         {0: LayerNorm2d},
         "C at each position",
         False,
@@ -220,7 +220,7 @@ _ROWS = (
     ),
     Normalizer(
         "pixel-rms",
-        "RMSNorm2d (C)",
+        "RMSNorm2d",
         {0: RMSNorm2d},
         "C at each position (no mean)",
         False,
@@ -294,7 +294,7 @@ _ROWS = (
     ),
     Normalizer(
         "token-layer",
-        "LayerNorm",
+        "LayerNorm of tokens",
         {0: LayerNorm},
         "C",
         False,
@@ -304,7 +304,7 @@ _ROWS = (
     ),
     Normalizer(
         "token-rms",
-        "RMSNorm",
+        "RMSNorm of tokens",
         {0: RMSNorm},
         "C (no mean)",
         False,
@@ -314,7 +314,7 @@ _ROWS = (
     ),
     Normalizer(
         "token-tanh",
-        "DynamicTanh",
+        "DynamicTanh of tokens",
         {0: DynamicTanh},
         "-",
         False,
@@ -324,7 +324,7 @@ _ROWS = (
     ),
     Normalizer(
         "token-erf",
-        "DynamicErf",
+        "DynamicErf of tokens",
         {0: DynamicErf},
         "-",
         False,
@@ -334,7 +334,7 @@ _ROWS = (
     ),
     Normalizer(
         "none",
-        "no normalizer",
+        "No normalization",
         {0: nn.Identity},
         "-",
         False,

@@ -1,0 +1,98 @@
+"""Prove the whole matrix and write docs/conformance.md: python -m tests.conformance.write
+
+Every cell is computed; one that is wrong raises, and nothing is written.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from normwise.layers import NORMALIZERS
+
+from . import cells
+
+PAGE = Path(__file__).parents[2] / "docs" / "conformance.md"
+HEAD = """# The conformance matrix
+
+Made by `python -m tests.conformance.write` (torch {torch}); `make test-all` proves every cell again. A cell is the
+outcome over all spatial ranks that the layer has (1-d, 2-d, 3-d).
+
+- **✓** works: the result was compared and agrees. **-** the question does not arise. No cell is wrong and silent.
+- *fp64* to *fp16*: output, all gradients and running statistics, in training and evaluation, contiguous and
+  channels_last (channels_last_3d), against the same layer in fp64; output dtype and memory layout are the input's. That
+  the fp64 result is right is proven, layer by layer, against torch.nn and NumPy transcriptions of the papers in
+  `tests/layers`.
+- *mask*: NaN under the mask changes nothing outside of it, and a full mask is no mask.
+- *processes*: two processes (gloo) with uneven shards of a batch compute what one computes on the whole, gradients and
+  running statistics included.
+- *compile*: `torch.compile(fullgraph=True)`, training and evaluation. *export*: `torch.export`. *ONNX*: exported and
+  run by ONNX Runtime. *vmap*: `torch.func.vmap` of the layer and of its gradient, in evaluation. *2nd*: second
+  derivatives by finite differences.
+
+"""
+CELLS = {
+    **{
+        dtype: lambda case, dtype=dtype: [
+            cells.values(case, dtype, layout, training)
+            for layout in ("contiguous", "channels_last")
+            for training in (True, False)
+        ]
+        for dtype in cells.DTYPES
+    },
+    "mask": lambda case: [cells.masked(case)],
+    "processes": lambda case: [PROCESSES[f"{case.name}-{case.rank}"]],
+    "compile": lambda case: [cells.compiled(case)],
+    "export": lambda case: [cells.exported(case)],
+    "ONNX": lambda case: [cells.onnx_runtime(case)],
+    "vmap": lambda case: [cells.mapped(case)],
+    "2nd": lambda case: [cells.twice_differentiable(case)],
+}
+PROCESSES: dict[str, str] = {}
+
+
+def over_processes() -> dict[str, str]:
+    """The column that needs real processes, by layer and rank."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [*command, "-m", "tests.conformance.processes"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=root,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    if done.returncode:
+        raise AssertionError(done.stderr[-4000:])
+    return json.loads(done.stdout)
+
+
+def symbol(outcomes: list[str]) -> str:
+    """One sign for the outcomes of all ranks, layouts and modes."""
+    shown = {o for o in outcomes if o != cells.NOT_APPLICABLE}
+    if not shown:
+        return "-"
+    return "✓" if shown == {cells.WORKS} else ", ".join(sorted(shown))
+
+
+def page() -> str:
+    """The whole page; every cell is computed."""
+    PROCESSES.update(over_processes())
+    found = cells.cases()
+    lines = [f"| layer | ranks | {' | '.join(CELLS)} |", "|---" * (len(CELLS) + 2) + "|"]
+    for name in dict.fromkeys(case.name for case in found):
+        own = [case for case in found if case.name == name]
+        signs = [symbol([o for case in own for o in cell(case)]) for cell in CELLS.values()]
+        ranks = ", ".join(f"{case.rank}d" for case in own)
+        lines.append(f"| `{name}` {NORMALIZERS[name].title} | {ranks} | {' | '.join(signs)} |")
+        sys.stdout.write(lines[-1] + "\n")
+        sys.stdout.flush()
+    return HEAD.format(torch=torch.__version__) + "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
