@@ -5,7 +5,7 @@ READY := $(VENV)/.ready
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help compare test test-all lint clean
+.PHONY: help compare test test-all matrix lint clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -18,11 +18,17 @@ $(READY): pyproject.toml constraints.txt
 compare: $(READY) ## train one model with every normalizer and write the report
 	$(BIN)/normwise compare --out results/compare
 
+# One process per core with one thread each: the tests are many and small.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+
 test: $(READY) ## the test suite
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: $(READY) ## the test suite with the slow tests
-	$(BIN)/python -m pytest
+	$(PYTEST)
+
+matrix: $(READY) ## prove the conformance matrix and write docs/conformance.md
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.conformance.write
 
 lint: $(READY) ## format check, lint, types
 	$(BIN)/ruff format --check .

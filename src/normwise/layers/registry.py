@@ -26,7 +26,7 @@ def make_norm(norm: Norm, channels: int, rank: int = 2) -> nn.Module:
 
     >>> make_norm("group:2", 6)
     GroupNorm(2, 6, eps=1e-05, affine=True...)
-    >>> make_norm(lambda c: GroupNorm(1, c), 6).num_groups
+    >>> make_norm(lambda c: nn.GroupNorm(1, c), 6).num_groups
     1
     """
     if not isinstance(norm, str):

@@ -1,0 +1,38 @@
+"""The `normwise` command: parse, call, print."""
+
+from __future__ import annotations
+
+import sys
+from typing import NoReturn
+
+EXTRA = ("typer", "rich", "plotly", "sklearn", "PIL")
+USAGE = 2
+INTERRUPTED = 130
+
+
+def main() -> None:
+    """Run the command line.
+
+    What was asked for and cannot be done is said in a sentence or two on stderr, with exit code 2; every other
+    error is a defect and keeps its traceback.
+    """
+    from ..comparison import InputError
+
+    try:
+        from .app import app
+
+        app()
+    except InputError as error:
+        _fail(str(error))
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRA:
+            raise
+        _fail(f"This command needs {package}, which is not installed. Write: pip install 'normwise[cli]'")
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"normwise: {message}", file=sys.stderr)  # noqa: T201 rich may be what is missing
+    sys.exit(USAGE)

@@ -1,0 +1,36 @@
+"""The commands, and the options of `normwise` itself."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from .. import __version__
+from .compare import EPILOG, compare
+
+app = typer.Typer(
+    help="Normalization for PyTorch: choose it by measurement.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command(epilog=EPILOG, short_help="Find the normalizer for a model and its data.")(compare)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"normwise {__version__}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+]
+
+
+@app.callback()
+def options(version: Version = False) -> None:
+    """Normalization for PyTorch: choose it by measurement."""

@@ -1,0 +1,15 @@
+"""`normwise.compare`: the same model trained with each normalizer, measured and compared."""
+
+from .events import EpochFinished as EpochFinished
+from .events import Event as Event
+from .events import RunFinished as RunFinished
+from .events import RunSkipped as RunSkipped
+from .events import RunStarted as RunStarted
+from .events import SweepStarted as SweepStarted
+from .settings import InputError as InputError
+from .settings import Run as Run
+from .settings import Settings as Settings
+from .summary import Summary as Summary
+from .summary import summarize as summarize
+from .summary import to_csv as to_csv
+from .sweep import compare as compare

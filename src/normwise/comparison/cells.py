@@ -1,0 +1,89 @@
+"""The runs of one normalizer at one batch size in a few numbers."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..layers import NORMALIZERS
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One normalizer at one batch size: means over `n` runs; accuracies from 0 to 1.
+
+    `std` is the sample standard deviation of the held-out accuracy over the seeds, None for one run. A diverged
+    run counts with its credited accuracy; the other figures are means of the runs that have them. `step_ms` is
+    the median over the runs.
+    """
+
+    norm: str
+    batch_size: int
+    n: int
+    diverged: int
+    mean: float
+    std: float | None
+    train_mode: float | None
+    gap: float | None
+    train_accuracy: float | None
+    step_ms: float | None
+    peak_memory_bytes: int | None
+    test_samples: int
+
+
+def title(norm: str) -> str:
+    """How a report names a normalizer.
+
+    >>> title("batch"), title("group:8"), title("my_norm")
+    ('BatchNorm', 'GroupNorm (8 groups)', 'my_norm')
+    """
+    name, _, groups = norm.partition(":")
+    if name not in NORMALIZERS:
+        return norm
+    return NORMALIZERS[name].title + (f" ({groups} groups)" if groups else "")
+
+
+def spoken(norm: str) -> str:
+    """The title inside a sentence.
+
+    >>> spoken("batch"), spoken("none")
+    ('BatchNorm', 'no normalization')
+    """
+    return title(norm).lower() if norm == "none" else title(norm)
+
+
+def cells_of(rows: Sequence[Row]) -> tuple[Cell, ...]:
+    """One cell per normalizer and batch size, in the order of the rows."""
+    groups: dict[tuple[str, int], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row["norm"], row["batch_size"]), []).append(row)
+    return tuple(_cell(group) for group in groups.values())
+
+
+def _cell(rows: list[Row]) -> Cell:
+    accuracies = [row["test_accuracy"] for row in rows]
+    memory = [row["peak_memory_bytes"] for row in rows if row["peak_memory_bytes"] is not None]
+    steps = [row["step_ms"] for row in rows if row["step_ms"] is not None]
+    return Cell(
+        norm=rows[0]["norm"],
+        batch_size=rows[0]["batch_size"],
+        n=len(rows),
+        diverged=sum(row["status"] == "diverged" for row in rows),
+        mean=statistics.fmean(accuracies),
+        std=statistics.stdev(accuracies) if len(rows) > 1 else None,
+        train_mode=_mean(rows, "test_accuracy_train_mode"),
+        gap=_mean(rows, "train_eval_gap"),
+        train_accuracy=_mean(rows, "train_accuracy"),
+        step_ms=statistics.median(steps) if steps else None,
+        peak_memory_bytes=max(memory) if memory else None,
+        test_samples=rows[0]["test_samples"],
+    )
+
+
+def _mean(rows: list[Row], field: str) -> float | None:
+    values = [row[field] for row in rows if row[field] is not None]
+    return statistics.fmean(values) if values else None

@@ -1,0 +1,61 @@
+"""What a running sweep tells its listener."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .settings import Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """`done` of `total` runs are finished; `work_done` is the share of the whole sweep's work, from 0 to 1;
+    `seconds_left` is the estimated time to the end of the sweep."""
+
+    done: int
+    total: int
+    work_done: float
+    seconds_left: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepStarted(Event):
+    """All checks have passed; `done` counts the runs found finished in `out`.
+
+    `about` is what `settings.json` holds: settings, data, protocol, machine and versions.
+    """
+
+    out: Path | None
+    about: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunStarted(Event):
+    run: Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochFinished(Event):
+    """`train_loss` is None where it is not finite."""
+
+    run: Run
+    epoch: int
+    epochs: int
+    train_loss: float | None
+    test_accuracy: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFinished(Event):
+    run: Run
+    row: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSkipped(Event):
+    """The run was found finished; `row` is its earlier result."""
+
+    run: Run
+    row: dict[str, Any]

@@ -1,0 +1,93 @@
+"""An image folder as tensors: one directory per class."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .data import Data, split_and_standardize, standardized
+from .settings import InputError
+
+HELD_OUT = 0.25
+HELD_OUT_NAMES = ("test", "val", "valid", "validation")
+NAMES_SHOWN = 5
+
+
+def image_folder(folder: Path, size: int) -> Data:
+    """Images of `folder/<class>/**`, resized to size×size; a quarter of each class is held out.
+
+    Where the folder holds `train` and one of `test`, `val`, `valid`, `validation`, these are the two splits.
+    All images are grey where all files are, otherwise all are RGB. Each channel is standardized.
+    """
+    held_out = next((folder / name for name in HELD_OUT_NAMES if (folder / name).is_dir()), None)
+    if (folder / "train").is_dir() and held_out is not None:
+        train, test = _listed(folder / "train"), _listed(held_out)
+        unknown = sorted(set(test) - set(train))
+        if unknown:
+            raise InputError(f"{held_out}: the classes {', '.join(unknown)} are not in {folder / 'train'}.")
+    else:
+        train, test = _listed(folder), {}
+    classes = tuple(train)
+    paths = [(path, classes.index(name)) for part in (train, test) for name, files in part.items() for path in files]
+    x = _read([path for path, _ in paths], size)
+    y = torch.tensor([label for _, label in paths])
+    if not test:
+        return split_and_standardize(folder.name, x, y, classes, HELD_OUT)
+    cut = sum(len(files) for files in train.values())
+    return standardized(Data(folder.name, x[:cut], y[:cut], x[cut:], y[cut:], classes))
+
+
+def _listed(folder: Path) -> dict[str, list[Path]]:
+    from PIL import Image
+
+    endings = Image.registered_extensions()
+    found = {
+        directory.name: sorted(p for p in directory.rglob("*") if p.suffix.lower() in endings and p.is_file())
+        for directory in sorted(folder.iterdir())
+        if directory.is_dir() and not directory.name.startswith(".")
+    }
+    if not found:
+        raise InputError(f"{folder}: holds no directories; put the images of each class into a directory of its own.")
+    empty = [name for name, files in found.items() if not files]
+    if empty:
+        raise InputError(f"{folder}: no image in {', '.join(empty)}; remove the directory or put images into it.")
+    if len(found) == 1:
+        raise InputError(f"{folder}: {next(iter(found))!r} is the only class; a comparison needs at least two.")
+    return found
+
+
+def _read(paths: list[Path], size: int) -> Tensor:
+    arrays, unreadable = [], []
+    for path in paths:
+        try:
+            arrays.append(_pixels(path, size))
+        except (OSError, ValueError, SyntaxError) as error:
+            unreadable.append(f"{path} ({type(error).__name__})")
+    if unreadable:
+        more = f" and {len(unreadable) - NAMES_SHOWN} more" if len(unreadable) > NAMES_SHOWN else ""
+        raise InputError(
+            f"{len(unreadable)} of {len(paths)} images cannot be read: {', '.join(unreadable[:NAMES_SHOWN])}{more}. "
+            "Remove or replace them."
+        )
+    channels = max(array.shape[0] for array in arrays)
+    return torch.from_numpy(np.stack([np.broadcast_to(array, (channels, size, size)) for array in arrays]))
+
+
+def _pixels(path: Path, size: int) -> np.ndarray:
+    """float32 `[C, size, size]`; 1 channel for grey files, 3 for all others."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        if image.mode.startswith(("I", "F")):
+            # More than 8 bits: convert("L") would clip them.
+            grey = Image.fromarray(np.asarray(image, dtype=np.float32))
+        elif image.mode in ("1", "L"):
+            grey = image.convert("L")
+        else:
+            rgb = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
+            return np.asarray(rgb, dtype=np.float32).transpose(2, 0, 1) / 255
+        scale = 65535 if image.mode.startswith("I") else 1 if image.mode == "F" else 255
+        return np.asarray(grey.resize((size, size), Image.Resampling.BILINEAR), dtype=np.float32)[None] / scale

@@ -1,0 +1,111 @@
+"""The model of a comparison, built with any normalizer from the same initial weights."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..layers import Norm
+from .isolation import isolated
+from .replacement import check_replaceable, normalization_layers, replace_normalizers, run_with_ranks
+from .settings import InputError, digest
+
+REFERENCE = "batch"
+
+
+class Network(NamedTuple):
+    """A model and the names of its normalization sites, also where nothing (nn.Identity) stands there."""
+
+    module: nn.Module
+    sites: tuple[str, ...]
+
+
+class Recipe:
+    """Builds one architecture with any normalizer; for one seed all share the tensors that no normalizer owns.
+
+    `make` takes the normalizer where `takes_norm`, otherwise nothing; then its normalization layers are replaced.
+    `example` is a batch of samples, `classes` the number of outputs that the model needs at least.
+    """
+
+    def __init__(self, name: str, make: Callable[..., Any], takes_norm: bool, example: Tensor, classes: int) -> None:
+        self.name, self.make, self.takes_norm = name, make, takes_norm
+        with isolated(0, "cpu"):
+            model = self._made(*[REFERENCE] * takes_norm)
+            check_replaceable(model, name)
+            try:
+                output, self.ranks = run_with_ranks(model.eval(), example)
+            except Exception as error:  # the caller's own code may raise anything
+                raise InputError(
+                    f"{name} cannot take samples of shape {list(example.shape[1:])}: {first_line(error)} "
+                    "Choose a model for this shape, or reshape the data."
+                ) from error
+        _check_output(name, output, len(example), classes)
+
+    def build(self, norm: Norm, seed: int) -> Network:
+        """The model with `norm`, on the CPU, its weights those of `seed`."""
+        with isolated(seed, "cpu"):
+            model = self._made(*[REFERENCE] * self.takes_norm)
+            if not self.takes_norm:
+                return Network(model, tuple(replace_normalizers(model, norm, self.ranks)))
+        sites = tuple(normalization_layers(model))
+        if norm == REFERENCE:
+            return Network(model, sites)
+        with isolated(seed, "cpu"):
+            other = self._made(norm)
+        _share_weights(model, other, sites)
+        present = dict(other.named_modules())
+        return Network(other, tuple(site for site in sites if site in present))
+
+    def fingerprint(self, norm: Norm) -> str:
+        """Changes when the architecture, its code or its initial weights change."""
+        module = self.build(norm, seed=0).module
+        weights = hashlib.sha256()
+        for name, tensor in module.state_dict().items():
+            weights.update(name.encode())
+            weights.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+        types = {type(part) for part in module.modules() if not type(part).__module__.startswith("torch.")}
+        return digest([repr(module), weights.hexdigest(), sorted(_source(kind) for kind in types)])
+
+    def _made(self, *norm: Norm) -> nn.Module:
+        made = self.make(*norm)
+        if not isinstance(made, nn.Module):
+            raise InputError(f"{self.name} must give a torch.nn.Module, it gave {type(made).__name__}.")
+        return made
+
+
+def first_line(error: Exception) -> str:
+    """The type and the first line of an error's message."""
+    line = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {line.rstrip('.')}."
+
+
+def _check_output(name: str, output: Any, samples: int, classes: int) -> None:
+    if not isinstance(output, Tensor) or output.dim() != 2 or len(output) != samples:
+        shape = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise InputError(f"{name} must give logits [N, classes], it gives {shape} for {samples} samples.")
+    if output.shape[1] < classes:
+        raise InputError(
+            f"{name} gives {output.shape[1]} outputs, the data have {classes} classes; let the model's function "
+            "take `classes`, or build the model with that many outputs."
+        )
+
+
+def _share_weights(reference: nn.Module, other: nn.Module, sites: tuple[str, ...]) -> None:
+    tensors = dict(reference.named_parameters()) | dict(reference.named_buffers())
+    with torch.no_grad():
+        for name, tensor in [*other.named_parameters(), *other.named_buffers()]:
+            owned = any(name.startswith(f"{site}.") for site in sites)
+            if not owned and name in tensors and tensors[name].shape == tensor.shape:
+                tensor.copy_(tensors[name])
+
+
+def _source(kind: type) -> str:
+    try:
+        return inspect.getsource(kind)
+    except (OSError, TypeError):
+        return ""

@@ -1,0 +1,37 @@
+"""`package.module:function` as an object."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from .settings import InputError
+
+
+def name_of(thing: Any) -> str:
+    """How messages and rows call a model or a data source: a string is itself, an instance its class.
+
+    >>> name_of("digits"), name_of(len), name_of(object())
+    ('digits', 'len', 'object')
+    """
+    if isinstance(thing, str):
+        return thing
+    return getattr(thing, "__qualname__", type(thing).__name__)
+
+
+def load_object(reference: str) -> Any:
+    """The object that `package.module:name` names; raises InputError where the module or the name is missing."""
+    module_name, _, path = reference.partition(":")
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (module_name == error.name or module_name.startswith(f"{error.name}.")):
+            raise
+        raise InputError(
+            f"{reference!r}: there is no module {error.name!r} to import; run where it can be found, or install it."
+        ) from error
+    for part in path.split("."):
+        if not hasattr(found, part):
+            raise InputError(f"{reference!r}: the module {module_name!r} has no {path!r}.")
+        found = getattr(found, part)
+    return found

@@ -1,0 +1,129 @@
+"""The report as one HTML file that needs nothing beside itself."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+from plotly.offline import get_plotlyjs
+
+from ..cells import Row
+from ..summary import Summary, summarize
+from ..tables import Table, tables
+from . import sections
+from .palette import Style, styles
+from .pictures import MOMENTS, TIMES, against_batch_size, learning_curves, signal, sites
+from .words import About, dates, extent, partial
+
+HERE = Path(__file__).parent
+# The browser itself then refuses any request that leaves the file.
+POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
+
+
+def write_report(path: Path, rows: Sequence[Row], about: About, command: str | None = None) -> None:
+    """Write the report of `rows` to `path`, as a whole or not at all.
+
+    `about` is what `settings.json` holds, `command` the command line that repeats the sweep. Rows may be
+    missing; ValueError where there is none.
+    """
+    page = build_page(rows, about, command)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with open(handle, "w", encoding="utf-8") as file:
+            file.write(page)
+        os.chmod(temporary, 0o644)  # temporary files are private; a report is not
+        os.replace(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def build_page(rows: Sequence[Row], about: About, command: str | None = None) -> str:
+    """The whole page."""
+    summary = summarize(rows)
+    heading = f"Which normalizer for {about['settings']['model']} on {about['data']['name']}?"
+    notice = partial(rows, about)
+    parts = [
+        f"<h1>{escape(heading)}</h1>",
+        f'<p class="quiet">{escape(extent(rows, about))} Measured {dates(rows)}.</p>',
+        f'<p class="notice">{escape(notice)}</p>' if notice else "",
+        sections.verdict(summary),
+        sections.numbers(summary),
+        sections.diverged_runs(rows),
+        _pictures(summary, rows),
+        "<h2>How it was measured</h2>",
+        sections.protocol(rows, about, summary.rule),
+        f"<h2>Repeat it</h2><pre><code>{escape(command)}</code></pre>" if command else "",
+    ]
+    return _document(heading, "\n".join(parts))
+
+
+def _pictures(summary: Summary, rows: Sequence[Row]) -> str:
+    accuracy, gap, step_time, memory = tables(summary)
+    looks = styles(accuracy.norms)
+    curves = [
+        learning_curves(rows, size, field, looks)
+        for size in accuracy.batch_sizes
+        for field in ("test_accuracy", "train_loss")
+    ]
+    return "\n".join(
+        [
+            sections.legend(accuracy.norms, looks),
+            "<h2>Accuracy and train-eval gap</h2>",
+            "<p>Means over the seeds; the bars are one standard deviation, the dots single runs, a cross is a diverged "
+            "run. The gap is the held-out accuracy with the statistics of training minus that of evaluation.</p>",
+            sections.pictures([against_batch_size(table, rows, looks) for table in (accuracy, gap)], "accuracy"),
+            "<h2>Cost</h2>",
+            "<p>On logarithmic scales.</p>",
+            sections.pictures([against_batch_size(table, rows, looks) for table in (step_time, memory)], "cost"),
+            "<h2>Learning curves</h2>",
+            "<p>Mean over the seeds in the range of the runs. A diverged run is dotted and ends in a cross.</p>",
+            sections.pictures(curves, "curves"),
+            "<h2>The signal at each normalization site</h2>",
+            _signals(accuracy, rows, looks),
+        ]
+    )
+
+
+def _signals(table: Table, rows: Sequence[Row], looks: dict[str, Style]) -> str:
+    names = "".join(f"<li>{escape(name)}</li>" for name in sites(rows))
+    parts = [
+        "<p>What arrives at the input of each normalizer, before it normalizes, from the first site to the last. "
+        "Logarithmic scales, the same for both times.</p>"
+    ]
+    for i, size in enumerate(table.batch_sizes):
+        shown = [signal(rows, size, moment, time, looks) for moment in MOMENTS for time in TIMES]
+        parts.append(
+            f"<details{' open' if i == 0 else ''}><summary>Batch size {size}</summary>"
+            f"{sections.pictures(shown, f'signal-{size}')}</details>"
+        )
+    parts.append(f"<details><summary>Names of the sites</summary><ol>{names}</ol></details>")
+    return "\n".join(parts)
+
+
+def _document(heading: str, body: str) -> str:
+    style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{POLICY}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="icon" href="data:,">
+<title>{escape(heading)} normwise compare</title>
+<style>
+{style}</style>
+<script>{get_plotlyjs()}</script>
+</head>
+<body>
+<main>
+<noscript><p class="notice">The pictures need JavaScript; the tables do not.</p></noscript>
+{body}
+</main>
+<script>
+{script}</script>
+</body>
+</html>
+"""

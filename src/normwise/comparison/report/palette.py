@@ -1,0 +1,68 @@
+"""One colour and one marker per normalizer, the same in every picture.
+
+The first colours are Okabe and Ito's (2008), which stay apart under every common colour blindness; each has a
+contrast of at least 3:1 on the page's light and on its dark background. Markers carry the same distinction
+without colour.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Style:
+    """The look of one normalizer: `color` as #rrggbb, `symbol` as plotly names it, `glyph` the same as a character."""
+
+    color: str
+    symbol: str
+    glyph: str
+
+    def shade(self, opacity: float) -> str:
+        """The colour as a CSS `rgba(...)`.
+
+        >>> Style("#0072B2", "circle", "●").shade(0.5)
+        'rgba(0,114,178,0.5)'
+        """
+        red, green, blue = (int(self.color[i : i + 2], 16) for i in (1, 3, 5))
+        return f"rgba({red},{green},{blue},{opacity})"
+
+
+_FIXED = {
+    "batch": Style("#0072B2", "circle", "●"),
+    "group": Style("#D55E00", "square", "■"),
+    "instance": Style("#009E73", "diamond", "◆"),
+    "layer": Style("#CC79A7", "triangle-up", "▲"),
+    "none": Style("#62666B", "triangle-down", "▼"),
+}
+_COLORS = ("#9A7200", "#2F9BC1", "#8B6FD6", "#B4441C", "#4D8B31")
+_SYMBOLS = (
+    ("star", "★"),
+    ("circle-open", "○"),
+    ("square-open", "□"),
+    ("diamond-open", "◇"),
+    ("triangle-up-open", "△"),
+    ("triangle-down-open", "▽"),
+)
+
+
+def styles(norms: Iterable[str]) -> dict[str, Style]:
+    """A style for each name in `norms`; the classic names always get the same one, also as "group:8" if it is free.
+
+    >>> styles(["batch", "my_norm"])["batch"].color, styles(["group:8"])["group:8"].symbol
+    ('#0072B2', 'square')
+    """
+    norms = list(norms)
+    chosen = {norm: _FIXED[norm] for norm in norms if norm in _FIXED}
+    others = 0
+    for norm in norms:
+        relative = _FIXED.get(norm.partition(":")[0])
+        if norm in chosen:
+            continue
+        if relative and relative not in chosen.values():
+            chosen[norm] = relative
+        else:
+            chosen[norm] = Style(_COLORS[others % len(_COLORS)], *_SYMBOLS[others % len(_SYMBOLS)])
+            others += 1
+    return chosen

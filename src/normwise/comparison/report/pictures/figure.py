@@ -1,0 +1,95 @@
+"""What all pictures share: the empty figure and the line of a normalizer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import plotly.graph_objects as go
+
+from ..palette import Style
+
+FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Liberation Sans", Arial, sans-serif'
+QUIET, GRID, INK, PAPER = "#57606a", "#e4e8ec", "#1b1f24", "#ffffff"
+ENDED = "x-thin"
+HEIGHT = 320
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure, its title, and `alt`: the same in words for who cannot see it."""
+
+    title: str
+    alt: str
+    figure: go.Figure
+
+
+def label(text: str) -> str:
+    """Text from data as plotly's labels need it, which read a few HTML tags."""
+    return escape(text, quote=False)
+
+
+def empty_figure(x_title: str) -> go.Figure:
+    """Axes without data. The title above the picture names the vertical axis; the page has one legend for all."""
+    axis: dict[str, Any] = {"automargin": True, "fixedrange": True, "zeroline": False}
+    return go.Figure(
+        layout={
+            "template": "none",
+            "height": HEIGHT,
+            "margin": {"l": 8, "r": 14, "t": 14, "b": 8},
+            "paper_bgcolor": "rgba(0,0,0,0)",
+            "plot_bgcolor": "rgba(0,0,0,0)",
+            "font": {"family": FONT, "size": 13, "color": QUIET},
+            "showlegend": False,
+            "dragmode": False,  # with the fixed ranges: a finger that moves over a picture scrolls the page
+            "hovermode": "closest",
+            "hoverlabel": {"bgcolor": PAPER, "bordercolor": QUIET, "font": {"color": INK}},
+            "xaxis": axis | {"showgrid": False, "title": {"text": x_title, "standoff": 8, "font": {"size": 13}}},
+            "yaxis": axis | {"gridcolor": GRID, "ticksuffix": " "},
+        }
+    )
+
+
+def use_log_scale(figure: go.Figure, values: Iterable[float | None]) -> None:
+    """A logarithmic vertical axis around the positive `values`, with plain numbers at a handful of ticks."""
+    positive = [value for value in values if value]
+    if not positive:
+        return
+    low, high = math.log10(min(positive)) - 0.08, math.log10(max(positive)) + 0.08
+    ticks = _log_ticks(low, high)
+    figure.update_yaxes(type="log", range=[low, high], tickvals=ticks, ticktext=[_plain(tick) for tick in ticks])
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """Decades where there are at least three from 10**low to 10**high, otherwise the coarsest finer steps."""
+    decades = range(math.floor(low), math.floor(high) + 1)
+    every = math.ceil(len(decades) / 8)
+    ticks: list[float] = []
+    for steps in ((1,), (1, 2, 5), (1, 2, 3, 4, 5, 7), [n / 10 for n in range(10, 100)]):
+        ticks = [step * 10.0**decade for decade in decades[::every] for step in steps]
+        ticks = [tick for tick in ticks if low <= math.log10(tick) <= high]
+        if len(ticks) >= 3:
+            break
+    return ticks
+
+
+def _plain(tick: float) -> str:
+    return f"{tick:.6g}" if 1e-4 < tick < 1e6 else f"10<sup>{math.log10(tick):.0f}</sup>"
+
+
+def line(
+    norm: str, xs: Iterable[float], ys: Iterable[float | None], style: Style, hover: Sequence[str] | str
+) -> go.Scatter:
+    """The line of a normalizer with its markers; `meta` lets the page's legend find it."""
+    return go.Scatter(
+        x=list(xs),
+        y=list(ys),
+        mode="lines+markers",
+        meta=norm,
+        line={"color": style.color, "width": 1.75},
+        marker={"color": style.color, "symbol": style.symbol, "size": 9, "maxdisplayed": 16},
+        hovertemplate=hover,
+    )

@@ -1,0 +1,117 @@
+"""The parts of the page as HTML; all text passes through `escape`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+
+from plotly.io import to_html
+
+from ..cells import Row, title
+from ..summary import Summary
+from ..tables import DIVERGED, Table, divergence_note, tables
+from .palette import Style
+from .pictures import HEIGHT, Picture
+from .words import About, definitions, settings_in_words
+
+
+def verdict(summary: Summary) -> str:
+    """The recommendation and its evidence."""
+    evidence = "".join(f"<li>{escape(sentence)}</li>" for sentence in summary.evidence)
+    return (
+        f'<section class="verdict" aria-label="Recommendation"><p class="headline">{escape(summary.headline)}</p>'
+        f"<ul>{evidence}</ul></section>"
+    )
+
+
+def numbers(summary: Summary) -> str:
+    """All tables, with what their marks mean."""
+    note = divergence_note(summary)
+    return (
+        f'<div class="tables">{"".join(map(_table, tables(summary)))}</div>'
+        '<p class="quiet"><span class="star">★</span> best at its batch size, to the digits shown.'
+        f"{' ' + escape(note) if note else ''}</p>"
+    )
+
+
+def _table(table: Table) -> str:
+    head = "".join(f'<th scope="col">{size}</th>' for size in table.batch_sizes)
+    body = "".join(
+        f'<tr><th scope="row">{escape(title(norm))}</th>'
+        f"{''.join(_cell(table, norm, size) for size in table.batch_sizes)}</tr>"
+        for norm in table.norms
+    )
+    return (
+        f'<div class="scroll"><table><caption>{table.quantity.title} <span>{table.quantity.unit}</span></caption>'
+        f'<thead><tr><th scope="col">batch size</th>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    )
+
+
+def _cell(table: Table, norm: str, batch_size: int) -> str:
+    text = escape(table.text(norm, batch_size))
+    figure, plus_minus, spread = text.partition(" ±")
+    if spread:
+        text = f'{figure}<span class="spread">{plus_minus}{spread}</span>'
+    if table.is_best(norm, batch_size):
+        return f'<td class="best"><span class="star" role="img" aria-label="best:">★</span>{text}</td>'
+    kind = ' class="bad"' if text == DIVERGED else ""
+    return f"<td{kind}>{text}</td>"
+
+
+def legend(norms: Iterable[str], styles: Mapping[str, Style]) -> str:
+    """One legend for all pictures; a button shows or hides its normalizer everywhere."""
+    buttons = "".join(
+        f'<button type="button" aria-pressed="true" data-norm="{escape(norm)}">'
+        f'<span aria-hidden="true" style="color:{styles[norm].color}">{styles[norm].glyph}</span>'
+        f"{escape(title(norm))}</button>"
+        for norm in norms
+    )
+    return f'<div class="legend" role="group" aria-label="Normalizers: press to show or hide">{buttons}</div>'
+
+
+def pictures(shown: Sequence[Picture], group: str) -> str:
+    """Pictures side by side where there is room; `group` makes their element ids unique."""
+    figures = "".join(
+        f'<figure><h3>{escape(picture.title)}</h3><div role="img" aria-label="{escape(picture.alt)}">'
+        f"{_plot(picture, f'{group}-{i}')}</div></figure>"
+        for i, picture in enumerate(shown)
+    )
+    return f'<div class="pictures">{figures}</div>'
+
+
+def _plot(picture: Picture, name: str) -> str:
+    config = {"displayModeBar": False, "responsive": False}
+    return to_html(
+        picture.figure,
+        config=config,
+        include_plotlyjs=False,
+        full_html=False,
+        default_height=f"{HEIGHT}px",
+        div_id=name,
+    )
+
+
+def protocol(rows: Sequence[Row], about: About, rule: str) -> str:
+    """How it was measured: training protocol, definitions, data, machine and versions."""
+    sentences = "".join(f"<li>{escape(sentence)}</li>" for sentence in about["protocol"])
+    return (
+        f"<ul>{sentences}<li>{escape(rule)}</li></ul><h3>What the quantities mean</h3>"
+        f"{_terms(definitions(rows, about))}<h3>What it was measured on</h3>{_terms(settings_in_words(about))}"
+    )
+
+
+def diverged_runs(rows: Sequence[Row]) -> str:
+    """One line for each run that diverged; nothing where none did."""
+    ended = [row for row in rows if row["status"] == "diverged"]
+    if not ended:
+        return ""
+    items = "".join(
+        f"<li>{escape(title(row['norm']))}, batch size {row['batch_size']}, seed {row['seed']}: "
+        f"{escape(row['message'])}</li>"
+        for row in ended
+    )
+    return f"<h3>Diverged runs</h3><ul>{items}</ul>"
+
+
+def _terms(pairs: Iterable[tuple[str, str]]) -> str:
+    return f"<dl>{''.join(f'<dt>{escape(term)}</dt><dd>{escape(text)}</dd>' for term, text in pairs)}</dl>"

@@ -1,0 +1,115 @@
+"""What the report says in words: counts, dates, definitions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from ..cells import Row
+
+About = Mapping[str, Any]
+
+
+def planned_runs(about: About) -> int:
+    """How many runs the whole sweep has."""
+    settings = about["settings"]
+    return len(settings["norms"]) * len(settings["batch_sizes"]) * len(settings["seeds"])
+
+
+def extent(rows: Sequence[Row], about: About) -> str:
+    """What was run, in one sentence.
+
+    >>> settings = {"norms": ["batch", "none"], "batch_sizes": [2], "seeds": [0, 1], "epochs": 5}
+    >>> extent([], {"settings": settings})
+    '2 normalizers × 1 batch size × 2 seeds = 4 runs of 5 epochs.'
+    """
+    settings = about["settings"]
+    counts = [
+        _count(len(settings["norms"]), "normalizer"),
+        _count(len(settings["batch_sizes"]), "batch size"),
+        _count(len(settings["seeds"]), "seed"),
+    ]
+    diverged = sum(row["status"] == "diverged" for row in rows)
+    ended = f" {diverged} of them diverged: the loss stopped being finite." if diverged else ""
+    runs = _count(planned_runs(about), "run")
+    return f"{' × '.join(counts)} = {runs} of {_count(settings['epochs'], 'epoch')}.{ended}"
+
+
+def partial(rows: Sequence[Row], about: About) -> str | None:
+    """What is missing of an unfinished sweep."""
+    planned = planned_runs(about)
+    if len(rows) >= planned:
+        return None
+    return f"Unfinished: {len(rows)} of {planned} runs are in. The same command does the rest."
+
+
+def dates(rows: Sequence[Row]) -> str:
+    """When the runs were started, in UTC: "2026-01-02 03:04 to 03:09 UTC"."""
+    started = sorted(datetime.fromisoformat(row["started"]) for row in rows)
+    first, last = started[0], started[-1]
+    begin, end = f"{first:%Y-%m-%d %H:%M}", f"{last:%Y-%m-%d %H:%M}"
+    if begin == end:
+        return f"{begin} UTC"
+    return f"{begin} to {end[11:] if first.date() == last.date() else end} UTC"
+
+
+def definitions(rows: Sequence[Row], about: About) -> list[tuple[str, str]]:
+    """Each quantity of the report with its definition and unit."""
+    samples = about["data"]["test_samples"]
+    kinds = ", ".join(sorted({row["memory_kind"] for row in rows}))
+    return [
+        (
+            "Test accuracy, %",
+            f"Share of the {samples} held-out samples answered right in evaluation mode after the last epoch: mean ± "
+            "standard deviation over the seeds (n − 1 in the denominator). One sample is "
+            f"{100 / samples:.2g} %.",
+        ),
+        (
+            "Train-eval gap, points",
+            "Accuracy on the same held-out samples with the normalizers in training mode, so with the statistics of "
+            "each batch of that batch size, minus the accuracy in evaluation mode. Only normalizers that switch "
+            "statistics between the two modes, as BatchNorm does, can have one.",
+        ),
+        ("Training loss", "Cross-entropy in nats, mean over the steps of the epoch."),
+        (
+            "Step time, ms",
+            "Forward, backward, gradient clipping and update of one batch: median over the steps of a run, then over "
+            "the seeds.",
+        ),
+        (
+            "Peak memory, MB",
+            "Parameters, buffers and optimizer state plus the peak of what one training step allocates; the largest "
+            f"over the seeds. 1 MB is 10⁶ bytes; the data do not count. Measured with: {kinds}.",
+        ),
+        (
+            "Squared channel mean, channel variance",
+            "Of the input of each normalization site, over the batch and the positions, then averaged over the "
+            "channels (biased variance; Brock et al. 2021, arXiv:2101.08692). One fixed batch of training samples, "
+            "before the first step and after the last; mean over the seeds.",
+        ),
+    ]
+
+
+def settings_in_words(about: About) -> list[tuple[str, str]]:
+    """Data, model, seeds and machine as pairs of term and description."""
+    data, settings, machine = about["data"], about["settings"], about["machine"]
+    shape = "×".join(map(str, data["sample_shape"]))
+    return [
+        (
+            "Data",
+            f"{data['name']}: {data['train_samples']} training and {data['test_samples']} held-out samples of shape "
+            f"{shape}, {len(data['classes'])} classes. Fingerprint {data['fingerprint']}.",
+        ),
+        ("Model", settings["model"]),
+        ("Seeds", ", ".join(map(str, settings["seeds"]))),
+        (
+            "Machine",
+            f"{machine.get('gpu', machine['processor'])}, {_count(settings['threads'], 'thread')}, {machine['system']}",
+        ),
+        ("Versions", ", ".join(f"{name} {version}" for name, version in about["versions"].items())),
+    ]
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

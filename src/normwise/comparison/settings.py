@@ -1,0 +1,184 @@
+"""What a comparison is asked to do, checked before anything runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+
+from ..layers import NORMALIZERS, Norm, find_normalizer
+
+MOMENTUM = 0.9
+WARM_UP = 0.1
+CLIP_NORM = 1.0
+FULL_RATE_BATCH = 32
+
+
+class InputError(ValueError):
+    """What the caller asked for cannot be done; the message says what to write instead."""
+
+
+class Run(NamedTuple):
+    """One training run of the sweep."""
+
+    norm: str
+    batch_size: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that a sweep shares between its runs. `norms` are names; `image_size` serves image folders."""
+
+    model: str
+    data: str
+    norms: tuple[str, ...]
+    batch_sizes: tuple[int, ...]
+    seeds: tuple[int, ...]
+    epochs: int
+    learning_rate: float
+    weight_decay: float
+    image_size: int
+    device: str
+    threads: int
+
+    def rate(self, batch_size: int) -> float:
+        """Peak learning rate at a batch size: linear in it up to 32, constant from there on."""
+        return self.learning_rate * min(1.0, batch_size / FULL_RATE_BATCH)
+
+    def protocol(self) -> list[str]:
+        """The training protocol in sentences, for a report."""
+        rates = ", ".join(f"{self.rate(size):.3g} at {size}" for size in self.batch_sizes)
+        return [
+            f"SGD with Nesterov momentum {MOMENTUM}, {self.epochs} epochs for every run; the learning rate warms up "
+            f"linearly over the first {WARM_UP:.0%} of the steps and follows a cosine to zero.",
+            f"Peak learning rate: {self.learning_rate:g} × min(1, batch size / {FULL_RATE_BATCH}), that is {rates}; "
+            "the same for every normalizer.",
+            f"Weight decay {self.weight_decay:g} on weights only, not on biases and not on normalizers; gradients "
+            f"are clipped to a global norm of {CLIP_NORM:g}.",
+            "For one seed every normalizer gets the same initial weights and the same order of the data.",
+            "An epoch drops its last incomplete batch; the order is new in each epoch, so other samples are left "
+            "out each time.",
+            "A run whose loss stops being finite counts as diverged: it ends there and is credited with the "
+            "accuracy of always answering the most frequent class.",
+        ]
+
+    def identity(self) -> dict[str, Any]:
+        """What of the settings determines the result of a run, beside the model, the data and the run itself."""
+        names = ("epochs", "learning_rate", "weight_decay", "device")
+        protocol = {"momentum": MOMENTUM, "warm_up": WARM_UP, "clip": CLIP_NORM, "full_rate_batch": FULL_RATE_BATCH}
+        # The order of a sum depends on the number of threads.
+        threads = {"threads": self.threads} if self.device == "cpu" else {}
+        return {name: getattr(self, name) for name in names} | protocol | threads
+
+
+def digest(value: Any) -> str:
+    """Hash of a JSON value; 16 hexadecimal digits."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def named_norms(norms: Sequence[Norm]) -> dict[str, Norm]:
+    """Names and normalizers in the order given; unknown and repeated names raise InputError."""
+    if isinstance(norms, str) or not isinstance(norms, Sequence) or not norms:
+        raise InputError(f"norms must be a list such as ['batch', 'group'], received {norms!r}.")
+    named: dict[str, Norm] = {}
+    for norm in norms:
+        name = _norm_name(norm)
+        if name in named:
+            raise InputError(f"norms: {name!r} is given twice; give each normalizer once.")
+        named[name] = norm
+    return named
+
+
+def _norm_name(norm: Norm) -> str:
+    if not isinstance(norm, str):
+        name = getattr(norm, "__name__", "")
+        if not callable(norm) or name in ("", "<lambda>"):
+            raise InputError(
+                f"norms: {norm!r} is neither a name nor a class nor a named function; write "
+                "`def my_norm(channels): ...` and pass my_norm."
+            )
+        return name
+    try:
+        row = find_normalizer(norm.partition(":")[0])
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    if not row.for_channels:
+        raise InputError(f"norms: {norm!r} normalizes rows of features, not the channels of a map; leave it out.")
+    return norm
+
+
+def make_settings(
+    *,
+    model: str,
+    data: str,
+    norms: Sequence[str],
+    batch_sizes: Sequence[int],
+    seeds: int | Sequence[int],
+    epochs: int,
+    learning_rate: float,
+    weight_decay: float,
+    image_size: int,
+    device: str | torch.device | None,
+) -> Settings:
+    """Check the plain values and put defaults in; raises InputError."""
+    sizes = tuple(sorted(_integers("batch_sizes", batch_sizes, least=1)))
+    over_batch = [name for name in norms if name in NORMALIZERS and NORMALIZERS[name].uses_batch]
+    if sizes[0] == 1 and over_batch:
+        named = ", ".join(f"{NORMALIZERS[name].title} ({name!r})" for name in over_batch)
+        raise InputError(
+            f"Batch size 1 with {named}: a single sample has no batch to normalize over. Begin at batch size 2, or "
+            "compare only normalizers that do without a batch, such as group, instance, layer and none."
+        )
+    return Settings(
+        model=model,
+        data=data,
+        norms=tuple(norms),
+        batch_sizes=sizes,
+        seeds=_seeds(seeds),
+        epochs=_integers("epochs", [epochs], least=1)[0],
+        learning_rate=_number("learning_rate", learning_rate, lambda v: v > 0, "positive"),
+        weight_decay=_number("weight_decay", weight_decay, lambda v: v >= 0, "0 or positive"),
+        image_size=_integers("image_size", [image_size], least=1)[0],
+        device=_device(device),
+        threads=torch.get_num_threads(),
+    )
+
+
+def _integers(name: str, values: Sequence[int], least: int) -> tuple[int, ...]:
+    if isinstance(values, (str, int)) or not values:
+        raise InputError(f"{name} must be a list of integers such as [2, 8, 64], received {values!r}.")
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise InputError(f"{name}: {value!r} is not an integer of at least {least}.")
+    if len(set(values)) < len(values):
+        raise InputError(f"{name}: give each value once, received {list(values)}.")
+    return tuple(values)
+
+
+def _seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
+    if isinstance(seeds, int):
+        return tuple(range(_integers("seeds", [seeds], least=1)[0]))
+    return _integers("seeds", seeds, least=0)
+
+
+def _number(name: str, value: float, fits: Callable[[float], bool], words: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not fits(value) or value == float("inf"):
+        raise InputError(f"{name} must be a {words} number, received {value!r}.")
+    return float(value)
+
+
+def _device(device: str | torch.device | None) -> str:
+    if device is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        chosen = torch.device(device)
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(f"device={str(device)!r} is not available here; write 'cpu' or leave it out.") from error
+    return str(chosen)

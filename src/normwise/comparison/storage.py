@@ -1,0 +1,109 @@
+"""Results on disk: one JSON line per finished run."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from .settings import InputError
+
+try:
+    import fcntl
+except ImportError:  # Windows: two processes in one folder are not noticed there
+    fcntl = None
+
+RESULTS = "results.jsonl"
+SETTINGS = "settings.json"
+LOCK = ".lock"
+
+
+class Store:
+    """The output folder of a sweep; a context manager that keeps every other process out of it.
+
+    A line cut off by a kill is dropped when the folder is opened; all complete lines stay, whatever their settings.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._lock: IO[str] | None = None
+
+    def __enter__(self) -> Store:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.folder / LOCK).open("w")
+        except OSError as error:
+            raise InputError(
+                f"out={str(self.folder)!r} cannot be written ({error.strerror}); choose another folder."
+            ) from error
+        if fcntl is not None:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                self._lock.close()
+                raise InputError(
+                    f"Another process is writing to {self.folder}; wait for it, or choose another output folder."
+                ) from error
+        _drop_torn_line(self.folder / RESULTS)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._lock is not None:
+            self._lock.close()
+
+    def rows(self) -> dict[str, dict[str, Any]]:
+        """All rows by key."""
+        return {row["key"]: row for row in read_rows(self.folder)}
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Add a row; it is on disk when this returns."""
+        with (self.folder / RESULTS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row, allow_nan=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def write_settings(self, settings: dict[str, Any]) -> None:
+        """Replace the settings file as a whole."""
+        target = self.folder / SETTINGS
+        temporary = target.with_suffix(".tmp")
+        with temporary.open("w", encoding="utf-8") as file:
+            json.dump(settings, file, indent=2)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+
+
+def read_rows(folder: Path) -> list[dict[str, Any]]:
+    """The rows in an output folder, oldest first; a last line that was cut off is left out."""
+    path = folder / RESULTS
+    if not path.exists():
+        return []
+    lines = path.read_bytes().split(b"\n")[:-1]
+    return [_parsed(path, number, line) for number, line in enumerate(lines, start=1)]
+
+
+def _parsed(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+        row["key"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(
+            f"{path}: line {number} is not a result of a run; remove the line or choose another output folder."
+        ) from error
+    return row
+
+
+def _drop_torn_line(path: Path) -> None:
+    """A row and its newline are written together: bytes after the last newline are an unfinished write."""
+    if not path.exists():
+        return
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if whole != content:
+        with path.open("rb+") as file:
+            file.truncate(len(whole))
+            os.fsync(file.fileno())

@@ -1,0 +1,48 @@
+"""Rows of a sweep in a few numbers: mean and spread, who leads at each batch size, what to choose."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from .cells import Cell, Row, cells_of
+from .recommendation import recommend
+from .verdict import RULE, Verdict, verdict_of
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Cells in the order of the rows, a verdict per batch size, a recommendation and the evidence for it."""
+
+    cells: tuple[Cell, ...]
+    verdicts: tuple[Verdict, ...]
+    headline: str
+    evidence: tuple[str, ...]
+    rule: str = RULE
+
+    def cell(self, norm: str, batch_size: int) -> Cell | None:
+        """The cell of a normalizer at a batch size, None where no run is finished."""
+        return next((c for c in self.cells if (c.norm, c.batch_size) == (norm, batch_size)), None)
+
+
+def summarize(rows: Sequence[Row]) -> Summary:
+    """The summary of the rows of one sweep, which may be incomplete; ValueError where there is no row."""
+    if not rows:
+        raise ValueError("summarize needs at least one row; no run has finished yet.")
+    cells = cells_of(rows)
+    sizes = sorted({cell.batch_size for cell in cells})
+    verdicts = tuple(verdict_of([cell for cell in cells if cell.batch_size == size]) for size in sizes)
+    headline, evidence = recommend(cells, verdicts)
+    return Summary(cells, verdicts, headline, evidence)
+
+
+def to_csv(rows: Iterable[Row]) -> str:
+    """One line per run: every field of the rows that is a plain value; curves, layers and versions are left out."""
+    table = [{k: v for k, v in row.items() if not isinstance(v, (list, dict))} for row in rows]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(table[0]) if table else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table)
+    return text.getvalue()

@@ -1,0 +1,114 @@
+"""Where models come from: our nets, timm, torchvision, a function, a module of the caller."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import importlib
+import inspect
+import re
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..nets import resnet
+from .models import Recipe, first_line
+from .references import load_object, name_of
+from .settings import InputError
+
+IMAGENET_STEM_FROM = 64
+
+ModelLike = str | nn.Module | Callable[..., nn.Module]
+
+
+def open_model(model: ModelLike, example: Tensor, classes: int) -> Recipe:
+    """The recipe of `resnet8` and so on, `timm:NAME`, `torchvision:NAME`, `package.module:function`, a module
+    or a function.
+
+    A function gets `norm`, `in_channels` and `classes` where it has parameters of these names. Without `norm`,
+    and for every model that is not ours, the normalization layers are replaced. A module instance starts every
+    run from the weights that it has.
+    """
+    if isinstance(model, nn.Module):
+        instance = copy.deepcopy(model).cpu()
+        return Recipe(name_of(model), lambda: copy.deepcopy(instance), False, example, classes)
+    if not isinstance(model, str):
+        if not callable(model):
+            raise InputError(f"model must be a name, a torch.nn.Module or a function, received {model!r}.")
+        return _from_function(name_of(model), model, example, classes)
+    kind, _, name = model.partition(":")
+    if re.fullmatch(r"resnet\d+", model):
+        return _ours(model, example, classes)
+    if kind in ("timm", "torchvision"):
+        return _from_library(kind, name, example, classes)
+    if name:
+        return _from_function(model, load_object(model), example, classes)
+    raise InputError(
+        f"model={model!r} is unknown. Write resnet8, resnet20, resnet18 or another depth, timm:NAME, "
+        "torchvision:NAME or package.module:function."
+    )
+
+
+def _ours(name: str, example: Tensor, classes: int) -> Recipe:
+    if example.dim() != 4:
+        raise InputError(f"{name} takes images [N, C, H, W], the data have samples of shape {list(example.shape[1:])}.")
+    stem = None if min(example.shape[2:]) >= IMAGENET_STEM_FROM else "small"
+    depth, channels = int(name.removeprefix("resnet")), example.shape[1]
+    try:
+        resnet(depth, "none", channels, classes, stem)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    return Recipe(name, lambda norm: resnet(depth, norm, channels, classes, stem), True, example, classes)
+
+
+def _from_library(library: str, name: str, example: Tensor, classes: int) -> Recipe:
+    try:
+        package = importlib.import_module(library)
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"model='{library}:{name}': {error.name} is not installed; run `pip install {error.name}`."
+        ) from error
+    except (ImportError, RuntimeError, OSError) as error:  # a build for another torch fails in any of these ways
+        raise InputError(
+            f"model='{library}:{name}': {library} cannot be imported: {first_line(error)} Install the build for "
+            f"torch {torch.__version__}."
+        ) from error
+    if library == "timm":
+        known = package.list_models()
+        make = lambda: package.create_model(  # noqa: E731
+            name, pretrained=False, num_classes=classes, in_chans=example.shape[1]
+        )
+    else:
+        known = package.models.list_models()
+        make = lambda: package.models.get_model(name, weights=None, num_classes=classes)  # noqa: E731
+    # "resnet18.a1_in1k": timm lists architectures without the tag of their weights.
+    if name not in known and name.partition(".")[0] not in known:
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+        hint = f"; did you mean '{library}:{near[0]}'?" if near else "."
+        raise InputError(f"model='{library}:{name}': {library} has no such model{hint}")
+    return Recipe(f"{library}:{name}", make, False, example, classes)
+
+
+def _from_function(name: str, function: Any, example: Tensor, classes: int) -> Recipe:
+    if not callable(function):
+        raise InputError(f"{name} is not a function; it must return a torch.nn.Module.")
+    parameters = inspect.signature(function).parameters
+    given = {"in_channels": example.shape[1], "classes": classes}
+    given = {key: value for key, value in given.items() if key in parameters}
+    missing = [
+        p.name
+        for p in parameters.values()
+        if p.default is p.empty
+        and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+        and p.name not in ("norm", "in_channels", "classes")
+    ]
+    if missing:
+        raise InputError(
+            f"{name} asks for {', '.join(missing)}; a model function is called with norm, in_channels and classes "
+            "only: give its other parameters defaults."
+        )
+    if "norm" in parameters:
+        return Recipe(name, lambda norm: function(norm=norm, **given), True, example, classes)
+    return Recipe(name, lambda: function(**given), False, example, classes)

@@ -1,0 +1,281 @@
+import sys
+from types import ModuleType
+
+import pytest
+import small_problems
+import torch
+from torch import nn
+
+from normwise.comparison.models import Recipe
+from normwise.comparison.settings import InputError
+from normwise.comparison.zoo import open_model
+from normwise.layers import GroupNorm, InstanceNorm1d
+
+IMAGES = torch.randn(2, 1, 8, 8)
+NORMS = ["batch", "group", "group:2", "instance", "layer", "none"]
+
+
+def shared_tensors(network):
+    """Everything that no normalization site owns, by name."""
+    return {
+        name: tensor
+        for name, tensor in network.module.state_dict().items()
+        if not any(name.startswith(f"{site}.") for site in network.sites)
+    }
+
+
+class RandomInitNet(small_problems.Net):
+    """Draws other random numbers for other normalizers before it makes its layers."""
+
+    def __init__(self, norm: str = "batch") -> None:
+        torch.rand(len(norm))
+        super().__init__(norm)
+
+
+@pytest.mark.parametrize("model", ["resnet8", "small_problems:net", "small_problems:fixed_net", RandomInitNet])
+def test_all_normalizers_start_from_the_same_weights(model):
+    example = IMAGES[..., :6, :6]
+    recipe = open_model(model, example, 3)
+    for seed in (0, 1):
+        reference = shared_tensors(recipe.build("batch", seed))
+        assert len(reference) >= 4
+        for norm in NORMS:
+            tensors = shared_tensors(recipe.build(norm, seed))
+            assert set(tensors) >= set(reference)
+            for name, tensor in reference.items():
+                assert torch.equal(tensors[name], tensor), (norm, name)
+    first, second = shared_tensors(recipe.build("group", 0)), shared_tensors(recipe.build("group", 1))
+    assert not any(torch.equal(first[name], second[name]) for name in first if name.endswith("conv.weight"))
+
+
+def test_sites_are_known_also_where_nothing_stands():
+    recipe = open_model("resnet8", IMAGES, 10)
+    sites = recipe.build("batch", 0).sites
+    assert len(sites) == 9
+    assert recipe.build("none", 0).sites == sites
+    replaced = open_model("small_problems:fixed_net", IMAGES[..., :6, :6], 3)
+    assert replaced.build("none", 0).sites == ("1",)
+
+
+def test_our_resnet_follows_the_data():
+    network = open_model("resnet18", torch.randn(2, 3, 32, 32), 5).build("group", 0)
+    assert network.module.stem[0].weight.shape == (64, 3, 3, 3)
+    assert network.module.classifier.out_features == 5
+    assert open_model("resnet18", torch.randn(2, 3, 64, 64), 5).build("none", 0).module.stem[0].kernel_size == (7, 7)
+
+
+def test_building_leaves_the_random_state_alone():
+    recipe = open_model("resnet8", IMAGES, 10)
+    torch.manual_seed(4)
+    expected = torch.rand(3)
+    torch.manual_seed(4)
+    recipe.build("group", 0)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_module_keeps_its_own_weights_for_every_seed_and_is_not_changed():
+    model = small_problems.fixed_net()
+    with torch.no_grad():
+        model[1].weight.fill_(3.0)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    recipe = open_model(model, IMAGES[..., :6, :6], 3)
+    assert recipe.name == "Sequential"
+    for seed in (0, 1):
+        network = recipe.build("group", seed)
+        assert torch.equal(network.module[0].weight, before["0.weight"])
+        assert network.module[1].weight.eq(3).all()
+    assert isinstance(model[1], nn.BatchNorm2d)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+class SharedAndUnused(nn.Module):
+    """One normalizer used twice under two names, one never used."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = self.second = nn.BatchNorm2d(1)
+        self.unused = nn.GroupNorm(1, 4)
+        self.linear = nn.Linear(64, 3)
+
+    def forward(self, x):
+        return self.linear(self.second(torch.relu(self.first(x))).flatten(1))
+
+
+def test_shared_layers_stay_shared_and_unused_ones_stay():
+    network = open_model(SharedAndUnused, IMAGES, 3).build("layer", 0)
+    assert network.sites == ("first",)
+    assert network.module.first is network.module.second
+    assert isinstance(network.module.first, GroupNorm)
+    assert isinstance(network.module.unused, nn.GroupNorm)
+    assert network.module.unused.num_groups == 1
+
+
+class Signal(nn.Module):
+    """A GroupNorm and a BatchNorm over [N, C, L], a BatchNorm over [N, C]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.group, self.batch = nn.Conv1d(2, 8, 3), nn.GroupNorm(2, 8), nn.BatchNorm1d(8)
+        self.features, self.linear = nn.BatchNorm1d(8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.linear(self.features(self.batch(self.group(self.conv(x))).mean(2)))
+
+
+def test_rank_is_that_of_the_signal():
+    recipe = open_model(Signal, torch.randn(2, 2, 9), 3)
+    assert recipe.ranks == {"group": 1, "batch": 1, "features": 0}
+    with pytest.raises(ValueError, match=r"InstanceNorm has one value per sample and channel on features \[N, C\]"):
+        recipe.build("instance", 0)
+    assert recipe.build("batch", 0).module(torch.randn(4, 2, 9)).shape == (4, 3)
+    only_maps = nn.Sequential(nn.Conv1d(2, 8, 3), nn.GroupNorm(2, 8), nn.Flatten(), nn.Linear(56, 3))
+    assert isinstance(open_model(only_maps, torch.randn(2, 2, 9), 3).build("instance", 0).module[1], InstanceNorm1d)
+
+
+class NormAct(nn.BatchNorm2d):
+    """Shaped like timm's BatchNormAct2d."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.drop, self.act = nn.Dropout(0.5), nn.SiLU(inplace=True)
+
+    def forward(self, x):
+        return self.act(self.drop(super().forward(x)))
+
+
+def test_the_activation_and_dropout_of_a_layer_follow_its_replacement():
+    model = nn.Sequential(nn.Conv2d(1, 8, 3), NormAct(8), nn.Flatten(), nn.Linear(8 * 36, 3))
+    network = open_model(model, IMAGES, 3).build("group", 0)
+    replaced = network.module[1]
+    assert network.sites == ("1.norm",)
+    assert isinstance(replaced.norm, GroupNorm)
+    assert (replaced.drop.p, type(replaced.act)) == (0.5, nn.SiLU)
+    x = torch.randn(2, 8, 4, 4)
+    torch.testing.assert_close(replaced.eval()(x), nn.functional.silu(nn.functional.group_norm(x, 2)))
+
+
+class PreActivation(nn.Module):
+    """`x + conv(relu(norm(x)))` with an in-place ReLU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.relu, self.linear = nn.BatchNorm2d(1), nn.ReLU(inplace=True), nn.Linear(64, 3)
+
+    def forward(self, x):
+        return self.linear((x + self.relu(self.norm(x))).flatten(1))
+
+
+def test_an_inplace_activation_does_not_reach_through_a_missing_normalizer():
+    module = open_model(PreActivation, IMAGES, 3).build("none", 0).module
+    expected = module.linear((IMAGES + torch.relu(IMAGES)).flatten(1))
+    torch.testing.assert_close(module(IMAGES.clone()), expected)
+
+
+def test_fingerprint_follows_architecture_weights_and_code():
+    recipe = open_model("resnet8", IMAGES, 10)
+    assert recipe.fingerprint("group") == open_model("resnet8", IMAGES, 10).fingerprint("group")
+    others = [
+        recipe.fingerprint("layer"),
+        open_model("resnet14", IMAGES, 10).fingerprint("group"),
+        open_model("resnet8", IMAGES, 9).fingerprint("group"),
+    ]
+    model = small_problems.fixed_net()
+    first = open_model(model, IMAGES[..., :6, :6], 3).fingerprint("group")
+    with torch.no_grad():
+        model[0].weight[0, 0, 0, 0] += 1
+    others += [first, open_model(model, IMAGES[..., :6, :6], 3).fingerprint("group")]
+    assert len({recipe.fingerprint("group"), *others}) == 6
+
+
+class TwoOutputs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(1)
+
+    def forward(self, x):
+        return self.norm(x), x
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("resnet9", "the depth must be 18, 34"),
+        ("resnext50", "model='resnext50' is unknown. Write resnet8"),
+        ("small_problems:missing", "has no 'missing'"),
+        ("small_problems:not_a_function", "is not a function; it must return a torch.nn.Module"),
+        ("small_problems:needs_width", "asks for width; .* give its other parameters defaults"),
+        ("small_problems:number", "must give a torch.nn.Module, it gave int"),
+        (5, "model must be a name, a torch.nn.Module or a function, received 5"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), "cannot be replaced: it has no BatchNorm"),
+        (
+            nn.Sequential(nn.Flatten(), nn.LayerNorm(64)),
+            "cannot be replaced: it has 1 LayerNorm or RMSNorm layers over",
+        ),
+        (
+            nn.Sequential(nn.BatchNorm2d(3)),
+            r"Sequential cannot take samples of shape \[1, 8, 8\]: .*Choose a model for",
+        ),
+        (TwoOutputs, r"must give logits \[N, classes\], it gives tuple for 2 samples"),
+        (nn.Sequential(nn.BatchNorm2d(1)), r"must give logits \[N, classes\], it gives \[2, 1, 8, 8\]"),
+        (
+            nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(64, 9)),
+            "gives 9 outputs, the data have 10 classes; let the model's function take `classes`",
+        ),
+    ],
+)
+def test_bad_models(model, message):
+    with pytest.raises(InputError, match=message):
+        open_model(model, IMAGES, 10)
+
+
+def test_our_nets_take_images_only():
+    with pytest.raises(InputError, match=r"resnet8 takes images \[N, C, H, W\], the data have samples of shape \[64\]"):
+        open_model("resnet8", torch.randn(2, 64), 10)
+
+
+def test_an_error_inside_an_imported_module_is_its_own(tmp_path, monkeypatch):
+    (tmp_path / "needs_more.py").write_text("import a_module_that_is_missing\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="a_module_that_is_missing"):
+        open_model("needs_more:net", IMAGES, 10)
+
+
+@pytest.fixture
+def fake_timm(monkeypatch):
+    timm = ModuleType("timm")
+    built = []
+
+    def create_model(name, pretrained, num_classes, in_chans):
+        built.append((name, pretrained, num_classes, in_chans))
+        return nn.Sequential(nn.Conv2d(in_chans, 8, 3), NormAct(8), nn.Flatten(), nn.Linear(288, num_classes))
+
+    timm.create_model, timm.list_models, timm.built = create_model, lambda: ["tiny_net", "other"], built
+    monkeypatch.setitem(sys.modules, "timm", timm)
+    return timm
+
+
+def test_timm_models_are_made_for_the_data(fake_timm):
+    recipe = open_model("timm:tiny_net.tag_in1k", IMAGES, 4)
+    assert isinstance(recipe, Recipe)
+    assert set(fake_timm.built) == {("tiny_net.tag_in1k", False, 4, 1)}
+    assert isinstance(recipe.build("layer", 0).module[1].norm, GroupNorm)
+    with pytest.raises(InputError, match="timm has no such model; did you mean 'timm:tiny_net'"):
+        open_model("timm:tinynet", IMAGES, 4)
+
+
+@pytest.mark.parametrize("library", ["timm", "torchvision"])
+def test_a_missing_library_is_named(library, monkeypatch):
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(InputError, match=f"{library} is not installed; run `pip install {library}`"):
+        open_model(f"{library}:resnet18", IMAGES, 4)
+
+
+@pytest.mark.parametrize("name", ["timm:resnet18", "timm:resnetv2_50", "timm:efficientnet_b0", "torchvision:resnet18"])
+def test_real_libraries(name):
+    pytest.importorskip(name.partition(":")[0], reason="not installed")
+    recipe = open_model(name, torch.randn(2, 3, 64, 64), 4)
+    reference = shared_tensors(recipe.build("batch", 0))
+    for norm in ("group", "none"):
+        network = recipe.build(norm, 0)
+        assert network.module(torch.randn(2, 3, 64, 64)).shape == (2, 4)
+        assert all(torch.equal(tensor, reference[key]) for key, tensor in shared_tensors(network).items())

@@ -1,0 +1,92 @@
+"""The command line within this process: help, bad input and usage errors."""
+
+import re
+import sys
+
+import pytest
+
+from normwise.cli import main
+from normwise.layers.registry import map_normalizers
+
+SMALL = ("--norms", "batch,none", "--batch-sizes", "64", "--seeds", "1", "--epochs", "1")
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch, capsys):
+    """The command line within this process, which spares the import of torch: exit code, stdout, stderr."""
+
+    def run(*arguments):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "path", list(sys.path))
+        monkeypatch.setattr(sys, "argv", ["normwise", *arguments])
+        monkeypatch.setenv("COLUMNS", "80")
+        with pytest.raises(SystemExit) as stop:
+            main()
+        return stop.value.code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("compare", "--help"), ("compare", "-h")])
+def test_help_fits_80_columns(arguments, call):
+    code, output, _ = call(*arguments)
+    assert code == 0
+    assert max(map(len, output.splitlines())) <= 80
+
+
+def test_help_of_compare_has_examples_and_every_name(call):
+    _, text, _ = call("compare", "--help")
+    assert "\n    normwise compare --data photos/ --model torchvision:resnet18 --image-size 64\n" in text
+    names = re.split(r"[\s,]+", text.partition("8 groups:")[2].strip())
+    assert names == map_normalizers()
+
+
+BAD = {
+    "unknown normalizer": (("--norms", "bach"), "did you mean 'batch'"),
+    "twice": (("--norms", "batch,batch"), "given twice"),
+    "not a number": (("--batch-sizes", "2,x"), "write integers separated by commas, such as 2,8,64"),
+    "empty list": (("--batch-sizes", ""), "write integers separated by commas, such as 2,8,64"),
+    "batch size 0": (("--batch-sizes", "0"), "not an integer of at least 1"),
+    "batch size 1 with BatchNorm": (("--batch-sizes", "1", "--norms", "batch"), "no batch to normalize over"),
+    "batch size beyond the data": (("--batch-sizes", "5000"), "larger than the training split"),
+    "no epochs": (("--epochs", "0"), "not an integer of at least 1"),
+    "no seeds": (("--seeds", "0"), "not an integer of at least 1"),
+    "rate": (("--learning-rate", "-1"), "must be a positive number"),
+    "unknown model": (("--model", "resnet"), "is unknown. Write resnet8"),
+    "missing module": (("--model", "nowhere:model"), "there is no module 'nowhere'"),
+    "missing data": (("--data", "nowhere"), "there is no such folder"),
+    "missing device": (("--device", "gpu"), "is not available here; write 'cpu'"),
+    "groups": (("--norms", "group:5"), "group:5"),
+    "out is a file": (("--out", "file"), "cannot be written"),
+    "csv is a folder": (("--csv", "."), "must be a file in a folder that exists"),
+    "json in no folder": (("--json", "no/folder.json"), "must be a file in a folder that exists"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "said"), BAD.values(), ids=BAD)
+def test_bad_input_is_explained_in_a_sentence_or_two(arguments, said, call, tmp_path):
+    (tmp_path / "file").touch()
+    code, output, errors = call("compare", *SMALL, "--out", "out", *arguments)
+    assert code == 2
+    assert said in errors
+    assert errors.startswith("normwise: ")
+    assert len(errors.splitlines()) == 1
+    assert output == ""
+    assert not (tmp_path / "out" / "results.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("compare", "--epochs", "x"), "--epochs"),
+        (("compare", "--epoch", "3"), "--epoch"),
+        (("compare", "digits"), "digits"),
+        (("compere",), "compere"),
+    ],
+)
+def test_usage_errors(arguments, said, call):
+    code, output, errors = call(*arguments)
+    assert code == 2
+    assert said in errors
+    assert "normwise" in errors.splitlines()[0]
+    assert output == ""

@@ -1,0 +1,198 @@
+"""The `normwise` command as people run it: real processes, their output and exit codes."""
+
+import csv
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from html import unescape
+from pathlib import Path
+
+import pytest
+
+from normwise.cli import EXTRA
+
+SMALL = ("--norms", "batch,none", "--batch-sizes", "64", "--seeds", "1", "--epochs", "1")
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+
+
+def environment(**extra):
+    kept = {k: v for k, v in os.environ.items() if k not in ("FORCE_COLOR", "NO_COLOR", "COLUMNS", "PYTHONWARNINGS")}
+    return {**kept, "OMP_NUM_THREADS": "1", "COLUMNS": "80", **extra}
+
+
+def normwise(*arguments, cwd, code=0, **extra):
+    command = [sys.executable, "-W", "error", "-m", "normwise", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment(**extra), timeout=300)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished sweep in a pipe, with all its files."""
+    folder = tmp_path_factory.mktemp("sweep")
+    done = normwise("compare", *SMALL, "--out", "out", "--csv", "rows.csv", "--json", "rows.json", cwd=folder)
+    return folder, done
+
+
+def stored_rows(out):
+    return [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+
+
+def test_a_pipe_gets_plain_lines(finished):
+    _, done = finished
+    assert done.stderr == ""
+    assert not CONTROL.search(done.stdout)
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("[1/2] BatchNorm, batch size 64, seed 0: accuracy ")
+    assert lines[1].startswith("[2/2] ")
+    assert lines[-4:] == [
+        "Report: out/report.html",
+        "Rows: out/results.jsonl",
+        "CSV: rows.csv",
+        "JSON: rows.json",
+    ]
+
+
+def test_json_and_csv_hold_the_rows(finished):
+    folder, _ = finished
+    rows = stored_rows(folder / "out")
+    assert json.loads((folder / "rows.json").read_text()) == rows
+    with (folder / "rows.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [(line["norm"], float(line["test_accuracy"])) for line in table] == [
+        (row["norm"], row["test_accuracy"]) for row in rows
+    ]
+
+
+def test_the_report_says_what_the_rows_say(finished):
+    folder, _ = finished
+    page = (folder / "out" / "report.html").read_text(encoding="utf-8")
+    for row in stored_rows(folder / "out"):
+        assert f"{100 * row['test_accuracy']:.1f}" in page
+    assert "Unfinished" not in page
+
+
+def test_the_command_in_the_report_repeats_the_sweep(finished):
+    folder, _ = finished
+    page = (folder / "out" / "report.html").read_text(encoding="utf-8")
+    found = re.search(r"<pre><code>(.*?)</code></pre>", page)
+    assert found
+    program, *arguments = shlex.split(unescape(found[1]))
+    assert program == "normwise"
+    done = normwise(*arguments, cwd=folder)
+    assert done.stdout.splitlines()[0] == "2 of 2 runs were finished before and are not repeated."
+
+
+def test_json_on_stdout_leaves_stdout_to_json(finished):
+    folder, _ = finished
+    done = normwise("compare", *SMALL, "--out", "out", "--json", "-", cwd=folder)
+    assert json.loads(done.stdout) == stored_rows(folder / "out")
+    assert "Test accuracy, %" in done.stderr
+    assert not CONTROL.search(done.stderr)
+
+
+def test_the_console_script_is_the_module(finished):
+    folder, _ = finished
+    script = Path(sys.executable).with_name("normwise")
+    done = subprocess.run([script, "--version"], capture_output=True, text=True, env=environment(), timeout=60)
+    assert done.stdout == normwise("--version", cwd=folder).stdout
+    assert re.fullmatch(r"normwise \d+\.\d+\.\d+\n", done.stdout)
+
+
+def test_bad_input_in_a_process_of_its_own(tmp_path):
+    done = normwise("compare", "--data", "nowhere", cwd=tmp_path, code=2)
+    assert done.stderr.startswith("normwise: data='nowhere': there is no such folder.")
+    assert done.stdout == ""
+
+
+def test_a_defect_keeps_its_traceback(tmp_path):
+    # Fails in training, after all checks have passed.
+    (tmp_path / "broken.py").write_text(
+        "from normwise.nets import resnet\n"
+        "from torch import nn\n"
+        "class Broken(nn.Module):\n"
+        "    def __init__(self, norm, in_channels, classes):\n"
+        "        super().__init__()\n"
+        "        self.net, self.calls = resnet(8, norm, in_channels, classes), 0\n"
+        "    def forward(self, x):\n"
+        "        self.calls += 1\n"
+        "        if self.calls > 8:\n"
+        "            raise ZeroDivisionError('a defect')\n"
+        "        return self.net(x)\n"
+        "def make(norm, in_channels, classes):\n"
+        "    return Broken(norm, in_channels, classes)\n"
+    )
+    done = normwise("compare", *SMALL, "--out", "out", "--model", "broken:make", cwd=tmp_path, code=1)
+    assert "Traceback" in done.stderr
+    assert "ZeroDivisionError: a defect" in done.stderr
+
+
+@pytest.mark.parametrize("missing", ["typer", "rich", "plotly", "sklearn"])
+def test_a_missing_extra_is_named_with_what_to_install(missing, tmp_path):
+    program = (
+        f"import sys; sys.modules[{missing!r}] = None; sys.argv = ['normwise', 'compare', '--out', 'out'];"
+        "from normwise.cli import EXTRA, main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, env=environment(), timeout=120
+    )
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"normwise: This command needs {missing}, which is not installed. Write: pip install 'normwise[cli]'\n"
+    )
+    assert done.stdout == ""
+
+
+def test_importing_the_command_line_imports_no_extra(tmp_path):
+    program = f"import sys, normwise.cli; print([m for m in {EXTRA} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, timeout=60)
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_ctrl_c_leaves_a_report_and_the_same_command_goes_on(tmp_path):
+    arguments = ["compare", "--norms", "batch,none", "--batch-sizes", "64", "--seeds", "3", "--epochs", "4"]
+    arguments += ["--out", "out", "--csv", "rows.csv"]
+    command = [sys.executable, "-m", "normwise", *arguments]
+    running = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment()
+    )
+    first = running.stdout.readline()
+    assert first.startswith("[1/6] ")
+    running.send_signal(signal.SIGINT)
+    rest, errors = running.communicate(timeout=120)
+    assert running.returncode == 130, errors
+    assert errors == ""
+    rows = stored_rows(tmp_path / "out")
+    assert 1 <= len(rows) < 6
+    notice = f"Unfinished: {len(rows)} of 6 runs are in. The same command does the rest."
+    assert rest.endswith(f"{notice}\n")
+    assert notice in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert len((tmp_path / "rows.csv").read_text().splitlines()) == 1 + len(rows)
+
+    resumed = normwise(*arguments, cwd=tmp_path)
+    assert f"{len(rows)} of 6 runs were finished before and are not repeated." in resumed.stdout
+    assert len(re.findall(r"^\[\d/6\] ", resumed.stdout, re.MULTILINE)) == 6 - len(rows)
+    assert stored_rows(tmp_path / "out")[: len(rows)] == rows
+    assert len(stored_rows(tmp_path / "out")) == 6
+    assert "Unfinished" not in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_ctrl_c_before_the_first_run_has_nothing_to_report(tmp_path):
+    command = [sys.executable, "-m", "normwise", "compare", "--epochs", "500", "--batch-sizes", "8", "--out", "out"]
+    running = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment()
+    )
+    while not (tmp_path / "out" / "settings.json").exists():
+        assert running.poll() is None, running.stderr.read()
+    running.send_signal(signal.SIGINT)
+    output, errors = running.communicate(timeout=120)
+    assert running.returncode == 130, errors
+    assert output == "No run was finished, so there is nothing to report.\n"
+    assert not (tmp_path / "out" / "report.html").exists()
