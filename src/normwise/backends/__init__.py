@@ -18,7 +18,7 @@ from torch import Tensor
 from normwise.core.activations import Activation
 from normwise.core.moments import Moments
 
-from . import reference
+from . import cpu, reference
 
 
 class Backend(Protocol):
@@ -69,7 +69,7 @@ class Backend(Protocol):
     ) -> tuple[Tensor, Tensor | None]: ...
 
 
-_BACKENDS: dict[str, Backend] = {reference.name: reference}
+_BACKENDS: dict[str, Backend] = {cpu.name: cpu, reference.name: reference}
 _forced: ContextVar[Backend | None] = ContextVar("normwise_backend", default=None)
 
 
