@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -69,6 +69,39 @@ class Backend(Protocol):
     ) -> tuple[Tensor, Tensor | None]: ...
 
 
+@runtime_checkable
+class Fused(Backend, Protocol):
+    """A backend that also standardizes over plain pools in one kernel each way: measured, pooled, applied."""
+
+    def standardize(
+        self,
+        x: Tensor,
+        groups: int,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        eps: float,
+        residual: Tensor | None,
+        activation: Activation | None,
+        known: Moments | None,
+    ) -> tuple[Tensor, Moments]: ...
+
+    def standardize_backward(
+        self,
+        grad_y: Tensor,
+        x: Tensor,
+        groups: int,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        eps: float,
+        residual: Tensor | None,
+        activation: Activation | None,
+        moments: Moments,
+        *,
+        known: bool,
+        values: bool,
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]: ...
+
+
 _BACKENDS: dict[str, Backend] = {cpu.name: cpu, reference.name: reference}
 _forced: ContextVar[Backend | None] = ContextVar("normwise_backend", default=None)
 
@@ -123,3 +156,14 @@ def select(x: Tensor) -> Backend:
     if chosen is not None:
         return chosen
     return next(b for b in _BACKENDS.values() if b.unavailable() is None and b.serves(x))
+
+
+_fused: dict[str, bool] = {}
+
+
+def fused_for(x: Tensor) -> Fused | None:
+    """The backend that serves ``x``, if it standardizes in one kernel."""
+    backend = select(x)
+    if backend.name not in _fused:
+        _fused[backend.name] = isinstance(backend, Fused)
+    return backend if _fused[backend.name] and backend.serves(x) else None  # type: ignore[return-value]

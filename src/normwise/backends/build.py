@@ -17,7 +17,7 @@ SOURCES = Path(__file__).parent / "cpu_kernels"
 MAIN = SOURCES / "kernels.cpp"
 # Not -ffast-math: with gcc < 13 it makes the whole process flush denormals, and NaN must stay NaN.
 FLAGS = (
-    *("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC"),
+    *("-std=c++17", "-O2", "-march=native", "-fopenmp", "-shared", "-fPIC"),
     *("-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden"),
 )
 _DIGEST_SIZE = hashlib.sha256().digest_size

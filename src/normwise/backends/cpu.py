@@ -13,9 +13,10 @@ from torch import Tensor
 
 from normwise.core.activations import ACTIVATIONS, Activation
 from normwise.core.layout import in_layout_of
-from normwise.core.moments import Moments
+from normwise.core.moments import Moments, statistics_dtype
 
 from . import build
+from .huge_pages import empty_like
 
 name = "cpu"
 
@@ -24,13 +25,15 @@ ACTIVATION_NUMBERS = {None: 0} | {name: number for number, name in enumerate(ACT
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 _SHAPE = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int)
-_P = ctypes.c_void_p
+_P, _I = ctypes.c_void_p, ctypes.c_int64
 _SIGNATURES = {
     "nw_version": (),
     "nw_vector_bytes": (),
     "nw_moments": (*_SHAPE, _P, _P, _P, _P, _P),
     "nw_apply": (*_SHAPE, _P, _P, _P, _P, ctypes.c_int, _P),
     "nw_backward_reduce": (*_SHAPE, _P, _P, _P, _P, _P, ctypes.c_int, _P, _P),
+    "nw_standardize": (*_SHAPE, _I, ctypes.c_int, ctypes.c_double, *(_P,) * 4, ctypes.c_int, *(_P,) * 3),
+    "nw_standardize_backward": (*_SHAPE, _I, ctypes.c_int, ctypes.c_double, *(_P,) * 5, ctypes.c_int, *(_P,) * 6),
     "nw_backward_apply": (*_SHAPE, _P, _P, _P, _P, _P, _P, ctypes.c_int, _P, _P),
 }
 
@@ -92,7 +95,7 @@ def apply(
         return apply(next(wide), mean, scale, shift, next(wide), activation).to(x.dtype)
     x, last = dense(x)
     residual = like(x, residual)
-    y = torch.empty_like(x)
+    y = empty_like(x)
     tables = _Tables(mean, scale, shift)
     number = activation_number(activation)
     call("nw_apply", *shape_of(x, last), x.data_ptr(), pointer(residual), *tables.arguments, number, y.data_ptr())
@@ -146,8 +149,8 @@ def backward_apply(
         return grads[0].to(kinds[0]), None if grads[1] is None else grads[1].to(kinds[1])
     x, last = dense(x)
     grad_y, residual = like(x, grad_y), like(x, residual)
-    grad_x = torch.empty_like(x)
-    grad_residual = None if residual is None else torch.empty_like(x)
+    grad_x = empty_like(x)
+    grad_residual = None if residual is None else empty_like(x)
     mask = None if mask is None else mask.contiguous()
     tables = _Tables(mean, scale, shift, slope, offset)
     call(
@@ -159,6 +162,94 @@ def backward_apply(
         *map(pointer, (grad_x, grad_residual)),
     )
     return grad_x, grad_residual
+
+
+def standardize(
+    x: Tensor,
+    groups: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    residual: Tensor | None,
+    activation: Activation | None,
+    known: Moments | None,
+) -> tuple[Tensor, Moments]:
+    """``y = f(γ (x - μ)/√(σ² + ε) + β + residual)`` over groups of channels (0: over the batch), and the moments.
+
+    The moments are ``[N, groups]``, or ``[1, C]`` over the batch and where they are known.
+    """
+    kind = statistics_dtype(x.dtype)
+    if residual is not None and residual.dtype != x.dtype:
+        y, table = standardize(x.to(kind), groups, weight, bias, eps, residual.to(kind), activation, known)
+        return y.to(x.dtype), table
+    x, last = dense(x)
+    residual = like(x, residual)
+    y = empty_like(x)
+    weight, bias = parameter(weight, kind), parameter(bias, kind)
+    samples, channels = x.shape[:2]
+    if known is None:
+        table = torch.empty((2, samples, groups) if groups else (2, 1, channels), dtype=torch.float64).unbind()
+        count = x.numel() // (samples * groups if groups else channels)
+    else:
+        table, count = (known.mean.contiguous(), known.var.contiguous()), known.count
+    call(
+        "nw_standardize",
+        *(*shape_of(x, last), groups, known is not None, eps),
+        *map(pointer, (x, residual, weight, bias)),
+        activation_number(activation),
+        *map(pointer, (y, *table)),
+    )
+    return y, Moments(table[0], table[1], count)
+
+
+def standardize_backward(
+    grad_y: Tensor,
+    x: Tensor,
+    groups: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    residual: Tensor | None,
+    activation: Activation | None,
+    moments: Moments,
+    *,
+    known: bool,
+    values: bool,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+    """The gradients of x, residual, weight and bias; the first two only where the ``values`` need them."""
+    kind = statistics_dtype(x.dtype)
+    if residual is not None and residual.dtype != x.dtype:
+        wide = (t.to(kind) for t in (grad_y, x, residual))
+        rest = (activation, moments)
+        found = standardize_backward(
+            next(wide), next(wide), groups, weight, bias, eps, next(wide), *rest, known=known, values=values
+        )
+        kinds = (x.dtype, residual.dtype)
+        grads = [None if g is None else g.to(k) for g, k in zip(found[:2], kinds, strict=True)]
+        return grads[0], grads[1], found[2], found[3]
+    x, last = dense(x)
+    grad_y, residual = like(x, grad_y), like(x, residual)
+    wide_weight, wide_bias = parameter(weight, kind), parameter(bias, kind)
+    grad_x = empty_like(x) if values else None
+    grad_residual = empty_like(x) if values and residual is not None else None
+    grad_weight, grad_bias = (None if p is None else torch.empty(p.shape, dtype=kind) for p in (weight, bias))
+    call(
+        "nw_standardize_backward",
+        *(*shape_of(x, last), groups, known, eps),
+        *map(pointer, (grad_y, x, residual, wide_weight, wide_bias)),
+        activation_number(activation),
+        *map(pointer, (moments.mean, moments.var, grad_x, grad_residual, grad_weight, grad_bias)),
+    )
+    if weight is not None and grad_weight is not None:
+        grad_weight = grad_weight.to(weight.dtype)
+    if bias is not None and grad_bias is not None:
+        grad_bias = grad_bias.to(bias.dtype)
+    return grad_x, grad_residual, grad_weight, grad_bias
+
+
+def parameter(p: Tensor | None, kind: torch.dtype) -> Tensor | None:
+    """A layer's parameter as the kernels read it."""
+    return None if p is None else p.detach().to(kind).contiguous()
 
 
 class _Tables:

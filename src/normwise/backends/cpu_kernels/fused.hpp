@@ -23,7 +23,23 @@ struct Pool {
   bool batch() const { return groups == 0; }
   int64_t tables(const Shape& s) const { return batch() ? 1 : s.N; }
   int64_t index(const Shape& s, int64_t n, int64_t c) const { return batch() ? c : n * groups + c / (s.C / groups); }
-  double scale(int64_t pool, int64_t c) const { return (weight ? double(weight[c]) : 1.0) / std::sqrt(var[pool] + eps); }
+  int64_t count(const Shape& s) const { return batch() ? s.C : s.N * groups; }
+  // 1/σ of every pool.
+  Buffer<double> roots(const Shape& s) const {
+    Buffer<double> root(size_t(count(s)));
+    double* out = root.data();
+#pragma omp simd
+    for (int64_t p = 0; p < int64_t(root.size()); ++p) out[p] = 1 / std::sqrt(var[p] + eps);
+    return root;
+  }
+  // f(n, c, pool) for every row and channel of a table.
+  template <class F>
+  void each(const Shape& s, int64_t rows, F f) const {
+    int64_t per_pool = batch() ? 1 : s.C / groups;
+    for (int64_t n = 0; n < rows; ++n)
+      for (int64_t c = 0, p = batch() ? 0 : n * groups; c < s.C; ++p)
+        for (int64_t end = c + per_pool; c < end; ++c) f(n, c, p);
+  }
 };
 
 // A part of the tensor whose pools are complete.
@@ -101,7 +117,7 @@ void join_batch(Shape& s, Pool<A>& pool) {
 template <class T>
 void measure_pools(const Shape& s, const Pool<acc<T>>& pool, const T* x) {
   std::vector<Stats> stats;
-  int64_t pools = pool.batch() ? s.C : s.N * pool.groups;
+  int64_t pools = pool.count(s);
   if (!s.last && !pool.batch()) {
     Shape joined = s;
     joined.C = pool.groups;
@@ -133,14 +149,14 @@ struct Lines {
   Lines(const Shape& s, const Pool<A>& pool) : values(size_t(3 * pool.tables(s) * s.C)) {
     int64_t rows = pool.tables(s), size = rows * s.C, of_sample = pool.batch() ? 0 : s.C;
     A *mean = values.data(), *scale = mean + size, *shift = scale + size;
-    for (int64_t n = 0; n < rows; ++n)
-      for (int64_t c = 0; c < s.C; ++c) {
-        int64_t i = n * s.C + c, p = pool.index(s, n, c);
-        double factor = pool.scale(p, c);
-        mean[i] = A(pool.mean[p]);
-        scale[i] = A(factor);
-        shift[i] = A((pool.bias ? double(pool.bias[c]) : 0.0) + (double(mean[i]) - pool.mean[p]) * factor);
-      }
+    const Buffer<double> roots = pool.roots(s);
+    pool.each(s, rows, [&](int64_t n, int64_t c, int64_t p) {
+      int64_t i = n * s.C + c;
+      double factor = pool.weight ? double(pool.weight[c]) * roots[size_t(p)] : roots[size_t(p)];
+      mean[i] = A(pool.mean[p]);
+      scale[i] = A(factor);
+      shift[i] = A((pool.bias ? double(pool.bias[c]) : 0.0) + (double(mean[i]) - pool.mean[p]) * factor);
+    });
     coefficients = {{mean, of_sample, 1}, {scale, of_sample, 1}, {shift, of_sample, 1}};
   }
 };
@@ -163,32 +179,28 @@ struct Backflow {
   Through<A> through{};
 
   Backflow(const Shape& s, const Pool<A>& pool, const std::vector<double>& sums, double* parameters, int64_t row) {
-    int64_t rows = pool.tables(s), pools = pool.batch() ? s.C : s.N * pool.groups;
+    int64_t rows = pool.tables(s), pools = pool.count(s);
     std::vector<double> to_mean(static_cast<size_t>(pools)), to_scale(static_cast<size_t>(pools));
-    for (int64_t n = 0; n < s.N; ++n)
-      for (int64_t c = 0; c < s.C; ++c) {
-        int64_t p = pool.index(s, n, c);
-        double root = 1 / std::sqrt(pool.var[p] + pool.eps), weight = pool.weight ? double(pool.weight[c]) : 1.0;
-        double sum_g = sums[size_t(2 * (n * s.C + c))];
-        double sum_gx = root * (sums[size_t(2 * (n * s.C + c) + 1)] - (pool.mean[p] - double(A(pool.mean[p]))) * sum_g);
-        double* out = parameters + 2 * ((pool.batch() ? 0 : n) * row + c);
-        out[0] += sum_gx;
-        out[1] += sum_g;
-        to_mean[size_t(p)] += weight * sum_g;
-        to_scale[size_t(p)] += weight * sum_gx;
-      }
+    const Buffer<double> roots = pool.roots(s);
+    auto left = [&](int64_t p) { return pool.mean[p] - double(A(pool.mean[p])); };
+    pool.each(s, s.N, [&](int64_t n, int64_t c, int64_t p) {
+      const double weight = pool.weight ? double(pool.weight[c]) : 1.0, *sum = &sums[size_t(2 * (n * s.C + c))];
+      const double sum_g = sum[0], sum_gx = roots[size_t(p)] * (sum[1] - left(p) * sum_g);
+      double* out = parameters + 2 * ((pool.batch() ? 0 : n) * row + c);
+      out[0] += sum_gx;
+      out[1] += sum_g;
+      to_mean[size_t(p)] += weight * sum_g;
+      to_scale[size_t(p)] += weight * sum_gx;
+    });
     if (pool.known) return;
-    double count = double(s.numel()) / double(pools);
+    const double share = double(pools) / double(s.numel());
     int64_t size = rows * s.C, of_sample = pool.batch() ? 0 : s.C;
     values.resize(size_t(2 * size));
-    for (int64_t n = 0; n < rows; ++n)
-      for (int64_t c = 0; c < s.C; ++c) {
-        int64_t p = pool.index(s, n, c);
-        double root = 1 / std::sqrt(pool.var[p] + pool.eps), slope = -root * root * to_scale[size_t(p)] / count;
-        double left = pool.mean[p] - double(A(pool.mean[p]));
-        values[size_t(n * s.C + c)] = A(slope);
-        values[size_t(size + n * s.C + c)] = A(-root * to_mean[size_t(p)] / count - slope * left);
-      }
+    pool.each(s, rows, [&](int64_t n, int64_t c, int64_t p) {
+      const double root = roots[size_t(p)], slope = -root * root * to_scale[size_t(p)] * share;
+      values[size_t(n * s.C + c)] = A(slope);
+      values[size_t(size + n * s.C + c)] = A(-root * to_mean[size_t(p)] * share - slope * left(p));
+    });
     through = {{values.data(), of_sample, 1}, {values.data() + size, of_sample, 1}};
   }
 };

@@ -19,6 +19,10 @@ struct Stats {
   // Chan's formula.
   void merge(double other_count, double other_mean, double other_m2) {
     if (other_count == 0) return;
+    if (count == 0) {
+      count = other_count, mean = other_mean, m2 = other_m2;
+      return;
+    }
     double sum = count + other_count, delta = other_mean - mean, share = other_count / sum;
     mean += delta * share;
     m2 += other_m2 + delta * delta * count * share;
@@ -112,7 +116,7 @@ inline void take_run(Stats& stats, const T* x, const uint8_t* mask, int64_t n) {
 template <class T, int K, class C>
 inline void apply_run(const T* x, const T* residual, T* y, int64_t n, Affine<C> f, int act) {
   using A = acc<T>;
-  sweep<A>(n, [&](int64_t i, int, auto part) NW_LAMBDA {
+  each_vector<A>(n, [&](int64_t i, auto part) NW_LAMBDA {
     vec<A> z = (load(x + i, part) - f.mean.at(i)) * f.scale.at(i) + f.shift.at(i);
     if (residual) z += load(residual + i, part);
     store(y + i, value_of<K>(act, z), part);
@@ -155,7 +159,7 @@ template <class T, int K, class C>
 inline void grad_run(const T* gy, const T* x, const T* residual, const uint8_t* mask, T* gx, T* gr, int64_t n,
                      Affine<C> f, int act, bool measured, C slope, C offset) {
   using A = acc<T>;
-  sweep<A>(n, [&](int64_t i, int, auto part) NW_LAMBDA {
+  each_vector<A>(n, [&](int64_t i, auto part) NW_LAMBDA {
     vec<A> d, g = grad_at<T, K>(gy, x, residual, i, part, f, act, d);
     vec<A> to_x = f.scale.at(i) * g;
     if (measured) {

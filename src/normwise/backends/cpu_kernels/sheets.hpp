@@ -24,16 +24,18 @@ inline int64_t padded(int64_t n) {
   return n + lanes<A>;
 }
 
-// Rows whose fp32 sums stay in the first cache and whose number keeps the sums exact enough.
+// Rows whose sums in fp32 are exact enough.
+constexpr int64_t kBlockRows = 128;
+// The first rows are read twice, for their mean and around it: so few that they are still in the first caches.
 template <class T>
-inline int64_t rows_per_block(int64_t width) {
-  return std::clamp<int64_t>(32768 / (width * int64_t(sizeof(T))), 16, 256);
+inline int64_t first_rows(int64_t width) {
+  return std::clamp<int64_t>(32768 / (width * int64_t(sizeof(T))), 8, kBlockRows);
 }
 
 template <class T, int R>
 NW_INLINE void add_rows(const T* const* x, int64_t width, const acc<T>* pilot, acc<T>* rest, acc<T>* squares) {
   using A = acc<T>;
-  sweep<A>(width, [&](int64_t i, int, auto part) NW_LAMBDA {
+  each_vector<A>(width, [&](int64_t i, auto part) NW_LAMBDA {
     vec<A> p = load(pilot + i, Full{}), s = load(rest + i, Full{}), q = load(squares + i, Full{});
     for (int r = 0; r < R; ++r) {
       vec<A> d = load(x[r] + i, part) - p;
@@ -60,15 +62,17 @@ struct ColumnStats {
   // x points to the kept rows of one block.
   void take(const std::vector<const T*>& x) {
     if (x.empty()) return;
-    double rows = double(x.size());
+    const double rows = double(x.size()), inverse = 1 / rows;
     if (count == 0) {
       add(x);
-      for (int64_t c = 0; c < width; ++c) pilot[c] = A(double(rest[c]) / rows);
+#pragma omp simd
+      for (int64_t c = 0; c < width; ++c) pilot[c] = A(double(rest[c]) * inverse);
     }
     add(x);
-    double sum = count + rows, share = rows / sum, weight = count * share;
+    const double sum = count + rows, share = rows / sum, weight = count * share;
+#pragma omp simd
     for (int64_t c = 0; c < width; ++c) {
-      double off = double(rest[c]) / rows, delta = double(pilot[c]) + off - mean[c];
+      double off = double(rest[c]) * inverse, delta = double(pilot[c]) + off - mean[c];
       m2[c] += double(squares[c]) - double(rest[c]) * off + delta * delta * weight;
       mean[c] += delta * share;
       pilot[c] = A(mean[c]);
@@ -93,10 +97,10 @@ inline void sheet_stats(Stats* stats, const T* x, int64_t rows, int64_t channels
   int64_t k = mask ? 1 : rows_at_once<A>(rows, channels), width = k * channels, whole = rows / k;
   ColumnStats<T> columns(width);
   std::vector<const T*> kept;
-  int64_t block = rows_per_block<T>(width);
-  for (int64_t start = 0; start < whole; start += block) {
+  for (int64_t start = 0, end; start < whole; start = end) {
+    end = std::min(whole, start + (columns.count == 0 ? first_rows<T>(width) : kBlockRows));
     kept.clear();
-    for (int64_t r = start; r < std::min(whole, start + block); ++r)
+    for (int64_t r = start; r < end; ++r)
       if (!mask || mask[r]) kept.push_back(x + r * width);
     columns.take(kept);
   }
@@ -136,7 +140,7 @@ template <class T, int K>
 inline void sheet_sums(const T* gy, const T* x, const T* residual, int64_t rows, int64_t channels, int64_t k,
                        Affine<Each<acc<T>>> f, int act, double* sums) {
   using A = acc<T>;
-  int64_t width = k * channels, block = rows_per_block<T>(width) * width, all = rows * channels;
+  int64_t width = k * channels, block = kBlockRows * width, all = rows * channels;
   Buffer<A> s(padded<A>(width)), t(padded<A>(width));
   for (int64_t start = 0; start < all; start += block) {
     int64_t end = std::min(all, start + block);
@@ -144,7 +148,7 @@ inline void sheet_sums(const T* gy, const T* x, const T* residual, int64_t rows,
     std::fill(t.begin(), t.end(), A(0));
     for (int64_t row = start; row < end; row += width) {
       const T* r = residual ? residual + row : nullptr;
-      sweep<A>(std::min(width, end - row), [&](int64_t i, int, auto part) NW_LAMBDA {
+      each_vector<A>(std::min(width, end - row), [&](int64_t i, auto part) NW_LAMBDA {
         vec<A> d, g = grad_at<T, K>(gy + row, x + row, r, i, part, f, act, d);
         store(s.data() + i, load(s.data() + i, Full{}) + keep<A>(g, part), Full{});
         store(t.data() + i, load(t.data() + i, Full{}) + keep<A>(g * d, part), Full{});

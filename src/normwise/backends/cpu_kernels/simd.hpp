@@ -132,7 +132,11 @@ NW_INLINE void raw_store<Halves, uint16_t>(uint16_t* p, Halves v, Part part) {
 }
 #endif
 
+#if defined(__AVX512F__)
+NW_INLINE Halves narrow(Words w) { return (Halves)_mm512_maskz_cvtepi32_epi16(__mmask16(0xffff), (__m512i)w); }
+#else
 NW_INLINE Halves narrow(Words w) { return __builtin_convertvector(w, Halves); }
+#endif
 
 NW_INLINE vec<float> widen_bf16(Halves h) { return (vec<float>)(__builtin_convertvector(h, Words) << 16); }
 NW_INLINE Halves round_bf16(vec<float> v) {
@@ -143,9 +147,9 @@ NW_INLINE Halves round_bf16(vec<float> v) {
 }
 
 #if defined(__AVX512F__)
-NW_INLINE vec<float> widen_fp16(Halves h) { return (vec<float>)_mm512_cvtph_ps((__m256i)h); }
+NW_INLINE vec<float> widen_fp16(Halves h) { return (vec<float>)_mm512_maskz_cvtph_ps(__mmask16(0xffff), (__m256i)h); }
 NW_INLINE Halves round_fp16(vec<float> v) {
-  return (Halves)_mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  return (Halves)_mm512_maskz_cvtps_ph(__mmask16(0xffff), (__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 #elif defined(__F16C__)
 NW_INLINE vec<float> widen_fp16(Halves h) { return (vec<float>)_mm256_cvtph_ps((__m128i)h); }
@@ -214,9 +218,12 @@ NW_INLINE ints<A> load_mask(const uint8_t* p, P part) {
 
 template <class A>
 NW_INLINE double total(const vec<A> (&s)[4]) {
-  double sum = 0;
-  for (int i = 0; i < lanes<A>; ++i) sum += (double(s[0][i]) + double(s[1][i])) + (double(s[2][i]) + double(s[3][i]));
-  return sum;
+  // Four roundings of a chunk's sum: as many as four more of its values would have added.
+  const vec<A> all = (s[0] + s[1]) + (s[2] + s[3]);
+  double part[4] = {};
+#pragma GCC unroll 16
+  for (int i = 0; i < lanes<A>; ++i) part[i % 4] += double(all[i]);
+  return (part[0] + part[1]) + (part[2] + part[3]);
 }
 
 // f(offset, slot, part) over n elements; four slots, so that four independent sums hide the latency of an addition.
@@ -224,14 +231,20 @@ template <class A, class F>
 NW_INLINE void sweep(int64_t n, F f) {
   constexpr int L = lanes<A>;
   int64_t i = 0;
-  for (; i + 4 * L <= n; i += 4 * L) {
-    f(i, 0, Full{});
-    f(i + L, 1, Full{});
-    f(i + 2 * L, 2, Full{});
-    f(i + 3 * L, 3, Full{});
-  }
+  for (; i + 4 * L <= n; i += 4 * L)
+#pragma GCC unroll 4
+    for (int slot = 0; slot < 4; ++slot) f(i + slot * L, slot, Full{});
   for (; i + L <= n; i += L) f(i, 0, Full{});
   if (i < n) f(i, 0, Part{int(n - i)});
+}
+
+// f(offset, part) over n elements, where nothing is summed.
+template <class A, class F>
+NW_INLINE void each_vector(int64_t n, F f) {
+  constexpr int L = lanes<A>;
+  int64_t i = 0;
+  for (; i + L <= n; i += L) f(i, Full{});
+  if (i < n) f(i, Part{int(n - i)});
 }
 
 }  // namespace nw

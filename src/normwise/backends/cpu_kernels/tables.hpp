@@ -18,7 +18,8 @@ struct Shape {
 
   // Where a piece of a sheet (a plane, or a sample whose channels are last) begins.
   int64_t at(int64_t sheet, int64_t first) const {
-    return last ? sheet * stride + first * C : sheet / C * stride + sheet % C * S + first;
+    if (last) return sheet * stride + first * C;
+    return sheet * S + first + (stride == C * S ? 0 : sheet / C * (stride - C * S));
   }
   int64_t numel() const { return N * C * S; }
   // How planes (rows of a sample, where the channels are last) are cut into tasks.
@@ -48,8 +49,8 @@ inline void for_pieces(const Shape& shape, F f) {
   int64_t together = std::max<int64_t>(1, kGrain / 2 / size), tasks = (all + together - 1) / together;
   parallel(shape.numel() < kSerial ? 1 : shape.threads, tasks, [&](int64_t task) {
     for (int64_t i = task * together; i < std::min(all, (task + 1) * together); ++i) {
-      int64_t first = i % pieces * step;
-      f(i / pieces, first, std::min(step, shape.S - first));
+      int64_t sheet = pieces == 1 ? i : i / pieces, first = (i - sheet * pieces) * step;
+      f(sheet, first, std::min(step, shape.S - first));
     }
   });
 }
