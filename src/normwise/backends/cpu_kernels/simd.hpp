@@ -132,13 +132,24 @@ NW_INLINE void raw_store<Halves, uint16_t>(uint16_t* p, Halves v, Part part) {
 }
 #endif
 
+// What the compiler makes of the portable forms of these on AVX-512 takes several times as long.
 #if defined(__AVX512F__)
 NW_INLINE Halves narrow(Words w) { return (Halves)_mm512_maskz_cvtepi32_epi16(__mmask16(0xffff), (__m512i)w); }
+NW_INLINE Words widen(Halves h) { return (Words)_mm512_maskz_cvtepu16_epi32(__mmask16(0xffff), (__m256i)h); }
+NW_INLINE float total_of(vec<float> v) { return _mm512_reduce_add_ps((__m512)v); }
+NW_INLINE double total_of(vec<double> v) { return _mm512_reduce_add_pd((__m512d)v); }
 #else
 NW_INLINE Halves narrow(Words w) { return __builtin_convertvector(w, Halves); }
+NW_INLINE Words widen(Halves h) { return __builtin_convertvector(h, Words); }
+template <class V>
+NW_INLINE auto total_of(V v) {
+  for (int half = int(sizeof v / sizeof v[0]) / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) v[i] += v[i + half];
+  return v[0];
+}
 #endif
 
-NW_INLINE vec<float> widen_bf16(Halves h) { return (vec<float>)(__builtin_convertvector(h, Words) << 16); }
+NW_INLINE vec<float> widen_bf16(Halves h) { return (vec<float>)(widen(h) << 16); }
 NW_INLINE Halves round_bf16(vec<float> v) {
   Words u = (Words)v;
   Words rounded = u + 0x7fffu + ((u >> 16) & 1u);  // to nearest, ties to even
@@ -213,17 +224,16 @@ NW_INLINE void store(fp16* p, vec<float> v, P part) {
 // All ones in the lanes whose byte of the mask is not zero.
 template <class A, class P>
 NW_INLINE ints<A> load_mask(const uint8_t* p, P part) {
-  return __builtin_convertvector(raw_load<typename Pack<A>::B>(p, part), ints<A>) != 0;
+  auto bytes = raw_load<typename Pack<A>::B>(p, part);
+#if defined(__AVX512F__)
+  if constexpr (sizeof(A) == 4) return (ints<A>)_mm512_maskz_cvtepu8_epi32(__mmask16(0xffff), (__m128i)bytes) != 0;
+#endif
+  return __builtin_convertvector(bytes, ints<A>) != 0;
 }
 
 template <class A>
 NW_INLINE double total(const vec<A> (&s)[4]) {
-  // Four roundings of a chunk's sum: as many as four more of its values would have added.
-  const vec<A> all = (s[0] + s[1]) + (s[2] + s[3]);
-  double part[4] = {};
-#pragma GCC unroll 16
-  for (int i = 0; i < lanes<A>; ++i) part[i % 4] += double(all[i]);
-  return (part[0] + part[1]) + (part[2] + part[3]);
+  return double(total_of((s[0] + s[1]) + (s[2] + s[3])));
 }
 
 // f(offset, slot, part) over n elements; four slots, so that four independent sums hide the latency of an addition.
