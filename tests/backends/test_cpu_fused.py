@@ -54,7 +54,13 @@ def kernels(x, groups, weight, bias, activation, residual, known):
 def results(function, case, dtype):
     leaves = {k: None if t is None else t.to(dtype).requires_grad_() for k, t in case["leaves"].items()}
     y = function(
-        leaves["x"], case["groups"], leaves["weight"], leaves["bias"], case["activation"], leaves["residual"], case["known"]
+        leaves["x"],
+        case["groups"],
+        leaves["weight"],
+        leaves["bias"],
+        case["activation"],
+        leaves["residual"],
+        case["known"],
     )
     wanted = {k: t for k, t in leaves.items() if t is not None}
     grads = torch.autograd.grad(y, list(wanted.values()), case["grad_y"].to(dtype))
@@ -67,7 +73,13 @@ def compare(case):
     for name, expected in want.items():
         assert got[name].dtype == dtype
         size = max(expected.abs().max().item(), 1.0)
-        assert_close(got[name].double() / size, expected / size, rtol=0, atol=8 * ROUNDING[dtype], msg=lambda m, n=name: f"{n}: {m}")
+        assert_close(
+            got[name].double() / size,
+            expected / size,
+            rtol=0,
+            atol=8 * ROUNDING[dtype],
+            msg=lambda m, n=name: f"{n}: {m}",
+        )
     assert got["y"].stride() == got["x"].stride() == case["leaves"]["x"].stride()
 
 

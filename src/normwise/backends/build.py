@@ -23,7 +23,7 @@ FLAGS = (
 _DIGEST_SIZE = hashlib.sha256().digest_size
 
 
-class Unavailable(Exception):
+class BuildError(Exception):
     """The kernels cannot be had on this machine; the text says why and what to do."""
 
 
@@ -32,7 +32,7 @@ def load(check: Callable[[ctypes.CDLL], None]) -> ctypes.CDLL:
 
     A damaged or failing library in the cache is built anew, once.
 
-    Raises `Unavailable` with the reason in words.
+    Raises `BuildError` with the reason in words.
     """
     compiler = find_compiler()
     key = fingerprint(compiler)
@@ -51,7 +51,7 @@ def load(check: Callable[[ctypes.CDLL], None]) -> ctypes.CDLL:
             except ArithmeticError as error:
                 path.unlink(missing_ok=True)
                 problem = str(error)
-    raise Unavailable(f"the kernels were compiled but do not work: {problem}")
+    raise BuildError(f"the kernels were compiled but do not work: {problem}")
 
 
 def find_compiler() -> list[str]:
@@ -61,7 +61,7 @@ def find_compiler() -> list[str]:
         if shutil.which(command[0]):
             return command
     looked = f"$CXX = {shlex.join(named)}" if named else "g++, c++ and clang++"
-    raise Unavailable(f"no C++ compiler was found (looked for {looked}); install g++, for example the package g++.")
+    raise BuildError(f"no C++ compiler was found (looked for {looked}); install g++, for example the package g++.")
 
 
 def fingerprint(compiler: list[str]) -> str:
@@ -106,7 +106,7 @@ def _build(compiler: list[str], key: str, path: Path) -> None:
             if shutil.disk_usage(folder).free < 2**24:
                 raise OSError("the disk is full")
             lines = [line for line in result.stderr.splitlines() if "error" in line] or result.stderr.splitlines()
-            raise Unavailable(f"{shlex.join(compiler)} could not compile the kernels: {' '.join(lines[:2])}")
+            raise BuildError(f"{shlex.join(compiler)} could not compile the kernels: {' '.join(lines[:2])}")
         content = built.read_bytes()
         with built.open("ab") as file:
             file.write(hashlib.sha256(content).digest())

@@ -313,7 +313,7 @@ def call(kernel: str, *arguments: Any) -> None:
 def _loaded() -> tuple[ctypes.CDLL | None, str | None]:
     try:
         return build.load(_bind_and_check), None
-    except build.Unavailable as reason:
+    except build.BuildError as reason:
         return None, str(reason)
 
 

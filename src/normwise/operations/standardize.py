@@ -19,7 +19,7 @@ from .normalize import normalize, normalize_and_measure
 from .transforms import plain_operations_wanted, under_function_transform, without_autocast
 
 #: Below this many values the host's own time decides, and torch's operators have less of it.
-NATIVE_BELOW = 4096
+NATIVE_BELOW = 32768
 
 
 def over_batch(
