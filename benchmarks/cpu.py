@@ -42,9 +42,9 @@ SHAPES = [
 ]
 LAYERS = {
     "batch": lambda k, c, rank: getattr(k, f"BatchNorm{rank}d")(c),
-    "group": lambda k, c, rank: k.GroupNorm(32, c),
+    "group": lambda k, c, _: k.GroupNorm(32, c),
     "instance": lambda k, c, rank: getattr(k, f"InstanceNorm{rank}d")(c, affine=True),
-    "layer": lambda k, c, rank: k.GroupNorm(1, c),
+    "layer": lambda k, c, _: k.GroupNorm(1, c),
 }
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}

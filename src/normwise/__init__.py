@@ -2,6 +2,7 @@
 
 from .backends import available_backends as available_backends
 from .backends import use_backend as use_backend
+from .backends.huge_pages import huge_pages as huge_pages
 from .core.activations import ACTIVATIONS as ACTIVATIONS
 from .core.formulas import Affine as Affine
 from .core.moments import Moments as Moments

@@ -2,7 +2,8 @@
 
 A backend is one module with the same few functions: `unavailable`, `serves`, and the kernels `moments`,
 `apply`, `backward_reduce`, `backward_apply`; `reference.py` is their specification. To add one: write the
-module and name it in `_BACKENDS`, the fastest first.
+module and name it in `_BACKENDS`, the fastest first. One that also has `standardize` and `standardize_backward`
+does plain standardization in one kernel each way; the general path is their specification.
 """
 
 from __future__ import annotations
@@ -117,10 +118,11 @@ def available_backends() -> dict[str, str | None]:
 
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Serve every tensor inside the ``with`` block by one backend, and by nothing else.
+    """Serve every tensor inside the ``with`` block by one backend, where its kernels take the tensor.
 
     The automatic choice may take torch's own operator where that is the fastest; a chosen backend always
-    runs its own kernels, so ``use_backend("reference")`` is also how a result is checked. The choice holds
+    runs its own kernels, so ``use_backend("reference")`` is also how a result is checked. A tensor that they cannot
+    take (an empty one, a subclass, another device) is left to the reference. The choice holds
     for the current thread or task. The backward of a forward pass inside the block uses the same backend.
 
     Raises ValueError for an unknown name and RuntimeError, with the reason, for one that is not available
@@ -154,7 +156,8 @@ def select(x: Tensor) -> Backend:
     """The backend whose kernels serve ``x``: the chosen one, or the fastest that can."""
     chosen = forced()
     if chosen is not None:
-        return chosen
+        # What its kernels do not take, such as an empty tensor, is left to the specification.
+        return chosen if chosen.serves(x) else reference
     return next(b for b in _BACKENDS.values() if b.unavailable() is None and b.serves(x))
 
 

@@ -6,7 +6,7 @@ import ctypes
 import math
 import os
 from functools import cache
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -277,6 +277,10 @@ def dense(x: Tensor) -> tuple[Tensor, bool]:
     return dense(in_layout_of(x, x))
 
 
+@overload
+def like(x: Tensor, t: Tensor) -> Tensor: ...
+@overload
+def like(x: Tensor, t: None) -> None: ...
 def like(x: Tensor, t: Tensor | None) -> Tensor | None:
     """``t``, of ``x``'s shape, in the layout of ``x``."""
     if t is None or t.stride() == x.stride():
