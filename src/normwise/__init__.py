@@ -4,6 +4,7 @@ from . import functional as functional
 from . import nets as nets
 from .backends import available_backends as available_backends
 from .backends import use_backend as use_backend
+from .backends.huge_pages import huge_pages as huge_pages
 from .comparison import compare as compare
 from .core.activations import ACTIVATIONS as ACTIVATIONS
 from .core.formulas import Affine as Affine

@@ -57,7 +57,7 @@ def test_rows_are_flat_json(rows):
     ]
     assert (row["model"], row["data"]) == (SMALL["model"], SMALL["data"])
     assert (row["train_samples"], row["test_samples"], row["classes"]) == (48, 21, 3)
-    assert row["learning_rate"] == pytest.approx(0.5 * 16 / 32)
+    assert row["learning_rate"] == pytest.approx(0.6 * 16 / 32)
     assert row["versions"]["torch"] == torch.__version__
     assert len({row["key"] for row in rows}) == 8
 

@@ -83,3 +83,13 @@ def test_cumulative_average_needs_its_counter():
     running = RunningStatistics(torch.zeros(1), torch.ones(1), None, None)
     with pytest.raises(ValueError, match="needs the buffer num_batches_tracked"):
         running.update(torch.ones(1), torch.ones(1))
+
+
+def test_one_value_has_no_variance_to_remember():
+    mask = torch.zeros(5, 1, 7, dtype=torch.bool)
+    mask[1, 0, 3] = True
+    running = buffers()
+    running.update_from_batch(Moments.of(batches(1)[0], mask).over_batch())
+    running.update_from_instances(Moments.of(batches(1)[0], mask))
+    assert running.var.eq(1).all()
+    assert running.batches.item() == 0

@@ -125,3 +125,10 @@ def test_errors_say_what_to_write(norm, error, message):
 def test_rank_out_of_range(rank):
     with pytest.raises(ValueError, match=rf"rank must be 1, 2 or 3 spatial dimensions, received {rank}"):
         make_norm("batch", 6, rank=rank)
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm, nn.RMSNorm, nw.LayerNorm, nw.RMSNorm])
+def test_a_layer_of_rows_is_refused_for_maps(norm):
+    # On maps whose width happens to be C it would normalize along the width and say nothing.
+    with pytest.raises(ValueError, match=r"normalizes rows \[\*, C\], not maps.*write 'layer'"):
+        make_norm(norm, 8)

@@ -45,7 +45,7 @@ def compare(
     batch_sizes: Sequence[int] = (2, 8, 64),
     seeds: int | Sequence[int] = 2,
     epochs: int = 6,
-    learning_rate: float = 0.5,
+    learning_rate: float = 0.6,
     weight_decay: float = 5e-4,
     image_size: int = 32,
     device: str | torch.device | None = None,

@@ -20,8 +20,8 @@ class RunningStatistics(NamedTuple):
     biased one normalizes. The buffers are changed in place and nothing that a backward needs refers to
     them, so a second forward pass, or another process' broadcast, never invalidates the first.
 
-    A batch without a single value leaves everything as it is and is not counted; torch.nn counts it, which
-    skews its cumulative average.
+    A batch with fewer than two values per channel (an empty one, or what a mask leaves) has no variance: it leaves
+    everything as it is and is not counted. torch.nn counts an empty batch, which skews its cumulative average.
 
     >>> running = RunningStatistics(torch.zeros(1), torch.ones(1), torch.tensor(0), momentum=None)
     >>> for value in (2.0, 4.0):
@@ -44,16 +44,16 @@ class RunningStatistics(NamedTuple):
     def update_from_batch(self, table: Moments, seen: Tensor | bool = True) -> None:
         """Take in the statistics of one batch: a table that is pooled over its rows, ``[N, C]`` or ``[1, C]``."""
         pooled = table if table.mean.shape[0] == 1 else table.over_batch()
-        self.update(pooled.mean.squeeze(0), pooled.unbiased_var().squeeze(0), _both(seen, _any(pooled)))
+        self.update(pooled.mean.squeeze(0), pooled.unbiased_var().squeeze(0), _both(seen, _has_variance(pooled)))
 
     def update_from_instances(self, table: Moments, seen: Tensor | bool = True) -> None:
         """Take in the average over the samples of a table's moments, ``[N, C]`` (instance normalization)."""
-        seen = _both(seen, _any(table))
+        seen = _both(seen, _has_variance(table))
         if seen is False:
             return
         mean, var = table.mean, table.unbiased_var()
         if isinstance(table.count, Tensor):
-            weight = (table.count > 0).expand_as(mean).to(mean.dtype)
+            weight = (table.count > 1).expand_as(mean).to(mean.dtype)
             weight = weight / weight.sum(0).clamp_min(1)
             self.update((mean * weight).sum(0), (var * weight).sum(0), seen)
         else:
@@ -82,10 +82,10 @@ class RunningStatistics(NamedTuple):
         return self.batches.clamp_min(1).to(like.dtype).reciprocal()
 
 
-def _any(table: Moments) -> Tensor | bool:
+def _has_variance(table: Moments) -> Tensor | bool:
     if isinstance(table.count, Tensor):
-        return (table.count > 0).any()
-    return table.count > 0 and table.mean.shape[0] > 0
+        return (table.count > 1).any()
+    return table.count > 1 and table.mean.shape[0] > 0
 
 
 def _both(one: Tensor | bool, other: Tensor | bool) -> Tensor | bool:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from torch import nn
 
+from .layer_norm import LayerNorm, RMSNorm
 from .normalizers import NORMALIZERS, Normalizer, default_groups
 
 #: What `make_norm` takes: a row's name, a layer class, or a factory from channels to a layer.
@@ -80,6 +81,11 @@ def _from_callable(norm: Callable[..., nn.Module], channels: int) -> nn.Module:
         raise TypeError(f"norm must be a name, a class or a factory, received {type(norm).__name__}.")
     if isinstance(norm, type) and issubclass(norm, nn.GroupNorm):
         return norm(default_groups(channels), channels)
+    if norm in (nn.LayerNorm, nn.RMSNorm, LayerNorm, RMSNorm):
+        raise ValueError(
+            f"{norm.__name__} normalizes rows [*, C], not maps [N, C, *space]; write 'layer' (over C and space), "
+            "'pixel-layer' or 'pixel-rms' (over C at each position)."
+        )
     layer = norm(channels)
     if not isinstance(layer, nn.Module):
         raise TypeError(f"The norm factory must return a torch.nn.Module, it returned {type(layer).__name__}.")

@@ -46,8 +46,10 @@ def over_groups(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | No
     # On CPU group_norm computes E[x²] − E[x]² for channels_last, which cancels; for contiguous input it does not.
     dense = x.contiguous() if x.device.type == "cpu" else x
     if groups == x.shape[1] and statistics_dtype(x.dtype) == x.dtype and x.numel() > 0:
-        # Planes alone: this operator's backward sums around the mean, group_norm's does not.
-        y = F.instance_norm(dense, None, None, weight, bias, True, 0.0, eps)
+        # Planes alone: these operators' backward sums around the mean, group_norm's does not. For a batch of one,
+        # instance_norm's misreads a channels_last gradient: every value of grad_x is wrong.
+        operator = F.batch_norm if x.shape[0] == 1 else F.instance_norm
+        y = operator(dense, None, None, weight, bias, True, 0.0, eps)
     else:
         y = F.group_norm(dense, groups, weight, bias, eps)
     return in_layout_of(x, y)

@@ -1,0 +1,134 @@
+"""Compile the C++ kernels with the machine's own compiler, once, into a cache that any number of processes share."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+SOURCES = Path(__file__).parent / "cpu_kernels"
+MAIN = SOURCES / "kernels.cpp"
+# Not -ffast-math: with gcc < 13 it makes the whole process flush denormals, and NaN must stay NaN.
+FLAGS = (
+    *("-std=c++17", "-O2", "-march=native", "-fopenmp", "-shared", "-fPIC"),
+    *("-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden"),
+)
+_DIGEST_SIZE = hashlib.sha256().digest_size
+
+
+class BuildError(Exception):
+    """The kernels cannot be had on this machine; the text says why and what to do."""
+
+
+def load(check: Callable[[ctypes.CDLL], None]) -> ctypes.CDLL:
+    """The compiled library from the cache, or compiled now; ``check`` raises for one that computes wrongly.
+
+    A damaged or failing library in the cache is built anew, once.
+
+    Raises `BuildError` with the reason in words.
+    """
+    compiler = find_compiler()
+    key = fingerprint(compiler)
+    for folder in cache_folders():
+        path = folder / f"kernels-{key}.so"
+        for _ in range(2):
+            try:
+                if not intact(path):
+                    _build(compiler, key, path)
+                library = ctypes.CDLL(str(path))
+                check(library)
+                return library
+            except OSError:
+                path.unlink(missing_ok=True) if _writable(folder) else None
+                problem = f"the cache folder {folder} cannot be used"
+            except ArithmeticError as error:
+                path.unlink(missing_ok=True)
+                problem = str(error)
+    raise BuildError(f"the kernels were compiled but do not work: {problem}")
+
+
+def find_compiler() -> list[str]:
+    """The C++ compiler as a command: $CXX, or the first of g++, c++ and clang++ on the PATH."""
+    named = shlex.split(os.environ.get("CXX", ""))
+    for command in (named,) if named else (["g++"], ["c++"], ["clang++"]):
+        if shutil.which(command[0]):
+            return command
+    looked = f"$CXX = {shlex.join(named)}" if named else "g++, c++ and clang++"
+    raise BuildError(f"no C++ compiler was found (looked for {looked}); install g++, for example the package g++.")
+
+
+def fingerprint(compiler: list[str]) -> str:
+    """What a compiled library depends on: sources, flags, compiler and processor."""
+    digest = hashlib.sha256(repr((compiler, FLAGS, _version(compiler), _processor())).encode())
+    for source in sorted(SOURCES.iterdir()):
+        if source.suffix in {".cpp", ".hpp"}:
+            digest.update(source.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def cache_folders() -> Iterator[Path]:
+    """Where to look and build: the user's cache, and where that cannot be written a folder of this process alone."""
+    own = os.environ.get("NORMWISE_CACHE")
+    if own:
+        yield Path(own)
+    else:
+        home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        yield Path(home) / "normwise"
+    with tempfile.TemporaryDirectory(prefix="normwise-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)  # a loaded library stays loaded when its file goes
+
+
+def intact(path: Path) -> bool:
+    """Whether the library ends with its own checksum: loading a truncated one would kill the process."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return False
+    return hashlib.sha256(content[:-_DIGEST_SIZE]).digest() == content[-_DIGEST_SIZE:]
+
+
+def _build(compiler: list[str], key: str, path: Path) -> None:
+    """Compile beside the target and rename: another process sees all of the library or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix="building-") as folder:
+        built = Path(folder) / path.name
+        version = f"-DNW_VERSION={version_number(key)}"
+        command = [*compiler, *FLAGS, version, str(MAIN), "-o", str(built)]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        if result.returncode:
+            if shutil.disk_usage(folder).free < 2**24:
+                raise OSError("the disk is full")
+            lines = [line for line in result.stderr.splitlines() if "error" in line] or result.stderr.splitlines()
+            raise BuildError(f"{shlex.join(compiler)} could not compile the kernels: {' '.join(lines[:2])}")
+        content = built.read_bytes()
+        with built.open("ab") as file:
+            file.write(hashlib.sha256(content).digest())
+        os.replace(built, path)
+
+
+def version_number(key: str) -> int:
+    """What the library of this fingerprint answers to `nw_version`."""
+    return int(key[:7], 16)
+
+
+def _version(compiler: list[str]) -> str:
+    return subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=False).stdout
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.platform() + platform.processor()
+    return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
+
+
+def _writable(folder: Path) -> bool:
+    return os.access(folder, os.W_OK)

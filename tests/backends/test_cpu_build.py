@@ -1,0 +1,176 @@
+"""How the compiled kernels come to be: the cache, what may lie in it, no compiler, several processes, forks."""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from normwise.backends import build, cpu
+
+needs_compiler = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
+
+PROGRAM = """
+import torch, normwise as nw
+print(nw.available_backends()["cpu"])
+x = torch.arange(30000.).view(2, 3, 50, 100).remainder(7)
+print(nw.GroupNorm(3, 3)(x).square().mean().item() > 0.99)
+"""
+
+
+def run(folder, program=PROGRAM, **environment):
+    """What a fresh process prints, its cache in ``folder``."""
+    settings = {**os.environ, "NORMWISE_CACHE": str(folder), "OMP_NUM_THREADS": "1", **environment}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, env=settings, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def library_in(folder):
+    (found,) = Path(folder).glob("*.so")
+    return found
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """A cache with the library in it, built by two processes at once."""
+    if cpu.unavailable() is not None:
+        pytest.skip(str(cpu.unavailable()))
+    folder = tmp_path_factory.mktemp("cache")
+    settings = {**os.environ, "NORMWISE_CACHE": str(folder), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-W", "error", "-c", PROGRAM]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=settings) for _ in range(2)]
+    for process in both:
+        assert process.communicate()[0].splitlines() == ["None", "True"]
+    return folder
+
+
+def test_two_processes_that_build_at_once_leave_one_whole_library(built):
+    assert build.intact(library_in(built))
+    assert [p.name for p in built.iterdir()] == [library_in(built).name], "something temporary was left"
+
+
+def test_the_second_process_compiles_nothing(built):
+    before = library_in(built).stat().st_mtime_ns
+    assert run(built) == ["None", "True"]
+    assert library_in(built).stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b[:-100] + bytes(100)])
+def test_a_damaged_library_is_noticed_before_it_is_loaded(built, tmp_path, damage):
+    good = library_in(built)
+    bad = tmp_path / good.name
+    bad.write_bytes(damage(good.read_bytes()))
+    assert not build.intact(bad)
+
+
+@needs_compiler
+def test_a_damaged_library_is_built_anew(built, tmp_path):
+    good = library_in(built)
+    (tmp_path / good.name).write_bytes(good.read_bytes()[:5000])
+    assert run(tmp_path) == ["None", "True"]
+    assert build.intact(tmp_path / good.name)
+
+
+def test_a_library_that_computes_wrongly_is_built_anew_once(built, monkeypatch):
+    monkeypatch.setenv("NORMWISE_CACHE", str(built))
+    builds, checks = [], []
+    monkeypatch.setattr(build, "_build", lambda compiler, key, path: builds.append(path) or path.write_bytes(content))
+    content = library_in(built).read_bytes()
+
+    def check(library):
+        checks.append(library)
+        if len(checks) == 1:
+            raise ArithmeticError("the self-test failed")
+
+    build.load(check)
+    assert (len(builds), len(checks)) == (1, 2)
+
+
+def test_a_library_that_never_works_is_reported(built, monkeypatch):
+    monkeypatch.setenv("NORMWISE_CACHE", str(built))
+    content = library_in(built).read_bytes()
+    monkeypatch.setattr(build, "_build", lambda compiler, key, path: path.write_bytes(content))
+
+    def check(library):
+        raise ArithmeticError("the self-test failed for torch.float32")
+
+    with pytest.raises(build.BuildError, match=r"do not work: the self-test failed for torch\.float32"):
+        build.load(check)
+    library_path = built / f"kernels-{build.fingerprint(build.find_compiler())}.so"
+    library_path.write_bytes(content)  # as it was
+
+
+def test_without_a_compiler_the_reference_serves_and_says_why(tmp_path):
+    (tmp_path / "bin").mkdir()
+    reason, works = run(tmp_path, PATH=str(tmp_path / "bin"), CXX="")
+    assert "no C++ compiler was found" in reason
+    assert "install g++" in reason
+    assert works == "True"
+
+
+def test_a_compiler_that_fails_is_quoted(tmp_path):
+    compiler = tmp_path / "broken"
+    compiler.write_text("#!/bin/sh\necho 'error: no such target' >&2\nexit 1\n")
+    compiler.chmod(0o755)
+    reason, works = run(tmp_path, CXX=str(compiler))
+    assert "could not compile the kernels: error: no such target" in reason
+    assert works == "True"
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["/proc/normwise", "/dev/null/normwise"])
+def test_a_cache_folder_that_cannot_be_written_is_replaced_by_a_temporary_one(place):
+    assert run(place) == ["None", "True"]
+
+
+def test_the_fingerprint_depends_on_sources_flags_and_compiler(tmp_path, monkeypatch):
+    compiler = [sys.executable]
+    first = build.fingerprint(compiler)
+    assert build.fingerprint(compiler) == first
+    monkeypatch.setattr(build, "FLAGS", (*build.FLAGS, "-g"))
+    second = build.fingerprint(compiler)
+    for source in build.SOURCES.iterdir():
+        (tmp_path / source.name).write_bytes(source.read_bytes() + b"\n")
+    monkeypatch.setattr(build, "SOURCES", tmp_path)
+    assert len({first, second, build.fingerprint(compiler), build.fingerprint(["sh", "-c", "true"])}) == 4
+
+
+@needs_compiler
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux's /proc")
+def test_there_is_one_openmp_runtime(built):
+    program = PROGRAM + "print(sorted({l.split()[-1] for l in open('/proc/self/maps') if 'omp' in l.split()[-1]}))"
+    runtimes = run(built, program, OMP_NUM_THREADS="2")[-1]
+    assert runtimes.count(".so") == 1, runtimes
+
+
+def _normalize(pipe):
+    x = torch.randn(4, 8, 100, 100, generator=torch.Generator().manual_seed(0))
+    pipe.send(cpu.moments(x, None).mean.sum().item())
+
+
+@needs_compiler
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_process_computes_the_same():
+    """OpenMP's threads do not survive a fork; a child that waited for them would hang."""
+    x = torch.randn(4, 8, 100, 100, generator=torch.Generator().manual_seed(0))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        expected = cpu.moments(x, None).mean.sum().item()  # the pool of threads exists now
+        context = multiprocessing.get_context("fork")
+        receive, send = context.Pipe(duplex=False)
+        child = context.Process(target=_normalize, args=(send,))
+        child.start()
+        assert receive.poll(60), "the forked process hangs"
+        assert receive.recv() == expected
+        child.join(10)
+        assert child.exitcode == 0
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,49 @@
+"""Large outputs on huge pages: asked for, not asked for, and never another result."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import normwise as nw
+from normwise.backends import huge_pages as module
+
+SMAPS = Path("/proc/self/smaps")
+
+
+@pytest.fixture(autouse=True)
+def restored():
+    before = nw.huge_pages()
+    yield
+    nw.huge_pages(before)
+
+
+def advised(t):
+    """Whether the system was asked for huge pages in the middle of the tensor's memory."""
+    middle = t.data_ptr() + t.numel() * t.element_size() // 2
+    for block in re.split(r"(?m)^(?=[0-9a-f]+-[0-9a-f]+ )", SMAPS.read_text()):
+        bounds = re.match(r"([0-9a-f]+)-([0-9a-f]+) ", block)
+        if bounds and int(bounds[1], 16) <= middle < int(bounds[2], 16):
+            return " hg" in re.search(r"VmFlags:.*", block)[0]
+    return False
+
+
+@pytest.mark.skipif(not SMAPS.exists(), reason="needs Linux's /proc")
+@pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="a kernel without huge pages")
+@pytest.mark.parametrize("enabled", [True, False])
+def test_large_outputs_ask_for_them_if_switched_on(enabled):
+    assert nw.huge_pages(enabled) is enabled
+    x = torch.empty(40 << 18)  # 40 MB: mapped afresh, in memory of its own
+    assert advised(module.empty_like(x)) is enabled
+
+
+def test_the_result_is_the_same():
+    x = torch.randn(2, 8, 300, 301)
+    outputs = [nw.GroupNorm(2, 8)(x) for enabled in (True, False) if nw.huge_pages(enabled) is enabled]
+    assert torch.equal(*outputs)
+
+
+def test_the_switch_can_be_asked():
+    nw.huge_pages(False)
+    assert nw.huge_pages() is False
