@@ -52,6 +52,17 @@ def net(norm: str, in_channels: int, classes: int) -> nn.Module:
     return Net(norm, in_channels, classes)
 
 
+class NormAct(nn.BatchNorm2d):
+    """Shaped like timm's BatchNormAct2d."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.drop, self.act = nn.Dropout(0.5), nn.SiLU(inplace=True)
+
+    def forward(self, x):
+        return self.act(self.drop(super().forward(x)))
+
+
 def fixed_net() -> nn.Module:
     """Takes nothing: its layers are replaced."""
     return nn.Sequential(

@@ -7,6 +7,7 @@ import small_problems
 import torch
 from torch import nn
 
+import normwise
 from normwise.comparison import (
     EpochFinished,
     InputError,
@@ -17,7 +18,7 @@ from normwise.comparison import (
     SweepStarted,
     compare,
 )
-from normwise.comparison.sweep import threads_for
+from normwise.comparison.entry import threads_for
 from normwise.layers import GroupNorm
 
 SMALL = {
@@ -201,3 +202,7 @@ def test_bad_input_stops_before_the_first_run(tmp_path, changes, message):
         compare(**(SMALL | changes), out=tmp_path / "out", on_event=events.append)
     assert not events
     assert not (tmp_path / "out").exists()
+
+
+def test_the_public_name():
+    assert normwise.compare is compare

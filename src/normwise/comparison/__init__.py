@@ -1,5 +1,6 @@
 """`normwise.compare`: the same model trained with each normalizer, measured and compared."""
 
+from .entry import compare as compare
 from .events import EpochFinished as EpochFinished
 from .events import Event as Event
 from .events import RunFinished as RunFinished
@@ -12,4 +13,3 @@ from .settings import Settings as Settings
 from .summary import Summary as Summary
 from .summary import summarize as summarize
 from .summary import to_csv as to_csv
-from .sweep import compare as compare

@@ -48,7 +48,7 @@ def _fastest(standing: list[str], cells: Sequence[Cell], size: int) -> str:
         return ""
     quickest, slowest = min(timed, key=_step), max(timed, key=_step)
     return (
-        f" Of these {spoken(quickest.norm)} has the shortest step at batch size {size} ({quickest.step_ms:.2f} ms; "
+        f" Of these, {spoken(quickest.norm)} has the shortest step at batch size {size} ({quickest.step_ms:.2f} ms; "
         f"{spoken(slowest.norm)} {slowest.step_ms:.2f} ms)."
     )
 

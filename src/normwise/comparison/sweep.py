@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import math
-import os
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable
+from dataclasses import asdict
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,110 +18,15 @@ from .isolation import isolated
 from .machine import machine, versions
 from .models import Network, Recipe, first_line
 from .progress import Progress
-from .references import name_of
-from .settings import InputError, Run, Settings, digest, make_settings, named_norms
-from .sources import load_data
+from .settings import InputError, Run, Settings, digest
 from .storage import Store
 from .training import Trainer, train
-from .zoo import ModelLike, open_model
 
-DataLike = str | Callable[[], Any]
 Listener = Callable[[Event], None]
 Row = dict[str, Any]
 
-EXAMPLES = 2
-TIMED_STEPS = 3
-SMALL_MAP = 256
-
-
-def compare(
-    model: ModelLike = "resnet8",
-    data: DataLike = "digits",
-    *,
-    norms: Sequence[Norm] = ("batch", "group", "instance", "layer", "none"),
-    batch_sizes: Sequence[int] = (2, 8, 64),
-    seeds: int | Sequence[int] = 2,
-    epochs: int = 6,
-    learning_rate: float = 0.6,
-    weight_decay: float = 5e-4,
-    image_size: int = 32,
-    device: str | torch.device | None = None,
-    out: str | os.PathLike[str] | None = None,
-    on_event: Listener | None = None,
-) -> list[Row]:
-    """Train one model with each normalizer at each batch size and seed; returns one row per run.
-
-    Every run has the same protocol: SGD with Nesterov momentum, peak learning rate
-    `learning_rate · min(1, batch size / 32)`, linear warm-up and cosine, gradients clipped to a global norm of 1,
-    `epochs` epochs without the last incomplete batch. For one seed all normalizers share the initial weights (all
-    tensors that normalizers do not own, bit for bit) and the order of the data. On the CPU a row is determined by
-    its `key` bit for bit, times aside.
-
-    Args:
-        model: `resnet8`, `resnet20`, `resnet18` and so on; `timm:NAME`, `torchvision:NAME`, `package.module:function`;
-            a function or a module. A function gets `norm`, `in_channels` and `classes` where it has parameters of
-            these names. Without `norm` the model's BatchNorm, GroupNorm and InstanceNorm layers are replaced.
-        data: `digits`; a folder with one directory per class; an `.npz` file with x_train, y_train, x_test, y_test
-            or x, y; `package.module:function` or a function that returns (train, test), each a dataset of tensors or
-            a pair (x, y).
-        norms: names as in `normwise.layers.NORMALIZERS` (`"group:8"` for 8 groups), classes, or functions
-            `channels -> Module`.
-        batch_sizes: each at most the size of the training split.
-        seeds: how many, or which.
-        epochs: passes over the training split, the same for every run.
-        learning_rate: peak rate at batch sizes from 32 on.
-        weight_decay: for weights; biases and normalizers have none.
-        image_size: side to which the images of a folder are resized.
-        device: the GPU where there is one, else the CPU.
-        out: folder for `results.jsonl` (a line per finished run, at once on disk) and `settings.json`. Runs that
-            the folder holds already are not repeated.
-        on_event: called with each `Event`.
-
-    A row is a flat JSON dict: what was run (`norm`, `batch_size`, `seed`, ...), `status` ("finished" or
-    "diverged"), accuracies from 0 to 1 (`test_accuracy` in evaluation mode; `test_accuracy_train_mode` with the
-    normalizers in training mode at the run's batch size; `train_eval_gap`, the second minus the first), `curve`
-    by epoch, `step_ms` (median of forward, backward and update), `peak_memory_bytes` (parameters, buffers,
-    optimizer state and the peak of what one step allocates), and `layers`: squared channel mean and channel
-    variance of the input of each normalization site, at the start and at the end.
-
-    Raises InputError (a ValueError) with what to write instead, before the first run, for everything that cannot
-    work. KeyboardInterrupt passes through; the finished runs are in `out`.
-
-    >>> rows = compare(norms=["group", "none"], batch_sizes=[64], seeds=1, epochs=1)
-    >>> [(row["norm"], row["status"]) for row in rows]
-    [('group', 'finished'), ('none', 'finished')]
-    """
-    named = named_norms(norms)
-    settings = make_settings(
-        model=name_of(model),
-        data=name_of(data),
-        norms=list(named),
-        batch_sizes=batch_sizes,
-        seeds=seeds,
-        epochs=epochs,
-        learning_rate=learning_rate,
-        weight_decay=weight_decay,
-        image_size=image_size,
-        device=device,
-    )
-    with isolated(0, "cpu"):
-        loaded = load_data(data, image_size)
-    settings = replace(settings, threads=threads_for(loaded.sample_shape))
-    recipe = open_model(model, loaded.x_train[:EXAMPLES], len(loaded.classes))
-    sweep = Sweep(settings, named, loaded, recipe)
-    if out is None:
-        return sweep.run(on_event, None)
-    with Store(Path(out)) as store:
-        return sweep.run(on_event, store)
-
-
-def threads_for(sample_shape: tuple[int, ...]) -> int:
-    """One thread for samples of at most 256 positions, where several cost more than they bring; else torch's.
-
-    >>> threads_for((1, 8, 8)), threads_for((64,))
-    (1, 1)
-    """
-    return 1 if math.prod(sample_shape[1:]) <= SMALL_MAP else torch.get_num_threads()
+TIMED_STEPS = 10
+TIMING_SECONDS = 1.0
 
 
 class Sweep:
@@ -204,7 +106,7 @@ class Sweep:
     def _check(self, norm: str) -> None:
         run = Run(norm, min(self.settings.batch_sizes), self.settings.seeds[0])
         try:
-            self._steps(run, count=1)
+            self._steps(run, most=1)
         except InputError:
             raise
         except Exception as error:  # the model's own code and any layer may raise anything
@@ -217,19 +119,19 @@ class Sweep:
         run = Run(self.settings.norms[0], batch_size, self.settings.seeds[0])
         steps = len(self.data.x_train) // batch_size * self.settings.epochs
         try:
-            return steps * min(self._steps(run, count=TIMED_STEPS))
+            return steps * min(self._steps(run, most=TIMED_STEPS))
         except torch.OutOfMemoryError as error:
             raise InputError(
                 f"A training step at batch size {batch_size} does not fit into the memory of "
                 f"{self.settings.device}; write smaller batch sizes."
             ) from error
 
-    def _steps(self, run: Run, count: int) -> list[float]:
-        """Seconds of the first training steps of a network that is thrown away."""
+    def _steps(self, run: Run, most: int) -> list[float]:
+        """Seconds of the first training steps of a network that is thrown away, fewer where they are slow."""
         with isolated(run.seed, self.settings.device, self.settings.threads):
             trainer = Trainer(self._network(run), self.data, run, self.settings)
             x, y = self.data.x_train[: run.batch_size], self.data.y_train[: run.batch_size]
-            for _ in range(count):
+            while len(trainer.timed) < most and sum(trainer.timed) < TIMING_SECONDS:
                 trainer.timed_step(x, y)
         return trainer.timed
 

@@ -18,6 +18,11 @@ from .measure import SIGNAL_BATCH, evaluate, finite, layer_signal, step_memory, 
 from .models import Network
 from .settings import CLIP_NORM, MOMENTUM, WARM_UP, Run, Settings
 
+# The fields of a run's outcome in the order of a row; what a diverged run lacks stays None.
+OUTCOME = (
+    *("status", "message", "test_accuracy", "test_accuracy_train_mode", "train_eval_gap", "train_accuracy"),
+    *("test_loss", "curve"),
+)
 GPU_TIMED_STEPS = range(5, 105)
 
 EpochReport = Callable[[int, float | None, float], None]
@@ -28,47 +33,46 @@ def train(network: Network, data: Data, run: Run, settings: Settings, on_epoch: 
 
     `on_epoch(epoch, train_loss, test_accuracy)` is called after each epoch, counted from 1.
     """
-    model = network.module
     memory, memory_kind = memory_of_step(network, data, run, settings)
     fixed = data.x_train[data_order(len(data.x_train), 0, 0)[:SIGNAL_BATCH].to(data.x_train.device)]
     start = layer_signal(network, fixed)
     trainer = Trainer(network, data, run, settings)
-    curve = []
-    for epoch in range(1, settings.epochs + 1):
-        train_loss = finite(trainer.epoch(epoch))
-        test_accuracy, test_loss = evaluate(model, data.x_test, data.y_test)
-        diverged = train_loss is None or not math.isfinite(test_loss)
-        if diverged:
-            test_accuracy = chance(data)
-        curve.append({"epoch": epoch, "train_loss": train_loss, "test_accuracy": test_accuracy})
-        on_epoch(epoch, train_loss, test_accuracy)
-        if diverged:
-            break
+    outcome = _epochs(trainer, settings.epochs, on_epoch)
+    if outcome["status"] == "finished":
+        in_training = train_mode_accuracy(network, data.x_test, data.y_test, run.batch_size)
+        outcome |= {
+            "test_accuracy_train_mode": in_training,
+            "train_eval_gap": in_training - outcome["test_accuracy"],
+            "train_accuracy": evaluate(network.module, data.x_train, data.y_train)[0],
+        }
     end = layer_signal(network, fixed)
-    result = {
-        "status": "diverged" if diverged else "finished",
-        "message": f"The loss is not finite after epoch {epoch} of {settings.epochs}." if diverged else "",
-        "test_accuracy": test_accuracy,
-        "test_accuracy_train_mode": None,
-        "train_eval_gap": None,
-        "train_accuracy": None,
-        "test_loss": None,
-        "curve": curve,
+    return {
+        **outcome,
         "step_ms": 1e3 * statistics.median(trainer.timed) if trainer.timed else None,
         "peak_memory_bytes": memory,
         "memory_kind": memory_kind,
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": sum(p.numel() for p in network.module.parameters()),
         "layers": [{"name": site, "start": start[site], "end": end[site]} for site in network.sites if site in start],
     }
-    if not diverged:
-        in_training = train_mode_accuracy(network, data.x_test, data.y_test, run.batch_size)
-        result |= {
-            "test_accuracy_train_mode": in_training,
-            "train_eval_gap": in_training - test_accuracy,
-            "train_accuracy": evaluate(model, data.x_train, data.y_train)[0],
-            "test_loss": test_loss,
-        }
-    return result
+
+
+def _epochs(trainer: Trainer, epochs: int, on_epoch: EpochReport) -> dict[str, Any]:
+    """Train until the last epoch or until a loss is not finite."""
+    data, curve = trainer.data, []
+    outcome: dict[str, Any] = dict.fromkeys(OUTCOME)
+    for epoch in range(1, epochs + 1):
+        train_loss = finite(trainer.epoch(epoch))
+        accuracy, test_loss = evaluate(trainer.model, data.x_test, data.y_test)
+        diverged = train_loss is None or not math.isfinite(test_loss)
+        accuracy = chance(data) if diverged else accuracy
+        curve.append({"epoch": epoch, "train_loss": train_loss, "test_accuracy": accuracy})
+        outcome |= {"status": "finished", "message": "", "test_accuracy": accuracy, "test_loss": finite(test_loss)}
+        on_epoch(epoch, train_loss, accuracy)
+        if diverged:
+            message = f"The loss is not finite after epoch {epoch} of {epochs}."
+            outcome |= {"status": "diverged", "message": message, "test_loss": None}
+            break
+    return outcome | {"curve": curve}
 
 
 def chance(data: Data) -> float:

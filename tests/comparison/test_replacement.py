@@ -1,0 +1,83 @@
+"""Other people's normalization layers give way to ours."""
+
+import pytest
+import small_problems
+import torch
+from torch import nn
+
+from normwise.comparison.zoo import open_model
+from normwise.layers import GroupNorm, InstanceNorm1d
+
+IMAGES = torch.randn(2, 1, 8, 8)
+
+
+class SharedAndUnused(nn.Module):
+    """One normalizer used twice under two names, one never used."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = self.second = nn.BatchNorm2d(1)
+        self.unused = nn.GroupNorm(1, 4)
+        self.linear = nn.Linear(64, 3)
+
+    def forward(self, x):
+        return self.linear(self.second(torch.relu(self.first(x))).flatten(1))
+
+
+def test_shared_layers_stay_shared_and_unused_ones_stay():
+    network = open_model(SharedAndUnused, IMAGES, 3).build("layer", 0)
+    assert network.sites == ("first",)
+    assert network.module.first is network.module.second
+    assert isinstance(network.module.first, GroupNorm)
+    assert isinstance(network.module.unused, nn.GroupNorm)
+    assert network.module.unused.num_groups == 1
+
+
+class Signal(nn.Module):
+    """A GroupNorm and a BatchNorm over [N, C, L], a BatchNorm over [N, C]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.group, self.batch = nn.Conv1d(2, 8, 3), nn.GroupNorm(2, 8), nn.BatchNorm1d(8)
+        self.features, self.linear = nn.BatchNorm1d(8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.linear(self.features(self.batch(self.group(self.conv(x))).mean(2)))
+
+
+def test_rank_is_that_of_the_signal():
+    recipe = open_model(Signal, torch.randn(2, 2, 9), 3)
+    assert recipe.ranks == {"group": 1, "batch": 1, "features": 0}
+    with pytest.raises(ValueError, match=r"InstanceNorm has one value per sample and channel on features \[N, C\]"):
+        recipe.build("instance", 0)
+    assert recipe.build("batch", 0).module(torch.randn(4, 2, 9)).shape == (4, 3)
+    only_maps = nn.Sequential(nn.Conv1d(2, 8, 3), nn.GroupNorm(2, 8), nn.Flatten(), nn.Linear(56, 3))
+    assert isinstance(open_model(only_maps, torch.randn(2, 2, 9), 3).build("instance", 0).module[1], InstanceNorm1d)
+
+
+def test_the_activation_and_dropout_of_a_layer_follow_its_replacement():
+    model = nn.Sequential(nn.Conv2d(1, 8, 3), small_problems.NormAct(8), nn.Flatten(), nn.Linear(8 * 36, 3))
+    network = open_model(model, IMAGES, 3).build("group", 0)
+    replaced = network.module[1]
+    assert network.sites == ("1.norm",)
+    assert isinstance(replaced.norm, GroupNorm)
+    assert (replaced.drop.p, type(replaced.act)) == (0.5, nn.SiLU)
+    x = torch.randn(2, 8, 4, 4)
+    torch.testing.assert_close(replaced.eval()(x), nn.functional.silu(nn.functional.group_norm(x, 2)))
+
+
+class PreActivation(nn.Module):
+    """`x + conv(relu(norm(x)))` with an in-place ReLU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.relu, self.linear = nn.BatchNorm2d(1), nn.ReLU(inplace=True), nn.Linear(64, 3)
+
+    def forward(self, x):
+        return self.linear((x + self.relu(self.norm(x))).flatten(1))
+
+
+def test_an_inplace_activation_does_not_reach_through_a_missing_normalizer():
+    module = open_model(PreActivation, IMAGES, 3).build("none", 0).module
+    expected = module.linear((IMAGES + torch.relu(IMAGES)).flatten(1))
+    torch.testing.assert_close(module(IMAGES.clone()), expected)
