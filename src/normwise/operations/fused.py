@@ -16,12 +16,11 @@ from normwise.core.formulas import Formula
 from normwise.core.moments import Moments
 
 from .normalize import normalize
-from .transforms import plain_operations_wanted
 
 
 def takes(x: Tensor, *others: Tensor | None) -> Fused | None:
     """The backend with fused kernels that serves ``x``, if there is one; others must be tensors like it."""
-    if plain_operations_wanted() or not isinstance(x, Tensor):
+    if not isinstance(x, Tensor):
         return None
     backend = fused_for(x)
     if backend is None or any(t is not None and t.device != x.device for t in others):

@@ -103,7 +103,7 @@ def by_running(
 
 def _fused(x: Tensor, mask: Tensor | None, *others: Tensor | None) -> Fused | None:
     """The backend whose fused kernel is the fastest way for ``x``: before torch's operator, but for tiny tensors."""
-    if mask is not None:
+    if mask is not None or plain_operations_wanted():  # before the size is asked for, which an export may leave open
         return None
     weight, bias, residual = others
     if x.numel() < NATIVE_BELOW and residual is None and native.takes(x, None, weight, bias):
