@@ -43,6 +43,15 @@ def test_evaluation_is_batch_norms():
     oracle.load_state_dict(ghost.state_dict())
 
 
+def test_a_rest_of_one_value_joins_the_chunk_before_it():
+    x = torch.randn(9, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    y = nw.GhostBatchNorm1d(4, ghost_size=4, dtype=torch.float64)(x)
+    oracle = nn.BatchNorm1d(4, dtype=torch.float64)
+    assert_close(y, torch.cat([oracle(x[:4]), oracle(x[4:])]))
+    with pytest.raises(ValueError, match=r"ghost_size=1\).*single value per channel.*larger ghost_size"):
+        nw.GhostBatchNorm1d(4, ghost_size=1)(x)
+
+
 def test_ghost_size_is_checked_and_shown():
     with pytest.raises(ValueError, match="ghost_size must be at least 1 sample, received 0"):
         nw.GhostBatchNorm1d(4, ghost_size=0)

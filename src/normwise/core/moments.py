@@ -103,12 +103,16 @@ class Moments(NamedTuple):
     def over_chunks(self, size: int) -> Moments:
         """Pool over chunks of ``size`` samples, given back for each sample, ``[N, C]`` (ghost batches).
 
-        The last chunk is smaller where ``size`` does not divide the batch.
+        The last chunk is smaller where ``size`` does not divide the batch; a rest of a single value per channel, which
+        would be its own mean, joins the chunk before it.
         """
         samples = self.mean.shape[0]
         if size == 1:
             return self
-        whole = samples - samples % size
+        rest = samples % size
+        whole = samples - rest
+        if rest == 1 and not isinstance(self.count, Tensor) and self.count == 1 and whole:
+            whole -= size
         parts = []
         if whole:
             chunks = self._map(lambda t: t[:whole].unflatten(0, (-1, size)) if t.shape[0] != 1 else t[None])

@@ -178,6 +178,15 @@ class _GhostBatchNorm(_BatchNorm):
         formula = partial(formulas.ghost_batch_norm, ghost_size=self.ghost_size, eps=self.eps, processes=group)
         return normalize_and_measure(x, formula, self.weight, self.bias, **options)
 
+    def _check_statistics(self, x: Tensor, group: ProcessGroup | None) -> None:
+        super()._check_statistics(x, group)
+        if self.ghost_size * x.shape[2:].numel() == 1:
+            raise ValueError(
+                f"{type(self).__name__}(ghost_size=1): a chunk of one sample of input size {list(x.shape)} has a "
+                "single value per channel, and the output would be the bias whatever the input is; use a larger "
+                "ghost_size."
+            )
+
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, ghost_size={self.ghost_size}"
 
@@ -199,7 +208,7 @@ class GhostBatchNorm2d(_GhostBatchNorm, nn.BatchNorm2d):
 
     with μ and σ² (**biased**) of the k-th chunk of neighbouring samples, H and W. Large batches then regularize as
     small ones do. All chunks are one vectorized pass. Where ``ghost_size`` does not divide the batch the last chunk
-    is smaller.
+    is smaller; a rest of a single value per channel joins the chunk before it.
 
     Evaluation is exactly `BatchNorm2d`'s: the running statistics take in the moments of the *whole* batch once, its
     unbiased variance included. (The mean of the chunks' variances would miss the variance between the chunks.)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -101,4 +102,21 @@ class RunningLayer(ChannelLayer):
         for key in state_dict:
             if key.startswith(f"{prefix}banks."):
                 self._bank(key[len(prefix) :].split(".")[1])
+        self._adapt_old_checkpoint(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _adapt_old_checkpoint(self, state_dict: dict[str, Any], prefix: str) -> None:
+        """Old checkpoints have statistics that the layer does not keep, or lack the counter; say what was done."""
+        keys = [prefix + name for name in ("running_mean", "running_var", "num_batches_tracked")]
+        if self.running_mean is None:
+            dropped = [key for key in keys if state_dict.pop(key, None) is not None]
+            if dropped:
+                self._warn_of(
+                    f"left out {', '.join(dropped)}, since it has track_running_stats=False; set it to use them"
+                )
+        elif keys[0] in state_dict and keys[2] not in state_dict and isinstance(self.num_batches_tracked, Tensor):
+            state_dict[keys[2]] = self.num_batches_tracked
+            self._warn_of(f"kept its own counter, since {keys[2]} is missing (a checkpoint from before torch 0.4.1)")
+
+    def _warn_of(self, what: str) -> None:
+        warnings.warn(f"Loading a checkpoint into {type(self).__name__}: it {what}.", UserWarning, stacklevel=2)
