@@ -88,7 +88,8 @@ def test_state_dict_of_torch_before_the_counter(case):
     del state["num_batches_tracked"]
     state._metadata[""]["version"] = 1
     layer = case.build()
-    layer.load_state_dict(state, strict=True)
+    with pytest.warns(UserWarning, match="kept its own counter, since num_batches_tracked is missing"):
+        layer.load_state_dict(state, strict=True)
     assert_close(layer.running_var, state["running_var"])
 
 
