@@ -2,7 +2,7 @@
 
 A backend is one module with the same few functions: `unavailable`, `serves`, and the kernels `moments`,
 `apply`, `backward_reduce`, `backward_apply`; `reference.py` is their specification. To add one: write the
-module and name it in `_BACKENDS`, the fastest first. One that also has `standardize` and `standardize_backward`
+module and name it in `_BACKENDS`. One that also has `standardize` and `standardize_backward`
 does plain standardization in one kernel each way; the general path is their specification.
 """
 

@@ -15,6 +15,7 @@ from normwise.core.arguments import check_residual
 from normwise.core.formulas import Formula
 from normwise.core.moments import Moments
 
+from .higher import differentiable_gradients
 from .normalize import normalize
 
 
@@ -107,12 +108,11 @@ class _Standardize(torch.autograd.Function):
 
 def _differentiable_backward(call: _Call, grad_y: Tensor, *inputs: Tensor | None) -> list[Tensor | None]:
     """The gradients as functions that can be differentiated again: those of the general path."""
-    # Aliases: the derivative is taken with respect to this use of the tensors, not through their history.
-    aliases = [None if t is None else t.view_as(t) for t in inputs]
-    x, residual, weight, bias = aliases
     moments = call.moments if call.known else None
     activation = None if call.activation is None else call.activation.name
-    y = normalize(x, call.formula(), weight, bias, activation=activation, residual=residual, moments=moments)  # type: ignore[arg-type]
-    wanted = [t for t in aliases if t is not None and t.requires_grad]
-    grads = iter(torch.autograd.grad(y, wanted, grad_y, create_graph=True, allow_unused=True))
-    return [None if t is None or not t.requires_grad else next(grads) for t in aliases]
+
+    def operation(x: Tensor, residual: Tensor | None, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+        options: dict[str, Any] = {"activation": activation, "residual": residual, "moments": moments}
+        return normalize(x, call.formula(), weight, bias, **options)
+
+    return differentiable_gradients(operation, inputs, grad_y)

@@ -14,6 +14,7 @@ from normwise.core.formulas import Affine, Formula
 from normwise.core.layout import in_layout_of
 from normwise.core.moments import Count, Moments, statistics_dtype
 
+from .higher import differentiable_gradients
 from .transforms import plain_operations_wanted, without_autocast
 
 
@@ -268,13 +269,10 @@ def _differentiable_backward(ctx: Any, grad_y: Tensor) -> list[Tensor | None]:
     """The gradients as functions that can be differentiated again, in plain operations."""
     x, residual, mask, mean, var, *parameters = ctx.saved_tensors
     call = ctx.call
-    # Aliases: the derivative is taken with respect to this use of the tensors, not through their history.
-    x = x.view_as(x)
-    others = [None if t is None else t.view_as(t) for t in (residual, *parameters)]
     moments = None if call.measured else Moments(mean, var, call.count)
-    y, _ = _in_plain_operations(x, call.formula, tuple(others[1:]), call.activation, others[0], mask, moments)
-    inputs = [x, *others]
-    wanted = [t for t in inputs if t is not None and t.requires_grad]
-    grads = iter(torch.autograd.grad(y, wanted, grad_y, create_graph=True, allow_unused=True))
-    found = [None if t is None or not t.requires_grad else next(grads) for t in inputs]
+
+    def operation(x: Tensor, residual: Tensor | None, *parameters: Tensor | None) -> Tensor:
+        return _in_plain_operations(x, call.formula, parameters, call.activation, residual, mask, moments)[0]
+
+    found = differentiable_gradients(operation, (x, residual, *parameters), grad_y)
     return [found[0], found[1], None, None, None, *found[2:]]
