@@ -1,4 +1,7 @@
-"""Compile the C++ kernels with the machine's own compiler, once, into a cache that any number of processes share."""
+"""Compile the C++ kernels with the machine's own compiler, once, into a cache that any number of processes share.
+
+A library holds the kernels for one element type: fp32 takes a few seconds, and bf16 costs nothing until it is used.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +30,8 @@ class BuildError(Exception):
     """The kernels cannot be had on this machine; the text says why and what to do."""
 
 
-def load(check: Callable[[ctypes.CDLL], None]) -> ctypes.CDLL:
-    """The compiled library from the cache, or compiled now; ``check`` raises for one that computes wrongly.
+def load(element: str, check: Callable[[ctypes.CDLL], None]) -> ctypes.CDLL:
+    """The kernels for one element type, from the cache or compiled now; ``check`` raises for wrong ones.
 
     A damaged or failing library in the cache is built anew, once.
 
@@ -37,11 +40,11 @@ def load(check: Callable[[ctypes.CDLL], None]) -> ctypes.CDLL:
     compiler = find_compiler()
     key = fingerprint(compiler)
     for folder in cache_folders():
-        path = folder / f"kernels-{key}.so"
+        path = folder / f"kernels-{element}-{key}.so"
         for _ in range(2):
             try:
                 if not intact(path):
-                    _build(compiler, key, path)
+                    _build(compiler, element, key, path)
                 library = ctypes.CDLL(str(path))
                 check(library)
                 return library
@@ -94,13 +97,13 @@ def intact(path: Path) -> bool:
     return hashlib.sha256(content[:-_DIGEST_SIZE]).digest() == content[-_DIGEST_SIZE:]
 
 
-def _build(compiler: list[str], key: str, path: Path) -> None:
+def _build(compiler: list[str], element: str, key: str, path: Path) -> None:
     """Compile beside the target and rename: another process sees all of the library or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix="building-") as folder:
         built = Path(folder) / path.name
-        version = f"-DNW_VERSION={version_number(key)}"
-        command = [*compiler, *FLAGS, version, str(MAIN), "-o", str(built)]
+        defined = [f"-DNW_VERSION={version_number(key)}", f"-DNW_ELEMENT={element}"]
+        command = [*compiler, *FLAGS, *defined, str(MAIN), "-o", str(built)]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         if result.returncode:
             if shutil.disk_usage(folder).free < 2**24:
