@@ -161,9 +161,8 @@ _BACKENDS: dict[str, Backend] = {
     triton_kernels.name: triton_kernels,
     reference.name: reference,
 }
-# What serves without being asked for. The compiled kernels join when benchmarks/cpu.py shows them ahead of torch's
-# operators in every cell, and when compiling them no longer takes a user by surprise.
-_AUTOMATIC: tuple[Backend, ...] = (reference,)
+# What serves without being asked for, where it can: compiled on first use. The kernels for GPUs wait for a measurement.
+_AUTOMATIC: tuple[Backend, ...] = (cpu, reference)
 _forced: ContextVar[Backend | None] = ContextVar("normwise_backend", default=None)
 
 

@@ -39,6 +39,7 @@ def serves(x: Tensor) -> bool:
         and x.layout == torch.strided
         and x.dtype in ELEMENTS
         and x.numel() > 0
+        and kernels(x.dtype)[1] is None
     )
 
 

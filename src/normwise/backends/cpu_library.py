@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 from functools import cache
 from typing import Any
@@ -33,6 +34,8 @@ _SIGNATURES = {
     "nw_columns": (_LONG, _LONG, _LONG, _INT, _INT, _DOUBLE, *(_P,) * 6),
     "nw_columns_backward": (_LONG, _LONG, _LONG, _INT, _INT, *(_P,) * 8),
 }
+
+_log = logging.getLogger("normwise")
 
 # After a fork the OpenMP pool of the parent is gone but not forgotten: a child that asked for threads would hang.
 _forked = False
@@ -83,6 +86,8 @@ def kernels(dtype: torch.dtype) -> tuple[dict[str, Any], str | None]:
     try:
         build.load(element, bind_and_check)
     except build.BuildError as reason:
+        # Once for each type, since the answer is kept: slower without a word would be a riddle.
+        _log.warning("The CPU kernels for %s are not available (%s); plain PyTorch serves.", element, reason)
         return {}, str(reason)
     return found, None
 

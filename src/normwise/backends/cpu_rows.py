@@ -47,7 +47,7 @@ def rows_backward(
 def columns(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, center: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`rows` over the channels at each position of a contiguous ``[N, C, *space]``; μ and 1/√(σ² + ε) are ``[N, S]``."""
+    """`rows` over the channels at each position of a contiguous ``[N, C, *space]``; the tables are ``[N, S]``."""
     y = empty_like(x)
     sizes = _planes(x)
     return y, *_forward("nw_columns", x, sizes, (sizes[0], sizes[2]), weight, bias, eps, center, y)
@@ -115,4 +115,7 @@ def _backward(
 
 def parameter(p: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     """A layer's parameter as the kernels for this element type read it."""
-    return None if p is None else p.detach().to(statistics_dtype(dtype)).contiguous()
+    kind = statistics_dtype(dtype)
+    if p is None or (p.dtype is kind and p.is_contiguous()):
+        return p
+    return p.detach().to(kind).contiguous()

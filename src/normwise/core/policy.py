@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass, field
 
@@ -77,13 +78,15 @@ class StatisticsPolicy:
         """
         if self.nonfinite == "propagate":
             return True
-        finite = torch.isfinite(statistics.mean + statistics.var).all()
+        both = statistics.mean + statistics.var
         if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:  # pyright: ignore[reportAttributeAccessIssue]
-            return finite
-        if finite.device.type != "cpu":
+            return torch.isfinite(both).all()
+        if both.device.type != "cpu":
+            finite = torch.isfinite(both).all()
             self._skipped = self._skipped + (~finite).long()
             return finite
-        if bool(finite):
+        # A sum is one operation where isfinite is several; that it alone overflows is possible, so it is asked again.
+        if math.isfinite(both.sum().item()) or bool(torch.isfinite(both).all()):
             return True
         self._skipped = self._skipped + 1
         self.warn_if_skipped(layer)

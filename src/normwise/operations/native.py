@@ -16,17 +16,23 @@ from normwise.core.moments import Moments, statistics_dtype
 
 
 def takes(x: Tensor, mask: Tensor | None, *parameters: Tensor | None) -> bool:
+    """Whether the operators serve: nothing else was chosen, they accept these types, and they compute in fp32 (fp64)."""
+    return mask is None and forced() is None and exact_for(x, *parameters)
+
+
+def exact_for(x: Tensor, *parameters: Tensor | None) -> bool:
     """Whether the operators accept ``x`` with these parameters and compute in fp32 (fp64)."""
-    if mask is not None or forced() is not None:
-        return False
+    kind = x.dtype
+    if all(p is None or p.dtype is kind for p in parameters) and (kind is torch.float32 or kind is torch.float64):
+        return True
     given = [p for p in parameters if p is not None]
-    if x.device.type == "cpu" and statistics_dtype(x.dtype) != x.dtype:
+    if x.device.type == "cpu" and statistics_dtype(kind) != kind:
         # On CPU their backward rounds statistics and the terms of the gradient to the narrow type.
         if torch.is_grad_enabled() and any(t.requires_grad for t in (x, *given)):
             return False
         # fp32 parameters with narrow input: the mixture that CUDA's group norm refuses.
-        return len({p.dtype for p in given} | {x.dtype}) == 1 or all(p.dtype == torch.float32 for p in given)
-    return all(p.dtype == x.dtype for p in given)
+        return len({p.dtype for p in given} | {kind}) == 1 or all(p.dtype == torch.float32 for p in given)
+    return all(p.dtype == kind for p in given)
 
 
 def over_batch(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, Moments]:
@@ -58,6 +64,7 @@ def over_groups(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | No
 def by_known(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     """Standardize by given statistics, ``[C]`` each, which may change before a backward comes."""
     kind = statistics_dtype(x.dtype)
-    mean, var = (t.detach().to(kind, copy=torch.is_grad_enabled()) for t in (mean, var))
+    if torch.is_grad_enabled() or mean.dtype != kind:
+        mean, var = (t.detach().to(kind, copy=True) for t in (mean, var))
     weight, bias = (None if p is None else p.to(kind) for p in (weight, bias))
     return F.batch_norm(x, mean, var, weight, bias, False, 0.0, eps)

@@ -19,6 +19,9 @@ from . import native, row_kernels
 from .standardize import finish
 from .transforms import without_autocast
 
+#: Below these numbers of values torch's operators are faster: see `standardize.NATIVE_BELOW`.
+NATIVE_BELOW = {"layer": 1 << 19, "rms": 1 << 15}
+
 
 def layer_norm(
     x: Tensor,
@@ -35,10 +38,13 @@ def layer_norm(
     x, residual = finite_padding(mask, x, residual)
     with without_autocast(x):
         plain = partial(_plain_layer_norm, dims=len(shape), eps=eps, mask=mask)
-        backend = row_kernels.takes(x, weight, bias) if mask is None else None
+        # The operator is as fast as a kernel can be, but for the time of the host, and for bf16.
+        native_serves = native.takes(x, mask, weight, bias)
+        small = native_serves and x.numel() < NATIVE_BELOW["layer"]
+        backend = row_kernels.takes(x, weight, bias) if mask is None and not small else None
         if backend is not None:
             y = row_kernels.Call(backend, math.prod(shape), eps, True, plain)(x, weight, bias)
-        elif native.takes(x, mask, weight, bias):
+        elif native_serves:
             y = F.layer_norm(x, shape, weight, bias, eps)
         else:
             y = plain(x, weight, bias)
@@ -71,11 +77,13 @@ def rms_norm(
     with without_autocast(x):
         known = _known(eps, x)
         plain = partial(_plain_rms_norm, dims=len(shape), eps=known, mask=mask)
-        backend = row_kernels.takes(x, weight) if mask is None else None
+        # The operator warns about a mixture of dtypes and then composes the same operations.
+        native_serves = native.takes(x, mask, weight) and (weight is None or weight.dtype == x.dtype)
+        small = native_serves and x.numel() < NATIVE_BELOW["rms"]
+        backend = row_kernels.takes(x, weight) if mask is None and not small else None
         if backend is not None:
             y = row_kernels.Call(backend, math.prod(shape), known, False, plain)(x, weight, None)
-        # The operator warns about a mixture of dtypes and then composes the same operations.
-        elif native.takes(x, mask, weight) and (weight is None or weight.dtype == x.dtype):
+        elif native_serves:
             y = F.rms_norm(x, shape, weight, eps)
         else:
             y = plain(x, weight, None)

@@ -18,8 +18,16 @@ from . import fused, native
 from .normalize import normalize, normalize_and_measure
 from .transforms import plain_operations_wanted, under_function_transform, without_autocast
 
-#: Below this many values the host's own time decides, and torch's operators have less of it.
-NATIVE_BELOW = 32768
+#: Below these numbers of values torch's operators are faster, forward and backward in fp32 on one thread (`normwise bench`
+#: measures it): the host's own time decides, and they have less of it. Instance normalization and channels_last are
+#: what they are slow at; in channels_last over the batch they are as fast as the memory for much longer.
+NATIVE_BELOW = {
+    "batch": 1 << 17,
+    "batch, channels last": 1 << 22,
+    "group": 1 << 19,
+    "instance": 1 << 14,
+    "known": 1 << 20,
+}
 
 
 def over_batch(
@@ -34,10 +42,11 @@ def over_batch(
     processes: ProcessGroup | None = None,
 ) -> tuple[Tensor, Moments]:
     """Batch normalization in training; also the batch's moments, ``[1, C]``."""
-    backend = _fused(x, mask, weight, bias, residual) if processes is None else None
+    plain = plain_operations_wanted()
+    backend = None if plain or processes is not None else _fused(_batch(x), x, mask, weight, bias, residual)
     if backend is not None:
         return fused.standardize(backend, x, 0, weight, bias, eps, activation, residual)
-    if processes is None and native.takes(x, mask, weight, bias) and not plain_operations_wanted():
+    if processes is None and not plain and native.takes(x, mask, weight, bias):
         with without_autocast(x):
             y, pooled = native.over_batch(x, weight, bias, eps)
             return finish(y, activation, residual), pooled
@@ -64,7 +73,8 @@ def over_groups(
     mask: Tensor | None = None,
 ) -> Tensor:
     """Group normalization; ``groups = C`` is instance and ``groups = 1`` layer normalization."""
-    backend = _fused(x, mask, weight, bias, residual)
+    kind = "instance" if groups == x.shape[1] else "group"
+    backend = None if plain_operations_wanted() else _fused(kind, x, mask, weight, bias, residual)
     if backend is not None:
         return fused.standardize(backend, x, groups, weight, bias, eps, activation, residual)[0]
     if native.takes(x, mask, weight, bias) and not under_function_transform():
@@ -90,7 +100,7 @@ def by_running(
     Of a ``mask`` of the shape ``[N, 1, *space]`` only remains that NaN and inf outside of it count as 0.
     """
     x, residual = finite_padding(mask, x, residual)
-    backend = _fused(x, None, weight, bias, residual)
+    backend = None if plain_operations_wanted() else _fused("known", x, None, weight, bias, residual)
     if backend is not None:
         return fused.standardize(backend, x, 0, weight, bias, eps, activation, residual, running.moments())[0]
     if native.takes(x, None, weight, bias):
@@ -101,12 +111,16 @@ def by_running(
     return normalize(x, formula, weight, bias, activation=activation, residual=residual, moments=known)
 
 
-def _fused(x: Tensor, mask: Tensor | None, *others: Tensor | None) -> Fused | None:
-    """The backend whose fused kernel is the fastest way for ``x``: before torch's operator, but for tiny tensors."""
-    if mask is not None or plain_operations_wanted():  # before the size is asked for, which an export may leave open
+def _batch(x: Tensor) -> str:
+    return "batch" if x.is_contiguous() else "batch, channels last"
+
+
+def _fused(kind: str, x: Tensor, mask: Tensor | None, *others: Tensor | None) -> Fused | None:
+    """The backend whose fused kernel is the fastest way for ``x``: before torch's operator, but for small tensors."""
+    if mask is not None:
         return None
     weight, bias, residual = others
-    if x.numel() < NATIVE_BELOW and residual is None and native.takes(x, None, weight, bias):
+    if residual is None and x.numel() < NATIVE_BELOW[kind] and native.takes(x, None, weight, bias):
         return None
     return fused.takes(x, *others)
 

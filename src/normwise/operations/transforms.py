@@ -9,18 +9,17 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 
+_NOTHING = nullcontext()
+
+
 def plain_operations_wanted() -> bool:
     """True under `torch.compile`, `torch.export`, tracing, ONNX export, `torch.func` and forward-mode AD.
 
     There the kernels behind an autograd function would be opaque, wrong, or silently constant, so the same
     public call is expressed in plain PyTorch operations.
     """
-    return (
-        torch.compiler.is_compiling()
-        or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
-        or torch.onnx.is_in_onnx_export()
-        or under_function_transform()
-    )
+    # The exporter to ONNX compiles or traces.
+    return torch.compiler.is_compiling() or torch._C._is_tracing() or under_function_transform()  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def under_function_transform() -> bool:
@@ -31,7 +30,9 @@ def under_function_transform() -> bool:
 
 def without_autocast(x: Tensor) -> AbstractContextManager[object]:
     """The dtype policy is ours on every device; CUDA's autocast would widen some norms and not others."""
+    if not torch._C._is_any_autocast_enabled():  # pyright: ignore[reportAttributeAccessIssue]
+        return _NOTHING
     kind = x.device.type
     if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
         return torch.autocast(kind, enabled=False)
-    return nullcontext()
+    return _NOTHING
