@@ -7,12 +7,12 @@ from torch import Tensor, nn
 
 
 class SkipGain(nn.Module):
-    r"""One learnable scalar at the end of a residual branch, initially 0.
+    r"""One learnable scalar at the end of a residual branch.
 
     .. math:: y = g \cdot x
 
-    With g = 0 every block starts as its shortcut. Any shape; the output has the input's dtype. Weight decay does not
-    belong on ``gain``.
+    ``gain`` starts at ``initial``: with 0 every block starts as its shortcut. Any shape; the output has the input's
+    dtype. Weight decay does not belong on ``gain``.
 
     Source: De and Smith 2020 (SkipInit), arXiv:2002.10444.
 
@@ -21,9 +21,9 @@ class SkipGain(nn.Module):
     True
     """
 
-    def __init__(self) -> None:
+    def __init__(self, initial: float = 0.0) -> None:
         super().__init__()
-        self.gain = nn.Parameter(torch.zeros(()))
+        self.gain = nn.Parameter(torch.tensor(float(initial)))
 
     def forward(self, x: Tensor) -> Tensor:
         # A scalar of no dimensions never promotes: the output keeps the dtype of x under mixed precision.
