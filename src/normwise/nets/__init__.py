@@ -1,5 +1,7 @@
 """Networks whose normalizer is one argument, and networks without one."""
 
+from .count import count_macs as count_macs
+from .count import count_parameters as count_parameters
 from .nf_net import NormalizerFreeBlock as NormalizerFreeBlock
 from .nf_net import NormalizerFreeNet as NormalizerFreeNet
 from .nf_parts import SqueezeExcite as SqueezeExcite
