@@ -92,8 +92,8 @@ def activation_maker(caller: str, activation: ActivationLike, gamma: Gamma) -> t
 
 
 def _gain_of_module(caller: str, make: Callable[[], nn.Module]) -> float:
-    module = make() if callable(make) else None
-    if not isinstance(module, nn.Module) or isinstance(make, nn.Module):
+    module = make() if callable(make) and not isinstance(make, nn.Module) else None
+    if not isinstance(module, nn.Module):
         raise TypeError(
             f"{caller}(activation={make!r}): expected a name, or a class or function that makes the activation's "
             "module, such as torch.nn.PReLU."
@@ -130,7 +130,7 @@ def _same_padding(x: Tensor, kernel: int, stride: int) -> list[int]:
     """Zeros left, right, above and below, the odd one after, so that there are ceil(side / stride) outputs."""
     sides: list[int] = []
     for side in (x.shape[-1], x.shape[-2]):
-        total = (-(-side // stride) - 1) * stride + kernel - side
+        total = kernel - 1 - (side - 1) % stride
         sides += [total // 2, total - total // 2]
     return sides
 

@@ -69,8 +69,9 @@ def from_timm(
 
     Raises ValueError for the weights of other networks (``nfnet_l0``, ``eca_nfnet_l0``, without a classifier, ...).
 
-    >>> import timm                                                                               # doctest: +SKIP
-    >>> net = from_timm(timm.create_model("nf_resnet50", pretrained=True).state_dict()).eval()    # doctest: +SKIP
+    ::
+
+        net = from_timm(timm.create_model("nf_resnet50", pretrained=True).state_dict()).eval()
     """
     family = _family(state_dict)
     weights = _renamed(state_dict)
