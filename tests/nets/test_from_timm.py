@@ -104,3 +104,8 @@ def test_incomplete_weights():
         nets.from_timm(weights)
     with pytest.raises(ValueError, match="from_timm takes the weights of timm's"):
         nets.from_timm({})
+
+
+def test_a_model_instead_of_its_weights():
+    with pytest.raises(TypeError, match=r"expects a state dict, received Linear; give model\.state_dict\(\)"):
+        nets.from_timm(torch.nn.Linear(2, 2))

@@ -219,7 +219,9 @@ def recipe_of(
     standardize: bool = True,
     pooled_shortcut: bool = False,
 ) -> Recipe:
-    """The recipe of a builder's arguments; ValueError for unknown names."""
+    """The recipe of a builder's arguments; ValueError for unknown names and an α that is not positive."""
+    if not 0 < alpha < math.inf:
+        raise ValueError(f"{caller}(alpha={alpha!r}): the factor of the branches must be positive, 0.2 in the papers.")
     checked_choice(caller, "padding", padding, ("same", "symmetric"))
     make, value = activation_maker(caller, activation, gamma)
     return Recipe(make, value, alpha, skip_gain, padding, standardize, pooled_shortcut)
