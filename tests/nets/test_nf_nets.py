@@ -158,6 +158,17 @@ def test_every_parameter_gets_a_gradient(name):
         assert parameter.grad.abs().sum() > 0, key
 
 
+def test_stochastic_depth_drops_the_branches_of_samples():
+    net = nets.nf_resnet(8, skip_gain=1.0, stochastic_depth=0.9)
+    block = net.stages.stage3[0]
+    assert block.stochastic_depth.p == pytest.approx(0.6)
+    x = torch.randn(64, 32, 4, 4)
+    shortcut, whole, dropped = block.shortcut(block.activation(x)), block.eval()(x), block.train()(x)
+    kept = (dropped - shortcut).flatten(1).abs().amax(1) > 1e-5
+    assert 5 < kept.sum() < 50
+    torch.testing.assert_close(dropped[kept], whole[kept])
+
+
 FACTORIES = [
     *("nf_resnet26", "nf_resnet50", "nf_regnet_b0", "nf_regnet_b1", "nfnet_f0"),
     *(pytest.param(f"nf_resnet{depth}", marks=pytest.mark.slow) for depth in (101, 152, 200, 288)),
