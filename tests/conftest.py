@@ -21,7 +21,11 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
-@pytest.fixture(params=["automatic", "reference", "triton"])
+# Interpreted, the kernels are some hundred times slower than anything else here.
+INTERPRETED = () if torch.cuda.is_available() else pytest.mark.slow
+
+
+@pytest.fixture(params=["automatic", "reference", pytest.param("triton", marks=INTERPRETED)])
 def backend(request):
     """A factory of contexts: the automatic choice, and each backend that runs on this machine."""
     name = request.param

@@ -5,7 +5,7 @@
 import triton
 import triton.language as tl
 
-# Names that a kernel reads must be constants of the language.
+# Constants of the language, which the interpreter takes on the right of an operator only.
 _SQRT_HALF = tl.constexpr(0.7071067811865476)
 _DENSITY = tl.constexpr(0.3989422804014327)  # 1/√(2π)
 _TANH_SCALE = tl.constexpr(0.7978845608028654)  # √(2/π)
@@ -26,13 +26,13 @@ def activate(z, NAME: tl.constexpr):
     elif NAME == "elu" or NAME == "celu":
         y = tl.where(z > 0, z, expm1(tl.where(z > 0, 0.0, z)))
     elif NAME == "selu":
-        y = _SELU_SCALE * tl.where(z > 0, z, _SELU_ALPHA * expm1(tl.where(z > 0, 0.0, z)))
+        y = tl.where(z > 0, z, expm1(tl.where(z > 0, 0.0, z)) * _SELU_ALPHA) * _SELU_SCALE
     elif NAME == "silu":
         y = z * sigmoid(z)
     elif NAME == "gelu":
         y = 0.5 * z * (1 + tl.erf(z * _SQRT_HALF))
     elif NAME == "gelu_tanh":
-        y = 0.5 * z * (1 + tanh(_TANH_SCALE * (z + _TANH_CUBE * z * z * z)))
+        y = 0.5 * z * (1 + tanh((z + z * z * z * _TANH_CUBE) * _TANH_SCALE))
     elif NAME == "mish":
         y = z * tanh_of_softplus(z)
     elif NAME == "hardswish":
@@ -59,19 +59,19 @@ def slope(z, NAME: tl.constexpr):
     elif NAME == "relu6":
         d = tl.where((z > 0) & (z < 6), 1.0, 0.0)
     elif NAME == "leaky_relu":
-        d = tl.where(z > 0, 1.0, 0.01)
+        d = tl.where(z > 0, 1.0, tl.full(z.shape, 0.01, z.dtype))  # two numbers would be fp32
     elif NAME == "elu" or NAME == "celu":
         d = tl.exp(tl.where(z > 0, 0.0, z))
     elif NAME == "selu":
-        d = _SELU_SCALE * tl.where(z > 0, 1.0, _SELU_ALPHA * tl.exp(tl.where(z > 0, 0.0, z)))
+        d = tl.where(z > 0, 1.0, tl.exp(tl.where(z > 0, 0.0, z)) * _SELU_ALPHA) * _SELU_SCALE
     elif NAME == "silu":
         s = sigmoid(z)
         d = s * (1 + z * (1 - s))
     elif NAME == "gelu":
         d = 0.5 * (1 + tl.erf(z * _SQRT_HALF)) + z * _DENSITY * tl.exp(-0.5 * z * z)
     elif NAME == "gelu_tanh":
-        t = tanh(_TANH_SCALE * (z + _TANH_CUBE * z * z * z))
-        d = 0.5 * (1 + t) + 0.5 * z * (1 - t * t) * _TANH_SCALE * (1 + 3 * _TANH_CUBE * z * z)
+        t = tanh((z + z * z * z * _TANH_CUBE) * _TANH_SCALE)
+        d = 0.5 * (1 + t) + 0.5 * z * (1 - t * t) * _TANH_SCALE * (1 + z * z * 3 * _TANH_CUBE)
     elif NAME == "mish":
         t = tanh_of_softplus(z)
         d = t + z * (1 - t * t) * sigmoid(z)
@@ -104,9 +104,10 @@ def tanh(z):
     """The quotient cancels near 0, where a series takes over (its next term is below 1e-14)."""
     e = tl.exp(-2 * tl.abs(z))
     far = (1 - e) / (1 + e)
-    q = z * z
+    small = tl.abs(z) < 0.06
+    q = tl.where(small, z * z, 0.0)
     near = z * (1 - q * (1 / 3 - q * (2 / 15 - q * (17 / 315 - q * (62 / 2835)))))
-    return tl.where(tl.abs(z) < 0.06, near, tl.where(z < 0, -far, far))
+    return tl.where(small, near, tl.where(z < 0, -far, far))
 
 
 @triton.jit

@@ -228,7 +228,7 @@ def wide_backward(
             s = lane + first
             valid = there[:, None] & (s < length)[None, :]
             offset = start[:, None] + (s * value_stride)[None, :]
-            v = tl.load(x + offset, mask=valid, other=0).to(WIDE) - (center + rest)[:, None]
+            v = tl.load(x + offset, mask=valid, other=0).to(WIDE) - center[:, None] - rest[:, None]
             grad = tl.load(grad_y + offset, mask=valid, other=0).to(WIDE)
             if weight is not None:
                 grad *= tl.load(weight + s, mask=s < length, other=0).to(WIDE)[None, :]

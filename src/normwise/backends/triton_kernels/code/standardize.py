@@ -151,7 +151,6 @@ def through_statistics(
     var,
     slope,
     offset,
-    pools,
     planes,
     planes_of_pool,
     pool_planes,

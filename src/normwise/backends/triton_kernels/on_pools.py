@@ -11,7 +11,7 @@ from normwise.backends.cpu import dense, like
 from normwise.core.activations import Activation
 from normwise.core.moments import Moments, statistics_dtype
 
-from . import geometry, planes
+from . import geometry, on_planes
 from .device import on_device_of, wide
 from .geometry import ON_CHIP_BACKWARD, ON_CHIP_FORWARD, Pools, ceiling
 
@@ -52,15 +52,15 @@ def standardize(
     pooling = _Pooling.of(x, last, groups)
     if known is not None:
         tables = _coefficients(x, known.mean, known.var, None, weight, bias, eps)[0]
-        return planes.apply(x, *tables, residual, activation), known
+        return on_planes.apply(x, *tables, residual, activation), known
     shape = (x.shape[0], groups) if groups else (1, x.shape[1])
     if pooling.fits(x, ON_CHIP_FORWARD):
         mean, var = torch.empty(2, *shape, dtype=torch.float64, device=x.device).unbind()
         y = _on_chip(x, pooling, weight, bias, eps, residual, activation, mean, var)
     else:
-        shares = planes.partial_moments(x, pooling.pools.joined())
+        shares = on_planes.partial_moments(x, pooling.pools.joined())
         tables, (mean, var) = _coefficients(x, *shares, weight, bias, eps, groups=groups)
-        y = planes.apply(x, *tables, residual, activation)
+        y = on_planes.apply(x, *tables, residual, activation)
     return y, Moments(mean.view(shape), var.view(shape), pooling.pools.size)
 
 
@@ -84,9 +84,9 @@ def _on_chip(
         code.standardize[(tile.blocks(pools),)](
             *(x, residual, y, weight, bias, mean, var, *pools[1:]),
             *(x.shape[1], pooling.pool_channels, pooling.row_channels, eps),
-            *planes.blocks_of(tile),
+            *on_planes.blocks_of(tile),
             JOINT=geometry.joint(pools, tile),
-            ACTIVATION=planes.activation_name(activation),
+            ACTIVATION=on_planes.activation_name(activation),
             WIDE=wide(x.dtype),
             num_warps=tile.warps,
         )
@@ -103,7 +103,7 @@ def _coefficients(
     eps: float,
     groups: int = 0,
 ) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Mean, scale and shift for `planes.apply`, and the moments of the pools, from their shares or known (no count)."""
+    """Mean, scale and shift for `on_planes.apply`, and the moments of the pools, from their shares or known (no count)."""
     from .code import pools as code
 
     samples, channels = x.shape[:2]
@@ -152,12 +152,12 @@ def standardize_backward(
         tables = _coefficients_again(x, groups, *parameters, eps, moments)
         sums = None
         if (values and not known) or weight is not None or bias is not None:
-            sums = planes.partial_sums(grad_y, x, last, *tables, residual, activation)
+            sums = on_planes.partial_sums(grad_y, x, last, *tables, residual, activation)
         if values:
             through = None, None
             if not known and sums is not None:
                 through = _through_statistics(x, sums, pooling, parameters[0], eps, moments)
-            grads = planes.backward_apply(grad_y, x, *tables, residual, activation, *through, None)
+            grads = on_planes.backward_apply(grad_y, x, *tables, residual, activation, *through, None)
     return grads[0], grads[1], *_parameter_gradients(x, sums, groups, weight, bias, eps, moments)
 
 
@@ -187,9 +187,9 @@ def _on_chip_backward(
             *(grad_y, x, residual, grad_x, grad_residual, *((None, None) if sums is None else sums.unbind())),
             *(weight, bias, moments.mean, moments.var, *pools[1:], x.shape[1]),
             *(pooling.pool_channels, pooling.row_channels, pooling.pool_channels, pooling.row_planes, eps),
-            *planes.blocks_of(tile),
+            *on_planes.blocks_of(tile),
             JOINT=geometry.joint(pools, tile),
-            ACTIVATION=planes.activation_name(activation),
+            ACTIVATION=on_planes.activation_name(activation),
             WIDE=wide(x.dtype),
             num_warps=tile.warps,
         )
