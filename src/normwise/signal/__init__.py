@@ -1,0 +1,5 @@
+"""See the signal: what each layer, block and residual branch does to the mean and the variance of its channels."""
+
+from .records import Histogram as Histogram
+from .records import Tap as Tap
+from .records import Trace as Trace
