@@ -59,10 +59,10 @@ class Flow:
         entry = self._known.get(id(x))
         if entry is None or entry[0]() is not x:
             return self._put(x, self._new((1 << len(self._nodes)) - 1, None)) if x.is_floating_point() else None
-        if entry[1] != x._version:
-            known = entry[2]
-            return self._put(x, self._new(known.ancestors if known else 0, known.axis if known else None))
-        return entry[2]
+        known = entry[2]
+        if known is not None and entry[1] != x._version:
+            return self._put(x, self._new(known.ancestors, known.axis))
+        return known
 
     def knows(self, x: Tensor) -> bool:
         """Whether ``x``, as it is now, has been recorded."""

@@ -25,6 +25,8 @@ REARRANGEMENTS = frozenset(
     {"permute", "transpose", "swapaxes", "movedim", "flatten", "unflatten", "view", "reshape", "contiguous", "clone"}
     | {"squeeze", "unsqueeze", "t", "to", "float", "half", "bfloat16", "double", "type_as", "__get__"}
 )
+# They look at the shape of their argument alone.
+FACTORIES = re.compile(r"new_\w+$|\w+_like$")
 CONVOLUTION = re.compile(r"conv(_transpose)?[123]d$")
 
 
@@ -63,8 +65,9 @@ class Functions(TorchFunctionMode):
         if name == "__setitem__":
             self._record(name, args[0], [args[0], *tensors_in(args[1:])])
             return out
+        operands = [] if FACTORIES.match(name) else [*tensors_in(args), *tensors_in(kwargs)]
         for x in tensors_in(out):
-            node = self._record(name, x, [*tensors_in(args), *tensors_in(kwargs)])
+            node = self._record(name, x, operands)
             if node is not None and name in REARRANGEMENTS and args and isinstance(args[0], Tensor):
                 node.moved = self._flow.of(args[0])
         return out
