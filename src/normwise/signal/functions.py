@@ -115,10 +115,6 @@ class Functions(TorchFunctionMode):
         (a, of_a), (b, of_b) = summands
         if a.shape != b.shape or a.dim() < 2 or not (measurable(a) and measurable(b)):
             return None
-        leaf = self._calls.leaf()
-        # What a leaf module adds up inside of itself is its own affair (a GELU written out, a recurrent cell).
-        if leaf is not None and leaf in (of_a.inside, of_b.inside):
-            return None
         return self._flow.residual(of_a, of_b)
 
     def _scaled(self, name: str, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -22,8 +22,8 @@ def unwrapped(model: nn.Module, caller: str) -> nn.Module:
     while True:
         if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
             model = model.module
-        elif isinstance(model, nn.Module) and isinstance(model._modules.get("_orig_mod"), nn.Module):
-            model = model._orig_mod  # type: ignore[assignment]
+        elif isinstance(model, nn.Module) and "_orig_mod" in model._modules:
+            model = model.get_submodule("_orig_mod")
         else:
             break
     if not isinstance(model, nn.Module):
