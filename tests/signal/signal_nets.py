@@ -32,7 +32,9 @@ class Bottleneck(Noting):
         self.relu = nn.ReLU(inplace=True)
         self.downsample = None
         if stride != 1 or inputs != 4 * width:
-            self.downsample = nn.Sequential(nn.Conv2d(inputs, 4 * width, 1, stride, bias=False), nn.BatchNorm2d(4 * width))
+            self.downsample = nn.Sequential(
+                nn.Conv2d(inputs, 4 * width, 1, stride, bias=False), nn.BatchNorm2d(4 * width)
+            )
 
     def forward(self, x):
         identity = x
@@ -113,7 +115,11 @@ class NormFreeNet(nn.Module):
     def __init__(self):
         super().__init__()
         self.stem = nn.Conv2d(3, 8, 3, padding=1)
-        blocks = [NormFreeBlock(8, 16, 1.0, True), NormFreeBlock(16, 16, 0.98, False), NormFreeBlock(16, 16, 0.96, False)]
+        blocks = [
+            NormFreeBlock(8, 16, 1.0, True),
+            NormFreeBlock(16, 16, 0.98, False),
+            NormFreeBlock(16, 16, 0.96, False),
+        ]
         self.blocks = nn.Sequential(*blocks)
         self.fc = nn.Linear(16, 4)
 

@@ -242,7 +242,9 @@ def test_loops_and_branches_in_python():
     assert found(Dynamic(), (4, 3))[0] == ["Dynamic", "Dynamic#2", "Dynamic#3"]
 
 
-@pytest.mark.parametrize("kind", ["resnet18", "vit_tiny_patch16_224", "convnext_atto", "nf_resnet26", "swin_tiny_patch4_window7_224"])
+@pytest.mark.parametrize(
+    "kind", ["resnet18", "vit_tiny_patch16_224", "convnext_atto", "nf_resnet26", "swin_tiny_patch4_window7_224"]
+)
 def test_timm(kind):
     timm = pytest.importorskip("timm")
     model = timm.create_model(kind)

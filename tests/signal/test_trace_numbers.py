@@ -122,7 +122,9 @@ def test_all_taps(case, batches):
         assert tap.shape == parts[0].shape
         assert tap.channel_axis == axis, tap.name
         values = np.concatenate([channels(x, axis) for x in parts], 1)
-        np.testing.assert_allclose(tap.squared_mean, (values.mean(1) ** 2).mean(), rtol=1e-11, atol=1e-28, err_msg=tap.name)
+        np.testing.assert_allclose(
+            tap.squared_mean, (values.mean(1) ** 2).mean(), rtol=1e-11, atol=1e-28, err_msg=tap.name
+        )
         np.testing.assert_allclose(tap.variance, values.var(1).mean(), rtol=1e-11, atol=1e-28, err_msg=tap.name)
         assert tap.dead_share == pytest.approx(np.mean(np.ptp(values, 1) == 0))
         assert tap.nonfinite == 0

@@ -46,11 +46,14 @@ def is_scripted(module: nn.Module) -> bool:
 
 
 def watched_modules(model: nn.Module) -> dict[nn.Module, str]:
-    """Every module by its name, the model first; the parametrizations of weights have no activations."""
+    """Every module that can be listened to by its name, the model first.
+
+    The parametrizations of weights have no activations, and TorchScript calls no hooks.
+    """
     return {
         module: WRAPPERS.sub("", name).rstrip(".") or type_name(model)
         for name, module in model.named_modules()
-        if "parametrizations" not in name.split(".")
+        if "parametrizations" not in name.split(".") and not is_scripted(module)
     }
 
 
