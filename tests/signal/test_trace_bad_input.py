@@ -132,7 +132,7 @@ def test_inputs_that_cannot_be_chosen():
         ValueError, match=r"chose the input of Sequential by itself \(Gaussian 8×3×224×224\).*pass input="
     ):
         nw.trace(small)
-    with pytest.raises(TypeError, match="input must be a tensor, .* received int"):
+    with pytest.raises(TypeError, match=r"input must be a tensor, .* received int"):
         nw.trace(small, 3)
     with pytest.raises(TypeError, match="received str"):
         nw.trace(small, "images")
@@ -234,7 +234,7 @@ def test_wrapped_in_distributed_data_parallel(tmp_path):
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated:DeprecationWarning")
 def test_scripted_models():
     scripted = torch.jit.script(nn.Sequential(nn.Linear(3, 3)))
-    with pytest.raises(TypeError, match="runs in TorchScript, .* trace the model from before torch.jit.script"):
+    with pytest.raises(TypeError, match=r"runs in TorchScript, .* trace the model from before torch.jit.script"):
         nw.trace(scripted, (2, 3))
     inside = nn.Sequential(
         nn.Linear(3, 3), torch.jit.script(nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5))), nn.ReLU()

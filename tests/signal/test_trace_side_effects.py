@@ -67,7 +67,7 @@ def flattened(model):
             key = path, name
             if name in ("_parameters", "_buffers", "_modules"):
                 for inner, t in value.items():
-                    state[*key, inner] = tensor_state(t) if isinstance(t, torch.Tensor) else id(t)
+                    state[(*key, inner)] = tensor_state(t) if isinstance(t, torch.Tensor) else id(t)
             elif isinstance(value, torch.Tensor):
                 state[key] = tensor_state(value)
             elif isinstance(value, (dict, list, set, deque)):

@@ -294,7 +294,7 @@ def test_tensorboard_files(tmp_path):
 
 def test_tensorboard_is_missing(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard.writer", None)
-    with pytest.raises(ImportError, match="needs the package tensorboard; install it, or pass the path of a .csv"):
+    with pytest.raises(ImportError, match=r"needs the package tensorboard; install it, or pass the path of a .csv"):
         nw.watch(nn.Linear(3, 3), tmp_path / "run")
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
@@ -38,24 +39,19 @@ class Functions(TorchFunctionMode):
         self._flow = flow
         self._calls = calls
         self._sightings = sightings
-        self._is_paused = False
 
+    @staticmethod
     @contextmanager
-    def paused(self) -> Iterator[None]:
+    def paused() -> Iterator[None]:
         """Our own calls are not the model's."""
-        before, self._is_paused = self._is_paused, True
-        try:
+        with torch._C.DisableTorchFunction():
             yield
-        finally:
-            self._is_paused = before
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        if self._is_paused:
-            return func(*args, **kwargs)
         # In-place functions overwrite their operand, so it is looked at before they run.
         if name in ADDITIONS or name in FUSED_ADDITIONS:
             return self._added(name, func, args, kwargs)
