@@ -1,0 +1,7 @@
+"""See the signal: what each layer, block and residual branch does to the mean and the variance of its channels."""
+
+from .records import Histogram as Histogram
+from .records import Tap as Tap
+from .records import Trace as Trace
+from .tracing import trace as trace
+from .watching import watch as watch
