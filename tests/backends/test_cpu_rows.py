@@ -77,6 +77,18 @@ def test_rows_far_from_zero_lose_no_digits(columns):
 
 
 @pytest.mark.parametrize("columns", [False, True], ids=["rows", "columns"])
+def test_narrow_parameters_are_read_while_they_live(columns):
+    """Widened copies of bf16 parameters must outlive the call: freed ones once gave values of 1e37."""
+    x = torch.randn(4, 42, 42).bfloat16()
+    weight, bias = torch.randn(2, 42).bfloat16().unbind()
+    arguments = (weight, bias, EPS, True)
+    got = cpu.columns(x, *arguments) if columns else cpu.rows(x, 42, *arguments)
+    wide = (weight.float(), bias.float(), EPS, True)
+    want = cpu.columns(x, *wide) if columns else cpu.rows(x, 42, *wide)
+    assert torch.equal(got[0], want[0])
+
+
+@pytest.mark.parametrize("columns", [False, True], ids=["rows", "columns"])
 def test_what_is_not_needed_is_not_computed(columns):
     x = torch.randn(2, 8, 8)
     if columns:

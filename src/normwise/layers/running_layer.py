@@ -42,9 +42,10 @@ class RunningLayer(ChannelLayer):
     def running_statistics(self) -> RunningStatistics | None:
         """The memory in use with the layer's momentum, or None for a layer that keeps none."""
         holder: Any = self if self.bank is None else self._bank(self.bank)
-        if holder.running_mean is None or holder.running_var is None:
+        mean, var = holder.running_mean, holder.running_var
+        if mean is None or var is None:
             return None
-        return RunningStatistics(holder.running_mean, holder.running_var, holder.num_batches_tracked, self.momentum)
+        return RunningStatistics(mean, var, holder.num_batches_tracked, self.momentum)
 
     def train(self, mode: bool = True) -> Any:
         if hasattr(self, "policy"):

@@ -7,7 +7,6 @@ compiler and the exporters know best. Masks, unusual mixtures of dtypes and chos
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from normwise.backends import forced
@@ -16,7 +15,7 @@ from normwise.core.moments import Moments, statistics_dtype
 
 
 def takes(x: Tensor, mask: Tensor | None, *parameters: Tensor | None) -> bool:
-    """Whether the operators serve: nothing else was chosen, they accept these types, and they compute in fp32 (fp64)."""
+    """Whether the operators serve: nothing else was chosen, and they are exact for these types."""
     return mask is None and forced() is None and exact_for(x, *parameters)
 
 
@@ -47,6 +46,14 @@ def over_batch(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
     return y, Moments(mean.unsqueeze(0), var.unsqueeze(0), count)
 
 
+def over_batch_moving(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, mean: Tensor, var: Tensor, momentum: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`over_batch`, and where it moves the running statistics. Copies are moved: autograd keeps what it was given."""
+    mean, var = mean.clone(), var.clone()
+    return torch.batch_norm(x, weight, bias, mean, var, True, momentum, eps, False), mean, var
+
+
 def over_groups(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     """Standardize over each sample's groups of channels."""
     # On CPU group_norm computes E[x²] − E[x]² for channels_last, which cancels; for contiguous input it does not.
@@ -54,11 +61,13 @@ def over_groups(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | No
     if groups == x.shape[1] and statistics_dtype(x.dtype) == x.dtype and x.numel() > 0:
         # Planes alone: these operators' backward sums around the mean, group_norm's does not. For a batch of one,
         # instance_norm's misreads a channels_last gradient: every value of grad_x is wrong.
-        operator = F.batch_norm if x.shape[0] == 1 else F.instance_norm
-        y = operator(dense, None, None, weight, bias, True, 0.0, eps)
+        if x.shape[0] == 1:
+            y = torch.batch_norm(dense, weight, bias, None, None, True, 0.0, eps, torch.backends.cudnn.enabled)
+        else:
+            y = torch.instance_norm(dense, weight, bias, None, None, True, 0.0, eps, torch.backends.cudnn.enabled)
     else:
-        y = F.group_norm(dense, groups, weight, bias, eps)
-    return in_layout_of(x, y)
+        y = torch.group_norm(dense, groups, weight, bias, eps)
+    return y if dense is x else in_layout_of(x, y)
 
 
 def by_known(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
@@ -67,4 +76,4 @@ def by_known(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: 
     if torch.is_grad_enabled() or mean.dtype != kind:
         mean, var = (t.detach().to(kind, copy=True) for t in (mean, var))
     weight, bias = (None if p is None else p.to(kind) for p in (weight, bias))
-    return F.batch_norm(x, mean, var, weight, bias, False, 0.0, eps)
+    return torch.batch_norm(x, weight, bias, mean, var, False, 0.0, eps, torch.backends.cudnn.enabled)

@@ -17,7 +17,7 @@ from normwise.core.moments import statistics_dtype, widen
 
 from . import native, row_kernels
 from .standardize import finish
-from .transforms import without_autocast
+from .transforms import plain_operations_wanted, without_autocast
 
 #: Below these numbers of values torch's operators are faster: see `standardize.NATIVE_BELOW`.
 NATIVE_BELOW = {"layer": 1 << 19, "rms": 1 << 15}
@@ -40,8 +40,7 @@ def layer_norm(
         plain = partial(_plain_layer_norm, dims=len(shape), eps=eps, mask=mask)
         # The operator is as fast as a kernel can be, but for the time of the host, and for bf16.
         native_serves = native.takes(x, mask, weight, bias)
-        small = native_serves and x.numel() < NATIVE_BELOW["layer"]
-        backend = row_kernels.takes(x, weight, bias) if mask is None and not small else None
+        backend = _kernels(NATIVE_BELOW["layer"], native_serves, mask, x, weight, bias)
         if backend is not None:
             y = row_kernels.Call(backend, math.prod(shape), eps, True, plain)(x, weight, bias)
         elif native_serves:
@@ -79,8 +78,7 @@ def rms_norm(
         plain = partial(_plain_rms_norm, dims=len(shape), eps=known, mask=mask)
         # The operator warns about a mixture of dtypes and then composes the same operations.
         native_serves = native.takes(x, mask, weight) and (weight is None or weight.dtype == x.dtype)
-        small = native_serves and x.numel() < NATIVE_BELOW["rms"]
-        backend = row_kernels.takes(x, weight) if mask is None and not small else None
+        backend = _kernels(NATIVE_BELOW["rms"], native_serves, mask, x, weight)
         if backend is not None:
             y = row_kernels.Call(backend, math.prod(shape), known, False, plain)(x, weight, None)
         elif native_serves:
@@ -88,6 +86,16 @@ def rms_norm(
         else:
             y = plain(x, weight, None)
         return finish(y, activation, residual)
+
+
+def _kernels(
+    least: int, native_serves: bool, mask: Tensor | None, x: Tensor, *parameters: Tensor | None
+) -> Rows | None:
+    """The backend with row kernels, where it is the fastest way."""
+    # Before the size is asked for, which an export may leave open.
+    if mask is not None or plain_operations_wanted() or (native_serves and x.numel() < least):
+        return None
+    return row_kernels.takes(x, *parameters)
 
 
 def _known(eps: float | None, x: Tensor) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 from torch import Tensor
@@ -18,9 +19,9 @@ from . import fused, native
 from .normalize import normalize, normalize_and_measure
 from .transforms import plain_operations_wanted, under_function_transform, without_autocast
 
-#: Below these numbers of values torch's operators are faster, forward and backward in fp32 on one thread (`normwise bench`
-#: measures it): the host's own time decides, and they have less of it. Instance normalization and channels_last are
-#: what they are slow at; in channels_last over the batch they are as fast as the memory for much longer.
+#: Below these numbers of values torch's operators are faster, forward and backward in fp32 on one thread: the time of
+#: the host decides, and they have less of it (`normwise bench` measures it). Instance normalization and channels_last
+#: are what they are slow at; in channels_last over the batch they are as fast as the memory for much longer.
 NATIVE_BELOW = {
     "batch": 1 << 17,
     "batch, channels last": 1 << 22,
@@ -59,6 +60,31 @@ def over_batch(
         residual=residual,
         mask=mask,
     )
+
+
+def over_small_batch(
+    x: Tensor,
+    running: RunningStatistics,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    activation: str | None,
+) -> Tensor | None:
+    """`over_batch`, and the running statistics updated, where one operator does both in the least time of the host.
+
+    None, and nothing changed, where it is not the way: another kernel is faster, somebody looks at the operations, or
+    the statistics would not stay finite, which is for the layer's policy to judge.
+    """
+    mean, var, kind = running.mean, running.var, x.dtype
+    if running.momentum is None or x.numel() >= NATIVE_BELOW[_batch(x)] or x.device.type != "cpu":
+        return None
+    if kind != mean.dtype or kind != var.dtype or plain_operations_wanted() or not native.takes(x, None, weight, bias):
+        return None
+    y, mean, var = native.over_batch_moving(x, weight, bias, eps, mean, var, running.momentum)
+    if not math.isfinite((mean + var).sum().item()):
+        return None
+    running.replace(mean, var)
+    return finish(y, activation, None)
 
 
 def over_groups(

@@ -161,7 +161,9 @@ def test_only_the_wanted_gradients():
     leaves["weight"].requires_grad_()
     y = kernels(leaves, 2, None, None)
     expected = general(leaves, 2, None, None)
-    assert_close(torch.autograd.grad(y, leaves["weight"], grad_y), torch.autograd.grad(expected, leaves["weight"], grad_y))
+    assert_close(
+        torch.autograd.grad(y, leaves["weight"], grad_y), torch.autograd.grad(expected, leaves["weight"], grad_y)
+    )
 
 
 @pytest.mark.parametrize("groups", [1, 2, 4])
