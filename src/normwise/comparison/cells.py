@@ -18,7 +18,7 @@ class Cell:
 
     `std` is the sample standard deviation of the held-out accuracy over the seeds, None for one run. A diverged
     run counts with its credited accuracy; the other figures are means of the runs that have them. `step_ms` is
-    the median over the runs.
+    the median over the runs. `worst` and `best` are the held-out accuracies of the single runs at the ends.
     """
 
     norm: str
@@ -26,6 +26,8 @@ class Cell:
     n: int
     diverged: int
     mean: float
+    worst: float
+    best: float
     std: float | None
     train_mode: float | None
     gap: float | None
@@ -74,6 +76,8 @@ def _cell(rows: list[Row]) -> Cell:
         n=len(rows),
         diverged=sum(row["status"] == "diverged" for row in rows),
         mean=statistics.fmean(accuracies),
+        worst=min(accuracies),
+        best=max(accuracies),
         std=statistics.stdev(accuracies) if len(rows) > 1 else None,
         train_mode=_mean(rows, "test_accuracy_train_mode"),
         gap=_mean(rows, "train_eval_gap"),
