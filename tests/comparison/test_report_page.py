@@ -206,3 +206,8 @@ def test_unreliable_runs_and_their_rule_are_named():
     text = Page(build_page(rows, make_about(batch_sizes=(8,)))).text
     assert "Unreliable at batch size 8: InstanceNorm, 60.5% on average; its runs go from 51.0% to 70.0%." in text
     assert "its interval is wide because its runs disagree" in text
+
+
+def test_what_is_left_out_is_said():
+    about = make_about(left_out=["nf is left out: <there> is none."])
+    assert "nf is left out: <there> is none." in Page(build_page(make_rows(), about)).text

@@ -98,6 +98,13 @@ def test_unreliable_runs_are_named():
     assert "InstanceNorm" not in summarize(rows).headline
 
 
+def test_what_is_left_out_is_said_at_the_start():
+    view = console(80)
+    about = make_about(left_out=["nf is left out: there is none."])
+    Progress(view)(SweepStarted(out=None, about=about, done=0, total=1, work_done=0.0, seconds_left=0.0))
+    assert view.file.getvalue() == "nf is left out: there is none.\n"
+
+
 def test_names_from_data_are_not_markup():
     rows = [row | {"norm": "[bold]:smile:"} for row in make_rows(("batch",))]
     assert "[bold]:smile:" in shown(rows, 80)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..layers import NORMALIZERS
+from .normalizer_free import NORMALIZER_FREE
 
 Row = dict[str, Any]
 
@@ -44,6 +45,8 @@ def title(norm: str) -> str:
     ('BatchNorm', 'GroupNorm (8 groups)', 'my_norm')
     """
     name, _, groups = norm.partition(":")
+    if norm == NORMALIZER_FREE:
+        return "Normalizer-free"
     if name not in NORMALIZERS:
         return norm
     return NORMALIZERS[name].title + (f" ({groups} groups)" if groups else "")
@@ -52,9 +55,11 @@ def title(norm: str) -> str:
 def spoken(norm: str) -> str:
     """The title inside a sentence.
 
-    >>> spoken("batch"), spoken("none")
-    ('BatchNorm', 'no normalization')
+    >>> spoken("batch"), spoken("none"), spoken("nf")
+    ('BatchNorm', 'no normalization', 'the normalizer-free net')
     """
+    if norm == NORMALIZER_FREE:
+        return "the normalizer-free net"
     return title(norm).lower() if norm == "none" else title(norm)
 
 
