@@ -47,7 +47,8 @@ def compare(
     Every run has the same protocol: SGD with Nesterov momentum, peak learning rate
     `learning_rate · min(1, batch size / 32)`, linear warm-up and cosine, gradients clipped to a global norm of 1,
     `epochs` epochs without the last incomplete batch. For one seed all normalizers share the initial weights (all
-    tensors that normalizers do not own, bit for bit) and the order of the data. On the CPU a row is determined by
+    tensors that normalizers do not own, bit for bit) and the order of the data. `nf` is a network of its own, with
+    weights of its own, and is clipped unit by unit besides. On the CPU a row is determined by
     its `key` bit for bit, times aside.
 
     Args:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .report import ClipReport
-from .units import Classifier, Target, classifier_weights, targets_of
+from .units import Classifier, Target, classifier_weights, is_distributed, targets_of
 
 #: Keeps a gradient of zero from a division by zero; the official code's number.
 SMALLEST_NORM = 1e-6
@@ -42,13 +42,14 @@ def adaptive_clip_grad_(
 
     Returns a `ClipReport`: which units were clipped. Reading it waits for the device, calling this does not.
 
-    Raises ValueError where the classifier cannot be told, for ``clip`` or ``eps`` that are not positive, for sparse
-    gradients and for parameters that are sharded (DTensor); TypeError for what is not a tensor.
+    Under ``fully_shard`` (FSDP2) every process clips the units that it holds, and reports these; the result is that
+    of one process. Raises ValueError where the classifier cannot be told, for ``clip`` or ``eps`` that are not
+    positive, for sparse gradients and for shards that cut through units; TypeError for what is not a tensor.
 
     Source: Brock, De, Smith and Simonyan 2021, arXiv:2102.06171, with the units of their code.
 
     The trap: call it after the backward pass and after ``GradScaler.unscale_``, before the optimizer's step;
-    `AdaptiveGradientClipping` does so by itself. FSDP's flattened parameters have lost their units.
+    `AdaptiveGradientClipping` does so by itself. The flattened parameters of FSDP1 have lost their units.
 
     >>> net = nn.Sequential(nn.Linear(3, 2, bias=False), nn.Linear(2, 2, bias=False))
     >>> _ = nn.init.ones_(net[0].weight)
@@ -117,8 +118,10 @@ def _check_gradient(target: Target, grad: Tensor) -> None:
             f"adaptive gradient clipping: the gradient of {target.name!r} is sparse ({grad.layout}); build the layer "
             "with sparse=False, or leave its parameters out."
         )
-    if hasattr(grad, "placements"):
-        raise ValueError(
-            f"adaptive gradient clipping: {target.name!r} is sharded (DTensor), so that a process holds only part of "
-            "its units; clip before sharding, or use DistributedDataParallel."
-        )
+    if is_distributed(grad):
+        cut = [placement for placement in grad.placements if not placement.is_replicate()]  # type: ignore[attr-defined]
+        if any(not p.is_shard(0) for p in cut) or (cut and target.fan_in.groups is not None):
+            raise ValueError(
+                f"adaptive gradient clipping: {target.name!r} is placed as {grad.placements}, which cuts through its "  # type: ignore[attr-defined]
+                "output units; shard it on dimension 0 (the weight of a transposed convolution not at all)."
+            )

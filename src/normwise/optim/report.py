@@ -27,7 +27,7 @@ class ClipReport:
     @property
     def rates(self) -> dict[str, float]:
         """Share of (step, unit) that was clipped, for each parameter."""
-        return {name: float(n.double().mean()) / self.steps[name] for name, n in self.counts.items()}
+        return {name: int(n.sum()) / (max(n.numel(), 1) * self.steps[name]) for name, n in self.counts.items()}
 
     @property
     def rate(self) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,20 +28,27 @@ class Target(NamedTuple):
         return sum(size != 1 for size in self.parameter.shape) <= 1
 
     def norms(self, tensor: Tensor) -> Tensor:
-        """Euclidean norm of each unit of a tensor of the parameter's shape: ``[units]``."""
+        """Euclidean norm of each unit that this process holds, of a tensor of the parameter's shape: ``[units]``."""
         dtype = computing_dtype(tensor)
         if self.whole:
-            return torch.linalg.vector_norm(tensor, dtype=dtype).reshape(1)
-        blocks = self.fan_in.blocks(tensor)
+            norm: Any = torch.linalg.vector_norm(tensor, dtype=dtype)
+            return (norm.full_tensor() if is_distributed(norm) else norm).reshape(1)
+        blocks = self.blocks(tensor)
         return torch.linalg.vector_norm(blocks, dim=self.fan_in.axes(blocks), dtype=dtype).reshape(-1)
 
-    def blocks(self, tensor: Tensor) -> Tensor:
-        """A view of a tensor of the parameter's shape, over which `per_unit` broadcasts."""
-        return tensor if self.whole else self.fan_in.blocks(tensor)
+    def blocks(self, tensor: Any) -> Tensor:
+        """A view of this process' part of a tensor of the parameter's shape, over which `per_unit` broadcasts."""
+        local = tensor.to_local() if is_distributed(tensor) else tensor
+        return local if self.whole else self.fan_in.blocks(local)
 
     def per_unit(self, values: Tensor) -> Tensor:
         """``[units]`` values in the shape that broadcasts over `blocks`."""
         return values.reshape(()) if self.whole else self.fan_in.per_unit(values, self.blocks(self.parameter))
+
+
+def is_distributed(tensor: Tensor) -> bool:
+    """Whether a tensor is a DTensor, whose module takes seconds to import."""
+    return hasattr(tensor, "placements")
 
 
 def targets_of(model: nn.Module) -> dict[int, Target]:
