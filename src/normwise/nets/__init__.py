@@ -1,5 +1,9 @@
 """Networks whose normalizer is one argument, and networks without one."""
 
+from .baselines import fixup_resnet as fixup_resnet
+from .baselines import skipinit_resnet as skipinit_resnet
+from .count import count_macs as count_macs
+from .count import count_parameters as count_parameters
 from .nf_net import NormalizerFreeBlock as NormalizerFreeBlock
 from .nf_net import NormalizerFreeNet as NormalizerFreeNet
 from .nf_parts import SqueezeExcite as SqueezeExcite
@@ -32,3 +36,4 @@ from .residual import SkipGain as SkipGain
 from .residual import StochasticDepth as StochasticDepth
 from .resnet import ResNet as ResNet
 from .resnet import resnet as resnet
+from .timm_weights import from_timm as from_timm
