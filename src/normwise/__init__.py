@@ -58,6 +58,10 @@ from .layers import statistics_bank as statistics_bank
 from .layers import unfreeze as unfreeze
 from .operations.normalize import normalize as normalize
 from .operations.normalize import normalize_and_measure as normalize_and_measure
+from .optim import AdaptiveGradientClipping as AdaptiveGradientClipping
+from .optim import ClipReport as ClipReport
+from .optim import adaptive_clip_grad_ as adaptive_clip_grad_
+from .optim import param_groups as param_groups
 from .signal import Histogram as Histogram
 from .signal import Tap as Tap
 from .signal import Trace as Trace

@@ -102,6 +102,7 @@ def make_about(
             "SGD with Nesterov momentum 0.9, 5 epochs for every run.",
             "Peak learning rate: 0.4 × min(1, batch size / 32), that is 0.025 at 2, 0.1 at 8, 0.4 at 64.",
         ],
+        "left_out": [],
         "rates": {str(size): 0.4 * min(1.0, size / 32) for size in batch_sizes},
         "machine": {"processor": "A Processor", "system": "Linux-6.1-x86_64", "device": "cpu"},
         "versions": {"normwise": "0.1.0", "torch": "2.13.0", "numpy": "2.4.6", "python": "3.11.2"},

@@ -6,7 +6,9 @@ import small_problems
 import torch
 from torch import nn
 
+from normwise import nets
 from normwise.comparison.models import Recipe
+from normwise.comparison.replacement import normalization_layers
 from normwise.comparison.settings import InputError
 from normwise.comparison.zoo import open_model
 from normwise.layers import GroupNorm
@@ -198,3 +200,24 @@ def test_real_libraries(name):
         network = recipe.build(norm, 0)
         assert network.module(torch.randn(2, 3, 64, 64)).shape == (2, 4)
         assert all(torch.equal(tensor, reference[key]) for key, tensor in shared_tensors(network).items())
+
+
+def test_our_resnet_has_a_normalizer_free_counterpart():
+    recipe = open_model("resnet8", IMAGES, 10)
+    network = recipe.build("nf", 0)
+    assert network.sites == ()
+    assert isinstance(network.module, nets.NormalizerFreeNet)
+    assert not normalization_layers(network.module)
+    assert network.module(IMAGES).shape == (2, 10)
+    again, other = recipe.build("nf", 0), recipe.build("nf", 1)
+    first = dict(network.module.named_parameters())
+    for name, parameter in again.module.named_parameters():
+        assert torch.equal(parameter, first[name])
+    assert any(not torch.equal(parameter, first[name]) for name, parameter in other.module.named_parameters())
+    sizes = [sum(p.numel() for p in recipe.build(norm, 0).module.parameters()) for norm in ("batch", "nf")]
+    assert sizes[1] == pytest.approx(sizes[0], rel=0.01)  # what is compared is of one size
+
+
+def test_other_models_have_none():
+    assert open_model(small_problems.fixed_net, IMAGES[..., :6, :6], 3).normalizer_free is None
+    assert open_model("small_problems:net", IMAGES, 3).normalizer_free is None

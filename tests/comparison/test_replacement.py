@@ -66,6 +66,14 @@ def test_the_activation_and_dropout_of_a_layer_follow_its_replacement():
     torch.testing.assert_close(replaced.eval()(x), nn.functional.silu(nn.functional.group_norm(x, 2)))
 
 
+def test_a_replacement_that_activates_takes_the_activations_place():
+    model = nn.Sequential(nn.Conv2d(1, 8, 3), small_problems.NormAct(8), nn.Flatten(), nn.Linear(8 * 36, 3))
+    replaced = open_model(model, IMAGES, 3).build("evo-s0", 0).module[1]
+    assert isinstance(replaced.act, nn.Identity)
+    x = torch.randn(2, 8, 4, 4)
+    torch.testing.assert_close(replaced.eval()(x), replaced.norm(x))
+
+
 class PreActivation(nn.Module):
     """`x + conv(relu(norm(x)))` with an in-place ReLU."""
 

@@ -196,3 +196,18 @@ def test_a_report_that_cannot_be_put_in_place_leaves_the_old_one(tmp_path, monke
 def test_a_report_of_nothing_is_an_error():
     with pytest.raises(ValueError, match="no run has finished yet"):
         build_page([], make_about(), COMMAND)
+
+
+def test_unreliable_runs_and_their_rule_are_named():
+    rows = make_rows(batch_sizes=(8,))
+    for row in rows:
+        if row["norm"] == "instance":
+            row["test_accuracy"] = 0.51 if row["seed"] else 0.70
+    text = Page(build_page(rows, make_about(batch_sizes=(8,)))).text
+    assert "Unreliable at batch size 8: InstanceNorm, 60.5% on average; its runs go from 51.0% to 70.0%." in text
+    assert "its interval is wide because its runs disagree" in text
+
+
+def test_what_is_left_out_is_said():
+    about = make_about(left_out=["nf is left out: <there> is none."])
+    assert "nf is left out: <there> is none." in Page(build_page(make_rows(), about)).text

@@ -206,3 +206,41 @@ def test_bad_input_stops_before_the_first_run(tmp_path, changes, message):
 
 def test_the_public_name():
     assert normwise.compare is compare
+
+
+def digits_like():
+    return tuple(
+        (torch.randn(n, 1, 8, 8, generator=torch.Generator().manual_seed(n)), torch.arange(n) % 4) for n in (32, 16)
+    )
+
+
+NF = {"model": "resnet8", "data": digits_like, "batch_sizes": (8,), "seeds": 1, "epochs": 1}
+
+
+def test_the_normalizer_free_net_is_a_contestant():
+    events = []
+    rows = compare(**NF, norms=["batch", "nf"], on_event=events.append)
+    about = events[0].about
+    assert [(row["norm"], row["status"]) for row in rows] == [("batch", "finished"), ("nf", "finished")]
+    assert (rows[1]["train_eval_gap"], rows[1]["layers"]) == (0.0, [])
+    assert about["left_out"] == []
+    assert "nf is a network of its own" in about["protocol"][-1]
+    assert untimed(compare(**NF, norms=["nf"])) == untimed(rows[1:])
+    assert "nf" not in compare_protocol(norms=["batch"])
+
+
+def compare_protocol(**changes):
+    events = []
+    compare(**(NF | changes), on_event=events.append)
+    return " ".join(events[0].about["protocol"])
+
+
+def test_the_normalizer_free_net_is_left_out_where_there_is_none():
+    events = []
+    rows = compare(**(SMALL | {"norms": ("batch", "nf"), "seeds": 1, "epochs": 1}), on_event=events.append)
+    assert {row["norm"] for row in rows} == {"batch"}
+    assert events[0].about["settings"]["norms"] == ("batch",)
+    (reason,) = events[0].about["left_out"]
+    assert reason.startswith("nf is left out: it is a network of its own and not a layer to put in, and small_problems")
+    with pytest.raises(InputError, match=r"nf is left out.*Name other normalizers, such as batch and group"):
+        compare(**(SMALL | {"norms": ("nf",)}))

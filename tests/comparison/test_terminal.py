@@ -88,6 +88,23 @@ def test_divergence_is_explained():
     assert "no normalizer diverged" in text.replace(title("none"), "no normalizer")
 
 
+def test_unreliable_runs_are_named():
+    rows = make_rows(batch_sizes=(8,))
+    for row in rows:
+        if row["norm"] == "instance":
+            row["test_accuracy"] = 0.51 if row["seed"] else 0.70
+    text = words(shown(rows, 80))
+    assert "Unreliable at batch size 8: InstanceNorm, 60.5% on average; its runs go from 51.0% to 70.0%." in text
+    assert "InstanceNorm" not in summarize(rows).headline
+
+
+def test_what_is_left_out_is_said_at_the_start():
+    view = console(80)
+    about = make_about(left_out=["nf is left out: there is none."])
+    Progress(view)(SweepStarted(out=None, about=about, done=0, total=1, work_done=0.0, seconds_left=0.0))
+    assert view.file.getvalue() == "nf is left out: there is none.\n"
+
+
 def test_names_from_data_are_not_markup():
     rows = [row | {"norm": "[bold]:smile:"} for row in make_rows(("batch",))]
     assert "[bold]:smile:" in shown(rows, 80)

@@ -7,8 +7,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from normwise import adaptive_clip_grad_, nets, param_groups
 from normwise.comparison.isolation import isolated
 from normwise.comparison.models import Network
+from normwise.comparison.normalizer_free import UNIT_CLIP
 from normwise.comparison.settings import CLIP_NORM, Run, make_settings
 from normwise.comparison.training import Trainer, chance, data_order, parameter_groups, schedule, train
 
@@ -154,3 +156,32 @@ def test_a_diverging_run_is_a_result():
 def test_chance_is_the_most_frequent_training_class():
     data = replace(DATA, y_train=torch.tensor([0, 2, 2]), y_test=torch.tensor([2, 1, 0, 2]))
     assert chance(data) == 0.5
+
+
+def test_the_normalizer_free_net_is_clipped_unit_by_unit_after_the_global_norm():
+    """Against the global clipping, adaptive clipping and momentum SGD done by hand."""
+    run, chosen = Run("nf", 5, 0), settings()
+
+    def made():
+        torch.manual_seed(2)
+        return nets.nf_resnet(8, 3, 1, skip_gain=1.0, stochastic_depth=0.0)
+
+    trainer, reference = Trainer(Network(made(), ()), DATA, run, chosen), made()
+    loss = trainer.epoch(1)
+    optimizer = torch.optim.SGD(param_groups(reference, 0.01), lr=1.0, momentum=0.9, nesterov=True)
+    order, losses = data_order(len(DATA.x_train), 0, 1), []
+    for step in range(trainer.steps_per_epoch):
+        index = order[5 * step : 5 * step + 5]
+        optimizer.zero_grad()
+        losses.append(F.cross_entropy(reference(DATA.x_train[index]), DATA.y_train[index]))
+        losses[-1].backward()
+        nn.utils.clip_grad_norm_(reference.parameters(), CLIP_NORM)
+        adaptive_clip_grad_(reference, UNIT_CLIP)
+        for group in optimizer.param_groups:
+            group["lr"] = chosen.rate(5) * schedule(step, trainer.total_steps)
+        optimizer.step()
+    assert loss == pytest.approx(sum(losses).item() / len(losses), rel=1e-5)
+    for ours, theirs in zip(trainer.model.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+    assert trainer.optimizer.report.rate > 0
+    assert not hasattr(Trainer(network(), DATA, Run("batch", 5, 0), chosen).optimizer, "report")

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 import normwise as nw
 from normwise import NORMALIZERS, make_norm
-from normwise.layers import default_groups, find_normalizer, map_normalizers
+from normwise.layers import activates, default_groups, find_normalizer, map_normalizers
 
 SPACES = {1: (7,), 2: (5, 7), 3: (3, 5, 2)}
 #: "sync" runs in several processes only and has its tests elsewhere.
@@ -43,6 +43,24 @@ def test_a_row_says_what_it_is(name):
         if cls is not nn.Identity:
             assert getattr(nw, cls.__name__) is cls
             assert inspect.getdoc(cls)
+
+
+@pytest.mark.parametrize("name", BUILDABLE)
+def test_a_row_that_activates_is_not_linear_in_the_sign(name):
+    """A normalizer alone maps -x to minus its output (weight 1, bias 0); one that activates does not."""
+    layer = make_norm(name, 12)
+    x = torch.randn(4, 12, 5, 5)
+    with torch.no_grad():
+        odd = torch.allclose(layer(-x), -layer(x), atol=1e-5)
+    assert odd != NORMALIZERS[name].activates
+    assert activates(layer) == NORMALIZERS[name].activates
+
+
+def test_layers_that_activate():
+    assert activates(nw.FilterResponseNorm2d(4))
+    assert not activates(nw.FilterResponseNorm2d(4, activation=None))
+    assert activates(nw.BatchNorm2d(4, activation="silu"))
+    assert not any(map(activates, (nw.BatchNorm2d(4), nn.BatchNorm2d(4), nn.Identity(), nn.ReLU())))
 
 
 # The oracles are torch.nn's layers as the papers compare them.

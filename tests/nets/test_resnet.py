@@ -6,8 +6,9 @@ from libraries import torchvision
 from torch import nn
 from torch.nn import functional as F
 
-from normwise.layers import NORMALIZERS
+from normwise.layers import NORMALIZERS, FilterResponseNorm2d, GroupNorm
 from normwise.nets import resnet
+from normwise.nets.resnet import PostActivationBlock
 
 # "sync" needs a process group.
 MAP_NORMS = [name for name, row in NORMALIZERS.items() if row.for_channels and name != "sync"]
@@ -129,6 +130,41 @@ def test_every_normalizer_starts_from_the_same_weights_and_gets_gradients(norm, 
         assert torch.equal(net.state_dict()[name], other[name]), name
     F.cross_entropy(net(torch.randn(4, 1, 8, 8)), torch.arange(4)).backward()
     assert all(torch.isfinite(p.grad).all() for p in net.parameters() if p.grad is not None)
+
+
+ACTIVATING = {
+    "evo-b0": "evo-b0",
+    "evo-s0": "evo-s0",
+    "frn with its threshold": FilterResponseNorm2d,
+    "fused relu": lambda channels: GroupNorm(2, channels, activation="relu"),
+}
+
+
+@pytest.mark.parametrize("preactivation", [False, True])
+@pytest.mark.parametrize("norm", ACTIVATING.values(), ids=ACTIVATING)
+def test_no_relu_behind_a_normalizer_that_activates(norm, preactivation):
+    net = resnet(8, norm, in_channels=1, preactivation=preactivation)
+    assert not any(isinstance(module, nn.ReLU) for module in net.modules())
+    assert any(isinstance(module, nn.ReLU) for module in resnet(8, "filter-response", in_channels=1).modules())
+
+
+@pytest.mark.parametrize("preactivation", [False, True])
+def test_a_fused_relu_is_the_relu_it_replaces(preactivation):
+    def fused(channels):
+        return GroupNorm(2, channels, activation="relu")
+
+    state = resnet(8, "group:2", in_channels=1, preactivation=preactivation).state_dict()
+    net, plain = (resnet(8, norm, in_channels=1, preactivation=preactivation) for norm in (fused, "group:2"))
+    net.load_state_dict(state)
+    plain.load_state_dict(state)
+    if not preactivation:  # the last normalizer of a branch and of a shortcut has no ReLU behind it
+        for module in net.modules():
+            if isinstance(module, PostActivationBlock):
+                module.branch.norm2.activation = None
+                if not isinstance(module.shortcut, nn.Identity):
+                    module.shortcut.norm.activation = None
+    x = torch.randn(3, 1, 8, 8)
+    torch.testing.assert_close(net(x), plain(x), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("preactivation", [False, True])

@@ -16,6 +16,7 @@ import typer
 
 from ..comparison import InputError, summarize, to_csv
 from ..comparison import compare as run_comparison
+from ..comparison.normalizer_free import NORMALIZER_FREE
 from ..comparison.report.words import partial
 from ..comparison.storage import RESULTS
 from ..comparison.terminal import Progress, make_console, show_result
@@ -24,7 +25,7 @@ from ..layers.registry import map_normalizers
 STDOUT = Path("-")
 REPORT = "report.html"
 INTERRUPTED = 130
-NAMES = textwrap.fill(", ".join(map_normalizers()), 76, break_on_hyphens=False)
+NAMES = textwrap.fill(", ".join([*map_normalizers(), NORMALIZER_FREE]), 76, break_on_hyphens=False)
 EPILOG = f"""Examples:
 
 \b
@@ -38,7 +39,8 @@ MODEL is resnet8, resnet20 and so on, timm:NAME, torchvision:NAME or package.mod
 in_channels and classes. DATA is digits, a folder with one directory of images per class, an .npz file, or
 package.module:function, which returns a training and a test data set.
 
-NAMES are separated by commas; group:8 is GroupNorm with 8 groups:
+NAMES are separated by commas; group:8 is GroupNorm with 8 groups; nf is the normalizer-free counterpart of
+resnet8, resnet20 and so on (it is left out with any other MODEL):
 
 \b
 {NAMES}
@@ -87,7 +89,8 @@ def compare(
     """Train one model with each normalizer at each batch size, and say which one to use.
 
     For one seed every normalizer gets the same initial weights and order of the data, and the same learning rate
-    and number of epochs. Ctrl-C stops with a report of the finished runs; the same command does the rest.
+    and number of epochs; nf is a network with weights of its own. Ctrl-C stops with a report of the finished runs;
+    the same command does the rest.
     """
     _check_files(json_file, csv_file)
     sys.path.insert(0, os.getcwd())  # where package.module:function is looked up

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..layers import NORMALIZERS
+from .normalizer_free import NORMALIZER_FREE
 
 Row = dict[str, Any]
 
@@ -18,7 +19,7 @@ class Cell:
 
     `std` is the sample standard deviation of the held-out accuracy over the seeds, None for one run. A diverged
     run counts with its credited accuracy; the other figures are means of the runs that have them. `step_ms` is
-    the median over the runs.
+    the median over the runs. `worst` and `best` are the held-out accuracies of the single runs at the ends.
     """
 
     norm: str
@@ -26,6 +27,8 @@ class Cell:
     n: int
     diverged: int
     mean: float
+    worst: float
+    best: float
     std: float | None
     train_mode: float | None
     gap: float | None
@@ -42,6 +45,8 @@ def title(norm: str) -> str:
     ('BatchNorm', 'GroupNorm (8 groups)', 'my_norm')
     """
     name, _, groups = norm.partition(":")
+    if norm == NORMALIZER_FREE:
+        return "Normalizer-free"
     if name not in NORMALIZERS:
         return norm
     return NORMALIZERS[name].title + (f" ({groups} groups)" if groups else "")
@@ -50,9 +55,11 @@ def title(norm: str) -> str:
 def spoken(norm: str) -> str:
     """The title inside a sentence.
 
-    >>> spoken("batch"), spoken("none")
-    ('BatchNorm', 'no normalization')
+    >>> spoken("batch"), spoken("none"), spoken("nf")
+    ('BatchNorm', 'no normalization', 'the normalizer-free net')
     """
+    if norm == NORMALIZER_FREE:
+        return "the normalizer-free net"
     return title(norm).lower() if norm == "none" else title(norm)
 
 
@@ -74,6 +81,8 @@ def _cell(rows: list[Row]) -> Cell:
         n=len(rows),
         diverged=sum(row["status"] == "diverged" for row in rows),
         mean=statistics.fmean(accuracies),
+        worst=min(accuracies),
+        best=max(accuracies),
         std=statistics.stdev(accuracies) if len(rows) > 1 else None,
         train_mode=_mean(rows, "test_accuracy_train_mode"),
         gap=_mean(rows, "train_eval_gap"),

@@ -13,8 +13,9 @@ import torch
 
 from ..layers import Norm
 from .isolation import isolated
+from .normalizer_free import NORMALIZER_FREE, why_left_out
 from .references import name_of
-from .settings import make_settings, named_norms
+from .settings import InputError, make_settings, named_norms
 from .sources import load_data
 from .storage import Store
 from .sweep import Listener, Row, Sweep
@@ -30,7 +31,7 @@ def compare(
     model: ModelLike = "resnet8",
     data: DataLike = "digits",
     *,
-    norms: Sequence[Norm] = ("batch", "group", "instance", "layer", "none"),
+    norms: Sequence[Norm] = ("batch", "group", "instance", "layer", "none", "nf"),
     batch_sizes: Sequence[int] = (2, 8, 64),
     seeds: int | Sequence[int] = 2,
     epochs: int = 6,
@@ -46,7 +47,8 @@ def compare(
     Every run has the same protocol: SGD with Nesterov momentum, peak learning rate
     `learning_rate · min(1, batch size / 32)`, linear warm-up and cosine, gradients clipped to a global norm of 1,
     `epochs` epochs without the last incomplete batch. For one seed all normalizers share the initial weights (all
-    tensors that normalizers do not own, bit for bit) and the order of the data. On the CPU a row is determined by
+    tensors that normalizers do not own, bit for bit) and the order of the data. `nf` is a network of its own, with
+    weights of its own, and is clipped unit by unit besides. On the CPU a row is determined by
     its `key` bit for bit, times aside.
 
     Args:
@@ -57,7 +59,8 @@ def compare(
             or x, y; `package.module:function` or a function that returns (train, test), each a dataset of tensors or
             a pair (x, y).
         norms: names as in `normwise.layers.NORMALIZERS` (`"group:8"` for 8 groups), classes, or functions
-            `channels -> Module`.
+            `channels -> Module`; and `"nf"`, the normalizer-free counterpart that our nets (`resnet8`, ...) have; with
+            any other model it is left out, and `SweepStarted.about["left_out"]` says why.
         batch_sizes: each at most the size of the training split.
         seeds: how many, or which.
         epochs: passes over the training split, the same for every run.
@@ -99,9 +102,15 @@ def compare(
     )
     with isolated(0, "cpu"):
         loaded = load_data(data, image_size)
-    settings = replace(settings, threads=threads_for(loaded.sample_shape))
     recipe = open_model(model, loaded.x_train[:EXAMPLES], len(loaded.classes))
-    sweep = Sweep(settings, named, loaded, recipe)
+    left_out = []
+    if NORMALIZER_FREE in named and recipe.normalizer_free is None:
+        del named[NORMALIZER_FREE]
+        left_out = [why_left_out(recipe.name)]
+    if not named:
+        raise InputError(f"{left_out[0]} Name other normalizers, such as batch and group.")
+    settings = replace(settings, norms=tuple(named), threads=threads_for(loaded.sample_shape))
+    sweep = Sweep(settings, named, loaded, recipe, left_out)
     if out is None:
         return sweep.run(on_event, None)
     with Store(Path(out)) as store:

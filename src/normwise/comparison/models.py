@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..layers import Norm
 from .isolation import isolated
+from .normalizer_free import NORMALIZER_FREE
 from .replacement import check_replaceable, normalization_layers, replace_normalizers, run_with_ranks
 from .settings import InputError, digest
 
@@ -29,11 +30,20 @@ class Recipe:
     """Builds one architecture with any normalizer; for one seed all share the tensors that no normalizer owns.
 
     `make` takes the normalizer where `takes_norm`, otherwise nothing; then its normalization layers are replaced.
-    `example` is a batch of samples, `classes` the number of outputs that the model needs at least.
+    `example` is a batch of samples, `classes` the number of outputs that the model needs at least. `normalizer_free`
+    makes the model's counterpart without normalizers, where there is one.
     """
 
-    def __init__(self, name: str, make: Callable[..., Any], takes_norm: bool, example: Tensor, classes: int) -> None:
-        self.name, self.make, self.takes_norm = name, make, takes_norm
+    def __init__(
+        self,
+        name: str,
+        make: Callable[..., Any],
+        takes_norm: bool,
+        example: Tensor,
+        classes: int,
+        normalizer_free: Callable[[], nn.Module] | None = None,
+    ) -> None:
+        self.name, self.make, self.takes_norm, self.normalizer_free = name, make, takes_norm, normalizer_free
         with isolated(0, "cpu"):
             model = self._made(*[REFERENCE] * takes_norm)
             check_replaceable(model, name)
@@ -49,6 +59,8 @@ class Recipe:
     def build(self, norm: Norm, seed: int) -> Network:
         """The model with `norm`, on the CPU, its weights those of `seed`."""
         with isolated(seed, "cpu"):
+            if norm == NORMALIZER_FREE and self.normalizer_free is not None:
+                return Network(self.normalizer_free(), ())
             model = self._made(*[REFERENCE] * self.takes_norm)
             if not self.takes_norm:
                 return Network(model, tuple(replace_normalizers(model, norm, self.ranks)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .cells import Cell, spoken, title
-from .verdict import Verdict
+from .verdict import Verdict, scatters
 
 GAP_WORTH_NAMING = 0.01
 
@@ -13,14 +13,15 @@ GAP_WORTH_NAMING = 0.01
 def recommend(cells: Sequence[Cell], verdicts: Sequence[Verdict]) -> tuple[str, tuple[str, ...]]:
     """A headline, and the sentences of evidence for it.
 
-    A normalizer is recommended where it is the only one that is nowhere clearly behind; where several are, there is
-    no clear winner; where none is, the choice depends on the batch size.
+    A normalizer is recommended where it is the only one that is nowhere clearly behind and nowhere unreliable; where
+    several are, there is no clear winner; where none is, the choice depends on the batch size.
     """
     norms = list(dict.fromkeys(cell.norm for cell in cells))
-    beaten = {norm for verdict in verdicts for norm in verdict.behind}
+    beaten = {norm for verdict in verdicts for norm in (*verdict.behind, *verdict.unreliable)}
     standing = [norm for norm in norms if norm not in beaten]
     evidence = [verdict.sentence for verdict in verdicts]
     evidence += [sentence for verdict in verdicts if (sentence := _behind(cells, verdict))]
+    evidence += [sentence for verdict in verdicts for sentence in _unreliable(cells, verdict)]
     evidence += _diverged(cells) + _gaps(cells)
     return _headline(norms, standing, verdicts, cells), tuple(evidence)
 
@@ -30,10 +31,11 @@ def _headline(norms: list[str], standing: list[str], verdicts: Sequence[Verdict]
     where = f"batch size {sizes[0]}" if len(sizes) == 1 else "every batch size"
     if len(norms) == 1:
         return f"Only {spoken(norms[0])} was run: there is nothing to compare it with."
-    if all(verdict.needed is None for verdict in verdicts):
+    if all(verdict.needed is None and not verdict.unreliable for verdict in verdicts):
         return "No clear winner can be named from one seed: run at least two seeds to see the spread."
     if len(standing) == 1:
-        return f"{title(standing[0])}: at {where} it leads or ties with the leader, which holds for no other."
+        reliable = " that is reliable" if any(verdict.unreliable for verdict in verdicts) else ""
+        return f"{title(standing[0])}: at {where} it leads or ties with the leader, which holds for no other{reliable}."
     if standing:
         fastest = _fastest(standing, cells, min(sizes))
         named = _listed([spoken(norm) for norm in standing])
@@ -63,6 +65,19 @@ def _behind(cells: Sequence[Cell], verdict: Verdict) -> str:
     means = {cell.norm: cell.mean for cell in cells if cell.batch_size == verdict.batch_size}
     named = _listed([f"{spoken(norm)} ({means[norm]:.1%})" for norm in verdict.behind])
     return f"Clearly behind at batch size {verdict.batch_size}: {named}."
+
+
+def _unreliable(cells: Sequence[Cell], verdict: Verdict) -> list[str]:
+    at = {cell.norm: cell for cell in cells if cell.batch_size == verdict.batch_size}
+    leader = at[verdict.leader]
+    runs = {norm: f"its runs go from {cell.worst:.1%} to {cell.best:.1%}" for norm, cell in at.items()}
+    found = [
+        f"Unreliable at batch size {verdict.batch_size}: {spoken(norm)}, {at[norm].mean:.1%} on average; {runs[norm]}."
+        for norm in verdict.unreliable
+    ]
+    if scatters(leader):
+        found.append(f"{title(leader.norm)} leads at batch size {verdict.batch_size}, but {runs[leader.norm]}.")
+    return found
 
 
 def _diverged(cells: Sequence[Cell]) -> list[str]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from ..layers import Norm, make_norm
+from ..layers import Norm, activates, make_norm
 from .isolation import listening
 from .settings import InputError
 
@@ -49,7 +49,8 @@ def run_with_ranks(model: nn.Module, x: Tensor) -> tuple[Any, dict[str, int]]:
 def replace_normalizers(model: nn.Module, norm: Norm, ranks: Mapping[str, int]) -> list[str]:
     """Replace in place each layer named in `ranks` by `norm`; returns the names of the new layers.
 
-    The `drop` and `act` of a layer that has both (timm's BatchNormAct2d, GroupNormAct) follow the new layer.
+    The `drop` and `act` of a layer that has both (timm's BatchNormAct2d, GroupNormAct) follow the new layer, `act`
+    unless the new layer activates by itself.
     In-place activations become ordinary ones: after a normalizer that is gone they would overwrite its input,
     which a shortcut may still need.
     """
@@ -60,7 +61,8 @@ def replace_normalizers(model: nn.Module, norm: Norm, ranks: Mapping[str, int]) 
         new = _build(norm, old, rank)
         drop, act = getattr(old, "drop", None), getattr(old, "act", None)
         if isinstance(drop, nn.Module) and isinstance(act, nn.Module):
-            _set(model, old, nn.Sequential(OrderedDict(norm=new, drop=drop, act=act)))
+            behind = nn.Identity() if activates(new) else act
+            _set(model, old, nn.Sequential(OrderedDict(norm=new, drop=drop, act=behind)))
             names.append(f"{name}.norm")
         else:
             _set(model, old, new)

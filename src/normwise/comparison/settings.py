@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ..layers import NORMALIZERS, Norm, find_normalizer
+from .normalizer_free import NORMALIZER_FREE, PROTOCOL, UNIT_CLIP
 
 MOMENTUM = 0.9
 WARM_UP = 0.1
@@ -65,12 +66,14 @@ class Settings:
             "out each time.",
             "A run whose loss stops being finite counts as diverged: it ends there and is credited with the "
             "accuracy of always answering the most frequent class.",
+            *([PROTOCOL] if NORMALIZER_FREE in self.norms else []),
         ]
 
     def identity(self) -> dict[str, Any]:
         """What of the settings determines the result of a run, beside the model, the data and the run itself."""
         names = ("epochs", "learning_rate", "weight_decay", "device")
         protocol = {"momentum": MOMENTUM, "warm_up": WARM_UP, "clip": CLIP_NORM, "full_rate_batch": FULL_RATE_BATCH}
+        protocol |= {"unit_clip": UNIT_CLIP}
         # The order of a sum depends on the number of threads.
         threads = {"threads": self.threads} if self.device == "cpu" else {}
         return {name: getattr(self, name) for name in names} | protocol | threads
@@ -104,6 +107,8 @@ def _norm_name(norm: Norm) -> str:
                 "`def my_norm(channels): ...` and pass my_norm."
             )
         return name
+    if norm == NORMALIZER_FREE:
+        return norm
     try:
         row = find_normalizer(norm.partition(":")[0])
     except ValueError as error:

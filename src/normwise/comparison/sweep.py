@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import Any
@@ -30,10 +30,20 @@ TIMING_SECONDS = 1.0
 
 
 class Sweep:
-    """Runs of one model on one data set; building it checks everything that could stop a run."""
+    """Runs of one model on one data set; building it checks everything that could stop a run.
 
-    def __init__(self, settings: Settings, norms: dict[str, Norm], data: Data, recipe: Recipe) -> None:
-        self.settings, self.norms, self.recipe = settings, norms, recipe
+    `left_out` says, for the reader, which contestants that were asked for cannot take part.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        norms: dict[str, Norm],
+        data: Data,
+        recipe: Recipe,
+        left_out: Sequence[str] = (),
+    ) -> None:
+        self.settings, self.norms, self.recipe, self.left_out = settings, norms, recipe, left_out
         largest = max(settings.batch_sizes)
         if largest > len(data.x_train):
             raise InputError(
@@ -82,6 +92,7 @@ class Sweep:
                 "fingerprint": data.fingerprint,
             },
             "protocol": self.settings.protocol(),
+            "left_out": list(self.left_out),
             "rates": {str(size): self.settings.rate(size) for size in self.settings.batch_sizes},
             "machine": machine(self.settings.device),
             "versions": versions(),

@@ -62,6 +62,8 @@ class Progress:
         self._event, self._received = event, time.monotonic()
         if isinstance(event, SweepStarted):
             self.about = event.about
+            for sentence in event.about["left_out"]:
+                self._say(sentence)
             if event.done:
                 self._say(f"{event.done} of {event.total} runs were finished before and are not repeated.")
         elif isinstance(event, (RunFinished, RunSkipped)):

@@ -13,9 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..optim import AdaptiveGradientClipping, param_groups
 from .data import Data
 from .measure import SIGNAL_BATCH, evaluate, finite, layer_signal, step_memory, train_mode_accuracy
 from .models import Network
+from .normalizer_free import NORMALIZER_FREE, UNIT_CLIP
 from .settings import CLIP_NORM, MOMENTUM, WARM_UP, Run, Settings
 
 # The fields of a run's outcome in the order of a row; what a diverged run lacks stays None.
@@ -102,13 +104,15 @@ class Trainer:
         self.total_steps = self.steps_per_epoch * settings.epochs
         self.peak_rate = settings.rate(run.batch_size)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.SGD(
+        self.optimizer: torch.optim.Optimizer = torch.optim.SGD(
             parameter_groups(network, settings.weight_decay),
             lr=self.peak_rate,
             momentum=MOMENTUM,
             nesterov=True,
             fused=torch.device(settings.device).type in ("cpu", "cuda"),
         )
+        if run.norm == NORMALIZER_FREE:
+            self.optimizer = AdaptiveGradientClipping(self.optimizer, self.model, UNIT_CLIP)
         self.on_accelerator = data.x_train.device.type != "cpu"
         self.timed: list[float] = []
         self.done = 0
@@ -167,10 +171,6 @@ def data_order(samples: int, seed: int, epoch: int) -> Tensor:
 
 
 def parameter_groups(network: Network, weight_decay: float) -> list[dict[str, Any]]:
-    """Weights with weight decay; biases and what normalizers own without."""
-    decayed, plain = [], []
-    for name, parameter in network.module.named_parameters():
-        if parameter.requires_grad:
-            owned = any(name.startswith(f"{site}.") for site in network.sites)
-            (plain if owned or parameter.dim() < 2 else decayed).append(parameter)
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    """Weights with weight decay; biases, gains and what normalizers own without."""
+    modules = dict(network.module.named_modules())
+    return param_groups(network.module, weight_decay, no_decay=[modules[site] for site in network.sites])

@@ -15,10 +15,15 @@ T_95 = (
     *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
 )
 
+# Runs of one normalizer that lie further apart than this do not say what to expect of the next run.
+SCATTER = 0.05
+
 RULE = (
     "A lead is clear when it is larger than both the 95 % interval of the difference of the two means (Student's t, "
     "spread pooled over the seeds of the two) and the 95 % interval of one accuracy on this many held-out samples. "
-    "With one seed there is no spread, so no lead is clear."
+    "With one seed there is no spread, so no lead is clear. A normalizer that the leader does not clearly lead is "
+    f"unreliable, not tied, where its own runs lie more than {100 * SCATTER:.0f} points apart, and further than two "
+    "accuracies on this many samples do by chance: its interval is wide because its runs disagree."
 )
 
 
@@ -26,8 +31,9 @@ RULE = (
 class Verdict:
     """Who leads at a batch size. `needed` is what the lead over the runner-up had to exceed (None: one seed).
 
-    `tied` are the normalizers, best first and beginning with the leader, that are not clearly behind it;
-    `behind` all others. `clear` where only the leader is in `tied` and there are others.
+    `tied` are the normalizers, best first and beginning with the leader, that are not clearly behind it and whose
+    runs agree; `unreliable` those whose runs do not (see `RULE`), `behind` all others. `clear` where all others are
+    behind. The runner-up is the best of the others that are not unreliable, if there is one.
     """
 
     batch_size: int
@@ -36,6 +42,7 @@ class Verdict:
     lead: float | None
     needed: float | None
     tied: tuple[str, ...]
+    unreliable: tuple[str, ...]
     behind: tuple[str, ...]
     clear: bool
     sentence: str
@@ -48,10 +55,19 @@ def needed_lead(a: Cell, b: Cell) -> float | None:
         return None
     pooled = math.sqrt(((a.n - 1) * a.std**2 + (b.n - 1) * b.std**2) / freedom)
     quantile = T_95[freedom - 1] if freedom <= len(T_95) else T_95[-1]
+    return max(quantile * pooled * math.sqrt(1 / a.n + 1 / b.n), resolution(a))
+
+
+def resolution(cell: Cell) -> float:
+    """Half the 95 % interval of one accuracy on the held-out samples."""
     # Laplace's estimate keeps the interval of a perfect accuracy above 0.
-    rate = (a.mean * a.test_samples + 1) / (a.test_samples + 2)
-    resolution = 1.96 * math.sqrt(rate * (1 - rate) / a.test_samples)
-    return max(quantile * pooled * math.sqrt(1 / a.n + 1 / b.n), resolution)
+    rate = (cell.mean * cell.test_samples + 1) / (cell.test_samples + 2)
+    return 1.96 * math.sqrt(rate * (1 - rate) / cell.test_samples)
+
+
+def scatters(cell: Cell) -> bool:
+    """Whether the runs lie too far apart to say what to expect of the next one (see `RULE`)."""
+    return cell.best - cell.worst > max(SCATTER, math.sqrt(2) * resolution(cell))
 
 
 def verdict_of(cells: Sequence[Cell]) -> Verdict:
@@ -60,9 +76,9 @@ def verdict_of(cells: Sequence[Cell]) -> Verdict:
     leader, others = ranked[0], ranked[1:]
     needed = {cell.norm: needed_lead(leader, cell) for cell in others}
     behind = [c for c in others if (need := needed[c.norm]) is not None and leader.mean - c.mean > need]
-    tied = [cell for cell in ranked if cell not in behind]
-    runner_up = others[0] if others else None
-    clear = bool(others) and len(tied) == 1
+    unreliable = [cell for cell in others if cell not in behind and scatters(cell)]
+    tied = [cell for cell in ranked if cell not in behind and cell not in unreliable]
+    runner_up = next((cell for cell in others if cell not in unreliable), None)
     return Verdict(
         batch_size=leader.batch_size,
         leader=leader.norm,
@@ -70,22 +86,23 @@ def verdict_of(cells: Sequence[Cell]) -> Verdict:
         lead=leader.mean - runner_up.mean if runner_up else None,
         needed=needed[runner_up.norm] if runner_up else None,
         tied=tuple(cell.norm for cell in tied),
+        unreliable=tuple(cell.norm for cell in unreliable),
         behind=tuple(cell.norm for cell in behind),
-        clear=clear,
-        sentence=_sentence(leader, runner_up, needed, clear),
+        clear=bool(others) and len(behind) == len(others),
+        sentence=_sentence(leader, runner_up, needed, bool(unreliable)),
     )
 
 
-def _sentence(leader: Cell, runner_up: Cell | None, needed: dict[str, float | None], clear: bool) -> str:
+def _sentence(leader: Cell, runner_up: Cell | None, needed: dict[str, float | None], some_unreliable: bool) -> str:
     start = f"Batch size {leader.batch_size}: {spoken(leader.norm)} {leader.mean:.1%}"
     if runner_up is None:
-        return f"{start}, nothing to compare with."
+        return f"{start}, {'and no other is reliable' if some_unreliable else 'nothing to compare with'}."
     lead, need = leader.mean - runner_up.mean, needed[runner_up.norm]
     second = f"{spoken(runner_up.norm)} {runner_up.mean:.1%}"
     if need is None:
         return f"{start}, {second}; one run each has no spread, so no lead is clear."
     verb = "larger" if lead > need else "not larger"
-    outcome = "a clear winner" if clear else "no clear winner"
+    outcome = "no clear winner" if lead <= need else "a clear winner" + " among the reliable" * some_unreliable
     return (
         f"{start}, {second}; the lead of {100 * lead:.1f} points is {verb} than the {100 * need:.1f} points that "
         f"chance explains: {outcome}."

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from ..nets import resnet
+from ..nets.forms import Stem
 from .models import Recipe, first_line
+from .normalizer_free import counterpart
 from .references import load_object, name_of
 from .settings import InputError
 
@@ -54,13 +56,20 @@ def open_model(model: ModelLike, example: Tensor, classes: int) -> Recipe:
 def _ours(name: str, example: Tensor, classes: int) -> Recipe:
     if example.dim() != 4:
         raise InputError(f"{name} takes images [N, C, H, W], the data have samples of shape {list(example.shape[1:])}.")
-    stem = None if min(example.shape[2:]) >= IMAGENET_STEM_FROM else "small"
+    stem: Stem | None = None if min(example.shape[2:]) >= IMAGENET_STEM_FROM else "small"
     depth, channels = int(name.removeprefix("resnet")), example.shape[1]
     try:
         resnet(depth, "none", channels, classes, stem)
     except ValueError as error:
         raise InputError(str(error)) from error
-    return Recipe(name, lambda norm: resnet(depth, norm, channels, classes, stem), True, example, classes)
+    return Recipe(
+        name,
+        lambda norm: resnet(depth, norm, channels, classes, stem),
+        True,
+        example,
+        classes,
+        normalizer_free=lambda: counterpart(depth, channels, classes, stem),
+    )
 
 
 def _from_library(library: str, name: str, example: Tensor, classes: int) -> Recipe:

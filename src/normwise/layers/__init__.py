@@ -37,6 +37,7 @@ from .normalizers import default_groups as default_groups
 from .pixel_norm import LayerNorm2d as LayerNorm2d
 from .pixel_norm import RMSNorm2d as RMSNorm2d
 from .registry import Norm as Norm
+from .registry import activates as activates
 from .registry import find_normalizer as find_normalizer
 from .registry import make_norm as make_norm
 from .registry import map_normalizers as map_normalizers

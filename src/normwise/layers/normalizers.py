@@ -37,7 +37,8 @@ class Normalizer(NamedTuple):
     ``layers`` maps the number of spatial dimensions to the class; 0 stands for any. ``pool`` says which axes
     share one mean and variance. ``for_channels`` is true for layers of ``[N, C, *space]`` maps, false for
     layers of rows ``[*, C]``. ``make(channels, rank, option)`` builds the layer as ``normwise compare`` uses it.
-    ``condition`` says what ``forward`` takes after ``x``, for the layers that cannot do without.
+    ``condition`` says what ``forward`` takes after ``x``, for the layers that cannot do without. ``activates`` is true
+    where the formula is the activation, too: the nets leave out the ReLU behind it.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Normalizer(NamedTuple):
     paper: str
     make: Callable[[int, int, int | None], nn.Module]
     condition: str | None = None
+    activates: bool = False
 
 
 def default_groups(channels: int) -> int:
@@ -198,6 +200,7 @@ _ROWS = (
         True,
         "Liu et al. 2020, arXiv:2004.02967",
         lambda channels, rank, option: EvoNormB0(channels),
+        activates=True,
     ),
     Normalizer(
         "evo-s0",
@@ -208,6 +211,7 @@ _ROWS = (
         True,
         "Liu et al. 2020, arXiv:2004.02967",
         lambda channels, rank, option: EvoNormS0(channels, option or default_groups(channels)),
+        activates=True,
     ),
     Normalizer(
         "pixel-layer",

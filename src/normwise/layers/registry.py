@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from torch import nn
 
+from ._shared import FusedActivation
 from .layer_norm import LayerNorm, RMSNorm
 from .normalizers import NORMALIZERS, Normalizer, default_groups
 
@@ -47,6 +48,20 @@ def make_norm(norm: Norm, channels: int, rank: int = 2) -> nn.Module:
     if rank not in (1, 2, 3):
         raise ValueError(f"rank must be 1, 2 or 3 spatial dimensions, received {rank}.")
     return row.make(channels, rank, _parse_option(norm, name, option))
+
+
+def activates(layer: nn.Module) -> bool:
+    """Whether the output of a normalizer has been through an activation, so that none belongs behind it.
+
+    True for the rows of `NORMALIZERS` that say so, for every layer built with ``activation=``, and for
+    FilterResponseNorm's threshold.
+
+    >>> from normwise.layers import EvoNormS0, FilterResponseNorm2d
+    >>> activates(EvoNormS0(8)), activates(FilterResponseNorm2d(8)), activates(make_norm("batch", 8))
+    (True, True, False)
+    """
+    flagged = tuple(kind for row in NORMALIZERS.values() if row.activates for kind in row.layers.values())
+    return isinstance(layer, flagged) or (isinstance(layer, FusedActivation) and layer.activation is not None)
 
 
 def find_normalizer(name: str) -> Normalizer:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..layers import Norm, make_norm
+from ..layers import Norm, activates, make_norm
 from .forms import BlockSizes, ResidualForm, Stem, check_sizes, checked_choice, residual_form
 
 Fan = Literal["fan_in", "fan_out"]
@@ -51,7 +51,7 @@ class PostActivationBlock(nn.Module):
         branch: OrderedDict[str, nn.Module] = OrderedDict()
         for i, shape in enumerate(sizes.branch(), start=1):
             if i > 1:
-                branch[f"relu{i - 1}"] = nn.ReLU()
+                branch[f"relu{i - 1}"] = relu_behind(branch[f"norm{i - 1}"])
             branch[f"conv{i}"], branch[f"norm{i}"] = layers.conv_norm(*shape)
         self.branch = nn.Sequential(branch)
         self.shortcut = nn.Identity()
@@ -77,6 +77,7 @@ class PreActivationBlock(nn.Module):
         super().__init__()
         self.relu_first = relu_first
         self.norm1 = layers.normalizer(sizes.inputs)
+        self.relu1 = nn.ReLU() if relu_first else relu_behind(self.norm1)
         bias = isinstance(self.norm1, nn.Identity)
         branch: OrderedDict[str, nn.Module] = OrderedDict()
         for i, shape in enumerate(sizes.branch(), start=1):
@@ -88,14 +89,20 @@ class PreActivationBlock(nn.Module):
         self.shortcut = layers.conv(*projection, bias=bias) if sizes.projects else None
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.norm1(F.relu(x)) if self.relu_first else F.relu(self.norm1(x))
+        y = self.norm1(self.relu1(x)) if self.relu_first else self.relu1(self.norm1(x))
         return self.branch(y) + (x if self.shortcut is None else self.shortcut(y))
 
 
 def activated(norm: nn.Module, relu_first: bool, number: int | str = "") -> OrderedDict[str, nn.Module]:
     """A normalizer and its relu, in the order that was asked for."""
-    pair: list[tuple[str, nn.Module]] = [(f"norm{number}", norm), (f"relu{number}", nn.ReLU())]
-    return OrderedDict(reversed(pair) if relu_first else pair)
+    if relu_first:
+        return OrderedDict([(f"relu{number}", nn.ReLU()), (f"norm{number}", norm)])
+    return OrderedDict([(f"norm{number}", norm), (f"relu{number}", relu_behind(norm))])
+
+
+def relu_behind(norm: nn.Module) -> nn.Module:
+    """What follows a normalizer: a relu, unless the normalizer is the activation, too."""
+    return nn.Identity() if activates(norm) else nn.ReLU()
 
 
 class ResNet(nn.Module):
@@ -145,7 +152,8 @@ def resnet(
     `norm` is a name ("batch", "group", "group:8", "instance", "layer", "none", ...), a class or a factory
     `channels -> Module`. Convolutions carry a bias only where there is no normalizer. Convolutions start from He's
     normal initialization (over `fan`); under one `torch.manual_seed` all normalizers get the same convolutions and the
-    same classifier.
+    same classifier. A normalizer that activates by itself (EvoNorm, FilterResponseNorm's threshold, `activation=`) has
+    no ReLU behind it; the one after an addition stays.
 
     With post-activation blocks the weight of the last normalizer of each branch starts at 0, whichever normalizer
     it is (the recipe by which Wu & He 2018, arXiv:1803.08494, compare normalizers): each block starts as its
@@ -193,7 +201,7 @@ def _stem(form: ResidualForm, in_channels: int, layers: Layers, preactivation: b
     conv, layer = layers.conv_norm(in_channels, form.width, *form.stem_window)
     stem: OrderedDict[str, nn.Module] = OrderedDict(conv=conv)
     if not preactivation:
-        stem.update(norm=layer, relu=nn.ReLU())
+        stem.update(norm=layer, relu=relu_behind(layer))
     return with_pool(stem, form)
 
 

@@ -49,6 +49,7 @@ def build_page(rows: Sequence[Row], about: About, command: str | None = None) ->
         f"<h1>{escape(heading)}</h1>",
         f'<p class="quiet">{escape(extent(rows, about))} Measured {dates(rows)}.</p>',
         f'<p class="notice">{escape(notice)}</p>' if notice else "",
+        *(f'<p class="quiet">{escape(sentence)}</p>' for sentence in about["left_out"]),
         sections.verdict(summary),
         sections.numbers(summary),
         sections.diverged_runs(rows),

@@ -35,15 +35,17 @@ _FIXED = {
     "instance": Style("#009E73", "diamond", "◆"),
     "layer": Style("#CC79A7", "triangle-up", "▲"),
     "none": Style("#62666B", "triangle-down", "▼"),
+    "nf": Style("#8B6FD6", "star", "★"),
 }
-_COLORS = ("#9A7200", "#2F9BC1", "#8B6FD6", "#B4441C", "#4D8B31")
+_COLORS = ("#9A7200", "#2F9BC1", "#B4441C", "#4D8B31")
 _SYMBOLS = (
-    ("star", "★"),
     ("circle-open", "○"),
     ("square-open", "□"),
     ("diamond-open", "◇"),
     ("triangle-up-open", "△"),
     ("triangle-down-open", "▽"),
+    ("star-open", "☆"),
+    ("hexagon-open", "⬡"),
 )
 
 

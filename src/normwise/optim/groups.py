@@ -1,0 +1,119 @@
+"""Which parameters get weight decay, and which do not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.utils import parametrize
+
+from ..layers import NORMALIZERS
+from ..layers.mixture_layer import MixtureLayer
+from ..weights.layers import LAYERS
+
+_NORMALIZER_CLASSES = (
+    *(kind for row in NORMALIZERS.values() for kind in row.layers.values() if kind is not nn.Identity),
+    *(_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm),
+)
+_LAYERS_WITH_WEIGHTS = (
+    *LAYERS,
+    *(nn.Bilinear, nn.Embedding, nn.EmbeddingBag, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention),
+)
+
+
+def param_groups(
+    model: nn.Module,
+    weight_decay: float,
+    lr: float | None = None,
+    gate_lr: float | None = None,
+    *,
+    no_decay: Iterable[nn.Module] = (),
+) -> list[dict[str, Any]]:
+    """Parameter groups for any optimizer: weight decay on weights, none on what only scales, shifts or chooses.
+
+    Decayed are matrices and kernels: weights of linear, convolution, recurrent and embedding layers and bare
+    parameters with at least two dimensions larger than 1. Not decayed are biases; everything that a normalizer itself
+    owns (torch.nn's and every class in `NORMALIZERS`, also tables ``[conditions, C]``, but not the convolutions inside
+    `SPADE`); gains (of scaled weight standardization, of torch's ``weight_norm``, LayerScale's ``[C, 1, 1]``), gates
+    and mixing weights, skip gains and every other scalar or vector.
+
+    Args:
+        model: every parameter of it is in exactly one group, a shared one once, in the order of
+            ``model.parameters()``. Frozen ones are kept: an optimizer passes over parameters without a gradient, one
+            that is unfrozen later is trained, and the optimizer's ``state_dict`` does not depend on what is frozen.
+        weight_decay: for the decayed group; 0 for the others.
+        lr: learning rate of all groups; None leaves it to the optimizer.
+        gate_lr: learning rate of what mixture layers learn to choose by (`BatchInstanceNorm2d`'s gates,
+            `SwitchableNorm2d`'s mean and variance weights), in a group of its own. Nam and Kim 2018,
+            arXiv:1805.07925, give the gates ten times the learning rate.
+        no_decay: keyword only; modules of your own, such as a normalizer, all of whose parameters stay without decay.
+
+    Returns one to three groups with ``params``, ``weight_decay`` and, where given, ``lr``; none is empty.
+
+    Raises TypeError for what is not a module, ValueError for negative numbers and for a model without parameters.
+
+    Source: He et al. 2018, arXiv:1812.01187, for biases and normalizers; the code of Brock et al. 2021,
+    arXiv:2101.08692, for gains and skip gains.
+
+    >>> import normwise as nw
+    >>> net = nn.Sequential(nw.ScaledWSConv2d(1, 4, 3), nw.BatchInstanceNorm2d(4))
+    >>> [(len(g["params"]), g["weight_decay"], g["lr"]) for g in param_groups(net, 1e-4, lr=0.1, gate_lr=1.0)]
+    [(1, 0.0001, 0.1), (4, 0.0, 0.1), (1, 0.0, 1.0)]
+    """
+    _check(model, weight_decay=weight_decay, lr=lr, gate_lr=gate_lr)
+    gates = {id(parameter) for parameter in _mixing(model)} if gate_lr is not None else set()
+    plain = {id(parameter) for module in no_decay for parameter in module.parameters()}
+    decayed = {id(parameter) for parameter in _weights(model)} - plain
+    parts: dict[str, list[nn.Parameter]] = {"decayed": [], "plain": [], "gates": []}
+    for parameter in model.parameters():
+        key = "gates" if id(parameter) in gates else "decayed" if id(parameter) in decayed else "plain"
+        parts[key].append(parameter)
+    rates = {"decayed": lr, "plain": lr, "gates": gate_lr}
+    return [
+        {"params": part, "weight_decay": weight_decay if key == "decayed" else 0.0}
+        | ({} if rates[key] is None else {"lr": rates[key]})
+        for key, part in parts.items()
+        if part
+    ]
+
+
+def _check(model: nn.Module, **numbers: float | None) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"param_groups expects a model, received {type(model).__name__}.")
+    if next(model.parameters(), None) is None:
+        raise ValueError(f"param_groups: {type(model).__name__} has no parameters to optimize.")
+    for name, value in numbers.items():
+        if value is not None and not value >= 0:
+            raise ValueError(f"param_groups: {name} must be 0 or positive, received {value!r}.")
+
+
+def _mixing(model: nn.Module) -> Iterator[nn.Parameter]:
+    for layer in model.modules():
+        if isinstance(layer, MixtureLayer):
+            yield from (layer.get_parameter(name) for name in layer.mixing)
+
+
+def _weights(model: nn.Module) -> Iterator[nn.Parameter]:
+    """What decays, each found at the module that owns it."""
+    originals = {id(weight): module for module in model.modules() for weight in _parametrized(module)}
+    for owner in model.modules():
+        if isinstance(owner, _NORMALIZER_CLASSES):
+            continue
+        for name, parameter in owner.named_parameters(recurse=False):
+            of_layer = isinstance(originals.get(id(parameter), owner), _LAYERS_WITH_WEIGHTS)
+            matrix = sum(size != 1 for size in parameter.shape) > 1
+            # The hook torch.nn.utils.weight_norm keeps its gain in the layer itself.
+            gain = name.endswith("_g") and f"{name[:-2]}_v" in owner._parameters
+            if parameter.dim() > 1 and (matrix or of_layer) and not gain:
+                yield parameter
+
+
+def _parametrized(module: nn.Module) -> Iterator[Tensor]:
+    """The originals behind a module's parametrized tensors; where there are several, the largest (not its gain)."""
+    if not parametrize.is_parametrized(module):
+        return
+    for chain in module.parametrizations.children():  # type: ignore[union-attr]
+        tensors = list(chain.parameters(recurse=False))
+        yield from sorted(tensors, key=Tensor.numel)[-1:]
