@@ -162,7 +162,8 @@ _BACKENDS: dict[str, Backend] = {
     reference.name: reference,
 }
 # What serves without being asked for. The compiled kernels join when benchmarks/cpu.py shows them ahead of torch's
-# operators in every cell, and when compiling them no longer takes a user by surprise.
+# operators in every cell, and when compiling them no longer takes a user by surprise. The Triton kernels join, for the
+# CUDA tensors that a rule here names, when they are measured on a GPU; until then torch's own operators serve there.
 _AUTOMATIC: tuple[Backend, ...] = (reference,)
 _forced: ContextVar[Backend | None] = ContextVar("normwise_backend", default=None)
 
@@ -185,7 +186,8 @@ def use_backend(name: str) -> Iterator[None]:
     The automatic choice may take torch's own operator where that is the fastest; a chosen backend always
     runs its own kernels, so ``use_backend("reference")`` is also how a result is checked. A tensor that they cannot
     take (an empty one, a subclass, another device) is left to the reference. ``"cpu"`` are the kernels in C++, compiled
-    with the machine's own compiler on first use (10 to 60 seconds, then cached). The choice holds for the current
+    with the machine's own compiler on first use (10 to 60 seconds, then cached); ``"triton"`` are the kernels for CUDA
+    tensors, which Triton compiles when a new kind of call first comes. The choice holds for the current
     thread or task. The backward of a forward pass inside the block uses the same backend.
 
     Raises ValueError for an unknown name and RuntimeError, with the reason, for one that is not available
