@@ -161,7 +161,8 @@ _BACKENDS: dict[str, Backend] = {
     triton_kernels.name: triton_kernels,
     reference.name: reference,
 }
-# What serves without being asked for, where it can: compiled on first use. The kernels for GPUs wait for a measurement.
+# What serves without being asked for, where it can: compiled on first use. The Triton kernels join, for the CUDA tensors
+# that a rule here names, when they are measured on a GPU; until then torch's own operators serve there.
 _AUTOMATIC: tuple[Backend, ...] = (cpu, reference)
 _forced: ContextVar[Backend | None] = ContextVar("normwise_backend", default=None)
 
@@ -184,7 +185,8 @@ def use_backend(name: str) -> Iterator[None]:
     The automatic choice may take torch's own operator where that is the fastest; a chosen backend always
     runs its own kernels, so ``use_backend("reference")`` is also how a result is checked. A tensor that they cannot
     take (an empty one, a subclass, another device) is left to the reference. ``"cpu"`` are the kernels in C++, compiled
-    with the machine's own compiler on first use (10 to 60 seconds, then cached). The choice holds for the current
+    with the machine's own compiler on first use (10 to 60 seconds, then cached); ``"triton"`` are the kernels for CUDA
+    tensors, which Triton compiles when a new kind of call first comes. The choice holds for the current
     thread or task. The backward of a forward pass inside the block uses the same backend.
 
     Raises ValueError for an unknown name and RuntimeError, with the reason, for one that is not available

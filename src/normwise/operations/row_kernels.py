@@ -46,8 +46,9 @@ class Call(NamedTuple):
 
     def forward(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor]:
         weight, bias = (None if p is None else p.detach().flatten() for p in (weight, bias))
-        kernel = self.backend.rows if self.width else self.backend.columns
-        return kernel(self.seen(x), *self._width, weight, bias, self.eps, self.center)
+        if self.width:
+            return self.backend.rows(x.contiguous(), self.width, weight, bias, self.eps, self.center)
+        return self.backend.columns(x.contiguous().flatten(2), weight, bias, self.eps, self.center)
 
     def backward(
         self,
@@ -59,16 +60,10 @@ class Call(NamedTuple):
         needs: tuple[bool, bool, bool],
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         flat = None if weight is None else weight.detach().flatten()
-        kernel = self.backend.rows_backward if self.width else self.backend.columns_backward
-        return kernel(self.seen(grad_y), self.seen(x), *self._width, flat, mean, rstd, self.center, *needs)
-
-    @property
-    def _width(self) -> tuple[int, ...]:
-        return (self.width,) if self.width else ()
-
-    def seen(self, x: Tensor) -> Tensor:
-        """``x`` as the kernels see it."""
-        return x.contiguous() if self.width else x.contiguous().flatten(2)
+        grad_y, x, rest = grad_y.contiguous(), x.contiguous(), (flat, mean, rstd, self.center)
+        if self.width:
+            return self.backend.rows_backward(grad_y, x, self.width, *rest, *needs)
+        return self.backend.columns_backward(grad_y.flatten(2), x.flatten(2), *rest, *needs)
 
 
 class _Normalize(torch.autograd.Function):

@@ -181,6 +181,10 @@ def test_which_pools_stay_on_chip():
     pools = geometry.groups(x, False, 32)
     assert geometry.on_chip(pools, torch.float32, geometry.ON_CHIP_FORWARD)
     assert not geometry.on_chip(pools._replace(length=112 * 112), torch.float32, geometry.ON_CHIP_BACKWARD)
+    # In channels_last 16 channels lie in one tile: 7x7 maps of 64 samples fit in one layout, not in the other.
+    maps = torch.empty(64, 2048, 7, 7, device="meta")
+    fits = [geometry.on_chip(geometry.batch(maps, last), torch.float32, geometry.ON_CHIP_FORWARD) for last in (0, 1)]
+    assert fits == [True, False]
     for last in (False, True):
         for pools in (geometry.planes(x, last), geometry.groups(x, last, 32), geometry.batch(x, last)):
             assert pools.total * pools.size == x.numel()

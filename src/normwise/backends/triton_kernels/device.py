@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -46,8 +47,14 @@ def on_device_of(x: Tensor) -> AbstractContextManager[object]:
     return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
 
 
+@cache
+def code(module: str) -> Any:
+    """A module of kernels. Triton is imported with the first one."""
+    return import_module(f".code.{module}", __package__)
+
+
+@cache
 def wide(dtype: torch.dtype) -> Any:
     """Triton's name of the type that statistics of ``dtype`` are computed in."""
-    import triton.language as tl
-
-    return tl.float64 if dtype == torch.float64 else tl.float32
+    language = import_module("triton.language")
+    return language.float64 if dtype == torch.float64 else language.float32

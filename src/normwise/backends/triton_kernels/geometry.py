@@ -116,9 +116,8 @@ def tiling(pools: Pools, whole: bool = False) -> Tiling:
     else:
         length = min(power(pools.length), TILE // 4)
         rows = min(power(pools.rows), TILE // length)
-    room = max(TILE // (rows * length), 1)
-    if whole and neighbours:
-        room = max(room, 16 // rows)
+    # Neighbours are read together, 16 of them at least: fewer would leave most of what memory sends unused.
+    room = max(TILE // (rows * length), 16 // rows if whole and neighbours else 1, 1)
     return Tiling(min(room, power(pools.count)) if neighbours else room, rows, length)
 
 
@@ -149,8 +148,8 @@ def merging(splits: int) -> tuple[int, int]:
 
 
 def on_chip(pools: Pools, kind: torch.dtype, budget: int) -> bool:
-    """Whether one program can keep a whole pool."""
-    return power(pools.rows) * power(pools.length) * kind.itemsize <= budget
+    """Whether one program can keep a whole pool, with the neighbours that it reads together with it."""
+    return tiling(pools, whole=True).values * kind.itemsize <= budget
 
 
 def power(n: int) -> int:

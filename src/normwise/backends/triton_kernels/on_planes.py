@@ -12,7 +12,7 @@ from normwise.core.activations import Activation
 from normwise.core.moments import Moments, statistics_dtype
 
 from . import geometry
-from .device import on_device_of, wide
+from .device import code, on_device_of, wide
 from .geometry import TILES_PER_PROGRAM, Pools, Tiling, ceiling
 
 
@@ -39,15 +39,13 @@ def partial_moments(
     x: Tensor, pools: Pools, mask: Tensor | None = None, pilots: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Mean, variance and count of each share of every pool, ``[shares, pools]``."""
-    from .code import pools as code
-
     tile = geometry.tiling(pools)
     steps_of_row = ceiling(pools.length, tile.block_length)
     steps = steps_of_row * ceiling(pools.rows, tile.block_rows)
     splits = ceiling(steps, TILES_PER_PROGRAM)
     mean, var, count = torch.empty(3, splits, pools.total, dtype=torch.float64, device=x.device).unbind()
     with on_device_of(x):
-        code.moments[(tile.blocks(pools) * splits,)](
+        code("pools").moments[(tile.blocks(pools) * splits,)](
             *(x, mask, pilots, mean, var, count, pools.total, pools.count, pools.rows, pools.length),
             *(pools.outer_stride, pools.pool_stride, pools.row_stride, pools.value_stride),
             *(x.shape[1], splits, steps, steps_of_row, TILES_PER_PROGRAM),
@@ -60,16 +58,14 @@ def partial_moments(
 
 
 def _merged(x: Tensor, shares: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    from .code import pools as code
-
     splits, number = shares[0].shape
     if splits == 1:
         return shares[0][0], shares[1][0], shares[2][0]
-    found = torch.empty(3, number, dtype=torch.float64, device=x.device).unbind()
+    mean, var, count = torch.empty(3, number, dtype=torch.float64, device=x.device).unbind()
     block, together = geometry.merging(splits)
     with on_device_of(x):
-        code.merge[(ceiling(number, block),)](*shares, *found, number, splits, block, together)
-    return found
+        code("pools").merge[(ceiling(number, block),)](*shares, mean, var, count, number, splits, block, together)
+    return mean, var, count
 
 
 def apply(
@@ -81,14 +77,12 @@ def apply(
     activation: Activation | None,
 ) -> Tensor:
     """See `reference.apply`."""
-    from .code import planes as code
-
     x, last = dense(x)
     residual = like(x, residual)
     y = torch.empty_like(x)
     pools, tile, steps = _walk(x, last)
     with on_device_of(x):
-        code.apply[(tile.blocks(pools) * steps,)](
+        code("planes").apply[(tile.blocks(pools) * steps,)](
             *(x, residual, y, mean, scale, shift, *strides(mean, scale, shift)),
             *(pools.count, pools.length, pools.outer_stride, pools.pool_stride, pools.value_stride),
             *(x.shape[1], steps),
@@ -125,13 +119,11 @@ def partial_sums(
     activation: Activation | None,
 ) -> Tensor:
     """The two sums of each share of every plane, ``[2, shares, N·C]``."""
-    from .code import planes as code
-
     pools, tile, steps = _walk(x, last)
     splits = ceiling(steps, TILES_PER_PROGRAM)
     sums = torch.empty(2, splits, pools.total, dtype=statistics_dtype(x.dtype), device=x.device)
     with on_device_of(x):
-        code.backward_reduce[(tile.blocks(pools) * splits,)](
+        code("planes").backward_reduce[(tile.blocks(pools) * splits,)](
             *(grad_y, x, residual, sums[0], sums[1], mean, scale, shift, *strides(mean, scale, shift)),
             *(pools.total, pools.count, pools.length, pools.outer_stride, pools.pool_stride, pools.value_stride),
             *(x.shape[1], splits, steps, TILES_PER_PROGRAM),
@@ -153,15 +145,13 @@ def backward_apply(
     mask: Tensor | None,
 ) -> tuple[Tensor, Tensor | None]:
     """See `reference.backward_apply`."""
-    from .code import planes as code
-
     x, last = dense(x)
     grad_y, residual = like(x, grad_y), like(x, residual)
     grad_x, grad_residual = torch.empty_like(x), None if residual is None else torch.empty_like(residual)
     pools, tile, steps = _walk(x, last)
     tables = (mean, scale, shift, slope, offset)
     with on_device_of(x):
-        code.backward_apply[(tile.blocks(pools) * steps,)](
+        code("planes").backward_apply[(tile.blocks(pools) * steps,)](
             *(grad_y, x, residual, as_bytes(mask), grad_x, grad_residual, *tables, *strides(*tables)),
             *(pools.count, pools.length, pools.outer_stride, pools.pool_stride, pools.value_stride),
             *(x.shape[1], steps),

@@ -12,7 +12,7 @@ from normwise.core.activations import Activation
 from normwise.core.moments import Moments, statistics_dtype
 
 from . import geometry, on_planes
-from .device import on_device_of, wide
+from .device import code, on_device_of, wide
 from .geometry import ON_CHIP_BACKWARD, ON_CHIP_FORWARD, Pools, ceiling
 
 
@@ -46,7 +46,7 @@ def standardize(
     activation: Activation | None,
     known: Moments | None,
 ) -> tuple[Tensor, Moments]:
-    """See `Fused.standardize`: the moments are ``[N, groups]``, or ``[1, C]`` over the batch and where they are known."""
+    """See `Fused.standardize`; the moments are ``[N, groups]``, or ``[1, C]`` over the batch and where known."""
     x, last = dense(x)
     residual, weight, bias = like(x, residual), _flat(weight), _flat(bias)
     pooling = _Pooling.of(x, last, groups)
@@ -75,13 +75,11 @@ def _on_chip(
     mean: Tensor,
     var: Tensor,
 ) -> Tensor:
-    from .code import standardize as code
-
     pools = pooling.pools
     tile = geometry.tiling(pools, whole=True)
     y = torch.empty_like(x)
     with on_device_of(x):
-        code.standardize[(tile.blocks(pools),)](
+        code("standardize").standardize[(tile.blocks(pools),)](
             *(x, residual, y, weight, bias, mean, var, *pools[1:]),
             *(x.shape[1], pooling.pool_channels, pooling.row_channels, eps),
             *on_planes.blocks_of(tile),
@@ -103,9 +101,7 @@ def _coefficients(
     eps: float,
     groups: int = 0,
 ) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Mean, scale and shift for `on_planes.apply`, and the moments of the pools, from their shares or known (no count)."""
-    from .code import pools as code
-
+    """Mean, scale and shift for `on_planes.apply`, and the pools' moments: from their shares, or known (no count)."""
     samples, channels = x.shape[:2]
     shape = (samples, channels) if groups else (1, channels)
     entries = shape[0] * channels
@@ -118,7 +114,7 @@ def _coefficients(
         found = torch.empty(2, number, dtype=torch.float64, device=x.device).unbind()
     block, together = geometry.merging(splits)
     with on_device_of(x):
-        code.coefficients[(ceiling(entries, block),)](
+        code("pools").coefficients[(ceiling(entries, block),)](
             *(mean, var, count, weight, bias, *tables, *found, entries, number, channels, splits),
             *(eps, block, together, wide(x.dtype)),
         )
@@ -173,8 +169,6 @@ def _on_chip_backward(
     moments: Moments,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """The gradients of x and residual, and the sums of the planes where there are parameters."""
-    from .code import standardize as code
-
     pools = pooling.pools
     tile = geometry.tiling(pools, whole=True)
     grad_x, grad_residual = torch.empty_like(x), None if residual is None else torch.empty_like(residual)
@@ -183,7 +177,7 @@ def _on_chip_backward(
         kept = pools.total * pools.rows
         sums = torch.empty(2, 1, kept, dtype=statistics_dtype(x.dtype), device=x.device)
     with on_device_of(x):
-        code.standardize_backward[(tile.blocks(pools),)](
+        code("standardize").standardize_backward[(tile.blocks(pools),)](
             *(grad_y, x, residual, grad_x, grad_residual, *((None, None) if sums is None else sums.unbind())),
             *(weight, bias, moments.mean, moments.var, *pools[1:], x.shape[1]),
             *(pooling.pool_channels, pooling.row_channels, pooling.pool_channels, pooling.row_planes, eps),
@@ -208,14 +202,12 @@ def _through_statistics(
     x: Tensor, sums: Tensor, pooling: _Pooling, weight: Tensor | None, eps: float, moments: Moments
 ) -> tuple[Tensor, Tensor]:
     """What flows back through the statistics: slope and offset of every plane."""
-    from .code import standardize as code
-
     samples, channels = x.shape[:2]
     size = channels // pooling.groups if pooling.groups else samples
     shape = (samples, channels) if pooling.groups else (1, channels)
     slope, offset = torch.empty(2, *shape, dtype=sums.dtype, device=x.device).unbind()
     with on_device_of(x):
-        code.through_statistics[(moments.mean.numel(),)](
+        code("standardize").through_statistics[(moments.mean.numel(),)](
             *(sums[0], sums[1], weight, moments.mean, moments.var, slope, offset),
             *(samples * channels, size, pooling.pool_channels, pooling.row_planes),
             *(size if pooling.groups else 1, channels, sums.shape[1], pooling.pools.size),
@@ -233,8 +225,6 @@ def _parameter_gradients(
     eps: float,
     moments: Moments,
 ) -> tuple[Tensor | None, Tensor | None]:
-    from .code import standardize as code
-
     grads = [None if p is None else torch.empty(p.shape, dtype=p.dtype, device=x.device) for p in (weight, bias)]
     if sums is None or (weight is None and bias is None):
         return None, None
@@ -242,7 +232,7 @@ def _parameter_gradients(
     _, splits, kept = sums.shape
     block = min(geometry.power(channels), 32)
     with on_device_of(x):
-        code.parameter_gradients[(ceiling(channels, block),)](
+        code("standardize").parameter_gradients[(ceiling(channels, block),)](
             *(sums[0], sums[1], moments.mean, moments.var, *grads),
             *(kept // channels, channels, groups, channels // groups if groups else 1, splits),
             *(eps, min(geometry.power(kept // channels * splits), 64), block, wide(x.dtype)),

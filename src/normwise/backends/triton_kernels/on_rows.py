@@ -10,7 +10,7 @@ from torch import Tensor
 from normwise.core.moments import statistics_dtype
 
 from . import geometry
-from .device import on_device_of, wide
+from .device import code, on_device_of, wide
 from .geometry import ROW_PROGRAMS, Pools, ceiling
 
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
@@ -75,11 +75,9 @@ def _of_columns(x: Tensor) -> Pools:
 def _forward(
     x: Tensor, pools: Pools, weight: Tensor | None, bias: Tensor | None, eps: float, center: bool
 ) -> tuple[Tensor, Tensor | None, Tensor]:
-    from .code import rows as code
-
     kind = statistics_dtype(x.dtype)
     tile, whole = geometry.row_tiling(pools, kind, geometry.ON_CHIP_FORWARD)
-    kernel = code.forward if whole else code.wide_forward
+    kernel = code("rows").forward if whole else code("rows").wide_forward
     y = torch.empty_like(x)
     rstd = torch.empty(pools.total, dtype=kind, device=x.device)
     mean = torch.empty_like(rstd) if center else None
@@ -103,8 +101,6 @@ def _backward(
     center: bool,
     needs: tuple[bool, bool, bool],
 ) -> Gradients:
-    from .code import rows as code
-
     kind = statistics_dtype(x.dtype)
     # One fourth: x, its gradient and both sums of the parameters.
     tile, whole = geometry.row_tiling(pools, kind, geometry.ON_CHIP_FORWARD // 4)
@@ -115,12 +111,13 @@ def _backward(
     programs = min(tiles, ROW_PROGRAMS) if needs[1] or needs[2] else tiles
     sums = [torch.empty(programs, pools.length, dtype=kind, device=x.device) if n else None for n in needs[1:]]
     with on_device_of(x):
-        code.backward[(programs,)](
+        code("rows").backward[(programs,)](
             *(grad_y, x, grad_x, _flat(weight), mean, rstd, *sums, tiles, *_strides(pools)),
             CENTER=center,
             **_options(x, tile),
         )
-    return grad_x, *(None if parts is None else parts.sum(0) for parts in sums)
+    for_weight, for_bias = (None if parts is None else parts.sum(0) for parts in sums)
+    return grad_x, for_weight, for_bias
 
 
 def _wide_backward(
@@ -134,8 +131,6 @@ def _wide_backward(
     center: bool,
     needs: tuple[bool, bool, bool],
 ) -> Gradients:
-    from .code import rows as code
-
     grad_x = torch.empty_like(x) if needs[0] else None
     rests = torch.empty_like(rstd) if center else None
     tiles = tile.blocks(pools)
@@ -143,18 +138,19 @@ def _wide_backward(
     shares = ceiling(tiles, of_program)
     sums = [torch.empty(shares, pools.length, dtype=rstd.dtype, device=x.device) if n else None for n in needs[1:]]
     with on_device_of(x):
-        code.wide_backward[(tiles,)](
+        code("rows").wide_backward[(tiles,)](
             *(grad_y, x, grad_x, _flat(weight), mean, rstd, rests, *_strides(pools)),
             CENTER=center,
             **_options(x, tile),
         )
         if needs[1] or needs[2]:
-            code.wide_parameters[(shares * ceiling(pools.length, tile.block_length),)](
+            code("rows").wide_parameters[(shares * ceiling(pools.length, tile.block_length),)](
                 *(grad_y, x, mean, rstd, rests, *sums, tiles, of_program, *_strides(pools)),
                 CENTER=center,
                 **_options(x, tile),
             )
-    return grad_x, *(None if parts is None else parts.sum(0) for parts in sums)
+    for_weight, for_bias = (None if parts is None else parts.sum(0) for parts in sums)
+    return grad_x, for_weight, for_bias
 
 
 def _strides(pools: Pools) -> tuple[int, ...]:

@@ -19,16 +19,15 @@ def pool_sum(t, BLOCK_POOLS: tl.constexpr, BLOCK_ROWS: tl.constexpr):
 
 
 @triton.jit
-def rows_of(block, first_row, pool_stride, row_stride, BLOCK_POOLS: tl.constexpr, BLOCK_ROWS: tl.constexpr, JOINT):
+def rows_of(
+    block, first_row, pool_stride, row_stride, BLOCK_POOLS: tl.constexpr, BLOCK_ROWS: tl.constexpr, JOINT: tl.constexpr
+):
     """Pool, row and offset of each row of a tile. JOINT: the rows of all its pools lie at one stride."""
     r = tl.arange(0, BLOCK_POOLS * BLOCK_ROWS)
     pool = block * BLOCK_POOLS + r // BLOCK_ROWS
     row = first_row + r % BLOCK_ROWS
-    if JOINT:
-        offset = (block * (BLOCK_POOLS * BLOCK_ROWS) + r) * row_stride
-    else:
-        offset = pool * pool_stride + row * row_stride
-    return pool, row, offset
+    joint = (block * (BLOCK_POOLS * BLOCK_ROWS) + r) * row_stride
+    return pool, row, joint if JOINT else pool * pool_stride + row * row_stride
 
 
 @triton.jit
@@ -121,26 +120,29 @@ def moments(
 @triton.jit
 def merged(mean, var, count, pool, valid, pools, splits, BLOCK_SPLITS: tl.constexpr):
     """The moments of each of the pools from those of its shares (Chan): no term of the variance is negative."""
-    total = tl.zeros_like(pool).to(tl.float64)
-    center = tl.zeros_like(pool).to(tl.float64)
+    # Added up in tiles: Triton's compiler may fail where a loop carries the sum along an axis.
+    BLOCK: tl.constexpr = pool.shape[0]
+    total = tl.zeros((BLOCK, BLOCK_SPLITS), tl.float64)
+    weighted = tl.zeros((BLOCK, BLOCK_SPLITS), tl.float64)
     for start in range(0, splits, BLOCK_SPLITS):
         k = start + tl.arange(0, BLOCK_SPLITS)
         place = k.to(tl.int64)[None, :] * pools + pool[:, None]
         there = valid[:, None] & (k < splits)[None, :]
         n = tl.load(count + place, mask=there, other=0)
-        total += tl.sum(n, 1)
-        center += tl.sum(n * tl.load(mean + place, mask=there, other=0), 1)
-    divisor = tl.where(total > 0, total, 1.0)
-    center = center / divisor
-    spread = tl.zeros_like(center)
+        total += n
+        weighted += n * tl.load(mean + place, mask=there, other=0)
+    number = tl.sum(total, 1)
+    divisor = tl.where(number > 0, number, 1.0)
+    center = tl.sum(weighted, 1) / divisor
+    spread = tl.zeros((BLOCK, BLOCK_SPLITS), tl.float64)
     for start in range(0, splits, BLOCK_SPLITS):
         k = start + tl.arange(0, BLOCK_SPLITS)
         place = k.to(tl.int64)[None, :] * pools + pool[:, None]
         there = valid[:, None] & (k < splits)[None, :]
         n = tl.load(count + place, mask=there, other=0)
         away = tl.load(mean + place, mask=there, other=0) - center[:, None]
-        spread += tl.sum(n * (tl.load(var + place, mask=there, other=0) + away * away), 1)
-    return center, spread / divisor, total
+        spread += n * (tl.load(var + place, mask=there, other=0) + away * away)
+    return center, tl.sum(spread, 1) / divisor, number
 
 
 @triton.jit
