@@ -7,6 +7,8 @@ from typing import Annotated
 import typer
 
 from .. import __version__
+from .bench import EPILOG as BENCH_EPILOG
+from .bench import bench
 from .compare import EPILOG, compare
 
 app = typer.Typer(
@@ -18,6 +20,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command(epilog=EPILOG, short_help="Find the normalizer for a model and its data.")(compare)
+app.command(epilog=BENCH_EPILOG, short_help="Time every layer against torch's own.")(bench)
 
 
 def _print_version(wanted: bool) -> None:
