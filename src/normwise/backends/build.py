@@ -1,4 +1,7 @@
-"""Compile the C++ kernels with the machine's own compiler, once, into a cache that any number of processes share."""
+"""The C++ kernels as a library: one that a platform wheel brought along, or compiled here.
+
+Compiled with the machine's own compiler, once, into a cache that any number of processes share.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +19,19 @@ from pathlib import Path
 SOURCES = Path(__file__).parent / "cpu_kernels"
 MAIN = SOURCES / "kernels.cpp"
 # Not -ffast-math: with gcc < 13 it makes the whole process flush denormals, and NaN must stay NaN.
-FLAGS = (
-    *("-std=c++17", "-O2", "-march=native", "-fopenmp", "-shared", "-fPIC"),
+_COMMON = (
+    *("-std=c++17", "-O2", "-fopenmp", "-shared", "-fPIC"),
     *("-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden"),
 )
+FLAGS = (*_COMMON, "-march=native")
+#: Where a platform wheel keeps its libraries.
+PREBUILT = Path(__file__).parent / "prebuilt"
+#: Their instruction sets, best first, and what the processor must list for each.
+LEVELS = {
+    "x86-64-v4": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx2", "fma", "f16c", "bmi2"},
+    "x86-64-v3": {"avx2", "fma", "f16c", "bmi2"},
+    "x86-64": {"sse2"},
+}
 _DIGEST_SIZE = hashlib.sha256().digest_size
 
 
@@ -28,12 +40,19 @@ class BuildError(Exception):
 
 
 def load(check: Callable[[ctypes.CDLL], None]) -> ctypes.CDLL:
-    """The compiled library from the cache, or compiled now; ``check`` raises for one that computes wrongly.
+    """The library of the wheel, or from the cache, or compiled now; ``check`` raises for one that computes wrongly.
 
     A damaged or failing library in the cache is built anew, once.
 
     Raises `BuildError` with the reason in words.
     """
+    for path in prebuilt():
+        try:
+            library = ctypes.CDLL(str(path))
+            check(library)
+            return library
+        except (OSError, ArithmeticError):
+            continue  # not for this machine after all: compiled here
     compiler = find_compiler()
     key = fingerprint(compiler)
     for folder in cache_folders():
@@ -52,6 +71,27 @@ def load(check: Callable[[ctypes.CDLL], None]) -> ctypes.CDLL:
                 path.unlink(missing_ok=True)
                 problem = str(error)
     raise BuildError(f"the kernels were compiled but do not work: {problem}")
+
+
+def prebuilt() -> list[Path]:
+    """The libraries of a platform wheel that this processor can run, best first."""
+    listed = set(_processor().split())
+    files = (PREBUILT / f"kernels-{level}.so" for level, needed in LEVELS.items() if needed <= listed)
+    return [path for path in files if intact(path)]
+
+
+def prebuild(folder: Path) -> list[Path]:
+    """Compile a library for every level into ``folder``, as a platform wheel brings them along.
+
+    They carry their own C++ runtime; OpenMP stays torch's.
+    """
+    compiler = find_compiler()
+    key = fingerprint(compiler)
+    paths = [folder / f"kernels-{level}.so" for level in LEVELS]
+    for level, path in zip(LEVELS, paths, strict=True):
+        carried = ("-static-libstdc++", "-static-libgcc", "-Wl,--exclude-libs,ALL", "-s")
+        _build(compiler, key, path, (*_COMMON, f"-march={level}", *carried))
+    return paths
 
 
 def find_compiler() -> list[str]:
@@ -94,13 +134,13 @@ def intact(path: Path) -> bool:
     return hashlib.sha256(content[:-_DIGEST_SIZE]).digest() == content[-_DIGEST_SIZE:]
 
 
-def _build(compiler: list[str], key: str, path: Path) -> None:
+def _build(compiler: list[str], key: str, path: Path, flags: tuple[str, ...] = FLAGS) -> None:
     """Compile beside the target and rename: another process sees all of the library or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix="building-") as folder:
         built = Path(folder) / path.name
         version = f"-DNW_VERSION={version_number(key)}"
-        command = [*compiler, *FLAGS, version, str(MAIN), "-o", str(built)]
+        command = [*compiler, *flags, version, str(MAIN), "-o", str(built)]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         if result.returncode:
             if shutil.disk_usage(folder).free < 2**24:
