@@ -14,7 +14,7 @@ from normwise.core.moments import Moments
 from normwise.core.processes import ProcessGroup
 from normwise.core.running import RunningStatistics
 
-from . import fused, native
+from . import fused, library, native
 from .normalize import normalize, normalize_and_measure
 from .transforms import plain_operations_wanted, under_function_transform, without_autocast
 
@@ -37,6 +37,8 @@ def over_batch(
     backend = _fused(x, mask, weight, bias, residual) if processes is None else None
     if backend is not None:
         return fused.standardize(backend, x, 0, weight, bias, eps, activation, residual)
+    if processes is None and mask is None and library.takes(x, weight, bias, residual):
+        return library.standardize(x, 0, weight, bias, eps, activation, residual)
     if processes is None and native.takes(x, mask, weight, bias) and not plain_operations_wanted():
         with without_autocast(x):
             y, pooled = native.over_batch(x, weight, bias, eps)
@@ -67,6 +69,8 @@ def over_groups(
     backend = _fused(x, mask, weight, bias, residual)
     if backend is not None:
         return fused.standardize(backend, x, groups, weight, bias, eps, activation, residual)[0]
+    if mask is None and library.takes(x, weight, bias, residual):
+        return library.standardize(x, groups, weight, bias, eps, activation, residual)[0]
     if native.takes(x, mask, weight, bias) and not under_function_transform():
         with without_autocast(x):
             return finish(native.over_groups(x, groups, weight, bias, eps), activation, residual)
@@ -93,6 +97,8 @@ def by_running(
     backend = _fused(x, None, weight, bias, residual)
     if backend is not None:
         return fused.standardize(backend, x, 0, weight, bias, eps, activation, residual, running.moments())[0]
+    if library.takes(x, weight, bias, residual):
+        return library.standardize(x, 0, weight, bias, eps, activation, residual, running.moments())[0]
     if native.takes(x, None, weight, bias):
         with without_autocast(x):
             y = native.by_known(x, running.mean, running.var, weight, bias, eps)
