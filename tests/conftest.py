@@ -1,11 +1,19 @@
 """Fixtures of the whole suite."""
 
 import contextlib
+import os
 
 import pytest
 import torch
 
+if not torch.cuda.is_available():
+    # Triton decides when it is imported whether it interprets its kernels: before anything of it is.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+from triton_interpreter import round_to_nearest
+
 from normwise import use_backend
+from normwise.backends import available_backends
 
 
 @pytest.fixture(autouse=True)
@@ -13,8 +21,13 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
-@pytest.fixture(params=["automatic", "reference"])
+@pytest.fixture(params=["automatic", "reference", "triton"])
 def backend(request):
     """A factory of contexts: the automatic choice, and each backend that runs on this machine."""
     name = request.param
+    reason = None if name == "automatic" else available_backends()[name]
+    if reason is not None:
+        pytest.skip(reason)
+    if name == "triton" and not torch.cuda.is_available():
+        round_to_nearest()
     return lambda: contextlib.nullcontext() if name == "automatic" else use_backend(name)

@@ -57,11 +57,10 @@ def test_missing_kernels_say_what_to_install(monkeypatch):
 
 
 @pytest.mark.skipif(available_backends()["cpu"] is not None, reason=str(available_backends()["cpu"]))
+@pytest.mark.skipif(not doctor.MAPS.exists(), reason="needs Linux's /proc")
 def test_the_library_that_serves_is_named():
-    text = one("backend cpu").found
-    path = text.partition(": ")[2].partition(", vectors of ")[0]
-    assert os.path.exists(path)
-    assert text.endswith(("of 128 bits", "of 256 bits", "of 512 bits"))
+    paths = one("backend cpu").found.partition(": ")[2].split(", ")
+    assert [path for path in paths if not (os.path.exists(path) and "kernels-" in path)] == []
 
 
 def test_no_compiler(monkeypatch):

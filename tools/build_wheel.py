@@ -19,23 +19,25 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+LIBRARIES = 3 * 4  # instruction sets, element types
 LIBRARY = re.compile(r"normwise/backends/prebuilt/kernels-[\w.-]+\.so")
 
 CHECK_KERNELS = """
 import ctypes, torch, normwise as nw
-from normwise.backends import build, cpu
+from normwise.backends import build, cpu_library
 assert nw.available_backends()["cpu"] is None, nw.available_backends()["cpu"]
-x = torch.randn(2, 32, 30, 31).to(memory_format=torch.channels_last)
-with nw.use_backend("cpu"):
-    y = nw.GroupNorm(8, 32)(x)
-assert torch.allclose(y.double(), torch.nn.GroupNorm(8, 32).double()(x.double()), atol=1e-5)
-for path in build.prebuilt():
-    library = ctypes.CDLL(str(path))
-    cpu._bind_and_check(library)
-    print(f"  {path.name}: right, vectors of {8 * library.nw_vector_bytes()} bits")
-assert cpu._loaded()[0]._name == str(build.prebuilt()[0])
-maps = {line.split()[-1] for line in open("/proc/self/maps") if "libgomp" in line or "libiomp" in line}
-assert len(maps) == 1, maps
+for dtype, element in cpu_library.ELEMENTS.items():
+    x = torch.randn(2, 32, 30, 31).to(dtype).to(memory_format=torch.channels_last)
+    with nw.use_backend("cpu"):
+        y = nw.GroupNorm(8, 32).to(dtype)(x)
+    error = (y.double() - torch.nn.GroupNorm(8, 32).double()(x.double())).abs().max()
+    assert error < 32 * torch.finfo(dtype).eps, (dtype, error)
+    for path in build.prebuilt(element):
+        cpu_library._check(cpu_library._bound(ctypes.CDLL(str(path)), element), dtype)
+    print(f"  right: {', '.join(path.name for path in build.prebuilt(element))}")
+mapped = {line.split()[-1] for line in open("/proc/self/maps")}
+assert {str(build.prebuilt(element)[0]) for element in build.ELEMENTS} <= mapped
+assert len([name for name in mapped if "libgomp" in name or "libiomp" in name]) == 1
 """
 CHECK_PURE = """
 import torch, normwise as nw
@@ -72,7 +74,7 @@ def inspect(platform_wheel: Path, pure_wheel: Path) -> None:
     found = {wheel: libraries(wheel) for wheel in (platform_wheel, pure_wheel)}
     for wheel, names in found.items():
         print(f"{wheel.name}: {wheel.stat().st_size / 2**20:.1f} MB, {len(names)} libraries", flush=True)
-    if len(found[platform_wheel]) != 3 or "-py3-none-manylinux_2_" not in platform_wheel.name:
+    if len(found[platform_wheel]) != LIBRARIES or "-py3-none-manylinux_2_" not in platform_wheel.name:
         raise SystemExit("The platform wheel lacks libraries, or its platform.")
     if found[pure_wheel] or not pure_wheel.name.endswith("-py3-none-any.whl"):
         raise SystemExit("The pure wheel is not pure.")

@@ -25,6 +25,7 @@ OK, NOTE, PROBLEM = "ok", "note", "problem"
 OLDEST_TORCH = (2, 10)
 MAPS = Path("/proc/self/maps")
 HUGE_PAGES_FILE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+_KERNELS = re.compile(r"/kernels-[^/]+\.so$")
 _OPENMP = re.compile(r"/lib[gi]?omp\d*[^/]*\.so[^/]*$")
 #: For a few libraries, and what the compiler needs to make one.
 _ROOM = 64 << 20
@@ -92,10 +93,20 @@ def _backends() -> Iterator[Check]:
 
 
 def _origin(name: str) -> str:
-    library = cpu._loaded()[0] if name == cpu.name else None
-    if library is None:
-        return ""
-    return f": {library._name}, vectors of {8 * library.nw_vector_bytes()} bits"
+    """Where the kernels in C++ come from: the cache, or a wheel that brought them along."""
+    libraries = [path for path in _mapped_files() if _KERNELS.search(path)] if name == cpu.name else []
+    return f": {', '.join(libraries)}" if libraries else ""
+
+
+def _mapped_files() -> list[str]:
+    """The files that are mapped into this process; none where the system does not say."""
+    try:
+        text = MAPS.read_text()
+    except OSError:
+        return []
+    # The sixth field of a line is the file; its name may hold blanks.
+    fields = (line.split(maxsplit=5) for line in text.splitlines())
+    return sorted({found[5] for found in fields if len(found) == 6})
 
 
 def _compiler() -> Iterator[Check]:
@@ -158,19 +169,12 @@ def _threads() -> Iterator[Check]:
 
 def _openmp() -> Iterator[Check]:
     """After the kernels were loaded, so that their runtime would show up."""
-    try:
-        text = MAPS.read_text()
-    except OSError:
-        return
-    # The sixth field of a line is the file; its name may hold blanks.
-    mapped = {fields[5] for fields in (line.split(maxsplit=5) for line in text.splitlines()) if len(fields) == 6}
-    runtimes = sorted(name for name in mapped if _OPENMP.search(name))
-    files = {os.path.realpath(path) for path in runtimes}
-    if len(files) > 1:
+    runtimes = [path for path in _mapped_files() if _OPENMP.search(path)]
+    if len({os.path.realpath(path) for path in runtimes}) > 1:
         advice = "two pools of threads slow each other down; find who loads the second, often another package's copy"
-        yield Check("OpenMP", PROBLEM, f"{len(files)} runtimes in the process: {', '.join(runtimes)}", advice)
-    else:
-        yield Check("OpenMP", OK, ", ".join(runtimes) or "none loaded")
+        yield Check("OpenMP", PROBLEM, f"{len(runtimes)} runtimes in the process: {', '.join(runtimes)}", advice)
+    elif runtimes:
+        yield Check("OpenMP", OK, runtimes[0])
 
 
 def _gpus() -> Iterator[Check]:

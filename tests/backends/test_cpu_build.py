@@ -80,7 +80,7 @@ def test_a_damaged_library_is_built_anew(built, tmp_path):
 def test_a_library_that_computes_wrongly_is_built_anew_once(built, monkeypatch):
     monkeypatch.setenv("NORMWISE_CACHE", str(built))
     builds, checks = [], []
-    monkeypatch.setattr(build, "_build", lambda compiler, key, path: builds.append(path) or path.write_bytes(content))
+    monkeypatch.setattr(build, "_build", lambda *a: builds.append(a[-1]) or a[-1].write_bytes(content))
     content = library_in(built).read_bytes()
 
     def check(library):
@@ -88,21 +88,21 @@ def test_a_library_that_computes_wrongly_is_built_anew_once(built, monkeypatch):
         if len(checks) == 1:
             raise ArithmeticError("the self-test failed")
 
-    build.load(check)
+    build.load("fp32", check)
     assert (len(builds), len(checks)) == (1, 2)
 
 
 def test_a_library_that_never_works_is_reported(built, monkeypatch):
     monkeypatch.setenv("NORMWISE_CACHE", str(built))
     content = library_in(built).read_bytes()
-    monkeypatch.setattr(build, "_build", lambda compiler, key, path: path.write_bytes(content))
+    monkeypatch.setattr(build, "_build", lambda *a: a[-1].write_bytes(content))
 
     def check(library):
         raise ArithmeticError("the self-test failed for torch.float32")
 
     with pytest.raises(build.BuildError, match=r"do not work: the self-test failed for torch\.float32"):
-        build.load(check)
-    library_path = built / f"kernels-{build.fingerprint(build.find_compiler())}.so"
+        build.load("fp32", check)
+    library_path = built / f"kernels-fp32-{build.fingerprint(build.find_compiler())}.so"
     library_path.write_bytes(content)  # as it was
 
 

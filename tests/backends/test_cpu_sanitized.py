@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from normwise.backends import build, cpu
+from normwise.backends.cpu_library import ELEMENTS
 
 pytestmark = [
     pytest.mark.slow,
@@ -14,11 +15,13 @@ pytestmark = [
 
 
 @pytest.mark.parametrize("machine", ["-march=native", "-mtune=generic"], ids=["native", "portable"])
-def test_addresses_and_undefined_behaviour(tmp_path, machine):
+@pytest.mark.parametrize("element", ELEMENTS.values())
+def test_addresses_and_undefined_behaviour(tmp_path, machine, element):
     program = tmp_path / "sanitized"
     flags = ["-std=c++17", "-O1", "-g", "-fopenmp", machine, "-fsanitize=address,undefined", "-fno-sanitize-recover"]
     source = Path(__file__).with_name("sanitized.cpp")
-    command = [*build.find_compiler(), *flags, f"-I{build.SOURCES}", str(source), "-o", str(program)]
+    defined = [f"-DNW_ELEMENT={element}", f"-I{build.SOURCES}"]
+    command = [*build.find_compiler(), *flags, *defined, str(source), "-o", str(program)]
     subprocess.run(command, check=True, capture_output=True)
     done = subprocess.run([program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]

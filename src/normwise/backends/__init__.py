@@ -19,7 +19,7 @@ from torch import Tensor
 from normwise.core.activations import Activation
 from normwise.core.moments import Moments
 
-from . import cpu, reference
+from . import cpu, reference, triton_kernels
 
 
 class Backend(Protocol):
@@ -103,7 +103,64 @@ class Fused(Backend, Protocol):
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]: ...
 
 
-_BACKENDS: dict[str, Backend] = {cpu.name: cpu, reference.name: reference}
+@runtime_checkable
+class Rows(Backend, Protocol):
+    """A backend that also normalizes rows: of tokens over trailing dimensions, of pixels over their channels.
+
+    ``y = γ (x - μ) rstd + β`` with ``center``, else ``y = γ x rstd + β``, where ``rstd = 1/√(v + ε)`` and v is the
+    biased variance, or the mean square. The tables ``mean`` (None without ``center``) and ``rstd`` are in the
+    statistics' dtype, as are the parameters' gradients; the parameters have a row's width and any floating dtype.
+    """
+
+    def rows(
+        self, x: Tensor, width: int, weight: Tensor | None, bias: Tensor | None, eps: float, center: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """For contiguous ``x``, seen as ``[rows, width]``; the tables are ``[rows]``."""
+        ...
+
+    def rows_backward(
+        self,
+        grad_y: Tensor,
+        x: Tensor,
+        width: int,
+        weight: Tensor | None,
+        mean: Tensor | None,
+        rstd: Tensor,
+        center: bool,
+        need_x: bool,
+        need_weight: bool,
+        need_bias: bool,
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """The gradients of x, weight and bias that are needed; ``grad_y`` is contiguous as well."""
+        ...
+
+    def columns(
+        self, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, center: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """For contiguous ``x[N, C, S]``, each pixel over its C channels; the tables are ``[N, S]``."""
+        ...
+
+    def columns_backward(
+        self,
+        grad_y: Tensor,
+        x: Tensor,
+        weight: Tensor | None,
+        mean: Tensor | None,
+        rstd: Tensor,
+        center: bool,
+        need_x: bool,
+        need_weight: bool,
+        need_bias: bool,
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """The gradients of x, weight and bias that are needed; ``grad_y`` is contiguous as well."""
+        ...
+
+
+_BACKENDS: dict[str, Backend] = {
+    cpu.name: cpu,
+    triton_kernels.name: triton_kernels,
+    reference.name: reference,
+}
 # What serves without being asked for. The compiled kernels join when benchmarks/cpu.py shows them ahead of torch's
 # operators in every cell, and when compiling them no longer takes a user by surprise.
 _AUTOMATIC: tuple[Backend, ...] = (reference,)
@@ -167,12 +224,22 @@ def select(x: Tensor) -> Backend:
     return next(b for b in _AUTOMATIC if b.serves(x))
 
 
-_fused: dict[str, bool] = {}
+_kinds: dict[tuple[str, type], bool] = {}
 
 
 def fused_for(x: Tensor) -> Fused | None:
     """The backend that serves ``x``, if it standardizes in one kernel."""
+    return _of_kind(x, Fused)  # type: ignore[return-value]
+
+
+def rows_for(x: Tensor) -> Rows | None:
+    """The backend that serves ``x``, if it normalizes rows."""
+    return _of_kind(x, Rows)  # type: ignore[return-value]
+
+
+def _of_kind(x: Tensor, protocol: type) -> Backend | None:
     backend = select(x)
-    if backend.name not in _fused:
-        _fused[backend.name] = isinstance(backend, Fused)
-    return backend if _fused[backend.name] and backend.serves(x) else None  # type: ignore[return-value]
+    kind = (backend.name, protocol)
+    if kind not in _kinds:
+        _kinds[kind] = isinstance(backend, protocol)
+    return backend if _kinds[kind] and backend.serves(x) else None

@@ -1,6 +1,7 @@
-"""The C++ kernels as a library: one that a platform wheel brought along, or compiled here.
+"""The C++ kernels as libraries: those that a platform wheel brought along, or compiled here.
 
-Compiled with the machine's own compiler, once, into a cache that any number of processes share.
+Compiled with the machine's own compiler, once, into a cache that any number of processes share. A library holds the
+kernels for one element type: fp32 takes a few seconds, and bf16 costs nothing until it is used.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ _COMMON = (
     *("-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden"),
 )
 FLAGS = (*_COMMON, "-march=native")
+#: The element types as the sources know them.
+ELEMENTS = ("fp32", "fp64", "bf16", "fp16")
 #: Where a platform wheel keeps its libraries.
 PREBUILT = Path(__file__).parent / "prebuilt"
 #: Their instruction sets, best first, and what the processor must list for each.
@@ -39,14 +42,14 @@ class BuildError(Exception):
     """The kernels cannot be had on this machine; the text says why and what to do."""
 
 
-def load(check: Callable[[ctypes.CDLL], None]) -> ctypes.CDLL:
-    """The library of the wheel, or from the cache, or compiled now; ``check`` raises for one that computes wrongly.
+def load(element: str, check: Callable[[ctypes.CDLL], None]) -> ctypes.CDLL:
+    """The kernels for one element type: the wheel's, the cache's, or compiled now; ``check`` raises for wrong ones.
 
     A damaged or failing library in the cache is built anew, once.
 
     Raises `BuildError` with the reason in words.
     """
-    for path in prebuilt():
+    for path in prebuilt(element):
         try:
             library = ctypes.CDLL(str(path))
             check(library)
@@ -56,11 +59,11 @@ def load(check: Callable[[ctypes.CDLL], None]) -> ctypes.CDLL:
     compiler = find_compiler()
     key = fingerprint(compiler)
     for folder in cache_folders():
-        path = folder / f"kernels-{key}.so"
+        path = folder / f"kernels-{element}-{key}.so"
         for _ in range(2):
             try:
                 if not intact(path):
-                    _build(compiler, key, path)
+                    _build(compiler, element, key, path)
                 library = ctypes.CDLL(str(path))
                 check(library)
                 return library
@@ -73,25 +76,27 @@ def load(check: Callable[[ctypes.CDLL], None]) -> ctypes.CDLL:
     raise BuildError(f"the kernels were compiled but do not work: {problem}")
 
 
-def prebuilt() -> list[Path]:
-    """The libraries of a platform wheel that this processor can run, best first."""
+def prebuilt(element: str) -> list[Path]:
+    """The libraries of a platform wheel for an element type that this processor can run, best first."""
     listed = set(_processor().split())
-    files = (PREBUILT / f"kernels-{level}.so" for level, needed in LEVELS.items() if needed <= listed)
-    return [path for path in files if intact(path)]
+    levels = (level for level, needed in LEVELS.items() if needed <= listed)
+    return [path for level in levels if intact(path := PREBUILT / f"kernels-{element}-{level}.so")]
 
 
 def prebuild(folder: Path) -> list[Path]:
-    """Compile a library for every level into ``folder``, as a platform wheel brings them along.
+    """Compile a library for every level and element type into ``folder``, as a platform wheel brings them along.
 
     They carry their own C++ runtime; OpenMP stays torch's.
     """
     compiler = find_compiler()
     key = fingerprint(compiler)
-    paths = [folder / f"kernels-{level}.so" for level in LEVELS]
-    for level, path in zip(LEVELS, paths, strict=True):
-        carried = ("-static-libstdc++", "-static-libgcc", "-Wl,--exclude-libs,ALL", "-s")
-        _build(compiler, key, path, (*_COMMON, f"-march={level}", *carried))
-    return paths
+    carried = ("-static-libstdc++", "-static-libgcc", "-Wl,--exclude-libs,ALL", "-s")
+    built = []
+    for level in LEVELS:
+        for element in ELEMENTS:
+            built.append(folder / f"kernels-{element}-{level}.so")
+            _build(compiler, element, key, built[-1], (*_COMMON, f"-march={level}", *carried))
+    return built
 
 
 def find_compiler() -> list[str]:
@@ -134,13 +139,13 @@ def intact(path: Path) -> bool:
     return hashlib.sha256(content[:-_DIGEST_SIZE]).digest() == content[-_DIGEST_SIZE:]
 
 
-def _build(compiler: list[str], key: str, path: Path, flags: tuple[str, ...] = FLAGS) -> None:
+def _build(compiler: list[str], element: str, key: str, path: Path, flags: tuple[str, ...] = FLAGS) -> None:
     """Compile beside the target and rename: another process sees all of the library or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix="building-") as folder:
         built = Path(folder) / path.name
-        version = f"-DNW_VERSION={version_number(key)}"
-        command = [*compiler, *flags, version, str(MAIN), "-o", str(built)]
+        defined = [f"-DNW_VERSION={version_number(key)}", f"-DNW_ELEMENT={element}"]
+        command = [*compiler, *flags, *defined, str(MAIN), "-o", str(built)]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         if result.returncode:
             if shutil.disk_usage(folder).free < 2**24:

@@ -4,59 +4,31 @@ from __future__ import annotations
 
 import ctypes
 import math
-import os
-from functools import cache
 from typing import Any, overload
 
 import torch
 from torch import Tensor
 
-from normwise.core.activations import ACTIVATIONS, Activation
+from normwise.core.activations import Activation
 from normwise.core.layout import in_layout_of
 from normwise.core.moments import Moments, statistics_dtype
 
-from . import build
+from .cpu_library import ELEMENTS, activation_number, call, kernels, pointer, threads
+from .cpu_rows import columns as columns
+from .cpu_rows import columns_backward as columns_backward
+from .cpu_rows import parameter
+from .cpu_rows import rows as rows
+from .cpu_rows import rows_backward as rows_backward
 from .huge_pages import empty_like
 
 name = "cpu"
 
-ELEMENTS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
-ACTIVATION_NUMBERS = {None: 0} | {name: number for number, name in enumerate(ACTIVATIONS, start=1)}
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
-
-_SHAPE = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int)
-_P, _I = ctypes.c_void_p, ctypes.c_int64
-_SIGNATURES = {
-    "nw_version": (),
-    "nw_vector_bytes": (),
-    "nw_moments": (*_SHAPE, _P, _P, _P, _P, _P),
-    "nw_apply": (*_SHAPE, _P, _P, _P, _P, ctypes.c_int, _P),
-    "nw_backward_reduce": (*_SHAPE, _P, _P, _P, _P, _P, ctypes.c_int, _P, _P),
-    "nw_standardize": (*_SHAPE, _I, ctypes.c_int, ctypes.c_double, *(_P,) * 4, ctypes.c_int, *(_P,) * 3),
-    "nw_standardize_backward": (*_SHAPE, _I, ctypes.c_int, ctypes.c_double, *(_P,) * 5, ctypes.c_int, *(_P,) * 6),
-    "nw_backward_apply": (*_SHAPE, _P, _P, _P, _P, _P, _P, ctypes.c_int, _P, _P),
-}
-
-# After a fork the OpenMP pool of the parent is gone but not forgotten: a child that asked for threads would hang.
-_forked = False
-
-
-def _in_child() -> None:
-    global _forked
-    _forked = True
-
-
-os.register_at_fork(after_in_child=_in_child)
-
-
-def threads() -> int:
-    """The threads that a kernel may use: torch's own setting, and one in a forked process."""
-    return 1 if _forked else torch.get_num_threads()
 
 
 def unavailable() -> str | None:
     """Why this backend cannot be used on this machine; None where it can. The first call compiles the kernels."""
-    return _loaded()[1]
+    return kernels(torch.float32)[1]
 
 
 def serves(x: Tensor) -> bool:
@@ -77,7 +49,7 @@ def moments(x: Tensor, mask: Tensor | None) -> Moments:
     mean, var = torch.empty(2, samples, channels, dtype=torch.float64).unbind()
     count = None if mask is None else torch.empty(samples, 1, dtype=torch.float64)
     mask = None if mask is None else mask.contiguous()
-    call("nw_moments", *shape_of(x, last), x.data_ptr(), pointer(mask), *map(pointer, (mean, var, count)))
+    call("nw_moments", x.dtype, *shape_of(x, last), x.data_ptr(), pointer(mask), *map(pointer, (mean, var, count)))
     return Moments(mean, var, math.prod(x.shape[2:]) if count is None else count)
 
 
@@ -98,7 +70,16 @@ def apply(
     y = empty_like(x)
     tables = _Tables(mean, scale, shift)
     number = activation_number(activation)
-    call("nw_apply", *shape_of(x, last), x.data_ptr(), pointer(residual), *tables.arguments, number, y.data_ptr())
+    call(
+        "nw_apply",
+        x.dtype,
+        *shape_of(x, last),
+        x.data_ptr(),
+        pointer(residual),
+        *tables.arguments,
+        number,
+        y.data_ptr(),
+    )
     return y
 
 
@@ -120,6 +101,7 @@ def backward_reduce(
     tables = _Tables(mean, scale, shift)
     call(
         "nw_backward_reduce",
+        x.dtype,
         *shape_of(x, last),
         *map(pointer, (grad_y, x, residual)),
         *tables.arguments,
@@ -155,6 +137,7 @@ def backward_apply(
     tables = _Tables(mean, scale, shift, slope, offset)
     call(
         "nw_backward_apply",
+        x.dtype,
         *shape_of(x, last),
         *map(pointer, (grad_y, x, residual, mask)),
         *tables.arguments,
@@ -185,7 +168,7 @@ def standardize(
     x, last = dense(x)
     residual = like(x, residual)
     y = empty_like(x)
-    weight, bias = parameter(weight, kind), parameter(bias, kind)
+    weight, bias = parameter(weight, x.dtype), parameter(bias, x.dtype)
     samples, channels = x.shape[:2]
     if known is None:
         table = torch.empty((2, samples, groups) if groups else (2, 1, channels), dtype=torch.float64).unbind()
@@ -194,6 +177,7 @@ def standardize(
         table, count = (known.mean.contiguous(), known.var.contiguous()), known.count
     call(
         "nw_standardize",
+        x.dtype,
         *(*shape_of(x, last), groups, known is not None, eps),
         *map(pointer, (x, residual, weight, bias)),
         activation_number(activation),
@@ -229,12 +213,13 @@ def standardize_backward(
         return grads[0], grads[1], found[2], found[3]
     x, last = dense(x)
     grad_y, residual = like(x, grad_y), like(x, residual)
-    wide_weight, wide_bias = parameter(weight, kind), parameter(bias, kind)
+    wide_weight, wide_bias = parameter(weight, x.dtype), parameter(bias, x.dtype)
     grad_x = empty_like(x) if values else None
     grad_residual = empty_like(x) if values and residual is not None else None
     grad_weight, grad_bias = (None if p is None else torch.empty(p.shape, dtype=kind) for p in (weight, bias))
     call(
         "nw_standardize_backward",
+        x.dtype,
         *(*shape_of(x, last), groups, known, eps),
         *map(pointer, (grad_y, x, residual, wide_weight, wide_bias)),
         activation_number(activation),
@@ -247,18 +232,13 @@ def standardize_backward(
     return grad_x, grad_residual, grad_weight, grad_bias
 
 
-def parameter(p: Tensor | None, kind: torch.dtype) -> Tensor | None:
-    """A layer's parameter as the kernels read it."""
-    return None if p is None else p.detach().to(kind).contiguous()
-
-
 class _Tables:
     """Tables ``[N, C]`` of any strides as the kernels take them; keeps them alive during the call."""
 
     def __init__(self, *tables: Tensor | None) -> None:
         self.kept = tables
         strides = [n for t in tables for n in ((0, 0) if t is None else t.stride())]
-        self.pointers = (_P * len(tables))(*map(pointer, tables))
+        self.pointers = (ctypes.c_void_p * len(tables))(*map(pointer, tables))
         self.strides = (ctypes.c_int64 * len(strides))(*strides)
 
     @property
@@ -288,55 +268,7 @@ def like(x: Tensor, t: Tensor | None) -> Tensor | None:
     return torch.empty_like(x, dtype=t.dtype).copy_(t)
 
 
-def shape_of(x: Tensor, last: bool) -> tuple[int, int, int, int, int, int]:
+def shape_of(x: Tensor, last: bool) -> tuple[int, int, int, int, int]:
     """The first arguments of every kernel over ``[N, C, *space]``."""
     samples, channels = x.shape[:2]
-    return ELEMENTS[x.dtype], last, samples, channels, x.numel() // (samples * channels), threads()
-
-
-def pointer(t: Tensor | None) -> int | None:
-    """The address of the data, or a null pointer."""
-    return None if t is None else t.data_ptr()
-
-
-def activation_number(activation: Activation | None) -> int:
-    """The activation as the kernels know it."""
-    return ACTIVATION_NUMBERS[None if activation is None else activation.name]
-
-
-def call(kernel: str, *arguments: Any) -> None:
-    """Run one kernel."""
-    library, reason = _loaded()
-    if library is None:
-        raise RuntimeError(f"The backend 'cpu' is not available: {reason}")
-    if getattr(library, kernel)(*arguments):
-        raise MemoryError(f"{kernel}: not enough memory for its tables.")
-
-
-@cache
-def _loaded() -> tuple[ctypes.CDLL | None, str | None]:
-    try:
-        return build.load(_bind_and_check), None
-    except build.BuildError as reason:
-        return None, str(reason)
-
-
-def _bind_and_check(library: ctypes.CDLL) -> None:
-    """Declare the signatures, and let every element type compute a few numbers that are known.
-
-    Raises OSError for a library without these functions and ArithmeticError for wrong results.
-    """
-    for function, signature in _SIGNATURES.items():
-        if not hasattr(library, function):
-            raise OSError(f"the library has no function {function}")
-        getattr(library, function).argtypes = signature
-        getattr(library, function).restype = ctypes.c_int
-    for dtype, number in ELEMENTS.items():
-        x = torch.arange(2 * 3 * 37).remainder(17).to(dtype).view(2, 3, 37)
-        exact = x.double()
-        found = torch.empty(2, 2, 3, dtype=torch.float64)
-        arguments = (number, 0, 2, 3, 37, 1, x.data_ptr(), None, found[0].data_ptr(), found[1].data_ptr(), None)
-        failed = library.nw_moments(*arguments)
-        expected = torch.stack([exact.mean(2), exact.var(2, correction=0)])
-        if failed or not torch.allclose(found, expected, rtol=1e-5):
-            raise ArithmeticError(f"the self-test failed for {dtype}")
+    return last, samples, channels, x.numel() // (samples * channels), threads()

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from normwise.backends import Rows
 from normwise.core.arguments import finite_padding
 from normwise.core.layout import in_layout_of
 from normwise.core.moments import statistics_dtype, widen
 
-from . import native
+from . import native, row_kernels
 from .standardize import finish
 from .transforms import without_autocast
 
@@ -31,16 +34,26 @@ def layer_norm(
     r""":math:`\gamma (x - \mu)/\sqrt{\sigma^2 + \epsilon} + \beta` over the trailing ``shape`` (σ² biased)."""
     x, residual = finite_padding(mask, x, residual)
     with without_autocast(x):
-        if native.takes(x, mask, weight, bias):
+        plain = partial(_plain_layer_norm, dims=len(shape), eps=eps, mask=mask)
+        backend = row_kernels.takes(x, weight, bias) if mask is None else None
+        if backend is not None:
+            y = row_kernels.Call(backend, math.prod(shape), eps, True, plain)(x, weight, bias)
+        elif native.takes(x, mask, weight, bias):
             y = F.layer_norm(x, shape, weight, bias, eps)
         else:
-            values = widen(x)
-            centered = values - _mean(values, mask, len(shape))
-            # Once more, for what the rounding of a large mean has left over.
-            centered = centered - _mean(centered, mask, len(shape))
-            variance = _mean(centered.square(), mask, len(shape))
-            y = _affine(centered * torch.rsqrt(variance + eps), weight, bias).to(x.dtype)
+            y = plain(x, weight, bias)
         return finish(y, activation, residual)
+
+
+def _plain_layer_norm(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, dims: int, eps: float, mask: Tensor | None
+) -> Tensor:
+    values = widen(x)
+    centered = values - _mean(values, mask, dims)
+    # Once more, for what the rounding of a large mean has left over.
+    centered = centered - _mean(centered, mask, dims)
+    variance = _mean(centered.square(), mask, dims)
+    return _affine(centered * torch.rsqrt(variance + eps), weight, bias).to(x.dtype)
 
 
 def rms_norm(
@@ -56,16 +69,29 @@ def rms_norm(
     r""":math:`\gamma x/\sqrt{\overline{x^2} + \epsilon}` over the trailing ``shape``; ε None is torch's."""
     x, residual = finite_padding(mask, x, residual)
     with without_autocast(x):
+        known = _known(eps, x)
+        plain = partial(_plain_rms_norm, dims=len(shape), eps=known, mask=mask)
+        backend = row_kernels.takes(x, weight) if mask is None else None
+        if backend is not None:
+            y = row_kernels.Call(backend, math.prod(shape), known, False, plain)(x, weight, None)
         # The operator warns about a mixture of dtypes and then composes the same operations.
-        if native.takes(x, mask, weight) and (weight is None or weight.dtype == x.dtype):
+        elif native.takes(x, mask, weight) and (weight is None or weight.dtype == x.dtype):
             y = F.rms_norm(x, shape, weight, eps)
         else:
-            values = widen(x)
-            if eps is None:
-                eps = torch.finfo(statistics_dtype(x.dtype)).eps
-            power = _mean(values.square(), mask, len(shape))
-            y = _affine(values * torch.rsqrt(power + eps), weight, None).to(x.dtype)
+            y = plain(x, weight, None)
         return finish(y, activation, residual)
+
+
+def _known(eps: float | None, x: Tensor) -> float:
+    return torch.finfo(statistics_dtype(x.dtype)).eps if eps is None else eps
+
+
+def _plain_rms_norm(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, dims: int, eps: float, mask: Tensor | None
+) -> Tensor:
+    values = widen(x)
+    power = _mean(values.square(), mask, dims)
+    return _affine(values * torch.rsqrt(power + eps), weight, bias).to(x.dtype)
 
 
 def layer_norm_of_pixels(
@@ -83,7 +109,11 @@ def layer_norm_of_pixels(
     def over_channels(rows: Tensor) -> Tensor:
         return layer_norm(rows, tuple(x.shape[1:2]), weight, bias, eps)
 
-    return _by_pixel(over_channels, x, activation, residual, mask)
+    def plain(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+        return _plain_layer_norm(x.movedim(1, -1), weight, bias, 1, eps, None).movedim(-1, 1)
+
+    kernels = partial(row_kernels.Call, width=0, eps=eps, center=True, plain=plain)
+    return _by_pixel(over_channels, kernels, (weight, bias), x, activation, residual, mask)
 
 
 def rms_norm_of_pixels(
@@ -100,11 +130,19 @@ def rms_norm_of_pixels(
     def over_channels(rows: Tensor) -> Tensor:
         return rms_norm(rows, tuple(x.shape[1:2]), weight, eps)
 
-    return _by_pixel(over_channels, x, activation, residual, mask)
+    known = _known(eps, x)
+
+    def plain(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+        return _plain_rms_norm(x.movedim(1, -1), weight, bias, 1, known, None).movedim(-1, 1)
+
+    kernels = partial(row_kernels.Call, width=0, eps=known, center=False, plain=plain)
+    return _by_pixel(over_channels, kernels, (weight, None), x, activation, residual, mask)
 
 
 def _by_pixel(
     over_channels: Callable[[Tensor], Tensor],
+    kernels: Callable[[Rows], row_kernels.Call],
+    parameters: tuple[Tensor | None, Tensor | None],
     x: Tensor,
     activation: str | None,
     residual: Tensor | None,
@@ -112,6 +150,9 @@ def _by_pixel(
 ) -> Tensor:
     """No pixel sees another, so a mask has nothing to do but to keep NaN in the padding out of the gradients."""
     x, residual = finite_padding(mask, x, residual)
+    backend = row_kernels.takes(x, *parameters) if x.dim() > 2 and x.is_contiguous() else None
+    if backend is not None:
+        return finish(kernels(backend)(x, *parameters), activation, residual)
     y = over_channels(x.movedim(1, -1)).movedim(-1, 1)
     return finish(y if y.stride() == x.stride() else in_layout_of(x, y), activation, residual)
 

@@ -1,7 +1,7 @@
 // The activations of core/activations.py and their derivatives, on vectors; the numbers are their order in that table.
 #pragma once
 
-#include "simd.hpp"
+#include "elements.hpp"
 
 namespace nw {
 

@@ -2,111 +2,107 @@
 // is normalized.
 #pragma once
 
+#if defined(__unix__)
+#include <unistd.h>
+#endif
+
 #include "tables.hpp"
 
 namespace nw {
 
 // Bytes of the big tensors that a tile may touch and still find again in a core's second cache.
-constexpr int64_t kTileBytes = 1 << 20;
+inline int64_t tile_bytes() {
+#if defined(_SC_LEVEL2_CACHE_SIZE)
+  static const int64_t cache = sysconf(_SC_LEVEL2_CACHE_SIZE);
+#else
+  static const int64_t cache = 0;
+#endif
+  return cache > 0 ? std::clamp<int64_t>(cache, 1 << 18, 1 << 22) / 8 * 7 : 1 << 20;
+}
+constexpr int64_t kLine = 64;  // bytes of a cache line
+// Shorter pieces of rows are read more slowly than the cache gives back: measured with 320 bytes and 1280.
+constexpr int64_t kSliceBytes = 1024;
 
 // What is pooled, and with which parameters it is standardized.
-template <class A>
 struct Pool {
   int64_t groups;  // of channels in each sample; 0: each channel over the batch
   bool known;      // mean and var are given
   double eps;
-  const A* weight;
-  const A* bias;
+  const double* weight;  // [C]
+  const double* bias;
   double* mean;  // [C] over the batch, [N, groups] otherwise
   double* var;
 
   bool batch() const { return groups == 0; }
-  int64_t tables(const Shape& s) const { return batch() ? 1 : s.N; }
-  int64_t index(const Shape& s, int64_t n, int64_t c) const { return batch() ? c : n * groups + c / (s.C / groups); }
+  int64_t rows(const Shape& s) const { return batch() ? 1 : s.N; }  // of a table of the channels' coefficients
   int64_t count(const Shape& s) const { return batch() ? s.C : s.N * groups; }
-  // 1/σ of every pool.
-  Buffer<double> roots(const Shape& s) const {
-    Buffer<double> root(size_t(count(s)));
-    double* out = root.data();
-#pragma omp simd
-    for (int64_t p = 0; p < int64_t(root.size()); ++p) out[p] = 1 / std::sqrt(var[p] + eps);
-    return root;
-  }
-  // f(n, c, pool) for every row and channel of a table.
-  template <class F>
-  void each(const Shape& s, int64_t rows, F f) const {
-    int64_t per_pool = batch() ? 1 : s.C / groups;
-    for (int64_t n = 0; n < rows; ++n)
-      for (int64_t c = 0, p = batch() ? 0 : n * groups; c < s.C; ++p)
-        for (int64_t end = c + per_pool; c < end; ++c) f(n, c, p);
-  }
+  int64_t channels(const Shape& s) const { return batch() ? 1 : s.C / groups; }  // of a sample, in one pool
 };
 
 // A part of the tensor whose pools are complete.
-template <class A>
 struct Tile {
   Shape shape;
-  Pool<A> pool;
-  int64_t offset;   // of its first value
-  int64_t table;    // of its first row in a table [N, C] (or [1, C]) of all channels
+  Pool pool;
+  int64_t offset;  // of its first value
+  int64_t table;   // of its first value in a table [N, C] (or [1, C]) of all channels
 };
 
-template <class A>
-Tile<A> tile_at(const Shape& s, const Pool<A>& pool, int64_t i, int64_t width) {
-  Tile<A> tile{s, pool, 0, 0};
-  tile.shape.threads = 1;
-  int64_t channel = 0, first_pool = 0;
-  if (pool.batch()) {
-    channel = first_pool = i * width;
-    tile.shape.C = std::min(width, s.C - channel);
-    tile.offset = channel * s.S;
-    tile.table = channel;
-  } else if (s.last) {
-    tile.shape.N = 1;
-    first_pool = i * pool.groups;
-    tile.offset = i * s.stride;
-    tile.table = i * s.C;
+// How the tensor is cut: into tiles of `width` channels, of the whole batch or of one sample.
+struct Cut {
+  int64_t width, parts, tiles;
+  bool fits;  // the cache
+};
+
+inline Cut cut_of(const Shape& s, const Pool& pool, int64_t element_size, int64_t tensors) {
+  const int64_t bytes = s.S * element_size * tensors * (pool.batch() ? s.N : 1);  // of a channel
+  const int64_t unit = pool.channels(s), most = tile_bytes() / std::max<int64_t>(1, bytes);
+  int64_t width = s.C;
+  if (s.last) {
+    const int64_t whole = std::lcm(unit, kLine / element_size);
+    if (width > most) width = std::max<int64_t>(1, most / whole) * whole;
+    if (width > s.C || (width < s.C && width * element_size < kSliceBytes)) width = s.C;
   } else {
-    int64_t per_group = s.C / pool.groups, parts = (pool.groups + width - 1) / width, n = i / parts, g = i % parts * width;
-    tile.pool.groups = std::min(width, pool.groups - g);
-    tile.shape.N = 1;
-    tile.shape.C = tile.pool.groups * per_group;
-    channel = g * per_group;
-    first_pool = n * pool.groups + g;
-    tile.offset = n * s.stride + channel * s.S;
-    tile.table = n * s.C + channel;
+    // Neighbouring planes share cache lines and pages: several small ones make a tile.
+    const int64_t wanted = pool.batch() ? 4096 / std::max<int64_t>(1, s.S * element_size * tensors) : kGrain / 2 / s.S;
+    width = std::clamp<int64_t>(std::min(wanted, most) / unit * unit, unit, s.C);
   }
-  tile.pool.mean += first_pool;
-  tile.pool.var += first_pool;
-  if (pool.weight) tile.pool.weight += channel;
-  if (pool.bias) tile.pool.bias += channel;
+  const int64_t parts = (s.C + width - 1) / width;
+  return {width, parts, parts * (pool.batch() ? 1 : s.N), width <= most};
+}
+
+inline Tile tile_at(const Shape& s, const Pool& pool, const Cut& cut, int64_t i) {
+  Tile tile{s, pool, 0, 0};
+  const int64_t n = i / cut.parts, channel = i % cut.parts * cut.width, unit = pool.channels(s);
+  tile.shape.threads = 1;
+  tile.shape.tile = true;
+  tile.shape.C = std::min(cut.width, s.C - channel);
+  if (!pool.batch()) {
+    tile.shape.N = 1;
+    tile.pool.groups = tile.shape.C / unit;
+  }
+  tile.offset = n * s.stride + channel * (s.last ? 1 : s.S);
+  tile.table = n * s.C + channel;
+  tile.pool.mean += n * pool.groups + channel / unit;
+  tile.pool.var += n * pool.groups + channel / unit;
+  tile.pool.weight += channel;
+  tile.pool.bias += channel;
   return tile;
 }
 
 // f(tile) for tiles that fit the cache, each on one thread; f(everything), which splits its passes over the threads,
 // where they do not fit or are too few.
-template <class A, class F>
-void for_tiles(const Shape& s, const Pool<A>& pool, int64_t bytes_per_value, F f) {
-  int64_t unit = s.last ? s.C * s.S : pool.batch() ? s.N * s.S : s.C / pool.groups * s.S;
-  int64_t units = s.last ? s.N : pool.batch() ? s.C : pool.groups;
-  int64_t width = 1;
-  if (!s.last) {
-    // Neighbouring planes share cache lines and pages: several small ones make a tile.
-    int64_t wanted = pool.batch() ? 4096 / std::max<int64_t>(1, s.S * bytes_per_value) : kGrain / 2 / unit;
-    width = std::clamp<int64_t>(wanted, 1, units);
-    width = std::max<int64_t>(1, std::min(width, kTileBytes / std::max<int64_t>(1, unit * bytes_per_value)));
-  }
-  int64_t tiles = (units + width - 1) / width * (s.last || pool.batch() ? 1 : s.N);
-  int threads = s.numel() < kSerial ? 1 : s.threads;
-  if (unit * width * bytes_per_value > kTileBytes || tiles < threads || tiles == 1)
-    f(Tile<A>{s, pool, 0, 0});
+template <class F>
+void for_tiles(const Shape& s, const Pool& pool, int64_t element_size, int64_t tensors, F f) {
+  const Cut cut = cut_of(s, pool, element_size, tensors);
+  const int threads = s.numel() < kSerial ? 1 : s.threads;
+  if (!cut.fits || cut.tiles < threads)
+    f(Tile{s, pool, 0, 0});
   else
-    parallel(threads, tiles, [&](int64_t i) { f(tile_at(s, pool, i, width)); });
+    parallel(threads, cut.tiles, [&](int64_t i) { f(tile_at(s, pool, cut, i)); });
 }
 
 // Channels_last over the batch is one long sample.
-template <class A>
-void join_batch(Shape& s, Pool<A>& pool) {
+inline void join_batch(Shape& s, Pool& pool) {
   if (!s.last || !pool.batch()) return;
   s.S *= s.N;
   s.N = 1;
@@ -114,121 +110,176 @@ void join_batch(Shape& s, Pool<A>& pool) {
   pool.groups = s.C;
 }
 
+// The statistics of each pool as one run, or several: its values, where the channels do not lie between them.
 template <class T>
-void measure_pools(const Shape& s, const Pool<acc<T>>& pool, const T* x) {
-  std::vector<Stats> stats;
-  int64_t pools = pool.count(s);
+void measure_runs(const Shape& s, const Pool& pool, const T* x) {
+  const int64_t per_pool = pool.channels(s), pools = pool.batch() ? s.C : pool.groups;
+  const Runs runs = pool.batch() ? Runs{s.S, s.N, s.stride} : Runs{per_pool * s.S};
+  const double inverse = 1 / double(runs.size());
+  for (int64_t n = 0; n < pool.rows(s); ++n)
+    for (int64_t p = 0; p < pools; ++p) {
+      const T* first = x + n * s.stride + p * per_pool * s.S;
+      const Stats stats = runs.size() <= kChunk ? stats_of_chunk<T, false>(first, nullptr, runs, inverse)
+                                                 : stats_of(first, runs);
+      pool.mean[n * pools + p] = stats.mean;
+      pool.var[n * pools + p] = stats.var(inverse);
+    }
+}
+
+// The statistics of every plane first, then pooled: the law of total variance.
+template <class T>
+void measure_planes(const Shape& s, const Pool& pool, const T* x) {
+  Shape planes = s;
   if (!s.last && !pool.batch()) {
-    Shape joined = s;
-    joined.C = pool.groups;
-    joined.S = s.C / pool.groups * s.S;
-    stats = measure(joined, x, nullptr);
-  } else if (pool.batch() && s.threads == 1) {
-    stats.resize(size_t(s.C));
-    for (int64_t c = 0; c < s.C; ++c)
-      for (int64_t n = 0; n < s.N; ++n) take_run(stats[size_t(c)], x + n * s.stride + c * s.S, nullptr, s.S);
-  } else {
-    stats.resize(size_t(pools));
-    std::vector<Stats> planes = measure(s, x, nullptr);
-    for (int64_t n = 0; n < s.N; ++n)
-      for (int64_t c = 0; c < s.C; ++c) stats[size_t(pool.index(s, n, c))].merge(planes[size_t(n * s.C + c)]);
+    planes.C = pool.groups;
+    planes.S = pool.channels(s) * s.S;
   }
+  const Buffer<Stats> stats = measure(planes, x, nullptr);
+  const int64_t pools = pool.count(s), of_pool = stats.size() / pools;
   for (int64_t p = 0; p < pools; ++p) {
-    pool.mean[p] = stats[size_t(p)].mean;
-    pool.var[p] = stats[size_t(p)].var();
+    Stats pooled;
+    for (int64_t i = 0; i < of_pool; ++i) pooled.merge(stats[pool.batch() ? i * pools + p : p * of_pool + i]);
+    pool.mean[p] = pooled.mean;
+    pool.var[p] = pooled.var();
   }
 }
 
+// The pools' mean and 1/σ for every channel, [rows, C]; as they are, where each channel is a pool.
+struct Spread {
+  const double *mean, *root;
+  Buffer<double> roots, means_of_channels, roots_of_channels;
+
+  Spread(const Shape& s, const Pool& pool) : mean(pool.mean), roots(pool.count(s)) {
+    double* out = roots.data();
+#pragma omp simd
+    for (int64_t p = 0; p < roots.size(); ++p) out[p] = 1 / std::sqrt(pool.var[p] + pool.eps);
+    root = out;
+    const int64_t width = pool.channels(s);
+    if (width == 1) return;
+    means_of_channels = Buffer<double>(roots.size() * width);
+    roots_of_channels = Buffer<double>(roots.size() * width);
+    for (int64_t p = 0; p < roots.size(); ++p) {
+      std::fill_n(&means_of_channels[p * width], width, pool.mean[p]);
+      std::fill_n(&roots_of_channels[p * width], width, roots[p]);
+    }
+    mean = means_of_channels.data();
+    root = roots_of_channels.data();
+  }
+};
+
 // mean, scale and shift of every channel as the passes want them. They center on the rounded mean; what the rounding
 // left over goes into the shift, so that a mean of a thousand standard deviations costs no digits.
-template <class A>
-struct Lines {
-  Buffer<A> values;
-  Coefficients<A> coefficients;
+template <class T>
+struct Prepared {
+  Buffer<acc<T>> values;
+  Coefficients<T> coefficients;
 
-  Lines(const Shape& s, const Pool<A>& pool) : values(size_t(3 * pool.tables(s) * s.C)) {
-    int64_t rows = pool.tables(s), size = rows * s.C, of_sample = pool.batch() ? 0 : s.C;
+  Prepared(const Shape& s, const Pool& pool, const Spread& spread) : values(3 * pool.rows(s) * s.C) {
+    using A = acc<T>;
+    const int64_t rows = pool.rows(s), size = rows * s.C, of_sample = pool.batch() ? 0 : s.C;
     A *mean = values.data(), *scale = mean + size, *shift = scale + size;
-    const Buffer<double> roots = pool.roots(s);
-    pool.each(s, rows, [&](int64_t n, int64_t c, int64_t p) {
-      int64_t i = n * s.C + c;
-      double factor = pool.weight ? double(pool.weight[c]) * roots[size_t(p)] : roots[size_t(p)];
-      mean[i] = A(pool.mean[p]);
-      scale[i] = A(factor);
-      shift[i] = A((pool.bias ? double(pool.bias[c]) : 0.0) + (double(mean[i]) - pool.mean[p]) * factor);
-    });
+    for (int64_t n = 0; n < rows; ++n)
+#pragma omp simd
+      for (int64_t c = 0; c < s.C; ++c) {
+        const int64_t i = n * s.C + c;
+        const double factor = pool.weight[c] * spread.root[i];
+        mean[i] = A(spread.mean[i]);
+        scale[i] = A(factor);
+        shift[i] = A(pool.bias[c] + (double(mean[i]) - spread.mean[i]) * factor);
+      }
     coefficients = {{mean, of_sample, 1}, {scale, of_sample, 1}, {shift, of_sample, 1}};
   }
 };
 
 template <class T, int K>
-void standardize(Shape shape, Pool<acc<T>> whole, const T* x, const T* residual, T* y, int act) {
+void standardize(Shape shape, Pool whole, const T* x, const T* residual, T* y, int act) {
   join_batch(shape, whole);
-  for_tiles(shape, whole, sizeof(T), [&](const Tile<acc<T>>& tile) {
-    if (!tile.pool.known) measure_pools(tile.shape, tile.pool, x + tile.offset);
-    Lines<acc<T>> lines(tile.shape, tile.pool);
-    apply<T, K>(tile.shape, x + tile.offset, shifted(residual, tile.offset), y + tile.offset, lines.coefficients, act);
+  for_tiles(shape, whole, sizeof(T), 1, [&](const Tile& tile) {
+    const T* values = x + tile.offset;
+    if (!tile.pool.known) {
+      if (tile.shape.tile && !tile.shape.last)
+        measure_runs(tile.shape, tile.pool, values);
+      else
+        measure_planes(tile.shape, tile.pool, values);
+    }
+    const Spread spread(tile.shape, tile.pool);
+    const Prepared<T> prepared(tile.shape, tile.pool, spread);
+    apply<T, K>(tile.shape, values, shifted(residual, tile.offset), y + tile.offset, prepared.coefficients, act);
   });
 }
 
-// From the sums of every plane: what flows back through the statistics, and what each plane gives to weight and bias,
-// [rows, C][2].
-template <class A>
-struct Backflow {
-  Buffer<A> values;
-  Through<A> through{};
+// Σ g and Σ g·(x - mean) for every channel, [rows, C].
+template <class T, int K>
+Buffer<Pair> reduce_channels(const Tile& tile, const Incoming<T>& in, const Coefficients<T>& table, int act) {
+  const Shape& s = tile.shape;
+  if (!tile.pool.batch()) return reduce<T, K>(s, in, table, act);
+  Buffer<Pair> sums(s.C);
+  if (s.tile) {
+    for (int64_t c = 0; c < s.C; ++c)
+      sums[c] = sums_of<T, K>(in.at(c * s.S), Runs{s.S, s.N, s.stride}, table.plane(0, c), act);
+    return sums;
+  }
+  const Buffer<Pair> planes = reduce<T, K>(s, in, table, act);
+  for (int64_t n = 0; n < s.N; ++n)
+    for (int64_t c = 0; c < s.C; ++c) sums[c].merge(planes[n * s.C + c]);
+  return sums;
+}
 
-  Backflow(const Shape& s, const Pool<A>& pool, const std::vector<double>& sums, double* parameters, int64_t row) {
-    int64_t rows = pool.tables(s), pools = pool.count(s);
-    std::vector<double> to_mean(static_cast<size_t>(pools)), to_scale(static_cast<size_t>(pools));
-    const Buffer<double> roots = pool.roots(s);
-    auto left = [&](int64_t p) { return pool.mean[p] - double(A(pool.mean[p])); };
-    pool.each(s, s.N, [&](int64_t n, int64_t c, int64_t p) {
-      const double weight = pool.weight ? double(pool.weight[c]) : 1.0, *sum = &sums[size_t(2 * (n * s.C + c))];
-      const double sum_g = sum[0], sum_gx = roots[size_t(p)] * (sum[1] - left(p) * sum_g);
-      double* out = parameters + 2 * ((pool.batch() ? 0 : n) * row + c);
-      out[0] += sum_gx;
-      out[1] += sum_g;
-      to_mean[size_t(p)] += weight * sum_g;
-      to_scale[size_t(p)] += weight * sum_gx;
-    });
+// From the sums of every channel: what it gives to weight and bias (two arrays [rows, C]), and what flows back through
+// the statistics.
+template <class T>
+struct Returned {
+  Buffer<acc<T>> values;
+  Backflow<T> back{};
+
+  Returned(const Shape& s, const Pool& pool, const Spread& spread, const Buffer<Pair>& sums, double* to_weight,
+           double* to_bias) {
+    using A = acc<T>;
+    const int64_t rows = pool.rows(s), size = rows * s.C, width = pool.channels(s);
+    for (int64_t i = 0; i < size; ++i) {
+      const double left = spread.mean[i] - double(A(spread.mean[i]));
+      to_weight[i] = spread.root[i] * (sums[i].gd - left * sums[i].g);
+      to_bias[i] = sums[i].g;
+    }
     if (pool.known) return;
-    const double share = double(pools) / double(s.numel());
-    int64_t size = rows * s.C, of_sample = pool.batch() ? 0 : s.C;
-    values.resize(size_t(2 * size));
-    pool.each(s, rows, [&](int64_t n, int64_t c, int64_t p) {
-      const double root = roots[size_t(p)], slope = -root * root * to_scale[size_t(p)] * share;
-      values[size_t(n * s.C + c)] = A(slope);
-      values[size_t(size + n * s.C + c)] = A(-root * to_mean[size_t(p)] * share - slope * left(p));
-    });
-    through = {{values.data(), of_sample, 1}, {values.data() + size, of_sample, 1}};
+    const double share = double(pool.count(s)) / double(s.numel());
+    values = Buffer<A>(2 * size);
+    A *slope = values.data(), *offset = slope + size;
+    for (int64_t p = 0; p < size / width; ++p) {
+      double to_mean = 0, to_scale = 0;
+      for (int64_t i = p * width; i < (p + 1) * width; ++i) {
+        const double weight = pool.weight[i % s.C];
+        to_mean += weight * to_bias[i];
+        to_scale += weight * to_weight[i];
+      }
+      const double mean = pool.mean[p], root = spread.roots[p], along = -root * root * to_scale * share;
+      const double across = -root * to_mean * share - along * (mean - double(A(mean)));
+      std::fill_n(slope + p * width, width, A(along));
+      std::fill_n(offset + p * width, width, A(across));
+    }
+    const int64_t of_sample = pool.batch() ? 0 : s.C;
+    back = {{slope, of_sample, 1}, {offset, of_sample, 1}};
   }
 };
 
 template <class T, int K>
-void differentiate_standardized(Shape shape, Pool<acc<T>> whole, const T* gy, const T* x, const T* residual, int act,
-                                T* gx, T* gr, acc<T>* gw, acc<T>* gb) {
+void differentiate_standardized(Shape shape, Pool whole, const Incoming<T>& incoming, int act, T* gx, T* gr,
+                                acc<T>* gw, acc<T>* gb) {
   join_batch(shape, whole);
-  int64_t rows = whole.tables(shape);
-  std::vector<double> parameters(size_t(2 * rows * shape.C));
-  for_tiles(shape, whole, 2 * sizeof(T), [&](const Tile<acc<T>>& tile) {
-    Lines<acc<T>> lines(tile.shape, tile.pool);
-    const T *g = gy + tile.offset, *v = x + tile.offset, *r = shifted(residual, tile.offset);
-    std::vector<double> sums = reduce<T, K>(tile.shape, g, v, r, lines.coefficients, act);
-    Backflow<acc<T>> back(tile.shape, tile.pool, sums, &parameters[size_t(2 * tile.table)], shape.C);
+  const int64_t rows = whole.rows(shape);
+  Buffer<double> to_weight(rows * shape.C), to_bias(rows * shape.C);
+  for_tiles(shape, whole, sizeof(T), 2, [&](const Tile& tile) {
+    const Spread spread(tile.shape, tile.pool);
+    const Prepared<T> prepared(tile.shape, tile.pool, spread);
+    const Incoming<T> in = incoming.at(tile.offset);
+    const Buffer<Pair> sums = reduce_channels<T, K>(tile, in, prepared.coefficients, act);
+    const Returned<T> returned(tile.shape, tile.pool, spread, sums, &to_weight[tile.table], &to_bias[tile.table]);
     if (gx)
-      differentiate<T, K>(tile.shape, g, v, r, nullptr, gx + tile.offset, shifted(gr, tile.offset), lines.coefficients,
-                          act, back.through);
+      differentiate<T, K>(tile.shape, in, nullptr, gx + tile.offset, shifted(gr, tile.offset), prepared.coefficients, act,
+                          returned.back);
   });
-  for (int64_t c = 0; c < shape.C; ++c) {
-    double to_weight = 0, to_bias = 0;
-    for (int64_t n = 0; n < rows; ++n) {
-      to_weight += parameters[size_t(2 * (n * shape.C + c))];
-      to_bias += parameters[size_t(2 * (n * shape.C + c) + 1)];
-    }
-    if (gw) gw[c] = acc<T>(to_weight);
-    if (gb) gb[c] = acc<T>(to_bias);
-  }
+  if (gw) sum_rows(to_weight, rows, shape.C, gw);
+  if (gb) sum_rows(to_bias, rows, shape.C, gb);
 }
 
 }  // namespace nw

@@ -1,144 +1,157 @@
-// The kernels' C interface: plain pointers and sizes, no exceptions across it. 0 = done, 1 = out of memory,
-// 2 = an element type or activation that is not known here.
+// The kernels' C interface: plain pointers and sizes, no exceptions across it. Compiled once for each element type, whose
+// name is NW_ELEMENT and part of every function's. 0 = done, 1 = out of memory, 2 = an activation that is not known here.
 #include <new>
 
-#include "fused.hpp"
-#include "tables.hpp"
+#include "positions.hpp"
 
-namespace nw {
+namespace {
 
-enum Element { kFloat, kDouble, kBfloat16, kHalf };
+using fp32 = float;
+using fp64 = double;
+using nw::bf16, nw::fp16;
+using T = NW_ELEMENT;
+using A = nw::acc<T>;
 
 template <class F>
-int with_element(int element, F f) noexcept {
+int guarded(F f) noexcept {
   try {
-    switch (element) {
-      case kFloat: f(float{}); return 0;
-      case kDouble: f(double{}); return 0;
-      case kBfloat16: f(bf16{}); return 0;
-      case kHalf: f(fp16{}); return 0;
-      default: return 2;
-    }
+    f();
+    return 0;
   } catch (const std::bad_alloc&) {
     return 1;
   }
 }
 
 template <class F>
-void with_kind(int act, F f) {
-  if (act == kNone)
-    f(std::integral_constant<int, kPlain>{});
-  else if (act == kRelu)
-    f(std::integral_constant<int, kRectified>{});
-  else
-    f(std::integral_constant<int, kAny>{});
+int with_kind(int act, F f) noexcept {
+  if (act < nw::kNone || act > nw::kSoftsign) return 2;
+  return guarded([&] {
+    if (act == nw::kNone)
+      f(std::integral_constant<int, nw::kPlain>{});
+    else if (act == nw::kRelu)
+      f(std::integral_constant<int, nw::kRectified>{});
+    else
+      f(std::integral_constant<int, nw::kAny>{});
+  });
 }
 
-template <class F>
-int with_both(int element, int act, F f) noexcept {
-  if (act < kNone || act > kSoftsign) return 2;
-  return with_element(element, [&](auto t) { with_kind(act, [&](auto kind) { f(t, kind); }); });
+nw::Table<A> table_at(const void* const* tables, const int64_t* strides, int i) {
+  return {static_cast<const A*>(tables[i]), strides[2 * i], strides[2 * i + 1]};
+}
+nw::Coefficients<T> coefficients(const void* const* tables, const int64_t* strides) {
+  return {table_at(tables, strides, 0), table_at(tables, strides, 1), table_at(tables, strides, 2)};
 }
 
-template <class A>
-Coefficients<A> coefficients(const void* const* tables, const int64_t* strides) {
-  auto table = [&](int i) { return Table<A>{static_cast<const A*>(tables[i]), strides[2 * i], strides[2 * i + 1]}; };
-  return {table(0), table(1), table(2)};
-}
-template <class A>
-Through<A> through(const void* const* tables, const int64_t* strides) {
-  auto table = [&](int i) { return Table<A>{static_cast<const A*>(tables[i]), strides[2 * i], strides[2 * i + 1]}; };
-  return {table(3), table(4)};
+// A parameter of the layer in fp64; `otherwise` where it has none.
+nw::Buffer<double> parameter(const A* values, int64_t channels, double otherwise) {
+  nw::Buffer<double> wide(channels, otherwise);
+  if (values)
+    for (int64_t c = 0; c < channels; ++c) wide[c] = double(values[c]);
+  return wide;
 }
 
-}  // namespace nw
+}  // namespace
 
-using namespace nw;
-
-#define NW_PUBLIC extern "C" __attribute__((visibility("default")))
+#define NW_JOINED(name, element) name##_##element
+#define NW_NAMED(name, element) NW_JOINED(name, element)
+#define NW_PUBLIC(name) extern "C" __attribute__((visibility("default"))) int NW_NAMED(name, NW_ELEMENT)
 
 // Recompiled with the sources: a library that answers otherwise is not the one that was asked for.
-NW_PUBLIC int nw_version() { return NW_VERSION; }
+NW_PUBLIC(nw_version)() { return NW_VERSION; }
 
-NW_PUBLIC int nw_vector_bytes() { return kBytes; }
-
-NW_PUBLIC int nw_moments(int element, int last, int64_t N, int64_t C, int64_t S, int threads, const void* x, const uint8_t* mask,
-               double* mean, double* var, double* count) {
-  return with_element(element, [&](auto t) {
-    using T = decltype(t);
-    std::vector<Stats> stats = measure<T>({N, C, S, last != 0, threads}, static_cast<const T*>(x), mask);
+NW_PUBLIC(nw_moments)(int last, int64_t N, int64_t C, int64_t S, int threads, const T* x, const uint8_t* mask,
+                      double* mean, double* var, double* count) {
+  return guarded([&] {
+    const nw::Buffer<nw::Stats> stats = nw::measure<T>({N, C, S, last != 0, threads}, x, mask);
     for (int64_t i = 0; i < N * C; ++i) {
-      mean[i] = stats[size_t(i)].mean;
-      var[i] = stats[size_t(i)].var();
-      if (count && i % C == 0) count[i / C] = stats[size_t(i)].count;
+      mean[i] = stats[i].mean;
+      var[i] = stats[i].var();
+      if (count && i % C == 0) count[i / C] = stats[i].count;
     }
   });
 }
 
 // tables: mean, scale, shift; strides: two for each of them.
-NW_PUBLIC int nw_apply(int element, int last, int64_t N, int64_t C, int64_t S, int threads, const void* x, const void* residual,
-             const void* const* tables, const int64_t* strides, int act, void* y) {
-  return with_both(element, act, [&](auto t, auto kind) {
-    using T = decltype(t);
-    apply<T, decltype(kind)::value>({N, C, S, last != 0, threads}, static_cast<const T*>(x),
-                                    static_cast<const T*>(residual), static_cast<T*>(y),
-                                    coefficients<acc<T>>(tables, strides), act);
+NW_PUBLIC(nw_apply)(int last, int64_t N, int64_t C, int64_t S, int threads, const T* x, const T* residual,
+                    const void* const* tables, const int64_t* strides, int act, T* y) {
+  return with_kind(act, [&](auto kind) {
+    nw::apply<T, kind>({N, C, S, last != 0, threads}, x, residual, y, coefficients(tables, strides), act);
   });
 }
 
-NW_PUBLIC int nw_backward_reduce(int element, int last, int64_t N, int64_t C, int64_t S, int threads, const void* gy, const void* x,
-                       const void* residual, const void* const* tables, const int64_t* strides, int act, void* sum_g,
-                       void* sum_gx) {
-  return with_both(element, act, [&](auto t, auto kind) {
-    using T = decltype(t);
-    std::vector<double> sums = reduce<T, decltype(kind)::value>(
-        {N, C, S, last != 0, threads}, static_cast<const T*>(gy), static_cast<const T*>(x),
-        static_cast<const T*>(residual), coefficients<acc<T>>(tables, strides), act);
+NW_PUBLIC(nw_backward_reduce)(int last, int64_t N, int64_t C, int64_t S, int threads, const T* gy, const T* x,
+                              const T* residual, const void* const* tables, const int64_t* strides, int act, A* sum_g,
+                              A* sum_gx) {
+  return with_kind(act, [&](auto kind) {
+    const nw::Buffer<nw::Pair> sums = nw::reduce<T, kind>({N, C, S, last != 0, threads}, {gy, x, residual},
+                                                          coefficients(tables, strides), act);
     for (int64_t i = 0; i < N * C; ++i) {
-      static_cast<acc<T>*>(sum_g)[i] = acc<T>(sums[size_t(2 * i)]);
-      static_cast<acc<T>*>(sum_gx)[i] = acc<T>(sums[size_t(2 * i + 1)]);
+      sum_g[i] = A(sums[i].g);
+      sum_gx[i] = A(sums[i].gd);
     }
   });
 }
 
 // tables: mean, scale, shift, slope, offset, the last two without data where the statistics were given.
-NW_PUBLIC int nw_backward_apply(int element, int last, int64_t N, int64_t C, int64_t S, int threads, const void* gy, const void* x,
-                      const void* residual, const uint8_t* mask, const void* const* tables, const int64_t* strides, int act,
-                      void* gx, void* gr) {
-  return with_both(element, act, [&](auto t, auto kind) {
-    using T = decltype(t);
-    differentiate<T, decltype(kind)::value>(
-        {N, C, S, last != 0, threads}, static_cast<const T*>(gy), static_cast<const T*>(x),
-        static_cast<const T*>(residual), mask, static_cast<T*>(gx), static_cast<T*>(gr),
-        coefficients<acc<T>>(tables, strides), act, through<acc<T>>(tables, strides));
+NW_PUBLIC(nw_backward_apply)(int last, int64_t N, int64_t C, int64_t S, int threads, const T* gy, const T* x,
+                             const T* residual, const uint8_t* mask, const void* const* tables, const int64_t* strides,
+                             int act, T* gx, T* gr) {
+  return with_kind(act, [&](auto kind) {
+    nw::differentiate<T, kind>({N, C, S, last != 0, threads}, {gy, x, residual}, mask, gx, gr,
+                               coefficients(tables, strides), act,
+                               {table_at(tables, strides, 3), table_at(tables, strides, 4)});
   });
 }
 
 // groups = 0: over the batch. mean and var, one of each pool, are written, or read where they are known.
-NW_PUBLIC int nw_standardize(int element, int last, int64_t N, int64_t C, int64_t S, int threads, int64_t groups,
-                             int known, double eps, const void* x, const void* residual, const void* weight,
-                             const void* bias, int act, void* y, double* mean, double* var) {
-  return with_both(element, act, [&](auto t, auto kind) {
-    using T = decltype(t);
-    using A = acc<T>;
-    Pool<A> pool{groups, known != 0, eps, static_cast<const A*>(weight), static_cast<const A*>(bias), mean, var};
-    standardize<T, decltype(kind)::value>({N, C, S, last != 0, threads}, pool, static_cast<const T*>(x),
-                                          static_cast<const T*>(residual), static_cast<T*>(y), act);
+NW_PUBLIC(nw_standardize)(int last, int64_t N, int64_t C, int64_t S, int threads, int64_t groups, int known, double eps,
+                          const T* x, const T* residual, const A* weight, const A* bias, int act, T* y, double* mean,
+                          double* var) {
+  return with_kind(act, [&](auto kind) {
+    const auto weights = parameter(weight, C, 1), biases = parameter(bias, C, 0);
+    nw::standardize<T, kind>({N, C, S, last != 0, threads},
+                             {groups, known != 0, eps, weights.data(), biases.data(), mean, var}, x, residual, y, act);
   });
 }
 
-// gx and gr are not computed where they are null; the gradients of weight and bias are in the statistics' type.
-NW_PUBLIC int nw_standardize_backward(int element, int last, int64_t N, int64_t C, int64_t S, int threads, int64_t groups,
-                                      int known, double eps, const void* gy, const void* x, const void* residual,
-                                      const void* weight, const void* bias, int act, double* mean, double* var, void* gx,
-                                      void* gr, void* gw, void* gb) {
-  return with_both(element, act, [&](auto t, auto kind) {
-    using T = decltype(t);
-    using A = acc<T>;
-    Pool<A> pool{groups, known != 0, eps, static_cast<const A*>(weight), static_cast<const A*>(bias), mean, var};
-    differentiate_standardized<T, decltype(kind)::value>(
-        {N, C, S, last != 0, threads}, pool, static_cast<const T*>(gy), static_cast<const T*>(x),
-        static_cast<const T*>(residual), act, static_cast<T*>(gx), static_cast<T*>(gr), static_cast<A*>(gw),
-        static_cast<A*>(gb));
+// gx, gr, gw and gb are not computed where they are null.
+NW_PUBLIC(nw_standardize_backward)(int last, int64_t N, int64_t C, int64_t S, int threads, int64_t groups, int known,
+                                   double eps, const T* gy, const T* x, const T* residual, const A* weight, const A* bias,
+                                   int act, double* mean, double* var, T* gx, T* gr, A* gw, A* gb) {
+  return with_kind(act, [&](auto kind) {
+    const auto weights = parameter(weight, C, 1), biases = parameter(bias, C, 0);
+    nw::differentiate_standardized<T, kind>({N, C, S, last != 0, threads},
+                                            {groups, known != 0, eps, weights.data(), biases.data(), mean, var},
+                                            {gy, x, residual}, act, gx, gr, gw, gb);
+  });
+}
+
+// center = 0: by the root mean square. mean and root (1/σ), one of each row, are written.
+NW_PUBLIC(nw_rows)(int64_t rows, int64_t width, int threads, int center, double eps, const T* x, const A* weight,
+                   const A* bias, T* y, double* mean, double* root) {
+  return guarded([&] {
+    nw::normalize_rows<T>({rows, width, threads, center != 0, x, weight, bias, mean, root}, eps, y);
+  });
+}
+
+NW_PUBLIC(nw_rows_backward)(int64_t rows, int64_t width, int threads, int center, const T* gy, const T* x, const A* weight,
+                            double* mean, double* root, T* gx, A* gw, A* gb) {
+  return guarded([&] {
+    nw::differentiate_rows<T>({rows, width, threads, center != 0, x, weight, nullptr, mean, root}, gy, gx, gw, gb);
+  });
+}
+
+// Each position of [N, C, S] over its channels; mean and root are [N, S].
+NW_PUBLIC(nw_columns)(int64_t N, int64_t C, int64_t S, int threads, int center, double eps, const T* x, const A* weight,
+                      const A* bias, T* y, double* mean, double* root) {
+  return guarded([&] {
+    nw::normalize_positions<T>({N, C, S, threads, center != 0, x, weight, bias, mean, root}, eps, y);
+  });
+}
+
+NW_PUBLIC(nw_columns_backward)(int64_t N, int64_t C, int64_t S, int threads, int center, const T* gy, const T* x,
+                               const A* weight, double* mean, double* root, T* gx, A* gw, A* gb) {
+  return guarded([&] {
+    nw::differentiate_positions<T>({N, C, S, threads, center != 0, x, weight, nullptr, mean, root}, gy, gx, gw, gb);
   });
 }

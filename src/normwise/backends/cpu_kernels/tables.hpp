@@ -1,7 +1,7 @@
 // The four kernels over tables [N, C] of moments and coefficients, for contiguous and channels_last tensors.
 #pragma once
 
-#include "sheets.hpp"
+#include "columns.hpp"
 
 namespace nw {
 
@@ -9,173 +9,209 @@ namespace nw {
 constexpr int64_t kGrain = 65536;
 // Below this many values a second thread costs more than it saves.
 constexpr int64_t kSerial = 32768;
+// Rows of a channels_last task: what is prepared for each channel must be little beside them.
+constexpr int64_t kLeastRows = 64;
 
 struct Shape {
   int64_t N, C, S;
   bool last;  // channels_last: [N, S, C]
   int threads;
   int64_t stride = C * S;  // from one sample to the next
+  int64_t row = C;         // channels_last: from one position to the next
+  bool tile = false;       // small, and on one thread: nothing is cut
 
-  // Where a piece of a sheet (a plane, or a sample whose channels are last) begins.
-  int64_t at(int64_t sheet, int64_t first) const {
-    if (last) return sheet * stride + first * C;
-    return sheet * S + first + (stride == C * S ? 0 : sheet / C * (stride - C * S));
-  }
   int64_t numel() const { return N * C * S; }
-  // How planes (rows of a sample, where the channels are last) are cut into tasks.
-  int64_t step() const { return std::max<int64_t>(1, last ? kGrain / std::max<int64_t>(C, 1) : kGrain); }
-  int64_t pieces() const { return (S + step() - 1) / step(); }
+  // A sheet is a plane, or a sample whose channels are last. It is cut into pieces of values, or of rows.
   int64_t sheets() const { return last ? N : N * C; }
+  int64_t step() const {
+    if (tile) return std::max<int64_t>(S, 1);
+    return last ? std::max(kLeastRows, kGrain / std::max<int64_t>(C, 1)) : kGrain;
+  }
+  int64_t pieces() const { return (S + step() - 1) / step(); }
 };
 
 // f(task) for every task, on the threads of the process' one OpenMP pool. What a task computes depends on nothing
 // but its number, so that the result does not depend on the threads.
 template <class F>
 inline void parallel(int threads, int64_t tasks, F f) {
+  auto run = [&](int64_t i) __attribute__((noinline)) { f(i); };  // compiled once for both loops
   threads = int(std::min<int64_t>(threads, tasks));
   if (threads <= 1) {
-    for (int64_t i = 0; i < tasks; ++i) f(i);
+    for (int64_t i = 0; i < tasks; ++i) run(i);
     return;
   }
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
-  for (int64_t i = 0; i < tasks; ++i) f(i);
+  for (int64_t i = 0; i < tasks; ++i) run(i);
 }
 
-// f(sheet, first, count): every piece of every plane, or of every sample's rows; tiny ones share a task.
-template <class F>
-inline void for_pieces(const Shape& shape, F f) {
-  int64_t pieces = shape.pieces(), step = shape.step(), all = shape.sheets() * pieces;
-  int64_t size = std::max<int64_t>(1, std::min(step, shape.S) * (shape.last ? shape.C : 1));
-  int64_t together = std::max<int64_t>(1, kGrain / 2 / size), tasks = (all + together - 1) / together;
+// Part of a plane, or rows of a sample.
+struct Piece {
+  int64_t index;  // among all pieces
+  int64_t n, c;   // of the plane; c = 0 where the channels are last
+  int64_t first, count;
+  int64_t at;  // offset of its first value
+};
+
+template <class T>
+Sheet<T> sheet_of(const Shape& shape, const Piece& piece, bool single = false) {
+  return {piece.count, shape.C, shape.row, single};
+}
+
+// of_plane(piece) or, where the channels are last, of_rows(piece) for every piece; tiny ones share a task. Inlined: a
+// plane of 7 x 7 takes less time than a call that passes vectors.
+template <class Plane, class Rows>
+NW_INLINE void for_pieces(const Shape& shape, Plane of_plane, Rows of_rows) {
+  const int64_t pieces = shape.pieces(), step = shape.step(), all = shape.sheets() * pieces;
+  const int64_t size = std::max<int64_t>(1, std::min(step, shape.S) * (shape.last ? shape.C : 1));
+  const int64_t together = std::max<int64_t>(1, kGrain / 2 / size), tasks = (all + together - 1) / together;
   parallel(shape.numel() < kSerial ? 1 : shape.threads, tasks, [&](int64_t task) {
-    for (int64_t i = task * together; i < std::min(all, (task + 1) * together); ++i) {
-      int64_t sheet = pieces == 1 ? i : i / pieces, first = (i - sheet * pieces) * step;
-      f(sheet, first, std::min(step, shape.S - first));
+    const int64_t start = task * together, end = std::min(all, start + together);
+    if (shape.last) {
+      for (int64_t i = start; i < end; ++i) {
+        const int64_t n = i / pieces, first = (i - n * pieces) * step;
+        of_rows(Piece{i, n, 0, first, std::min(step, shape.S - first), n * shape.stride + first * shape.row});
+      }
+      return;
+    }
+    Piece piece{start, start / pieces / shape.C, start / pieces % shape.C, start % pieces * step, 0, 0};
+    for (; piece.index < end; ++piece.index) {
+      piece.count = std::min(step, shape.S - piece.first);
+      piece.at = piece.n * shape.stride + piece.c * shape.S + piece.first;
+      of_plane(piece);
+      piece.first += step;
+      if (piece.first >= shape.S) {
+        piece.first = 0;
+        if (++piece.c == shape.C) piece.c = 0, ++piece.n;
+      }
     }
   });
 }
 
-// A table [N, C] with any strides; absent ones are zero.
-template <class A>
-struct Table {
-  const A* data;
-  int64_t of_sample, of_channel;
-  A at(int64_t n, int64_t c) const { return data ? data[n * of_sample + c * of_channel] : A(0); }
-};
-template <class A>
+template <class T>
+NW_INLINE Values<T> everywhere(acc<T> value) {
+  Values<T> v;
+  for (auto& lanes : v.at) lanes = splat(value);
+  return v;
+}
+template <class T>
 struct Coefficients {
-  Table<A> mean, scale, shift;
-  Affine<One<A>> plane(int64_t n, int64_t c) const { return {{mean.at(n, c)}, {scale.at(n, c)}, {shift.at(n, c)}}; }
-};
-template <class A>
-struct RepeatedAffine {
-  Repeated<A> mean, scale, shift;
-  RepeatedAffine(const Coefficients<A>& table, int64_t n, int64_t channels, int64_t k)
-      : mean(channels, k, [&](int64_t c) { return table.mean.at(n, c); }),
-        scale(channels, k, [&](int64_t c) { return table.scale.at(n, c); }),
-        shift(channels, k, [&](int64_t c) { return table.shift.at(n, c); }) {}
-  Affine<Each<A>> each() const { return {mean.each(), scale.each(), shift.each()}; }
+  Table<acc<T>> mean, scale, shift;
+  NW_INLINE Affine<T> plane(int64_t n, int64_t c) const {
+    return {everywhere<T>(mean.at(n, c)), everywhere<T>(scale.at(n, c)), everywhere<T>(shift.at(n, c))};
+  }
+  AffineLine<T> line(int64_t n, const Sheet<T>& sheet) const {
+    return {{mean, n, sheet}, {scale, n, sheet}, {shift, n, sheet}};
+  }
 };
 
+// What flows back through the statistics; without data where they were given.
 template <class T>
-inline T* shifted(T* p, int64_t by) {
-  return p ? p + by : nullptr;
+struct Backflow {
+  Table<acc<T>> slope, offset;
+  bool measured() const { return slope.data != nullptr; }
+};
+
+// From the pieces' numbers, `wide` for each, to the planes', [N, C].
+template <class P>
+Buffer<P> join(const Shape& shape, Buffer<P> partial) {
+  const int64_t pieces = shape.pieces(), wide = shape.last ? shape.C : 1;
+  if (pieces == 1) return partial;
+  Buffer<P> whole(shape.N * shape.C);
+  for (int64_t sheet = 0; sheet < shape.sheets(); ++sheet)
+    for (int64_t p = 0; p < pieces; ++p)
+      for (int64_t c = 0; c < wide; ++c) whole[sheet * wide + c].merge(partial[(sheet * pieces + p) * wide + c]);
+  return whole;
+}
+template <class P>
+Buffer<P> for_each_piece(const Shape& shape) {
+  return Buffer<P>(shape.sheets() * shape.pieces() * (shape.last ? shape.C : 1));
 }
 
 // Statistics of every plane, [N, C].
 template <class T>
-std::vector<Stats> measure(const Shape& shape, const T* x, const uint8_t* mask) {
-  int64_t pieces = shape.pieces(), step = shape.step(), wide = shape.last ? shape.C : 1;
-  std::vector<Stats> partial(size_t(shape.sheets() * pieces * wide));
-  for_pieces(shape, [&](int64_t sheet, int64_t first, int64_t count) {
-    Stats* out = &partial[size_t((sheet * pieces + first / step) * wide)];
-    const uint8_t* m = shifted(mask, (shape.last ? sheet : sheet / shape.C) * shape.S + first);
-    if (shape.last)
-      sheet_stats(out, x + shape.at(sheet, first), count, shape.C, m);
-    else
-      take_run(*out, x + shape.at(sheet, first), m, count);
-  });
-  if (pieces == 1) return partial;
-  std::vector<Stats> whole(size_t(shape.N * shape.C));
-  for (int64_t sheet = 0; sheet < shape.sheets(); ++sheet)
-    for (int64_t p = 0; p < pieces; ++p)
-      for (int64_t c = 0; c < wide; ++c) whole[size_t(sheet * wide + c)].merge(partial[size_t((sheet * pieces + p) * wide + c)]);
-  return whole;
+Buffer<Stats> measure(const Shape& shape, const T* x, const uint8_t* mask) {
+  Buffer<Stats> partial = for_each_piece<Stats>(shape);
+  auto kept = [&](const Piece& piece) { return shifted(mask, piece.n * shape.S + piece.first); };
+  for_pieces(
+      shape,
+      [&](const Piece& piece) NW_LAMBDA {
+        partial[piece.index] = mask ? stats_of(x + piece.at, kept(piece), piece.count)
+                                    : stats_of(x + piece.at, Runs{piece.count});
+      },
+      [&](const Piece& piece) {
+        sheet_stats(&partial[piece.index * shape.C], x + piece.at, sheet_of<T>(shape, piece, mask != nullptr), kept(piece));
+      });
+  return join(shape, std::move(partial));
 }
 
 template <class T, int K>
-void apply(const Shape& shape, const T* x, const T* residual, T* y, const Coefficients<acc<T>>& table, int act) {
-  using A = acc<T>;
-  for_pieces(shape, [&](int64_t sheet, int64_t first, int64_t count) {
-    const int64_t at = shape.at(sheet, first);
-    if (!shape.last) {
-      apply_run<T, K>(x + at, shifted(residual, at), y + at, count, table.plane(sheet / shape.C, sheet % shape.C), act);
-      return;
-    }
-    int64_t k = rows_at_once<A>(count, shape.C);
-    RepeatedAffine<A> f(table, sheet, shape.C, k);
-    for_rows(count, shape.C, k, [&](int64_t i, int64_t n) {
-      apply_run<T, K>(x + at + i, shifted(residual, at + i), y + at + i, n, f.each(), act);
-    });
-  });
+void apply(const Shape& shape, const T* x, const T* residual, T* y, const Coefficients<T>& table, int act) {
+  for_pieces(
+      shape,
+      [&](const Piece& piece) NW_LAMBDA {
+        const int64_t at = piece.at;
+        apply_run<T, K>(x + at, shifted(residual, at), y + at, piece.count, table.plane(piece.n, piece.c), act);
+      },
+      [&](const Piece& piece) {
+        const Sheet<T> sheet = sheet_of<T>(shape, piece);
+        const int64_t at = piece.at;
+        apply_sheet<T, K>(x + at, shifted(residual, at), y + at, sheet, table.line(piece.n, sheet), act);
+      });
 }
 
-// Σ g and Σ g·(x - mean) of every plane, [N, C][2].
+// Σ g and Σ g·(x - mean) of every plane, [N, C].
 template <class T, int K>
-std::vector<double> reduce(const Shape& shape, const T* gy, const T* x, const T* residual,
-                           const Coefficients<acc<T>>& table, int act) {
-  using A = acc<T>;
-  int64_t pieces = shape.pieces(), step = shape.step(), wide = 2 * (shape.last ? shape.C : 1);
-  std::vector<double> partial(size_t(shape.sheets() * pieces * wide));
-  for_pieces(shape, [&](int64_t sheet, int64_t first, int64_t count) {
-    double* out = &partial[size_t((sheet * pieces + first / step) * wide)];
-    const int64_t at = shape.at(sheet, first);
-    if (!shape.last) {
-      sum_run<T, K>(gy + at, x + at, shifted(residual, at), count, table.plane(sheet / shape.C, sheet % shape.C), act, out);
-      return;
-    }
-    int64_t k = rows_at_once<A>(count, shape.C);
-    RepeatedAffine<A> f(table, sheet, shape.C, k);
-    sheet_sums<T, K>(gy + at, x + at, shifted(residual, at), count, shape.C, k, f.each(), act, out);
-  });
-  if (pieces == 1) return partial;
-  std::vector<double> whole(size_t(shape.N * shape.C * 2));
-  for (int64_t sheet = 0; sheet < shape.sheets(); ++sheet)
-    for (int64_t p = 0; p < pieces; ++p)
-      for (int64_t c = 0; c < wide; ++c) whole[size_t(sheet * wide + c)] += partial[size_t((sheet * pieces + p) * wide + c)];
-  return whole;
+Buffer<Pair> reduce(const Shape& shape, const Incoming<T>& in, const Coefficients<T>& table, int act) {
+  Buffer<Pair> partial = for_each_piece<Pair>(shape);
+  for_pieces(
+      shape,
+      [&](const Piece& piece) NW_LAMBDA {
+        partial[piece.index] =
+            sums_of<T, K>(in.at(piece.at), Runs{piece.count}, table.plane(piece.n, piece.c), act);
+      },
+      [&](const Piece& piece) {
+        const Sheet<T> sheet = sheet_of<T>(shape, piece);
+        sheet_sums<T, K>(in.at(piece.at), sheet, table.line(piece.n, sheet), act, &partial[piece.index * shape.C]);
+      });
+  return join(shape, std::move(partial));
 }
 
-// What flows back through the statistics; without data where they were given.
+template <class T, int K, bool Measured>
+void differentiate_pieces(const Shape& shape, const Incoming<T>& in, const uint8_t* mask, T* gx, T* gr,
+                          const Coefficients<T>& table, int act, const Backflow<T>& back) {
+  for_pieces(
+      shape,
+      [&](const Piece& piece) NW_LAMBDA {
+        const int64_t at = piece.at, n = piece.n, c = piece.c;
+        const Through<T> through{everywhere<T>(back.slope.at(n, c)), everywhere<T>(back.offset.at(n, c))};
+        grad_run<T, K, Measured>(in.at(at), shifted(mask, n * shape.S + piece.first), gx + at, shifted(gr, at),
+                                 piece.count, table.plane(n, c), act, through);
+      },
+      [&](const Piece& piece) {
+        const Sheet<T> sheet = sheet_of<T>(shape, piece, mask != nullptr);
+        const int64_t at = piece.at, n = piece.n;
+        const ThroughLine<T> through{{back.slope, n, sheet}, {back.offset, n, sheet}};
+        grad_sheet<T, K, Measured>(in.at(at), shifted(mask, n * shape.S + piece.first), gx + at, shifted(gr, at), sheet,
+                                   table.line(n, sheet), act, through);
+      });
+}
+
+template <class T, int K>
+void differentiate(const Shape& shape, const Incoming<T>& in, const uint8_t* mask, T* gx, T* gr,
+                   const Coefficients<T>& table, int act, const Backflow<T>& back) {
+  if (back.measured())
+    differentiate_pieces<T, K, true>(shape, in, mask, gx, gr, table, act, back);
+  else
+    differentiate_pieces<T, K, false>(shape, in, nullptr, gx, gr, table, act, back);
+}
+
+// The sum of a table's rows, in their order.
 template <class A>
-struct Through {
-  Table<A> slope, offset;
-  bool measured() const { return slope.data != nullptr; }
-};
-
-template <class T, int K>
-void differentiate(const Shape& shape, const T* gy, const T* x, const T* residual, const uint8_t* mask, T* gx, T* gr,
-                   const Coefficients<acc<T>>& table, int act, const Through<acc<T>>& through) {
-  using A = acc<T>;
-  for_pieces(shape, [&](int64_t sheet, int64_t first, int64_t count) {
-    const int64_t at = shape.at(sheet, first);
-    if (!shape.last) {
-      int64_t n = sheet / shape.C, c = sheet % shape.C;
-      grad_run<T, K>(gy + at, x + at, shifted(residual, at), shifted(mask, n * shape.S + first), gx + at, shifted(gr, at),
-                     count, table.plane(n, c), act, through.measured(), One<A>{through.slope.at(n, c)},
-                     One<A>{through.offset.at(n, c)});
-      return;
-    }
-    int64_t k = mask ? 1 : rows_at_once<A>(count, shape.C);
-    RepeatedAffine<A> f(table, sheet, shape.C, k);
-    Repeated<A> slope(shape.C, k, [&](int64_t c) { return through.slope.at(sheet, c); });
-    Repeated<A> offset(shape.C, k, [&](int64_t c) { return through.offset.at(sheet, c); });
-    for_rows(count, shape.C, k, [&](int64_t i, int64_t n) {
-      bool counted = through.measured() && (!mask || mask[sheet * shape.S + first + i / shape.C]);
-      grad_run<T, K>(gy + at + i, x + at + i, shifted(residual, at + i), nullptr, gx + at + i, shifted(gr, at + i), n,
-                     f.each(), act, counted, slope.each(), offset.each());
-    });
-  });
+void sum_rows(const Buffer<double>& table, int64_t rows, int64_t channels, A* out) {
+  Buffer<double> sum(channels, 0);
+  for (int64_t n = 0; n < rows; ++n)
+    for (int64_t c = 0; c < channels; ++c) sum[c] += table[n * channels + c];
+  for (int64_t c = 0; c < channels; ++c) out[c] = A(sum[c]);
 }
 
 }  // namespace nw

@@ -1,0 +1,178 @@
+// Normalization over neighbours: each row over its width (LayerNorm and RMSNorm of tokens, or of pixels whose channels
+// are last), and each position over its channels, where these are planes.
+#pragma once
+
+#include "tables.hpp"
+
+namespace nw {
+
+// mean and 1/σ of a row or position; of the root mean square, the mean is 0. Values are centered on the rounded mean,
+// and what the rounding left over is added in units of σ.
+struct Normal {
+  double mean, root;
+  template <class A>
+  A left() const {
+    return A((double(A(mean)) - mean) * root);
+  }
+};
+
+// The work is cut into tasks of the same size whatever the threads, and into so few that their sums take little room.
+struct Tasks {
+  int64_t size, number;
+  Tasks(int64_t units, int64_t values_per_unit)
+      : size(std::max({(units + 63) / 64, kGrain / 4 / std::max<int64_t>(1, values_per_unit), int64_t(1)})),
+        number((units + size - 1) / size) {}
+};
+
+template <class T>
+Normal normal_of(const T* x, int64_t width, double eps, bool center) {
+  const double inverse = 1 / double(width);
+  if (center) {
+    const Runs run{width};
+    const Stats stats = width <= kChunk ? stats_of_chunk<T, false>(x, nullptr, run, inverse) : stats_of(x, run);
+    return {stats.mean, 1 / std::sqrt(stats.var(inverse) + eps)};
+  }
+  double power = 0;
+  for_chunks({width}, [&](int64_t at, const Runs& chunk) NW_LAMBDA {
+    Sum<acc<T>> rest, squares;
+    ints<acc<T>> kept{};
+    add_squares<T, false>(rest, squares, kept, acc<T>(0), x + at, nullptr, chunk.length);
+    power += squares.total();
+  });
+  return {0, 1 / std::sqrt(power * inverse + eps)};
+}
+
+// A parameter of `channels` values as a line: `otherwise` where there is none.
+template <class T>
+Line<T> line_of(const acc<T>* values, int64_t channels, const acc<T>& otherwise) {
+  const Sheet<T> one(1, channels, channels, true);
+  return Line<T>(values ? Table<acc<T>>{values, 0, 1} : Table<acc<T>>{&otherwise, 0, 0}, 0, one);
+}
+
+template <class T>
+struct RowCall {
+  int64_t rows, width;
+  int threads;
+  bool center;
+  const T* x;
+  const acc<T>*weight, *bias;
+  double *mean, *root;  // [rows]
+
+  int workers() const { return rows * width < kSerial ? 1 : threads; }
+};
+
+template <class T>
+void normalize_rows(const RowCall<T>& call, double eps, T* y) {
+  using A = acc<T>;
+  const A one = 1, zero = 0;
+  const Line<T> weight = line_of<T>(call.weight, call.width, one), bias = line_of<T>(call.bias, call.width, zero);
+  const Tasks tasks(call.rows, call.width);
+  parallel(call.workers(), tasks.number, [&](int64_t task) {
+    for (int64_t r = task * tasks.size; r < std::min(call.rows, (task + 1) * tasks.size); ++r) {
+      const T* x = call.x + r * call.width;
+      const Normal normal = normal_of(x, call.width, eps, call.center);
+      call.mean[r] = normal.mean;
+      call.root[r] = normal.root;
+      const A mean = A(normal.mean), root = A(normal.root), left = normal.left<A>();
+      each_step<T>(call.width, [&](int64_t i, auto part) NW_LAMBDA {
+        const Values<T> v = load(x + i, part), w = weight.at(i), b = bias.at(i);
+        Values<T> out;
+        each_way<T>([&](int k) NW_LAMBDA { out.at[k] = ((v.at[k] - mean) * root + left) * w.at[k] + b.at[k]; });
+        store(y + r * call.width + i, out, part);
+      });
+    }
+  });
+}
+
+// f(way, g, the normalized value) for each way.
+template <class T, class P, class F>
+NW_INLINE void normalized_step(const T* gy, const T* x, P part, const Values<T>& mean, const Values<T>& root,
+                               const Values<T>& left, F f) {
+  const Values<T> g = load(gy, part), v = load(x, part);
+  each_way<T>([&](int k) NW_LAMBDA {
+    f(k, g.at[k], keep<T>((v.at[k] - mean.at[k]) * root.at[k] + left.at[k], k, part));
+  });
+}
+
+// Sums over the rows of a task in two arrays, in the order of the steps, that move to fp64 every kBlockRows rows.
+template <class T>
+struct LineSums {
+  Buffer<acc<T>> product, plain;
+  Buffer<double> to_weight, to_bias;
+  int64_t filled = 0;
+
+  explicit LineSums(int64_t width)
+      : product(padded<T>(width), 0), plain(padded<T>(width), 0), to_weight(width, 0), to_bias(width, 0) {}
+  void row_done() {
+    if (++filled == kBlockRows) flush();
+  }
+  void flush() {
+    for (int64_t i = 0; i < to_weight.size(); ++i) {
+      to_weight[i] += double(product[place<T>(i)]);
+      to_bias[i] += double(plain[place<T>(i)]);
+    }
+    std::fill_n(product.data(), product.size(), acc<T>(0));
+    std::fill_n(plain.data(), plain.size(), acc<T>(0));
+    filled = 0;
+  }
+};
+
+template <class T>
+void differentiate_row(const T* gy, const T* x, T* gx, int64_t width, const Normal& normal, bool center,
+                       const Line<T>& weight, LineSums<T>& sums) {
+  using A = acc<T>;
+  const Values<T> mean = everywhere<T>(A(normal.mean)), root = everywhere<T>(A(normal.root));
+  const Values<T> left = everywhere<T>(normal.left<A>());
+  double across = 0, along = 0;
+  for (int64_t start = 0; start < width; start += kChunk) {
+    Sum<A> plain, product;
+    sweep<T>(std::min(kChunk, width - start), [&](int64_t at, int slot, auto part) NW_LAMBDA {
+      const int64_t i = start + at;
+      const Values<T> w = weight.at(i);
+      Values<T> to_weight = load_line<T>(sums.product.data(), i), to_bias = load_line<T>(sums.plain.data(), i);
+      normalized_step(gy + i, x + i, part, mean, root, left, [&](int k, vec<A> g, vec<A> normalized) NW_LAMBDA {
+        const vec<A> weighted = g * w.at[k], turned = g * normalized;
+        to_weight.at[k] += turned;
+        to_bias.at[k] += g;
+        plain.slots[slot + k] += weighted;
+        product.slots[slot + k] += weighted * normalized;
+      });
+      store_line<T>(sums.product.data(), i, to_weight);
+      store_line<T>(sums.plain.data(), i, to_bias);
+    });
+    across += plain.total();
+    along += product.total();
+  }
+  sums.row_done();
+  if (!gx) return;
+  const A constant = center ? A(-across / double(width) * normal.root) : A(0), slope = A(-along / double(width) * normal.root);
+  each_step<T>(width, [&](int64_t i, auto part) NW_LAMBDA {
+    const Values<T> w = weight.at(i);
+    Values<T> out;
+    normalized_step(gy + i, x + i, part, mean, root, left, [&](int k, vec<A> g, vec<A> normalized) NW_LAMBDA {
+      out.at[k] = g * w.at[k] * root.at[k] + (normalized * slope + constant);
+    });
+    store(gx + i, out, part);
+  });
+}
+
+template <class T>
+void differentiate_rows(const RowCall<T>& call, const T* gy, T* gx, acc<T>* gw, acc<T>* gb) {
+  const acc<T> one = 1;
+  const Line<T> weight = line_of<T>(call.weight, call.width, one);
+  const Tasks tasks(call.rows, call.width);
+  Buffer<double> to_weight(tasks.number * call.width), to_bias(tasks.number * call.width);
+  parallel(call.workers(), tasks.number, [&](int64_t task) {
+    LineSums<T> sums(call.width);
+    for (int64_t r = task * tasks.size; r < std::min(call.rows, (task + 1) * tasks.size); ++r)
+      differentiate_row(gy + r * call.width, call.x + r * call.width, shifted(gx, r * call.width), call.width,
+                        {call.mean[r], call.root[r]}, call.center, weight, sums);
+    sums.flush();
+    std::copy_n(sums.to_weight.data(), call.width, &to_weight[task * call.width]);
+    std::copy_n(sums.to_bias.data(), call.width, &to_bias[task * call.width]);
+  });
+  if (gw) sum_rows(to_weight, tasks.number, call.width, gw);
+  if (gb) sum_rows(to_bias, tasks.number, call.width, gb);
+}
+
+}  // namespace nw

@@ -1,0 +1,175 @@
+"""Normalization of rows: of tokens over their trailing dimensions, and of pixels over their channels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from normwise.core.moments import statistics_dtype
+
+from . import geometry
+from .device import on_device_of, wide
+from .geometry import ROW_PROGRAMS, Pools, ceiling
+
+Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
+
+
+def rows(
+    x: Tensor, width: int, weight: Tensor | None, bias: Tensor | None, eps: float, center: bool
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """See `Rows.rows`."""
+    return _forward(x, _of_rows(x, width), weight, bias, eps, center)
+
+
+def rows_backward(
+    grad_y: Tensor,
+    x: Tensor,
+    width: int,
+    weight: Tensor | None,
+    mean: Tensor | None,
+    rstd: Tensor,
+    center: bool,
+    need_x: bool,
+    need_weight: bool,
+    need_bias: bool,
+) -> Gradients:
+    """See `Rows.rows_backward`."""
+    return _backward(grad_y, x, _of_rows(x, width), weight, mean, rstd, center, (need_x, need_weight, need_bias))
+
+
+def columns(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, center: bool
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """See `Rows.columns`."""
+    y, mean, rstd = _forward(x, _of_columns(x), weight, bias, eps, center)
+    shape = (x.shape[0], x.shape[2])
+    return y, None if mean is None else mean.view(shape), rstd.view(shape)
+
+
+def columns_backward(
+    grad_y: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
+    mean: Tensor | None,
+    rstd: Tensor,
+    center: bool,
+    need_x: bool,
+    need_weight: bool,
+    need_bias: bool,
+) -> Gradients:
+    """See `Rows.columns_backward`."""
+    return _backward(grad_y, x, _of_columns(x), weight, mean, rstd, center, (need_x, need_weight, need_bias))
+
+
+def _of_rows(x: Tensor, width: int) -> Pools:
+    return Pools(1, x.numel() // width, 1, width, 0, width, 0, 1)
+
+
+def _of_columns(x: Tensor) -> Pools:
+    n, c, s = x.shape
+    return Pools(n, s, 1, c, c * s, 1, 0, s)
+
+
+def _forward(
+    x: Tensor, pools: Pools, weight: Tensor | None, bias: Tensor | None, eps: float, center: bool
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    from .code import rows as code
+
+    kind = statistics_dtype(x.dtype)
+    tile, whole = geometry.row_tiling(pools, kind, geometry.ON_CHIP_FORWARD)
+    kernel = code.forward if whole else code.wide_forward
+    y = torch.empty_like(x)
+    rstd = torch.empty(pools.total, dtype=kind, device=x.device)
+    mean = torch.empty_like(rstd) if center else None
+    with on_device_of(x):
+        kernel[(tile.blocks(pools),)](
+            *(x, y, _flat(weight), _flat(bias), mean, rstd, *_strides(pools)),
+            EPS=eps,
+            CENTER=center,
+            **_options(x, tile),
+        )
+    return y, mean, rstd
+
+
+def _backward(
+    grad_y: Tensor,
+    x: Tensor,
+    pools: Pools,
+    weight: Tensor | None,
+    mean: Tensor | None,
+    rstd: Tensor,
+    center: bool,
+    needs: tuple[bool, bool, bool],
+) -> Gradients:
+    from .code import rows as code
+
+    kind = statistics_dtype(x.dtype)
+    # One fourth: x, its gradient and both sums of the parameters.
+    tile, whole = geometry.row_tiling(pools, kind, geometry.ON_CHIP_FORWARD // 4)
+    if not whole:
+        return _wide_backward(grad_y, x, pools, tile, weight, mean, rstd, center, needs)
+    grad_x = torch.empty_like(x) if needs[0] else None
+    tiles = tile.blocks(pools)
+    programs = min(tiles, ROW_PROGRAMS) if needs[1] or needs[2] else tiles
+    sums = [torch.empty(programs, pools.length, dtype=kind, device=x.device) if n else None for n in needs[1:]]
+    with on_device_of(x):
+        code.backward[(programs,)](
+            *(grad_y, x, grad_x, _flat(weight), mean, rstd, *sums, tiles, *_strides(pools)),
+            CENTER=center,
+            **_options(x, tile),
+        )
+    return grad_x, *(None if parts is None else parts.sum(0) for parts in sums)
+
+
+def _wide_backward(
+    grad_y: Tensor,
+    x: Tensor,
+    pools: Pools,
+    tile: geometry.Tiling,
+    weight: Tensor | None,
+    mean: Tensor | None,
+    rstd: Tensor,
+    center: bool,
+    needs: tuple[bool, bool, bool],
+) -> Gradients:
+    from .code import rows as code
+
+    grad_x = torch.empty_like(x) if needs[0] else None
+    rests = torch.empty_like(rstd) if center else None
+    tiles = tile.blocks(pools)
+    of_program = max(ceiling(tiles, ROW_PROGRAMS), 8)
+    shares = ceiling(tiles, of_program)
+    sums = [torch.empty(shares, pools.length, dtype=rstd.dtype, device=x.device) if n else None for n in needs[1:]]
+    with on_device_of(x):
+        code.wide_backward[(tiles,)](
+            *(grad_y, x, grad_x, _flat(weight), mean, rstd, rests, *_strides(pools)),
+            CENTER=center,
+            **_options(x, tile),
+        )
+        if needs[1] or needs[2]:
+            code.wide_parameters[(shares * ceiling(pools.length, tile.block_length),)](
+                *(grad_y, x, mean, rstd, rests, *sums, tiles, of_program, *_strides(pools)),
+                CENTER=center,
+                **_options(x, tile),
+            )
+    return grad_x, *(None if parts is None else parts.sum(0) for parts in sums)
+
+
+def _strides(pools: Pools) -> tuple[int, ...]:
+    return pools.count, pools.length, pools.outer_stride, pools.pool_stride, pools.value_stride
+
+
+def _options(x: Tensor, tile: geometry.Tiling) -> dict[str, Any]:
+    return {
+        "BLOCK_POOLS": tile.block_pools,
+        "BLOCK_LENGTH": tile.block_length,
+        "WIDE": wide(x.dtype),
+        "num_warps": tile.warps,
+    }
+
+
+def _flat(parameter: Tensor | None) -> Tensor | None:
+    """A layer's parameter as the kernels read it: one value for each position of a row."""
+    return None if parameter is None else parameter.detach().contiguous()

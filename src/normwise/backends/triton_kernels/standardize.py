@@ -1,0 +1,255 @@
+"""Plain standardization: in one kernel where a pool stays on chip, otherwise split over programs."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from normwise.backends.cpu import dense, like
+from normwise.core.activations import Activation
+from normwise.core.moments import Moments, statistics_dtype
+
+from . import geometry, planes
+from .device import on_device_of, wide
+from .geometry import ON_CHIP_BACKWARD, ON_CHIP_FORWARD, Pools, ceiling
+
+
+class _Pooling(NamedTuple):
+    """Pools of channels (``groups`` in a sample) or of samples (0), and where their parameters and planes are."""
+
+    pools: Pools
+    groups: int
+    pool_channels: int
+    row_channels: int
+    row_planes: int
+
+    @classmethod
+    def of(cls, x: Tensor, last: bool, groups: int) -> _Pooling:
+        if groups:
+            size = x.shape[1] // groups
+            return cls(geometry.groups(x, last, groups), groups, size, 1, 1)
+        return cls(geometry.batch(x, last), groups, 1, 0, x.shape[1])
+
+    def fits(self, x: Tensor, budget: int) -> bool:
+        return geometry.on_chip(self.pools, statistics_dtype(x.dtype), budget)
+
+
+def standardize(
+    x: Tensor,
+    groups: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    residual: Tensor | None,
+    activation: Activation | None,
+    known: Moments | None,
+) -> tuple[Tensor, Moments]:
+    """See `Fused.standardize`: the moments are ``[N, groups]``, or ``[1, C]`` over the batch and where they are known."""
+    x, last = dense(x)
+    residual, weight, bias = like(x, residual), _flat(weight), _flat(bias)
+    pooling = _Pooling.of(x, last, groups)
+    if known is not None:
+        tables = _coefficients(x, known.mean, known.var, None, weight, bias, eps)[0]
+        return planes.apply(x, *tables, residual, activation), known
+    shape = (x.shape[0], groups) if groups else (1, x.shape[1])
+    if pooling.fits(x, ON_CHIP_FORWARD):
+        mean, var = torch.empty(2, *shape, dtype=torch.float64, device=x.device).unbind()
+        y = _on_chip(x, pooling, weight, bias, eps, residual, activation, mean, var)
+    else:
+        shares = planes.partial_moments(x, pooling.pools.joined())
+        tables, (mean, var) = _coefficients(x, *shares, weight, bias, eps, groups=groups)
+        y = planes.apply(x, *tables, residual, activation)
+    return y, Moments(mean.view(shape), var.view(shape), pooling.pools.size)
+
+
+def _on_chip(
+    x: Tensor,
+    pooling: _Pooling,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    residual: Tensor | None,
+    activation: Activation | None,
+    mean: Tensor,
+    var: Tensor,
+) -> Tensor:
+    from .code import standardize as code
+
+    pools = pooling.pools
+    tile = geometry.tiling(pools, whole=True)
+    y = torch.empty_like(x)
+    with on_device_of(x):
+        code.standardize[(tile.blocks(pools),)](
+            *(x, residual, y, weight, bias, mean, var, *pools[1:]),
+            *(x.shape[1], pooling.pool_channels, pooling.row_channels, eps),
+            *planes.blocks_of(tile),
+            JOINT=geometry.joint(pools, tile),
+            ACTIVATION=planes.activation_name(activation),
+            WIDE=wide(x.dtype),
+            num_warps=tile.warps,
+        )
+    return y
+
+
+def _coefficients(
+    x: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    count: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    groups: int = 0,
+) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Mean, scale and shift for `planes.apply`, and the moments of the pools, from their shares or known (no count)."""
+    from .code import pools as code
+
+    samples, channels = x.shape[:2]
+    shape = (samples, channels) if groups else (1, channels)
+    entries = shape[0] * channels
+    number = samples * groups if groups else channels
+    tables = torch.empty(3, *shape, dtype=statistics_dtype(x.dtype), device=x.device).unbind()
+    splits = 1 if count is None else mean.shape[0]
+    mean, var = mean.contiguous(), var.contiguous()
+    found = (mean, var)
+    if count is not None:
+        found = torch.empty(2, number, dtype=torch.float64, device=x.device).unbind()
+    block, together = geometry.merging(splits)
+    with on_device_of(x):
+        code.coefficients[(ceiling(entries, block),)](
+            *(mean, var, count, weight, bias, *tables, *found, entries, number, channels, splits),
+            *(eps, block, together, wide(x.dtype)),
+        )
+    return tuple(t.expand(samples, channels) for t in tables), found  # type: ignore[return-value]
+
+
+def standardize_backward(
+    grad_y: Tensor,
+    x: Tensor,
+    groups: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    residual: Tensor | None,
+    activation: Activation | None,
+    moments: Moments,
+    *,
+    known: bool,
+    values: bool,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+    """The gradients of x, residual, weight and bias; the first two only where the ``values`` need them."""
+    x, last = dense(x)
+    grad_y, residual = like(x, grad_y), like(x, residual)
+    parameters = _flat(weight), _flat(bias)
+    pooling = _Pooling.of(x, last, 0 if known else groups)
+    rest = (*parameters, eps, residual, activation, moments)
+    grads = None, None
+    if values and not known and pooling.fits(x, ON_CHIP_BACKWARD):
+        *grads, sums = _on_chip_backward(grad_y, x, pooling, *rest)
+    else:
+        tables = _coefficients_again(x, groups, *parameters, eps, moments)
+        sums = None
+        if (values and not known) or weight is not None or bias is not None:
+            sums = planes.partial_sums(grad_y, x, last, *tables, residual, activation)
+        if values:
+            through = None, None
+            if not known and sums is not None:
+                through = _through_statistics(x, sums, pooling, parameters[0], eps, moments)
+            grads = planes.backward_apply(grad_y, x, *tables, residual, activation, *through, None)
+    return grads[0], grads[1], *_parameter_gradients(x, sums, groups, weight, bias, eps, moments)
+
+
+def _on_chip_backward(
+    grad_y: Tensor,
+    x: Tensor,
+    pooling: _Pooling,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    residual: Tensor | None,
+    activation: Activation | None,
+    moments: Moments,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """The gradients of x and residual, and the sums of the planes where there are parameters."""
+    from .code import standardize as code
+
+    pools = pooling.pools
+    tile = geometry.tiling(pools, whole=True)
+    grad_x, grad_residual = torch.empty_like(x), None if residual is None else torch.empty_like(residual)
+    sums = None
+    if weight is not None or bias is not None:
+        kept = pools.total * pools.rows
+        sums = torch.empty(2, 1, kept, dtype=statistics_dtype(x.dtype), device=x.device)
+    with on_device_of(x):
+        code.standardize_backward[(tile.blocks(pools),)](
+            *(grad_y, x, residual, grad_x, grad_residual, *((None, None) if sums is None else sums.unbind())),
+            *(weight, bias, moments.mean, moments.var, *pools[1:], x.shape[1]),
+            *(pooling.pool_channels, pooling.row_channels, pooling.pool_channels, pooling.row_planes, eps),
+            *planes.blocks_of(tile),
+            JOINT=geometry.joint(pools, tile),
+            ACTIVATION=planes.activation_name(activation),
+            WIDE=wide(x.dtype),
+            num_warps=tile.warps,
+        )
+    return grad_x, grad_residual, sums
+
+
+def _coefficients_again(
+    x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float, moments: Moments
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean, scale and shift of every plane from the moments of the forward pass."""
+    over_batch = moments.mean.shape[0] == 1 and not groups
+    return _coefficients(x, moments.mean, moments.var, None, weight, bias, eps, groups=0 if over_batch else groups)[0]
+
+
+def _through_statistics(
+    x: Tensor, sums: Tensor, pooling: _Pooling, weight: Tensor | None, eps: float, moments: Moments
+) -> tuple[Tensor, Tensor]:
+    """What flows back through the statistics: slope and offset of every plane."""
+    from .code import standardize as code
+
+    samples, channels = x.shape[:2]
+    size = channels // pooling.groups if pooling.groups else samples
+    shape = (samples, channels) if pooling.groups else (1, channels)
+    slope, offset = torch.empty(2, *shape, dtype=sums.dtype, device=x.device).unbind()
+    with on_device_of(x):
+        code.through_statistics[(moments.mean.numel(),)](
+            *(sums[0], sums[1], weight, moments.mean, moments.var, slope, offset),
+            *(samples * channels, size, pooling.pool_channels, pooling.row_planes),
+            *(size if pooling.groups else 1, channels, sums.shape[1], pooling.pools.size),
+            *(eps, min(geometry.power(size * sums.shape[1]), 1024), wide(x.dtype)),
+        )
+    return slope.expand(samples, channels), offset.expand(samples, channels)
+
+
+def _parameter_gradients(
+    x: Tensor,
+    sums: Tensor | None,
+    groups: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    moments: Moments,
+) -> tuple[Tensor | None, Tensor | None]:
+    from .code import standardize as code
+
+    grads = [None if p is None else torch.empty(p.shape, dtype=p.dtype, device=x.device) for p in (weight, bias)]
+    if sums is None or (weight is None and bias is None):
+        return None, None
+    channels = x.shape[1]
+    _, splits, kept = sums.shape
+    block = min(geometry.power(channels), 32)
+    with on_device_of(x):
+        code.parameter_gradients[(ceiling(channels, block),)](
+            *(sums[0], sums[1], moments.mean, moments.var, *grads),
+            *(kept // channels, channels, groups, channels // groups if groups else 1, splits),
+            *(eps, min(geometry.power(kept // channels * splits), 64), block, wide(x.dtype)),
+        )
+    return grads[0], grads[1]
+
+
+def _flat(parameter: Tensor | None) -> Tensor | None:
+    """A layer's parameter as the kernels read it."""
+    return None if parameter is None else parameter.detach().contiguous()

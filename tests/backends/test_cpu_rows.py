@@ -1,0 +1,101 @@
+"""The row and column kernels against an independent transcription of LayerNorm and RMSNorm in float64."""
+
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+from normwise.backends import cpu
+
+pytestmark = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
+
+# Around a vector of each type, one value, more than one chunk of 4096, and more rows than one block of 128.
+WIDTHS = [(5, 1), (37, 3), (9, 16), (140, 33), (17, 257), (3, 5000)]
+TOLERANCE = {torch.float32: 2e-6, torch.float64: 1e-12, torch.bfloat16: 2**-8, torch.float16: 2**-11}
+EPS = 1e-5
+
+
+def oracle(x, weight, bias, grad_y, center):
+    """y, and the gradients of x, weight and bias, written out by hand: rows are the last dimension."""
+    centered = x - x.mean(-1, keepdims=True) if center else x
+    root = 1 / np.sqrt((centered**2).mean(-1, keepdims=True) + EPS)
+    normalized = centered * root
+    g = grad_y * weight
+    back = g - normalized * (g * normalized).mean(-1, keepdims=True)
+    if center:
+        back = back - g.mean(-1, keepdims=True)
+    others = tuple(range(x.ndim - 1))
+    return normalized * weight + bias, back * root, (grad_y * normalized).sum(others), grad_y.sum(others)
+
+
+def close(got, want, dtype, scale=None):
+    """Within the type's rounding of the largest value, or of the terms that a sum may cancel."""
+    scale = np.abs(want).max() if scale is None else scale
+    error = np.abs(got.double().numpy() - want).max()
+    assert error <= 2 * TOLERANCE[dtype] * scale, (error, scale)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("center", [True, False], ids=["layer", "rms"])
+@pytest.mark.parametrize(("rows", "width"), WIDTHS)
+@pytest.mark.parametrize("columns", [False, True], ids=["rows", "columns"])
+def test_forward_and_backward(dtype, center, rows, width, columns):
+    generator = torch.Generator().manual_seed(rows * width)
+    x, grad_y = (torch.randn(2, rows, width, generator=generator).to(dtype) for _ in range(2))
+    kind = torch.float64 if dtype == torch.float64 else torch.float32
+    weight, bias = torch.randn(2, width, generator=generator).to(kind)
+    wanted = oracle(*(t.double().numpy() for t in (x, weight, bias, grad_y)), center)
+    if columns:
+        turned, grad = x.transpose(1, 2).contiguous(), grad_y.transpose(1, 2).contiguous()
+        y, mean, root = cpu.columns(turned, weight, bias, EPS, center)
+        grads = cpu.columns_backward(grad, turned, weight, mean, root, center, True, True, True)
+        y, grads = y.transpose(1, 2), (grads[0].transpose(1, 2), *grads[1:])
+    else:
+        y, mean, root = cpu.rows(x, width, weight, bias, EPS, center)
+        grads = cpu.rows_backward(grad_y, x, width, weight, mean, root, center, True, True, True)
+    close(y, wanted[0], dtype)
+    # A row of one value has no gradient but for ε.
+    terms = np.abs(grad_y.double().numpy() * weight.double().numpy()) * root.view(2, rows, 1).numpy()
+    close(grads[0], wanted[1], dtype, 2 * terms.max())
+    for got, want in zip(grads[1:], wanted[2:], strict=True):
+        close(got, want, kind, np.abs(grad_y.double().numpy()).sum((0, 1)).max())
+    if center:
+        assert_close(mean.view(2, rows), x.double().mean(-1), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("columns", [False, True], ids=["rows", "columns"])
+def test_rows_far_from_zero_lose_no_digits(columns):
+    """mean/std = 1000: the rounded mean is off by 3e-5 of a standard deviation, and corrected."""
+    x = torch.randn(64, 96, generator=torch.Generator().manual_seed(0)) + 1000
+    exact = x.double()
+    wanted = (exact - exact.mean(1, keepdim=True)) / exact.var(1, keepdim=True, correction=0).add(EPS).sqrt()
+    if columns:
+        y = cpu.columns(x.t().contiguous()[None], None, None, EPS, True)[0][0].t()
+    else:
+        y = cpu.rows(x, 96, None, None, EPS, True)[0]
+    assert (y.double() - wanted).square().mean().sqrt() < 1e-7
+
+
+@pytest.mark.parametrize("columns", [False, True], ids=["rows", "columns"])
+def test_what_is_not_needed_is_not_computed(columns):
+    x = torch.randn(2, 8, 8)
+    if columns:
+        mean, root = cpu.columns(x, None, None, EPS, True)[1:]
+        grads = cpu.columns_backward(x, x, None, mean, root, True, False, True, False)
+    else:
+        mean, root = cpu.rows(x, 8, None, None, EPS, True)[1:]
+        grads = cpu.rows_backward(x, x, 8, None, mean, root, True, False, True, False)
+    assert [g is None for g in grads] == [True, False, True]
+
+
+def test_the_bits_do_not_depend_on_the_threads():
+    x = torch.randn(3000, 40, generator=torch.Generator().manual_seed(0))
+    found = []
+    before = torch.get_num_threads()
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        y, mean, root = cpu.rows(x, 40, None, None, EPS, True)
+        found.append((y, *cpu.rows_backward(x.sin(), x, 40, None, mean, root, True, True, True, True)))
+    torch.set_num_threads(before)
+    for one, two in zip(*found, strict=True):
+        assert torch.equal(one, two)
