@@ -5,7 +5,7 @@ READY := $(VENV)/.ready
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help compare test test-all matrix lint clean
+.PHONY: help compare bench wheel sanitize no-compiler test test-all matrix lint clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -17,6 +17,20 @@ $(READY): pyproject.toml constraints.txt
 
 compare: $(READY) ## train one model with every normalizer and write the report
 	$(BIN)/normwise compare --out results/compare
+
+bench: $(READY) ## time every layer against torch's own, and a training step
+	$(BIN)/normwise bench
+	OMP_NUM_THREADS=1 $(BIN)/normwise bench overhead
+	$(BIN)/normwise bench step
+
+wheel: ## the platform wheel with compiled kernels and the pure one, tried in a clean environment
+	$(PYTHON) tools/build_wheel.py
+
+sanitize: $(READY) ## the C++ kernels under the compiler's sanitizers
+	$(BIN)/python -m pytest tests/backends/test_cpu_sanitized.py -rs
+
+no-compiler: $(READY) ## install, tests and compare on a machine without a compiler
+	$(BIN)/python tools/without_compiler.py
 
 # One process per core with one thread each: the tests are many and small.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto

@@ -161,8 +161,8 @@ _BACKENDS: dict[str, Backend] = {
     triton_kernels.name: triton_kernels,
     reference.name: reference,
 }
-# What serves without being asked for, where it can: compiled on first use. The Triton kernels join, for the CUDA tensors
-# that a rule here names, when they are measured on a GPU; until then torch's own operators serve there.
+# What serves without being asked for, where it can: compiled on first use. The Triton kernels join, for the CUDA
+# tensors that a rule here names, when they are measured on a GPU; until then torch's own operators serve there.
 _AUTOMATIC: tuple[Backend, ...] = (cpu, reference)
 _forced: ContextVar[Backend | None] = ContextVar("normwise_backend", default=None)
 

@@ -1,6 +1,7 @@
-"""Compile the C++ kernels with the machine's own compiler, once, into a cache that any number of processes share.
+"""The C++ kernels as libraries: those that a platform wheel brought along, or compiled here.
 
-A library holds the kernels for one element type: fp32 takes a few seconds, and bf16 costs nothing until it is used.
+Compiled with the machine's own compiler, once, into a cache that any number of processes share. A library holds the
+kernels for one element type: fp32 takes a few seconds, and bf16 costs nothing until it is used.
 """
 
 from __future__ import annotations
@@ -19,10 +20,21 @@ from pathlib import Path
 SOURCES = Path(__file__).parent / "cpu_kernels"
 MAIN = SOURCES / "kernels.cpp"
 # Not -ffast-math: with gcc < 13 it makes the whole process flush denormals, and NaN must stay NaN.
-FLAGS = (
-    *("-std=c++17", "-O2", "-march=native", "-fopenmp", "-shared", "-fPIC"),
+_COMMON = (
+    *("-std=c++17", "-O2", "-fopenmp", "-shared", "-fPIC"),
     *("-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden"),
 )
+FLAGS = (*_COMMON, "-march=native")
+#: The element types as the sources know them.
+ELEMENTS = ("fp32", "fp64", "bf16", "fp16")
+#: Where a platform wheel keeps its libraries.
+PREBUILT = Path(__file__).parent / "prebuilt"
+#: Their instruction sets, best first, and what the processor must list for each.
+LEVELS = {
+    "x86-64-v4": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx2", "fma", "f16c", "bmi2"},
+    "x86-64-v3": {"avx2", "fma", "f16c", "bmi2"},
+    "x86-64": {"sse2"},
+}
 _DIGEST_SIZE = hashlib.sha256().digest_size
 
 
@@ -31,12 +43,19 @@ class BuildError(Exception):
 
 
 def load(element: str, check: Callable[[ctypes.CDLL], None]) -> ctypes.CDLL:
-    """The kernels for one element type, from the cache or compiled now; ``check`` raises for wrong ones.
+    """The kernels for one element type: the wheel's, the cache's, or compiled now; ``check`` raises for wrong ones.
 
     A damaged or failing library in the cache is built anew, once.
 
     Raises `BuildError` with the reason in words.
     """
+    for path in prebuilt(element):
+        try:
+            library = ctypes.CDLL(str(path))
+            check(library)
+            return library
+        except (OSError, ArithmeticError):
+            continue  # not for this machine after all: compiled here
     compiler = find_compiler()
     key = fingerprint(compiler)
     for folder in cache_folders():
@@ -55,6 +74,29 @@ def load(element: str, check: Callable[[ctypes.CDLL], None]) -> ctypes.CDLL:
                 path.unlink(missing_ok=True)
                 problem = str(error)
     raise BuildError(f"the kernels were compiled but do not work: {problem}")
+
+
+def prebuilt(element: str) -> list[Path]:
+    """The libraries of a platform wheel for an element type that this processor can run, best first."""
+    listed = set(_processor().split())
+    levels = (level for level, needed in LEVELS.items() if needed <= listed)
+    return [path for level in levels if intact(path := PREBUILT / f"kernels-{element}-{level}.so")]
+
+
+def prebuild(folder: Path) -> list[Path]:
+    """Compile a library for every level and element type into ``folder``, as a platform wheel brings them along.
+
+    They carry their own C++ runtime; OpenMP stays torch's.
+    """
+    compiler = find_compiler()
+    key = fingerprint(compiler)
+    carried = ("-static-libstdc++", "-static-libgcc", "-Wl,--exclude-libs,ALL", "-s")
+    built = []
+    for level in LEVELS:
+        for element in ELEMENTS:
+            built.append(folder / f"kernels-{element}-{level}.so")
+            _build(compiler, element, key, built[-1], (*_COMMON, f"-march={level}", *carried))
+    return built
 
 
 def find_compiler() -> list[str]:
@@ -97,13 +139,13 @@ def intact(path: Path) -> bool:
     return hashlib.sha256(content[:-_DIGEST_SIZE]).digest() == content[-_DIGEST_SIZE:]
 
 
-def _build(compiler: list[str], element: str, key: str, path: Path) -> None:
+def _build(compiler: list[str], element: str, key: str, path: Path, flags: tuple[str, ...] = FLAGS) -> None:
     """Compile beside the target and rename: another process sees all of the library or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix="building-") as folder:
         built = Path(folder) / path.name
         defined = [f"-DNW_VERSION={version_number(key)}", f"-DNW_ELEMENT={element}"]
-        command = [*compiler, *FLAGS, *defined, str(MAIN), "-o", str(built)]
+        command = [*compiler, *flags, *defined, str(MAIN), "-o", str(built)]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         if result.returncode:
             if shutil.disk_usage(folder).free < 2**24:

@@ -86,7 +86,8 @@ def _forward(
     y: Tensor,
 ) -> tuple[Tensor, Tensor]:
     mean, root = torch.empty((2, *table), dtype=torch.float64).unbind()
-    tensors = (x, parameter(weight, x.dtype), parameter(bias, x.dtype), y, mean, root)  # converted ones live in it
+    # Named, so that a converted parameter lives until the kernel has read it: an address alone keeps nothing.
+    tensors = (x, parameter(weight, x.dtype), parameter(bias, x.dtype), y, mean, root)
     call(kernel, x.dtype, *sizes, threads(), center, eps, *map(pointer, tensors))
     return mean, root
 

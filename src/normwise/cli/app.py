@@ -7,7 +7,10 @@ from typing import Annotated
 import typer
 
 from .. import __version__
+from .bench import EPILOG as BENCH_EPILOG
+from .bench import bench
 from .compare import EPILOG, compare
+from .doctor import doctor
 
 app = typer.Typer(
     help="Normalization for PyTorch: choose it by measurement.",
@@ -18,6 +21,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command(epilog=EPILOG, short_help="Find the normalizer for a model and its data.")(compare)
+app.command(epilog=BENCH_EPILOG, short_help="Time every layer against torch's own.")(bench)
+app.command(short_help="Is everything here that makes it fast?")(doctor)
 
 
 def _print_version(wanted: bool) -> None:

@@ -46,7 +46,7 @@ class Store:
                 raise InputError(
                     f"Another process is writing to {self.folder}; wait for it, or choose another output folder."
                 ) from error
-        _drop_torn_line(self.folder / RESULTS)
+        drop_torn_line(self.folder / RESULTS)
         return self
 
     def __exit__(
@@ -97,7 +97,7 @@ def _parsed(path: Path, number: int, line: bytes) -> dict[str, Any]:
     return row
 
 
-def _drop_torn_line(path: Path) -> None:
+def drop_torn_line(path: Path) -> None:
     """A row and its newline are written together: bytes after the last newline are an unfinished write."""
     if not path.exists():
         return

@@ -15,7 +15,7 @@ from normwise.core.moments import Moments
 from normwise.core.processes import ProcessGroup
 from normwise.core.running import RunningStatistics
 
-from . import fused, native
+from . import fused, library, native
 from .normalize import normalize, normalize_and_measure
 from .transforms import plain_operations_wanted, under_function_transform, without_autocast
 
@@ -47,6 +47,8 @@ def over_batch(
     backend = None if plain or processes is not None else _fused(_batch(x), x, mask, weight, bias, residual)
     if backend is not None:
         return fused.standardize(backend, x, 0, weight, bias, eps, activation, residual)
+    if plain and processes is None and mask is None and library.takes(x, weight, bias, residual):
+        return library.standardize(x, 0, weight, bias, eps, activation, residual)
     if processes is None and not plain and native.takes(x, mask, weight, bias):
         with without_autocast(x):
             y, pooled = native.over_batch(x, weight, bias, eps)
@@ -99,10 +101,12 @@ def over_groups(
     mask: Tensor | None = None,
 ) -> Tensor:
     """Group normalization; ``groups = C`` is instance and ``groups = 1`` layer normalization."""
-    kind = "instance" if groups == x.shape[1] else "group"
-    backend = None if plain_operations_wanted() else _fused(kind, x, mask, weight, bias, residual)
+    plain, kind = plain_operations_wanted(), "instance" if groups == x.shape[1] else "group"
+    backend = None if plain else _fused(kind, x, mask, weight, bias, residual)
     if backend is not None:
         return fused.standardize(backend, x, groups, weight, bias, eps, activation, residual)[0]
+    if plain and mask is None and library.takes(x, weight, bias, residual):
+        return library.standardize(x, groups, weight, bias, eps, activation, residual)[0]
     if native.takes(x, mask, weight, bias) and not under_function_transform():
         with without_autocast(x):
             return finish(native.over_groups(x, groups, weight, bias, eps), activation, residual)
@@ -126,9 +130,12 @@ def by_running(
     Of a ``mask`` of the shape ``[N, 1, *space]`` only remains that NaN and inf outside of it count as 0.
     """
     x, residual = finite_padding(mask, x, residual)
-    backend = None if plain_operations_wanted() else _fused("known", x, None, weight, bias, residual)
+    plain = plain_operations_wanted()
+    backend = None if plain else _fused("known", x, None, weight, bias, residual)
     if backend is not None:
         return fused.standardize(backend, x, 0, weight, bias, eps, activation, residual, running.moments())[0]
+    if plain and library.takes(x, weight, bias, residual):
+        return library.standardize(x, 0, weight, bias, eps, activation, residual, running.moments())[0]
     if native.takes(x, None, weight, bias):
         with without_autocast(x):
             y = native.by_known(x, running.mean, running.var, weight, bias, eps)

@@ -1,0 +1,142 @@
+"""Make the tables and pictures of docs/performance.md from docs/results: python docs/make_performance.py"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from normwise.bench import environment
+from normwise.bench.pictures import panels, speed_up
+from normwise.bench.storage import Row, read_rows
+from normwise.bench.subjects import SUBJECTS
+from normwise.bench.summary import DIRECTION_TITLES, advantage, baseline, by_layer, faulty, figures, slower, timed
+
+HERE = Path(__file__).parent
+PAGE, RESULTS, IMAGES = HERE / "performance.md", HERE / "results", HERE / "images"
+BLOCK = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def page(text: str) -> str:
+    """The page with every block between ``<!-- name -->`` and ``<!-- end -->`` made anew."""
+    return BLOCK.sub(lambda block: f"{block[1]}{BLOCKS[block[2]]()}{block[3]}", text)
+
+
+def layers(name: str) -> str:
+    """The table of a grid, and its pictures."""
+    rows = latest(read_rows(RESULTS / f"{name}.csv"))
+    if not rows:
+        return "Not measured yet.\n"
+    good, directions = timed(rows), [d for d in DIRECTION_TITLES if any(row["direction"] == d for row in rows)]
+    compiled = any(row["compiled_ms"] for row in good)
+    heads = ["layer", "against", "cells"]
+    heads += [f"{DIRECTION_TITLES[d]}{part}" for d in directions for part in (", ratio", ", least", ", x floor")]
+    lines = []
+    for title, members in by_layer(good):
+        cells = [title, baseline(members[0]), str(len(members))]
+        for direction in directions:
+            of = figures([row for row in members if row["direction"] == direction])
+            cells += ["", "", ""] if of is None else [number(of.ratio), number(of.least), number(of.floor)]
+        lines.append([*cells, number(advantage(members, "compiled_ms"))] if compiled else cells)
+    heads += ["compiled baseline, ratio"] if compiled else []
+    notes = f"{len(slower(rows))} of {len(good)} cells are slower than their baseline; {len(faulty(rows))} are wrong.\n"
+    return f"{about(rows)}\n{table(heads, lines)}\n{notes}{pictures(name, good)}"
+
+
+def pictures(name: str, rows: Sequence[Row]) -> str:
+    """One picture for each panel of forward + backward with most threads, as files beside the page."""
+    most = max((row["threads"] for row in rows), key=int)
+    shown = {k: v for k, v in panels(rows).items() if v[0]["direction"] == "both" and v[0]["threads"] == most}
+    text = ""
+    for heading, members in shown.items():
+        path = IMAGES / f"bench-{name}-{members[0]['dtype']}-{members[0]['layout']}.svg"
+        path.write_text(speed_up(members) + "\n", encoding="utf-8")
+        text += f"\n![Speed-up, {heading}](images/{path.name})\n"
+    return text
+
+
+def overhead() -> str:
+    """Microseconds per call."""
+    rows = latest(read_rows(RESULTS / "overhead.csv"))
+    if not rows:
+        return "Not measured yet.\n"
+    lines = []
+    for row in timed(rows):
+        native, ours = (1e3 * float(row[name]) for name in ("native_ms", "ours_ms"))
+        cells = [f"{native:.1f}", f"{ours:.1f}", f"{ours - native:+.1f}"]
+        lines.append([SUBJECTS[row["layer"]].title, DIRECTION_TITLES[row["direction"]], *cells])
+    return f"{about(rows)}\n{table(['layer', 'pass', 'native, µs', 'ours, µs', 'difference'], lines)}"
+
+
+def step() -> str:
+    """Milliseconds of a training step of ResNet-50."""
+    rows = latest(read_rows(RESULTS / "step.csv"))
+    if not rows:
+        return "Not measured yet.\n"
+    lines = []
+    for row in timed(rows):
+        names = [SUBJECTS[row["norm"]].title, f"{row['dtype']}, {row['layout']}", row["threads"]]
+        lines.append(names + [f"{float(row[k]):.0f}" for k in ("native_ms", "ours_ms", "none_ms")] + [row["ratio"]])
+    heads = ["norm", "type, layout", "threads", "native, ms", "ours, ms", "no norm, ms", "ratio"]
+    return f"{about(rows)}\n{table(heads, lines)}"
+
+
+def compiled() -> str:
+    """The three ways inside torch.compile."""
+    rows = latest(read_rows(RESULTS / "compiled_cpu.csv"))
+    if not rows:
+        return "Not measured yet.\n"
+    names = ("formula_ms", "native_ms", "operator_ms", "eager_ms")
+    lines = []
+    for row in rows:
+        first = [SUBJECTS[row["layer"]].title, row["shape"], row["dtype"], row["layout"]]
+        lines.append(first + [f"{float(row[name]):.2f}" for name in names] + [row["fastest"]])
+    heads = [
+        "layer",
+        "shape",
+        "type",
+        "layout",
+        "formula, ms",
+        "native, ms",
+        "operator, ms",
+        "eager native, ms",
+        "fastest",
+    ]
+    return f"{about(rows)}\n{table(heads, lines)}"
+
+
+def latest(rows: Sequence[Row]) -> list[Row]:
+    """The rows of the run that was measured last: one machine, one commit, one setting."""
+    if not rows:
+        return []
+    return [row for row in rows if all(row[name] == rows[-1][name] for name in environment.COLUMNS)]
+
+
+def about(rows: Sequence[Row]) -> str:
+    """Where and when, in a sentence."""
+    row = rows[-1]
+    facts = [row["machine"], f"torch {row['torch']}", f"commit {row['commit']}", f"{row['clock']} clock"]
+    facts += [f"backend {row['backend']}", f"huge pages {row['huge_pages']}", row[environment.DATE]]
+    return f"{', '.join(facts)}.\n"
+
+
+def table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    return "".join(f"| {' | '.join(line)} |\n" for line in (heads, ["---"] * len(heads), *lines))
+
+
+def number(value: float | None) -> str:
+    """Two digits behind the point below ten."""
+    return "" if value is None else f"{value:.2f}" if value < 10 else f"{value:.1f}"
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    "cpu": lambda: layers("cpu"),
+    "cuda": lambda: layers("cuda"),
+    "overhead": overhead,
+    "step": step,
+    "compiled": compiled,
+}
+
+if __name__ == "__main__":
+    PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")

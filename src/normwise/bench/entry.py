@@ -1,0 +1,111 @@
+"""From what was asked for to the cases and options of a run, checked before anything is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ..backends import available_backends
+from ..comparison.settings import InputError
+from . import grid_cpu
+from .cases import DTYPES, LAYOUTS, ROWS, Axes, Case, Site, expand
+from .measure import AUTOMATIC, Options
+from .subjects import SUBJECTS
+from .timing import CLOCKS, ROUNDS, Timer, cpu_timer, cuda_timer
+
+#: The tensor whose calls show the host's own time.
+TINY = (2, 32, 8, 8)
+OVERHEAD_ROUNDS = 25
+_OVERHEAD_LAYERS = ("batch", "batch-eval", "group", "instance", "layer", "token-layer", "token-rms")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `normwise bench` takes; an empty tuple stands for the grid's own choice."""
+
+    device: str = "cpu"
+    quick: bool = False
+    layers: tuple[str, ...] = ()
+    shapes: tuple[tuple[int, ...], ...] = ()
+    dtypes: tuple[str, ...] = ()
+    layouts: tuple[str, ...] = ()
+    threads: tuple[int, ...] = ()
+    backend: str = AUTOMATIC
+    compile: bool = False
+    clock: str = "wall"
+
+    def __post_init__(self) -> None:
+        _check_names("layers", self.layers, SUBJECTS)
+        _check_names("dtypes", self.dtypes, DTYPES)
+        _check_names("layouts", self.layouts, LAYOUTS)
+        _check_names("clock", (self.clock,), CLOCKS)
+        _check_names("backend", (self.backend,), (AUTOMATIC, *available_backends()))
+        reason = available_backends().get(self.backend)
+        if reason:
+            raise InputError(f"backend={self.backend!r} is not available: {reason}")
+        _check_names("device", (self.device.partition(":")[0],), ("cpu", "cuda"))
+        if self.on_gpu and not torch.cuda.is_available():
+            raise InputError(f"device={self.device!r} is not available here; write 'cpu'.")
+        if any(count < 1 for count in self.threads):
+            raise InputError(f"threads={list(self.threads)}: each must be at least 1.")
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.device.startswith("cuda")
+
+    def cases(self) -> list[Case]:
+        """The grid. Raises `InputError` where the choices leave nothing of it."""
+        found = list(expand(self._sites(), self._axes(), self.layers))
+        if not found:
+            raise InputError("No case is left: the layers, shapes and layouts that were asked for do not go together.")
+        return found
+
+    def _sites(self) -> Sequence[Site]:
+        if self.shapes:
+            return [_given(shape, self.layers) for shape in self.shapes]
+        return grid_cpu.QUICK if self.quick else grid_cpu.SITES
+
+    def _axes(self) -> Axes:
+        return Axes(
+            self.dtypes or (("fp32",) if self.quick else ("fp32", "bf16")),
+            self.layouts or LAYOUTS,
+            ("both",) if self.quick else ("forward", "both"),
+            self.thread_counts(),
+        )
+
+    def thread_counts(self) -> tuple[int, ...]:
+        """The numbers of threads: one and all, or all for a quick run; nothing to choose on a GPU."""
+        if self.on_gpu:
+            return (0,)
+        counts = self.threads or ((torch.get_num_threads(),) if self.quick else (1, torch.get_num_threads()))
+        return tuple(dict.fromkeys(counts))
+
+    def overhead_cases(self) -> list[Case]:
+        """The tiny tensor that shows what a call costs before any arithmetic."""
+        return list(expand([Site("tiny", TINY, _OVERHEAD_LAYERS)], Axes(("fp32",), LAYOUTS[:1], threads=(1,))))
+
+    def options(self, rounds: int = ROUNDS) -> Options:
+        """What holds for every case."""
+        device = torch.device(self.device)
+        modes = ("compiled", "autotuned") if self.on_gpu else ("compiled",)
+        compiled = modes if self.compile else ()
+        return Options(device, self._timer(device), self.backend, compiled, peers=self.on_gpu, rounds=rounds)
+
+    def _timer(self, device: torch.device) -> Timer:
+        return cuda_timer(device) if self.on_gpu else cpu_timer(self.clock)
+
+
+def _given(shape: tuple[int, ...], layers: tuple[str, ...]) -> Site:
+    """A site of the user's own: rows where the shape has no space, maps otherwise."""
+    fitting = tuple(name for name in SUBJECTS if (name in ROWS) == (len(shape) == 2))
+    if len(shape) < 2 or len(shape) > 5 or min(shape) < 1:
+        raise InputError(f"shapes={'x'.join(map(str, shape))}: write NxCxHxW (1 to 3 spatial sizes), or NxC for rows.")
+    return Site("given", shape, layers or fitting)
+
+
+def _check_names(name: str, given: Sequence[str], known: Collection[str]) -> None:
+    for word in given:
+        if word not in known:
+            raise InputError(f"{name}={word!r} is unknown; write one of {', '.join(known)}.")

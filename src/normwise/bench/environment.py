@@ -1,0 +1,62 @@
+"""Where and with what a bench ran: the columns that must agree before two rows may be compared."""
+
+from __future__ import annotations
+
+import subprocess
+from datetime import datetime, timezone
+from pathlib import Path
+
+import torch
+
+from ..backends.huge_pages import huge_pages
+from ..comparison.machine import machine, versions
+
+HUGE_PAGES_FILE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+COLUMNS = ("normwise", "commit", "torch", "machine", "clock", "backend", "huge_pages")
+DATE = "date"
+
+
+def environment(device: torch.device, clock: str, backend: str) -> dict[str, str]:
+    """The columns that every row of one run shares."""
+    about = machine(str(device))
+    number = versions()
+    return {
+        "normwise": number["normwise"],
+        "commit": commit(),
+        "torch": number["torch"],
+        "machine": about.get("gpu", about["processor"]),
+        "clock": clock,
+        "backend": backend,
+        "huge_pages": f"{'on' if huge_pages() else 'off'}, system: {system_huge_pages()}",
+    }
+
+
+def today() -> str:
+    """The date, UTC."""
+    return datetime.now(timezone.utc).date().isoformat()
+
+
+def commit() -> str:
+    """The commit of the sources that run, with a + where files have changed since; empty outside of a checkout."""
+    folder = Path(__file__).parent
+    head, changes = (
+        _git(folder, *arguments) for arguments in (["rev-parse", "--short", "HEAD"], ["status", "--porcelain", "."])
+    )
+    return head + "+" if changes else head
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    try:
+        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def system_huge_pages() -> str:
+    """What the system does about transparent huge pages: "always", "madvise", "never", or "unknown"."""
+    try:
+        text = HUGE_PAGES_FILE.read_text()
+    except OSError:
+        return "unknown"
+    return text.partition("[")[2].partition("]")[0] or "unknown"

@@ -1,0 +1,94 @@
+"""The bench as one HTML file that needs nothing beside itself."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+from . import environment
+from .pictures import panels, roofline, speed_up
+from .storage import Row
+from .summary import faulty, place, slower, timed
+
+STYLE = """
+:root { color-scheme: light dark; }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1400px; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; } h3 { font-size: 1rem; }
+figure { margin: 0; overflow-x: auto; } .quiet { opacity: 0.75; } code { font-size: 0.9em; }
+"""
+POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+
+
+def write_page(path: Path, rows: Sequence[Row], command: str) -> None:
+    """Write the page of ``rows`` to ``path``, as a whole or not at all."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(build_page(rows, command), encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def build_page(rows: Sequence[Row], command: str) -> str:
+    """The whole page."""
+    parts = [f"<h1>{_heading(rows)}</h1>", _about(rows)]
+    if timed(rows):
+        parts += _pictures(rows)
+    parts += _list("Slower than the baseline", [f"{row['ratio']}: {place(row)}" for row in slower(rows)])
+    parts += _list("Wrong or failed", [f"{place(row)}: {row['status']} {row['message']}" for row in faulty(rows)])
+    parts.append(f"<h2>Repeat it</h2><pre><code>{escape(command)}</code></pre>")
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{POLICY}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>normwise bench</title>
+<style>{STYLE}</style>
+</head>
+<body>
+{"".join(parts)}
+</body>
+</html>
+"""
+
+
+def _heading(rows: Sequence[Row]) -> str:
+    return escape(f"normwise bench: {len(rows)} cells on {rows[0]['machine']}")
+
+
+def _about(rows: Sequence[Row]) -> str:
+    row = rows[0]
+    dates = sorted({row[environment.DATE] for row in rows})
+    facts = {
+        "torch": row["torch"],
+        "normwise": f"{row['normwise']}, commit {row['commit'] or 'unknown'}",
+        "backend": row["backend"],
+        "clock": row["clock"],
+        "huge pages": row["huge_pages"],
+        "date": " to ".join(dict.fromkeys((dates[0], dates[-1]))),
+    }
+    return f'<p class="quiet">{escape("; ".join(f"{name} {value}" for name, value in facts.items()))}</p>'
+
+
+def _pictures(rows: Sequence[Row]) -> list[str]:
+    shown = panels(rows)
+    parts = [
+        "<h2>Speed-up</h2>",
+        "<p>The baseline's time over ours: above 1 is faster. The baseline is torch's layer (with its residual and "
+        "activation after it), and where torch has none, the paper's equation in plain PyTorch.</p>",
+    ]
+    parts += [f"<h3>{escape(name)}</h3><figure>{speed_up(members)}</figure>" for name, members in shown.items()]
+    parts += [
+        "<h2>Bandwidth under the roof</h2>",
+        "<p>The least bytes that must be moved over the time it took, against the bandwidth of a copy of the same "
+        "tensor.</p>",
+    ]
+    parts += [f"<h3>{escape(name)}</h3><figure>{roofline(members)}</figure>" for name, members in shown.items()]
+    return parts
+
+
+def _list(heading: str, lines: Sequence[str]) -> list[str]:
+    if not lines:
+        return []
+    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
+    return [f"<h2>{escape(heading)}: {len(lines)}</h2><ul>{items}</ul>"]

@@ -1,0 +1,81 @@
+"""Pictures as SVG text: a few elements, axes with logarithmic ticks, and colours for light and dark pages."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from html import escape
+
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', Arial, sans-serif"
+STYLE = f"""
+text {{ font: 12px {FONT}; fill: #24292f; }}
+.quiet {{ fill: #57606a; }} .end {{ text-anchor: end; }} .middle {{ text-anchor: middle; }}
+.grid {{ stroke: #d8dee4; }} .roof {{ stroke: #57606a; fill: none; stroke-width: 2; }}
+.onfill {{ fill: #1b1f24; }}
+@media (prefers-color-scheme: dark) {{
+  text {{ fill: #e6edf3; }} .quiet {{ fill: #9da7b3; }} .grid {{ stroke: #30363d; }} .roof {{ stroke: #9da7b3; }}
+  .onfill {{ fill: #1b1f24; }}
+}}"""
+
+
+def document(width: float, height: float, parts: Iterable[str], label: str) -> str:
+    """A picture of its own; ``label`` says in words what it shows."""
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}" '
+        f'height="{height:g}" role="img" aria-label="{escape(label)}"><style>{STYLE}</style>{"".join(parts)}</svg>'
+    )
+
+
+def text(x: float, y: float, words: str, kind: str = "") -> str:
+    """
+    >>> text(1, 2, "a<b", "end")
+    '<text x="1" y="2" class="end">a&lt;b</text>'
+    """
+    named = f' class="{kind}"' if kind else ""
+    return f'<text x="{x:g}" y="{y:g}"{named}>{escape(words, quote=False)}</text>'
+
+
+def slanted(x: float, y: float, quiet: str, words: str) -> str:
+    """A heading above a narrow column."""
+    turn = f'transform="translate({x:g},{y:g}) rotate(-40)"'
+    return f'<text {turn}><tspan class="quiet">{escape(quiet)} </tspan>{escape(words)}</text>'
+
+
+def rectangle(x: float, y: float, width: float, height: float, fill: str, hint: str) -> str:
+    """A filled rectangle that says ``hint`` when pointed at."""
+    return (
+        f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="2" fill="{fill}">'
+        f"<title>{escape(hint, quote=False)}</title></rect>"
+    )
+
+
+def dot(x: float, y: float, fill: str, glyph: str, hint: str) -> str:
+    """A mark at a point: the character ``glyph``, so that colour is not all that tells the marks apart."""
+    return (
+        f'<text x="{x:.1f}" y="{y + 4:.1f}" class="middle" style="fill:{fill}">{glyph}'
+        f"<title>{escape(hint, quote=False)}</title></text>"
+    )
+
+
+def line(points: Sequence[tuple[float, float]], kind: str) -> str:
+    """A line through points."""
+    return f'<polyline class="{kind}" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in points)}"/>'
+
+
+class LogScale:
+    """From values to pixels on a logarithmic axis, with ticks at decades (1, 2, 5 where there are few)."""
+
+    def __init__(self, values: Iterable[float], start: float, end: float) -> None:
+        logs = [math.log10(value) for value in values]
+        self.low, self.high = min(logs) - 0.1, max(logs) + 0.1
+        self.start, self.end = start, end
+
+    def __call__(self, value: float) -> float:
+        share = (math.log10(value) - self.low) / (self.high - self.low)
+        return self.start + share * (self.end - self.start)
+
+    def ticks(self) -> list[float]:
+        decades = range(math.floor(self.low), math.ceil(self.high) + 1)
+        steps = (1,) if self.high - self.low > 3 else (1, 2, 5)
+        found = [step * 10.0**decade for decade in decades for step in steps]
+        return [value for value in found if self.low <= math.log10(value) <= self.high]

@@ -1,0 +1,61 @@
+"""The two small tables: the host's time per call, and a whole training step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from .measure import OK, WRONG
+from .storage import Row
+from .subjects import SUBJECTS
+from .summary import DIRECTION_TITLES, faulty, place, timed
+from .terminal import outcome
+
+
+def show_overhead(console: Console, rows: Sequence[Row]) -> None:
+    """Microseconds per call of a tiny tensor: torch's, ours, and the difference."""
+    table = _table("layer", "pass", "native, µs", "ours, µs", "difference")
+    for row in timed(rows):
+        native, ours = (1e3 * float(row[name]) for name in ("native_ms", "ours_ms"))
+        cells = (f"{native:.1f}", f"{ours:.1f}", f"{ours - native:+.1f}")
+        table.add_row(SUBJECTS[row["layer"]].title, DIRECTION_TITLES[row["direction"]], *cells)
+    console.print()
+    console.print(table)
+    for row in faulty(rows):
+        console.print(f"{place(row)}: {outcome(row)}", soft_wrap=True)
+
+
+def show_steps(console: Console, rows: Sequence[Row]) -> None:
+    """Milliseconds of a training step, and what of torch's step the normalizers take."""
+    table = _table("norm", "type, layout", "threads", "native, ms", "ours, ms", "none, ms", "ratio", "norms' share")
+    for row in rows:
+        if row["status"] != OK:
+            continue
+        native, ours, none = (float(row[name]) for name in ("native_ms", "ours_ms", "none_ms"))
+        share = f"{(native - none) / native:.0%} -> {(ours - none) / ours:.0%}"
+        kind = f"{row['dtype']} {row['layout']}"
+        cells = (f"{native:.0f}", f"{ours:.0f}", f"{none:.0f}", row["ratio"], share)
+        table.add_row(SUBJECTS[row["norm"]].title, kind, row["threads"], *cells)
+    console.print()
+    console.print(table)
+
+
+def show_step_line(console: Console, row: Row) -> None:
+    """A finished step in one line."""
+    said = f"{row['ratio']} x native" if row["status"] == OK else row["message"] or "failed"
+    if row["status"] == WRONG:
+        said = f"wrong, the losses differ by {row['loss_error']}; not timed"
+    console.print(
+        f"{SUBJECTS[row['norm']].title}, {row['dtype']}, {row['layout']}, threads {row['threads']}: {said}",
+        soft_wrap=True,
+    )
+
+
+def _table(first: str, *headings: str) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, header_style="bold", pad_edge=False)
+    table.add_column(first, no_wrap=True)
+    for heading in headings:
+        table.add_column(heading, no_wrap=True, justify="right" if heading not in ("pass", "type, layout") else "left")
+    return table

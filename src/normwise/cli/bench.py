@@ -1,0 +1,167 @@
+"""`normwise bench`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import textwrap
+from collections.abc import Callable
+from enum import Enum
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..bench import step, sweep
+from ..bench.entry import OVERHEAD_ROUNDS, Request
+from ..bench.measure import AUTOMATIC
+from ..bench.page import write_page
+from ..bench.subjects import SUBJECTS
+from ..bench.tables import show_overhead, show_step_line, show_steps
+from ..bench.terminal import Ticker, show
+from ..comparison import InputError
+from ..comparison.terminal import make_console
+
+INTERRUPTED = 130
+NAMES = textwrap.fill(", ".join(SUBJECTS), 76, break_on_hyphens=False)
+EPILOG = f"""Examples:
+
+\b
+  normwise bench --quick
+  normwise bench --layers group,instance --dtypes bf16 --threads 2
+  normwise bench --shapes 8x256x56x56,1x32x96x96x96 --layers batch
+  normwise bench overhead
+  normwise bench step --threads 4
+  normwise bench --device cuda --compile
+
+Every cell is checked against fp64 before it is timed, and its row is on disk when the next one begins: the same command
+goes on where it was stopped, and measures anew after a change of the sources, of torch or of the machine.
+
+LAYERS are separated by commas:
+
+\b
+{NAMES}
+"""
+
+
+class What(str, Enum):
+    """What to measure."""
+
+    layers = "layers"
+    overhead = "overhead"
+    step = "step"
+
+
+class Clock(str, Enum):
+    """What a second is."""
+
+    wall = "wall"
+    cpu = "cpu"
+
+
+Subject = Annotated[
+    What,
+    typer.Argument(help="layers: the grid; overhead: microseconds per call; step: a training step of ResNet-50."),
+]
+Quick = Annotated[bool, typer.Option("--quick", help="A small grid: less than a minute.")]
+Layers = Annotated[str, typer.Option(metavar="LAYERS", help="Only these layers; see below.")]
+Shapes = Annotated[str, typer.Option(metavar="SHAPES", help="These shapes, such as 8x256x56x56, not the grid's.")]
+Dtypes = Annotated[str, typer.Option(metavar="NAMES", help="fp32, bf16, fp16, fp64.")]
+Layouts = Annotated[str, typer.Option(metavar="NAMES", help="contiguous, channels_last.")]
+Threads = Annotated[str, typer.Option(metavar="NUMBERS", help="By default one, and all.")]
+Backend = Annotated[str, typer.Option(metavar="NAME", help="The kernels: automatic, or a backend's name.")]
+Compile = Annotated[bool, typer.Option("--compile", help="Also torch.compile of the baseline (slow to start).")]
+ClockOption = Annotated[Clock, typer.Option(help="cpu: the process' own time, for a busy machine.")]
+Device = Annotated[str, typer.Option(metavar="NAME", help="cpu or cuda.")]
+Out = Annotated[Path, typer.Option(metavar="FOLDER", help="For the CSV files and the page with the pictures.")]
+
+
+def bench(
+    what: Subject = What.layers,
+    quick: Quick = False,
+    layers: Layers = "",
+    shapes: Shapes = "",
+    dtypes: Dtypes = "",
+    layouts: Layouts = "",
+    threads: Threads = "",
+    backend: Backend = AUTOMATIC,
+    compiled: Compile = False,
+    clock: ClockOption = Clock.wall,
+    device: Device = "cpu",
+    out: Out = Path("results/bench"),
+) -> None:
+    """Time every layer against torch's own, interleaved in one run.
+
+    Layers that torch lacks are timed against their paper's equation in plain PyTorch. Shapes are those of real nets.
+    """
+    request = Request(
+        device,
+        quick,
+        _words(layers),
+        tuple(_integers("--shapes", shape, "x") for shape in _words(shapes)),
+        _words(dtypes),
+        _words(layouts),
+        _integers("--threads", threads, ",") if threads else (),
+        backend,
+        compiled,
+        clock.value,
+    )
+    run: dict[What, Callable[[Request, Path], None]] = {
+        What.layers: _layers,
+        What.overhead: _overhead,
+        What.step: _step,
+    }
+    try:
+        run[what](request, out)
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _layers(request: Request, out: Path) -> None:
+    console, cases, rows = make_console(), request.cases(), []
+
+    def finished(ticker: Ticker, row: dict[str, str], done: int, total: int) -> None:
+        rows.append(row)
+        ticker(row, done, total)
+
+    path = out / "layers.csv"
+    try:
+        with Ticker(console) as ticker:
+            sweep.run(cases, request.options(), path, clock=request.clock, listen=partial(finished, ticker))
+    finally:
+        if rows:
+            write_page(out / "bench.html", rows, shlex.join(["normwise", *sys.argv[1:]]))
+            show(console, rows, (("Page", out / "bench.html"), ("Rows", path)))
+            if len(rows) < len(cases):
+                console.print(f"Unfinished: {len(rows)} of {len(cases)} cells. The same command does the rest.")
+
+
+def _overhead(request: Request, out: Path) -> None:
+    console, path = make_console(), out / "overhead.csv"
+    with Ticker(console) as ticker:
+        options = request.options(OVERHEAD_ROUNDS)
+        rows = sweep.run(request.overhead_cases(), options, path, clock=request.clock, listen=ticker)
+    show_overhead(console, rows)
+    console.print(f"\nRows: {path}", soft_wrap=True)
+
+
+def _step(request: Request, out: Path) -> None:
+    console, path = make_console(), out / "step.csv"
+    wanted = step.steps(request.thread_counts())
+    listen = partial(show_step_line, console)
+    rows = step.run(wanted, request.options(), path, clock=request.clock, listen=listen)
+    show_steps(console, rows)
+    console.print(f"\nRows: {path}", soft_wrap=True)
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split(",")) if text else ()
+
+
+def _integers(option: str, text: str, separator: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(separator))
+    except ValueError as error:
+        example = "1,2" if separator == "," else "8x256x56x56"
+        raise InputError(f"{option} {text}: write integers such as {example}.") from error

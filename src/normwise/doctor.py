@@ -1,0 +1,211 @@
+"""Is everything here that makes normwise fast, and if not, what to do about it: `normwise doctor`."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from .backends import available_backends, build, cpu
+from .backends.huge_pages import huge_pages
+
+OK, NOTE, PROBLEM = "ok", "note", "problem"
+OLDEST_TORCH = (2, 10)
+MAPS = Path("/proc/self/maps")
+HUGE_PAGES_FILE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+_KERNELS = re.compile(r"/kernels-[^/]+\.so$")
+_OPENMP = re.compile(r"/lib[gi]?omp\d*[^/]*\.so[^/]*$")
+#: For a few libraries, and what the compiler needs to make one.
+_ROOM = 64 << 20
+#: Import name: (distribution, what it is for).
+PACKAGES = {
+    "typer": ("typer", "the command line"),
+    "rich": ("rich", "the command line"),
+    "plotly": ("plotly", "reports"),
+    "PIL": ("pillow", "image folders"),
+    "sklearn": ("scikit-learn", "the digits data"),
+    "torchvision": ("torchvision", "models"),
+    "timm": ("timm", "models"),
+    "onnx": ("onnx", "export"),
+    "onnxruntime": ("onnxruntime", "export"),
+    "tensorboard": ("tensorboard", "logging"),
+    "ray": ("ray", "comparisons on a cluster"),
+    "triton": ("triton", "kernels for GPUs"),
+}
+
+
+class Check(NamedTuple):
+    """One thing that was looked at: what it is, how it stands (`OK`, `NOTE` or `PROBLEM`), and what to do."""
+
+    name: str
+    level: str
+    found: str
+    advice: str = ""
+
+
+def examine() -> list[Check]:
+    """Look at everything. Compiles the C++ kernels if that has not happened on this machine.
+
+    >>> [check.name for check in examine()][:3]
+    ['normwise', 'Python', 'torch']
+    """
+    return [check for look in _LOOKS for check in look()]
+
+
+def healthy(checks: list[Check]) -> bool:
+    """Whether nothing is a problem; notes are none."""
+    return all(check.level != PROBLEM for check in checks)
+
+
+def _installation() -> Iterator[Check]:
+    yield Check("normwise", OK, f"{metadata.version('normwise')} in {Path(__file__).parent}")
+    yield Check("Python", OK, f"{platform.python_version()} on {platform.platform()}")
+    found = f"{torch.__version__} in {Path(torch.__file__).parent}"
+    numbers = tuple(int(n) for n in re.findall(r"\d+", str(torch.__version__))[:2])
+    if numbers < OLDEST_TORCH:
+        wanted = ".".join(map(str, OLDEST_TORCH))
+        yield Check("torch", PROBLEM, found, f"normwise needs {wanted} or later: pip install --upgrade torch")
+    else:
+        yield Check("torch", OK, found)
+
+
+def _backends() -> Iterator[Check]:
+    for name, reason in available_backends().items():
+        if reason is None:
+            yield Check(f"backend {name}", OK, f"available{_origin(name)}")
+        elif name == cpu.name:
+            advice = "until then plain PyTorch serves, which is slower"
+            yield Check(f"backend {name}", PROBLEM, f"not available: {reason}", advice)
+        else:
+            yield Check(f"backend {name}", NOTE, f"not available: {reason}")
+
+
+def _origin(name: str) -> str:
+    """Where the kernels in C++ come from: the cache, or a wheel that brought them along."""
+    libraries = [path for path in _mapped_files() if _KERNELS.search(path)] if name == cpu.name else []
+    return f": {', '.join(libraries)}" if libraries else ""
+
+
+def _mapped_files() -> list[str]:
+    """The files that are mapped into this process; none where the system does not say."""
+    try:
+        text = MAPS.read_text()
+    except OSError:
+        return []
+    # The sixth field of a line is the file; its name may hold blanks.
+    fields = (line.split(maxsplit=5) for line in text.splitlines())
+    return sorted({found[5] for found in fields if len(found) == 6})
+
+
+def _compiler() -> Iterator[Check]:
+    try:
+        command = build.find_compiler()
+    except build.BuildError as reason:
+        yield Check("C++ compiler", NOTE, str(reason).partition(";")[0])
+        return
+    done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False)
+    version = done.stdout.partition("\n")[0]
+    yield Check("C++ compiler", OK, f"{shlex.join(command)} ({shutil.which(command[0])}): {version}")
+
+
+def _cache() -> Iterator[Check]:
+    folder = next(build.cache_folders())
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            free = shutil.disk_usage(folder).free
+    except OSError as error:
+        advice = "every process compiles the kernels anew; set NORMWISE_CACHE to a folder that can be written"
+        yield Check("cache", PROBLEM, f"{folder} cannot be written: {error.strerror}", advice)
+        return
+    sizes = [path.stat().st_size for path in folder.glob("*.so")]
+    found = f"{folder}, compiled libraries: {len(sizes)}, {sum(sizes) / 2**20:.1f} MB"
+    if free < _ROOM:
+        advice = "make room, or set NORMWISE_CACHE to a folder on another disk"
+        yield Check("cache", PROBLEM, f"{found}; only {free >> 20} MB are free", advice)
+    else:
+        yield Check("cache", OK, found)
+
+
+def _huge_pages() -> Iterator[Check]:
+    try:
+        system = HUGE_PAGES_FILE.read_text().partition("[")[2].partition("]")[0]
+    except OSError:
+        yield Check("huge pages", NOTE, "this system has none to ask for; large outputs cost page faults")
+        return
+    if not huge_pages():
+        advice = "unset NORMWISE_HUGE_PAGES, or call normwise.huge_pages(True)"
+        yield Check("huge pages", NOTE, f"switched off in normwise (system: {system})", advice)
+    elif system == "never":
+        advice = f"as root: echo madvise > {HUGE_PAGES_FILE}"
+        yield Check("huge pages", NOTE, "the system gives none; large outputs cost page faults", advice)
+    else:
+        yield Check("huge pages", OK, f"on for large outputs (system: {system})")
+
+
+def _threads() -> Iterator[Check]:
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    wanted = os.environ.get("OMP_NUM_THREADS")
+    used = torch.get_num_threads()
+    said = f"torch uses {used} of {allowed} cores" + (f", OMP_NUM_THREADS={wanted}" if wanted else "")
+    if used > allowed:
+        advice = f"more threads than cores wait for each other: torch.set_num_threads({allowed})"
+        yield Check("threads", NOTE, said, advice)
+    else:
+        yield Check("threads", OK, said)
+
+
+def _openmp() -> Iterator[Check]:
+    """After the kernels were loaded, so that their runtime would show up."""
+    runtimes = [path for path in _mapped_files() if _OPENMP.search(path)]
+    if len({os.path.realpath(path) for path in runtimes}) > 1:
+        advice = "two pools of threads slow each other down; find who loads the second, often another package's copy"
+        yield Check("OpenMP", PROBLEM, f"{len(runtimes)} runtimes in the process: {', '.join(runtimes)}", advice)
+    elif runtimes:
+        yield Check("OpenMP", OK, runtimes[0])
+
+
+def _gpus() -> Iterator[Check]:
+    if not torch.cuda.is_available():
+        yield Check("GPU", OK, "none that torch can use")
+        return
+    for i in range(torch.cuda.device_count()):
+        about = torch.cuda.get_device_properties(i)
+        text = f"{about.name}, {about.total_memory / 2**30:.0f} GiB, compute capability {about.major}.{about.minor}"
+        yield Check(f"GPU {i}", OK, text)
+
+
+def _packages() -> Iterator[Check]:
+    present, absent = [], []
+    for name, (distribution, purpose) in PACKAGES.items():
+        if find_spec(name) is None:
+            absent.append(f"{distribution} ({purpose})")
+        else:
+            present.append(f"{distribution} {_version(name, distribution)}")
+    yield Check("optional packages", OK, ", ".join(present) or "none")
+    if absent:
+        yield Check("not installed", NOTE, ", ".join(absent))
+
+
+def _version(name: str, distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:  # under another name: triton has several
+        return getattr(importlib.import_module(name), "__version__", "")
+
+
+_LOOKS: tuple[Callable[[], Iterator[Check]], ...] = (
+    *(_installation, _backends, _compiler, _cache, _huge_pages, _threads, _openmp, _gpus, _packages),
+)

@@ -1,0 +1,172 @@
+"""The fused kernels as operators of `torch.library`, for what `torch.compile` traces on CPU.
+
+The compiler can neither look into the kernels nor run them while it traces: it sees operators whose results have these
+shapes and strides, and whose backward is another operator.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from normwise.backends import cpu
+from normwise.core.activations import activation_named
+from normwise.core.arguments import check_residual
+from normwise.core.moments import Moments
+
+_LIBRARY = torch.library.Library("normwise", "DEF")
+# Of moments, [2, ...], the first half is the mean and the second the variance: results may not share memory.
+_LIBRARY.define(
+    "standardize(Tensor x, Tensor? residual, Tensor? weight, Tensor? bias, Tensor? known, SymInt groups, float eps, "
+    "str? activation) -> (Tensor y, Tensor moments)",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+_LIBRARY.define(
+    "standardize_backward(Tensor grad_y, Tensor x, Tensor? residual, Tensor? weight, Tensor? bias, Tensor moments, "
+    "SymInt groups, float eps, str? activation, bool known, bool values) -> (Tensor, Tensor, Tensor, Tensor)",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+FORWARD, BACKWARD = "normwise::standardize", "normwise::standardize_backward"
+
+
+@torch.compiler.assume_constant_result
+def _kernels_are_there() -> bool:
+    """Asked once, while the compiler traces; compiles the kernels if need be."""
+    return cpu.unavailable() is None
+
+
+def takes(x: Tensor, *others: Tensor | None) -> bool:
+    """Whether the operators serve ``x`` in the graph that is being compiled; an export stays plain PyTorch."""
+    return (
+        torch.compiler.is_compiling()
+        and not torch.compiler.is_exporting()
+        and x.device.type == "cpu"
+        and x.dtype in cpu.ELEMENTS
+        and all(t is None or t.device == x.device for t in others)
+        and x.numel() > 0
+        and _kernels_are_there()
+    )
+
+
+def standardize(
+    x: Tensor,
+    groups: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    activation: str | None,
+    residual: Tensor | None,
+    known: Moments | None = None,
+) -> tuple[Tensor, Moments]:
+    """`fused.standardize` as an operator: over groups of channels, over the batch (0), or by ``known`` moments."""
+    if residual is not None:
+        check_residual(residual, x)
+    activation_named(activation)  # raises for an unknown name
+    table = None if known is None else torch.stack([known.mean, known.var])
+    y, moments = torch.ops.normwise.standardize(x, residual, weight, bias, table, groups, eps, activation)
+    if known is not None:
+        return y, known
+    pools = x.shape[0] * groups if groups else x.shape[1]
+    mean, var = moments.detach().unbind()
+    return y, Moments(mean, var, x.numel() // pools)
+
+
+def _forward(
+    x: Tensor,
+    residual: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    known: Tensor | None,
+    groups: int,
+    eps: float,
+    activation: str | None,
+) -> tuple[Tensor, Tensor]:
+    given = None if known is None else _moments(known)
+    y, table = cpu.standardize(x, groups, weight, bias, eps, residual, activation_named(activation), given)
+    return y, torch.stack([table.mean, table.var]) if known is None else known.new_empty(0)
+
+
+def _fake_forward(
+    x: Tensor,
+    residual: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    known: Tensor | None,
+    groups: int,
+    eps: float,
+    activation: str | None,
+) -> tuple[Tensor, Tensor]:
+    y = torch.empty_like(cpu.dense(x)[0])
+    if known is not None:
+        return y, known.new_empty(0)
+    return y, x.new_empty((2, x.shape[0], groups) if groups else (2, 1, x.shape[1]), dtype=torch.float64)
+
+
+def _backward(
+    grad_y: Tensor,
+    x: Tensor,
+    residual: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    moments: Tensor,
+    groups: int,
+    eps: float,
+    activation: str | None,
+    known: bool,
+    values: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    rest = (activation_named(activation), _moments(moments))
+    grads = cpu.standardize_backward(grad_y, x, groups, weight, bias, eps, residual, *rest, known=known, values=values)
+    # An operator always returns tensors; an empty one stands for none.
+    return tuple(x.new_empty(0) if g is None else g for g in grads)  # type: ignore[return-value]
+
+
+def _fake_backward(
+    grad_y: Tensor,
+    x: Tensor,
+    residual: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    moments: Tensor,
+    groups: int,
+    eps: float,
+    activation: str | None,
+    known: bool,
+    values: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    like = cpu.dense(x)[0]
+    of_x = torch.empty_like(like) if values else x.new_empty(0)
+    of_residual = x.new_empty(0)
+    if values and residual is not None:
+        of_residual = torch.empty_like(like, dtype=residual.dtype)
+    small = [x.new_empty(0) if p is None else torch.empty_like(p) for p in (weight, bias)]
+    return of_x, of_residual, small[0], small[1]
+
+
+def _moments(table: Tensor) -> Moments:
+    mean, var = table.contiguous().unbind()
+    return Moments(mean, var, 1)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    x, residual, weight, bias, known, *ctx.constants = inputs
+    ctx.known = known is not None
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(x, residual, weight, bias, known if ctx.known else output[1])
+
+
+def _gradients(ctx: Any, grad_y: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    wanted = ctx.needs_input_grad[:4]
+    values = wanted[0] or wanted[1]
+    tensors = (grad_y, *ctx.saved_tensors)
+    grads = torch.ops.normwise.standardize_backward(*tensors, *ctx.constants, ctx.known, values)
+    return *(grad if want else None for grad, want in zip(grads, wanted, strict=True)), *(None,) * 4
+
+
+_LIBRARY.impl("standardize", _forward, "CPU")
+_LIBRARY.impl("standardize_backward", _backward, "CPU")
+torch.library.register_fake(FORWARD, _fake_forward, lib=_LIBRARY)
+torch.library.register_fake(BACKWARD, _fake_backward, lib=_LIBRARY)
+torch.library.register_autograd(FORWARD, _gradients, setup_context=_setup_context, lib=_LIBRARY)

@@ -1,0 +1,78 @@
+"""docs/performance.md: made of the committed rows, and of nothing else."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+from normwise.bench import step, sweep
+from normwise.bench.measure import OK
+
+SCRIPT = Path(__file__).parents[2] / "docs" / "make_performance.py"
+
+
+@pytest.fixture
+def maker(tmp_path, monkeypatch):
+    """The script, with folders of its own for rows and pictures."""
+    spec = importlib.util.spec_from_file_location("make_performance", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "IMAGES", tmp_path)
+    return module
+
+
+def rows_file(path, columns, rows):
+    import csv
+
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns, restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+ABOUT = {"machine": "A Processor", "torch": "2.13", "commit": "abc1234", "clock": "wall", "backend": "automatic"}
+ABOUT |= {"huge_pages": "on, system: madvise", "date": "2026-01-02", "status": OK}
+CELL = {"layer": "batch", "net": "U-Net", "shape": "2x64x128x128", "dtype": "fp32", "layout": "contiguous"}
+CELL |= {"direction": "both", "threads": "1", "residual": "0", "ours_ms": "2", "native_ms": "6", "x_of_floor": "1.25"}
+
+
+def test_the_committed_page_is_what_the_committed_rows_say(maker):
+    text = maker.PAGE.read_text(encoding="utf-8")
+    assert maker.page(text) == text, "run docs/make_performance.py"
+    made = [path.name for path in maker.IMAGES.iterdir()]
+    committed = SCRIPT.parent / "images"
+    assert [name for name in made if (maker.IMAGES / name).read_text() != (committed / name).read_text()] == []
+
+
+def test_every_block_of_the_page_is_known(maker):
+    names = re.findall(r"<!-- (\w+) -->", maker.PAGE.read_text(encoding="utf-8"))
+    assert set(names) - {"end"} == set(maker.BLOCKS)
+
+
+def test_a_table_by_hand(maker, tmp_path, monkeypatch):
+    monkeypatch.setattr(maker, "RESULTS", tmp_path)
+    rows = [CELL | ABOUT | {"ratio": "3"}, CELL | ABOUT | {"ratio": "0.75", "shape": "2x4x8x8", "x_of_floor": "30"}]
+    older = CELL | ABOUT | {"ratio": "100", "commit": "old"}
+    rows_file(tmp_path / "cpu.csv", sweep.ALL_COLUMNS, [older, *rows])
+    text = maker.layers("cpu")
+    assert "A Processor, torch 2.13, commit abc1234, wall clock, backend automatic" in text
+    assert "| BatchNorm | native | 2 | 1.50 | 0.75 | 1.25 |" in text
+    assert "1 of 2 cells are slower than their baseline; 0 are wrong." in text
+    assert (tmp_path / "bench-cpu-fp32-contiguous.svg").read_text().count("<rect ") == 2
+
+
+def test_steps_and_calls(maker, tmp_path, monkeypatch):
+    monkeypatch.setattr(maker, "RESULTS", tmp_path)
+    row = {"norm": "group", "dtype": "bf16", "layout": "channels_last", "threads": "2"}
+    row |= {"native_ms": "200", "ours_ms": "125", "none_ms": "100", "ratio": "1.6"}
+    rows_file(tmp_path / "step.csv", step.COLUMNS, [row | ABOUT])
+    assert "| GroupNorm | bf16, channels_last | 2 | 200 | 125 | 100 | 1.6 |" in maker.step()
+    rows_file(tmp_path / "overhead.csv", sweep.ALL_COLUMNS, [CELL | ABOUT | {"ours_ms": "0.02", "native_ms": "0.0145"}])
+    assert "| BatchNorm | forward + backward | 14.5 | 20.0 | +5.5 |" in maker.overhead()
+
+
+@pytest.mark.parametrize("block", ["cpu", "cuda", "overhead", "step", "compiled"])
+def test_what_was_not_measured_is_not_claimed(block, maker, tmp_path, monkeypatch):
+    monkeypatch.setattr(maker, "RESULTS", tmp_path)
+    assert maker.BLOCKS[block]() == "Not measured yet.\n"

@@ -1,0 +1,330 @@
+"""Rows on disk, a sweep that goes on where it was stopped, and what is shown of it."""
+
+import io
+import re
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from rich.console import Console
+
+from normwise.bench import environment, step, sweep
+from normwise.bench.cases import Case
+from normwise.bench.measure import FAILED, OK, WRONG, Options
+from normwise.bench.page import build_page, write_page
+from normwise.bench.pictures import panels, roof, roofline, shade, speed_up
+from normwise.bench.storage import Rows, read_rows
+from normwise.bench.summary import advantage, by_layer, figures, slower, timed, title
+from normwise.bench.svg import LogScale
+from normwise.bench.tables import show_overhead, show_steps
+from normwise.bench.terminal import Ticker, show
+from normwise.comparison import InputError
+
+CASES = [
+    Case(layer, "U-Net", (2, 8, 6, 5), dtype, "contiguous", "both", 1)
+    for dtype in ("fp32", "bf16")
+    for layer in ("batch", "group")
+]
+
+
+def instant(functions, rounds):
+    for function in functions.values():
+        function()
+    return {name: 2.0 if name == "ours" else 3.0 for name in functions}
+
+
+OPTIONS = Options(torch.device("cpu"), instant)
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """The cases that were really measured."""
+    calls, real = [], sweep.measure
+    monkeypatch.setattr(sweep, "measure", lambda case, options: calls.append(case) or real(case, options))
+    return calls
+
+
+class TestRows:
+    def test_values_come_back_as_they_were_written(self, tmp_path):
+        with Rows(tmp_path / "new" / "a.csv", ("name", "value")) as file:
+            written = file.append({"name": 'with, "all"\nof it', "value": 0.123456})
+            assert file.read() == [written]
+        assert written == {"name": 'with, "all" of it', "value": "0.1235"}
+        assert read_rows(tmp_path / "new" / "a.csv") == [written]
+
+    @pytest.mark.parametrize("cut", [1, 3, 7])
+    def test_a_row_that_was_cut_off_is_dropped_and_the_others_stay(self, tmp_path, cut):
+        path = tmp_path / "a.csv"
+        with Rows(path, ("a", "b")) as file:
+            rows = [file.append({"a": i, "b": "text"}) for i in range(3)]
+        path.write_bytes(path.read_bytes()[:-cut])
+        with Rows(path, ("a", "b")) as file:
+            assert file.read() == rows[:2]
+            rows[2] = file.append({"a": 9, "b": "again"})
+        assert read_rows(path) == rows
+
+    def test_other_columns_are_refused_and_the_file_stays(self, tmp_path):
+        path = tmp_path / "a.csv"
+        path.write_text("a,c\n1,2\n")
+        with pytest.raises(InputError, match=r"a\.csv has other columns than this version writes"), Rows(path, "ab"):
+            pass
+        assert path.read_text() == "a,c\n1,2\n"
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="POSIX locks")
+    def test_a_second_process_is_kept_out(self, tmp_path):
+        path = tmp_path / "a.csv"
+        program = f"""
+from pathlib import Path
+from normwise.bench.storage import Rows
+try:
+    with Rows(Path({str(path)!r}), "ab"): print("in")
+except ValueError as error: print(error)
+"""
+        with Rows(path, "ab"):
+            done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+        assert "Another process writes to" in done.stdout
+
+    def test_a_folder_that_cannot_be_made(self, tmp_path):
+        (tmp_path / "file").touch()
+        with pytest.raises(InputError, match="cannot be written"), Rows(tmp_path / "file" / "a.csv", "ab"):
+            pass
+
+
+class TestSweep:
+    def test_what_is_finished_is_not_measured_again(self, tmp_path, measured):
+        path = tmp_path / "layers.csv"
+        first = sweep.run(CASES[:2], OPTIONS, path)
+        again = sweep.run(CASES, OPTIONS, path)
+        assert measured == CASES
+        assert again[:2] == first
+        assert read_rows(path) == again
+
+    def test_what_a_kill_leaves_is_used(self, tmp_path, measured):
+        path = tmp_path / "layers.csv"
+
+        def stop(row, done, total):
+            if done == 2:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            sweep.run(CASES, OPTIONS, path, listen=stop)
+        assert len(read_rows(path)) == 2
+        assert len(sweep.run(CASES, OPTIONS, path)) == 4
+        assert measured == CASES
+
+    @pytest.mark.parametrize("changed", ["clock", "commit", "backend", "huge pages"])
+    def test_what_was_measured_otherwise_is_measured_anew(self, tmp_path, measured, monkeypatch, changed):
+        path = tmp_path / "layers.csv"
+        sweep.run(CASES[:1], OPTIONS, path)
+        clock, options = "wall", OPTIONS
+        if changed == "clock":
+            clock = "cpu"
+        elif changed == "commit":
+            monkeypatch.setattr(environment, "commit", lambda: "abc1234")
+        elif changed == "backend":
+            options = options._replace(backend="reference")
+        else:
+            monkeypatch.setattr(environment, "system_huge_pages", lambda: "never")
+        sweep.run(CASES[:1], options, path, clock=clock)
+        assert len(measured) == 2
+        assert len(read_rows(path)) == 2
+
+    def test_a_column_that_was_not_asked_for_before_is_filled(self, tmp_path, measured, monkeypatch):
+        monkeypatch.setattr(torch, "compile", lambda layer, mode: layer)
+        path = tmp_path / "layers.csv"
+        sweep.run(CASES[:1], OPTIONS, path)
+        (row,) = sweep.run(CASES[:1], OPTIONS._replace(compiled=("compiled",)), path)
+        assert row["compiled_ms"] == "3000"
+        assert len(measured) == 2
+        sweep.run(CASES[:1], OPTIONS, path)
+        assert len(measured) == 2, "the row with more in it serves"
+
+    def test_threads_are_those_of_the_case_and_are_given_back(self, tmp_path, monkeypatch):
+        seen = []
+        monkeypatch.setattr(sweep, "measure", lambda case, options: seen.append(torch.get_num_threads()) or {})
+        before = torch.get_num_threads()
+        sweep.run([replace(CASES[0], threads=count) for count in (3, 0, 2)], OPTIONS, tmp_path / "a.csv")
+        assert seen == [3, before, 2]
+        assert torch.get_num_threads() == before
+
+    def test_a_row_says_where_it_comes_from(self, tmp_path):
+        (row,) = sweep.run(CASES[:1], OPTIONS, tmp_path / "a.csv")
+        assert row["torch"] == torch.__version__
+        assert re.fullmatch(r"\d{4}-\d\d-\d\d", row["date"])
+        assert re.fullmatch(r"[0-9a-f]{7,}\+?|", row["commit"])
+        assert re.fullmatch(r"(on|off), system: (always|madvise|never|unknown)", row["huge_pages"])
+        assert row["machine"]
+        assert (row["backend"], row["clock"], row["rounds"]) == ("automatic", "wall", "5")
+
+
+def row(layer="batch", ratio=2.0, **more):
+    base = dict.fromkeys(sweep.ALL_COLUMNS, "")
+    base |= {"layer": layer, "net": "U-Net", "shape": "2x64x128x128", "dtype": "fp32", "layout": "contiguous"}
+    base |= {"direction": "both", "threads": "1", "residual": "0", "status": OK, "ratio": str(ratio), "error": "1e-07"}
+    base |= {"ours_ms": "2", "native_ms": str(2 * ratio), "x_of_floor": "1.5", "gb_per_s": "8", "copy_gb_per_s": "12"}
+    about = {"machine": "A Processor", "torch": "2.13", "commit": "abc1234", "clock": "wall", "date": "2026-01-02"}
+    return base | about | {"backend": "automatic", "huge_pages": "on, system: madvise"} | more
+
+
+ROWS = [
+    row(),
+    row(ratio=0.5, shape="2x4x8x8", x_of_floor="40"),
+    row("group", 8.0, dtype="bf16", layout="channels_last"),
+    row("group", 3.0, activation="relu", residual="1"),
+    row("switchable", 9.0, direction="forward", paper_ms="18", native_ms=""),
+    row("instance", status=WRONG, error="0.3", ratio=""),
+    row("instance", status=FAILED, message="OutOfMemoryError: no", ratio=""),
+]
+
+
+class TestSummary:
+    def test_figures_by_hand(self):
+        found = figures(timed(ROWS)[:2])
+        assert (found.cells, found.ratio, found.least) == (2, 1.0, 0.5)
+        assert found.floor == 1.5, "a tiny tensor says nothing about the floor"
+
+    def test_only_tiny_tensors_have_no_floor(self):
+        assert figures([ROWS[1]]).floor is None
+        assert figures([]) is None
+
+    def test_slower_cells_come_slowest_first(self):
+        rows = [row(ratio=value) for value in (0.9, 1.0, 0.3, 2.0)]
+        assert [r["ratio"] for r in slower(rows)] == ["0.3", "0.9"]
+
+    def test_layers_keep_together_with_what_is_fused_into_them(self):
+        names = [name for name, _ in by_layer(timed([*ROWS[2:], *ROWS[:2]]))]
+        assert names == ["BatchNorm", "GroupNorm", "+ residual + relu", "SwitchableNorm"]
+
+    def test_the_advantage_over_a_compiler(self):
+        assert advantage([row(compiled_ms="8"), row(compiled_ms="2"), row()], "compiled_ms") == 2
+        assert advantage([row()], "compiled_ms") is None
+
+
+def shown(width, rows=ROWS):
+    console = Console(file=io.StringIO(), width=width, markup=False, emoji=False, highlight=False)
+    show(console, rows, [])
+    return console.file.getvalue()
+
+
+class TestTerminal:
+    @pytest.mark.parametrize("width", [80, 120])
+    def test_every_figure_is_whole(self, width):
+        text = shown(width)
+        table = text.partition("fwd, both:")[0].partition("layer ")[2]
+        assert "…" not in text
+        assert max(map(len, table.splitlines())) <= width
+        assert re.search(r"^BatchNorm +2 .* 1\.00 +0\.50 +1\.50", text, re.MULTILINE)
+        assert re.search(r"^SwitchableNorm +p +1 +9\.00 ", text, re.MULTILINE)
+        assert re.search(r"^  \+ residual \+ relu +1 ", text, re.MULTILINE)
+        assert ("bf16 last" in text) is (width == 120)
+
+    def test_what_is_slow_or_wrong_is_named(self):
+        text = shown(80)
+        assert "Slower than the baseline: 1 cell\n  0.5: BatchNorm, 2x4x8x8, fp32, contiguous" in text
+        assert "Wrong or failed: 2 cells\n" in text
+        assert "wrong, error 0.3; not timed" in text
+        assert "failed: OutOfMemoryError: no" in text
+
+    def test_nothing_timed_still_says_why(self):
+        assert "Wrong or failed: 1 cell" in shown(80, ROWS[5:6])
+
+    def test_a_pipe_gets_one_line_per_cell(self):
+        console = Console(file=io.StringIO(), width=200, markup=False, highlight=False)
+        with Ticker(console) as ticker:
+            ticker(ROWS[0], 1, 2)
+        assert console.file.getvalue() == (
+            "[1/2] BatchNorm, 2x64x128x128, fp32, contiguous, forward + backward, 1 thread: "
+            "2.0 x native, 1.5 x floor, error 1e-07\n"
+        )
+
+    def test_overhead_in_microseconds(self):
+        console = Console(file=io.StringIO(), width=80, markup=False, highlight=False)
+        show_overhead(console, [row(ours_ms="0.0205", native_ms="0.014")])
+        assert re.search(r"BatchNorm +forward \+ backward +14\.0 +20\.5 +\+6\.5", console.file.getvalue())
+
+    def test_a_step_and_the_share_of_its_normalizers(self):
+        console = Console(file=io.StringIO(), width=100, markup=False, highlight=False)
+        times = {"native_ms": "200", "ours_ms": "125", "none_ms": "100"}
+        show_steps(console, [row(norm="group", **times, ratio="1.6")])
+        assert re.search(r"GroupNorm +fp32 contiguous +1 +200 +125 +100 +1\.6 +50% -> 20%", console.file.getvalue())
+
+
+class TestPage:
+    def test_it_holds_every_cell_and_needs_nothing_beside_itself(self, tmp_path):
+        write_page(tmp_path / "a.html", ROWS, "normwise bench --layers 'batch'")
+        page = (tmp_path / "a.html").read_text(encoding="utf-8")
+        assert [p.name for p in tmp_path.iterdir()] == ["a.html"]
+        assert page.count("<rect ") == 5
+        assert "normwise bench --layers &#x27;batch&#x27;" in page
+        assert "wrong" in page
+        assert not re.search(r"(src|href)=", page)
+        assert "script" not in page
+
+    def test_text_from_outside_is_escaped(self):
+        page = build_page([row(machine="<b>&"), row(status=FAILED, message="<script>")], "x")
+        assert "<b>&<" not in page
+        assert "<script>" not in page
+
+    def test_nothing_timed_is_a_page_too(self):
+        assert "Wrong or failed: 2" in build_page(ROWS[5:], "x")
+
+    def test_a_picture_shows_what_may_be_compared(self):
+        assert list(panels(ROWS)) == [
+            "forward + backward, fp32, contiguous, threads: 1",
+            "forward + backward, bf16, channels_last, threads: 1",
+            "forward, fp32, contiguous, threads: 1",
+        ]
+
+    def test_cells_stand_in_the_column_of_their_shape(self):
+        rows = [row(shape="1x2x3x4"), row(shape="5x6x7x8"), row("group", shape="5x6x7x8", ratio=3.25)]
+        picture = speed_up(rows)
+        places = re.findall(r'<rect x="(\d+)" y="(\d+)"', picture)
+        assert places[1][0] == places[2][0] != places[0][0]
+        assert places[0][1] == places[1][1] != places[2][1]
+        assert ">3.25</text>" in picture
+
+    def test_colours_follow_the_ratio(self):
+        assert shade(1) == "#eef0f2"
+        assert shade(100) == shade(8) != shade(2)
+        assert shade(0.01) == shade(0.25) != shade(0.5)
+
+    def test_the_roof_is_the_median_copy_of_each_size(self):
+        rows = [row(copy_gb_per_s=str(v)) for v in (10, 30, 12)] + [row(shape="1x1x256x1024", copy_gb_per_s="50")]
+        assert roof(rows) == [(1.0, 50.0), (8.0, 12.0)]
+        assert roofline(rows).count("<title>") == 4 + 1
+
+    def test_a_logarithmic_axis(self):
+        scale = LogScale([1, 100], 0, 220)
+        assert scale(10) == pytest.approx(110)
+        assert scale.ticks() == [1, 2, 5, 10, 20, 50, 100]
+        assert LogScale([1, 10**5], 0, 1).ticks() == [10.0**k for k in range(6)]
+
+
+def test_titles():
+    assert title(row("token-layer")) == "LayerNorm, rows"
+
+
+class TestStep:
+    def test_small_nets_agree_and_are_timed(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(step, "DEPTH", 8)
+        wanted = step.steps([1], batch=2, image=16)
+        assert [(s.norm, s.dtype, s.layout) for s in wanted[::3]] == [
+            ("batch", "fp32", "contiguous"),
+            ("batch", "bf16", "channels_last"),
+        ]
+        rows = step.run(wanted, OPTIONS, tmp_path / "step.csv")
+        assert {r["status"] for r in rows} == {OK}
+        assert {r["ratio"] for r in rows} == {"1.5"}
+        monkeypatch.setattr(step, "measure", None)
+        assert step.run(wanted, OPTIONS, tmp_path / "step.csv") == rows, "finished steps are not repeated"
+
+    def test_a_net_that_computes_something_else_is_not_timed(self, monkeypatch):
+        from torch import nn
+
+        monkeypatch.setattr(step, "DEPTH", 8)
+        monkeypatch.setitem(step.OURS, "batch", lambda channels: nn.BatchNorm2d(channels, eps=0.5))
+        row = step.measure(step.Step("batch", "fp32", "contiguous", 2, 16), OPTIONS)
+        assert row["status"] == WRONG
+        assert row["loss_error"] > step.TOLERANCE["fp32"]

@@ -1,0 +1,202 @@
+"""`normwise doctor`: what it looks at, what it calls a problem, and what it advises."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from normwise import available_backends, doctor, huge_pages
+from normwise.doctor import NOTE, OK, PROBLEM, Check, examine, healthy
+
+
+def found(name):
+    """The checks of this name, or that begin with it."""
+    return [check for check in examine() if check.name.startswith(name)]
+
+
+def one(name):
+    (check,) = found(name)
+    return check
+
+
+def test_every_part_is_looked_at_once():
+    names = [check.name for check in examine()]
+    wanted = ["normwise", "Python", "torch", "C++ compiler", "cache", "huge pages", "threads", "optional packages"]
+    assert [name for name in wanted if names.count(name) != 1] == []
+    assert [name for name in available_backends() if names.count(f"backend {name}") != 1] == []
+
+
+def test_versions_are_those_of_this_process():
+    assert one("torch").found.startswith(torch.__version__)
+    assert os.path.dirname(doctor.__file__) in one("normwise").found
+
+
+def test_notes_are_no_problem_and_problems_are():
+    fine = [Check("a", OK, ""), Check("b", NOTE, "")]
+    assert healthy(fine)
+    assert not healthy([*fine, Check("c", PROBLEM, "")])
+
+
+@pytest.mark.parametrize(("version", "level"), [("2.9.1", PROBLEM), ("2.10.0", OK), ("2.13.0+cpu", OK), ("3.0", OK)])
+def test_an_old_torch_is_a_problem(version, level, monkeypatch):
+    monkeypatch.setattr(torch, "__version__", version)
+    assert one("torch").level == level
+
+
+def test_missing_kernels_say_what_to_install(monkeypatch):
+    reasons = {"cpu": "no C++ compiler was found; install g++.", "triton": "no GPU", "reference": None}
+    monkeypatch.setattr(doctor, "available_backends", lambda: reasons)
+    checks = {check.name: check for check in found("backend")}
+    assert checks["backend cpu"].level == PROBLEM
+    assert "install g++" in checks["backend cpu"].found
+    assert checks["backend triton"] == Check("backend triton", NOTE, "not available: no GPU")
+    assert checks["backend reference"].level == OK
+
+
+@pytest.mark.skipif(available_backends()["cpu"] is not None, reason=str(available_backends()["cpu"]))
+@pytest.mark.skipif(not doctor.MAPS.exists(), reason="needs Linux's /proc")
+def test_the_library_that_serves_is_named():
+    paths = one("backend cpu").found.partition(": ")[2].split(", ")
+    assert [path for path in paths if not (os.path.exists(path) and "kernels-" in path)] == []
+
+
+def test_no_compiler(monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.delenv("CXX", raising=False)
+    assert one("C++ compiler") == Check(
+        "C++ compiler", NOTE, "no C++ compiler was found (looked for g++, c++ and clang++)"
+    )
+
+
+def test_the_compiler_is_run(monkeypatch, tmp_path):
+    compiler = tmp_path / "mine"
+    compiler.write_text("#!/bin/sh\necho mine 1.2\necho more\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    assert one("C++ compiler").found == f"{compiler} ({compiler}): mine 1.2"
+
+
+def test_the_cache_counts_its_libraries(monkeypatch, tmp_path):
+    monkeypatch.setenv("NORMWISE_CACHE", str(tmp_path / "new"))
+    assert one("cache") == Check("cache", OK, f"{tmp_path / 'new'}, compiled libraries: 0, 0.0 MB")
+    (tmp_path / "new" / "kernels-1.so").write_bytes(bytes(3 << 20))
+    assert one("cache").found.endswith("compiled libraries: 1, 3.0 MB")
+
+
+def test_a_cache_that_cannot_be_written(monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("NORMWISE_CACHE", str(tmp_path / "file"))
+    check = one("cache")
+    assert check.level == PROBLEM
+    assert "cannot be written" in check.found
+    assert "NORMWISE_CACHE" in check.advice
+
+
+def test_a_full_disk(monkeypatch, tmp_path):
+    monkeypatch.setenv("NORMWISE_CACHE", str(tmp_path))
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: doctor.shutil._ntuple_diskusage(100, 98, 2 << 20))
+    assert one("cache").found.endswith("only 2 MB are free")
+    assert one("cache").level == PROBLEM
+
+
+@pytest.fixture
+def switch():
+    before = huge_pages()
+    yield
+    huge_pages(before)
+
+
+@pytest.mark.parametrize(
+    ("text", "enabled", "level", "said"),
+    [
+        ("always [madvise] never", True, OK, "on for large outputs (system: madvise)"),
+        ("[always] madvise never", True, OK, "on for large outputs (system: always)"),
+        ("always madvise [never]", True, NOTE, "the system gives none"),
+        ("always [madvise] never", False, NOTE, "switched off in normwise (system: madvise)"),
+        (None, True, NOTE, "this system has none"),
+    ],
+)
+def test_huge_pages(text, enabled, level, said, monkeypatch, tmp_path, switch):
+    if text is not None:
+        (tmp_path / "enabled").write_text(f"{text}\n")
+    monkeypatch.setattr(doctor, "HUGE_PAGES_FILE", tmp_path / "enabled")
+    huge_pages(enabled)
+    check = one("huge pages")
+    assert check.level == level
+    assert said in check.found
+
+
+def test_more_threads_than_cores_is_noted():
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        assert one("threads").level == OK
+        torch.set_num_threads(4 * (os.cpu_count() or 1))
+        assert one("threads").level == NOTE
+    finally:
+        torch.set_num_threads(before)
+
+
+MAPS = """\
+7f00-7f01 r-xp 00000000 00:1f 1 {torch}/libgomp.so.1
+7f01-7f02 r--p 00001000 00:1f 1 {torch}/libgomp.so.1
+7f02-7f03 rw-p 00000000 00:00 0
+7f03-7f04 r-xp 00000000 00:1f 2 {torch}/libcompress.so
+"""
+
+
+@pytest.mark.parametrize("second", ["libiomp5.so", "libomp.so", "libgomp-a34b3233.so.1.0.0", "a b/libgomp.so.1"])
+def test_a_second_openmp_runtime_is_a_problem(second, monkeypatch, tmp_path):
+    maps = tmp_path / "maps"
+    monkeypatch.setattr(doctor, "MAPS", maps)
+    maps.write_text(MAPS.format(torch=tmp_path))
+    assert one("OpenMP") == Check("OpenMP", OK, f"{tmp_path}/libgomp.so.1")
+    maps.write_text(maps.read_text() + f"7f05-7f06 r-xp 00000000 00:1f 3 {tmp_path}/other/{second}\n")
+    assert one("OpenMP").level == PROBLEM
+    assert f"other/{second}" in one("OpenMP").found
+
+
+@pytest.mark.skipif(not doctor.MAPS.exists(), reason="needs Linux's /proc")
+def test_this_process_has_one_openmp_runtime():
+    assert one("OpenMP").level == OK
+    assert "omp" in one("OpenMP").found
+
+
+def test_packages_are_named_as_pip_knows_them():
+    present, absent = one("optional packages").found, "".join(check.found for check in found("not installed"))
+    for distribution, _ in doctor.PACKAGES.values():
+        assert (f"{distribution} " in present) != (f"{distribution} (" in absent)
+
+
+def run(*arguments, code=0, **environment):
+    command = [sys.executable, "-W", "error", "-m", "normwise", "doctor", *arguments]
+    settings = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    done = subprocess.run(command, capture_output=True, text=True, env=settings, timeout=300, check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done
+
+
+def test_the_command_without_a_compiler(tmp_path):
+    (tmp_path / "bin").mkdir()
+    without = {"PATH": str(tmp_path / "bin"), "CXX": "", "NORMWISE_CACHE": str(tmp_path / "cache")}
+    if available_backends()["cpu"] is None and "prebuilt" in one("backend cpu").found:
+        pytest.skip("this installation brings its kernels along")
+    text = run(code=1, **without).stdout
+    (line,) = (line for line in text.splitlines() if line.startswith("!!"))
+    assert "backend cpu" in line
+    assert "install g++" in line
+    assert text.endswith("\n1 problem, marked !!.\n")
+    data = json.loads(run("--json", code=1, **without).stdout)
+    assert data["healthy"] is False
+    assert [check["name"] for check in data["checks"] if check["level"] == PROBLEM] == ["backend cpu"]
+
+
+@pytest.mark.skipif(available_backends()["cpu"] is not None, reason=str(available_backends()["cpu"]))
+def test_the_command_on_a_machine_that_has_everything():
+    done = run("--json")
+    assert done.stderr == ""
+    assert json.loads(done.stdout)["healthy"] is True
+    assert run().stdout.endswith("\nNo problem.\n")
