@@ -185,7 +185,7 @@ def _synchronized(layer: nn.modules.batchnorm._BatchNorm, group: ProcessGroup | 
     return sync.train(layer.training)
 
 
-class _GhostBatchNorm(_BatchNorm):
+class _GhostBatchNorm(BatchLayer):
     def __init__(self, *args: Any, ghost_size: int = 32, **options: Any) -> None:
         if ghost_size < 1:
             raise ValueError(f"ghost_size must be at least 1 sample, received {ghost_size}.")

@@ -153,7 +153,9 @@ def _fused(kind: str, x: Tensor, mask: Tensor | None, *others: Tensor | None) ->
     if mask is not None:
         return None
     weight, bias, residual = others
-    if residual is None and x.numel() < NATIVE_BELOW[kind] and native.takes(x, None, weight, bias):
+    if residual is not None:
+        check_residual(residual, x)
+    elif x.numel() < NATIVE_BELOW[kind] and native.takes(x, None, weight, bias):
         return None
     return fused.takes(x, *others)
 
