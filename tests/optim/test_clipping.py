@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 from agc_by_the_paper import by_units, official_layout, timms_reading, units_of, whole
+from clipping_cases import Heads, fill
 from torch import nn
-from torch.nn.utils.parametrizations import spectral_norm, weight_norm
+from torch.nn.utils.parametrizations import spectral_norm
 from torch.testing import assert_close
 
 import normwise as nw
@@ -27,15 +28,6 @@ LAYERS = {
     "transposed3d-grouped": (lambda: nn.ConvTranspose3d(4, 4, 2, groups=2), (2, 4, 2, 3, 2)),
 }
 every_layer = pytest.mark.parametrize(("make", "shape"), LAYERS.values(), ids=LAYERS)
-
-
-def fill(model):
-    """Gradients of which some units are larger than the clipped norm and some are not."""
-    for parameter in model.parameters():
-        units = parameter.shape[:1]
-        spread = torch.logspace(-5, 1, units.numel()).reshape(*units, *[1] * (parameter.dim() - 1))
-        parameter.grad = torch.randn_like(parameter) * spread.to(parameter.dtype)
-    return {name: p.grad.clone() for name, p in model.named_parameters()}
 
 
 @every_layer
@@ -185,53 +177,6 @@ def test_originals_of_parametrized_transposed_weights_keep_their_units():
     expected = by_units(original, before, units, 0.01, 1e-3)
     np.testing.assert_allclose(original.grad.numpy(), expected, rtol=2e-6, atol=1e-9)
     assert torch.equal(layer.parametrizations.weight[0]._u, vectors)  # reading the weight would iterate
-
-
-class Heads(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.head = nn.Linear(4, 3)
-        self.body = nn.Conv1d(2, 4, 3)
-
-
-def excluded(model, **options):
-    fill(model)
-    return adaptive_clip_grad_(model, **options).excluded
-
-
-def test_the_classifier_is_the_last_linear_layer_by_its_role():
-    assert excluded(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))) == ("2.weight",)
-    assert excluded(nw.nets.resnet(8)) == ("classifier.weight",)
-    assert excluded(nn.Linear(4, 2)) == ("weight",)
-    parametrized = nn.Sequential(nn.Linear(4, 4), nw.scaled_weight_standardization(nn.Linear(4, 2, bias=False)))
-    assert excluded(parametrized) == ("1.parametrizations.weight.original",)
-    assert excluded(nn.Sequential(nn.Linear(4, 4), weight_norm(nn.Linear(4, 2)))) == (
-        "1.parametrizations.weight.original0",
-        "1.parametrizations.weight.original1",
-    )
-
-
-def test_the_classifier_named_by_a_module():
-    model = Heads()
-    assert excluded(model, classifier=model.head) == ("head.weight",)
-    assert excluded(model, classifier=[model.head, model.body]) == ("head.weight", "body.weight")
-    assert excluded(model, classifier=None) == ()
-    tied = nn.ModuleList([nn.Embedding(7, 4), nn.Linear(4, 7, bias=False)])
-    tied[1].weight = tied[0].weight
-    assert excluded(tied) == ("0.weight",)
-
-
-@pytest.mark.parametrize(
-    ("model", "message"),
-    [
-        (Heads(), r"the classifier of Heads cannot be told, since its last layer is a Conv1d.*classifier=model.head"),
-        (nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2)), "its last layer is a LayerNorm"),
-        (nn.ReLU(), "it has no parameters"),
-    ],
-)
-def test_a_classifier_that_cannot_be_told(model, message):
-    with pytest.raises(ValueError, match=message):
-        adaptive_clip_grad_(model)
 
 
 def test_the_report_says_which_units_and_how_many():

@@ -7,49 +7,11 @@ import pickle
 import pytest
 import torch
 from torch import nn
-from torch.optim import lr_scheduler, swa_utils
+from torch.optim import lr_scheduler
 from torch.testing import assert_close
+from wrapped_cases import CLIP, OPTIMIZERS, assert_same, backward, batches, every_optimizer, model_and_twin, wrapped
 
 from normwise.optim import AdaptiveGradientClipping, adaptive_clip_grad_
-
-CLIP = 0.05
-OPTIMIZERS = {
-    "sgd": lambda p: torch.optim.SGD(p, lr=0.5, momentum=0.9, nesterov=True, weight_decay=1e-3),
-    "sgd-fused": lambda p: torch.optim.SGD(p, lr=0.5, momentum=0.9, fused=True),
-    "adam": lambda p: torch.optim.Adam(p, lr=0.1),
-    "adamw-foreach": lambda p: torch.optim.AdamW(p, lr=0.1, foreach=True),
-    "rmsprop": lambda p: torch.optim.RMSprop(p, lr=0.1),
-}
-every_optimizer = pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
-
-
-def model_and_twin():
-    torch.manual_seed(4)
-    model = nn.Sequential(
-        nn.Conv2d(2, 6, 3), nn.ReLU(), nn.ConvTranspose2d(6, 4, 2, groups=2), nn.Flatten(), nn.Linear(4 * 25, 3)
-    )
-    return model, copy.deepcopy(model)
-
-
-def wrapped(model, make=OPTIMIZERS["sgd"], **options):
-    return AdaptiveGradientClipping(make(model.parameters()), model, CLIP, **options)
-
-
-def batches(count):
-    generator = torch.Generator().manual_seed(5)
-    return [(torch.randn(4, 2, 6, 6, generator=generator), torch.tensor([0, 1, 2, 0])) for _ in range(count)]
-
-
-def backward(model, x, y, scale=1.0):
-    model.zero_grad()
-    loss = scale * nn.functional.cross_entropy(model(x), y)
-    loss.backward()
-    return loss
-
-
-def assert_same(model, other):
-    for (name, ours), theirs in zip(model.state_dict().items(), other.state_dict().values(), strict=True):
-        assert torch.equal(ours, theirs), name
 
 
 @every_optimizer
@@ -92,75 +54,6 @@ def test_a_closure_has_gradients_and_its_loss_comes_back():
         loss = optimizer.step(lambda: backward(model, x, y))
     assert torch.equal(loss, backward(twin, x, y))
     assert optimizer.step() is None
-
-
-SCHEDULERS = {
-    "step": lambda o: lr_scheduler.StepLR(o, 1),
-    "one-cycle": lambda o: lr_scheduler.OneCycleLR(o, max_lr=0.2, total_steps=9),
-    "cosine": lambda o: lr_scheduler.CosineAnnealingLR(o, 5),
-    "sequential": lambda o: lr_scheduler.SequentialLR(
-        o, [lr_scheduler.LinearLR(o), lr_scheduler.ExponentialLR(o, 0.5)], milestones=[2]
-    ),
-    "swa": lambda o: swa_utils.SWALR(o, swa_lr=0.01, anneal_epochs=2),
-}
-
-
-@pytest.mark.parametrize("make", SCHEDULERS.values(), ids=SCHEDULERS)
-@pytest.mark.parametrize("inner", [False, True], ids=["on the wrapper", "on the wrapped"])
-def test_schedulers_move_the_wrapped_rate(make, inner):
-    model, twin = model_and_twin()
-    optimizer, plain = wrapped(model), OPTIMIZERS["sgd"](twin.parameters())
-    schedule, expected = make(optimizer.optimizer if inner else optimizer), make(plain)
-    for x, y in batches(4):
-        backward(model, x, y)
-        optimizer.step()
-        schedule.step()
-        plain.step()
-        expected.step()
-        assert optimizer.optimizer.param_groups[0]["lr"] == plain.param_groups[0]["lr"]
-        assert optimizer.optimizer.param_groups[0]["momentum"] == plain.param_groups[0]["momentum"]
-
-
-def test_reduce_on_plateau():
-    optimizer = wrapped(model_and_twin()[0])
-    schedule = lr_scheduler.ReduceLROnPlateau(optimizer, patience=0)
-    schedule.step(1.0)
-    schedule.step(1.0)
-    assert optimizer.optimizer.param_groups[0]["lr"] == pytest.approx(0.05)
-
-
-@pytest.mark.parametrize("name", ["sgd", "sgd-fused"])
-@pytest.mark.parametrize("unscale", [False, True], ids=["in step", "by hand"])
-def test_grad_scaler_unscales_before_the_clipping(name, unscale):
-    make = OPTIMIZERS[name]
-    model, twin = model_and_twin()
-    optimizer, plain = wrapped(model, make), make(twin.parameters())
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12)
-    for x, y in batches(3):
-        optimizer.zero_grad()
-        scaler.scale(nn.functional.cross_entropy(model(x), y)).backward()
-        if unscale:
-            scaler.unscale_(optimizer)
-        scaler.step(optimizer)
-        scaler.update()
-        backward(twin, x, y)
-        adaptive_clip_grad_(twin, CLIP)
-        plain.step()
-    for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
-        assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
-
-
-def test_grad_scaler_skips_a_step_with_infinite_gradients():
-    model, twin = model_and_twin()
-    optimizer = wrapped(model, OPTIMIZERS["sgd-fused"])
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12)
-    x, y = batches(1)[0]
-    scaler.scale(nn.functional.cross_entropy(model(x), y)).backward()
-    model[0].weight.grad[0, 0, 0, 0] = float("inf")
-    scaler.step(optimizer)
-    scaler.update()
-    assert_same(model, twin)
-    assert (scaler.get_scale(), optimizer.report.steps) == (2.0**11, {})
 
 
 def trained(steps=2, make=OPTIMIZERS["sgd"]):
