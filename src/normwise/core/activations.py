@@ -96,11 +96,7 @@ def activation_named(name: str | None) -> Activation | None:
 
 @cache
 def gain(name: str) -> float:
-    r"""The factor that keeps unit variance through an activation, exact by quadrature.
-
-    .. math:: \gamma = 1 / \sqrt{\operatorname{Var}[f(z)]}, \quad z \sim \mathcal N(0, 1)
-
-    Simpson's rule in fp64 on [-12, 12] with a step that puts the kinks at 0, ±3 and 6 on grid points.
+    r"""The factor that keeps unit variance through an activation, by name; see `function_gain`.
 
     Source: Brock, De and Smith 2021, arXiv:2101.08692. Their published table is a Monte-Carlo estimate; it
     agrees to about 0.1 %.
@@ -109,13 +105,31 @@ def gain(name: str) -> float:
     True
     """
     activation = activation_named(name)
-    if activation is None:
-        return 1.0
+    return 1.0 if activation is None else function_gain(activation.function)
+
+
+@torch.no_grad()
+def function_gain(function: Callable[[Tensor], Tensor]) -> float:
+    r"""The factor that keeps unit variance through any function of one value, exact by quadrature.
+
+    .. math:: \gamma = 1 / \sqrt{\operatorname{Var}[f(z)]}, \quad z \sim \mathcal N(0, 1)
+
+    Simpson's rule in fp64 on [-12, 12] with a step that puts the kinks at 0, ±3 and 6 on grid points. ``function``
+    takes and returns an fp64 tensor ``[n]``.
+
+    Raises ValueError where the variance is 0 or not finite.
+
+    >>> round(function_gain(lambda z: 2 * z), 12)
+    0.5
+    """
     z = np.linspace(-12.0, 12.0, 48_001)
     weights = np.full(z.size, 2.0)
     weights[1::2] = 4.0
     weights[[0, -1]] = 1.0
     weights *= (z[1] - z[0]) / 3 * np.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
-    values = activation.function(torch.from_numpy(z)).numpy()
+    values = function(torch.from_numpy(z)).numpy()
     mean = float(weights @ values)
-    return 1.0 / math.sqrt(float(weights @ (values - mean) ** 2))
+    variance = float(weights @ (values - mean) ** 2)
+    if not 0 < variance < math.inf:
+        raise ValueError(f"The activation's variance over standard normal inputs must be positive, it is {variance}.")
+    return 1.0 / math.sqrt(variance)

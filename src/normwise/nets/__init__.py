@@ -1,4 +1,36 @@
-"""Networks whose normalizer is one argument."""
+"""Networks whose normalizer is one argument, and networks without one."""
 
+from .count import count_macs as count_macs
+from .count import count_parameters as count_parameters
+from .nf_net import NormalizerFreeBlock as NormalizerFreeBlock
+from .nf_net import NormalizerFreeNet as NormalizerFreeNet
+from .nf_parts import SqueezeExcite as SqueezeExcite
+from .nf_regnet import NF_REGNETS as NF_REGNETS
+from .nf_regnet import nf_regnet as nf_regnet
+from .nf_regnet import nf_regnet_b0 as nf_regnet_b0
+from .nf_regnet import nf_regnet_b1 as nf_regnet_b1
+from .nf_regnet import nf_regnet_b2 as nf_regnet_b2
+from .nf_regnet import nf_regnet_b3 as nf_regnet_b3
+from .nf_regnet import nf_regnet_b4 as nf_regnet_b4
+from .nf_regnet import nf_regnet_b5 as nf_regnet_b5
+from .nf_resnet import nf_resnet as nf_resnet
+from .nf_resnet import nf_resnet26 as nf_resnet26
+from .nf_resnet import nf_resnet50 as nf_resnet50
+from .nf_resnet import nf_resnet101 as nf_resnet101
+from .nf_resnet import nf_resnet152 as nf_resnet152
+from .nf_resnet import nf_resnet200 as nf_resnet200
+from .nf_resnet import nf_resnet288 as nf_resnet288
+from .nfnet import NFNETS as NFNETS
+from .nfnet import nfnet as nfnet
+from .nfnet import nfnet_f0 as nfnet_f0
+from .nfnet import nfnet_f1 as nfnet_f1
+from .nfnet import nfnet_f2 as nfnet_f2
+from .nfnet import nfnet_f3 as nfnet_f3
+from .nfnet import nfnet_f4 as nfnet_f4
+from .nfnet import nfnet_f5 as nfnet_f5
+from .nfnet import nfnet_f6 as nfnet_f6
+from .nfnet import nfnet_f7 as nfnet_f7
+from .residual import SkipGain as SkipGain
+from .residual import StochasticDepth as StochasticDepth
 from .resnet import ResNet as ResNet
 from .resnet import resnet as resnet

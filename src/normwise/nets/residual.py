@@ -1,0 +1,67 @@
+"""What residual networks put at the end of a branch: SkipInit's gain and stochastic depth."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class SkipGain(nn.Module):
+    r"""One learnable scalar at the end of a residual branch.
+
+    .. math:: y = g \cdot x
+
+    ``gain`` starts at ``initial``: with 0 every block starts as its shortcut. Any shape; the output has the input's
+    dtype. Weight decay does not belong on ``gain``.
+
+    Source: De and Smith 2020 (SkipInit), arXiv:2002.10444.
+
+    >>> gain = SkipGain()
+    >>> bool((gain(torch.ones(2, 3)) == 0).all())
+    True
+    """
+
+    def __init__(self, initial: float = 0.0) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(float(initial)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        # A scalar of no dimensions never promotes: the output keeps the dtype of x under mixed precision.
+        return x * self.gain
+
+
+class StochasticDepth(nn.Module):
+    r"""Drop the residual branch of each sample with probability ``p``, in training only.
+
+    .. math:: y_n = b_n\, x_n, \quad b_n \sim \operatorname{Bernoulli}(1 - p)
+
+    Shape ``[N, ...]``; one draw for each sample. ``rescale`` divides the survivors by ``1 - p``, which keeps the mean
+    and not the second moment.
+
+    Raises ValueError for a ``p`` outside [0, 1), or [0, 1] without ``rescale``.
+
+    Source: Huang et al. 2016, arXiv:1603.09382.
+
+    Trap: the normalizer-free networks of arXiv:2101.08692 do **not** rescale, timm's and torchvision's blocks do; so
+    a branch is larger in evaluation than on average in training.
+
+    >>> StochasticDepth(0.9).eval()(torch.ones(2)).tolist()
+    [1.0, 1.0]
+    """
+
+    def __init__(self, p: float, rescale: bool = False) -> None:
+        super().__init__()
+        if not 0 <= p <= 1 or (rescale and p == 1):
+            limit = "0 <= p < 1 (what survives is divided by 1 - p)" if rescale else "0 <= p <= 1"
+            raise ValueError(f"StochasticDepth(p={p!r}, rescale={rescale}): the share of dropped branches is {limit}.")
+        self.p = float(p)
+        self.rescale = rescale
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0:
+            return x
+        keep = torch.rand(x.shape[:1] + (1,) * (x.dim() - 1), device=x.device) >= self.p
+        return x * (keep / (1 - self.p) if self.rescale else keep).to(x.dtype)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p:g}, rescale={self.rescale}"
