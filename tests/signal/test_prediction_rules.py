@@ -99,6 +99,8 @@ GEOMETRIES = {
     "bilinear": (nn.Upsample(scale_factor=2, mode="bilinear"), (3, 4)),
     "bilinear, corners": (nn.Upsample(size=(7, 5), mode="bilinear", align_corners=True), (3, 4)),
     "zeros around": (nn.ZeroPad2d((1, 2, 0, 1)), (3, 4)),
+    "ones around": (nn.ConstantPad2d((1, 0, 2, 1), 1.0), (3, 4)),
+    "repeated": (nn.CircularPad1d((4, 4)), (4,)),
 }
 
 
@@ -156,6 +158,31 @@ def test_max_pooling_with_borders_and_after_relu():
         assert found.shape == (1, 2, 3, 3)
         torch.testing.assert_close(found.mean.float(), expected.mean((0, 2, 3)), rtol=0.01, atol=0.01)
         torch.testing.assert_close(found.variance.float(), expected.var((0, 2, 3)), rtol=0.01, atol=0.01)
+
+
+def test_padding_before_a_window_is_known_where_it_is():
+    class Padded(nn.Module):
+        def __init__(self, value, window):
+            super().__init__()
+            self.value, self.window = value, window
+
+        def forward(self, x):
+            return self.window(F.pad(x, (0, 1, 1, 1), value=self.value))
+
+    conv = nn.Conv2d(4, 6, 3, stride=2, padding=(0, 1)).double()
+    mean, variance = torch.randn(4, dtype=torch.float64), torch.rand(4, dtype=torch.float64)
+    x = mean.view(4, 1, 1) + variance.sqrt().view(4, 1, 1) * torch.randn(20_000, 4, 5, 4, dtype=torch.float64)
+    with torch.no_grad():
+        _, means, variances = through_linear_map(Padded(0.0, conv), mean, variance, (5, 4))
+        tap = predict(Padded(0.0, conv), x).layers[0]
+        largest = F.max_pool2d(F.pad(x, (0, 1, 1, 1), value=-math.inf), 3, 2)
+        top = predict(Padded(-math.inf, nn.MaxPool2d(3, 2)), x).layers[0]
+    assert (tap.variance, tap.squared_mean) == pytest.approx(
+        (variances.mean().item(), means.square().mean().item()), rel=0.02
+    )
+    assert top.shape == largest.shape
+    assert top.variance == pytest.approx(largest.var((0, 2, 3)).mean().item(), rel=0.02)
+    assert top.squared_mean == pytest.approx(largest.mean((0, 2, 3)).square().mean().item(), rel=0.02)
 
 
 def test_sum_of_a_rectified_signal_and_noise_is_not_taken_for_normal():

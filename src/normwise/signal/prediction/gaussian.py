@@ -25,6 +25,15 @@ class Latent:
 
 
 @dataclass(frozen=True, eq=False)
+class Padding:
+    """What stands inside a padded signal: a window that reads the padding knows where it is."""
+
+    inside: Signal
+    pairs: tuple[tuple[int, int], ...]
+    value: float
+
+
+@dataclass(frozen=True, eq=False)
 class Signal:
     """What is known of a tensor of ``shape`` without computing it.
 
@@ -40,6 +49,7 @@ class Signal:
     points: Callable[[], Tensor]
     """The values ``[points, C]`` at the quadrature points of z, in a new tensor."""
     normal: bool
+    padded: Padding | None = None
 
     @classmethod
     def gaussian(cls, shape: Sequence[int], axis: int, mean: Tensor, variance: Tensor) -> Signal:
@@ -92,6 +102,12 @@ class Signal:
         return Signal(
             self.shape, self.axis, mean, variance, self.latent, lambda: points() * factor + shift, self.normal
         )
+
+    def without_padding(self, value: float) -> tuple[Signal, Sequence[tuple[int, int]]]:
+        """The signal inside a padding of ``value`` before and behind each dimension of space, and this padding."""
+        if self.padded is None or self.padded.value != value:
+            return self, [(0, 0)] * (len(self.shape) - 2)
+        return self.padded.inside, self.padded.pairs
 
     def moved(
         self, mean: Tensor, variance: Tensor, shape: Sequence[int] | None = None, axis: int | None = None

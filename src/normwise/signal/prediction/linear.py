@@ -44,6 +44,7 @@ def convolution(
         pairs = [(total // 2, total - total // 2) for total in whole]
     else:
         pairs = [(p, p) for p in tuple_of(0 if isinstance(padding, str) else padding, rank)]
+    x, pairs = _unpadded(x, pairs)
     windows = convolution_windows(x.shape[2:], kernel, tuple_of(stride, rank), pairs, dilation, zeros=True)
     return _through(x, _blocks(weight, groups), bias, windows)
 
@@ -100,15 +101,17 @@ def _linear_module(module: nn.Linear, options: Options, x: Signal) -> Signal:
     return linear(x, effective_weight(module, "weight"), module.bias)
 
 
+def _unpadded(x: Signal, padding: Sequence[tuple[int, int]]) -> tuple[Signal, list[tuple[int, int]]]:
+    x, more = x.without_padding(0.0)
+    return x, [(a + c, b + d) for (a, b), (c, d) in zip(padding, more, strict=True)]
+
+
 def _convolution_module(module: nn.modules.conv._ConvNd, options: Options, x: Signal) -> Signal:
-    windows = convolution_windows(
-        x.shape[2:],
-        module.kernel_size,
-        module.stride,
-        padding_of(module),
-        module.dilation,
-        zeros=module.padding_mode == "zeros",
-    )
+    zeros, padding = module.padding_mode == "zeros", padding_of(module)
+    if zeros:
+        x, padding = _unpadded(x, padding)
+    geometry = (module.kernel_size, module.stride, padding, module.dilation)
+    windows = convolution_windows(x.shape[2:], *geometry, zeros=zeros)
     return _through(x, _blocks(effective_weight(module, "weight"), module.groups), module.bias, windows)
 
 

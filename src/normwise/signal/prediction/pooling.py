@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from math import prod
 
@@ -30,8 +31,10 @@ def max_pool(
     pool = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[rank - 1]
     shape = pool(_empty(x), kernel_size, stride, padding, dilation, ceil_mode).shape  # type: ignore[arg-type]
     kernel, strides, pads, apart = (tuple_of(v, rank) for v in (kernel_size, stride or kernel_size, padding, dilation))
-    windows = pooling_windows(x.shape[2:], shape[2:], kernel, strides, pads, apart)
-    return x.along(1).maximum(windows.counts(), shape)
+    x, more = x.along(1).without_padding(-math.inf)
+    before = [p + first for p, (first, _) in zip(pads, more, strict=True)]
+    windows = pooling_windows(x.shape[2:], shape[2:], kernel, strides, before, apart)
+    return x.maximum(windows.counts(), shape)
 
 
 def average_pool(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from .gaussian import Signal
+from .gaussian import Padding, Signal
 
 
 def rearrange(operation: Callable[..., Any], x: Signal, *args: Any, **kwargs: Any) -> Any:
@@ -76,20 +79,22 @@ def _mixture(
 
 def pad(x: Signal, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Signal:
     """`torch.nn.functional.pad`: a constant at some positions or in new channels; other modes repeat the signal."""
-    shape = list(x.shape)
-    mean, variance = x.mean, x.variance
-    for i, (before, behind) in enumerate(zip(pad[::2], pad[1::2], strict=True)):
-        dim = len(shape) - 1 - i
-        whole = shape[dim] + before + behind
-        if min(before, behind) < 0:
-            raise NotImplementedError("pad with negative numbers")
-        if dim == x.axis:
-            mean = torch.nn.functional.pad(mean, (before, behind), value=value or 0.0)
-            variance = torch.nn.functional.pad(variance, (before, behind))
-        elif mode == "constant":
-            shares = torch.tensor([shape[dim], before + behind], dtype=torch.float64) / whole
-            constant = torch.full_like(mean, value or 0.0)
-            mixed = _mixture(x, [mean, constant], [variance, torch.zeros_like(variance)], shares, shape)
-            mean, variance = mixed.mean, mixed.variance
-        shape[dim] = whole
-    return x.moved(mean, variance, shape)
+    if min(pad) < 0:
+        raise NotImplementedError("pad with negative numbers")
+    pairs = [(0, 0)] * (len(x.shape) - len(pad) // 2) + list(zip(pad[-2::-2], pad[::-2], strict=True))
+    shape = [n + sum(pair) for n, pair in zip(x.shape, pairs, strict=True)]
+    fill = value or 0.0
+    padded = _with_channels(x, pairs[x.axis], fill) if mode == "constant" else x
+    inside = math.prod(x.shape[d] / shape[d] for d in range(len(shape)) if d != x.axis)
+    if mode != "constant" or not math.isfinite(fill):
+        inside = 1.0  # an infinity only keeps out of a maximum
+    constant, nothing = torch.full_like(padded.mean, fill if inside < 1 else 0.0), torch.zeros_like(padded.mean)
+    shares = torch.tensor([inside, 1 - inside], dtype=torch.float64)
+    mixed = _mixture(padded, [padded.mean, constant], [padded.variance, nothing], shares, shape)
+    only_space = mode == "constant" and not any(map(sum, pairs[:2])) and x.axis == 1
+    return replace(mixed, padded=Padding(x, tuple(pairs[2:]), fill)) if only_space else mixed
+
+
+def _with_channels(x: Signal, pair: tuple[int, int], value: float) -> Signal:
+    mean, variance = F.pad(x.mean, pair, value=value), F.pad(x.variance, pair)
+    return x.moved(mean, variance, [*x.shape[: x.axis], len(mean), *x.shape[x.axis + 1 :]])
