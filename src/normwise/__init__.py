@@ -58,6 +58,11 @@ from .layers import statistics_bank as statistics_bank
 from .layers import unfreeze as unfreeze
 from .operations.normalize import normalize as normalize
 from .operations.normalize import normalize_and_measure as normalize_and_measure
+from .signal import Histogram as Histogram
+from .signal import Tap as Tap
+from .signal import Trace as Trace
+from .signal import trace as trace
+from .signal import watch as watch
 from .weights import Baked as Baked
 from .weights import ScaledWSConv1d as ScaledWSConv1d
 from .weights import ScaledWSConv2d as ScaledWSConv2d

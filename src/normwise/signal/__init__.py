@@ -3,3 +3,5 @@
 from .records import Histogram as Histogram
 from .records import Tap as Tap
 from .records import Trace as Trace
+from .tracing import trace as trace
+from .watching import watch as watch

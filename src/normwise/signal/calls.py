@@ -1,0 +1,53 @@
+"""The modules that are running: who calls whom."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import nn
+
+
+class Call:
+    """A running module. `leaf`: it has no modules inside. `childless`: it has called none so far."""
+
+    __slots__ = ("childless", "leaf", "module", "name", "start")
+
+    def __init__(self, module: nn.Module, name: str, start: int) -> None:
+        self.module = module
+        self.name = name
+        self.start = start
+        self.leaf = all(child == "parametrizations" for child, _ in module.named_children())
+        self.childless = True
+
+
+class Calls:
+    """The stack of running modules; in those of ``blocks`` nobody looks for additions."""
+
+    def __init__(self, blocks: Mapping[str, str | None]) -> None:
+        self._blocks = blocks
+        self._stack: list[Call] = []
+
+    @property
+    def current(self) -> Call:
+        return self._stack[-1]
+
+    def leaf(self) -> Call | None:
+        return self._stack[-1] if self._stack and self._stack[-1].leaf else None
+
+    def looks_for_additions(self) -> bool:
+        return bool(self._stack) and self._stack[-1].name not in self._blocks
+
+    def enter(self, call: Call) -> bool:
+        """Whether it is the outermost."""
+        if self._stack:
+            self._stack[-1].childless = False
+        self._stack.append(call)
+        return len(self._stack) == 1
+
+    def leave(self, module: nn.Module) -> Call | None:
+        """The call that ends. Calls above it ended in an error that the model caught."""
+        if not any(call.module is module for call in self._stack):
+            return None
+        while (call := self._stack.pop()).module is not module:
+            pass
+        return call

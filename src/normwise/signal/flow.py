@@ -1,0 +1,152 @@
+"""Where each tensor of a forward pass comes from: enough of the graph to know a residual addition when it happens."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from torch import Tensor
+
+from .readings import Reading
+
+
+class Node:
+    """One activation: its ancestors (itself included) as the bits of an integer, and what is known of it.
+
+    scaled: the activation of which this one is a multiple by something constant.
+    moved: the activation of which this one is a rearrangement.
+    inside: the call of a leaf module in which it arose, None elsewhere and for the outputs of the call.
+    """
+
+    __slots__ = ("ancestors", "axis", "index", "inside", "moved", "reading", "scaled")
+
+    def __init__(self, index: int, ancestors: int, axis: int | None) -> None:
+        self.index = index
+        self.ancestors = ancestors | 1 << index
+        self.axis = axis
+        self.scaled: Node | None = None
+        self.moved: Node | None = None
+        self.inside: object | None = None
+        self.reading: Reading | None = None
+
+
+class Residual(NamedTuple):
+    """The operands of a residual addition."""
+
+    skip: Node
+    branch: Node
+
+
+class Flow:
+    """The nodes of one forward pass, by tensor. Tensors are held weakly, constants (parameters) have no node."""
+
+    def __init__(self, constants: Iterable[Tensor]) -> None:
+        self._constants = list(constants)
+        self._constant_ids = {id(t) for t in self._constants}
+        self._known: dict[int, tuple[weakref.ref[Tensor], int, Node | None]] = {}
+        self._nodes: list[Node] = []
+        self._layers = 0
+        self._inputs = 0
+
+    def of(self, x: Tensor) -> Node | None:
+        """The node of ``x``, or None for a constant.
+
+        A tensor that no one saw arise (from a kernel outside PyTorch's functions) may come from anything before it.
+        """
+        if id(x) in self._constant_ids:
+            return None
+        entry = self._known.get(id(x))
+        if entry is None or entry[0]() is not x:
+            return self._put(x, self._new((1 << len(self._nodes)) - 1, None)) if x.is_floating_point() else None
+        if entry[1] != x._version:
+            known = entry[2]
+            return self._put(x, self._new(known.ancestors if known else 0, known.axis if known else None))
+        return entry[2]
+
+    def knows(self, x: Tensor) -> bool:
+        """Whether ``x``, as it is now, has been recorded."""
+        entry = self._known.get(id(x))
+        return entry is not None and entry[0]() is x and entry[1] == x._version
+
+    def add_input(self, x: Tensor) -> None:
+        node = self._put(x, self._new(0, None))
+        self._inputs |= 1 << node.index
+
+    def add(self, x: Tensor, parents: Iterable[Node], axis: int | None, *, layer: bool = False) -> Node | None:
+        """Record ``x`` as made of ``parents``; of none it is a constant."""
+        ancestors = 0
+        for parent in parents:
+            ancestors |= parent.ancestors
+        if not ancestors:
+            self._known[id(x)] = (weakref.ref(x), x._version, None)
+            return None
+        node = self._put(x, self._new(ancestors, axis))
+        if layer:
+            self.mark_layer(node)
+        return node
+
+    def mark_layer(self, node: Node) -> None:
+        """A layer made this activation: what residual branches consist of."""
+        self._layers |= 1 << node.index
+
+    def share(self, x: Tensor, node: Node) -> None:
+        """``x`` is the same activation as ``node``'s."""
+        self._put(x, node)
+
+    def residual(self, a: Node, b: Node) -> Residual | None:
+        """Which of two summands is the skip and which the residual branch; None where the sum is not residual.
+
+        It is residual where one activation came to both summands, and to one of them through a layer. The summand that
+        is an ancestor of the other is the skip; of two that are not, the one with fewer layers (a projection).
+        """
+        common = a.ancestors & b.ancestors
+        if not common:
+            return None
+        origin = self._nodes[common.bit_length() - 1]
+        sources = (a.ancestors | b.ancestors) & self._inputs
+        # A condition (a time embedding, say) enters every block and joins what came from the first input.
+        if sources and not origin.ancestors & (sources & -sources):
+            return None
+        in_a, in_b = (((n.ancestors & ~origin.ancestors) & self._layers).bit_count() for n in (a, b))
+        skip, branch, layers = (b, a, in_a) if _goes_further(a, in_a, b, in_b) else (a, b, in_b)
+        return Residual(skip, branch) if layers > 0 else None
+
+    @property
+    def size(self) -> int:
+        """How many nodes there are."""
+        return len(self._nodes)
+
+    def _new(self, ancestors: int, axis: int | None) -> Node:
+        node = Node(len(self._nodes), ancestors, axis)
+        self._nodes.append(node)
+        return node
+
+    def _put(self, x: Tensor, node: Node) -> Node:
+        self._known[id(x)] = (weakref.ref(x), x._version, node)
+        return node
+
+
+def _goes_further(a: Node, in_a: int, b: Node, in_b: int) -> bool:
+    """Whether ``a`` is the branch; of equally many layers, the summand that is scaled is."""
+    if in_a != in_b:
+        return in_a > in_b
+    return a.scaled is not None and b.scaled is None
+
+
+def branch_end(node: Node) -> Node:
+    """The end of a residual branch: before gains, scales, stochastic depth and rearrangements.
+
+    A multiplication inside of a leaf module (the weight of a hand-written normalizer) belongs to the module, unless the
+    module does nothing else.
+    """
+    end, at = node, node
+    while True:
+        if at.scaled is not None:
+            at = at.scaled
+            if at.inside is None and at.reading is not None:
+                end = at
+        elif at.moved is not None:
+            at = at.moved
+        else:
+            return end

@@ -1,0 +1,133 @@
+"""One forward pass, watched: the functions it calls for residual additions, the modules for their outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from .axes import carried_axis
+from .calls import Call, Calls
+from .flow import Flow
+from .functions import Functions
+from .modules import constants_of, tensors_in, watched_modules
+from .readings import Reading
+from .sightings import Sightings
+
+
+class ForwardPass:
+    """Watches a model while it is entered; then `sightings` holds what was measured.
+
+    blocks: modules whose outputs count as residual additions, by name, each with the module whose output is the end of
+        the branch, or None. Additions inside of them are not looked for.
+    heard: measure the gradients of the activations in the backward pass, too, and call this at each.
+    start_gradients: let the graph begin at the first activations, where neither input nor parameters require a
+        gradient; `roots` are those beginnings.
+    root: whether calls of the model itself are listened to; otherwise the caller reports them.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        blocks: Mapping[str, str | None],
+        *,
+        heard: Callable[[], None] | None = None,
+        start_gradients: bool = False,
+        histograms: bool = False,
+        root: bool = True,
+    ) -> None:
+        self._model = model
+        self._names = watched_modules(model)
+        self._blocks = blocks
+        self._start_gradients = start_gradients
+        self._root = root
+        self._flow = Flow(constants_of(model))
+        self._calls = Calls(blocks)
+        self._ends = {end for end in blocks.values() if end is not None}
+        self._end_readings: dict[str, Reading | None] = {}
+        self._handles: list[RemovableHandle] = []
+        self.sightings = Sightings(heard=heard, histograms=histograms)
+        self.roots: list[Tensor] = []
+        self._functions = Functions(self._flow, self._calls, self.sightings)
+
+    def __enter__(self) -> ForwardPass:
+        for module in self._names:
+            if self._root or module is not self._model:
+                self._handles.append(module.register_forward_pre_hook(self.enter_call, with_kwargs=True))
+                self._handles.append(module.register_forward_hook(self.leave_call, with_kwargs=True))
+        self._functions.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._functions.__exit__(*error)
+        for handle in self._handles:
+            handle.remove()
+
+    def enter_call(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        """A forward pre-hook of every module."""
+        with self._functions.paused():
+            if self._calls.enter(Call(module, self._names[module], self._flow.size)):
+                for x in tensors_in([args, kwargs]):
+                    if not self._flow.knows(x):
+                        self._flow.add_input(x)
+
+    def leave_call(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+        """A forward hook of every module; None, or the output to go on with."""
+        with self._functions.paused():
+            call = self._calls.leave(module)
+            if call is None:
+                return None
+            outputs = [x for x in tensors_in(output) if x.is_floating_point()]
+            started = self._started(output) if call.childless else None
+            if started is not None:
+                outputs = [started]
+            inputs = list(tensors_in([args, kwargs]))
+            for x in outputs:
+                self._place(x, inputs, call)
+            self._see(call, outputs)
+            return started
+
+    def _place(self, x: Tensor, inputs: list[Tensor], call: Call) -> None:
+        """The output of a module has a node, counts as a layer's, and is no inner affair of the module any more."""
+        if call.leaf and not self._flow.knows(x):
+            self._flow.add(x, [node for t in inputs if (node := self._flow.of(t)) is not None], None)
+        node = self._flow.of(x)
+        if node is None:
+            return
+        if node.inside is call:
+            node.inside = None
+        if call.childless and node.index >= call.start:
+            self._flow.mark_layer(node)
+        for t in inputs if node.axis is None else ():
+            source = self._flow.of(t)
+            if source is not None and source.axis is not None and t.shape == x.shape:
+                node.axis = carried_axis(t, source.axis, x)
+
+    def _see(self, call: Call, outputs: list[Tensor]) -> None:
+        if call.childless:
+            readings = [self.sightings.reading(x, self._flow.of(x)) for x in outputs]
+            self.sightings.add_layer(call, [reading for reading in readings if reading is not None])
+        if outputs and call.name in self._ends:
+            self._end_readings[call.name] = self.sightings.reading(outputs[0], self._flow.of(outputs[0]))
+        if outputs and call.name in self._blocks:
+            end = self._blocks[call.name]
+            output = self.sightings.reading(outputs[0], self._flow.of(outputs[0]))
+            self.sightings.add_block(call, None if end is None else self._end_readings.get(end), output)
+
+    def _started(self, output: Any) -> Tensor | None:
+        """The output as the beginning of a graph, where there is none yet."""
+        wanted = self._start_gradients and isinstance(output, Tensor) and output.is_floating_point()
+        if not wanted or output.requires_grad:
+            return None
+        node = self._flow.of(output)
+        root = output.detach().requires_grad_()
+        self.roots.append(root)
+        # A copy: what comes next may work in place, which a leaf of a graph does not allow.
+        with torch.enable_grad():
+            started = root.clone()
+        if node is not None:
+            self._flow.share(started, node)
+        return started

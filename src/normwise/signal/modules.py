@@ -1,0 +1,76 @@
+"""A model's modules: their names, what wraps them, and the tensors that belong to them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+WRAPPERS = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)(\.|$)")
+
+
+def unwrapped(model: nn.Module, caller: str) -> nn.Module:
+    """The module itself, from inside of `torch.compile`, DataParallel or DistributedDataParallel.
+
+    Raises TypeError for what is not a module, or runs without calling its submodules (TorchScript), and ValueError for
+    modules that have no values yet.
+    """
+    while True:
+        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            model = model.module
+        elif isinstance(model, nn.Module) and isinstance(model._modules.get("_orig_mod"), nn.Module):
+            model = model._orig_mod  # type: ignore[assignment]
+        else:
+            break
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{caller} expects a torch.nn.Module, received {type(model).__name__}.")
+    if is_scripted(model):
+        raise TypeError(
+            f"{caller}: {type(model).__name__} runs in TorchScript, where no module can be listened to; "
+            f"{caller} the model from before torch.jit.script or torch.jit.trace."
+        )
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if nn.parameter.is_lazy(tensor):
+            raise ValueError(f"{caller}: {name} is not initialized yet; run the lazy model once on a batch first.")
+        if tensor.is_meta:
+            raise ValueError(f"{caller}: {name} is on the meta device and has no values; move the model to a real one.")
+    return model
+
+
+def is_scripted(module: nn.Module) -> bool:
+    return isinstance(module, torch.jit.ScriptModule)
+
+
+def watched_modules(model: nn.Module) -> dict[nn.Module, str]:
+    """Every module by its name, the model first; the parametrizations of weights have no activations."""
+    return {
+        module: WRAPPERS.sub("", name).rstrip(".") or type_name(model)
+        for name, module in model.named_modules()
+        if "parametrizations" not in name.split(".")
+    }
+
+
+def type_name(module: nn.Module) -> str:
+    return parametrize.type_before_parametrizations(module).__name__
+
+
+def constants_of(model: nn.Module) -> list[Tensor]:
+    """Parameters, buffers and plain attributes: what is there before any input is."""
+    attributes = [value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor)]
+    return [*model.parameters(), *model.buffers(), *attributes]
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """The tensors in nested tuples, lists and mappings."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from tensors_in(item)
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from tensors_in(item)

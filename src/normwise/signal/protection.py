@@ -1,0 +1,120 @@
+"""A model on loan: whatever happens inside, it is given back as it was."""
+
+from __future__ import annotations
+
+import random
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from normwise.layers.batch_layer import BatchLayer
+from normwise.layers.running_layer import RunningLayer
+
+from .modules import is_scripted
+
+# What stochastic depth is called in this package, torchvision, timm and elsewhere.
+STOCHASTIC_DEPTH = frozenset({"StochasticDepth", "DropPath"})
+SKIP_GAINS = frozenset({"skip_gain", "skipinit_gain", "skipinit"})
+CONTAINERS = (dict, OrderedDict, list, set, deque)
+
+
+@contextmanager
+def as_it_was(model: nn.Module) -> Iterator[None]:
+    """Restores each module's attributes (modes, hooks, parameters, what `forward` has bound anew) and each buffer.
+
+    Buffers are replaced by copies meanwhile, not copied back: the originals stay untouched, so that a graph that waits
+    for its backward pass stays valid.
+    """
+    with ExitStack() as stack:
+        copies: dict[int, Tensor] = {}
+        for module in model.modules():
+            if is_scripted(module):
+                stack.callback(module.train, module.training)
+                continue
+            stack.callback(_restore, vars(module), _snapshot(vars(module)))
+            for name, buffer in module._buffers.items():
+                if buffer is not None:
+                    module._buffers[name] = copies.setdefault(id(buffer), buffer.detach().clone())
+        for parameter in model.parameters():
+            stack.callback(parameter.requires_grad_, parameter.requires_grad)
+        yield
+
+
+def _snapshot(attributes: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Each attribute with a copy of what it contains, one level deep."""
+    return {name: (value, value.copy() if type(value) in CONTAINERS else None) for name, value in attributes.items()}
+
+
+def _restore(attributes: dict[str, Any], snapshot: dict[str, tuple[Any, Any]]) -> None:
+    for value, content in snapshot.values():
+        if content is not None:
+            value.clear()
+            (value.extend if isinstance(value, (list, deque)) else value.update)(content)
+    attributes.clear()
+    attributes.update({name: value for name, (value, _) in snapshot.items()})
+
+
+@contextmanager
+def random_numbers_kept(devices: set[torch.device], seed: int) -> Iterator[None]:
+    """Seeded random numbers (torch's, NumPy's and Python's); the caller's go on as if nothing had been drawn."""
+    accelerators = {device for device in devices if device.type not in ("cpu", "meta")}
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    with ExitStack() as stack:
+        stack.callback(random.setstate, python_state)
+        stack.callback(np.random.set_state, numpy_state)
+        for kind in {device.type for device in accelerators} or {"cpu"}:
+            indices = [torch.device(d).index or 0 for d in accelerators if d.type == kind]
+            stack.enter_context(torch.random.fork_rng(indices, device_type="cuda" if kind == "cpu" else kind))
+            for index in indices:
+                with torch.get_device_module(kind).device(index):
+                    torch.get_device_module(kind).manual_seed(seed)
+        # Not torch.manual_seed: it would also seed accelerators whose state is not kept.
+        torch.default_generator.manual_seed(seed)
+        np.random.seed(seed % 2**32)
+        random.seed(seed)
+        yield
+
+
+def evaluate(model: nn.Module, *, batch_statistics: bool, stochastic_depth: bool) -> None:
+    """Evaluation mode for everything, but for what is asked for. Only inside `as_it_was`.
+
+    The flag is set as it is, without `eval()`, which some models override to do more.
+    """
+    for module in model.modules():
+        if is_scripted(module):
+            module.eval()
+            continue
+        module.training = stochastic_depth and type(module).__name__ in STOCHASTIC_DEPTH
+        if batch_statistics and isinstance(module, nn.modules.batchnorm._NormBase):
+            _measure_the_batch(module)
+
+
+def _measure_the_batch(layer: nn.modules.batchnorm._NormBase) -> None:
+    """Statistics of this process' batch as in training, without updating the memory or waiting for other processes."""
+    if isinstance(layer, RunningLayer):
+        layer.training = True
+        layer.policy = replace(layer.policy, paused=layer.policy.paused + 1)
+        if isinstance(layer, BatchLayer):
+            layer.process_group = None
+    else:
+        # Without a memory torch's layers measure the batch in evaluation, too.
+        layer.track_running_stats = False
+        layer._buffers["running_mean"] = layer._buffers["running_var"] = None
+
+
+def set_skip_gains(model: nn.Module, value: float) -> int:
+    """Set every SkipInit gain; how many there are. Only inside `as_it_was`."""
+    found = 0
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            is_gain = name in SKIP_GAINS or (type(module).__name__ == "SkipGain" and name == "gain")
+            if is_gain and parameter is not None:
+                module._parameters[name] = nn.Parameter(torch.full_like(parameter, value), parameter.requires_grad)
+                found += 1
+    return found

@@ -1,0 +1,68 @@
+"""What one forward pass gave: readings, each with its place, in the order of execution."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .axes import default_axis
+from .calls import Call
+from .flow import Node
+from .modules import type_name
+from .readings import Reading
+from .records import Kind
+from .statistics import measurable
+
+
+class Sighting(NamedTuple):
+    kind: Kind
+    name: str
+    type_name: str
+    reading: Reading
+
+
+class Sightings(list[Sighting]):
+    """Also measures: each activation once, however many places it is seen at."""
+
+    def __init__(self, *, heard: Callable[[], None] | None, histograms: bool) -> None:
+        super().__init__()
+        self._heard = heard
+        self._histograms = histograms
+        self._times: Counter[tuple[Kind, str]] = Counter()
+
+    def reading(self, x: Tensor, node: Node | None) -> Reading | None:
+        """What is measured of ``x``; None where nothing can be."""
+        if node is not None and node.reading is not None:
+            return node.reading
+        if not measurable(x):
+            return None
+        axis = default_axis(x) if node is None or node.axis is None else node.axis
+        reading = Reading(x, axis, histogram=self._histograms)
+        if self._heard is not None and x.requires_grad and torch.is_grad_enabled():
+            reading.listen(x, self._heard)
+        if node is not None:
+            node.reading = reading
+        return reading
+
+    def add_layer(self, call: Call, readings: list[Reading]) -> None:
+        """The outputs of a module, of which the second and later ones are numbered."""
+        name = self._numbered("layer", call.name)
+        for i, reading in enumerate(readings):
+            self.append(Sighting("layer", f"{name}[{i}]" if i else name, type_name(call.module), reading))
+
+    def add_block(self, call: Call, end: Reading | None, output: Reading | None) -> None:
+        """A residual addition and the end of its branch."""
+        name = self._numbered("block", call.name)
+        if end is not None:
+            self.append(Sighting("branch", name, type_name(call.module), end))
+        if output is not None:
+            self.append(Sighting("block", name, type_name(call.module), output))
+
+    def _numbered(self, kind: Kind, name: str) -> str:
+        self._times[kind, name] += 1
+        times = self._times[kind, name]
+        return name if times == 1 else f"{name}#{times}"

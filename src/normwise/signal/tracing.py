@@ -1,0 +1,235 @@
+"""`trace`: the signal of a model on some input, and the model as it was."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from difflib import get_close_matches
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .forward_pass import ForwardPass
+from .inputs import Forward, batches_of, copied, default_input, device_of, gaussian, is_shape, run
+from .modules import tensors_in, unwrapped, watched_modules
+from .protection import as_it_was, evaluate, random_numbers_kept, set_skip_gains
+from .readings import TapReadings
+from .records import Trace
+from .sightings import Sighting
+
+NamedTaps = Mapping[str, str | None] | Sequence[str]
+
+
+def trace(
+    model: nn.Module,
+    input: Any = None,
+    *,
+    skip_gain: float | None = None,
+    stochastic_depth: bool = False,
+    batch_statistics: bool = True,
+    backward: bool = False,
+    histograms: bool = False,
+    taps: NamedTaps = (),
+    forward: Forward | None = None,
+    batches: int = 8,
+    seed: int = 0,
+) -> Trace:
+    r"""Measure the signal of a model: average channel squared mean and variance of every layer, block and branch.
+
+    .. math:: \text{squared\_mean} = \frac1C \sum_c \overline{x_c}^2, \qquad
+              \text{variance} = \frac1C \sum_c \overline{(x_c - \overline{x_c})^2}
+
+    over all samples and positions of all batches (variance **biased**). *Layers* are the outputs of all modules that
+    call no other. *Blocks* are the outputs of residual additions, *branches* the ends of their residual branches before
+    gain, scale, stochastic depth and addition; both are found while the model runs, whatever their code looks like.
+    `Trace` and `Tap` say what is in the result; the page "trace" of the docs how it is found and what it cannot see.
+
+    The model is run in evaluation, without dropout, and given back as it was, on errors too: modes, buffers, hooks,
+    gradients, flags, random numbers, whatever ``forward`` binds to its modules.
+
+    input: None, standard normal noise of a shape that suits the first layer (8×C×224×224 for images); a shape, noise of
+        that shape; a tensor; a tuple of positional arguments; a dict of keyword arguments; a list, whose first elements
+        are the arguments that the model requires; or a loader of any of these. Tensors are copied to the model's
+        device.
+    skip_gain: the value of all SkipInit gains meanwhile; they start at 0, and at 1 it shows what the branches add.
+    stochastic_depth: whether it drops branches meanwhile.
+    batch_statistics: normalizers with running statistics measure the batch, as in training and in the paper; with
+        False they use their memory, as in evaluation.
+    backward: measure gradients, too. The cotangent is standard normal for every value of the output, and 1 for a
+        scalar (a loss that ``forward`` returns).
+    histograms: keep a histogram of each activation, at most 64 bins.
+    taps: a last resort, the names of modules whose outputs count as those of residual additions, for additions that
+        happen out of sight; a mapping gives for each the module at the end of its branch.
+    forward: called as ``forward(model, batch)`` in place of the model, for models that want more than their input.
+    batches: how many batches of a loader are taken at most.
+    seed: of the noise, and of random numbers that the model draws.
+
+    Raises TypeError for what is not a module or runs in TorchScript; ValueError for lazy or meta parameters, unknown
+    names in ``taps``, a model that says nothing about its input, an empty loader, or a backward pass that nothing
+    depends on; and whatever the model raises.
+
+    Source: Brock, De and Smith 2021, arXiv:2101.08692, section 3. The trap: at initialization BatchNorm has no running
+    statistics yet, and a SkipInit gain of 0 hides the branches; hence the two options.
+
+    >>> import normwise as nw
+    >>> net = nw.nets.resnet(8, preactivation=True)
+    >>> result = nw.trace(net, (4, 3, 16, 16))
+    >>> [tap.name for tap in result.blocks]
+    ['stages.stage1.0', 'stages.stage2.0', 'stages.stage3.0']
+    >>> len(result.branches), result.layers[0].name
+    (3, 'stem.conv')
+    """
+    model = unwrapped(model, "trace")
+    blocks = named_blocks(model, taps)
+    generator = torch.Generator().manual_seed(seed)
+    notes: list[str] = []
+    with _on_loan(model, seed, backward):
+        evaluate(model, batch_statistics=batch_statistics, stochastic_depth=stochastic_depth)
+        if skip_gain is not None and set_skip_gains(model, skip_gain) == 0:
+            notes.append(f"skip_gain={skip_gain:g}: the model has no SkipInit gain.")
+        observer = _Observer(model, blocks, forward or run, generator, backward=backward, histograms=histograms)
+        if input is None:
+            batch, source = default_input(model, generator)
+            observer.observe_own(batch, source)
+        elif is_shape(input):
+            source = f"Gaussian {'×'.join(map(str, input))}"
+            observer.observe(gaussian(model, tuple(input), generator))
+        else:
+            source = "a batch" if isinstance(input, (Tensor, tuple, list, Mapping)) else "a loader"
+            for batch in batches_of(input, batches):
+                observer.observe(batch)
+    return Trace(
+        type(model).__name__,
+        tuple(readings.tap() for readings in observer.pooled.values()),
+        source,
+        observer.batches,
+        tuple(notes + observer.notes()),
+    )
+
+
+class _Observer:
+    """Runs batches through the model and pools what is seen."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        blocks: Mapping[str, str | None],
+        forward: Forward,
+        generator: torch.Generator,
+        *,
+        backward: bool,
+        histograms: bool,
+    ) -> None:
+        self._model = model
+        self._blocks = blocks
+        self._forward = forward
+        self._generator = generator
+        self._backward = backward
+        self._histograms = histograms
+        self.batches = 0
+        self.pooled: dict[tuple[str, str], TapReadings] = {}
+
+    def observe_own(self, batch: Tensor, source: str) -> None:
+        """A batch that nobody asked for, so a model that does not take it is told apart from one that is broken."""
+        try:
+            self.observe(batch)
+        except Exception as error:
+            raise ValueError(
+                f"trace chose the input of {type(self._model).__name__} by itself ({source}), and the model does not "
+                f"take it ({type(error).__name__}: {error}); pass input=."
+            ) from error
+
+    def observe(self, batch: Any) -> None:
+        leaves: list[Tensor] = []
+        batch = copied(batch, device_of(self._model), lambda x: self._input(x, leaves))
+        watched = ForwardPass(
+            self._model,
+            self._blocks,
+            heard=_nothing if self._backward else None,
+            start_gradients=self._backward,
+            histograms=self._histograms,
+        )
+        with watched:
+            output = self._forward(self._model, batch)
+        if self._backward:
+            self._run_backward(output, leaves + watched.roots)
+        self.batches += 1
+        pool(self.pooled, watched.sightings)
+
+    def _input(self, x: Tensor, leaves: list[Tensor]) -> Tensor:
+        """A copy: the model may work on its input in place."""
+        if not (self._backward and x.is_floating_point()):
+            return x.clone()
+        leaves.append(x.clone().requires_grad_())
+        return leaves[-1].clone()
+
+    def _run_backward(self, output: Any, roots: list[Tensor]) -> None:
+        outputs = [x for x in tensors_in(output) if x.requires_grad]
+        if not outputs:
+            raise ValueError(
+                f"trace(backward=True): no output of {type(self._model).__name__} depends differentiably on its input; "
+                "return the tensors to start from in forward=."
+            )
+        cotangents = [self._cotangent(x) for x in outputs]
+        torch.autograd.grad(outputs, roots, cotangents, allow_unused=True)
+
+    def _cotangent(self, x: Tensor) -> Tensor:
+        if x.dim() == 0:
+            return torch.ones_like(x)
+        return torch.randn(x.shape, generator=self._generator, device="cpu").to(x.device, x.dtype)
+
+    def notes(self) -> list[str]:
+        changing = [r.name for r in self.pooled.values() if r.left_out]
+        if not changing:
+            return []
+        return [f"The number of channels changes between batches, only the first's counts: {', '.join(changing)}."]
+
+
+def pool(pooled: dict[tuple[str, str], TapReadings], sightings: Iterable[Sighting]) -> None:
+    """Add the readings of a forward pass to those of earlier ones."""
+    for kind, name, type_name, reading in sightings:
+        if (kind, name) in pooled:
+            pooled[kind, name].add(reading)
+        else:
+            pooled[kind, name] = TapReadings(name, kind, type_name, reading)
+
+
+def _nothing() -> None:
+    pass
+
+
+@contextmanager
+def _on_loan(model: nn.Module, seed: int, backward: bool) -> Iterator[None]:
+    with ExitStack() as stack:
+        stack.enter_context(as_it_was(model))
+        stack.enter_context(random_numbers_kept({p.device for p in model.parameters()}, seed))
+        stack.enter_context(run_eagerly())
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.set_grad_enabled(backward))
+        if backward:
+            for parameter in model.parameters():
+                parameter.requires_grad_(False)
+            if any(isinstance(module, nn.RNNBase) for module in model.modules()):
+                # cuDNN has no backward of a recurrent net in evaluation.
+                stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+        yield
+
+
+def run_eagerly() -> Any:
+    """Compiled parts run as the Python they were made of. Importing the compiler to switch it off would be slow."""
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+
+
+def named_blocks(model: nn.Module, taps: NamedTaps) -> dict[str, str | None]:
+    blocks = dict(taps) if isinstance(taps, Mapping) else dict.fromkeys([taps] if isinstance(taps, str) else taps)
+    names = set(watched_modules(model).values())
+    for name in [*blocks, *blocks.values()]:
+        if name is not None and name not in names:
+            close = get_close_matches(name, names)
+            raise ValueError(
+                f"taps: {type(model).__name__} has no module {name!r}"
+                + (f"; did you mean {' or '.join(map(repr, close))}?" if close else "; see model.named_modules().")
+            )
+    return blocks

@@ -1,0 +1,151 @@
+"""`watch`: a trace of every so-many-th step of a training run."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any
+
+from torch import nn
+from torch.autograd import Variable
+
+from .forward_pass import ForwardPass
+from .modules import unwrapped
+from .readings import TapReadings
+from .records import Trace
+from .sightings import Sightings
+from .sinks import Target, sink_for
+from .tracing import NamedTaps, named_blocks, pool, run_eagerly
+
+
+def watch(model: nn.Module, to: Target, *, every: int = 100, histograms: bool = False, taps: NamedTaps = ()) -> Watch:
+    """Log the signal of a model while it trains: a `Trace` of the training step itself, every ``every`` steps.
+
+    Steps are the calls of the model in training mode, counted from 0; evaluation is not watched. A logged step measures
+    the activations as they are (with dropout, stochastic depth and the current gains), and their gradients in the
+    backward pass that follows; it is written at the end of that pass. Between logged steps there is nothing but the
+    counting. Compiled models run a logged step uncompiled.
+
+    to: a function, called as ``to(step, trace)``; the path of a ``.csv`` file; a folder for TensorBoard, or its
+        ``SummaryWriter``.
+    every: steps between two logged ones.
+    histograms, taps: as in `trace`.
+
+    Returns a context manager whose `close` ends the watch; the model has no hook left then.
+
+    Raises TypeError and ValueError as `trace` does, ImportError for TensorBoard where it is not installed, and
+    ValueError for ``every`` below 1. The traps: with a gradient scaler the gradients are those of the scaled loss;
+    under DistributedDataParallel every process sees its own shard of the batch (watch in one of them, or log to different
+    files).
+
+    >>> import torch, normwise as nw
+    >>> net = nw.nets.resnet(8)
+    >>> seen = []
+    >>> with nw.watch(net, lambda step, trace: seen.append((step, len(trace.blocks))), every=2):
+    ...     for _ in range(4):
+    ...         net(torch.randn(2, 3, 8, 8)).square().mean().backward()
+    >>> seen
+    [(0, 3), (2, 3)]
+    """
+    return Watch(model, to, every=every, histograms=histograms, taps=taps)
+
+
+class Watch:
+    """What `watch` returns."""
+
+    def __init__(self, model: nn.Module, to: Target, *, every: int, histograms: bool, taps: NamedTaps) -> None:
+        if not isinstance(every, int) or every < 1:
+            raise ValueError(f"watch(every={every!r}): the steps between two logged ones must be a positive integer.")
+        if isinstance(model, nn.DataParallel):
+            raise TypeError("watch cannot listen to the replicas of DataParallel; use DistributedDataParallel.")
+        self._watched = unwrapped(model, "watch")
+        for module in (model, self._watched):
+            if getattr(module, "_compiled_call_impl", None) is not None:
+                raise TypeError("watch cannot listen to a model compiled in place; use model = torch.compile(model).")
+        self._called = model
+        self._blocks = named_blocks(self._watched, taps)
+        self._every = every
+        self._histograms = histograms
+        self._steps = 0
+        self._running: ForwardPass | None = None
+        self._entered = ExitStack()
+        self._logged = 0
+        self._pending: Sightings | None = None
+        self._is_queued = False
+        self._sink = sink_for(to)
+
+        # Functions, which a copy of the model shares, where a copy of this object would be a second watch.
+        def before(module: nn.Module, args: Any, kwargs: Any) -> None:
+            if module is self._called and self._watched.training:
+                self._begin(args, kwargs)
+
+        def after(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            if module is self._called and self._running is not None:
+                self._end(self._running, args, kwargs, output)
+
+        self._handles = [
+            model.register_forward_pre_hook(before, with_kwargs=True),
+            model.register_forward_hook(after, with_kwargs=True, always_call=True),
+        ]
+
+    def close(self) -> None:
+        """End the watch. A logged step whose backward pass has not come is written without gradients."""
+        for handle in self._handles:
+            handle.remove()
+        self._leave()
+        self._write()
+        self._sink.close()
+
+    def __enter__(self) -> Watch:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _begin(self, args: Any, kwargs: Any) -> None:
+        # An interrupt from the keyboard passes by all hooks and leaves the last pass open.
+        self._leave()
+        step, self._steps = self._steps, self._steps + 1
+        if step % self._every:
+            return
+        self._write()
+        self._logged = step
+        self._entered.enter_context(run_eagerly())
+        is_root = self._called is self._watched
+        self._running = self._entered.enter_context(
+            ForwardPass(self._watched, self._blocks, heard=self._heard, histograms=self._histograms, root=not is_root)
+        )
+        if is_root:
+            self._running.enter_call(self._watched, args, kwargs)
+
+    def _end(self, running: ForwardPass, args: Any, kwargs: Any, output: Any) -> None:
+        failed = output is None
+        if self._called is self._watched and not failed:
+            running.leave_call(self._watched, args, kwargs, output)
+        self._leave()
+        if failed:
+            return
+        self._pending = running.sightings
+        if not any(sighting.reading.listens for sighting in running.sightings):
+            self._write()
+
+    def _leave(self) -> None:
+        self._running = None
+        self._entered.close()
+
+    def _heard(self) -> None:
+        """A gradient has come: the step is complete when the whole backward pass is."""
+        if not self._is_queued:
+            self._is_queued = True
+            Variable._execution_engine.queue_callback(self._write)
+
+    def _write(self) -> None:
+        sightings, self._pending = self._pending, None
+        self._is_queued = False
+        if sightings is not None:
+            pooled: dict[tuple[str, str], TapReadings] = {}
+            pool(pooled, sightings)
+            taps = tuple(readings.tap() for readings in pooled.values())
+            self._sink.write(self._logged, Trace(type(self._watched).__name__, taps, f"step {self._logged}"))
