@@ -34,3 +34,4 @@ from .residual import SkipGain as SkipGain
 from .residual import StochasticDepth as StochasticDepth
 from .resnet import ResNet as ResNet
 from .resnet import resnet as resnet
+from .timm_weights import from_timm as from_timm
