@@ -1,5 +1,6 @@
 """See the signal: what each layer, block and residual branch does to the mean and the variance of its channels."""
 
+from .predict import predict as predict
 from .records import Histogram as Histogram
 from .records import Tap as Tap
 from .records import Trace as Trace

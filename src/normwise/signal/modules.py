@@ -22,7 +22,7 @@ def unwrapped(model: nn.Module, caller: str) -> nn.Module:
     while True:
         if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
             model = model.module
-        elif isinstance(model, nn.Module) and isinstance(model._modules.get("_orig_mod"), nn.Module):
+        elif isinstance(model, nn.Module) and isinstance(getattr(model, "_orig_mod", None), nn.Module):
             model = model._orig_mod  # type: ignore[assignment]
         else:
             break

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, cast
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.parallel import DataParallel, DistributedDataParallel
 
+from .inputs import default_input, is_shape
+from .modules import type_name, unwrapped
 from .prediction.gaussian import Signal
 from .prediction.graph import Structure, structure_of
 from .prediction.modules import rule_of
@@ -20,7 +22,9 @@ from .records import Kind, Tap, Trace
 
 
 @torch.no_grad()
-def predict(model: nn.Module, input: Any, *, skip_gain: float | None = 1.0, batch_statistics: bool = True) -> Trace:
+def predict(
+    model: nn.Module, input: Any = None, *, skip_gain: float | None = None, batch_statistics: bool = True
+) -> Trace:
     r"""What `trace` would measure, without running the model: mean-field theory on its structure and its weights.
 
     Each channel of each activation is taken for independent values with a mean μ and a variance σ²; in front of a
@@ -39,7 +43,8 @@ def predict(model: nn.Module, input: Any, *, skip_gain: float | None = 1.0, batc
             activations, normalizers, pooling, residual additions, squeeze-and-excitation, dropout, views). Wrapped and
             compiled models are unwrapped.
         input: the shape of a batch of standard normal values such as ``(8, 3, 224, 224)``, a tensor whose moments
-            per channel are taken, or a tuple or dict of these for several inputs.
+            per channel are taken, or a tuple or dict of these for several inputs; None for the shape that `trace`
+            chooses.
         skip_gain: stands in for SkipInit's gains, as in `trace`; None takes their own values.
         batch_statistics: BatchNorm by its batch's statistics even where the model is in evaluation mode.
 
@@ -60,31 +65,36 @@ def predict(model: nn.Module, input: Any, *, skip_gain: float | None = 1.0, batc
     >>> round(hidden.variance, 1), round(output.variance, 2), round(output.squared_mean, 2)
     (1.0, 0.34, 0.16)
     """
-    model = _unwrapped(model)
-    structure = structure_of(model)
-    values = walk(structure, _inputs(model, input), Options(skip_gain, batch_statistics))
-    return Trace(type(model).__name__, tuple(_taps(structure, values)), f"predicted for {_words(input)}")
+    model = unwrapped(model, "predict")
+    name = type(model).__name__
+    if input is None:
+        input, _ = default_input(model, torch.Generator().manual_seed(0))
+        input = tuple(input.shape) if input.is_floating_point() else input
+    structure = structure_of(_followed(model))
+    values = walk(structure, _inputs(structure.root, input), Options(skip_gain, batch_statistics))
+    return Trace(name, tuple(_taps(structure, values)), f"predicted for {_words(input)}")
 
 
 def _taps(structure: Structure, values: Mapping[fx.Node, Any]) -> Iterator[Tap]:
     """In the order of execution; a branch stands before its block."""
-    places: dict[fx.Node, list[tuple[str, Kind, str]]] = {}
-    for call in structure.calls:
-        places.setdefault(call.node, []).append((call.name, "layer", call.path))
+    places: dict[fx.Node, list[tuple[str, Kind, str, fx.Node]]] = {}
     for residual in residuals_of(structure, values):
-        places.setdefault(residual.branch, []).append((residual.name, "branch", residual.path))
-        places.setdefault(residual.sum, []).append((residual.name, "block", residual.path))
+        here = places.setdefault(residual.sum, [])
+        here.append((residual.name, "branch", residual.path, residual.branch))
+        here.append((residual.name, "block", residual.path, residual.sum))
+    for call in structure.calls:
+        places.setdefault(call.node, []).append((call.name, "layer", call.path, call.node))
     for node in structure.graph.nodes:
-        for name, kind, path in places.get(node, ()):
-            if isinstance(values[node], Signal):
-                yield _tap(name, kind, structure.root.get_submodule(path), values[node])
+        for name, kind, path, source in places.get(node, ()):
+            if isinstance(values[source], Signal):
+                yield _tap(name, kind, structure.root.get_submodule(path), values[source])
 
 
 def _tap(name: str, kind: Kind, module: nn.Module, signal: Signal) -> Tap:
     return Tap(
         name,
         kind,
-        type(module).__name__,
+        type_name(module),
         tuple(signal.shape),
         signal.mean.square().mean().item(),
         signal.variance.mean().item(),
@@ -93,28 +103,22 @@ def _tap(name: str, kind: Kind, module: nn.Module, signal: Signal) -> Tap:
     )
 
 
-def _unwrapped(model: nn.Module) -> nn.Module:
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"predict expects a torch.nn.Module, received {type(model).__name__}.")
-    if isinstance(model, torch.jit.ScriptModule):
-        raise ValueError("predict cannot follow a scripted model; give it the module that was scripted.")
-    if isinstance(model, (DataParallel, DistributedDataParallel)):
-        return _unwrapped(model.module)
-    model = getattr(model, "_orig_mod", model)  # torch.compile
+def _followed(model: nn.Module) -> nn.Module:
     # A layer with a rule is a call in some module's forward.
-    return nn.Sequential(model) if rule_of(model) is not None else model
+    return nn.Sequential(OrderedDict({type_name(model): model})) if rule_of(model) is not None else model
 
 
 def _inputs(model: nn.Module, given: Any) -> dict[str, Any]:
-    names = [name for name in inspect.signature(model.forward).parameters if name not in ("args", "kwargs")]
+    """By the names of `forward`'s parameters, as signals."""
+    names = list(inspect.signature(model.forward).parameters)
     if isinstance(given, Mapping):
         parts = dict(given)
     else:
-        several = isinstance(given, (tuple, list)) and not _is_shape(given)
-        parts = dict(zip(names, given if several else [given], strict=False))
-        if several and len(given) > len(names):
-            raise ValueError(f"predict: {len(given)} inputs for {type(model).__name__}.forward({', '.join(names)}).")
-    unknown = set(parts) - set(names)
+        several = list(given) if isinstance(given, (tuple, list)) and not is_shape(given) else [given]
+        if len(several) > len(names):
+            raise ValueError(f"predict: {len(several)} inputs for {type(model).__name__}.forward({', '.join(names)}).")
+        parts = dict(zip(names, several, strict=False))
+    unknown = parts.keys() - names
     if unknown:
         raise ValueError(f"predict: {type(model).__name__}.forward takes {', '.join(names)}, not {min(unknown)!r}.")
     return {name: _signal(part) for name, part in parts.items()}
@@ -125,24 +129,19 @@ def _signal(given: Any) -> Any:
         if given.numel() == 0:
             raise ValueError(f"predict: the input {list(given.shape)} is empty; give at least one sample.")
         return Signal.measured(given, min(1, given.dim() - 1)) if given.is_floating_point() else given
-    if not _is_shape(given):
+    if not is_shape(given):
         raise TypeError(
             f"predict expects a tensor or a shape such as (8, 3, 224, 224), received {given!r:.60}; a tuple or dict of "
             "these for several inputs."
         )
-    shape = cast("Sequence[int]", given)
-    if not shape or min(shape) < 1:
-        raise ValueError(f"predict: every size of the shape {tuple(shape)} must be at least 1.")
-    return Signal.standard(shape, min(1, len(shape) - 1))
-
-
-def _is_shape(given: Any) -> bool:
-    return isinstance(given, (tuple, list)) and all(isinstance(n, int) for n in given)
+    if min(given) < 1:
+        raise ValueError(f"predict: every size of the shape {tuple(given)} must be at least 1.")
+    return Signal.standard(given, min(1, len(given) - 1))
 
 
 def _words(given: Any) -> str:
     if isinstance(given, Tensor):
         return "×".join(map(str, given.shape))
-    if _is_shape(given):
+    if is_shape(given):
         return f"Gaussian {'×'.join(map(str, given))}"
     return ", ".join(map(_words, given.values() if isinstance(given, Mapping) else given))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 
 from torch import fx, nn
 
+from ..modules import type_name
 from .modules import rule_of
 
 
@@ -21,11 +23,12 @@ class Call(NamedTuple):
 
 
 class Structure(NamedTuple):
-    """A graph whose nodes know their module (``meta["scope"]``), and the calls of modules in it."""
+    """A graph whose nodes know their module (``meta["scope"]``), the calls of modules in it, and what it reads."""
 
     root: nn.Module
     graph: fx.Graph
     calls: tuple[Call, ...]
+    attributes: dict[str, Any]
 
 
 def structure_of(model: nn.Module) -> Structure:
@@ -39,7 +42,16 @@ def structure_of(model: nn.Module) -> Structure:
                 f"predict cannot follow {type(model).__name__}.forward{tracer.where()} without running it "
                 f"({_first_line(error)}). `normwise.trace` measures any model."
             ) from error
-    return Structure(model, graph, tuple(tracer.calls))
+        reads = [str(node.target) for node in graph.nodes if node.op == "get_attr"]
+        # Tensors made in forward are attributes of the model only while it is followed.
+        attributes = {name: operator.attrgetter(name)(model) for name in reads}
+    return Structure(model, graph, tuple(tracer.calls), attributes)
+
+
+def numbered(path: str, root: nn.Module, times: int) -> str:
+    """A tap's name: the path, of the model itself its class, and a number from the second time on."""
+    name = path or type_name(root)
+    return name if times == 1 else f"{name}#{times}"
 
 
 class _Tracer(fx.Tracer):
@@ -77,8 +89,7 @@ class _Tracer(fx.Tracer):
 
     def _called(self, path: str, output: fx.Proxy) -> None:
         self._times[path] += 1
-        times = self._times[path]
-        self.calls.append(Call(path if times == 1 else f"{path}#{times}", path, output.node))
+        self.calls.append(Call(numbered(path, self.root, self._times[path]), path, output.node))
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         node = super().create_node(*args, **kwargs)

@@ -10,5 +10,5 @@ class Options:
     """``skip_gain`` stands in for every SkipInit gain (None: their own values); ``batch_statistics`` is BatchNorm
     by its batch's statistics, as in training."""
 
-    skip_gain: float | None = 1.0
+    skip_gain: float | None = None
     batch_statistics: bool = True

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from .gaussian import Signal
-from .graph import Structure
+from .graph import Structure, numbered
 from .modules import rule_of
 
 _ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
@@ -42,7 +42,7 @@ def residuals_of(structure: Structure, values: Mapping[fx.Node, Any]) -> list[Re
         if branch is not None:
             path = node.meta.get("scope", "")
             times[path] += 1
-            name = path if times[path] == 1 else f"{path}#{times[path]}"
+            name = numbered(path, structure.root, times[path])
             found.append(Residual(name, path, node, _end(structure.root, branch, values)))
     return found
 

@@ -55,11 +55,11 @@ def _line(numbers: Tensor, axis: int) -> Tensor:
     return numbers.movedim(axis, -1).reshape(-1, numbers.shape[axis])[0]
 
 
-def concatenate(tensors: Sequence[Signal], dim: int = 0) -> Signal:
+def concatenate(tensors: Sequence[Signal | Tensor], dim: int = 0) -> Signal:
     """`torch.cat`: of channels side by side, of positions a mixture."""
-    first = tensors[0]
+    first = next(t for t in tensors if isinstance(t, Signal))
     dim %= len(first.shape)
-    parts = [t.along(first.axis) for t in tensors]
+    parts = [t.along(first.axis) if isinstance(t, Signal) else Signal.measured(t, first.axis) for t in tensors]
     sizes = torch.tensor([t.shape[dim] for t in parts], dtype=torch.float64)
     shape = [*first.shape[:dim], int(sizes.sum()), *first.shape[dim + 1 :]]
     means, variances = [t.mean for t in parts], [t.variance for t in parts]

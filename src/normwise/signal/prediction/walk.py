@@ -27,7 +27,7 @@ def walk(structure: Structure, inputs: Mapping[str, Any], options: Options) -> d
     for node in structure.graph.nodes:
         args, kwargs = (map_arg(part, values.__getitem__) for part in (node.args, node.kwargs))
         try:
-            values[node] = _value(structure.root, node, args, kwargs, inputs, options)
+            values[node] = _value(structure, node, args, kwargs, inputs, options)
         except (NotImplementedError, TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
             raise ValueError(
                 f"predict cannot follow {_words(structure.root, node)}"
@@ -39,18 +39,21 @@ def walk(structure: Structure, inputs: Mapping[str, Any], options: Options) -> d
     return values
 
 
-def _value(root: nn.Module, node: fx.Node, args: Any, kwargs: Any, inputs: Mapping[str, Any], options: Options) -> Any:
+def _value(
+    structure: Structure, node: fx.Node, args: Any, kwargs: Any, inputs: Mapping[str, Any], options: Options
+) -> Any:
     if node.op == "placeholder":
         return _input(node, args, inputs)
     if node.op == "output":
         return args[0]
     if node.op == "get_attr":
-        return _parameter(root, str(node.target), options)
+        return _parameter(str(node.target), structure.attributes, options)
     if node.op == "call_module":
-        rule = rule_of(root.get_submodule(str(node.target)))
+        module = structure.root.get_submodule(str(node.target))
+        rule = rule_of(module)
         if rule is None:
             raise NotImplementedError("there is no rule for this kind of module")
-        return rule(root.get_submodule(str(node.target)), options, *args, **kwargs)
+        return rule(module, options, *args, **kwargs)
     return _call(node, args, kwargs)
 
 
@@ -77,8 +80,8 @@ def _input(node: fx.Node, default: Any, inputs: Mapping[str, Any]) -> Any:
     raise ValueError("no value was given for it")
 
 
-def _parameter(root: nn.Module, path: str, options: Options) -> Any:
-    value = operator.attrgetter(path)(root)
+def _parameter(path: str, attributes: Mapping[str, Any], options: Options) -> Any:
+    value = attributes[path]
     if not isinstance(value, Tensor):
         return value
     if options.skip_gain is not None and path.endswith("skipinit_gain"):  # timm's name
