@@ -1,5 +1,9 @@
 """See the signal: what each layer, block and residual branch does to the mean and the variance of its channels."""
 
+from .assertions import assert_signal as assert_signal
+from .diagnose import diagnose as diagnose
+from .diagnosis.findings import Finding as Finding
+from .diagnosis.findings import Findings as Findings
 from .predict import predict as predict
 from .records import Histogram as Histogram
 from .records import Tap as Tap

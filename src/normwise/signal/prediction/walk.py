@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 
+from ..protection import SKIP_GAINS
 from .functions import FUNCTIONS, METHODS, attribute, unchanged
 from .gaussian import Signal
 from .graph import Structure
@@ -84,7 +85,7 @@ def _parameter(path: str, attributes: Mapping[str, Any], options: Options) -> An
     value = attributes[path]
     if not isinstance(value, Tensor):
         return value
-    if options.skip_gain is not None and path.endswith("skipinit_gain"):  # timm's name
+    if options.skip_gain is not None and path.rpartition(".")[2] in SKIP_GAINS:
         return torch.full_like(value, options.skip_gain).detach().cpu()
     return value.detach().cpu().clone()  # what follows may write into it
 
