@@ -45,9 +45,7 @@ class Calls:
         return len(self._stack) == 1
 
     def leave(self, module: nn.Module) -> Call | None:
-        """The call that ends. Calls above it ended in an error that the model caught."""
-        if not any(call.module is module for call in self._stack):
+        """The call that ends; None where it was not seen to begin."""
+        if not self._stack or self._stack[-1].module is not module:
             return None
-        while (call := self._stack.pop()).module is not module:
-            pass
-        return call
+        return self._stack.pop()

@@ -59,10 +59,10 @@ class Flow:
         entry = self._known.get(id(x))
         if entry is None or entry[0]() is not x:
             return self._put(x, self._new((1 << len(self._nodes)) - 1, None)) if x.is_floating_point() else None
-        if entry[1] != x._version:
-            known = entry[2]
-            return self._put(x, self._new(known.ancestors if known else 0, known.axis if known else None))
-        return entry[2]
+        known = entry[2]
+        if known is not None and entry[1] != x._version:
+            return self._put(x, self._new(known.ancestors, known.axis))
+        return known
 
     def knows(self, x: Tensor) -> bool:
         """Whether ``x``, as it is now, has been recorded."""
@@ -97,8 +97,9 @@ class Flow:
     def residual(self, a: Node, b: Node) -> Residual | None:
         """Which of two summands is the skip and which the residual branch; None where the sum is not residual.
 
-        It is residual where one activation came to both summands, and to one of them through a layer. The summand that
-        is an ancestor of the other is the skip; of two that are not, the one with fewer layers (a projection).
+        It is residual where one activation came to both summands, and to one of them through more layers: that is the
+        branch. The other is the activation itself or a projection of it. Of equally many layers (the gates of a
+        recurrent cell, two terms of attention's scores) neither is a shortcut.
         """
         common = a.ancestors & b.ancestors
         if not common:
@@ -109,8 +110,9 @@ class Flow:
         if sources and not origin.ancestors & (sources & -sources):
             return None
         in_a, in_b = (((n.ancestors & ~origin.ancestors) & self._layers).bit_count() for n in (a, b))
-        skip, branch, layers = (b, a, in_a) if _goes_further(a, in_a, b, in_b) else (a, b, in_b)
-        return Residual(skip, branch) if layers > 0 else None
+        if in_a == in_b:
+            return None
+        return Residual(b, a) if in_a > in_b else Residual(a, b)
 
     @property
     def size(self) -> int:
@@ -125,13 +127,6 @@ class Flow:
     def _put(self, x: Tensor, node: Node) -> Node:
         self._known[id(x)] = (weakref.ref(x), x._version, node)
         return node
-
-
-def _goes_further(a: Node, in_a: int, b: Node, in_b: int) -> bool:
-    """Whether ``a`` is the branch; of equally many layers, the summand that is scaled is."""
-    if in_a != in_b:
-        return in_a > in_b
-    return a.scaled is not None and b.scaled is None
 
 
 def branch_end(node: Node) -> Node:

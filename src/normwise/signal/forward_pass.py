@@ -57,7 +57,9 @@ class ForwardPass:
         for module in self._names:
             if self._root or module is not self._model:
                 self._handles.append(module.register_forward_pre_hook(self.enter_call, with_kwargs=True))
-                self._handles.append(module.register_forward_hook(self.leave_call, with_kwargs=True))
+                # On errors, too: a model may catch them and go on.
+                leave = module.register_forward_hook(self.leave_call, with_kwargs=True, always_call=True)
+                self._handles.append(leave)
         self._functions.__enter__()
         return self
 

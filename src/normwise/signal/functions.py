@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
@@ -25,6 +26,8 @@ REARRANGEMENTS = frozenset(
     {"permute", "transpose", "swapaxes", "movedim", "flatten", "unflatten", "view", "reshape", "contiguous", "clone"}
     | {"squeeze", "unsqueeze", "t", "to", "float", "half", "bfloat16", "double", "type_as", "__get__"}
 )
+# They look at the shape of their argument alone.
+FACTORIES = re.compile(r"new_\w+$|\w+_like$")
 CONVOLUTION = re.compile(r"conv(_transpose)?[123]d$")
 
 
@@ -36,24 +39,19 @@ class Functions(TorchFunctionMode):
         self._flow = flow
         self._calls = calls
         self._sightings = sightings
-        self._is_paused = False
 
+    @staticmethod
     @contextmanager
-    def paused(self) -> Iterator[None]:
+    def paused() -> Iterator[None]:
         """Our own calls are not the model's."""
-        before, self._is_paused = self._is_paused, True
-        try:
+        with torch._C.DisableTorchFunction():
             yield
-        finally:
-            self._is_paused = before
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        if self._is_paused:
-            return func(*args, **kwargs)
         # In-place functions overwrite their operand, so it is looked at before they run.
         if name in ADDITIONS or name in FUSED_ADDITIONS:
             return self._added(name, func, args, kwargs)
@@ -63,8 +61,9 @@ class Functions(TorchFunctionMode):
         if name == "__setitem__":
             self._record(name, args[0], [args[0], *tensors_in(args[1:])])
             return out
+        operands = [] if FACTORIES.match(name) else [*tensors_in(args), *tensors_in(kwargs)]
         for x in tensors_in(out):
-            node = self._record(name, x, [*tensors_in(args), *tensors_in(kwargs)])
+            node = self._record(name, x, operands)
             if node is not None and name in REARRANGEMENTS and args and isinstance(args[0], Tensor):
                 node.moved = self._flow.of(args[0])
         return out
@@ -111,10 +110,6 @@ class Functions(TorchFunctionMode):
             return None
         (a, of_a), (b, of_b) = summands
         if a.shape != b.shape or a.dim() < 2 or not (measurable(a) and measurable(b)):
-            return None
-        leaf = self._calls.leaf()
-        # What a leaf module adds up inside of itself is its own affair (a GELU written out, a recurrent cell).
-        if leaf is not None and leaf in (of_a.inside, of_b.inside):
             return None
         return self._flow.residual(of_a, of_b)
 

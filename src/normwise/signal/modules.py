@@ -22,8 +22,8 @@ def unwrapped(model: nn.Module, caller: str) -> nn.Module:
     while True:
         if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
             model = model.module
-        elif isinstance(model, nn.Module) and isinstance(getattr(model, "_orig_mod", None), nn.Module):
-            model = model._orig_mod  # type: ignore[assignment]
+        elif isinstance(model, nn.Module) and "_orig_mod" in model._modules:
+            model = model.get_submodule("_orig_mod")
         else:
             break
     if not isinstance(model, nn.Module):
@@ -46,11 +46,14 @@ def is_scripted(module: nn.Module) -> bool:
 
 
 def watched_modules(model: nn.Module) -> dict[nn.Module, str]:
-    """Every module by its name, the model first; the parametrizations of weights have no activations."""
+    """Every module that can be listened to by its name, the model first.
+
+    The parametrizations of weights have no activations, and TorchScript calls no hooks.
+    """
     return {
         module: WRAPPERS.sub("", name).rstrip(".") or type_name(model)
         for name, module in model.named_modules()
-        if "parametrizations" not in name.split(".")
+        if "parametrizations" not in name.split(".") and not is_scripted(module)
     }
 
 

@@ -48,12 +48,15 @@ def as_it_was(model: nn.Module) -> Iterator[None]:
 
 def _snapshot(attributes: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Each attribute with a copy of what it contains, one level deep."""
-    return {name: (value, value.copy() if type(value) in CONTAINERS else None) for name, value in attributes.items()}
+    return {
+        name: (value, (value.copy() if value else ()) if type(value) in CONTAINERS else None)
+        for name, value in attributes.items()
+    }
 
 
 def _restore(attributes: dict[str, Any], snapshot: dict[str, tuple[Any, Any]]) -> None:
     for value, content in snapshot.values():
-        if content is not None:
+        if content is not None and (value or content):
             value.clear()
             (value.extend if isinstance(value, (list, deque)) else value.update)(content)
     attributes.clear()

@@ -98,7 +98,8 @@ class Trace:
     def table(self, kind: Kind | None = None) -> str:
         """A table of 80 columns: the taps of one kind, or blocks with the variance of their branches beside them.
 
-        Without a kind and without blocks: the layers.
+        Without a kind and without blocks: the layers. Where values are NaN or inf, their number stands in for the dead
+        share.
         """
         if kind is None and self.blocks:
             return _table(self.blocks, {tap.name: tap.variance for tap in self.branches})
@@ -181,11 +182,10 @@ def _table(taps: Iterable[Tap], branches: dict[str, float] | None = None) -> str
         cells = [_number(tap.squared_mean), _number(tap.variance)]
         if branches is not None:
             cells.append(_number(branches.get(tap.name)))
-        cells.append("" if tap.dead_share == 0 else f"{tap.dead_share:.1%}")
+        cells.append(f"{tap.nonfinite} NaN" if tap.nonfinite else f"{tap.dead_share:.1%}" if tap.dead_share else "")
         if with_gradient:
             cells.append(_number(tap.gradient))
-        broken = f"  {tap.nonfinite} NaN/inf" if tap.nonfinite else ""
-        lines.append(_line(tap.name, cells) + broken)
+        lines.append(_line(tap.name, cells))
     return "\n".join(lines)
 
 

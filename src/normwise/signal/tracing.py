@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .forward_pass import ForwardPass
 from .inputs import Forward, batches_of, copied, default_input, device_of, gaussian, is_shape, run
-from .modules import tensors_in, unwrapped, watched_modules
+from .modules import is_scripted, tensors_in, unwrapped, watched_modules
 from .protection import as_it_was, evaluate, random_numbers_kept, set_skip_gains
 from .readings import TapReadings
 from .records import Trace
@@ -182,9 +182,11 @@ class _Observer:
 
     def notes(self) -> list[str]:
         changing = [r.name for r in self.pooled.values() if r.left_out]
-        if not changing:
-            return []
-        return [f"The number of channels changes between batches, only the first's counts: {', '.join(changing)}."]
+        scripted = sum(is_scripted(module) for module in self._model.modules())
+        return [
+            *([f"{scripted} modules run in TorchScript and are not looked into."] if scripted else []),
+            *([f"Only the first batch counts where channels change: {', '.join(changing)}."] if changing else []),
+        ]
 
 
 def pool(pooled: dict[tuple[str, str], TapReadings], sightings: Iterable[Sighting]) -> None:

@@ -35,7 +35,7 @@ def watch(model: nn.Module, to: Target, *, every: int = 100, histograms: bool = 
 
     Raises TypeError and ValueError as `trace` does, ImportError for TensorBoard where it is not installed, and
     ValueError for ``every`` below 1. The traps: with a gradient scaler the gradients are those of the scaled loss;
-    under DistributedDataParallel every process sees its own shard of the batch (watch in one of them, or log to different
+    under DistributedDataParallel every process sees its own shard (watch in one of them, or log to different
     files).
 
     >>> import torch, normwise as nw
