@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from libraries import torchvision
 from torch import nn
 from torch.nn import functional as F
 
@@ -106,8 +107,7 @@ def test_forward_matches_an_independent_transcription(depth, blocks, convolution
 
 @pytest.mark.parametrize("depth", [18, 50])
 def test_forward_matches_torchvision(depth):
-    models = pytest.importorskip("torchvision", reason="torchvision is not installed").models
-    theirs = models.get_model(f"resnet{depth}", weights=None).eval()
+    theirs = torchvision().models.get_model(f"resnet{depth}", weights=None).eval()
     ours = resnet(depth, classes=1000).eval()
     ours.load_state_dict(dict(zip(ours.state_dict(), theirs.state_dict().values(), strict=True)))
     x = torch.randn(2, 3, 97, 65)

@@ -1,5 +1,7 @@
 """Networks whose normalizer is one argument, and networks without one."""
 
+from .baselines import fixup_resnet as fixup_resnet
+from .baselines import skipinit_resnet as skipinit_resnet
 from .count import count_macs as count_macs
 from .count import count_parameters as count_parameters
 from .nf_net import NormalizerFreeBlock as NormalizerFreeBlock

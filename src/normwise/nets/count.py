@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import FlopCounterMode
@@ -91,7 +92,8 @@ def _countable(model: nn.Module) -> Iterator[None]:
             module.training = False
         torch.backends.mha.set_fastpath_enabled(False)
         torch.backends.mkldnn.enabled = torch.backends.cudnn.enabled = False  # type: ignore[assignment]
-        yield
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
     finally:
         for module, flag in training.items():
             module.training = flag

@@ -22,6 +22,31 @@ IMAGENET_FORM = {
 }
 
 
+class BlockSizes(NamedTuple):
+    """Channels before, inside and after a block, its stride, and the number of its convolutions (2 or 3)."""
+
+    inputs: int
+    width: int
+    outputs: int
+    stride: int
+    convolutions: int
+
+    @property
+    def projects(self) -> bool:
+        """Whether the shortcut must change the shape."""
+        return self.stride != 1 or self.inputs != self.outputs
+
+    def branch(self) -> list[tuple[int, int, int, int]]:
+        """(inputs, outputs, kernel, stride) of each convolution of the basic or bottleneck branch."""
+        if self.convolutions == 2:
+            return [(self.inputs, self.width, 3, self.stride), (self.width, self.width, 3, 1)]
+        return [
+            (self.inputs, self.width, 1, 1),
+            (self.width, self.width, 3, self.stride),
+            (self.width, self.outputs, 1, 1),
+        ]
+
+
 class ResidualForm(NamedTuple):
     """`convolutions` per block, `blocks` per stage, channels of the first stage's inner convolutions, the stem."""
 
@@ -31,9 +56,30 @@ class ResidualForm(NamedTuple):
     stem: Stem
 
     @property
-    def expansion(self) -> int:
-        """Output channels of a block over its inner channels."""
-        return BOTTLENECK_EXPANSION if self.convolutions == 3 else 1
+    def stem_window(self) -> tuple[int, int]:
+        """Kernel and stride of the stem's convolution; 3×3 max-pooling with stride 2 follows the larger one."""
+        return (7, 2) if self.stem == "imagenet" else (3, 1)
+
+    @property
+    def pools(self) -> bool:
+        return self.stem == "imagenet"
+
+    @property
+    def features(self) -> int:
+        """Channels after the last stage."""
+        return self.stages()[-1][-1].outputs
+
+    def stages(self) -> list[list[BlockSizes]]:
+        """The blocks of every stage: the channels double with each, the stride 2 sits on its first block."""
+        stages, inputs = [], self.width
+        for i, count in enumerate(self.blocks):
+            width = self.width * 2**i
+            outputs = width * (BOTTLENECK_EXPANSION if self.convolutions == 3 else 1)
+            first = BlockSizes(inputs, width, outputs, 2 if i > 0 else 1, self.convolutions)
+            rest = BlockSizes(outputs, width, outputs, 1, self.convolutions)
+            stages.append([first] + [rest] * (count - 1))
+            inputs = outputs
+        return stages
 
 
 def residual_form(caller: str, depth: int, stem: Stem | None, width: int | None) -> ResidualForm:

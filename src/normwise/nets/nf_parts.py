@@ -92,8 +92,8 @@ def activation_maker(caller: str, activation: ActivationLike, gamma: Gamma) -> t
 
 
 def _gain_of_module(caller: str, make: Callable[[], nn.Module]) -> float:
-    module = make() if callable(make) else None
-    if not isinstance(module, nn.Module) or isinstance(make, nn.Module):
+    module = make() if callable(make) and not isinstance(make, nn.Module) else None
+    if not isinstance(module, nn.Module):
         raise TypeError(
             f"{caller}(activation={make!r}): expected a name, or a class or function that makes the activation's "
             "module, such as torch.nn.PReLU."
@@ -130,7 +130,7 @@ def _same_padding(x: Tensor, kernel: int, stride: int) -> list[int]:
     """Zeros left, right, above and below, the odd one after, so that there are ceil(side / stride) outputs."""
     sides: list[int] = []
     for side in (x.shape[-1], x.shape[-2]):
-        total = (-(-side // stride) - 1) * stride + kernel - side
+        total = kernel - 1 - (side - 1) % stride
         sides += [total // 2, total - total // 2]
     return sides
 
@@ -219,7 +219,9 @@ def recipe_of(
     standardize: bool = True,
     pooled_shortcut: bool = False,
 ) -> Recipe:
-    """The recipe of a builder's arguments; ValueError for unknown names."""
+    """The recipe of a builder's arguments; ValueError for unknown names and an α that is not positive."""
+    if not 0 < alpha < math.inf:
+        raise ValueError(f"{caller}(alpha={alpha!r}): the factor of the branches must be positive, 0.2 in the papers.")
     checked_choice(caller, "padding", padding, ("same", "symmetric"))
     make, value = activation_maker(caller, activation, gamma)
     return Recipe(make, value, alpha, skip_gain, padding, standardize, pooled_shortcut)

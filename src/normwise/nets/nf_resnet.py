@@ -88,20 +88,12 @@ def nf_resnet(
 
 
 def _shape(form: ResidualForm, squeeze_excite: bool) -> NetShape:
-    stem = StemConv(form.width, 7, 2) if form.stem == "imagenet" else StemConv(form.width, 3, 1)
     kernels = (1, 3, 1) if form.convolutions == 3 else (3, 3)
-    stages, inputs = [], form.width
-    for i, count in enumerate(form.blocks):
-        width = form.width * 2**i
-        outputs = width * form.expansion
-        squeeze = max(1, int(outputs * SQUEEZE_RATIO)) if squeeze_excite else 0
-        stage = []
-        for j in range(count):
-            stride = 2 if i > 0 and j == 0 else 1
-            stage.append(BlockShape(inputs, outputs, width, kernels, stride, squeeze=squeeze))
-            inputs = outputs
-        stages.append(tuple(stage))
-    return NetShape((stem,), form.stem == "imagenet", tuple(stages))
+    stages = []
+    for stage in form.stages():
+        squeeze = max(1, int(stage[0].outputs * SQUEEZE_RATIO)) if squeeze_excite else 0
+        stages.append(tuple(BlockShape(b.inputs, b.outputs, b.width, kernels, b.stride, 1, squeeze) for b in stage))
+    return NetShape((StemConv(form.width, *form.stem_window),), form.pools, tuple(stages))
 
 
 def nf_resnet26(num_classes: int = 1000, in_channels: int = 3, **options: Unpack[NFResNetOptions]) -> NormalizerFreeNet:

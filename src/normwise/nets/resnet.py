@@ -5,7 +5,9 @@ He et al. 2015, arXiv:1512.03385 (post-activation blocks) and He et al. 2016, ar
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
@@ -13,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..layers import Norm, make_norm
-from .forms import BOTTLENECK_EXPANSION, ResidualForm, Stem, check_sizes, checked_choice, residual_form
+from .forms import BlockSizes, ResidualForm, Stem, check_sizes, checked_choice, residual_form
 
 Fan = Literal["fan_in", "fan_out"]
 
@@ -41,31 +43,22 @@ class Layers(NamedTuple):
         return [self.conv(inputs, outputs, kernel, stride, bias=isinstance(layer, nn.Identity)), layer]
 
 
-def branch_shapes(inputs: int, width: int, stride: int, convolutions: int) -> list[tuple[int, int, int, int]]:
-    """(inputs, outputs, kernel, stride) of each convolution of a basic (2) or bottleneck (3) branch."""
-    if convolutions == 2:
-        return [(inputs, width, 3, stride), (width, width, 3, 1)]
-    return [(inputs, width, 1, 1), (width, width, 3, stride), (width, width * BOTTLENECK_EXPANSION, 1, 1)]
-
-
 class PostActivationBlock(nn.Module):
     """`relu(branch(x) + shortcut(x))`, branch = conv, norm, relu, ..., conv, norm (ResNet v1)."""
 
-    def __init__(self, inputs: int, width: int, stride: int, convolutions: int, layers: Layers) -> None:
+    def __init__(self, sizes: BlockSizes, layers: Layers) -> None:
         super().__init__()
         branch: OrderedDict[str, nn.Module] = OrderedDict()
-        outputs = inputs
-        for i, shape in enumerate(branch_shapes(inputs, width, stride, convolutions), start=1):
+        for i, shape in enumerate(sizes.branch(), start=1):
             if i > 1:
                 branch[f"relu{i - 1}"] = nn.ReLU()
             branch[f"conv{i}"], branch[f"norm{i}"] = layers.conv_norm(*shape)
-            outputs = shape[1]
         self.branch = nn.Sequential(branch)
         self.shortcut = nn.Identity()
-        if stride != 1 or inputs != outputs:
-            conv, layer = layers.conv_norm(inputs, outputs, 1, stride)
+        if sizes.projects:
+            conv, layer = layers.conv_norm(sizes.inputs, sizes.outputs, 1, sizes.stride)
             self.shortcut = nn.Sequential(OrderedDict(conv=conv, norm=layer))
-        last = getattr(branch[f"norm{convolutions}"], "weight", None)
+        last = getattr(branch[f"norm{sizes.convolutions}"], "weight", None)
         if isinstance(last, Tensor):
             nn.init.zeros_(last)
 
@@ -80,23 +73,19 @@ class PreActivationBlock(nn.Module):
     its relu.
     """
 
-    def __init__(
-        self, inputs: int, width: int, stride: int, convolutions: int, layers: Layers, relu_first: bool
-    ) -> None:
+    def __init__(self, sizes: BlockSizes, layers: Layers, relu_first: bool) -> None:
         super().__init__()
         self.relu_first = relu_first
-        self.norm1 = layers.normalizer(inputs)
+        self.norm1 = layers.normalizer(sizes.inputs)
         bias = isinstance(self.norm1, nn.Identity)
         branch: OrderedDict[str, nn.Module] = OrderedDict()
-        outputs = inputs
-        for i, shape in enumerate(branch_shapes(inputs, width, stride, convolutions), start=1):
+        for i, shape in enumerate(sizes.branch(), start=1):
             if i > 1:
                 branch.update(activated(layers.normalizer(shape[0]), relu_first, i))
             branch[f"conv{i}"] = layers.conv(*shape, bias=bias)
-            outputs = shape[1]
         self.branch = nn.Sequential(branch)
-        project = stride != 1 or inputs != outputs
-        self.shortcut = layers.conv(inputs, outputs, 1, stride, bias=bias) if project else None
+        projection = (sizes.inputs, sizes.outputs, 1, sizes.stride)
+        self.shortcut = layers.conv(*projection, bias=bias) if sizes.projects else None
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.norm1(F.relu(x)) if self.relu_first else F.relu(self.norm1(x))
@@ -113,16 +102,23 @@ class ResNet(nn.Module):
     """`classifier(average over positions of head(stages(stem(x))))`; built by `resnet`."""
 
     def __init__(
-        self, stem: nn.Sequential, stages: OrderedDict[str, nn.Module], head: nn.Sequential, features: int, classes: int
+        self,
+        stem: nn.Sequential,
+        stages: nn.Sequential,
+        head: nn.Sequential,
+        features: int,
+        classes: int,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.stem = stem
-        self.stages = nn.Sequential(stages)
+        self.stages = stages
         self.head = head
+        self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(features, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.classifier(self.head(self.stages(self.stem(x))).mean((2, 3)))
+        return self.classifier(self.dropout(self.head(self.stages(self.stem(x))).mean((2, 3))))
 
 
 def resnet(
@@ -174,26 +170,35 @@ def resnet(
         raise ValueError("resnet(norm_after_relu=True) is an order of pre-activation blocks; add preactivation=True.")
     layers = Layers(norm, checked_choice("resnet", "fan", fan, ("fan_in", "fan_out")))  # type: ignore[arg-type]
     entry = _stem(form, in_channels, layers, preactivation)
-    channels = form.width
+    stages = string_together(
+        form,
+        lambda sizes, _: (
+            PreActivationBlock(sizes, layers, norm_after_relu) if preactivation else PostActivationBlock(sizes, layers)
+        ),
+    )
+    head = activated(layers.normalizer(form.features), norm_after_relu) if preactivation else OrderedDict()
+    return ResNet(entry, stages, nn.Sequential(head), form.features, classes)
+
+
+def string_together(form: ResidualForm, block: Callable[[BlockSizes, int], nn.Module]) -> nn.Sequential:
+    """Stages named stage1, stage2, ...; `block` makes one from its sizes and its index in the network."""
     stages: OrderedDict[str, nn.Module] = OrderedDict()
-    for i, count in enumerate(form.blocks):
-        stage = nn.Sequential()
-        for j in range(count):
-            inner, stride = form.width * 2**i, 2 if i > 0 and j == 0 else 1
-            shape = (channels, inner, stride, form.convolutions, layers)
-            stage.append(PreActivationBlock(*shape, norm_after_relu) if preactivation else PostActivationBlock(*shape))
-            channels = inner * form.expansion
-        stages[f"stage{i + 1}"] = stage
-    head = activated(layers.normalizer(channels), norm_after_relu) if preactivation else OrderedDict()
-    return ResNet(entry, stages, nn.Sequential(head), channels, classes)
+    index = itertools.count()
+    for number, stage in enumerate(form.stages(), start=1):
+        stages[f"stage{number}"] = nn.Sequential(*(block(sizes, next(index)) for sizes in stage))
+    return nn.Sequential(stages)
 
 
 def _stem(form: ResidualForm, in_channels: int, layers: Layers, preactivation: bool) -> nn.Sequential:
-    kernel, stride = (7, 2) if form.stem == "imagenet" else (3, 1)
-    conv, layer = layers.conv_norm(in_channels, form.width, kernel, stride)
+    conv, layer = layers.conv_norm(in_channels, form.width, *form.stem_window)
     stem: OrderedDict[str, nn.Module] = OrderedDict(conv=conv)
     if not preactivation:
         stem.update(norm=layer, relu=nn.ReLU())
-    if form.stem == "imagenet":
+    return with_pool(stem, form)
+
+
+def with_pool(stem: OrderedDict[str, nn.Module], form: ResidualForm) -> nn.Sequential:
+    """The stem, with max-pooling at its end where the form has it."""
+    if form.pools:
         stem.update(pool=nn.MaxPool2d(3, stride=2, padding=1))
     return nn.Sequential(stem)

@@ -67,11 +67,17 @@ def from_timm(
     .. math:: g' = g\,\gamma_0\,\sqrt{\frac{\max(\sigma^2 \cdot \text{fan-in},\ \epsilon)}
         {(\sigma^2 + 10^{-5}) \cdot \text{fan-in}}}
 
-    Raises ValueError for the weights of other networks (``nfnet_l0``, ``eca_nfnet_l0``, without a classifier, ...).
+    Raises TypeError for what is no state dict, ValueError for the weights of other networks (``nfnet_l0``, ``eca_*``,
+    without a classifier, ...).
 
-    >>> import timm                                                                               # doctest: +SKIP
-    >>> net = from_timm(timm.create_model("nf_resnet50", pretrained=True).state_dict()).eval()    # doctest: +SKIP
+    ::
+
+        net = from_timm(timm.create_model("nf_resnet50", pretrained=True).state_dict()).eval()
     """
+    if not isinstance(state_dict, Mapping):
+        raise TypeError(
+            f"from_timm expects a state dict, received {type(state_dict).__name__}; give model.state_dict()."
+        )
     family = _family(state_dict)
     weights = _renamed(state_dict)
     try:
