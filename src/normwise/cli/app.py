@@ -8,6 +8,8 @@ import typer
 
 from .. import __version__
 from .compare import EPILOG, compare
+from .trace import EPILOG as TRACE_EPILOG
+from .trace import trace
 
 app = typer.Typer(
     help="Normalization for PyTorch: choose it by measurement.",
@@ -18,6 +20,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command(epilog=EPILOG, short_help="Find the normalizer for a model and its data.")(compare)
+app.command(epilog=TRACE_EPILOG, short_help="Show what a network does to its signal.")(trace)
 
 
 def _print_version(wanted: bool) -> None:
