@@ -58,9 +58,17 @@ from .layers import statistics_bank as statistics_bank
 from .layers import unfreeze as unfreeze
 from .operations.normalize import normalize as normalize
 from .operations.normalize import normalize_and_measure as normalize_and_measure
+from .signal import Figure as Figure
+from .signal import Finding as Finding
+from .signal import Findings as Findings
 from .signal import Histogram as Histogram
 from .signal import Tap as Tap
 from .signal import Trace as Trace
+from .signal import assert_signal as assert_signal
+from .signal import diagnose as diagnose
+from .signal import plot as plot
+from .signal import plot_histograms as plot_histograms
+from .signal import predict as predict
 from .signal import trace as trace
 from .signal import watch as watch
 from .weights import Baked as Baked

@@ -35,8 +35,8 @@ class Quantity(NamedTuple):
     smallest: float = 0.0
 
 
-# Squared means of 1e-5 and 1e-3 say the same thing next to a variance of 1.
-SQUARED_MEAN = Quantity("Average channel squared mean", "squared mean", 0.01)
+# Squared means of 1e-5 and 1e-2 say the same thing next to a variance of 1.
+SQUARED_MEAN = Quantity("Average channel squared mean", "squared mean", 0.1)
 VARIANCE = Quantity("Average channel variance", "variance")
 BRANCH = Quantity("Variance at the end of the residual branch", "branch variance")
 

@@ -17,7 +17,7 @@ def sheet(
     title: str, names: Sequence[str], panels: Sequence[Panel], *, predicted: bool, columns: int
 ) -> tuple[float, float, list[Shape]]:
     """Width, height and shapes of the whole picture."""
-    wide, high = max(panel.width for panel in panels), max(panel.height for panel in panels) + LINE
+    wide, high = max(panel.width for panel in panels), max(panel.height for panel in panels) + LINE + MARGIN
     columns = max(1, min(columns, len(panels)))
     width = columns * wide + 2 * MARGIN
     shapes: list[Shape] = [Text(MARGIN, MARGIN + 8, title, "ink", 17, bold=True)]
