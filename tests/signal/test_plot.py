@@ -236,16 +236,14 @@ def test_histograms_have_a_row_per_layer_and_a_common_axis():
 
 @pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (apt-get install chromium)")
-def test_the_page_in_a_browser(tmp_path):
+@pytest.mark.parametrize("width", [400, 1400])
+def test_the_page_in_a_browser(width, tmp_path):
     path = plot({"A": made([1.0, 2.0, 3.0]), "B": made([2.0, 90.0, 3.0])}).save(Path(tmp_path) / "page.html")
     with Browser(tmp_path / "profile") as page:
-        for width in (400, 1400):
-            page.open(path.as_uri(), width)
-            assert page.evaluate("document.documentElement.scrollWidth") == width
-            sizes = page.evaluate(
-                "[...document.querySelectorAll('figure text')].map((t) => t.getBoundingClientRect().height)"
-            )
-            assert min(sizes) >= 9
+        page.open(path.as_uri(), width)
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        heights = "[...document.querySelectorAll('figure text')].map((t) => t.getBoundingClientRect().height)"
+        assert min(page.evaluate(heights)) >= 9
         page.evaluate("document.querySelector('.legend button').click()")
         hidden = "[...document.querySelectorAll('g.hidden')].map((g) => g.dataset.model)"
         assert set(page.evaluate(hidden)) == {"0"}

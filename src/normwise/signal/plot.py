@@ -75,8 +75,8 @@ def plot(
         predicted: what `predict` gave, for one model or by the same names; dashed lines over the measured ones.
         title: above the picture.
 
-    A panel is linear from 0, or logarithmic where its values span more than a factor of 30; a logarithmic axis of squared
-    means ends at 0.1, and what lies below is a hollow mark at its foot.
+    A panel is linear from 0, or logarithmic where its values span more than a factor of 30; a logarithmic axis of
+    squared means ends at 0.1, and what lies below is a hollow mark at its foot.
 
     Raises ValueError where there is no trace, or predictions have names that no trace has.
 
