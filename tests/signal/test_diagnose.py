@@ -227,6 +227,16 @@ def test_order_and_text_of_findings():
     assert isinstance(findings[0], Finding)
 
 
+def test_a_rule_that_finds_much_is_shown_in_part():
+    found = [Finding("warning", "dead layer", f"layer{i}", "It is dead.", "Revive it.", 1.0) for i in range(6)]
+    text = str(Findings("Net", found))
+    assert text.startswith("Net: 6 warnings\n")
+    assert text.count("It is dead.") == 3
+    assert text.endswith("warning: dead layer in 3 more modules")
+    assert len(Findings("Net", found)) == 6
+    assert str(Findings("Net", found[:4])).count("It is dead.") == 4
+
+
 def test_the_model_is_left_as_it_was():
     net = trained(conv_net(2, norm=nn.BatchNorm2d), loader()).train()
     state = copy.deepcopy(net.state_dict())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -10,6 +11,7 @@ from typing import Literal
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 WIDTH = 80
+SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,19 @@ class Findings(Sequence[Finding]):
             return "\n".join([f"{self.model}: nothing found.", *self.notes])
         numbers = [(severity, sum(f.severity == severity for f in self)) for severity in SEVERITIES]
         counts = ", ".join(f"{n} {severity}{'s' if n > 1 else ''}" for severity, n in numbers if n)
-        return "\n".join([f"{self.model}: {counts}", *map(str, self), *self.notes])
+        return "\n".join([f"{self.model}: {counts}", *self._shown(), *self.notes])
+
+    def _shown(self) -> Iterator[str]:
+        """Each finding, of a rule that found much only the first ones."""
+        found: Counter[tuple[str, str]] = Counter((f.severity, f.rule) for f in self)
+        shown: Counter[tuple[str, str]] = Counter()
+        for finding in self:
+            key = (finding.severity, finding.rule)
+            shown[key] += 1
+            if shown[key] <= SHOWN or found[key] == SHOWN + 1:
+                yield str(finding)
+            elif shown[key] == SHOWN + 1:
+                yield f"{finding.severity}: {finding.rule} in {found[key] - SHOWN} more modules"
 
     def __repr__(self) -> str:
         return f"Findings({self.model!r}, {list(self._findings)!r})"
