@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import normwise as nw
-from normwise.signal.diagnose import RULES
+from normwise.signal.diagnosing import RULES
 from normwise.signal.paper import paper_networks
 
 HERE = Path(__file__).parent

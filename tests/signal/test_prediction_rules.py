@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from normwise.core.activations import ACTIVATIONS
 from normwise.layers import NORMALIZERS, make_norm
-from normwise.signal.predict import predict
+from normwise.signal.predicting import predict
 from normwise.signal.prediction.functions import FUNCTIONS
 from normwise.signal.prediction.gaussian import Signal, add, multiply
 from normwise.signal.prediction.modules import RULES, rule_of
