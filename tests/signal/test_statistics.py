@@ -50,6 +50,16 @@ def test_moments_of_narrow_types(dtype, offset):
     np.testing.assert_allclose(table.var[0], var, rtol=1e-5)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_far_from_zero(layout):
+    """The mean of fp32 values around 1000 to far below their spacing, and with it the variance."""
+    x = (torch.randn(16, 3, 20, 20) * 0.01 + 1000).to(memory_format=layout)
+    table, _ = channel_moments(x, 1)
+    mean, var = expected(x, 1)
+    np.testing.assert_allclose(table.mean[0], mean, rtol=0, atol=1e-7)
+    np.testing.assert_allclose(table.var[0], var, rtol=1e-6)
+
+
 @pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e20, 1e30])
 def test_moments_outside_of_the_range_of_squares(scale):
     x = torch.randn(16, 3, 40) * scale

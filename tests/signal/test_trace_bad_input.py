@@ -208,6 +208,7 @@ def test_compiled_models_run_uncompiled():
     assert nw.trace(model, batch).taps == expected
     model.compile(backend=backend)
     assert nw.trace(model, batch).taps == expected
+    assert len(compiled) == before, "parts that are compiled run as they were written, too"
     torch._dynamo.reset()
 
 

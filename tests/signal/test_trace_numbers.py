@@ -294,6 +294,12 @@ def test_frozen_parameters_and_integer_inputs_have_gradients():
     assert all(tap.gradient > 0 for tap in result.layers if tap.name in ("tokens", "lstm", "out"))
 
 
+def test_gradients_begin_before_an_operation_in_place():
+    model = nn.Sequential(nn.Embedding(9, 4), nn.ReLU(inplace=True), nn.Linear(4, 2)).requires_grad_(False)
+    result = nw.trace(model, torch.randint(9, (3, 5)), backward=True)
+    assert all(tap.gradient > 0 for tap in result.layers)
+
+
 def test_vanishing_and_exploding_signals():
     """Far outside of what fp32 can square."""
     for scale in (1e-25, 1e25):

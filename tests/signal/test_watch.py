@@ -160,6 +160,25 @@ def test_errors_in_forward():
     assert log.steps == [2]
 
 
+def test_an_interrupted_step_is_over_at_the_next():
+    class Interrupted(nn.Module):
+        def forward(self, x):
+            seen.append(len(_get_current_function_mode_stack()))
+            if len(seen) == 1:
+                raise KeyboardInterrupt
+            return x
+
+    seen, log = [], Log()
+    with nw.watch(Interrupted(), log, every=3) as watched:
+        model = watched._watched
+        with pytest.raises(KeyboardInterrupt):
+            model(torch.ones(2, 3))
+        for _ in range(3):
+            model(torch.ones(2, 3))
+    assert seen == [1, 0, 0, 1]
+    assert log.steps == [3]
+
+
 def test_copies_of_a_watched_model():
     model, log = nets.ResNet(), Log()
     with nw.watch(model, log, every=1):

@@ -133,13 +133,13 @@ def branch_end(node: Node) -> Node:
     """The end of a residual branch: before gains, scales, stochastic depth and rearrangements.
 
     A multiplication inside of a leaf module (the weight of a hand-written normalizer) belongs to the module, unless the
-    module does nothing else.
+    module does nothing else: what arises inside is not measured.
     """
     end, at = node, node
     while True:
         if at.scaled is not None:
             at = at.scaled
-            if at.inside is None and at.reading is not None:
+            if at.reading is not None:
                 end = at
         elif at.moved is not None:
             at = at.moved
