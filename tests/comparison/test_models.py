@@ -116,7 +116,7 @@ class TwoOutputs(nn.Module):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ("resnet9", "the depth must be 18, 34"),
+        ("resnet9", "the depth must be 18, 26, 34"),
         ("resnext50", "model='resnext50' is unknown. Write resnet8"),
         ("small_problems:missing", "has no 'missing'"),
         ("small_problems:not_a_function", "is not a function; it must return a torch.nn.Module"),

@@ -75,6 +75,11 @@ def test_the_model_given_stays_as_it_is():
         assert torch.equal(value, before[name]), name
 
 
+def test_the_dtype_is_that_of_the_weights():
+    theirs = timm_model("nf_resnet26", num_classes=3).bfloat16()
+    assert {p.dtype for p in nets.from_timm(theirs.state_dict()).parameters()} == {torch.bfloat16}
+
+
 def test_dropout_and_stochastic_depth_are_for_training():
     net = nets.from_timm(timm_model("nf_resnet26").state_dict(), dropout=0.3, stochastic_depth=0.4)
     assert net.dropout.p == 0.3

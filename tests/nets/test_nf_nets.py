@@ -129,7 +129,11 @@ def test_blocks_start_as_their_shortcut(name):
 
 @pytest.mark.parametrize(
     ("name", "rate", "dropout", "std"),
-    [("nf_resnet", 0.1, 0, 0.01), ("nf_regnet", 0.1, 0.2, 0), ("nfnet", 0.25, 0.2, 0.01)],
+    [
+        ("nf_resnet", 0.1, 0, 0.01),
+        ("nf_regnet", 0.1, 0.2, 0),
+        pytest.param("nfnet", 0.25, 0.2, 0.01, marks=pytest.mark.slow),
+    ],
 )
 def test_default_regularization_and_classifier(name, rate, dropout, std):
     net = SMALL[name]()
@@ -154,11 +158,21 @@ def test_every_parameter_gets_a_gradient(name):
         assert parameter.grad.abs().sum() > 0, key
 
 
+def test_stochastic_depth_drops_the_branches_of_samples():
+    net = nets.nf_resnet(8, skip_gain=1.0, stochastic_depth=0.9)
+    block = net.stages.stage3[0]
+    assert block.stochastic_depth.p == pytest.approx(0.6)
+    x = torch.randn(64, 32, 4, 4)
+    shortcut, whole, dropped = block.shortcut(block.activation(x)), block.eval()(x), block.train()(x)
+    kept = (dropped - shortcut).flatten(1).abs().amax(1) > 1e-5
+    assert 5 < kept.sum() < 50
+    torch.testing.assert_close(dropped[kept], whole[kept])
+
+
 FACTORIES = [
-    *(f"nf_resnet{depth}" for depth in (26, 50, 101, 152)),
-    *(pytest.param(f"nf_resnet{depth}", marks=pytest.mark.slow) for depth in (200, 288)),
-    *(f"nf_regnet_b{i}" for i in range(6)),
-    "nfnet_f0",
+    *("nf_resnet26", "nf_resnet50", "nf_regnet_b0", "nf_regnet_b1", "nfnet_f0"),
+    *(pytest.param(f"nf_resnet{depth}", marks=pytest.mark.slow) for depth in (101, 152, 200, 288)),
+    *(pytest.param(f"nf_regnet_b{i}", marks=pytest.mark.slow) for i in range(2, 6)),
     *(pytest.param(f"nfnet_f{i}", marks=pytest.mark.slow) for i in range(1, 8)),
 ]
 
