@@ -48,6 +48,10 @@ def _power(x: Signal, exponent: float) -> Signal:
     return x.apply(lambda z: z**exponent)
 
 
+def _added_product(x: Any, a: Any, b: Any, value: float = 1) -> Signal:
+    return plus(x, times(a, b), alpha=value)
+
+
 def _total(x: Signal, dim: int | Sequence[int] | None = None, keepdim: bool = False, dtype: object = None) -> Signal:
     averaged = mean_over(x, dim, keepdim)
     return times(averaged, x.shape.numel() // averaged.shape.numel())
@@ -131,6 +135,7 @@ METHODS: dict[str, Function] = {
     **dict.fromkeys(("sub", "sub_"), minus),
     **dict.fromkeys(("mul", "mul_"), times),
     **dict.fromkeys(("div", "div_", "true_divide"), divided),
+    "expand_as": partial(rearrange, Tensor.expand_as),
     "mean": mean_over,
     "sum": _total,
     "pow": _power,
@@ -149,6 +154,7 @@ FUNCTIONS: dict[Function, Function] = {
     operator.neg: pointwise(operator.neg),
     operator.pow: _power,
     torch.pow: _power,
+    torch.addcmul: _added_product,
     operator.getitem: _item,
     torch.flatten: _flat,
     torch.mean: mean_over,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import operator
 from collections import Counter
 from collections.abc import Mapping
+from functools import reduce
+from operator import or_
 from typing import Any, NamedTuple
 
 import torch
@@ -32,13 +34,13 @@ class Residual(NamedTuple):
 
 
 def residuals_of(structure: Structure, values: Mapping[fx.Node, Any]) -> list[Residual]:
-    """Every addition of two signals of one shape that come from one place, one of them by more layers."""
-    depths = _Depths(structure)
+    """Every addition of two signals of one shape that come from one place, one of them through more layers."""
+    ancestry = _Ancestry(structure, values)
     found: list[Residual] = []
     times: Counter[str] = Counter()
     for node in structure.graph.nodes:
         operands = _operands(structure.root, node, values)
-        branch = depths.branch(*operands) if operands else None
+        branch = ancestry.branch(*operands) if operands else None
         if branch is not None:
             path = node.meta.get("scope", "")
             times[path] += 1
@@ -55,43 +57,39 @@ def _operands(root: nn.Module, node: fx.Node, values: Mapping[fx.Node, Any]) -> 
     return nodes if adds and len(nodes) == 2 and values[nodes[0]].shape == values[nodes[1]].shape else None
 
 
-class _Depths:
-    """Of each node: how many layers with weights lie between it and each of the nodes that it comes from."""
+class _Ancestry:
+    """What each node comes from (itself included) and which nodes are layers, as the bits of integers."""
 
-    def __init__(self, structure: Structure) -> None:
-        self.order = {node: i for i, node in enumerate(structure.graph.nodes)}
-        self.weighted = {node: _has_weights(structure.root, node) for node in structure.graph.nodes}
+    def __init__(self, structure: Structure, values: Mapping[fx.Node, Any]) -> None:
+        self._values = values
+        self._nodes = list(structure.graph.nodes)
+        called = {call.node for call in structure.calls}
+        self._layers = self._inputs = 0
+        self._of: dict[fx.Node, int] = {}
+        for i, node in enumerate(self._nodes):
+            mine = 0 if node.op == "get_attr" else 1 << i
+            self._of[node] = reduce(or_, (self._of[source] for source in node.all_input_nodes), mine)
+            if node.op == "placeholder":
+                self._inputs |= mine
+            if (node in called and not self._is_passed_on(node)) or getattr(node.target, "__name__", "") in _LINEAR:
+                self._layers |= mine
 
     def branch(self, a: fx.Node, b: fx.Node) -> fx.Node | None:
-        """Which of two operands is the branch: the one that is further from where they part."""
-        from_a, from_b = self._sources(a), self._sources(b)
-        common = from_a.keys() & from_b.keys()
+        """Which of two operands is the branch: the one with more layers since they parted."""
+        common = self._of[a] & self._of[b]
         if not common:
             return None
-        fork = max(common, key=self.order.__getitem__)
-        ahead = from_a[fork] - from_b[fork]
-        if ahead == 0 or min(from_a[fork], from_b[fork]) > 1:  # a shortcut has at most a projection
+        origin = self._of[self._nodes[common.bit_length() - 1]]
+        sources = (self._of[a] | self._of[b]) & self._inputs
+        # A condition (a time embedding) enters every block and joins what came from the first input.
+        if not origin & (sources & -sources):
             return None
-        return a if ahead > 0 else b
+        in_a, in_b = ((self._of[n] & ~origin & self._layers).bit_count() for n in (a, b))
+        return None if in_a == in_b else a if in_a > in_b else b
 
-    def _sources(self, node: fx.Node) -> dict[fx.Node, int]:
-        """Every node it comes from, with the most layers on a way there."""
-        depth = {node: 0}
-        waiting = {node}
-        while waiting:
-            here = max(waiting, key=self.order.__getitem__)
-            waiting.remove(here)
-            for source in here.all_input_nodes:
-                if source.op != "get_attr":
-                    depth[source] = max(depth.get(source, 0), depth[here] + self.weighted[here])
-                    waiting.add(source)
-        return depth
-
-
-def _has_weights(root: nn.Module, node: fx.Node) -> bool:
-    if node.op == "call_module":
-        return any(p.dim() > 1 for p in root.get_submodule(str(node.target)).parameters())
-    return getattr(node.target, "__name__", "") in _LINEAR
+    def _is_passed_on(self, node: fx.Node) -> bool:
+        """Identity, dropout: what comes out is what went in."""
+        return any(self._values[source] is self._values[node] for source in node.all_input_nodes)
 
 
 def _end(root: nn.Module, node: fx.Node, values: Mapping[fx.Node, Any]) -> fx.Node:

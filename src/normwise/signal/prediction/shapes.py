@@ -23,6 +23,7 @@ def rearrange(operation: Callable[..., Any], x: Signal, *args: Any, **kwargs: An
     numbers = torch.arange(x.channels, dtype=torch.int32)
     shape = [1] * len(x.shape)
     shape[x.axis] = x.channels
+    args = tuple(numbers[:1].expand(arg.shape) if isinstance(arg, Signal) else arg for arg in args)  # view_as
     return _carried(x, operation(numbers.view(shape).expand(x.shape), *args, **kwargs))
 
 

@@ -23,12 +23,13 @@ _IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv)
 
 
 def walk(structure: Structure, inputs: Mapping[str, Any], options: Options) -> dict[fx.Node, Any]:
-    """The value of each node: a `Signal`, or the number, size or parameter that it is."""
-    values: dict[fx.Node, Any] = {}
+    """The value of each node as it arose: a `Signal`, or the number, size or parameter that it is."""
+    arisen: dict[fx.Node, Any] = {}
+    now: dict[fx.Node, Any] = {}  # after what later nodes did to it in place
     for node in structure.graph.nodes:
-        args, kwargs = (map_arg(part, values.__getitem__) for part in (node.args, node.kwargs))
+        args, kwargs = (map_arg(part, now.__getitem__) for part in (node.args, node.kwargs))
         try:
-            values[node] = _value(structure, node, args, kwargs, inputs, options)
+            arisen[node] = now[node] = _value(structure, node, args, kwargs, inputs, options)
         except (NotImplementedError, TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
             raise ValueError(
                 f"predict cannot follow {_words(structure.root, node)}"
@@ -36,8 +37,8 @@ def walk(structure: Structure, inputs: Mapping[str, Any], options: Options) -> d
                 "`normwise.trace` measures any model."
             ) from error
         if _in_place(structure.root, node) and node.args and isinstance(node.args[0], fx.Node):
-            values[node.args[0]] = values[node]
-    return values
+            now[node.args[0]] = now[node]
+    return arisen
 
 
 def _value(
