@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
 from collections.abc import Callable
 
@@ -29,7 +30,8 @@ def compare(name: str, work: Callable[[], object], plain: Callable[[], object], 
     work()
     plain()
     ratios = [seconds(work) / seconds(plain) for _ in range(rounds)]
-    print(f"{name:48} {statistics.median(ratios):6.3f}   ({min(ratios):.3f} to {max(ratios):.3f})", flush=True)
+    sys.stdout.write(f"{name:48} {statistics.median(ratios):6.3f}   ({min(ratios):.3f} to {max(ratios):.3f})\n")
+    sys.stdout.flush()
     return statistics.median(ratios)
 
 
@@ -51,7 +53,7 @@ def main() -> None:
 
     def watched(every: int) -> Callable[[], object]:
         def work() -> None:
-            with nw.watch(model, lambda step, trace: None, every=every) as watch:
+            with nw.watch(model, lambda *_: None, every=every) as watch:
                 watch._steps = every - 1 if every > 1 else 0  # a step that is not logged
                 train()
 
@@ -60,7 +62,7 @@ def main() -> None:
     compare("trace / forward pass (training mode)", lambda: nw.trace(model, batch), forward, rounds)
     logged = compare("logged step of watch / training step", watched(1), train, rounds)
     compare("other step of watch / training step", watched(100), train, rounds)
-    print(f"overhead of watch at its default interval: {(logged - 1) / 100:.2%}")
+    sys.stdout.write(f"overhead of watch at its default interval: {(logged - 1) / 100:.2%}\n")
 
 
 if __name__ == "__main__":

@@ -100,6 +100,18 @@ class Ours(nn.Module):
         return x + self.tail(self.conv(self.norm(x)))
 
 
+class Fused(nn.Module):
+    """The addition is part of a normalizer."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+        self.norm = nw.BatchNorm2d(3, activation="relu")
+
+    def forward(self, x):
+        return self.norm(self.conv(x), residual=x)
+
+
 class Double(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):
@@ -166,6 +178,7 @@ CASES = {
     "gate": (Gated(), (2, 4, 3, 3), ["Gated"]),
     "reversible": (nets.Reversible(), (4, 8, 5), ["Reversible", "Reversible#2"]),
     "custom functions": (Ours(), IMAGES, ["Ours"]),
+    "fused": (Fused(), IMAGES, ["norm"]),
     "foreign kernel": (OutOfSight(), (2, 3, 5), ["OutOfSight"]),
     "attention": (Attention(), (4, 5, 6), []),
     "parallel": (nn.Sequential(Parallel(), Parallel()), (3, 4), []),
@@ -187,6 +200,16 @@ def test_blocks(case, backward):
     blocks, branches = found(copy.deepcopy(model), batch, backward=backward)
     assert blocks == names
     assert branches == names
+
+
+def test_a_fused_addition_is_measured_before_its_activation():
+    model, x = Fused().double(), torch.randn(IMAGES).double()
+    result = nw.trace(model, x, backward=True)
+    with torch.no_grad():
+        branch = nn.BatchNorm2d(3).double()(model.conv(x))
+    assert result.branches[0].variance == pytest.approx(branch.var((0, 2, 3), correction=0).mean().item(), rel=1e-9)
+    assert result.blocks[0].variance == pytest.approx((branch + x).var((0, 2, 3), correction=0).mean().item(), rel=1e-9)
+    assert result.layers[-1].gradient > 0
 
 
 def test_a_condition_is_not_a_branch():

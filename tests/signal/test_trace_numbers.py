@@ -198,6 +198,18 @@ def test_our_normalizers_measure_the_batch(norm):
         assert layer.running_mean.eq(0).all()
 
 
+def test_our_normalizers_remember_nothing_of_a_trace():
+    """Neither what they saw nor that it was not finite, and later batches are measured as the first."""
+    model, broken = nn.Sequential(nw.BatchRenorm2d(4)), torch.full((4, 4, 2, 2), float("nan"))
+    nw.trace(model, broken)
+    assert model[0].policy.skipped == 0
+    batch = torch.randn(8, 4, 3, 3) * 3 + 1
+    model[0].running_mean.fill_(0.5)
+    model[0].num_batches_tracked.fill_(100_000)  # past its warm-up, where the memory takes part
+    once, often = nw.trace(model, batch), nw.trace(model, iter([batch] * 5))
+    assert once.layers[0].variance == pytest.approx(often.layers[0].variance, rel=1e-6)
+
+
 def test_a_frozen_normalizer_stays_frozen():
     layer = nw.BatchNorm2d(3)
     nw.freeze(layer)

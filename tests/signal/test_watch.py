@@ -168,9 +168,8 @@ def test_an_interrupted_step_is_over_at_the_next():
                 raise KeyboardInterrupt
             return x
 
-    seen, log = [], Log()
-    with nw.watch(Interrupted(), log, every=3) as watched:
-        model = watched._watched
+    seen, log, model = [], Log(), Interrupted()
+    with nw.watch(model, log, every=3):
         with pytest.raises(KeyboardInterrupt):
             model(torch.ones(2, 3))
         for _ in range(3):

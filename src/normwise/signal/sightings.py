@@ -36,16 +36,17 @@ class Sightings(list[Sighting]):
 
     def reading(self, x: Tensor, node: Node | None) -> Reading | None:
         """What is measured of ``x``; None where nothing can be."""
-        if node is not None and node.reading is not None:
-            return node.reading
-        if not measurable(x):
-            return None
-        axis = default_axis(x) if node is None or node.axis is None else node.axis
-        reading = Reading(x, axis, histogram=self._histograms)
-        if self._heard is not None and x.requires_grad and torch.is_grad_enabled():
+        reading = None if node is None else node.reading
+        if reading is None:
+            if not measurable(x):
+                return None
+            axis = default_axis(x) if node is None or node.axis is None else node.axis
+            reading = Reading(x, axis, histogram=self._histograms)
+            if node is not None:
+                node.reading = reading
+        # Inside of an autograd function its output has no graph yet; the module that returns it comes back later.
+        if self._heard is not None and not reading.listens and x.requires_grad and torch.is_grad_enabled():
             reading.listen(x, self._heard)
-        if node is not None:
-            node.reading = reading
         return reading
 
     def add_layer(self, call: Call, readings: list[Reading]) -> None:
