@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from normwise import nets
+from normwise.cli.model_names import model_builder
 from normwise.signal import predict, trace
 from normwise.weights import scaled_weight_standardization
 
@@ -197,6 +198,64 @@ def test_in_place_operations_change_what_they_act_on():
     assert by_copy.squared_mean < 0.05
     assert in_place.squared_mean > 0.1  # the shortcut has been rectified
     assert_variances(pairs(Block(True), (8, 8, 16, 16), "block"), 0.1)
+
+
+class AsTorchvision(nn.Module):
+    """A post-activation block as it is usually written: everything in place."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.conv, self.bn, self.relu = nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(True)
+
+    def forward(self, x):
+        out = self.relu(self.bn(self.conv(x)))
+        out += x
+        return self.relu(out)
+
+
+def test_what_works_in_place_does_not_change_what_was_before_it():
+    net = nn.Sequential(nn.Conv2d(3, 32, 3), nn.BatchNorm2d(32), nn.ReLU(True), AsTorchvision(32), AsTorchvision(32))
+    shape = (16, 3, 24, 24)
+    assert_variances(pairs(net, shape, "layer"), 0.1)
+    assert_variances(pairs(net, shape, "block"), 0.1)
+    bn, relu = predict(net, shape).taps[1:3]
+    assert bn.variance == pytest.approx(1, rel=1e-3)
+    assert relu.variance == pytest.approx(0.34, rel=0.02)
+
+
+class Parallel(nn.Module):
+    """Two equally deep paths are no residual block; the sum with their input is one."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 1)
+        self.scale, self.shift = nn.Parameter(torch.full((8, 1, 1), 2.0)), nn.Parameter(torch.randn(8, 1, 1))
+
+    def forward(self, x):
+        both = self.a(x) + self.b(x)
+        mean = both.mean((2, 3), keepdim=True).expand_as(both)
+        return x + torch.addcmul(self.shift, both - mean, self.scale)
+
+
+def test_parallel_paths_are_no_residual_block():
+    found = pairs(Parallel(), (8, 8, 16, 16), "block")
+    assert [measured.name for measured, _ in found] == ["Parallel"]
+    assert_variances(found, 0.1)
+
+
+LIBRARIES = (
+    *("torchvision:resnet50", "torchvision:mobilenet_v3_large", "torchvision:convnext_tiny", "torchvision:densenet121"),
+    *("timm:resnet50", "timm:efficientnet_b0", "timm:seresnet50", "timm:res2net50_26w_4s", "timm:hrnet_w18_small"),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_models_of_other_libraries(name):
+    pytest.importorskip(name.partition(":")[0])
+    net = model_builder(name)()
+    for kind in ("block", "branch"):
+        assert_variances(pairs(net, (4, 3, 96, 96), kind), 0.1)
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")

@@ -199,6 +199,15 @@ def test_sum_of_a_rectified_signal_and_noise_is_not_taken_for_normal():
     assert third.mean.item() == pytest.approx((draws**3).mean(), rel=0.02)
 
 
+def test_sum_of_two_rectified_signals_stays_positive():
+    z, other = np.random.default_rng(0).standard_normal((2, 1_000_000))
+    total = add(signal((0.0,), (1.0,)).apply(F.relu), signal((0.3,), (0.5,)).apply(F.relu))
+    draws = np.maximum(z, 0) + np.maximum(0.3 + math.sqrt(0.5) * other, 0)
+    again = total.apply(F.relu)
+    assert again.mean.item() == pytest.approx(draws.mean(), rel=0.005)
+    assert again.variance.item() == pytest.approx(draws.var(), rel=0.01)
+
+
 def test_products_and_functions_of_the_same_values():
     a, b = signal((1.0,), (0.5,)), signal((-2.0,), (2.0,))
     rng = np.random.default_rng(1)

@@ -144,12 +144,12 @@ def add(a: Signal, b: Signal) -> Signal:
     """The sum of independent signals: means and variances add."""
     shape = torch.broadcast_shapes(a.shape, b.shape)
     mean, variance = a.mean + b.mean, a.variance + b.variance
-    shaped, noise = (a, b) if (a.normal, -a.variance.sum()) <= (b.normal, -b.variance.sum()) else (b, a)
-    if shaped.normal or shaped.shape != shape:
+    if (a.normal and b.normal) or not a.shape == b.shape == shape:
         return Signal.gaussian(shape, a.axis, mean, variance)
-    if not noise.variance.any():
-        return shaped.scaled(1.0, noise.mean)
-    table = _sum_of(shaped.points(), noise.variance, mean, variance)
+    for one, other in ((a, b), (b, a)):
+        if not other.variance.any():
+            return one.scaled(1.0, other.mean)
+    table = _sum_of(a.points(), b.points(), mean, variance)
     return Signal(shape, a.axis, mean, variance, Latent(), table.clone, False)
 
 
@@ -163,14 +163,14 @@ def multiply(a: Signal, b: Signal) -> Signal:
 _COARSE = slice(None, None, 16)
 
 
-def _sum_of(values: Tensor, noise: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-    """Points of a new latent for ``values`` plus Gaussian noise: the quantiles of the sum.
+def _sum_of(a: Tensor, b: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+    """Points of a new latent for the sum of independent values at the points of two: its quantiles.
 
     A shortcut that has passed a ReLU is far from normal, and so is its sum with a branch, on which the next ReLU
     acts. The distribution is that of a few hundred atoms; its moments are then made exact.
     """
     weights = _WEIGHTS[_COARSE] / _WEIGHTS[_COARSE].sum()
-    atoms = values[_COARSE, None] + noise.sqrt() * _Z[_COARSE, None]
+    atoms = a[_COARSE, None] + b[_COARSE]
     masses = (weights[:, None] * weights).flatten()
     atoms, order = atoms.flatten(0, 1).T.contiguous().sort(dim=1)
     below = masses[order].cumsum(1) - masses[order] / 2
