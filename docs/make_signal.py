@@ -177,8 +177,8 @@ torchvision and timm; for nine of these the tests ask that every block and branc
 What it leaves out: values of different channels and positions are taken for independent. For random weights and noise
 that is nearly so; deep in a network whose mean grows, errors add up (see *No normalizer*), and where averages are taken
 over neighbours that overlapping windows of max-pooling have made alike they can be large. For trained weights and
-images: measure. Attention, recurrent layers and control flow that depends on values or sizes are not followed; the error
-says where.
+images: measure. Attention, recurrent layers and control flow that depends on values or sizes are not followed; the
+error says where.
 
 ## Initialization
 
