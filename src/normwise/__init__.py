@@ -62,9 +62,17 @@ from .optim import AdaptiveGradientClipping as AdaptiveGradientClipping
 from .optim import ClipReport as ClipReport
 from .optim import adaptive_clip_grad_ as adaptive_clip_grad_
 from .optim import param_groups as param_groups
+from .signal import Figure as Figure
+from .signal import Finding as Finding
+from .signal import Findings as Findings
 from .signal import Histogram as Histogram
 from .signal import Tap as Tap
 from .signal import Trace as Trace
+from .signal import assert_signal as assert_signal
+from .signal import diagnose as diagnose
+from .signal import plot as plot
+from .signal import plot_histograms as plot_histograms
+from .signal import predict as predict
 from .signal import trace as trace
 from .signal import watch as watch
 from .weights import Baked as Baked

@@ -11,6 +11,8 @@ from .bench import EPILOG as BENCH_EPILOG
 from .bench import bench
 from .compare import EPILOG, compare
 from .doctor import doctor
+from .trace import EPILOG as TRACE_EPILOG
+from .trace import trace
 
 app = typer.Typer(
     help="Normalization for PyTorch: choose it by measurement.",
@@ -23,6 +25,7 @@ app = typer.Typer(
 app.command(epilog=EPILOG, short_help="Find the normalizer for a model and its data.")(compare)
 app.command(epilog=BENCH_EPILOG, short_help="Time every layer against torch's own.")(bench)
 app.command(short_help="Is everything here that makes it fast?")(doctor)
+app.command(epilog=TRACE_EPILOG, short_help="Show what a network does to its signal.")(trace)
 
 
 def _print_version(wanted: bool) -> None:

@@ -21,8 +21,8 @@ from ..comparison.report.words import partial
 from ..comparison.storage import RESULTS
 from ..comparison.terminal import Progress, make_console, show_result
 from ..layers.registry import map_normalizers
+from .files import STDOUT, check_file
 
-STDOUT = Path("-")
 REPORT = "report.html"
 INTERRUPTED = 130
 NAMES = textwrap.fill(", ".join([*map_normalizers(), NORMALIZER_FREE]), 76, break_on_hyphens=False)
@@ -145,10 +145,7 @@ def _check_files(*files: Path | None) -> None:
     if find_spec("plotly") is None:
         raise ModuleNotFoundError("the report needs plotly", name="plotly")
     for file in files:
-        if file is None or file == STDOUT:
-            continue
-        if file.is_dir() or not file.parent.is_dir() or not os.access(file.parent, os.W_OK):
-            raise InputError(f"{file} cannot be written: it must be a file in a folder that exists and can be written.")
+        check_file(file)
 
 
 def _integers(option: str, text: str) -> list[int]:

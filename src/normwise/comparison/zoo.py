@@ -8,6 +8,7 @@ import importlib
 import inspect
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -73,6 +74,16 @@ def _ours(name: str, example: Tensor, classes: int) -> Recipe:
 
 
 def _from_library(library: str, name: str, example: Tensor, classes: int) -> Recipe:
+    make = find_in_library(library, name)
+    options = {"num_classes": classes} | ({"in_chans": example.shape[1]} if library == "timm" else {})
+    return Recipe(f"{library}:{name}", lambda: make(**options), False, example, classes)
+
+
+def find_in_library(library: str, name: str) -> Callable[..., nn.Module]:
+    """What makes a model of timm or torchvision without pretrained weights.
+
+    Raises InputError where the library is missing or has no such model, with the nearest name.
+    """
     try:
         package = importlib.import_module(library)
     except ModuleNotFoundError as error:
@@ -84,20 +95,15 @@ def _from_library(library: str, name: str, example: Tensor, classes: int) -> Rec
             f"model='{library}:{name}': {library} cannot be imported: {first_line(error)} Install the build for "
             f"torch {torch.__version__}."
         ) from error
-    if library == "timm":
-        known = package.list_models()
-        make = lambda: package.create_model(  # noqa: E731
-            name, pretrained=False, num_classes=classes, in_chans=example.shape[1]
-        )
-    else:
-        known = package.models.list_models()
-        make = lambda: package.models.get_model(name, weights=None, num_classes=classes)  # noqa: E731
+    known = package.list_models() if library == "timm" else package.models.list_models()
     # "resnet18.a1_in1k": timm lists architectures without the tag of their weights.
     if name not in known and name.partition(".")[0] not in known:
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
         hint = f"; did you mean '{library}:{near[0]}'?" if near else "."
         raise InputError(f"model='{library}:{name}': {library} has no such model{hint}")
-    return Recipe(f"{library}:{name}", make, False, example, classes)
+    if library == "timm":
+        return partial(package.create_model, name, pretrained=False)
+    return partial(package.models.get_model, name, weights=None)
 
 
 def _from_function(name: str, function: Any, example: Tensor, classes: int) -> Recipe:

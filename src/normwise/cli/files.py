@@ -1,0 +1,18 @@
+"""Files that the command line writes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ..comparison import InputError
+
+STDOUT = Path("-")
+
+
+def check_file(file: Path | None) -> None:
+    """Raise InputError before the work for what would be in the way of its result."""
+    if file is None or file == STDOUT:
+        return
+    if file.is_dir() or not file.parent.is_dir() or not os.access(file.parent, os.W_OK):
+        raise InputError(f"{file} cannot be written: it must be a file in a folder that exists and can be written.")

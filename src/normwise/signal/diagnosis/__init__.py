@@ -1,0 +1,1 @@
+"""Findings about a model: evidence is gathered once, and each rule looks at it."""

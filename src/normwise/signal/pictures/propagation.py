@@ -1,0 +1,173 @@
+"""The paper's figure: squared mean, variance and branch variance over depth."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from ..records import Tap, Trace
+from .looks import look
+from .scales import Scale, count_scale, scale_for, written
+from .shapes import Marker, Panel, Path, Series, Shape, Text
+
+WIDTH, HEIGHT = 440, 300
+LEFT, RIGHT, TOP, BOTTOM = 50, 124, 12, 42
+LABEL_LETTERS, LABEL_GAP = 17, 15
+MARKERS_SHOWN = 24
+
+
+class Curve(NamedTuple):
+    """The values of one model in one panel, and the names of the places; the prediction where there is one."""
+
+    model: int
+    name: str
+    places: tuple[str, ...]
+    values: tuple[float, ...]
+    predicted: tuple[float, ...] = ()
+
+
+class Quantity(NamedTuple):
+    """`smallest` is where a logarithmic axis ends."""
+
+    title: str
+    unit: str
+    smallest: float = 0.0
+
+
+# Squared means of 1e-5 and 1e-2 say the same thing next to a variance of 1.
+SQUARED_MEAN = Quantity("Average channel squared mean", "squared mean", 0.1)
+VARIANCE = Quantity("Average channel variance", "variance")
+BRANCH = Quantity("Variance at the end of the residual branch", "branch variance")
+
+
+def panels(traces: Mapping[str, Trace], predicted: Mapping[str, Trace]) -> list[Panel]:
+    """Three panels over the residual blocks, or two over the layers where no model has blocks."""
+    blocks = any(trace.blocks for trace in traces.values())
+    what = "residual block" if blocks else "layer"
+    return [
+        _panel(quantity, _curves(traces, predicted, quantity, blocks), what)
+        for quantity in (SQUARED_MEAN, VARIANCE, *([BRANCH] if any(t.branches for t in traces.values()) else []))
+    ]
+
+
+def _curves(
+    traces: Mapping[str, Trace], predicted: Mapping[str, Trace], quantity: Quantity, blocks: bool
+) -> list[Curve]:
+    curves = []
+    for model, (name, trace) in enumerate(traces.items()):
+        places = trace.blocks if blocks else trace.layers
+        values = _values(trace, places, quantity)
+        by_theory = predicted.get(name)
+        expected = _values(by_theory, places, quantity) if by_theory else ()
+        curves.append(Curve(model, name, tuple(tap.name for tap in places), values, expected))
+    return curves
+
+
+def _values(trace: Trace, places: Sequence[Tap], quantity: Quantity) -> tuple[float, ...]:
+    kind = "branch" if quantity is BRANCH else (places[0].kind if places else "layer")
+    found = {tap.name: tap for tap in trace.taps if tap.kind == kind}
+    field = "squared_mean" if quantity is SQUARED_MEAN else "variance"
+    return tuple(getattr(found[tap.name], field) if tap.name in found else math.nan for tap in places)
+
+
+def _panel(quantity: Quantity, curves: Sequence[Curve], what: str) -> Panel:
+    count = max((len(curve.values) for curve in curves), default=1)
+    x = count_scale(count, LEFT, WIDTH - RIGHT)
+    y = scale_for(
+        [v for curve in curves for v in (*curve.values, *curve.predicted)], HEIGHT - BOTTOM, TOP, quantity.smallest
+    )
+    shapes: list[Shape] = [*_axes(x, y, count, what), *(_series(curve, quantity, x, y) for curve in curves)]
+    return Panel(WIDTH, HEIGHT, quantity.title, _in_words(quantity, curves), (*shapes, *_labels(curves, x, y)))
+
+
+def _axes(x: Scale, y: Scale, count: int, what: str) -> Iterator[Shape]:
+    for value, text in y.ticks():
+        yield Path(((x.start, y(value)), (x.end, y(value))), "grid")
+        yield Text(x.start - 6, y(value), text, anchor="end")
+    step = next(s for s in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if count / s <= 9)
+    for place in range(step if step > 1 else 1, count + 1, step):
+        yield Text(x(place), y.start + 14, str(place), anchor="middle")
+    yield Path(((x.start, y.start), (x.end, y.start)), "quiet")
+    yield Text((x.start + x.end) / 2, y.start + 32, what, anchor="middle")
+
+
+def _series(curve: Curve, quantity: Quantity, x: Scale, y: Scale) -> Series:
+    color, marker = look(curve.model)
+    lines = [Path(tuple(part), color, 2.0) for part in _parts(curve.values, x, y)]
+    theory = [Path(tuple(part), "ink", 1.5, dashed=True) for part in _parts(curve.predicted, x, y)]
+    every = math.ceil(len(curve.values) / MARKERS_SHOWN)
+    markers = [
+        Marker(x(i + 1), y(v), marker, color, _title(curve, quantity, i), hollow=not y.shows(v))
+        for i, v in enumerate(curve.values)
+        if math.isfinite(v) and (i % every == 0 or i == len(curve.values) - 1)
+    ]
+    return Series(curve.model, (*lines, *markers, *theory))
+
+
+def _parts(values: Sequence[float], x: Scale, y: Scale) -> Iterator[list[tuple[float, float]]]:
+    """Lines through what is finite."""
+    part: list[tuple[float, float]] = []
+    for i, value in enumerate(values):
+        if math.isfinite(value):
+            part.append((x(i + 1), y(value)))
+        elif part:
+            yield part
+            part = []
+    if part:
+        yield part
+
+
+def _title(curve: Curve, quantity: Quantity, i: int) -> str:
+    text = f"{curve.name}, {curve.places[i]}: {quantity.unit} {curve.values[i]:.4g}"
+    return f"{text}, predicted {curve.predicted[i]:.4g}" if curve.predicted else text
+
+
+def _labels(curves: Sequence[Curve], x: Scale, y: Scale) -> Iterator[Shape]:
+    """The models' names at the ends of their lines, pushed apart where they would overlap."""
+    ends = [(curve, _last(curve)) for curve in curves]
+    wanted = sorted(((y(last[1]), curve, last) for curve, last in ends if last), key=lambda entry: entry[0])
+    places = spread([at for at, _, _ in wanted], LABEL_GAP, y.end, y.start)
+    for place, (at, curve, (i, _)) in zip(places, wanted, strict=True):
+        color = look(curve.model).color
+        name = curve.name if len(curve.name) <= LABEL_LETTERS else curve.name[: LABEL_LETTERS - 1] + "\u2026"
+        tie = Path(((x(i + 1) + 4, at), (x.end + 3, place)), color, 0.75)
+        yield Series(curve.model, (tie, Text(x.end + 6, place, name, color, size=12)))
+
+
+def _last(curve: Curve) -> tuple[int, float] | None:
+    return next(((i, v) for i, v in reversed(list(enumerate(curve.values))) if math.isfinite(v)), None)
+
+
+def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Sorted positions at least `gap` apart, near the wanted ones, between `low` and `high` if there is room.
+
+    >>> spread([10, 11, 50], 10, 0, 100)
+    [10, 20, 50]
+    >>> spread([95, 96], 10, 0, 100)
+    [90, 100]
+    """
+    places: list[float] = []
+    for at in wanted:
+        places.append(max(at, places[-1] + gap) if places else max(at, low))
+    excess = places[-1] - high if places else 0
+    limit = high
+    for i in range(len(places) - 1, -1, -1):
+        if excess <= 0:
+            break
+        places[i] = min(places[i], limit)
+        limit = places[i] - gap
+    return places
+
+
+def _in_words(quantity: Quantity, curves: Sequence[Curve]) -> str:
+    parts = []
+    for curve in curves:
+        finite = [v for v in curve.values if math.isfinite(v)]
+        if finite:
+            parts.append(f"{curve.name} from {written_short(finite[0])} to {written_short(finite[-1])}")
+    return f"{quantity.title}, first to last: {'; '.join(parts) or 'no finite value'}."
+
+
+def written_short(value: float) -> str:
+    return written(float(f"{value:.3g}"))

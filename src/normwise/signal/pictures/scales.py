@@ -1,0 +1,81 @@
+"""From numbers to pixels, and the numbers at the axes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+LOG_FROM = 30.0
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Numbers from `low` to `high` on pixels from `start` to `end`; what lies outside is drawn at the edge."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    log: bool = False
+
+    def __call__(self, value: float) -> float:
+        value = min(max(value, self.low), self.high)
+        low, high, value = (math.log10(v) if self.log else v for v in (self.low, self.high, value))
+        return self.start + (self.end - self.start) * (value - low) / (high - low)
+
+    def shows(self, value: float) -> bool:
+        return self.low <= value <= self.high
+
+    def ticks(self) -> list[tuple[float, str]]:
+        """A handful of round numbers, and how they are written."""
+        values = _log_ticks(self.low, self.high) if self.log else _linear_ticks(self.low, self.high)
+        return [(value, written(value)) for value in values]
+
+
+def scale_for(values: Iterable[float], start: float, end: float, smallest: float = 0.0) -> Scale:
+    """Linear from 0, or logarithmic, from `smallest` on, where the values span more than a factor of 30."""
+    finite = [v for v in values if math.isfinite(v) and v > 0]
+    if not finite:
+        return Scale(0.0, 1.0, start, end)
+    high = max(finite)
+    low = min(max(min(finite), smallest), high)
+    if high / low < LOG_FROM:
+        return Scale(0.0, 1.08 * high, start, end)
+    return Scale(low / 1.25, high * 1.25, start, end, log=True)
+
+
+def count_scale(count: int, start: float, end: float) -> Scale:
+    """Places 1 to `count`."""
+    return Scale(0.5, max(count, 2) + 0.5, start, end)
+
+
+def written(value: float) -> str:
+    """A number as short as it can be read.
+
+    >>> [written(v) for v in (0, 0.05, 1.0, 30, 2000, 5e6, 1e-5)]
+    ['0', '0.05', '1', '30', '2000', '5e6', '1e-5']
+    """
+    if value == 0 or 1e-3 <= abs(value) < 1e5:
+        return f"{value:.6g}"
+    mantissa, exponent = f"{value:.0e}".split("e")
+    return f"{mantissa}e{int(exponent)}"
+
+
+def _linear_ticks(low: float, high: float) -> list[float]:
+    rough = (high - low) / 4
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(s * power for s in (1, 2, 5, 10) if s * power >= rough)
+    first = math.ceil(low / step)
+    return [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    every = math.ceil(len(decades) / 6)
+    for steps in ((1,), (1, 3), (1, 2, 5)):
+        ticks = [s * 10.0**d for d in decades if d % every == 0 for s in steps]
+        ticks = [t for t in ticks if low <= t <= high]
+        if len(ticks) >= 3:
+            return ticks
+    return ticks

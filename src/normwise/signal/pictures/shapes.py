@@ -1,0 +1,93 @@
+"""The few shapes that pictures consist of. Positions are in pixels from the top left; colours are #rrggbb or a role."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+Role = Literal["ink", "quiet", "grid", "paper"]
+ROLES: dict[str, str] = {"ink": "#1b1f24", "quiet": "#57606a", "grid": "#e4e8ec", "paper": "#ffffff"}
+Anchor = Literal["start", "middle", "end"]
+
+
+@dataclass(frozen=True)
+class Path:
+    """A line through points; closed and filled where `fill` is true."""
+
+    points: tuple[tuple[float, float], ...]
+    color: str
+    width: float = 1.0
+    dashed: bool = False
+    fill: bool = False
+
+
+@dataclass(frozen=True)
+class Text:
+    """`y` is the middle of the letters' height."""
+
+    x: float
+    y: float
+    text: str
+    color: str = "quiet"
+    size: float = 13
+    anchor: Anchor = "start"
+    bold: bool = False
+
+
+@dataclass(frozen=True)
+class Marker:
+    """A filled shape of `MARKERS` at a point, and what it stands for in words."""
+
+    x: float
+    y: float
+    shape: str
+    color: str
+    title: str
+    size: float = 7
+    hollow: bool = False
+
+    def outline(self) -> tuple[tuple[float, float], ...]:
+        return tuple((self.x + self.size / 2 * dx, self.y + self.size / 2 * dy) for dx, dy in MARKERS[self.shape])
+
+
+MARKERS: dict[str, tuple[tuple[float, float], ...]] = {
+    "circle": tuple((math.cos(i * math.pi / 8), math.sin(i * math.pi / 8)) for i in range(16)),
+    "square": ((-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)),
+    "diamond": ((0, -1.25), (1.25, 0), (0, 1.25), (-1.25, 0)),
+    "triangle": ((0, -1.2), (1.1, 0.8), (-1.1, 0.8)),
+    "down": ((0, 1.2), (1.1, -0.8), (-1.1, -0.8)),
+    "bar": ((-1.2, -0.5), (1.2, -0.5), (1.2, 0.5), (-1.2, 0.5)),
+    "column": ((-0.5, -1.2), (0.5, -1.2), (0.5, 1.2), (-0.5, 1.2)),
+}
+
+
+@dataclass(frozen=True)
+class Series:
+    """The shapes of one model: what a legend hides and shows."""
+
+    model: int
+    shapes: tuple[Path | Marker | Text, ...]
+
+
+Shape = Path | Marker | Text | Series
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A picture with axes: `alt` says in words what it shows."""
+
+    width: float
+    height: float
+    title: str
+    alt: str
+    shapes: tuple[Shape, ...] = field(repr=False)
+
+
+def moved(shape: Shape, dx: float, dy: float) -> Shape:
+    """The same shape elsewhere."""
+    if isinstance(shape, Series):
+        return replace(shape, shapes=tuple(moved(s, dx, dy) for s in shape.shapes))  # type: ignore[misc]
+    if isinstance(shape, Path):
+        return replace(shape, points=tuple((x + dx, y + dy) for x, y in shape.points))
+    return replace(shape, x=shape.x + dx, y=shape.y + dy)

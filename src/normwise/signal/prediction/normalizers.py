@@ -1,0 +1,199 @@
+"""Normalizers: the table of predicted moments goes through the same formulas as a measured one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from normwise.core import formulas
+from normwise.core.activations import activation_named
+from normwise.core.formulas import Affine
+from normwise.core.moments import Moments
+from normwise.layers import NORMALIZERS
+
+from .arithmetic import plus, times
+from .gaussian import Signal, add
+from .options import Options
+
+#: ``(module, options, *the signals it is called with) -> its output``.
+Rule = Callable[..., Signal]
+
+
+def by_formula(formula: Callable[[Any, Moments], Affine]) -> Rule:
+    """The rule of a layer over channels whose statistics the input itself gives."""
+
+    def rule(module: Any, options: Options, x: Signal, residual: Signal | None = None) -> Signal:
+        x = x.along(1)
+        return _finish(module, _transformed(x, formula(module, _table(x))), residual)
+
+    return rule
+
+
+def by_batch(formula: Callable[[Any, Moments], Affine]) -> Rule:
+    """The same for a layer whose running statistics take the place of the input's in evaluation."""
+
+    def rule(module: Any, options: Options, x: Signal, residual: Signal | None = None) -> Signal:
+        x = x.along(1)
+        known = _remembered(module, options)
+        affine = formula(module, _table(x)) if known is None else standardized(module, known)
+        return _finish(module, _transformed(x, affine), residual)
+
+    return rule
+
+
+def standardized(module: Any, pooled: Moments) -> Affine:
+    return formulas.standardized(pooled, module.weight, module.bias, module.eps)
+
+
+def _group(module: Any, table: Moments) -> Affine:
+    return formulas.group_norm(table, module.weight, module.bias, groups=module.num_groups, eps=module.eps)
+
+
+def _renorm(module: Any, table: Moments) -> Affine:
+    return formulas.batch_renorm(table, module.weight, module.bias, target=module.target(), eps=module.eps)
+
+
+def _global_response(module: Any, table: Moments) -> Affine:
+    return formulas.global_response_norm(table, module.weight, module.bias, eps=module.eps)
+
+
+def _pixel_layer(module: Any, table: Moments) -> Affine:
+    return standardized(module, table.over_channels())
+
+
+def _pixel_rms(module: Any, table: Moments) -> Affine:
+    affine = _by_power(module, table.over_channels())
+    return affine if module.weight is None else affine._replace(scale=affine.scale * module.weight)
+
+
+def _by_power(module: Any, pooled: Moments) -> Affine:
+    eps = torch.finfo(torch.float32).eps if module.eps is None else module.eps
+    return Affine(0.0, torch.rsqrt(pooled.var + pooled.mean.square() + eps), 0.0)
+
+
+def _mixture(module: Any, options: Options, x: Signal, residual: Signal | None = None) -> Signal:
+    """Switchable and Batch-Instance Normalization: only the batch's branch has a memory."""
+    x = x.along(1)
+    affine = module._formula(known=_remembered(module, options))(_table(x), *module._tensors())
+    return _finish(module, _transformed(x, affine), residual)
+
+
+def _filter_response(module: Any, options: Options, x: Signal, residual: Signal | None = None) -> Signal:
+    x = x.along(1)
+    table, parameters = _table(x), (module.weight, module.bias, module.learned_eps)
+    y = _transformed(x, formulas.filter_response_norm(table, *parameters, eps=module.eps))
+    if module.tau is None:
+        return _finish(module, y, residual)
+    return (y if residual is None else add(y, residual)).apply(lambda z: torch.maximum(z, module.tau))
+
+
+def _layer_norm(module: Any, options: Options, x: Signal, residual: Signal | None = None) -> Signal:
+    x, pooled = _rows(x, module.normalized_shape)
+    y = _transformed(x, formulas.standardized(pooled, None, None, module.eps))
+    return _finish(module, _weighted(y, module), residual)
+
+
+def _rms_norm(module: Any, options: Options, x: Signal, residual: Signal | None = None) -> Signal:
+    x, pooled = _rows(x, module.normalized_shape)
+    return _finish(module, _weighted(_transformed(x, _by_power(module, pooled)), module), residual)
+
+
+def _rows(x: Signal, normalized_shape: tuple[int, ...]) -> tuple[Signal, Moments]:
+    """The input with its channels last where they are the only normalized dimension, and the pooled table."""
+    if len(normalized_shape) == 1:
+        x = x.along(-1)
+    over_channels = x.axis >= len(x.shape) - len(normalized_shape)
+    return x, _table(x).over_channels() if over_channels else _table(x)
+
+
+def _squash(module: Any, options: Options, x: Signal) -> Signal:
+    return x.along(module.dim).apply(lambda z: module.forward(z.movedim(1, module.dim)).movedim(module.dim, 1))
+
+
+def _evo_b0(module: Any, options: Options, x: Signal, residual: Signal | None = None) -> Signal:
+    """x / max(deviation of the batch, v x + deviation of the instance)."""
+    x = x.along(1)
+    known = _remembered(module, options)
+    batch, instance = (torch.sqrt(t.var.flatten() + module.eps) for t in (known or _table(x), _table(x)))
+    y = x.apply(lambda z: z / torch.maximum(batch, module.v * z + instance))
+    return _finish(module, _weighted_channels(y, module), residual)
+
+
+def _evo_s0(module: Any, options: Options, x: Signal, residual: Signal | None = None) -> Signal:
+    """x sigmoid(v x) / deviation of the group."""
+    x = x.along(1)
+    scale = torch.rsqrt(_table(x).over_groups(module.num_groups).var.flatten() + module.eps)
+    y = x.apply(lambda z: z * torch.sigmoid(module.v * z) * scale)
+    return _finish(module, _weighted_channels(y, module), residual)
+
+
+def _finish(module: Any, y: Signal, residual: Signal | None) -> Signal:
+    """The epilogue of this library's layers: the residual, then the activation."""
+    y = y if residual is None else add(y, residual)
+    activation = activation_named(getattr(module, "activation", None))
+    return y if activation is None else y.apply(activation.function)
+
+
+def _weighted(y: Signal, module: Any) -> Signal:
+    """γ and β of the trailing dimensions."""
+    y = y if module.weight is None else times(y, module.weight)
+    bias = getattr(module, "bias", None)
+    return y if bias is None else plus(y, bias)
+
+
+def _weighted_channels(y: Signal, module: Any) -> Signal:
+    return y.scaled(*(default if t is None else t for t, default in ((module.weight, 1.0), (module.bias, 0.0))))
+
+
+def _table(x: Signal) -> Moments:
+    return Moments(x.mean.unsqueeze(0), x.variance.unsqueeze(0), x.positions)
+
+
+def _remembered(module: Any, options: Options) -> Moments | None:
+    """The running statistics, where they and not the input's normalize."""
+    if options.batch_statistics or module.training or module.running_mean is None:
+        return None
+    return Moments(module.running_mean.double().unsqueeze(0), module.running_var.double().unsqueeze(0), 1)
+
+
+def _transformed(x: Signal, affine: Affine) -> Signal:
+    center, scale, shift = (t.reshape(-1) if isinstance(t, Tensor) else t for t in affine[:3])
+    return x.scaled(scale, shift - center * scale)  # type: ignore[operator]
+
+
+# Instance statistics are those of a sample, in which the mean-field Gaussian is the same as in the batch.
+_BY_NAME: dict[str, Rule] = {
+    "batch": by_batch(standardized),
+    "ghost": by_batch(standardized),
+    "sync": by_batch(standardized),
+    "renorm": by_batch(_renorm),
+    "instance": by_batch(standardized),
+    "group": by_formula(_group),
+    "layer": by_formula(_group),
+    "switchable": _mixture,
+    "batch-instance": _mixture,
+    "filter-response": _filter_response,
+    "global-response": by_formula(_global_response),
+    "evo-b0": _evo_b0,
+    "evo-s0": _evo_s0,
+    "pixel-layer": by_formula(_pixel_layer),
+    "pixel-rms": by_formula(_pixel_rms),
+    "token-layer": _layer_norm,
+    "token-rms": _rms_norm,
+    "tanh": _squash,
+    "erf": _squash,
+}
+
+#: The rule of each class; torch's own classes stand for those of other libraries that leave `forward` alone.
+RULES: dict[type[nn.Module], Rule] = {
+    **{kind: _BY_NAME[name] for name, row in NORMALIZERS.items() if name in _BY_NAME for kind in row.layers.values()},
+    nn.modules.batchnorm._BatchNorm: by_batch(standardized),
+    nn.SyncBatchNorm: by_batch(standardized),
+    nn.modules.instancenorm._InstanceNorm: by_batch(standardized),
+    nn.GroupNorm: by_formula(_group),
+    nn.LayerNorm: _layer_norm,
+    nn.RMSNorm: _rms_norm,
+}
