@@ -44,9 +44,7 @@ class Call(NamedTuple):
             return _Normalize.apply(self, x, weight, bias)  # type: ignore[return-value]
         return self.forward(x, weight, bias)[0].view(x.shape)
 
-    def forward(
-        self, x: Tensor, weight: Tensor | None, bias: Tensor | None
-    ) -> tuple[Tensor, Tensor | None, Tensor]:
+    def forward(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor]:
         weight, bias = (None if p is None else p.detach().flatten() for p in (weight, bias))
         kernel = self.backend.rows if self.width else self.backend.columns
         return kernel(self.seen(x), *self._width, weight, bias, self.eps, self.center)
