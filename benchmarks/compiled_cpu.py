@@ -4,12 +4,13 @@
 
 "formula" is the reference path, which the compiler fuses; "native" is torch's operator in the compiled graph;
 "operator" are the kernels behind `torch.library`. Beside them torch's layer in eager mode. The net is a normalizer
-with its activation, forward and backward, each way checked against fp64 and then all four timed interleaved.
+with or without an activation, forward and backward, each way checked against fp64 and then all timed interleaved.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from pathlib import Path
 import torch
 
 from normwise.bench import environment
-from normwise.bench.cases import LAYOUTS, Case
+from normwise.bench.cases import Case
 from normwise.bench.check import error, make_data, oracle, randomize, take_over
 from normwise.bench.measure import step
 from normwise.bench.storage import Rows
@@ -26,8 +27,15 @@ from normwise.bench.timing import CLOCKS, cpu_timer
 from normwise.operations import library, native
 
 WAYS = ("formula", "native", "operator")
-SHAPES = ((8, 256, 28, 28), (2, 64, 96, 96))
-LAYERS = ("batch", "group", "instance", "layer", "batch-eval")
+#: Shape, type and layout.
+KINDS = (
+    ((8, 256, 28, 28), "fp32", "contiguous"),
+    ((8, 256, 28, 28), "fp32", "channels_last"),
+    ((8, 256, 28, 28), "bf16", "channels_last"),
+    ((2, 32, 8, 8), "fp32", "contiguous"),
+)
+LAYERS = ("batch", "group", "instance")
+ACTIVATIONS = (None, "relu", "silu")
 COLUMNS = (
     *("layer", "shape", "dtype", "layout", "activation", "threads"),
     *(f"{way}_ms" for way in WAYS),
@@ -61,10 +69,9 @@ def measured(case: Case, clock: str) -> dict[str, object]:
     """Milliseconds of each way."""
     torch.compiler.reset()
     data = make_data(case, torch.device("cpu"))
-    training = case.layer != "batch-eval"
     first = ours(case)
     randomize(first)
-    eager, exact = baselines(case)["native"].train(training), baselines(case)["native"].train(training)
+    eager, exact = baselines(case)["native"], baselines(case)["native"]
     for layer in (eager, exact):
         take_over(layer.inner, first)
     wanted = oracle(case, exact, data)
@@ -72,7 +79,7 @@ def measured(case: Case, clock: str) -> dict[str, object]:
     for way in WAYS:
         layer = ours(case)
         layer.load_state_dict(first.state_dict())
-        compiled = torch.compile(layer.to(data.x.dtype).train(training), fullgraph=True)
+        compiled = torch.compile(layer.to(data.x.dtype), fullgraph=True)
         worst = max(worst, only(way, error)(case, compiled, data, wanted))  # type: ignore[call-overload]
         functions[way] = only(way, step(case, compiled, data))  # type: ignore[arg-type]
     seconds = cpu_timer(clock)(functions, ROUNDS)
@@ -87,15 +94,12 @@ def main() -> None:
     options = parser.parse_args()
     about = environment.environment(torch.device("cpu"), options.clock, "automatic")
     with Rows(options.out, COLUMNS) as file:
-        for shape in SHAPES:
-            for dtype in ("fp32", "bf16"):
-                for layout in LAYOUTS:
-                    for layer in LAYERS:
-                        case = Case(layer, "", shape, dtype, layout, "both", torch.get_num_threads(), "relu")
-                        found = {name: case.columns()[name] for name in COLUMNS[:6]} | measured(case, options.clock)
-                        row = file.append(found | about | {environment.DATE: environment.today()})
-                        sys.stdout.write(" ".join(list(row.values())[:12]) + "\n")
-                        sys.stdout.flush()
+        for kind, layer, activation in itertools.product(KINDS, LAYERS, ACTIVATIONS):
+            case = Case(layer, "", *kind, "both", torch.get_num_threads(), activation)
+            found = {name: case.columns()[name] for name in COLUMNS[:6]} | measured(case, options.clock)
+            row = file.append(found | about | {environment.DATE: environment.today()})
+            sys.stdout.write(" ".join(list(row.values())[:12]) + "\n")
+            sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -89,7 +89,8 @@ def compiled() -> str:
     names = ("formula_ms", "native_ms", "operator_ms", "eager_ms")
     lines = []
     for row in rows:
-        first = [SUBJECTS[row["layer"]].title, row["shape"], row["dtype"], row["layout"]]
+        name = SUBJECTS[row["layer"]].title + (f" + {row['activation']}" if row["activation"] else "")
+        first = [name, row["shape"], row["dtype"], row["layout"]]
         lines.append(first + [f"{float(row[name]):.2f}" for name in names] + [row["fastest"]])
     heads = [
         "layer",

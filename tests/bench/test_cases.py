@@ -6,13 +6,15 @@ import pytest
 import torch
 
 import normwise as nw
-from normwise.bench import bytes_model, grid_cpu
+from normwise.bench import bytes_model, grid_cpu, grid_cuda
 from normwise.bench.cases import DTYPES, Axes, Case, Site, expand
 from normwise.bench.entry import Request
 from normwise.bench.subjects import SUBJECTS, baselines, ours
 from normwise.comparison import InputError
 
 GRID = list(expand(grid_cpu.SITES, Axes()))
+GPU_AXES = Axes(grid_cuda.DTYPES, directions=grid_cuda.DIRECTIONS, threads=(0,))
+GPU_GRID = list(expand([Site(*row) for row in grid_cuda.ROWS], GPU_AXES))
 
 
 def test_the_grid_measures_every_subject_and_names_no_other():
@@ -22,13 +24,20 @@ def test_the_grid_measures_every_subject_and_names_no_other():
 def test_every_class_of_shapes_is_there():
     nets = {case.net for case in GRID}
     assert nets >= {"ResNet-50", "U-Net", "style transfer", "nnU-Net", "ConvNeXt", "transformer", "tiny", "odd"}
+    nets = {case.net for case in GPU_GRID}
+    assert nets >= {"ResNet-50", "SD U-Net", "SD VAE", "FLUX VAE", "nnU-Net", "ConvNeXt", "LLM"}
+    widths = {case.shape[1] for case in GPU_GRID if case.net == "LLM"}
+    assert (min(widths), max(widths)) == (1024, 32768)
 
 
-def test_no_cell_is_measured_twice():
-    assert len({tuple(case.columns().values()) for case in GRID}) == len(GRID)
+@pytest.mark.parametrize("grid", [GRID, GPU_GRID], ids=["cpu", "cuda"])
+def test_no_cell_is_measured_twice(grid):
+    assert len({tuple(case.columns().values()) for case in grid}) == len(grid)
 
 
-@pytest.mark.parametrize("case", {(c.layer, c.shape): c for c in GRID}.values(), ids=lambda c: f"{c.layer}-{c.shape}")
+@pytest.mark.parametrize(
+    "case", {(c.layer, c.shape): c for c in GRID + GPU_GRID}.values(), ids=lambda c: f"{c.layer}-{c.shape}"
+)
 def test_every_layer_can_be_built_for_its_shape(case):
     """The shapes are checked with no memory behind them: what would not fit is found before hours of measuring."""
     with torch.device("meta"):
@@ -116,6 +125,17 @@ def test_an_unavailable_backend_is_refused_with_its_reason(monkeypatch):
     monkeypatch.setattr("normwise.bench.entry.available_backends", lambda: {"cpu": "no C++ compiler was found"})
     with pytest.raises(InputError, match=r"backend='cpu' is not available: no C\+\+ compiler was found"):
         Request(backend="cpu")
+
+
+def test_a_gpu_has_its_own_grid_and_peers(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("normwise.bench.entry.cuda_timer", lambda device: None)
+    request = Request(device="cuda", compile=True)
+    assert request.cases() == GPU_GRID
+    options = request.options()
+    assert options.compiled == ("compiled", "autotuned")
+    assert options.peers
+    assert {case.dtype for case in Request(device="cuda", quick=True).cases()} == {"bf16"}
 
 
 def test_shapes_of_ones_own_get_the_layers_that_take_them():

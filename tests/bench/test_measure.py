@@ -11,7 +11,7 @@ from normwise.bench.cases import Case
 from normwise.bench.check import error, make_data, oracle, randomize, take_over
 from normwise.bench.measure import FAILED, OK, WRONG, Options, measure, step
 from normwise.bench.subjects import SUBJECTS, baselines, ours
-from normwise.bench.timing import cpu_timer
+from normwise.bench.timing import cpu_timer, cuda_timer
 
 
 def timer(times):
@@ -50,7 +50,7 @@ def test_every_layer_is_right_and_timed(layer, dtype, layout, direction):
 
 
 @pytest.mark.parametrize("residual", [False, True])
-@pytest.mark.parametrize("activation", ["relu", "silu"])
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu", "silu"])
 @pytest.mark.parametrize("layer", ["batch", "batch-eval", "group", "instance", "layer"])
 def test_fused_epilogues_are_right(layer, activation, residual):
     row = measure(case(layer, activation=activation, residual=residual), options())
@@ -220,3 +220,34 @@ class TestTimer:
 
         found = cpu_timer("cpu")({"sleep": lambda: time.sleep(0.02)}, 1)
         assert found["sleep"] < 0.015
+
+    def test_a_gpu_is_timed_by_events_around_each_run_with_cold_caches(self, monkeypatch):
+        """Without a GPU: stand-ins for events whose clock moves when something runs."""
+        now, order = [0.0], []
+
+        class Event:
+            def __init__(self, enable_timing):
+                assert enable_timing
+
+            def record(self):
+                self.time = now[0]
+
+            def elapsed_time(self, end):
+                return end.time - self.time
+
+        class Flush:
+            def zero_(self):
+                order.append("flush")
+                now[0] += 100
+
+        def work():
+            order.append("work")
+            now[0] += 2.0
+
+        monkeypatch.setattr(torch.cuda, "Event", Event)
+        monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+        monkeypatch.setattr(torch, "empty", lambda *size, **options: Flush())
+        found = cuda_timer(torch.device("cuda"))({"work": work}, 3)
+        assert found == {"work": pytest.approx(2e-3)}
+        assert order[0] == "work", "a warm-up"
+        assert order[1:] == ["flush", "work"] * (len(order) // 2)

@@ -17,6 +17,12 @@ BACKEND = "aot_eager"
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 
 
+@pytest.fixture
+def always(monkeypatch):
+    """Small tensors take the operators, too."""
+    monkeypatch.setattr(library, "WORTHWHILE", 1)
+
+
 def tensors(dtype=torch.float32, layout=torch.contiguous_format, *, known=False, residual=True, affine=True, grad=True):
     generator = torch.Generator().manual_seed(0)
 
@@ -87,7 +93,7 @@ def counted(monkeypatch):
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("name", LAYERS)
-def test_a_compiled_layer_runs_the_kernels_and_gives_torchs_result(name, training, layout, monkeypatch):
+def test_a_compiled_layer_runs_the_kernels_and_gives_torchs_result(name, training, layout, monkeypatch, always):
     make, make_native = LAYERS[name]
     layer, native = make().train(training), make_native().double().train(training)
     native.load_state_dict(layer.state_dict())
@@ -109,7 +115,7 @@ def test_a_compiled_layer_runs_the_kernels_and_gives_torchs_result(name, trainin
         assert_close(layer.state_dict()[key].double(), value.double(), rtol=1e-5, atol=1e-6)
 
 
-def test_sizes_may_change_without_another_compilation():
+def test_sizes_may_change_without_another_compilation(always):
     layer, graphs = nw.GroupNorm(3, 6), []
 
     def backend(graph, inputs):
@@ -124,7 +130,15 @@ def test_sizes_may_change_without_another_compilation():
     assert any("normwise.standardize" in str(node.target) for node in graphs[0].graph.nodes)
 
 
-def test_no_gradient_is_computed_that_nobody_wants(monkeypatch):
+@pytest.mark.parametrize(("size", "taken"), [(library.WORTHWHILE // 2, False), (library.WORTHWHILE, True)])
+def test_small_tensors_are_left_to_the_compiler(size, taken, monkeypatch):
+    layer, calls = nw.GroupNorm(3, 6), counted(monkeypatch)
+    x = torch.randn(1, 6, 8, -(-size // 48))
+    torch.compile(layer, fullgraph=True, backend=BACKEND)(x)
+    assert bool(calls) is taken
+
+
+def test_no_gradient_is_computed_that_nobody_wants(monkeypatch, always):
     layer = nw.GroupNorm(3, 6)
     layer.bias.requires_grad_(False)
     x, calls = torch.randn(2, 6, 8, 9), []
@@ -144,7 +158,7 @@ def test_no_gradient_is_computed_that_nobody_wants(monkeypatch):
     assert_close(layer.weight.grad.double(), exact.weight.grad, rtol=1e-5, atol=1e-4)
 
 
-def test_an_export_stays_plain():
+def test_an_export_stays_plain(always):
     program = torch.export.export(nw.GroupNorm(3, 6).eval(), (torch.randn(2, 6, 8, 9),))
     assert not [node for node in program.graph.nodes if "normwise" in str(node.target)]
 
@@ -153,7 +167,7 @@ def test_eager_mode_does_not_go_through_the_operators():
     assert not library.takes(torch.randn(2, 6, 8, 9))
 
 
-def test_a_wrong_residual_is_refused_while_compiling():
+def test_a_wrong_residual_is_refused_while_compiling(always):
     compiled = torch.compile(nw.GroupNorm(3, 6), backend=BACKEND)
     with pytest.raises(ValueError, match="residual"):
         compiled(torch.randn(2, 6, 8, 9), torch.randn(2, 6, 8, 1))
@@ -170,7 +184,7 @@ def test_known_moments_get_no_gradient_and_come_back():
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_the_code_generator_takes_the_operators():
+def test_the_code_generator_takes_the_operators(always):
     layer = nn.Sequential(nn.Conv2d(3, 6, 3, bias=False), nw.BatchNorm2d(6, activation="relu"), nw.GroupNorm(3, 6))
     x = torch.randn(4, 3, 12, 13)
     expected = layer(x)

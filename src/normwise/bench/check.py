@@ -85,7 +85,7 @@ def oracle(case: Case, exact: Composed, data: Data) -> Oracle:
 
 
 def _widened(t: Tensor) -> Tensor:
-    return t.detach().to("cpu", torch.float64, copy=True).contiguous()
+    return t.detach().to(torch.float64, copy=True).contiguous()
 
 
 def results(case: Case, layer: nn.Module, data: Data) -> dict[str, Tensor]:
@@ -105,6 +105,6 @@ def error(case: Case, layer: nn.Module, data: Data, exact: Oracle) -> float:
     found = results(case, layer, data._replace(grad_y=exact.grad_y))
     worst = 0.0
     for name, wanted in exact.wanted.items():
-        largest = ((found[name].to("cpu", torch.float64) - wanted).abs().max() / wanted.abs().max()).item()
+        largest = ((found[name].double() - wanted).abs().max() / wanted.abs().max()).item()
         worst = max(worst, largest if math.isfinite(largest) else math.inf)
     return worst

@@ -9,7 +9,7 @@ import torch
 
 from ..backends import available_backends
 from ..comparison.settings import InputError
-from . import grid_cpu
+from . import grid_cpu, grid_cuda
 from .cases import DTYPES, LAYOUTS, ROWS, Axes, Case, Site, expand
 from .measure import AUTOMATIC, Options
 from .subjects import SUBJECTS
@@ -65,13 +65,20 @@ class Request:
     def _sites(self) -> Sequence[Site]:
         if self.shapes:
             return [_given(shape, self.layers) for shape in self.shapes]
+        if self.on_gpu:
+            sites = [Site(*row) for row in grid_cuda.ROWS]
+            # The first of each net, which is its largest or nearly so.
+            return list({site.net: site for site in reversed(sites)}.values()) if self.quick else sites
         return grid_cpu.QUICK if self.quick else grid_cpu.SITES
 
     def _axes(self) -> Axes:
+        dtypes, directions = ("fp32", "bf16"), ("forward", "both")
+        if self.on_gpu:
+            dtypes, directions = grid_cuda.DTYPES, grid_cuda.DIRECTIONS
         return Axes(
-            self.dtypes or (("fp32",) if self.quick else ("fp32", "bf16")),
+            self.dtypes or (dtypes[:1] if self.quick else dtypes),
             self.layouts or LAYOUTS,
-            ("both",) if self.quick else ("forward", "both"),
+            ("both",) if self.quick else directions,
             self.thread_counts(),
         )
 

@@ -37,6 +37,14 @@ class PixelLayerNorm(nn.LayerNorm):
         return rows.movedim(-1, 1)
 
 
+class PixelRMSNorm(nn.RMSNorm):
+    """The same with RMSNorm."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = F.rms_norm(x.movedim(1, -1), self.normalized_shape, self.weight, self.eps)
+        return rows.movedim(-1, 1)
+
+
 class Composed(nn.Module):
     """A layer, then the residual, then the activation; in place where torchvision's nets do it in place."""
 
@@ -60,7 +68,7 @@ class Composed(nn.Module):
 
     def distance_to_kink(self, x: Tensor, residual: Tensor | None) -> Tensor | None:
         """How far each value is from where the derivative jumps, on one side or the other; None if it does not."""
-        if self.activation is not None and self.activation.name == "relu":
+        if self.activation is not None and self.activation.name in ("relu", "leaky_relu"):
             return self._before_activation(x, residual)
         own = getattr(self.inner, "distance_to_kink", None)
         return None if own is None else own(x)
@@ -104,6 +112,11 @@ SUBJECTS = {
         "LayerNorm2d",
         lambda channels, _rank, **options: layers.LayerNorm2d(channels, **options),
         lambda channels, _rank: PixelLayerNorm(channels, eps=1e-6),
+    ),
+    "pixel-rms": Subject(
+        "RMSNorm2d",
+        lambda channels, _rank, **options: layers.RMSNorm2d(channels, **options),
+        lambda channels, _rank: PixelRMSNorm(channels, eps=1e-6),
     ),
     "switchable": Subject("SwitchableNorm", _of_rank("SwitchableNorm"), paper=_paper(papers.SwitchableNorm)),
     "batch-instance": Subject(
