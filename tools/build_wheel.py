@@ -24,6 +24,7 @@ LIBRARY = re.compile(r"normwise/backends/prebuilt/kernels-[\w.-]+\.so")
 
 CHECK_KERNELS = """
 import ctypes, torch, normwise as nw
+from pathlib import Path
 from normwise.backends import build, cpu_library
 assert nw.available_backends()["cpu"] is None, nw.available_backends()["cpu"]
 for dtype, element in cpu_library.ELEMENTS.items():
@@ -35,7 +36,7 @@ for dtype, element in cpu_library.ELEMENTS.items():
     for path in build.prebuilt(element):
         cpu_library._check(cpu_library._bound(ctypes.CDLL(str(path)), element), dtype)
     print(f"  right: {', '.join(path.name for path in build.prebuilt(element))}")
-mapped = {line.split()[-1] for line in open("/proc/self/maps")}
+mapped = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines()}
 assert {str(build.prebuilt(element)[0]) for element in build.ELEMENTS} <= mapped
 assert len([name for name in mapped if "libgomp" in name or "libiomp" in name]) == 1
 """

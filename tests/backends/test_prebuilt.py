@@ -123,7 +123,8 @@ for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
             error = (nw.GroupNorm(6, 24).to(dtype)(x).double() - exact).abs().max()
         assert error < 32 * torch.finfo(dtype).eps, (dtype, layout, error)
 if Path("/proc/self/maps").exists():
-    print(*sorted({line.split()[-1] for line in open("/proc/self/maps") if "/kernels-" in line}))
+    mapped = Path("/proc/self/maps").read_text().splitlines()
+    print(*sorted({line.split()[-1] for line in mapped if "/kernels-" in line}))
 """
 
 

@@ -215,6 +215,7 @@ class TestTerminal:
         table = text.partition("fwd, both:")[0].partition("layer ")[2]
         assert "…" not in text
         assert max(map(len, table.splitlines())) <= width
+        assert "of the forward pass\nand of forward + backward" in text, "the legend is broken by hand"
         assert re.search(r"^BatchNorm +2 .* 1\.00 +0\.50 +1\.50", text, re.MULTILINE)
         assert re.search(r"^SwitchableNorm +p +1 +9\.00 ", text, re.MULTILINE)
         assert re.search(r"^  \+ residual \+ relu +1 ", text, re.MULTILINE)

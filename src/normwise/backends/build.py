@@ -86,16 +86,15 @@ def prebuilt(element: str) -> list[Path]:
 def prebuild(folder: Path) -> list[Path]:
     """Compile a library for every level and element type into ``folder``, as a platform wheel brings them along.
 
-    They carry their own C++ runtime; OpenMP stays torch's.
+    The C++ runtime and OpenMP are those that torch has loaded: of the C library they want 2.29 (2019).
     """
     compiler = find_compiler()
     key = fingerprint(compiler)
-    carried = ("-static-libstdc++", "-static-libgcc", "-Wl,--exclude-libs,ALL", "-s")
     built = []
     for level in LEVELS:
         for element in ELEMENTS:
             built.append(folder / f"kernels-{element}-{level}.so")
-            _build(compiler, element, key, built[-1], (*_COMMON, f"-march={level}", *carried))
+            _build(compiler, element, key, built[-1], (*_COMMON, f"-march={level}", "-s"))
     return built
 
 

@@ -96,9 +96,9 @@ def _machine(row: Row) -> str:
 def _legend(rows: Sequence[Row]) -> list[str]:
     papers = any(baseline(row) == "paper" for row in rows)
     lines = [
-        "fwd, both: native torch's time over ours, geometric means of the forward pass and",
-        "of forward + backward; least: the smallest; floor: our time over the least time",
-        "for the bytes, median over tensors of 1 MB and more.",
+        "fwd, both: native torch's time over ours, geometric means of the forward pass",
+        "and of forward + backward; least: the smallest; floor: our time over the least",
+        "time for the bytes, median over tensors of 1 MB and more.",
     ]
     if papers:
         lines.append("p: torch has no such layer; against the paper's equation in plain PyTorch.")
