@@ -1,5 +1,3 @@
-# pyright: basic, reportMissingImports=false, reportArgumentType=false, reportOperatorIssue=false
-# pyright: reportIndexIssue=false, reportCallIssue=false, reportAttributeAccessIssue=false
 """Moments of pools, split over programs, and what a standardization makes of them."""
 
 import triton
