@@ -30,7 +30,7 @@ def pooled(x: Tensor, pools: Pools, mask: Tensor | None = None) -> tuple[Tensor,
     """Mean, variance and count of every pool, in its own order."""
     table = partial_moments(x, pools, mask)
     if mask is not None:
-        # The mask may exclude all of the tile that a pilot came from: once more, around the mean itself.
+        # The first run found the means, from sums around 0: once more, around the means.
         table = partial_moments(x, pools, mask, pilots=_merged(x, table)[0])
     return _merged(x, table)
 

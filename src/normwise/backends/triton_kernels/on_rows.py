@@ -77,7 +77,7 @@ def _forward(
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     kind = statistics_dtype(x.dtype)
     tile, whole = geometry.row_tiling(pools, kind, geometry.ON_CHIP_FORWARD)
-    kernel = code("rows").forward if whole else code("rows").wide_forward
+    kernel = code("rows" if whole else "wide_rows").forward
     y = torch.empty_like(x)
     rstd = torch.empty(pools.total, dtype=kind, device=x.device)
     mean = torch.empty_like(rstd) if center else None
@@ -138,13 +138,13 @@ def _wide_backward(
     shares = ceiling(tiles, of_program)
     sums = [torch.empty(shares, pools.length, dtype=rstd.dtype, device=x.device) if n else None for n in needs[1:]]
     with on_device_of(x):
-        code("rows").wide_backward[(tiles,)](
+        code("wide_rows").backward[(tiles,)](
             *(grad_y, x, grad_x, _flat(weight), mean, rstd, rests, *_strides(pools)),
             CENTER=center,
             **_options(x, tile),
         )
         if needs[1] or needs[2]:
-            code("rows").wide_parameters[(shares * ceiling(pools.length, tile.block_length),)](
+            code("wide_rows").parameters[(shares * ceiling(pools.length, tile.block_length),)](
                 *(grad_y, x, mean, rstd, rests, *sums, tiles, of_program, *_strides(pools)),
                 CENTER=center,
                 **_options(x, tile),

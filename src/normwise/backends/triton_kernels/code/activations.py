@@ -1,5 +1,3 @@
-# pyright: basic, reportMissingImports=false, reportArgumentType=false, reportOperatorIssue=false
-# pyright: reportIndexIssue=false, reportCallIssue=false
 """The activations of `core.activations` and their derivatives, by name."""
 
 import triton

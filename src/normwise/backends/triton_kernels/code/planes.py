@@ -1,5 +1,3 @@
-# pyright: basic, reportMissingImports=false, reportArgumentType=false, reportOperatorIssue=false
-# pyright: reportIndexIssue=false, reportCallIssue=false, reportAttributeAccessIssue=false
 """The passes over the planes by tables ``[N, C]``; `backends.reference` is their specification."""
 
 import triton

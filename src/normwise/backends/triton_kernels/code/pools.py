@@ -1,5 +1,3 @@
-# pyright: basic, reportMissingImports=false, reportArgumentType=false, reportOperatorIssue=false
-# pyright: reportIndexIssue=false, reportCallIssue=false, reportAttributeAccessIssue=false
 """Moments of pools, split over programs, and what a standardization makes of them."""
 
 import triton
@@ -61,7 +59,7 @@ def moments(
 
     The sums are around a pilot, the mean of the share's first tile. Of k tiles the first has a part of 1/k in the
     variance, so (mean - pilot)² is at most k variances: the difference of the sums cancels no more than that, and k is
-    a small constant. Given pilots are the means of an earlier run, for masks that may exclude a whole tile.
+    a small constant. Under a mask, which may exclude all of a tile, a first run finds the pilots of a second.
     """
     pid = tl.program_id(0).to(tl.int64)
     split, block = pid % splits, pid // splits
@@ -74,7 +72,11 @@ def moments(
     known = pool_here < pools
     first = (split * steps_of_program).to(tl.int32)
     last = tl.minimum(first + steps_of_program, steps)
-    if pilots is None:
+    if pilots is not None:
+        pilot = tl.load(pilots + entry, mask=known, other=0).to(WIDE)
+    elif mask is not None:
+        pilot = tl.zeros((BLOCK_POOLS * BLOCK_ROWS,), WIDE)  # what the mask excludes may be anything
+    else:
         first_row, first_value = first // steps_of_row * BLOCK_ROWS, first % steps_of_row * BLOCK_LENGTH
         pool, row, offset = rows_of(
             block, first_row.to(tl.int64), pool_stride, row_stride, BLOCK_POOLS, BLOCK_ROWS, JOINT
@@ -84,8 +86,6 @@ def moments(
         v = tl.load(x + offset[:, None] + (s * value_stride)[None, :], mask=valid, other=0).to(WIDE)
         number = pool_sum(tl.sum(valid.to(WIDE), 1), BLOCK_POOLS, BLOCK_ROWS)
         pilot = pool_sum(tl.sum(v, 1), BLOCK_POOLS, BLOCK_ROWS) / tl.maximum(number, 1)
-    else:
-        pilot = tl.load(pilots + entry, mask=known, other=0).to(WIDE)
     total = tl.zeros((BLOCK_POOLS * BLOCK_ROWS, BLOCK_LENGTH), WIDE)
     squares = tl.zeros((BLOCK_POOLS * BLOCK_ROWS, BLOCK_LENGTH), WIDE)
     number = tl.zeros((BLOCK_POOLS * BLOCK_ROWS, BLOCK_LENGTH), tl.int32)

@@ -1,5 +1,3 @@
-# pyright: basic, reportMissingImports=false, reportArgumentType=false, reportOperatorIssue=false
-# pyright: reportIndexIssue=false, reportCallIssue=false, reportAttributeAccessIssue=false
 """Standardization of pools that stay on chip: x is read once; and the tables of the backward."""
 
 import triton
