@@ -52,10 +52,10 @@ def normalizer_free() -> list[Row]:
 def baselines() -> list[Row]:
     """What the papers compare with, at depth 50."""
     return [
-        Row("resnet(50)", partial(nets.resnet, 50, classes=1000), 224),
+        Row("resnet(50)", partial(nets.resnet, 50, num_classes=1000), 224),
         Row(
             "resnet(50, preactivation=True)",
-            partial(nets.resnet, 50, classes=1000, preactivation=True),
+            partial(nets.resnet, 50, num_classes=1000, preactivation=True),
             224,
             "76.4",
             True,

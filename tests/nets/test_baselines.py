@@ -78,7 +78,7 @@ def test_forward_matches_the_transcription(build, transcription, depth, blocks, 
 def test_parameter_counts_of_depth_50():
     """BatchNorm's network without its normalizers, and what came instead of them."""
     with torch.device("meta"):
-        plain = count_parameters(resnet(50, classes=1000)) - 53_120
+        plain = count_parameters(resnet(50, num_classes=1000)) - 53_120
         assert count_parameters(fixup_resnet(50)) == plain + 16 * 7 + 2
         inner = sum(count * (64 + 64 + 256) * 2**i for i, count in enumerate((3, 4, 6, 3)))
         assert count_parameters(skipinit_resnet(50)) == plain + inner + sum(256 * 2**i for i in range(4)) + 16

@@ -32,7 +32,7 @@ def parameters(net: nn.Module) -> int:
 )
 def test_published_parameter_counts(depth, preactivation, count):
     with torch.device("meta"):
-        assert parameters(resnet(depth, classes=1000, preactivation=preactivation)) == count
+        assert parameters(resnet(depth, num_classes=1000, preactivation=preactivation)) == count
 
 
 @pytest.mark.parametrize("depth", [8, 14, 20, 32, 44, 56, 110])
@@ -98,7 +98,7 @@ def transcription(state, x, depth_blocks, convolutions, preactivation, groups):
     ("depth", "blocks", "convolutions"), [(14, (2, 2, 2), 2), (18, (2, 2, 2, 2), 2), (50, (3, 4, 6, 3), 3)]
 )
 def test_forward_matches_an_independent_transcription(depth, blocks, convolutions, preactivation):
-    net = resnet(depth, "group:4", classes=5, stem="small", preactivation=preactivation, width=8).double()
+    net = resnet(depth, "group:4", num_classes=5, stem="small", preactivation=preactivation, width=8).double()
     state = {name: nn.init.normal_(torch.empty_like(t), std=0.1) for name, t in net.state_dict().items()}
     net.load_state_dict(state)
     x = torch.randn(2, 3, 19, 16, dtype=torch.float64)
@@ -109,7 +109,7 @@ def test_forward_matches_an_independent_transcription(depth, blocks, convolution
 @pytest.mark.parametrize("depth", [18, 50])
 def test_forward_matches_torchvision(depth):
     theirs = torchvision().models.get_model(f"resnet{depth}", weights=None).eval()
-    ours = resnet(depth, classes=1000).eval()
+    ours = resnet(depth, num_classes=1000).eval()
     ours.load_state_dict(dict(zip(ours.state_dict(), theirs.state_dict().values(), strict=True)))
     x = torch.randn(2, 3, 97, 65)
     torch.testing.assert_close(ours(x), theirs(x))
@@ -198,7 +198,7 @@ def test_every_branch_is_alive_after_one_step(preactivation):
 
 
 def test_convolutions_have_he_variance():
-    weight = resnet(18, classes=2).stages.stage4[0].branch.conv2.weight
+    weight = resnet(18, num_classes=2).stages.stage4[0].branch.conv2.weight
     assert weight.var().item() == pytest.approx(2 / (512 * 9), rel=0.01)
 
 
@@ -238,7 +238,7 @@ def test_bad_depth(depth):
     [
         ({"stem": "large"}, "the stem is 'small' or 'imagenet'"),
         ({"in_channels": 0}, "in_channels must be a positive integer"),
-        ({"classes": -1}, "classes must be a positive integer"),
+        ({"num_classes": -1}, "num_classes must be a positive integer"),
         ({"width": 2.5}, "width must be a positive integer"),
         ({"norm": "bacth"}, "did you mean 'batch'"),
         ({"norm": "group:5"}, "16 channels are not divisible by 5 groups"),

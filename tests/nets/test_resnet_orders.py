@@ -34,7 +34,7 @@ def relu_norm_conv(state, x, blocks, convolutions):
 @pytest.mark.parametrize(("depth", "blocks", "convolutions"), [(14, (2, 2, 2), 2), (50, (3, 4, 6, 3), 3)])
 def test_norm_after_relu_matches_a_transcription(depth, blocks, convolutions):
     options = {"preactivation": True, "norm_after_relu": True, "stem": "small", "width": 8}
-    net = resnet(depth, "group:4", classes=5, **options).double()
+    net = resnet(depth, "group:4", num_classes=5, **options).double()
     state = {name: nn.init.normal_(torch.empty_like(t), std=0.1) for name, t in net.state_dict().items()}
     net.load_state_dict(state)
     x = torch.randn(2, 3, 19, 16, dtype=torch.float64)
@@ -58,7 +58,7 @@ def test_norm_after_relu_is_for_preactivation():
 @pytest.mark.parametrize("preactivation", [False, True])
 @pytest.mark.parametrize("fan", ["fan_in", "fan_out"])
 def test_he_initialization_over_the_fan(fan, preactivation):
-    net = resnet(50, "none", preactivation=preactivation, fan=fan, classes=2)
+    net = resnet(50, "none", preactivation=preactivation, fan=fan, num_classes=2)
     for conv in (m for m in net.modules() if isinstance(m, nn.Conv2d)):
         size = conv.in_channels if fan == "fan_in" else conv.out_channels
         std = (2 / (size * conv.kernel_size[0] ** 2)) ** 0.5
@@ -88,9 +88,9 @@ def test_without_normalizers_he_initialization_doubles_the_signal_with_every_blo
 )
 def test_depths_of_the_normalizer_free_papers(depth, parameters, blocks):
     with torch.device("meta"):
-        assert count_parameters(resnet(depth, classes=1000)) == parameters - blocks
+        assert count_parameters(resnet(depth, num_classes=1000)) == parameters - blocks
 
 
 def test_macs_of_resnet50_are_the_published_ones():
     with torch.device("meta"):
-        assert count_macs(resnet(50, classes=1000), (1, 3, 224, 224)) == pytest.approx(4.09e9, abs=5e6)
+        assert count_macs(resnet(50, num_classes=1000), (1, 3, 224, 224)) == pytest.approx(4.09e9, abs=5e6)

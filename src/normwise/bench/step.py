@@ -114,7 +114,7 @@ class _Trainer:
     def __init__(self, step: Step, norm: Any, device: torch.device) -> None:
         layout = torch.channels_last if step.layout == "channels_last" else torch.contiguous_format
         torch.manual_seed(0)
-        self.net = resnet(DEPTH, norm, classes=CLASSES).to(device, memory_format=layout)  # type: ignore[call-overload]
+        self.net = resnet(DEPTH, norm, num_classes=CLASSES).to(device, memory_format=layout)  # type: ignore[call-overload]
         with torch.no_grad():
             for module in self.net.modules():
                 if isinstance(module, (nn.modules.batchnorm._NormBase, nn.GroupNorm)) and module.weight is not None:

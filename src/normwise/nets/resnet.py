@@ -132,7 +132,7 @@ def resnet(
     depth: int,
     norm: Norm = "batch",
     in_channels: int = 3,
-    classes: int = 10,
+    num_classes: int = 10,
     stem: Stem | None = None,
     preactivation: bool = False,
     width: int | None = None,
@@ -147,7 +147,7 @@ def resnet(
     Every other depth 6n+2 (8, 14, 20, 32, 44, 56, 110, ...): three stages of n basic blocks, default width 16,
     default stem "small" (3×3 convolution with stride 1). Shortcuts that change the shape are 1×1 convolutions.
 
-    Input `[N, in_channels, H, W]` of any size, output `[N, classes]`.
+    Input `[N, in_channels, H, W]` of any size, output `[N, num_classes]`.
 
     `norm` is a name ("batch", "group", "group:8", "instance", "layer", "none", ...), a class or a factory
     `channels -> Module`. Convolutions carry a bias only where there is no normalizer. Convolutions start from He's
@@ -167,13 +167,13 @@ def resnet(
     Raises ValueError for a depth of neither family, an unknown stem, or a size that is not positive, and whatever
     the normalizer raises for these channels.
 
-    >>> sum(p.numel() for p in resnet(18, classes=1000).parameters())
+    >>> sum(p.numel() for p in resnet(18, num_classes=1000).parameters())
     11689512
     >>> resnet(8, norm="none", in_channels=1)(torch.zeros(2, 1, 8, 8)).shape
     torch.Size([2, 10])
     """
     form = residual_form("resnet", depth, stem, width)
-    check_sizes("resnet", in_channels=in_channels, classes=classes)
+    check_sizes("resnet", in_channels=in_channels, num_classes=num_classes)
     if norm_after_relu and not preactivation:
         raise ValueError("resnet(norm_after_relu=True) is an order of pre-activation blocks; add preactivation=True.")
     layers = Layers(norm, checked_choice("resnet", "fan", fan, ("fan_in", "fan_out")))  # type: ignore[arg-type]
@@ -185,7 +185,7 @@ def resnet(
         ),
     )
     head = activated(layers.normalizer(form.features), norm_after_relu) if preactivation else OrderedDict()
-    return ResNet(entry, stages, nn.Sequential(head), form.features, classes)
+    return ResNet(entry, stages, nn.Sequential(head), form.features, num_classes)
 
 
 def string_together(form: ResidualForm, block: Callable[[BlockSizes, int], nn.Module]) -> nn.Sequential:
