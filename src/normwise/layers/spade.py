@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from normwise.core.arguments import as_mask, finite_padding
 from normwise.core.layout import in_layout_of
 from normwise.core.moments import widen
-from normwise.operations.standardize import finish
+from normwise.operations.epilogue import finish
 from normwise.operations.transforms import without_autocast
 
 from ._conditions import check_labels, is_labels

@@ -9,8 +9,8 @@ from normwise.core.arguments import as_mask, check_input, check_residual, finite
 from normwise.core.moments import Moments, widen
 from normwise.core.processes import ProcessGroup
 
+from .epilogue import finish
 from .measure import measure
-from .standardize import finish
 from .transforms import without_autocast
 
 

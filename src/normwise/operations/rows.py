@@ -16,7 +16,7 @@ from normwise.core.layout import in_layout_of
 from normwise.core.moments import statistics_dtype, widen
 
 from . import native, row_kernels
-from .standardize import finish
+from .epilogue import finish
 from .transforms import plain_operations_wanted, without_autocast
 
 #: Below these numbers of values torch's operators are faster: see `standardize.NATIVE_BELOW`.

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from normwise.core.moments import widen
 
-from .standardize import finish
+from .epilogue import finish
 from .transforms import without_autocast
 
 

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from normwise.backends import Fused
 from normwise.core import formulas
-from normwise.core.activations import activation_named
 from normwise.core.arguments import check_residual, finite_padding
 from normwise.core.moments import Moments
 from normwise.core.processes import ProcessGroup
 from normwise.core.running import RunningStatistics
 
 from . import fused, library, native
+from .epilogue import finish
 from .normalize import normalize, normalize_and_measure
 from .transforms import plain_operations_wanted, under_function_transform, without_autocast
 
@@ -158,12 +158,3 @@ def _fused(kind: str, x: Tensor, mask: Tensor | None, *others: Tensor | None) ->
     elif x.numel() < NATIVE_BELOW[kind] and native.takes(x, None, weight, bias):
         return None
     return fused.takes(x, *others)
-
-
-def finish(y: Tensor, activation: str | None, residual: Tensor | None) -> Tensor:
-    """Residual and activation after an operator that cannot fuse them."""
-    if residual is not None:
-        check_residual(residual, y)
-        y = (y + residual).to(y.dtype)
-    act = activation_named(activation)
-    return y if act is None else act.function(y)
