@@ -1,5 +1,8 @@
 """The row and column kernels against an independent transcription of LayerNorm and RMSNorm in float64."""
 
+import ctypes
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -86,6 +89,34 @@ def test_narrow_parameters_are_read_while_they_live(columns):
     wide = (weight.float(), bias.float(), EPS, True)
     want = cpu.columns(x, *wide) if columns else cpu.rows(x, 42, *wide)
     assert torch.equal(got[0], want[0])
+
+
+def leave_nan_in_freed_memory():
+    """Blocks of every small size, full of ones, are given back: the next allocations of these sizes get them."""
+    library = ctypes.CDLL(None)
+    library.malloc.restype = ctypes.c_void_p
+    library.malloc.argtypes, library.free.argtypes = [ctypes.c_size_t], [ctypes.c_void_p]
+    for size in range(32, 1040, 16):
+        blocks = [library.malloc(size) for _ in range(12)]
+        for block in blocks:
+            ctypes.memset(block, 0xFF, size)
+        for block in blocks:
+            library.free(block)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs the C library's malloc")
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_what_lies_behind_the_last_value_has_no_part_in_the_sums(dtype):
+    """A row of 7 ends within a vector; the NaN behind it once made every gradient of bf16 a zero."""
+    x, grad_y = torch.randn(2, 15, 7, generator=torch.Generator().manual_seed(0)).to(dtype).unbind()
+    weight = torch.rand(7).to(torch.float64 if dtype == torch.float64 else torch.float32) + 0.5
+    mean, root = cpu.rows(x, 7, weight, None, EPS, False)[1:]
+    wanted = oracle(*(t.double().numpy() for t in (x, weight, torch.zeros(7), grad_y)), False)
+    for _ in range(20):
+        leave_nan_in_freed_memory()
+        grads = cpu.rows_backward(grad_y, x, 7, weight, mean, root, False, True, True, False)
+        close(grads[0], wanted[1], dtype, np.abs(wanted[1]).max() * 2)
+        close(grads[1], wanted[2], weight.dtype, np.abs(grad_y.double().numpy()).sum(0).max())
 
 
 @pytest.mark.parametrize("columns", [False, True], ids=["rows", "columns"])

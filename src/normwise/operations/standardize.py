@@ -26,6 +26,7 @@ NATIVE_BELOW = {
     "batch": 1 << 17,
     "batch, channels last": 1 << 22,
     "group": 1 << 19,
+    "group, channels last": 1 << 15,  # the operator cancels there, so that it gets a contiguous copy
     "instance": 1 << 14,
     "known": 1 << 20,
 }
@@ -101,8 +102,8 @@ def over_groups(
     mask: Tensor | None = None,
 ) -> Tensor:
     """Group normalization; ``groups = C`` is instance and ``groups = 1`` layer normalization."""
-    plain, kind = plain_operations_wanted(), "instance" if groups == x.shape[1] else "group"
-    backend = None if plain else _fused(kind, x, mask, weight, bias, residual)
+    plain = plain_operations_wanted()
+    backend = None if plain else _fused(_group(x, groups), x, mask, weight, bias, residual)
     if backend is not None:
         return fused.standardize(backend, x, groups, weight, bias, eps, activation, residual)[0]
     if plain and mask is None and library.takes(x, weight, bias, residual):
@@ -146,6 +147,12 @@ def by_running(
 
 def _batch(x: Tensor) -> str:
     return "batch" if x.is_contiguous() else "batch, channels last"
+
+
+def _group(x: Tensor, groups: int) -> str:
+    if groups == x.shape[1]:
+        return "instance"
+    return "group" if x.is_contiguous() else "group, channels last"
 
 
 def _fused(kind: str, x: Tensor, mask: Tensor | None, *others: Tensor | None) -> Fused | None:

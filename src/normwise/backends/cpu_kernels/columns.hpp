@@ -84,6 +84,9 @@ struct Line {
   Line(const Table<acc<T>>& table, int64_t n, const Sheet<T>& sheet) : values(padded<T>(sheet.width())) {
     constexpr int L = lanes<acc<T>>;
     const int64_t channels = sheet.channels, k = sheet.k;
+    // Behind the last value, too: what is multiplied by 0 there must not be the NaN that lay in the memory.
+    std::fill(values.data() + values.size() - std::min<int64_t>(values.size(), step<T>), values.data() + values.size(),
+              acc<T>(0));
     const auto* row = table.data + n * table.of_sample;
     acc<T>* out = values.data();
     int64_t whole = 0;
