@@ -5,6 +5,7 @@ import os
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 if not torch.cuda.is_available():
     # Triton decides when it is imported whether it interprets its kernels: before anything of it is.
@@ -14,6 +15,10 @@ from triton_interpreter import round_to_nearest
 
 from normwise import use_backend
 from normwise.backends import available_backends
+
+# The same examples in every run, and no clock: a failure is a defect of the code, and comes again.
+settings.register_profile("repeatable", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("repeatable")
 
 
 @pytest.fixture(autouse=True)
