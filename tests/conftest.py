@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import signal
+import subprocess
 
 import pytest
 import torch
@@ -40,3 +42,26 @@ def backend(request):
     if name == "triton" and not torch.cuda.is_available():
         round_to_nearest()
     return lambda: contextlib.nullcontext() if name == "automatic" else use_backend(name)
+
+
+@pytest.fixture
+def start():
+    """Starts a process that Ctrl-C reaches, even where the tests run in the background, which ignores it.
+
+    None of them outlives its test.
+    """
+    with contextlib.ExitStack() as started:
+
+        def start(command, **options):
+            before = signal.signal(signal.SIGINT, signal.default_int_handler)
+            try:
+                process = subprocess.Popen(
+                    command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+                )
+            finally:
+                signal.signal(signal.SIGINT, before)
+            started.enter_context(process)
+            started.callback(process.kill)
+            return process
+
+        yield start
