@@ -92,7 +92,7 @@ def outcome(layer, call, dtype, backend):
     return {"y": y, **dict(zip(leaves, grads, strict=True))}
 
 
-@searched(150, 4000, calls())
+@searched(150, 1500, calls())
 def test_the_kernels_give_what_the_specification_gives(call):
     exact = copy.deepcopy(call["layer"]).double()
     want = outcome(exact, {**call, "condition": in_double(call["condition"])}, torch.float64, "reference")
@@ -148,7 +148,7 @@ def papers(draw):
     return case, draw(values(shape, dtype, draw(DISTANCE))), mask
 
 
-@searched(100, 2000, papers())
+@searched(100, 1000, papers())
 def test_the_classics_are_those_of_their_papers(drawn):
     case, x, mask = drawn
     assume(mask is None or bool(mask.flatten(1).any(1).all()))  # without any value a pool has no mean
