@@ -7,7 +7,7 @@ from functools import partial
 
 from torch import Tensor
 
-from normwise.backends import Fused
+from normwise.backends import Fused, fused_for
 from normwise.core import formulas
 from normwise.core.arguments import check_residual, finite_padding
 from normwise.core.moments import Moments
@@ -15,7 +15,8 @@ from normwise.core.processes import ProcessGroup
 from normwise.core.running import RunningStatistics
 
 from . import fused, library, native
-from .epilogue import finish
+from .choice import kernels
+from .epilogue import additions_are_watched, finish
 from .normalize import normalize, normalize_and_measure
 from .transforms import plain_operations_wanted, under_function_transform, without_autocast
 
@@ -44,13 +45,13 @@ def over_batch(
     processes: ProcessGroup | None = None,
 ) -> tuple[Tensor, Moments]:
     """Batch normalization in training; also the batch's moments, ``[1, C]``."""
-    plain = plain_operations_wanted()
-    backend = None if plain or processes is not None else _fused(_batch(x), x, mask, weight, bias, residual)
+    plain, operator = plain_operations_wanted(), native.takes(x, mask, weight, bias)
+    backend = None if plain or processes is not None else _backend(_batch(x), x, mask, operator, residual, weight, bias)
     if backend is not None:
         return fused.standardize(backend, x, 0, weight, bias, eps, activation, residual)
     if plain and processes is None and mask is None and library.takes(x, weight, bias, residual):
         return library.standardize(x, 0, weight, bias, eps, activation, residual)
-    if processes is None and not plain and native.takes(x, mask, weight, bias):
+    if processes is None and not plain and operator:
         with without_autocast(x):
             y, pooled = native.over_batch(x, weight, bias, eps)
             return finish(y, activation, residual), pooled
@@ -79,7 +80,7 @@ def over_small_batch(
     the statistics would not stay finite, which is for the layer's policy to judge.
     """
     mean, var, kind = running.mean, running.var, x.dtype
-    if running.momentum is None or x.numel() >= NATIVE_BELOW[_batch(x)] or x.device.type != "cpu":
+    if running.momentum is None or not 0 < x.numel() < NATIVE_BELOW[_batch(x)] or x.device.type != "cpu":
         return None
     if kind != mean.dtype or kind != var.dtype or plain_operations_wanted() or not native.takes(x, None, weight, bias):
         return None
@@ -102,13 +103,13 @@ def over_groups(
     mask: Tensor | None = None,
 ) -> Tensor:
     """Group normalization; ``groups = C`` is instance and ``groups = 1`` layer normalization."""
-    plain = plain_operations_wanted()
-    backend = None if plain else _fused(_group(x, groups), x, mask, weight, bias, residual)
+    plain, operator = plain_operations_wanted(), native.takes(x, mask, weight, bias)
+    backend = None if plain else _backend(_group(x, groups), x, mask, operator, residual, weight, bias)
     if backend is not None:
         return fused.standardize(backend, x, groups, weight, bias, eps, activation, residual)[0]
     if plain and mask is None and library.takes(x, weight, bias, residual):
         return library.standardize(x, groups, weight, bias, eps, activation, residual)[0]
-    if native.takes(x, mask, weight, bias) and not under_function_transform():
+    if operator and not under_function_transform():
         with without_autocast(x):
             return finish(native.over_groups(x, groups, weight, bias, eps), activation, residual)
     formula = partial(formulas.group_norm, groups=groups, eps=eps)
@@ -131,13 +132,13 @@ def by_running(
     Of a ``mask`` of the shape ``[N, 1, *space]`` only remains that NaN and inf outside of it count as 0.
     """
     x, residual = finite_padding(mask, x, residual)
-    plain = plain_operations_wanted()
-    backend = None if plain else _fused("known", x, None, weight, bias, residual)
+    plain, operator = plain_operations_wanted(), native.takes(x, None, weight, bias)
+    backend = None if plain else _backend("known", x, None, operator, residual, weight, bias)
     if backend is not None:
         return fused.standardize(backend, x, 0, weight, bias, eps, activation, residual, running.moments())[0]
     if plain and library.takes(x, weight, bias, residual):
         return library.standardize(x, 0, weight, bias, eps, activation, residual, running.moments())[0]
-    if native.takes(x, None, weight, bias):
+    if operator:
         with without_autocast(x):
             y = native.by_known(x, running.mean, running.var, weight, bias, eps)
             return finish(y, activation, residual)
@@ -155,13 +156,14 @@ def _group(x: Tensor, groups: int) -> str:
     return "group" if x.is_contiguous() else "group, channels last"
 
 
-def _fused(kind: str, x: Tensor, mask: Tensor | None, *others: Tensor | None) -> Fused | None:
+def _backend(
+    kind: str, x: Tensor, mask: Tensor | None, operator: bool, residual: Tensor | None, *parameters: Tensor | None
+) -> Fused | None:
     """The backend whose fused kernel is the fastest way for ``x``: before torch's operator, but for small tensors."""
-    if mask is not None:
-        return None
-    weight, bias, residual = others
     if residual is not None:
         check_residual(residual, x)
-    elif x.numel() < NATIVE_BELOW[kind] and native.takes(x, None, weight, bias):
+        if additions_are_watched():
+            return None
+    elif operator and x.numel() < NATIVE_BELOW[kind]:
         return None
-    return fused.takes(x, *others)
+    return kernels(fused_for, x, mask, residual, *parameters)
