@@ -44,11 +44,12 @@ def layer_norm(
         backend = _backend("layer", x, mask, operator, weight, bias)
         if backend is not None:
             y = row_kernels.Call(backend, math.prod(shape), eps, True, plain)(x, weight, bias)
-        elif operator:
-            y = F.layer_norm(x, shape, weight, bias, eps)
+        elif operator is not None:
+            values, weight, bias = operator(x, weight, bias)
+            y = F.layer_norm(values, shape, weight, bias, eps)
         else:
             y = plain(x, weight, bias)
-        return finish(y, activation, residual)
+        return finish(y, activation, residual).to(x.dtype)
 
 
 def _plain_layer_norm(
@@ -77,22 +78,28 @@ def rms_norm(
     with without_autocast(x):
         known = _known(eps, x)
         plain = partial(_plain_rms_norm, dims=len(shape), eps=known, mask=mask)
-        # The operator warns about a mixture of dtypes and then composes the same operations.
-        operator = native.takes(x, mask, weight) and (weight is None or weight.dtype == x.dtype)
+        operator = native.takes(x, mask, weight)
+        if operator is native.as_they_are and weight is not None and weight.dtype != x.dtype:
+            operator = None  # it would warn about a mixture of dtypes and then compose the same operations
         backend = _backend("rms", x, mask, operator, weight)
         if backend is not None:
             y = row_kernels.Call(backend, math.prod(shape), known, False, plain)(x, weight, None)
-        elif operator:
-            y = F.rms_norm(x, shape, weight, eps)
+        elif operator is not None:
+            values, weight, _ = operator(x, weight, None)
+            y = F.rms_norm(values, shape, weight, known)
         else:
             y = plain(x, weight, None)
-        return finish(y, activation, residual)
+        return finish(y, activation, residual).to(x.dtype)
 
 
-def _backend(kind: str, x: Tensor, mask: Tensor | None, operator: bool, *parameters: Tensor | None) -> Rows | None:
+def _backend(
+    kind: str, x: Tensor, mask: Tensor | None, operator: native.Preparation | None, *parameters: Tensor | None
+) -> Rows | None:
     """The backend with row kernels, where it is the fastest way."""
     # Before the size is asked for, which an export may leave open.
-    if plain_operations_wanted() or (operator and x.numel() < NATIVE_BELOW[kind]):
+    if plain_operations_wanted():
+        return None
+    if operator is not None and x.numel() < native.below(NATIVE_BELOW[kind], operator):
         return None
     return kernels(rows_for, x, mask, *parameters)
 

@@ -29,7 +29,7 @@ NATIVE_BELOW = {
     "group": 1 << 19,
     "group, channels last": 1 << 15,  # the operator cancels there, so that it gets a contiguous copy
     "instance": 1 << 14,
-    "known": 1 << 20,
+    "known": 1 << 21,
 }
 
 
@@ -51,10 +51,10 @@ def over_batch(
         return fused.standardize(backend, x, 0, weight, bias, eps, activation, residual)
     if plain and processes is None and mask is None and library.takes(x, weight, bias, residual):
         return library.standardize(x, 0, weight, bias, eps, activation, residual)
-    if processes is None and not plain and operator:
+    if processes is None and not plain and operator is not None:
         with without_autocast(x):
-            y, pooled = native.over_batch(x, weight, bias, eps)
-            return finish(y, activation, residual), pooled
+            y, pooled = native.over_batch(*operator(x, weight, bias), eps)
+            return finish(y, activation, residual).to(x.dtype), pooled
     return normalize_and_measure(
         x,
         partial(formulas.batch_norm, eps=eps, processes=processes),
@@ -79,16 +79,20 @@ def over_small_batch(
     None, and nothing changed, where it is not the way: another kernel is faster, somebody looks at the operations, or
     the statistics would not stay finite, which is for the layer's policy to judge.
     """
-    mean, var, kind = running.mean, running.var, x.dtype
-    if running.momentum is None or not 0 < x.numel() < NATIVE_BELOW[_batch(x)] or x.device.type != "cpu":
+    mean, var = running.mean, running.var
+    if running.momentum is None or x.numel() == 0 or x.device.type != "cpu":
         return None
-    if kind != mean.dtype or kind != var.dtype or plain_operations_wanted() or not native.takes(x, None, weight, bias):
+    operator = native.takes(x, None, weight, bias)
+    if operator is None or x.numel() >= native.below(NATIVE_BELOW[_batch(x)], operator) or plain_operations_wanted():
         return None
-    y, mean, var = native.over_batch_moving(x, weight, bias, eps, mean, var, running.momentum)
+    values = operator(x, weight, bias)
+    if not {mean.dtype, var.dtype} <= {x.dtype, values[0].dtype}:
+        return None
+    y, mean, var = native.over_batch_moving(*values, eps, mean, var, running.momentum)
     if not math.isfinite((mean + var).sum().item()):
         return None
     running.replace(mean, var)
-    return finish(y, activation, None)
+    return finish(y, activation, None).to(x.dtype)
 
 
 def over_groups(
@@ -109,9 +113,11 @@ def over_groups(
         return fused.standardize(backend, x, groups, weight, bias, eps, activation, residual)[0]
     if plain and mask is None and library.takes(x, weight, bias, residual):
         return library.standardize(x, groups, weight, bias, eps, activation, residual)[0]
-    if operator and not under_function_transform():
+    if operator is not None and not under_function_transform():
         with without_autocast(x):
-            return finish(native.over_groups(x, groups, weight, bias, eps), activation, residual)
+            values, weight, bias = operator(x, weight, bias)
+            y = native.over_groups(values, groups, weight, bias, eps, narrowed=values.dtype != x.dtype)
+            return finish(y, activation, residual).to(x.dtype)
     formula = partial(formulas.group_norm, groups=groups, eps=eps)
     return normalize(x, formula, weight, bias, activation=activation, residual=residual, mask=mask)
 
@@ -138,10 +144,11 @@ def by_running(
         return fused.standardize(backend, x, 0, weight, bias, eps, activation, residual, running.moments())[0]
     if plain and library.takes(x, weight, bias, residual):
         return library.standardize(x, 0, weight, bias, eps, activation, residual, running.moments())[0]
-    if operator:
+    if operator is not None:
         with without_autocast(x):
-            y = native.by_known(x, running.mean, running.var, weight, bias, eps)
-            return finish(y, activation, residual)
+            values, weight, bias = operator(x, weight, bias)
+            y = native.by_known(values, running.mean, running.var, weight, bias, eps)
+            return finish(y, activation, residual).to(x.dtype)
     formula, known = partial(formulas.standardized, eps=eps), running.moments()
     return normalize(x, formula, weight, bias, activation=activation, residual=residual, moments=known)
 
@@ -157,13 +164,18 @@ def _group(x: Tensor, groups: int) -> str:
 
 
 def _backend(
-    kind: str, x: Tensor, mask: Tensor | None, operator: bool, residual: Tensor | None, *parameters: Tensor | None
+    kind: str,
+    x: Tensor,
+    mask: Tensor | None,
+    operator: native.Preparation | None,
+    residual: Tensor | None,
+    *parameters: Tensor | None,
 ) -> Fused | None:
     """The backend whose fused kernel is the fastest way for ``x``: before torch's operator, but for small tensors."""
     if residual is not None:
         check_residual(residual, x)
         if additions_are_watched():
             return None
-    elif operator and x.numel() < NATIVE_BELOW[kind]:
+    elif operator is not None and x.numel() < native.below(NATIVE_BELOW[kind], operator):
         return None
     return kernels(fused_for, x, mask, residual, *parameters)
