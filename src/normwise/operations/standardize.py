@@ -21,15 +21,16 @@ from .normalize import normalize, normalize_and_measure
 from .transforms import plain_operations_wanted, under_function_transform, without_autocast
 
 #: Below these numbers of values torch's operators are faster, forward and backward in fp32 on one thread: the time of
-#: the host decides, and they have less of it (`normwise bench` measures it). Instance normalization and channels_last
-#: are what they are slow at; in channels_last over the batch they are as fast as the memory for much longer.
+#: the host decides, and they have less of it (`normwise bench` measures it). The second number holds where a residual
+#: or an activation follows, for which an operator needs a pass more. Instance normalization and channels_last are what
+#: they are slow at; in channels_last over the batch they are as fast as the memory for much longer.
 NATIVE_BELOW = {
-    "batch": 1 << 17,
-    "batch, channels last": 1 << 22,
-    "group": 1 << 19,
-    "group, channels last": 1 << 15,  # the operator cancels there, so that it gets a contiguous copy
-    "instance": 1 << 14,
-    "known": 1 << 21,
+    "batch": (1 << 17, 1 << 16),
+    "batch, channels last": (3 << 20, 1 << 17),
+    "group": (3 << 19, 3 << 15),
+    "group, channels last": (1 << 14, 1 << 14),  # the operator cancels there, so that it gets a contiguous copy
+    "instance": (1 << 12, 1 << 12),
+    "known": (1 << 21, 1 << 17),
 }
 
 
@@ -46,7 +47,9 @@ def over_batch(
 ) -> tuple[Tensor, Moments]:
     """Batch normalization in training; also the batch's moments, ``[1, C]``."""
     plain, operator = plain_operations_wanted(), native.takes(x, mask, weight, bias)
-    backend = None if plain or processes is not None else _backend(_batch(x), x, mask, operator, residual, weight, bias)
+    backend = None
+    if not plain and processes is None:
+        backend = _backend(_batch(x), x, mask, operator, activation, residual, weight, bias)
     if backend is not None:
         return fused.standardize(backend, x, 0, weight, bias, eps, activation, residual)
     if plain and processes is None and mask is None and library.takes(x, weight, bias, residual):
@@ -83,7 +86,7 @@ def over_small_batch(
     if running.momentum is None or x.numel() == 0 or x.device.type != "cpu":
         return None
     operator = native.takes(x, None, weight, bias)
-    if operator is None or x.numel() >= native.below(NATIVE_BELOW[_batch(x)], operator) or plain_operations_wanted():
+    if operator is None or not _is_small(_batch(x), x, operator, activation, None) or plain_operations_wanted():
         return None
     values = operator(x, weight, bias)
     if not {mean.dtype, var.dtype} <= {x.dtype, values[0].dtype}:
@@ -108,7 +111,7 @@ def over_groups(
 ) -> Tensor:
     """Group normalization; ``groups = C`` is instance and ``groups = 1`` layer normalization."""
     plain, operator = plain_operations_wanted(), native.takes(x, mask, weight, bias)
-    backend = None if plain else _backend(_group(x, groups), x, mask, operator, residual, weight, bias)
+    backend = None if plain else _backend(_group(x, groups), x, mask, operator, activation, residual, weight, bias)
     if backend is not None:
         return fused.standardize(backend, x, groups, weight, bias, eps, activation, residual)[0]
     if plain and mask is None and library.takes(x, weight, bias, residual):
@@ -139,7 +142,7 @@ def by_running(
     """
     x, residual = finite_padding(mask, x, residual)
     plain, operator = plain_operations_wanted(), native.takes(x, None, weight, bias)
-    backend = None if plain else _backend("known", x, None, operator, residual, weight, bias)
+    backend = None if plain else _backend("known", x, None, operator, activation, residual, weight, bias)
     if backend is not None:
         return fused.standardize(backend, x, 0, weight, bias, eps, activation, residual, running.moments())[0]
     if plain and library.takes(x, weight, bias, residual):
@@ -168,6 +171,7 @@ def _backend(
     x: Tensor,
     mask: Tensor | None,
     operator: native.Preparation | None,
+    activation: str | None,
     residual: Tensor | None,
     *parameters: Tensor | None,
 ) -> Fused | None:
@@ -176,6 +180,14 @@ def _backend(
         check_residual(residual, x)
         if additions_are_watched():
             return None
-    elif operator is not None and x.numel() < native.below(NATIVE_BELOW[kind], operator):
+    if operator is not None and _is_small(kind, x, operator, activation, residual):
         return None
     return kernels(fused_for, x, mask, residual, *parameters)
+
+
+def _is_small(
+    kind: str, x: Tensor, operator: native.Preparation, activation: str | None, residual: Tensor | None
+) -> bool:
+    alone, with_more = NATIVE_BELOW[kind]
+    least = alone if activation is None and residual is None else with_more
+    return x.numel() < native.below(least, operator)
