@@ -10,6 +10,7 @@ from pathlib import Path
 
 from plotly.offline import get_plotlyjs
 
+from ...pages import document
 from ..cells import Row
 from ..summary import Summary, summarize
 from ..tables import Table, tables
@@ -19,8 +20,6 @@ from .pictures import MOMENTS, TIMES, against_batch_size, learning_curves, signa
 from .words import About, dates, extent, partial
 
 HERE = Path(__file__).parent
-# The browser itself then refuses any request that leaves the file.
-POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 
 
 def write_report(path: Path, rows: Sequence[Row], about: About, command: str | None = None) -> None:
@@ -106,25 +105,5 @@ def _signals(table: Table, rows: Sequence[Row], looks: dict[str, Style]) -> str:
 
 def _document(heading: str, body: str) -> str:
     style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{POLICY}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<link rel="icon" href="data:,">
-<title>{escape(heading)} normwise compare</title>
-<style>
-{style}</style>
-<script>{get_plotlyjs()}</script>
-</head>
-<body>
-<main>
-<noscript><p class="notice">The pictures need JavaScript; the tables do not.</p></noscript>
-{body}
-</main>
-<script>
-{script}</script>
-</body>
-</html>
-"""
+    body = f'<noscript><p class="notice">The pictures need JavaScript; the tables do not.</p></noscript>\n{body}'
+    return document(f"{heading} normwise compare", body, style, script, get_plotlyjs())
