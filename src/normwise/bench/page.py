@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+from .. import files
 from ..pages import document
 from . import environment
 from .pictures import panels, roofline, speed_up
@@ -18,9 +18,7 @@ STYLE = "figure { overflow-x: auto; }\n"
 
 def write_page(path: Path, rows: Sequence[Row], command: str) -> None:
     """Write the page of ``rows`` to ``path``, as a whole or not at all."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(build_page(rows, command), encoding="utf-8")
-    os.replace(temporary, path)
+    files.replace(path, build_page(rows, command))
 
 
 def build_page(rows: Sequence[Row], command: str) -> str:

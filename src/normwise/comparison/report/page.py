@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
 from plotly.offline import get_plotlyjs
 
+from ... import files
 from ...pages import document
 from ..cells import Row
 from ..summary import Summary, summarize
@@ -28,15 +27,7 @@ def write_report(path: Path, rows: Sequence[Row], about: About, command: str | N
     `about` is what `settings.json` holds, `command` the command line that repeats the sweep. Rows may be
     missing; ValueError where there is none.
     """
-    page = build_page(rows, about, command)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with open(handle, "w", encoding="utf-8") as file:
-            file.write(page)
-        os.chmod(temporary, 0o644)  # temporary files are private; a report is not
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    files.replace(path, build_page(rows, about, command))
 
 
 def build_page(rows: Sequence[Row], about: About, command: str | None = None) -> str:
