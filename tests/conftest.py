@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from triton_interpreter import round_to_nearest
 
 from normwise import use_backend
 from normwise.backends import available_backends
+from normwise.cli import main
 
 
 @pytest.fixture(autouse=True)
@@ -35,3 +37,19 @@ def backend(request):
     if name == "triton" and not torch.cuda.is_available():
         round_to_nearest()
     return lambda: contextlib.nullcontext() if name == "automatic" else use_backend(name)
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, capsys):
+    """The command line within this process, which spares the import of torch: exit code, stdout, stderr."""
+
+    def run(*arguments, columns=80):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "path", list(sys.path))
+        monkeypatch.setattr(sys, "argv", ["normwise", *arguments])
+        monkeypatch.setenv("COLUMNS", str(columns))
+        with pytest.raises(SystemExit) as stop:
+            main()
+        return stop.value.code, *capsys.readouterr()
+
+    return run
