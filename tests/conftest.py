@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from triton_interpreter import round_to_nearest
 
 from normwise import use_backend
 from normwise.backends import available_backends
+from normwise.cli import main
 
 # The same examples in every run, and no clock: a failure is a defect of the code, and comes again.
 settings.register_profile("repeatable", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -65,3 +67,19 @@ def start():
             return process
 
         yield start
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, capsys):
+    """The command line within this process, which spares the import of torch: exit code, stdout, stderr."""
+
+    def run(*arguments, columns=80):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "path", list(sys.path))
+        monkeypatch.setattr(sys, "argv", ["normwise", *arguments])
+        monkeypatch.setenv("COLUMNS", str(columns))
+        with pytest.raises(SystemExit) as stop:
+            main()
+        return stop.value.code, *capsys.readouterr()
+
+    return run
