@@ -9,6 +9,9 @@ from .comparison import compare as compare
 from .core.activations import ACTIVATIONS as ACTIVATIONS
 from .core.formulas import Affine as Affine
 from .core.moments import Moments as Moments
+from .core.responses import Gated as Gated
+from .core.responses import LargerScale as LargerScale
+from .core.responses import Thresholded as Thresholded
 from .layers import NORMALIZERS as NORMALIZERS
 from .layers import SPADE as SPADE
 from .layers import AdaptiveInstanceNorm as AdaptiveInstanceNorm

@@ -63,22 +63,14 @@ class _FilterResponseNorm(ChannelLayer):
         lengths: Tensor | None = None,
     ) -> Tensor:
         self._check(x, dims=(2, 3) if self.rank == 1 else (self.rank + 2,), channel=1)
-        y = normalize(
-            x,
-            partial(formulas.filter_response_norm, eps=self.eps),
-            self.weight,
-            self.bias,
-            self.learned_eps,
-            activation=self.activation if self.tau is None else None,
-            residual=residual,
-            mask=self._mask(x, mask, lengths),
-        )
-        if self.tau is None:
-            return y
-        # Not relu(y - τ) + τ, which the kernels could fuse: it would round y to the precision of τ. Not `maximum`,
-        # whose backward keeps y and splits ties: here γ = β = τ = 0 has a gradient for γ.
-        tau = self.tau.to(y.dtype).reshape(-1, *[1] * (y.dim() - 2))
-        return torch.where(y < tau, tau, y)
+        parameters, activation = (self.weight, self.bias, self.learned_eps), self.activation
+        formula = formulas.filter_response_norm
+        if self.tau is not None:
+            parameters, activation = (*parameters, self.tau), None
+            formula = formulas.thresholded_filter_response_norm
+        mask = self._mask(x, mask, lengths)
+        formula = partial(formula, eps=self.eps)
+        return normalize(x, formula, *parameters, activation=activation, residual=residual, mask=mask)
 
     def extra_repr(self) -> str:
         shown = f"{self.num_features}, eps={self.eps}, affine={self.affine}{super().extra_repr()}"
