@@ -187,26 +187,22 @@ def batch_instance_norm(
 
 
 def filter_response_norm(
-    moments: Moments, weight: Tensor | None, bias: Tensor | None, learned_eps: Tensor | None, *, eps: float
-) -> Affine:
-    r""":math:`\gamma x/\sqrt{\overline{x^2} + \epsilon} + \beta` (Singh and Krishnan 2019, arXiv:1911.09737)."""
-    floor = eps if learned_eps is None else eps + learned_eps.abs()
-    scale = torch.rsqrt(_power(moments) + floor)
-    return Affine(0.0, scale if weight is None else weight * scale, 0.0 if bias is None else bias)
-
-
-def thresholded_filter_response_norm(
     moments: Moments,
     weight: Tensor | None,
     bias: Tensor | None,
     learned_eps: Tensor | None,
-    threshold: Tensor,
+    threshold: Tensor | None = None,
     *,
     eps: float,
-) -> Thresholded:
-    """`filter_response_norm` with its thresholded linear unit (the same source)."""
-    affine = filter_response_norm(moments, weight, bias, learned_eps, eps=eps)
-    return Thresholded(affine.scale, affine.shift, threshold)
+) -> Affine | Thresholded:
+    r""":math:`\gamma x/\sqrt{\overline{x^2} + \epsilon} + \beta` (Singh and Krishnan 2019, arXiv:1911.09737).
+
+    With a ``threshold``, not below it: the paper's thresholded linear unit.
+    """
+    floor = eps if learned_eps is None else eps + learned_eps.abs()
+    scale = torch.rsqrt(_power(moments) + floor)
+    scale, shift = scale if weight is None else weight * scale, 0.0 if bias is None else bias
+    return Affine(0.0, scale, shift) if threshold is None else Thresholded(scale, shift, threshold)
 
 
 def evo_norm_b0(

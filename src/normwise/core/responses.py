@@ -89,8 +89,8 @@ def _gated(x: Tensor, scale: Tensor, shift: Tensor, v: Tensor) -> Tensor:
 
 
 def _gated_slopes(x: Tensor, scale: Tensor, _shift: Tensor, v: Tensor) -> tuple[Tensor, ...]:
-    gate = torch.sigmoid(v * x)
-    gated, closed = x * gate, 1 - gate
+    gate, closed = torch.sigmoid(v * x), torch.sigmoid(-v * x)  # 1 - gate would lose its digits
+    gated = x * gate
     return scale * gate * (1 + v * x * closed), gated, torch.ones_like(x), scale * x * gated * closed
 
 

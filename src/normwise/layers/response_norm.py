@@ -63,14 +63,17 @@ class _FilterResponseNorm(ChannelLayer):
         lengths: Tensor | None = None,
     ) -> Tensor:
         self._check(x, dims=(2, 3) if self.rank == 1 else (self.rank + 2,), channel=1)
-        parameters, activation = (self.weight, self.bias, self.learned_eps), self.activation
-        formula = formulas.filter_response_norm
-        if self.tau is not None:
-            parameters, activation = (*parameters, self.tau), None
-            formula = formulas.thresholded_filter_response_norm
-        mask = self._mask(x, mask, lengths)
-        formula = partial(formula, eps=self.eps)
-        return normalize(x, formula, *parameters, activation=activation, residual=residual, mask=mask)
+        return normalize(
+            x,
+            partial(formulas.filter_response_norm, eps=self.eps),
+            self.weight,
+            self.bias,
+            self.learned_eps,
+            self.tau,
+            activation=self.activation if self.tau is None else None,
+            residual=residual,
+            mask=self._mask(x, mask, lengths),
+        )
 
     def extra_repr(self) -> str:
         shown = f"{self.num_features}, eps={self.eps}, affine={self.affine}{super().extra_repr()}"

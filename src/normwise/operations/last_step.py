@@ -28,14 +28,12 @@ class AffineStep:
     def __init__(
         self, backend: Backend, affine: Affine, mean: Tensor, x: Tensor, activation: Activation | None
     ) -> None:
-        shape, kind = x.shape[:2], statistics_dtype(x.dtype)
-        around = mean.detach().to(kind)
-        shift = affine.shift + (around - affine.center) * affine.scale
         self.backend, self.statistics = backend, affine.statistics
         self.activation, self.behind = activation, None
-        self.around = around.expand(shape)
+        self.around = _table(mean.detach(), x)
+        shift = affine.shift + (self.around - affine.center) * affine.scale
         #: Those that have a gradient.
-        self.tables = (affine.scale.to(kind).expand(shape), shift.to(kind).expand(shape))
+        self.tables = (_table(affine.scale, x), _table(shift, x))
 
     def apply(self, x: Tensor, residual: Tensor | None) -> Tensor:
         return self.backend.apply(x, self.around, *self.tables, residual, self.activation)
@@ -92,4 +90,5 @@ def last_step(
 def _table(t: Coefficient, x: Tensor) -> Tensor:
     kind = statistics_dtype(x.dtype)
     table = t.to(kind) if isinstance(t, Tensor) else torch.full((), t, dtype=kind, device=x.device)
-    return table.expand(x.shape[:2])
+    # An expansion to the same shape would be a node of the graph, too.
+    return table if table.shape == x.shape[:2] else table.expand(x.shape[:2])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from normwise.backends import Backend
+from normwise.core import formulas
 from normwise.core.activations import Activation
 from normwise.core.formulas import Formula
 from normwise.core.moments import Moments
@@ -39,7 +41,8 @@ class TinyGraph:
             self.step = last_step(backend, found, self.mean, x, activation)
         candidates = (self.mean, self.var, *self.parameters)
         self.leaves = [t for t in candidates if t is not None and t.requires_grad]
-        self._refuse_captured_parameters()
+        if not _is_ours(formula):
+            self._refuse_captured_parameters()
 
     def _refuse_captured_parameters(self) -> None:
         known = {id(leaf) for leaf in self.leaves}
@@ -75,11 +78,24 @@ class TinyGraph:
         """
         if not self.measured:
             return None, None
-        count = self.count.clamp_min(1) if isinstance(self.count, Tensor) else max(self.count, 1)
-        found = (grads.get(id(leaf)) for leaf in (self.mean, self.var))
-        grad_mean, grad_var = (torch.zeros_like(self.mean) if g is None else g for g in found)
-        around = self.step.around
-        slope = 2 * grad_var / count
+        around, mean = self.step.around, self.mean.detach()
+        share = 1 / (self.count.clamp_min(1) if isinstance(self.count, Tensor) else max(self.count, 1))
+        to_mean, to_var = (grads.get(id(leaf)) for leaf in (self.mean, self.var))
+        slope = torch.zeros_like(mean) if to_var is None else to_var * (2 * share)
         # The variance's slope is about the exact mean; the kernels center on the rounded one.
-        offset = grad_mean / count + slope * (around - self.mean.detach())
-        return slope.to(around.dtype).expand(around.shape), offset.to(around.dtype).expand(around.shape)
+        offset = slope * (around - mean)
+        if to_mean is not None:
+            offset = offset + to_mean * share
+        return slope.to(around.dtype), offset.to(around.dtype)
+
+
+def _is_ours(formula: Formula) -> bool:
+    """Whether nothing can be hidden in a formula: one of this package, whose constants have no gradient."""
+    constants: list[object] = []
+    while isinstance(formula, partial):
+        constants += [*formula.args, *formula.keywords.values()]
+        formula = formula.func
+    flat = [t for c in constants for t in (c if isinstance(c, tuple) else (c,))]
+    return getattr(formula, "__module__", None) == formulas.__name__ and not any(
+        isinstance(t, Tensor) and t.requires_grad for t in flat
+    )
