@@ -23,7 +23,7 @@ from torch import Tensor
 
 from .moments import Moments
 from .processes import ProcessGroup
-from .responses import Coefficient, Gated, LargerScale, Responding, Thresholded
+from .responses import Coefficient, Gated, LargerScale, Responding
 
 
 class Affine(NamedTuple):
@@ -187,22 +187,12 @@ def batch_instance_norm(
 
 
 def filter_response_norm(
-    moments: Moments,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    learned_eps: Tensor | None,
-    threshold: Tensor | None = None,
-    *,
-    eps: float,
-) -> Affine | Thresholded:
-    r""":math:`\gamma x/\sqrt{\overline{x^2} + \epsilon} + \beta` (Singh and Krishnan 2019, arXiv:1911.09737).
-
-    With a ``threshold``, not below it: the paper's thresholded linear unit.
-    """
+    moments: Moments, weight: Tensor | None, bias: Tensor | None, learned_eps: Tensor | None, *, eps: float
+) -> Affine:
+    r""":math:`\gamma x/\sqrt{\overline{x^2} + \epsilon} + \beta` (Singh and Krishnan 2019, arXiv:1911.09737)."""
     floor = eps if learned_eps is None else eps + learned_eps.abs()
     scale = torch.rsqrt(_power(moments) + floor)
-    scale, shift = scale if weight is None else weight * scale, 0.0 if bias is None else bias
-    return Affine(0.0, scale, shift) if threshold is None else Thresholded(scale, shift, threshold)
+    return Affine(0.0, scale if weight is None else weight * scale, 0.0 if bias is None else bias)
 
 
 def evo_norm_b0(

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from normwise.backends import Backend
-from normwise.core import formulas
 from normwise.core.activations import Activation
 from normwise.core.formulas import Formula
 from normwise.core.moments import Moments
@@ -96,6 +95,6 @@ def _is_ours(formula: Formula) -> bool:
         constants += [*formula.args, *formula.keywords.values()]
         formula = formula.func
     flat = [t for c in constants for t in (c if isinstance(c, tuple) else (c,))]
-    return getattr(formula, "__module__", None) == formulas.__name__ and not any(
-        isinstance(t, Tensor) and t.requires_grad for t in flat
-    )
+    if any(isinstance(t, Tensor) and t.requires_grad for t in flat):
+        return False
+    return str(getattr(formula, "__module__", "")).startswith("normwise.")
