@@ -4,7 +4,8 @@ A backend is one module with the same few functions: `unavailable`, `serves`, an
 `apply`, `backward_reduce`, `backward_apply`; `reference.py` is their specification. To add one: write the
 module and name it in `_BACKENDS`. One that also has `standardize` and `standardize_backward`
 does plain standardization in one kernel each way; the general path is their specification. One that has `respond`,
-`respond_reduce` and `respond_backward` serves the layers that are not affine in ``x``; the reference serves for others.
+`respond_reduce` and `respond_backward` serves the layers that are not affine in ``x`` (EvoNorm, FilterResponseNorm with
+its threshold); for one that has not, as the Triton kernels, the reference serves.
 """
 
 from __future__ import annotations
