@@ -55,6 +55,7 @@ def normalize(
 
     Raises TypeError for integer or complex input and ValueError for shapes that do not fit.
 
+    >>> from normwise import Affine
     >>> def root_mean_square(moments, weight):      # a new normalizer in three lines
     ...     power = moments.over_channels()
     ...     return Affine(0.0, weight * (power.var + power.mean**2 + 1e-6).rsqrt(), 0.0)
@@ -80,6 +81,7 @@ def normalize_and_measure(
 
     They are ``Affine.statistics`` where the formula states them, otherwise the measured (or given) table.
 
+    >>> from normwise import Affine
     >>> x = torch.randn(4, 3, 5)
     >>> def batch(moments):
     ...     pooled = moments.over_batch()
