@@ -20,6 +20,23 @@ std::vector<E> filled(int64_t n) {
   return v;
 }
 
+void exercise_responses(int last, int64_t N, int64_t C, int64_t S, int threads, const uint8_t* mask,
+                        const void* const* tables, const int64_t* strides) {
+  auto x = filled<T>(N * C * S), gy = x, residual = x, y = x, gx = x, gr = x;
+  int failed = 0;
+  for (int response = 0; response < 3; ++response) {
+    std::vector<A> sums(size_t((response == 2 ? 5 : 3) * N * C));
+    failed |= CALL(nw_respond)(last, N, C, S, threads, response, x.data(), residual.data(), tables, strides, y.data());
+    failed |= CALL(nw_respond_reduce)(last, N, C, S, threads, response, gy.data(), x.data(), nullptr, tables, strides,
+                                      sums.data());
+    for (const uint8_t* m : {static_cast<const uint8_t*>(nullptr), mask})
+      failed |= CALL(nw_respond_backward)(last, N, C, S, threads, response, gy.data(), x.data(), residual.data(), m,
+                                          tables, strides, gx.data(), gr.data());
+  }
+  if (failed || CALL(nw_respond)(last, N, C, S, threads, 3, x.data(), nullptr, tables, strides, y.data()) != 2)
+    std::abort();
+}
+
 void exercise(int64_t N, int64_t C, int64_t S, int threads, int act) {
   auto x = filled<T>(N * C * S), gy = x, residual = x, y = x, gx = x, gr = x;
   std::vector<uint8_t> mask(size_t(N * S), 1);
@@ -28,8 +45,9 @@ void exercise(int64_t N, int64_t C, int64_t S, int threads, int act) {
   std::vector<double> position_mean(size_t(N * S)), position_root(size_t(N * S));
   std::vector<A> table(size_t(N * C), A(0.5)), sum_g(size_t(N * C)), sum_gx(size_t(N * C));
   std::vector<A> weight(size_t(C), A(1)), gw(static_cast<size_t>(C)), gb(static_cast<size_t>(C));
-  const void* tables[5] = {table.data(), table.data(), table.data(), table.data(), table.data()};
-  const int64_t strides[10] = {C, 1, C, 1, C, 1, C, 1, C, 1};
+  const void* tables[8];
+  int64_t strides[16];
+  for (int i = 0; i < 8; ++i) tables[i] = table.data(), strides[2 * i] = C, strides[2 * i + 1] = 1;
   int failed = 0;
   for (int last = 0; last < 2; ++last) {
     for (const uint8_t* m : {static_cast<const uint8_t*>(nullptr), static_cast<const uint8_t*>(mask.data())}) {
@@ -40,6 +58,7 @@ void exercise(int64_t N, int64_t C, int64_t S, int threads, int act) {
     failed |= CALL(nw_apply)(last, N, C, S, threads, x.data(), residual.data(), tables, strides, act, y.data());
     failed |= CALL(nw_backward_reduce)(last, N, C, S, threads, gy.data(), x.data(), nullptr, tables, strides, act,
                                        sum_g.data(), sum_gx.data());
+    exercise_responses(last, N, C, S, threads, mask.data(), tables, strides);
     for (int64_t groups : {int64_t(0), int64_t(1), C}) {
       failed |= CALL(nw_standardize)(last, N, C, S, threads, groups, 0, 1e-3, x.data(), residual.data(), weight.data(),
                                      nullptr, act, y.data(), mean.data(), var.data());
