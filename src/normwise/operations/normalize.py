@@ -17,7 +17,7 @@ from normwise.core.moments import Count, Moments
 from .epilogue import additions_are_watched
 from .higher import differentiable_gradients
 from .last_step import last_step
-from .tiny_graph import TinyGraph
+from .tiny_graph import TinyGraph, wide
 from .transforms import plain_operations_wanted, without_autocast
 
 
@@ -106,7 +106,7 @@ def normalize_and_measure(
             y = _Normalize.apply(call, x, residual, mask, table.mean, table.var, *parameters)
             step = call.graph.step
         else:
-            step = last_step(backend, formula(table, *parameters), table.mean, x, act)
+            step = last_step(backend, formula(table, *wide(parameters)), table.mean, x, act)
             y = step.apply(x, residual)
         y = y if step.behind is None else step.behind.function(y)
         return y, (table if step.statistics is None else step.statistics).detached()
@@ -128,7 +128,7 @@ def _in_plain_operations(
 ) -> tuple[Tensor, Moments]:
     """The same result as differentiable, traceable PyTorch operations: nothing fused, nothing hidden."""
     table = Moments.of(x, mask) if moments is None else moments.detached()
-    step = last_step(reference, formula(table, *parameters), table.mean, x, activation)
+    step = last_step(reference, formula(table, *wide(parameters)), table.mean, x, activation)
     y = step.apply(x, residual)
     y = y if step.behind is None else step.behind.function(y)
     return y, table if step.statistics is None else step.statistics
@@ -177,7 +177,7 @@ class _Normalize(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
-        x, residual, mask, *_ = ctx.saved_tensors
+        x, residual, mask, _, _, *parameters = ctx.saved_tensors
         if torch.is_grad_enabled():
             return (None, *_differentiable_backward(ctx, grad_y))
         graph = ctx.call.graph
@@ -188,6 +188,7 @@ class _Normalize(torch.autograd.Function):
             backflow = (*graph.through_statistics(grads), mask)
             grad_x, grad_residual = graph.step.differentiate(grad_y, x, residual, backflow)
         for_parameters = [None if p is None else grads.get(id(p)) for p in graph.parameters]
+        for_parameters = [None if g is None else g.to(p.dtype) for g, p in zip(for_parameters, parameters, strict=True)]
         return (None, grad_x, grad_residual, None, None, None, *for_parameters)
 
 

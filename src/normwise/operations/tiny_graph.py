@@ -11,7 +11,7 @@ from torch import Tensor
 from normwise.backends import Backend
 from normwise.core.activations import Activation
 from normwise.core.formulas import Formula
-from normwise.core.moments import Moments
+from normwise.core.moments import Moments, widen
 
 from .last_step import last_step
 
@@ -35,7 +35,9 @@ class TinyGraph:
         with torch.enable_grad():
             self.mean = table.mean.detach().requires_grad_(self.measured)
             self.var = table.var.detach().requires_grad_(self.measured)
-            self.parameters = [None if p is None else p.detach().requires_grad_(p.requires_grad) for p in parameters]
+            self.parameters = [
+                None if p is None else p.detach().requires_grad_(p.requires_grad) for p in wide(parameters)
+            ]
             found = formula(Moments(self.mean, self.var, table.count), *self.parameters)
             self.step = last_step(backend, found, self.mean, x, activation)
         candidates = (self.mean, self.var, *self.parameters)
@@ -86,6 +88,11 @@ class TinyGraph:
         if to_mean is not None:
             offset = offset + to_mean * share
         return slope.to(around.dtype), offset.to(around.dtype)
+
+
+def wide(parameters: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """What a formula computes with: a gradient may be the small difference of two terms."""
+    return [p if p is None or not p.is_floating_point() else widen(p) for p in parameters]
 
 
 def _is_ours(formula: Formula) -> bool:

@@ -114,11 +114,15 @@ inline void join_batch(Shape& s, Pool& pool) {
 template <class T>
 void measure_runs(const Shape& s, const Pool& pool, const T* x) {
   const int64_t per_pool = pool.channels(s), pools = pool.batch() ? s.C : pool.groups;
-  const Runs runs = pool.batch() ? Runs{s.S, s.N, s.stride} : Runs{per_pool * s.S};
+  Runs runs{per_pool * s.S};
+  if (pool.batch())
+    runs = Runs{s.S, s.N, s.stride};
+  else if (s.last && pools > 1)
+    runs = Runs{per_pool, s.S, s.row};
   const double inverse = 1 / double(runs.size());
   for (int64_t n = 0; n < pool.rows(s); ++n)
     for (int64_t p = 0; p < pools; ++p) {
-      const T* first = x + n * s.stride + p * per_pool * s.S;
+      const T* first = x + n * s.stride + p * per_pool * (s.last ? 1 : s.S);
       const Stats stats = runs.size() <= kChunk ? stats_of_chunk<T, false>(first, nullptr, runs, inverse)
                                                  : stats_of(first, runs);
       pool.mean[n * pools + p] = stats.mean;
@@ -130,7 +134,9 @@ void measure_runs(const Shape& s, const Pool& pool, const T* x) {
 template <class T>
 void measure_planes(const Shape& s, const Pool& pool, const T* x) {
   Shape planes = s;
-  if (!s.last && !pool.batch()) {
+  // A whole sample is one run in any order of its values.
+  if (!pool.batch() && (!s.last || pool.groups == 1)) {
+    planes.last = false;
     planes.C = pool.groups;
     planes.S = pool.channels(s) * s.S;
   }
@@ -142,6 +148,13 @@ void measure_planes(const Shape& s, const Pool& pool, const T* x) {
     pool.mean[p] = pooled.mean;
     pool.var[p] = pooled.var();
   }
+}
+
+// Whether the pools are runs of neighbours, long enough in channels_last, that a tile holds.
+template <class T>
+bool of_runs(const Tile& tile) {
+  const Shape& s = tile.shape;
+  return s.tile && (!s.last || tile.pool.channels(s) >= 2 * step<T>);
 }
 
 // The pools' mean and 1/σ for every channel, [rows, C]; as they are, where each channel is a pool.
@@ -197,7 +210,7 @@ void standardize(Shape shape, Pool whole, const T* x, const T* residual, T* y, i
   for_tiles(shape, whole, sizeof(T), 1, [&](const Tile& tile) {
     const T* values = x + tile.offset;
     if (!tile.pool.known) {
-      if (tile.shape.tile && !tile.shape.last)
+      if (of_runs<T>(tile))
         measure_runs(tile.shape, tile.pool, values);
       else
         measure_planes(tile.shape, tile.pool, values);
