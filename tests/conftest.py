@@ -10,7 +10,7 @@ if not torch.cuda.is_available():
     # Triton decides when it is imported whether it interprets its kernels: before anything of it is.
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-from triton_interpreter import round_to_nearest
+from triton_interpreter import prepare
 
 from normwise import use_backend
 from normwise.backends import available_backends
@@ -33,5 +33,5 @@ def backend(request):
     if reason is not None:
         pytest.skip(reason)
     if name == "triton" and not torch.cuda.is_available():
-        round_to_nearest()
+        prepare()
     return lambda: contextlib.nullcontext() if name == "automatic" else use_backend(name)
