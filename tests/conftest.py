@@ -14,6 +14,7 @@ from triton_interpreter import prepare
 
 from normwise import use_backend
 from normwise.backends import available_backends
+from normwise.backends.triton_kernels.device import interpreted
 
 
 @pytest.fixture(autouse=True)
@@ -22,16 +23,15 @@ def _seed() -> None:
 
 
 # Interpreted, the kernels are some hundred times slower than anything else here.
-INTERPRETED = () if torch.cuda.is_available() else pytest.mark.slow
-
-
-@pytest.fixture(params=["automatic", "reference", pytest.param("triton", marks=INTERPRETED)])
+@pytest.fixture(params=["automatic", "reference", pytest.param("triton", marks=pytest.mark.slow)])
 def backend(request):
     """A factory of contexts: the automatic choice, and each backend that runs on this machine."""
     name = request.param
     reason = None if name == "automatic" else available_backends()[name]
     if reason is not None:
         pytest.skip(reason)
-    if name == "triton" and not torch.cuda.is_available():
+    if name == "triton":
+        if not interpreted():
+            pytest.skip("on a GPU the layers are tested by tests/backends/triton; TRITON_INTERPRET=1 tests them here")
         prepare()
     return lambda: contextlib.nullcontext() if name == "automatic" else use_backend(name)

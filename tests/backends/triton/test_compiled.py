@@ -32,4 +32,7 @@ def test_every_kernel_compiles_for_sm_90(options, tmp_path):
     command = [sys.executable, str(SCRIPT), *options]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1200)
     assert run.returncode == 0, run.stderr[-3000:]
-    assert {line.split()[0] for line in run.stdout.splitlines()} == kernels_in_the_sources()
+    lines = run.stdout.splitlines()
+    assert {line.split()[0] for line in lines} == kernels_in_the_sources()
+    # Also where no argument says that it is needed: a small stride times a small index may be beyond 2³¹.
+    assert [line for line in lines if not line.endswith(" 0 offsets of 32 bits")] == []
