@@ -10,7 +10,21 @@ from normwise.bench import environment
 from normwise.bench.pictures import panels, speed_up
 from normwise.bench.storage import Row, read_rows
 from normwise.bench.subjects import SUBJECTS
-from normwise.bench.summary import DIRECTION_TITLES, advantage, baseline, by_layer, faulty, figures, slower, timed
+from normwise.bench.summary import (
+    DIRECTION_TITLES,
+    FLOOR_FROM_BYTES,
+    advantage,
+    baseline,
+    by_layer,
+    faulty,
+    figures,
+    groups,
+    plain,
+    slower,
+    tensor_bytes,
+    timed,
+    title,
+)
 
 HERE = Path(__file__).parent
 PAGE, RESULTS, IMAGES = HERE / "performance.md", HERE / "results", HERE / "images"
@@ -23,24 +37,99 @@ def page(text: str) -> str:
 
 
 def layers(name: str) -> str:
-    """The table of a grid, and its pictures."""
+    """The tables of a grid, one for each number of threads, and its pictures."""
     rows = latest(read_rows(RESULTS / f"{name}.csv"))
     if not rows:
         return "Not measured yet.\n"
+    text = f"{about(rows)}"
+    for threads, members in groups(rows, lambda row: row["threads"]).items():
+        heading = "" if threads == "0" else f"\n**{threads} thread{'' if threads == '1' else 's'}**\n"
+        text += f"{heading}\n{layer_table(members)}"
+    return text + pictures(name, timed(rows))
+
+
+def layer_table(rows: Sequence[Row]) -> str:
+    """A line for each layer."""
     good, directions = timed(rows), [d for d in DIRECTION_TITLES if any(row["direction"] == d for row in rows)]
     compiled = any(row["compiled_ms"] for row in good)
     heads = ["layer", "against", "cells"]
     heads += [f"{DIRECTION_TITLES[d]}{part}" for d in directions for part in (", ratio", ", least", ", x floor")]
     lines = []
-    for title, members in by_layer(good):
-        cells = [title, baseline(members[0]), str(len(members))]
+    for name, members in by_layer(good):
+        cells = [name, baseline(members[0]), str(len(members))]
         for direction in directions:
             of = figures([row for row in members if row["direction"] == direction])
             cells += ["", "", ""] if of is None else [number(of.ratio), number(of.least), number(of.floor)]
         lines.append([*cells, number(advantage(members, "compiled_ms"))] if compiled else cells)
     heads += ["compiled baseline, ratio"] if compiled else []
     notes = f"{len(slower(rows))} of {len(good)} cells are slower than their baseline; {len(faulty(rows))} are wrong.\n"
-    return f"{about(rows)}\n{table(heads, lines)}\n{notes}{pictures(name, good)}"
+    return f"{table(heads, lines)}\n{notes}"
+
+
+def targets() -> str:
+    """What was aimed at, and what was measured: forward + backward."""
+    rows = latest(read_rows(RESULTS / "cpu.csv"))
+    if not rows:
+        return "Not measured yet.\n"
+    both = [row for row in timed(rows) if row["direction"] == "both"]
+    counts = list(groups(both, lambda row: row["threads"]))
+    heads = ["aim", *(f"{count} thread{'' if count == '1' else 's'}" for count in counts)]
+    lines = []
+    for aim, wanted, value in AIMS:
+        found = [value([row for row in both if row["threads"] == count and wanted(row)]) for count in counts]
+        lines.append([aim, *found])
+    return table(heads, lines)
+
+
+def mean_ratio(rows: Sequence[Row]) -> str:
+    """The geometric mean of the ratios, and the least."""
+    found = figures(rows)
+    return "" if found is None else f"{number(found.ratio)} (least {number(found.least)}, {found.cells} cells)"
+
+
+def median_floor(rows: Sequence[Row]) -> str:
+    """The median distance from the floor."""
+    found = figures(rows)
+    return "" if found is None else number(found.floor)
+
+
+def share_slower(rows: Sequence[Row]) -> str:
+    """How many cells are slower than their baseline."""
+    return f"{len(slower(rows))} of {len(rows)} slower"
+
+
+def large(row: Row) -> bool:
+    """From 1 MB on."""
+    return tensor_bytes(row) >= FLOOR_FROM_BYTES
+
+
+CLASSIC = ("batch", "group", "instance", "layer")
+AIMS: tuple[tuple[str, Callable[[Row], bool], Callable[[Sequence[Row]], str]], ...] = (
+    ("BN, GN, IN, LN(C, space) alone: 3 times native", lambda r: r["layer"] in CLASSIC and plain(r), mean_ratio),
+    (
+        "InstanceNorm in channels_last: 8 times native",
+        lambda r: r["layer"] == "instance" and r["layout"] == "channels_last" and plain(r),
+        mean_ratio,
+    ),
+    ("with activation (and residual): 1.5 times native", lambda r: not plain(r), mean_ratio),
+    ("layers of papers, from 1 MB on: 5 times the paper", lambda r: baseline(r) == "paper" and large(r), mean_ratio),
+    ("layers of papers, smaller", lambda r: baseline(r) == "paper" and not large(r), mean_ratio),
+    ("no cell slower than native", lambda r: baseline(r) == "native", share_slower),
+    ("from 1 MB on within 1.3 of the floor (median)", large, median_floor),
+)
+
+
+def slower_cells() -> str:
+    """Every cell that is slower than its baseline, the slowest first."""
+    rows = slower(latest(read_rows(RESULTS / "cpu.csv")))
+    heads = ["layer", "shape", "type", "layout", "pass", "threads", "ratio", "x floor"]
+    lines = []
+    for row in rows:
+        names = [title(row), row["shape"], row["dtype"], row["layout"], DIRECTION_TITLES[row["direction"]]]
+        floor = number(float(row["x_of_floor"])) if large(row) else ""
+        lines.append([*names, row["threads"], row["ratio"], floor])
+    summary = f"<details><summary>All {len(rows)} slower cells</summary>"
+    return f"{summary}\n\n{table(heads, lines)}\n</details>\n"
 
 
 def pictures(name: str, rows: Sequence[Row]) -> str:
@@ -134,6 +223,8 @@ def number(value: float | None) -> str:
 BLOCKS: dict[str, Callable[[], str]] = {
     "cpu": lambda: layers("cpu"),
     "cuda": lambda: layers("cuda"),
+    "targets": targets,
+    "slower": slower_cells,
     "overhead": overhead,
     "step": step,
     "compiled": compiled,

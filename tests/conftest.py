@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from triton_interpreter import prepare
 from normwise import use_backend
 from normwise.backends import available_backends
 from normwise.backends.triton_kernels.device import interpreted
+from normwise.cli import main
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +25,10 @@ def _seed() -> None:
 
 
 # Interpreted, the kernels are some hundred times slower than anything else here.
-@pytest.fixture(params=["automatic", "reference", pytest.param("triton", marks=pytest.mark.slow)])
+TRITON = pytest.param("triton", marks=pytest.mark.slow)
+
+
+@pytest.fixture(params=["automatic", "reference", TRITON])
 def backend(request):
     """A factory of contexts: the automatic choice, and each backend that runs on this machine."""
     name = request.param
@@ -35,3 +40,19 @@ def backend(request):
             pytest.skip("on a GPU the layers are tested by tests/backends/triton; TRITON_INTERPRET=1 tests them here")
         prepare()
     return lambda: contextlib.nullcontext() if name == "automatic" else use_backend(name)
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, capsys):
+    """The command line within this process, which spares the import of torch: exit code, stdout, stderr."""
+
+    def run(*arguments, columns=80):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "path", list(sys.path))
+        monkeypatch.setattr(sys, "argv", ["normwise", *arguments])
+        monkeypatch.setenv("COLUMNS", str(columns))
+        with pytest.raises(SystemExit) as stop:
+            main()
+        return stop.value.code, *capsys.readouterr()
+
+    return run

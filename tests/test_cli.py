@@ -1,41 +1,23 @@
 """The command line within this process: help, bad input and usage errors."""
 
 import re
-import sys
 
 import pytest
 
-from normwise.cli import main
 from normwise.layers.registry import map_normalizers
 
 SMALL = ("--norms", "batch,none", "--batch-sizes", "64", "--seeds", "1", "--epochs", "1")
 
 
-@pytest.fixture
-def call(tmp_path, monkeypatch, capsys):
-    """The command line within this process, which spares the import of torch: exit code, stdout, stderr."""
-
-    def run(*arguments):
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "path", list(sys.path))
-        monkeypatch.setattr(sys, "argv", ["normwise", *arguments])
-        monkeypatch.setenv("COLUMNS", "80")
-        with pytest.raises(SystemExit) as stop:
-            main()
-        return stop.value.code, *capsys.readouterr()
-
-    return run
-
-
 @pytest.mark.parametrize("arguments", [("--help",), ("compare", "--help"), ("compare", "-h")])
-def test_help_fits_80_columns(arguments, call):
-    code, output, _ = call(*arguments)
+def test_help_fits_80_columns(arguments, command):
+    code, output, _ = command(*arguments)
     assert code == 0
     assert max(map(len, output.splitlines())) <= 80
 
 
-def test_help_of_compare_has_examples_and_every_name(call):
-    _, text, _ = call("compare", "--help")
+def test_help_of_compare_has_examples_and_every_name(command):
+    _, text, _ = command("compare", "--help")
     assert "\n    normwise compare --data photos/ --model torchvision:resnet18 --image-size 64\n" in text
     names = re.split(r"[\s,]+", text.partition("any other MODEL):")[2].strip())
     assert names == [*map_normalizers(), "nf"]
@@ -64,9 +46,9 @@ BAD = {
 
 
 @pytest.mark.parametrize(("arguments", "said"), BAD.values(), ids=BAD)
-def test_bad_input_is_explained_in_a_sentence_or_two(arguments, said, call, tmp_path):
+def test_bad_input_is_explained_in_a_sentence_or_two(arguments, said, command, tmp_path):
     (tmp_path / "file").touch()
-    code, output, errors = call("compare", *SMALL, "--out", "out", *arguments)
+    code, output, errors = command("compare", *SMALL, "--out", "out", *arguments)
     assert code == 2
     assert said in errors
     assert errors.startswith("normwise: ")
@@ -84,8 +66,8 @@ def test_bad_input_is_explained_in_a_sentence_or_two(arguments, said, call, tmp_
         (("compere",), "compere"),
     ],
 )
-def test_usage_errors(arguments, said, call):
-    code, output, errors = call(*arguments)
+def test_usage_errors(arguments, said, command):
+    code, output, errors = command(*arguments)
     assert code == 2
     assert said in errors
     assert "normwise" in errors.splitlines()[0]

@@ -1,11 +1,13 @@
 """Normalization for PyTorch: choose it by measurement, use it right, see it, change it, do without it."""
 
+import typing as _typing
+from importlib import import_module as _import_module
+
 from . import functional as functional
 from . import nets as nets
 from .backends import available_backends as available_backends
 from .backends import use_backend as use_backend
 from .backends.huge_pages import huge_pages as huge_pages
-from .comparison import compare as compare
 from .core.activations import ACTIVATIONS as ACTIVATIONS
 from .core.formulas import Affine as Affine
 from .core.moments import Moments as Moments
@@ -62,19 +64,6 @@ from .optim import AdaptiveGradientClipping as AdaptiveGradientClipping
 from .optim import ClipReport as ClipReport
 from .optim import adaptive_clip_grad_ as adaptive_clip_grad_
 from .optim import param_groups as param_groups
-from .signal import Figure as Figure
-from .signal import Finding as Finding
-from .signal import Findings as Findings
-from .signal import Histogram as Histogram
-from .signal import Tap as Tap
-from .signal import Trace as Trace
-from .signal import assert_signal as assert_signal
-from .signal import diagnose as diagnose
-from .signal import plot as plot
-from .signal import plot_histograms as plot_histograms
-from .signal import predict as predict
-from .signal import trace as trace
-from .signal import watch as watch
 from .weights import Baked as Baked
 from .weights import ScaledWSConv1d as ScaledWSConv1d
 from .weights import ScaledWSConv2d as ScaledWSConv2d
@@ -89,4 +78,43 @@ from .weights import sigma as sigma
 from .weights import spectral_norm as spectral_norm
 from .weights import weight_standardization as weight_standardization
 
+if _typing.TYPE_CHECKING:
+    from . import comparison as comparison
+    from . import signal as signal
+    from .comparison import compare as compare
+    from .signal import Figure as Figure
+    from .signal import Finding as Finding
+    from .signal import Findings as Findings
+    from .signal import Histogram as Histogram
+    from .signal import Tap as Tap
+    from .signal import Trace as Trace
+    from .signal import assert_signal as assert_signal
+    from .signal import diagnose as diagnose
+    from .signal import plot as plot
+    from .signal import plot_histograms as plot_histograms
+    from .signal import predict as predict
+    from .signal import trace as trace
+    from .signal import watch as watch
+
 __version__ = "0.1.0"
+
+# Imported on first use: a training script does without.
+_IN_SIGNAL = (
+    *("signal", "Figure", "Finding", "Findings", "Histogram", "Tap", "Trace", "assert_signal", "diagnose"),
+    *("plot", "plot_histograms", "predict", "trace", "watch"),
+)
+_LATER = dict.fromkeys(_IN_SIGNAL, "signal") | dict.fromkeys(("comparison", "compare"), "comparison")
+
+
+if not _typing.TYPE_CHECKING:  # a type checker would take every misspelt name for one of these
+
+    def __getattr__(name: str) -> _typing.Any:
+        if name not in _LATER:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        module = _import_module(f".{_LATER[name]}", __name__)
+        globals()[name] = found = module if name == _LATER[name] else getattr(module, name)
+        return found
+
+
+def __dir__() -> list[str]:
+    return sorted(globals().keys() | _LATER.keys())

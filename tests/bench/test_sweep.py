@@ -260,7 +260,7 @@ class TestPage:
         assert page.count("<rect ") == 5
         assert "normwise bench --layers &#x27;batch&#x27;" in page
         assert "wrong" in page
-        assert not re.search(r"(src|href)=", page)
+        assert re.findall(r"(?:src|href)=(.*?)>", page) == ['"data:,"'], "the empty icon"
         assert "script" not in page
 
     def test_text_from_outside_is_escaped(self):
@@ -310,7 +310,7 @@ def test_titles():
 class TestStep:
     def test_small_nets_agree_and_are_timed(self, tmp_path, monkeypatch):
         monkeypatch.setattr(step, "DEPTH", 8)
-        wanted = step.steps([1], batch=2, image=16)
+        wanted = step.steps([1], shapes=[(2, 3, 16, 16)])
         assert [(s.norm, s.dtype, s.layout) for s in wanted[::3]] == [
             ("batch", "fp32", "contiguous"),
             ("batch", "bf16", "channels_last"),
@@ -320,6 +320,14 @@ class TestStep:
         assert {r["ratio"] for r in rows} == {"1.5"}
         monkeypatch.setattr(step, "measure", None)
         assert step.run(wanted, OPTIONS, tmp_path / "step.csv") == rows, "finished steps are not repeated"
+
+    def test_some_of_the_steps(self):
+        found = step.steps([2], norms=["group"], dtypes=["bf16"], shapes=[(2, 3, 64, 64)])
+        assert found == [step.Step("group", "bf16", "channels_last", 2, 64, 2)]
+        with pytest.raises(ValueError, match="No step is left: there are steps for batch, group, instance"):
+            step.steps([1], norms=["evo-s0"])
+        with pytest.raises(ValueError, match="square images, .* received 8x64x32x32"):
+            step.steps([1], shapes=[(8, 64, 32, 32)])
 
     def test_a_net_that_computes_something_else_is_not_timed(self, monkeypatch):
         from torch import nn

@@ -2,11 +2,10 @@
 
 import json
 import re
-import sys
+from functools import partial
 
 import pytest
 
-from normwise.cli import main
 from normwise.signal import Trace, trace
 from normwise.signal.paper import paper_networks
 
@@ -14,19 +13,9 @@ SMALL = ("--input", "4x3x16x16", "--out", "out")
 
 
 @pytest.fixture
-def call(tmp_path, monkeypatch, capsys):
-    """The command line: exit code, stdout, stderr."""
-
-    def run(*arguments, columns=80):
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "path", list(sys.path))
-        monkeypatch.setattr(sys, "argv", ["normwise", "trace", *arguments])
-        monkeypatch.setenv("COLUMNS", str(columns))
-        with pytest.raises(SystemExit) as stop:
-            main()
-        return stop.value.code, *capsys.readouterr()
-
-    return run
+def call(command):
+    """`normwise trace`: exit code, stdout, stderr."""
+    return partial(command, "trace")
 
 
 @pytest.fixture

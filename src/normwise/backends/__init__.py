@@ -15,8 +15,6 @@ from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
-from torch.overrides import _get_current_function_mode_stack
-from torch.utils._device import DeviceContext
 
 from normwise.core.activations import Activation
 from normwise.core.moments import Moments
@@ -220,20 +218,11 @@ def forced() -> Backend | None:
 
 def select(x: Tensor) -> Backend:
     """The backend whose kernels serve ``x``: the chosen one, or the first of the automatic choice that can."""
-    if _operations_are_watched():
-        return reference
     chosen = forced()
     if chosen is not None:
         # What its kernels do not take, such as an empty tensor, is left to the specification.
         return chosen if chosen.serves(x) else reference
     return next(b for b in _AUTOMATIC if b.serves(x))
-
-
-def _operations_are_watched() -> bool:
-    """Whether a torch function mode, such as that of `trace`, follows the operations; kernels would hide them."""
-    if torch._C._len_torch_function_stack() == 0:  # pyright: ignore[reportAttributeAccessIssue]
-        return False
-    return any(not isinstance(mode, DeviceContext) for mode in _get_current_function_mode_stack())
 
 
 _kinds: dict[tuple[str, type], bool] = {}

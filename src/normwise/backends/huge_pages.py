@@ -45,7 +45,9 @@ def huge_pages(enabled: bool | None = None) -> bool:
 
 def empty_like(x: Tensor) -> Tensor:
     """`torch.empty_like`, on huge pages where it is large."""
-    y = torch.empty_like(x)
+    # A function mode, such as that of `trace`, would take what is allocated here for a constant: a kernel fills it.
+    with torch._C.DisableTorchFunction():
+        y = torch.empty_like(x)
     size = y.numel() * y.element_size()
     if size >= THRESHOLD and _enabled and _madvise is not None:
         start = y.data_ptr()

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+from .. import files
+from ..pages import document
 from . import environment
 from .pictures import panels, roofline, speed_up
 from .storage import Row
 from .summary import faulty, place, slower, timed
 
-STYLE = """
-:root { color-scheme: light dark; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1400px; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; } h3 { font-size: 1rem; }
-figure { margin: 0; overflow-x: auto; } .quiet { opacity: 0.75; } code { font-size: 0.9em; }
-"""
-POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+STYLE = "figure { overflow-x: auto; }\n"
 
 
 def write_page(path: Path, rows: Sequence[Row], command: str) -> None:
     """Write the page of ``rows`` to ``path``, as a whole or not at all."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(build_page(rows, command), encoding="utf-8")
-    os.replace(temporary, path)
+    files.replace(path, build_page(rows, command))
 
 
 def build_page(rows: Sequence[Row], command: str) -> str:
@@ -36,20 +29,7 @@ def build_page(rows: Sequence[Row], command: str) -> str:
     parts += _list("Slower than the baseline", [f"{row['ratio']}: {place(row)}" for row in slower(rows)])
     parts += _list("Wrong or failed", [f"{place(row)}: {row['status']} {row['message']}" for row in faulty(rows)])
     parts.append(f"<h2>Repeat it</h2><pre><code>{escape(command)}</code></pre>")
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{POLICY}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>normwise bench</title>
-<style>{STYLE}</style>
-</head>
-<body>
-{"".join(parts)}
-</body>
-</html>
-"""
+    return document("normwise bench", "\n".join(parts), STYLE)
 
 
 def _heading(rows: Sequence[Row]) -> str:

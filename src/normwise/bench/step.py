@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,10 +55,41 @@ class Step(NamedTuple):
     threads: int = 1
 
 
-def steps(threads: Iterable[int], *, batch: int = 8, image: int = 224) -> list[Step]:
-    """fp32 contiguous and bf16 channels_last, for each normalizer."""
-    kinds = (("fp32", "contiguous"), ("bf16", "channels_last"))
-    return [Step(norm, *kind, batch, image, count) for count in threads for kind in kinds for norm in NATIVE]
+KINDS = (("fp32", "contiguous"), ("bf16", "channels_last"))
+#: What one step trains on, [N, 3, H, W].
+IMAGES = (8, 3, 224, 224)
+
+
+def steps(
+    threads: Iterable[int],
+    *,
+    norms: Collection[str] = (),
+    dtypes: Collection[str] = (),
+    shapes: Collection[tuple[int, ...]] = (),
+) -> list[Step]:
+    """fp32 contiguous and bf16 channels_last, for each normalizer; of normalizers and types all, or some.
+
+    Raises ValueError for shapes that are no square images, and where nothing is left.
+    """
+    for shape in shapes:
+        if len(shape) != 4 or shape[1] != 3 or shape[2] != shape[3]:
+            raise ValueError(
+                f"A step trains on square images, [N, 3, H, H], received {'x'.join(map(str, shape))}; write, for "
+                "example, 2x3x224x224."
+            )
+    found = [
+        Step(norm, *kind, shape[0], shape[2], count)
+        for count in threads
+        for shape in shapes or (IMAGES,)
+        for kind in KINDS
+        for norm in NATIVE
+        if norm in (norms or NATIVE) and kind[0] in (dtypes or kind)
+    ]
+    if not found:
+        raise ValueError(
+            f"No step is left: there are steps for {', '.join(NATIVE)} in {' and '.join(d for d, _ in KINDS)}."
+        )
+    return found
 
 
 def run(

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from .. import files
 from ..comparison.settings import InputError
-from ..comparison.storage import drop_torn_line
-
-try:
-    import fcntl
-except ImportError:  # Windows: two processes with one file are not noticed there
-    fcntl = None
 
 Row = dict[str, str]
 
@@ -39,8 +33,10 @@ class Rows:
             self._file = self.path.open("a", encoding="utf-8", newline="")
         except OSError as error:
             raise InputError(f"{self.path} cannot be written ({error.strerror}); choose another folder.") from error
-        self._lock(self._file)
-        drop_torn_line(self.path)
+        if not files.lock(self._file):
+            self._file.close()
+            raise InputError(f"Another process writes to {self.path}; wait for it, or choose another folder.")
+        files.drop_torn_line(self.path)
         if self.path.stat().st_size == 0:
             self._write(self.columns)
         found = _header(self.path)
@@ -69,20 +65,7 @@ class Rows:
         line = io.StringIO(newline="")
         csv.writer(line, lineterminator="\n").writerow(values)
         assert self._file is not None
-        self._file.write(line.getvalue())
-        self._file.flush()
-        os.fsync(self._file.fileno())
-
-    def _lock(self, file: IO[str]) -> None:
-        if fcntl is None:
-            return
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.close()
-            raise InputError(
-                f"Another process writes to {self.path}; wait for it, or choose another folder."
-            ) from error
+        files.append(self._file, line.getvalue())
 
 
 def shown(value: Any) -> str:

@@ -6,16 +6,27 @@ import math
 from collections.abc import Iterable, Sequence
 from html import escape
 
-FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', Arial, sans-serif"
+from ..pages.palette import DARK, FONT, LIGHT
+from ..pages.ticks import log_ticks
+
+#: Of a wide axis.
+LEAST_TICKS = 6
+
+
+def _colors(palette: dict[str, str]) -> str:
+    ink, quiet, line = palette["ink"], palette["quiet"], palette["line"]
+    return (
+        f"text {{ fill: {ink}; }} .quiet {{ fill: {quiet}; }} .grid {{ stroke: {line}; }} .roof {{ stroke: {quiet}; }}"
+    )
+
+
 STYLE = f"""
-text {{ font: 12px {FONT}; fill: #24292f; }}
-.quiet {{ fill: #57606a; }} .end {{ text-anchor: end; }} .middle {{ text-anchor: middle; }}
-.grid {{ stroke: #d8dee4; }} .roof {{ stroke: #57606a; fill: none; stroke-width: 2; }}
-.onfill {{ fill: #1b1f24; }}
-@media (prefers-color-scheme: dark) {{
-  text {{ fill: #e6edf3; }} .quiet {{ fill: #9da7b3; }} .grid {{ stroke: #30363d; }} .roof {{ stroke: #9da7b3; }}
-  .onfill {{ fill: #1b1f24; }}
-}}"""
+text {{ font: 12px {FONT}; }} .end {{ text-anchor: end; }} .middle {{ text-anchor: middle; }}
+.roof {{ fill: none; stroke-width: 2; }}
+{_colors(LIGHT)}
+@media (prefers-color-scheme: dark) {{ {_colors(DARK)} }}
+.onfill {{ fill: {LIGHT["ink"]}; }}
+"""
 
 
 def document(width: float, height: float, parts: Iterable[str], label: str) -> str:
@@ -75,7 +86,4 @@ class LogScale:
         return self.start + share * (self.end - self.start)
 
     def ticks(self) -> list[float]:
-        decades = range(math.floor(self.low), math.ceil(self.high) + 1)
-        steps = (1,) if self.high - self.low > 3 else (1, 2, 5)
-        found = [step * 10.0**decade for decade in decades for step in steps]
-        return [value for value in found if self.low <= math.log10(value) <= self.high]
+        return log_ticks(10**self.low, 10**self.high, LEAST_TICKS)

@@ -21,8 +21,8 @@ from ..bench.tables import show_overhead, show_step_line, show_steps
 from ..bench.terminal import Ticker, show
 from ..comparison import InputError
 from ..comparison.terminal import make_console
+from . import INTERRUPTED
 
-INTERRUPTED = 130
 NAMES = textwrap.fill(", ".join(SUBJECTS), 76, break_on_hyphens=False)
 EPILOG = f"""Examples:
 
@@ -32,6 +32,7 @@ EPILOG = f"""Examples:
   normwise bench --shapes 8x256x56x56,1x32x96x96x96 --layers batch
   normwise bench overhead
   normwise bench step --threads 4
+  normwise bench step --dtypes bf16 --shapes 2x3x224x224
   normwise bench --device cuda --compile
 
 Every cell is checked against fp64 before it is timed, and its row is on disk when the next one begins: the same command
@@ -147,7 +148,10 @@ def _overhead(request: Request, out: Path) -> None:
 
 def _step(request: Request, out: Path) -> None:
     console, path = make_console(), out / "step.csv"
-    wanted = step.steps(request.thread_counts())
+    try:
+        wanted = step.steps(request.thread_counts(), norms=request.layers, dtypes=request.dtypes, shapes=request.shapes)
+    except ValueError as error:
+        raise InputError(str(error)) from error
     listen = partial(show_step_line, console)
     rows = step.run(wanted, request.options(), path, clock=request.clock, listen=listen)
     show_steps(console, rows)

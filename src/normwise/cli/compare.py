@@ -21,10 +21,10 @@ from ..comparison.report.words import partial
 from ..comparison.storage import RESULTS
 from ..comparison.terminal import Progress, make_console, show_result
 from ..layers.registry import map_normalizers
+from . import INTERRUPTED
 from .files import STDOUT, check_file
 
 REPORT = "report.html"
-INTERRUPTED = 130
 NAMES = textwrap.fill(", ".join([*map_normalizers(), NORMALIZER_FREE]), 76, break_on_hyphens=False)
 EPILOG = f"""Examples:
 

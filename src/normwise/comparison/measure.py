@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .isolation import listening, untouched
+from ..signal.protection import as_it_was
+from .isolation import listening
 from .models import Network
 
 EVALUATION_BATCH = 128
@@ -26,7 +27,7 @@ SIGNAL_BATCH = 64
 @torch.no_grad()
 def evaluate(model: nn.Module, x: Tensor, y: Tensor) -> tuple[float, float]:
     """Accuracy and mean cross-entropy in evaluation mode."""
-    with untouched(model):
+    with as_it_was(model):
         model.eval()
         correct = loss = torch.zeros((), device=x.device)
         for part, labels in zip(x.split(EVALUATION_BATCH), y.split(EVALUATION_BATCH), strict=True):
@@ -45,7 +46,7 @@ def train_mode_accuracy(network: Network, x: Tensor, y: Tensor, batch_size: int)
     """
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0)).to(x.device)
     correct = torch.zeros((), device=x.device)
-    with untouched(network.module):
+    with as_it_was(network.module):
         network.module.eval()
         modules = dict(network.module.named_modules())
         for site in network.sites:
@@ -72,7 +73,7 @@ def layer_signal(network: Network, x: Tensor) -> dict[str, dict[str, float | Non
         found[site] = {"squared_mean": finite(mean.square().mean()), "variance": finite(variance.mean())}
 
     modules = dict(network.module.named_modules())
-    with untouched(network.module), listening({site: modules[site] for site in network.sites}, record):
+    with as_it_was(network.module), listening({site: modules[site] for site in network.sites}, record):
         network.module.train()
         network.module(x)
     return found

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from .. import files
 from .settings import InputError
-
-try:
-    import fcntl
-except ImportError:  # Windows: two processes in one folder are not noticed there
-    fcntl = None
 
 RESULTS = "results.jsonl"
 SETTINGS = "settings.json"
@@ -38,15 +33,12 @@ class Store:
             raise InputError(
                 f"out={str(self.folder)!r} cannot be written ({error.strerror}); choose another folder."
             ) from error
-        if fcntl is not None:
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                self._lock.close()
-                raise InputError(
-                    f"Another process is writing to {self.folder}; wait for it, or choose another output folder."
-                ) from error
-        drop_torn_line(self.folder / RESULTS)
+        if not files.lock(self._lock):
+            self._lock.close()
+            raise InputError(
+                f"Another process is writing to {self.folder}; wait for it, or choose another output folder."
+            )
+        files.drop_torn_line(self.folder / RESULTS)
         return self
 
     def __exit__(
@@ -62,19 +54,11 @@ class Store:
     def append(self, row: dict[str, Any]) -> None:
         """Add a row; it is on disk when this returns."""
         with (self.folder / RESULTS).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row, allow_nan=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+            files.append(file, json.dumps(row, allow_nan=False) + "\n")
 
     def write_settings(self, settings: dict[str, Any]) -> None:
         """Replace the settings file as a whole."""
-        target = self.folder / SETTINGS
-        temporary = target.with_suffix(".tmp")
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(settings, file, indent=2)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
+        files.replace(self.folder / SETTINGS, json.dumps(settings, indent=2))
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:
@@ -95,15 +79,3 @@ def _parsed(path: Path, number: int, line: bytes) -> dict[str, Any]:
             f"{path}: line {number} is not a result of a run; remove the line or choose another output folder."
         ) from error
     return row
-
-
-def drop_torn_line(path: Path) -> None:
-    """A row and its newline are written together: bytes after the last newline are an unfinished write."""
-    if not path.exists():
-        return
-    content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if whole != content:
-        with path.open("rb+") as file:
-            file.truncate(len(whole))
-            os.fsync(file.fileno())

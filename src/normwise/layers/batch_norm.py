@@ -16,24 +16,15 @@ from normwise.core.running import RunningStatistics
 from normwise.operations import standardize
 from normwise.operations.normalize import normalize_and_measure
 
-from ._shared import values_per_channel
 from .batch_layer import BatchLayer
 
 
 class _BatchNorm(BatchLayer):
-    def _forward(self, x: Tensor, mask: Tensor | None, lengths: Tensor | None, **options: Any) -> Tensor:
-        plain = self.training and mask is None and lengths is None and options["residual"] is None
-        if plain and self.process_group is None and self.policy.pending is None and self.track_running_stats:
-            running = self.running_statistics()
-            if running is not None and self.policy.admits_updates():
-                self._check_input_dim(x)
-                y = self._of_small_batch(x, running)
-                if y is not None:
-                    return y
-        return super()._forward(x, mask, lengths, **options)
-
-    def _of_small_batch(self, x: Tensor, running: RunningStatistics) -> Tensor | None:
-        if values_per_channel(x) <= 1 or self.eps <= 0:
+    def _in_one_operation(
+        self, x: Tensor, running: RunningStatistics, group: ProcessGroup | None, **options: Any
+    ) -> Tensor | None:
+        alone = group is None and options["mask"] is None and options["residual"] is None
+        if not alone or self.policy.pending is not None or not self.policy.admits_updates():
             return None
         return standardize.over_small_batch(x, running, self.weight, self.bias, self.eps, self.activation)
 

@@ -13,7 +13,6 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_map
-from torch.utils.flop_counter import FlopCounterMode
 
 
 def count_parameters(model: nn.Module, trainable: bool = False) -> int:
@@ -50,6 +49,9 @@ def count_macs(model: nn.Module, *inputs: Any) -> int:
     >>> count_macs(nn.Conv2d(3, 8, 3, padding=1), (1, 3, 32, 32)) == 32 * 32 * 8 * 27
     True
     """
+    # Where Triton is installed this imports it, which takes longer than all of normwise.
+    from torch.utils.flop_counter import FlopCounterMode
+
     _check(model, "count_macs")
     named: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
     named.update(model.named_buffers(remove_duplicate=False))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._device import DeviceContext
 
 from normwise.core.activations import activation_named
 from normwise.core.arguments import check_residual
@@ -15,3 +18,10 @@ def finish(y: Tensor, activation: str | None, residual: Tensor | None) -> Tensor
         y = (y + residual).to(y.dtype)
     act = activation_named(activation)
     return y if act is None else act.function(y)
+
+
+def additions_are_watched() -> bool:
+    """Whether a torch function mode, such as that of `trace`, looks for them: then no kernel may take one along."""
+    if torch._C._len_torch_function_stack() == 0:  # pyright: ignore[reportAttributeAccessIssue]
+        return False
+    return any(not isinstance(mode, DeviceContext) for mode in _get_current_function_mode_stack())

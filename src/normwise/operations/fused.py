@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from normwise.backends import Fused, fused_for
+from normwise.backends import Fused
 from normwise.core import formulas
 from normwise.core.activations import Activation, activation_named
 from normwise.core.arguments import check_residual
@@ -17,16 +17,6 @@ from normwise.core.moments import Moments
 
 from .higher import differentiable_gradients
 from .normalize import normalize
-
-
-def takes(x: Tensor, *others: Tensor | None) -> Fused | None:
-    """The backend with fused kernels that serves ``x``, if there is one; others must be tensors like it."""
-    if not isinstance(x, Tensor):
-        return None
-    backend = fused_for(x)
-    if backend is None or any(t is not None and t.device != x.device for t in others):
-        return None
-    return backend
 
 
 def standardize(

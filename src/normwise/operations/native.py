@@ -6,32 +6,56 @@ compiler and the exporters know best. Masks, unusual mixtures of dtypes and chos
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from normwise.backends import forced
 from normwise.core.layout import in_layout_of
-from normwise.core.moments import Moments, statistics_dtype
+from normwise.core.moments import Moments, statistics_dtype, widen
+
+#: ``x``, weight and bias for an operator.
+Prepared = tuple[Tensor, Tensor | None, Tensor | None]
+Preparation = Callable[..., Prepared]
+#: Widening, the operator and narrowing take less time of the host than a kernel in an autograd function, up to here.
+WIDENED_BELOW = 1 << 15
 
 
-def takes(x: Tensor, mask: Tensor | None, *parameters: Tensor | None) -> bool:
-    """Whether the operators serve: nothing else was chosen, and they are exact for these types."""
-    return mask is None and forced() is None and exact_for(x, *parameters)
+def takes(x: Tensor, mask: Tensor | None, *parameters: Tensor | None) -> Preparation | None:
+    """What must be done to ``x`` and its parameters for the operators to be exact; None where they do not serve.
 
-
-def exact_for(x: Tensor, *parameters: Tensor | None) -> bool:
-    """Whether the operators accept ``x`` with these parameters and compute in fp32 (fp64)."""
+    They serve where nothing else was chosen and the types go together.
+    """
+    if mask is not None or forced() is not None:
+        return None
     kind = x.dtype
     if all(p is None or p.dtype is kind for p in parameters) and (kind is torch.float32 or kind is torch.float64):
-        return True
+        return as_they_are
     given = [p for p in parameters if p is not None]
     if x.device.type == "cpu" and statistics_dtype(kind) != kind:
-        # On CPU their backward rounds statistics and the terms of the gradient to the narrow type.
-        if torch.is_grad_enabled() and any(t.requires_grad for t in (x, *given)):
-            return False
         # fp32 parameters with narrow input: the mixture that CUDA's group norm refuses.
-        return len({p.dtype for p in given} | {kind}) == 1 or all(p.dtype == torch.float32 for p in given)
-    return all(p.dtype == kind for p in given)
+        if len({p.dtype for p in given} | {kind}) > 1 and any(p.dtype != torch.float32 for p in given):
+            return None
+        # On CPU their backward rounds statistics and the terms of the gradient to the narrow type.
+        training = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *given))
+        return widened if training else as_they_are
+    return as_they_are if all(p.dtype == kind for p in given) else None
+
+
+def as_they_are(x: Tensor, *parameters: Tensor | None) -> Prepared:
+    """The operators compute in fp32 (fp64)."""
+    return x, *parameters  # type: ignore[return-value]
+
+
+def widened(x: Tensor, *parameters: Tensor | None) -> Prepared:
+    """The operators compute in fp32 if they are given fp32."""
+    return widen(x), *(None if p is None else widen(p) for p in parameters)  # type: ignore[return-value]
+
+
+def below(least: int, preparation: Preparation) -> int:
+    """From how many values on a kernel is faster, where it is faster than the operator alone from ``least`` on."""
+    return least if preparation is as_they_are else min(least, WIDENED_BELOW)
 
 
 def over_batch(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, Moments]:
@@ -50,15 +74,17 @@ def over_batch_moving(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, mean: Tensor, var: Tensor, momentum: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`over_batch`, and where it moves the running statistics. Copies are moved: autograd keeps what it was given."""
-    mean, var = mean.clone(), var.clone()
+    mean, var = (t.to(x.dtype, copy=True) for t in (mean, var))
     return torch.batch_norm(x, weight, bias, mean, var, True, momentum, eps, False), mean, var
 
 
-def over_groups(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
-    """Standardize over each sample's groups of channels."""
+def over_groups(
+    x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float, *, narrowed: bool
+) -> Tensor:
+    """Standardize over each sample's groups of channels; ``narrowed``: the result will be, to half as many digits."""
     # On CPU group_norm computes E[x²] − E[x]² for channels_last, which cancels; for contiguous input it does not.
     dense = x.contiguous() if x.device.type == "cpu" else x
-    if groups == x.shape[1] and statistics_dtype(x.dtype) == x.dtype and x.numel() > 0:
+    if groups == x.shape[1] and statistics_dtype(x.dtype) == x.dtype and x.numel() > 0 and not narrowed:
         # Planes alone: these operators' backward sums around the mean, group_norm's does not. For a batch of one,
         # instance_norm's misreads a channels_last gradient: every value of grad_x is wrong.
         if x.shape[0] == 1:

@@ -14,6 +14,7 @@ from normwise.core.formulas import Affine, Formula
 from normwise.core.layout import in_layout_of
 from normwise.core.moments import Count, Moments, statistics_dtype
 
+from .epilogue import additions_are_watched
 from .higher import differentiable_gradients
 from .transforms import plain_operations_wanted, without_autocast
 
@@ -93,7 +94,7 @@ def normalize_and_measure(
         if plain_operations_wanted():
             y, statistics = _in_plain_operations(x, formula, parameters, act, residual, mask, moments)
             return y, statistics.detached()
-        backend = select(x)
+        backend = reference if residual is not None and additions_are_watched() else select(x)
         table = moments.detached() if moments is not None else _measure(backend, x, mask)
         if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, residual, *parameters)):
             call = _Call(backend, formula, act, table.count, measured=moments is None)

@@ -8,23 +8,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from normwise.backends import Rows, rows_for
+from normwise.backends import Rows
 
 from .higher import differentiable_gradients
-from .transforms import plain_operations_wanted
 
 #: The same in plain differentiable operations: of x, weight and bias.
 Plain = Callable[[Tensor, Tensor | None, Tensor | None], Tensor]
-
-
-def takes(x: Tensor, *parameters: Tensor | None) -> Rows | None:
-    """The backend with row kernels that serves ``x``, if there is one."""
-    if plain_operations_wanted() or not isinstance(x, Tensor):
-        return None
-    backend = rows_for(x)
-    if backend is None or any(p is not None and p.device != x.device for p in parameters):
-        return None
-    return backend
 
 
 class Call(NamedTuple):

@@ -10,17 +10,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from normwise.backends import Rows
+from normwise.backends import Rows, rows_for
 from normwise.core.arguments import finite_padding
 from normwise.core.layout import in_layout_of
 from normwise.core.moments import statistics_dtype, widen
 
 from . import native, row_kernels
+from .choice import kernels
 from .epilogue import finish
 from .transforms import plain_operations_wanted, without_autocast
 
-#: Below these numbers of values torch's operators are faster: see `standardize.NATIVE_BELOW`.
-NATIVE_BELOW = {"layer": 1 << 19, "rms": 1 << 15}
+#: Below these numbers of values torch's operators are faster, as in `standardize.NATIVE_BELOW`: in fp32 (fp64), and in
+#: bf16 and fp16, which they convert value by value. LayerNorm in fp32 is what they do as well as it can be done.
+NATIVE_BELOW = {"layer": (1 << 22, 1 << 17), "rms": (1 << 15, 1 << 14)}
 
 
 def layer_norm(
@@ -39,15 +41,16 @@ def layer_norm(
     with without_autocast(x):
         plain = partial(_plain_layer_norm, dims=len(shape), eps=eps, mask=mask)
         # The operator is as fast as a kernel can be, but for the time of the host, and for bf16.
-        native_serves = native.takes(x, mask, weight, bias)
-        backend = _kernels(NATIVE_BELOW["layer"], native_serves, mask, x, weight, bias)
+        operator = native.takes(x, mask, weight, bias)
+        backend = _backend("layer", x, mask, operator, weight, bias)
         if backend is not None:
             y = row_kernels.Call(backend, math.prod(shape), eps, True, plain)(x, weight, bias)
-        elif native_serves:
-            y = F.layer_norm(x, shape, weight, bias, eps)
+        elif operator is not None:
+            values, weight, bias = operator(x, weight, bias)
+            y = F.layer_norm(values, shape, weight, bias, eps)
         else:
             y = plain(x, weight, bias)
-        return finish(y, activation, residual)
+        return finish(y, activation, residual).to(x.dtype)
 
 
 def _plain_layer_norm(
@@ -76,26 +79,31 @@ def rms_norm(
     with without_autocast(x):
         known = _known(eps, x)
         plain = partial(_plain_rms_norm, dims=len(shape), eps=known, mask=mask)
-        # The operator warns about a mixture of dtypes and then composes the same operations.
-        native_serves = native.takes(x, mask, weight) and (weight is None or weight.dtype == x.dtype)
-        backend = _kernels(NATIVE_BELOW["rms"], native_serves, mask, x, weight)
+        operator = native.takes(x, mask, weight)
+        if operator is native.as_they_are and weight is not None and weight.dtype != x.dtype:
+            operator = None  # it would warn about a mixture of dtypes and then compose the same operations
+        backend = _backend("rms", x, mask, operator, weight)
         if backend is not None:
             y = row_kernels.Call(backend, math.prod(shape), known, False, plain)(x, weight, None)
-        elif native_serves:
-            y = F.rms_norm(x, shape, weight, eps)
+        elif operator is not None:
+            values, weight, _ = operator(x, weight, None)
+            y = F.rms_norm(values, shape, weight, known)
         else:
             y = plain(x, weight, None)
-        return finish(y, activation, residual)
+        return finish(y, activation, residual).to(x.dtype)
 
 
-def _kernels(
-    least: int, native_serves: bool, mask: Tensor | None, x: Tensor, *parameters: Tensor | None
+def _backend(
+    kind: str, x: Tensor, mask: Tensor | None, operator: native.Preparation | None, *parameters: Tensor | None
 ) -> Rows | None:
     """The backend with row kernels, where it is the fastest way."""
     # Before the size is asked for, which an export may leave open.
-    if mask is not None or plain_operations_wanted() or (native_serves and x.numel() < least):
+    if plain_operations_wanted():
         return None
-    return row_kernels.takes(x, *parameters)
+    narrow = statistics_dtype(x.dtype) != x.dtype
+    if operator is not None and x.numel() < native.below(NATIVE_BELOW[kind][narrow], operator):
+        return None
+    return kernels(rows_for, x, mask, *parameters)
 
 
 def _known(eps: float | None, x: Tensor) -> float:
@@ -128,8 +136,8 @@ def layer_norm_of_pixels(
     def plain(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
         return _plain_layer_norm(x.movedim(1, -1), weight, bias, 1, eps, None).movedim(-1, 1)
 
-    kernels = partial(row_kernels.Call, width=0, eps=eps, center=True, plain=plain)
-    return _by_pixel(over_channels, kernels, (weight, bias), x, activation, residual, mask)
+    call = partial(row_kernels.Call, width=0, eps=eps, center=True, plain=plain)
+    return _by_pixel(over_channels, call, (weight, bias), x, activation, residual, mask)
 
 
 def rms_norm_of_pixels(
@@ -151,13 +159,13 @@ def rms_norm_of_pixels(
     def plain(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
         return _plain_rms_norm(x.movedim(1, -1), weight, bias, 1, known, None).movedim(-1, 1)
 
-    kernels = partial(row_kernels.Call, width=0, eps=known, center=False, plain=plain)
-    return _by_pixel(over_channels, kernels, (weight, None), x, activation, residual, mask)
+    call = partial(row_kernels.Call, width=0, eps=known, center=False, plain=plain)
+    return _by_pixel(over_channels, call, (weight, None), x, activation, residual, mask)
 
 
 def _by_pixel(
     over_channels: Callable[[Tensor], Tensor],
-    kernels: Callable[[Rows], row_kernels.Call],
+    call: Callable[[Rows], row_kernels.Call],
     parameters: tuple[Tensor | None, Tensor | None],
     x: Tensor,
     activation: str | None,
@@ -166,9 +174,10 @@ def _by_pixel(
 ) -> Tensor:
     """No pixel sees another, so a mask has nothing to do but to keep NaN in the padding out of the gradients."""
     x, residual = finite_padding(mask, x, residual)
-    backend = row_kernels.takes(x, *parameters) if x.dim() > 2 and x.is_contiguous() else None
+    maps = not plain_operations_wanted() and x.dim() > 2 and x.is_contiguous()
+    backend = kernels(rows_for, x, None, *parameters) if maps else None
     if backend is not None:
-        return finish(kernels(backend)(x, *parameters), activation, residual)
+        return finish(call(backend)(x, *parameters), activation, residual)
     y = over_channels(x.movedim(1, -1)).movedim(-1, 1)
     return finish(y if y.stride() == x.stride() else in_layout_of(x, y), activation, residual)
 

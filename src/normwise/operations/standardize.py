@@ -7,7 +7,7 @@ from functools import partial
 
 from torch import Tensor
 
-from normwise.backends import Fused
+from normwise.backends import Fused, fused_for
 from normwise.core import formulas
 from normwise.core.arguments import check_residual, finite_padding
 from normwise.core.moments import Moments
@@ -15,20 +15,22 @@ from normwise.core.processes import ProcessGroup
 from normwise.core.running import RunningStatistics
 
 from . import fused, library, native
-from .epilogue import finish
+from .choice import kernels
+from .epilogue import additions_are_watched, finish
 from .normalize import normalize, normalize_and_measure
 from .transforms import plain_operations_wanted, under_function_transform, without_autocast
 
 #: Below these numbers of values torch's operators are faster, forward and backward in fp32 on one thread: the time of
-#: the host decides, and they have less of it (`normwise bench` measures it). Instance normalization and channels_last
-#: are what they are slow at; in channels_last over the batch they are as fast as the memory for much longer.
+#: the host decides, and they have less of it (`normwise bench` measures it). The second number holds where a residual
+#: or an activation follows, for which an operator needs a pass more. Instance normalization and channels_last are what
+#: they are slow at; in channels_last over the batch they are as fast as the memory for much longer.
 NATIVE_BELOW = {
-    "batch": 1 << 17,
-    "batch, channels last": 1 << 22,
-    "group": 1 << 19,
-    "group, channels last": 1 << 15,  # the operator cancels there, so that it gets a contiguous copy
-    "instance": 1 << 14,
-    "known": 1 << 20,
+    "batch": (1 << 17, 1 << 16),
+    "batch, channels last": (3 << 20, 1 << 17),
+    "group": (3 << 19, 3 << 15),
+    "group, channels last": (1 << 14, 1 << 14),  # the operator cancels there, so that it gets a contiguous copy
+    "instance": (1 << 12, 1 << 12),
+    "known": (1 << 21, 1 << 17),
 }
 
 
@@ -44,16 +46,18 @@ def over_batch(
     processes: ProcessGroup | None = None,
 ) -> tuple[Tensor, Moments]:
     """Batch normalization in training; also the batch's moments, ``[1, C]``."""
-    plain = plain_operations_wanted()
-    backend = None if plain or processes is not None else _fused(_batch(x), x, mask, weight, bias, residual)
+    plain, operator = plain_operations_wanted(), native.takes(x, mask, weight, bias)
+    backend = None
+    if not plain and processes is None:
+        backend = _backend(_batch(x), x, mask, operator, activation, residual, weight, bias)
     if backend is not None:
         return fused.standardize(backend, x, 0, weight, bias, eps, activation, residual)
     if plain and processes is None and mask is None and library.takes(x, weight, bias, residual):
         return library.standardize(x, 0, weight, bias, eps, activation, residual)
-    if processes is None and not plain and native.takes(x, mask, weight, bias):
+    if processes is None and not plain and operator is not None:
         with without_autocast(x):
-            y, pooled = native.over_batch(x, weight, bias, eps)
-            return finish(y, activation, residual), pooled
+            y, pooled = native.over_batch(*operator(x, weight, bias), eps)
+            return finish(y, activation, residual).to(x.dtype), pooled
     return normalize_and_measure(
         x,
         partial(formulas.batch_norm, eps=eps, processes=processes),
@@ -78,16 +82,20 @@ def over_small_batch(
     None, and nothing changed, where it is not the way: another kernel is faster, somebody looks at the operations, or
     the statistics would not stay finite, which is for the layer's policy to judge.
     """
-    mean, var, kind = running.mean, running.var, x.dtype
-    if running.momentum is None or x.numel() >= NATIVE_BELOW[_batch(x)] or x.device.type != "cpu":
+    mean, var = running.mean, running.var
+    if running.momentum is None or x.numel() == 0 or x.device.type != "cpu":
         return None
-    if kind != mean.dtype or kind != var.dtype or plain_operations_wanted() or not native.takes(x, None, weight, bias):
+    operator = native.takes(x, None, weight, bias)
+    if operator is None or not _is_small(_batch(x), x, operator, activation, None) or plain_operations_wanted():
         return None
-    y, mean, var = native.over_batch_moving(x, weight, bias, eps, mean, var, running.momentum)
+    values = operator(x, weight, bias)
+    if not {mean.dtype, var.dtype} <= {x.dtype, values[0].dtype}:
+        return None
+    y, mean, var = native.over_batch_moving(*values, eps, mean, var, running.momentum)
     if not math.isfinite((mean + var).sum().item()):
         return None
     running.replace(mean, var)
-    return finish(y, activation, None)
+    return finish(y, activation, None).to(x.dtype)
 
 
 def over_groups(
@@ -102,15 +110,17 @@ def over_groups(
     mask: Tensor | None = None,
 ) -> Tensor:
     """Group normalization; ``groups = C`` is instance and ``groups = 1`` layer normalization."""
-    plain = plain_operations_wanted()
-    backend = None if plain else _fused(_group(x, groups), x, mask, weight, bias, residual)
+    plain, operator = plain_operations_wanted(), native.takes(x, mask, weight, bias)
+    backend = None if plain else _backend(_group(x, groups), x, mask, operator, activation, residual, weight, bias)
     if backend is not None:
         return fused.standardize(backend, x, groups, weight, bias, eps, activation, residual)[0]
     if plain and mask is None and library.takes(x, weight, bias, residual):
         return library.standardize(x, groups, weight, bias, eps, activation, residual)[0]
-    if native.takes(x, mask, weight, bias) and not under_function_transform():
+    if operator is not None and not under_function_transform():
         with without_autocast(x):
-            return finish(native.over_groups(x, groups, weight, bias, eps), activation, residual)
+            values, weight, bias = operator(x, weight, bias)
+            y = native.over_groups(values, groups, weight, bias, eps, narrowed=values.dtype != x.dtype)
+            return finish(y, activation, residual).to(x.dtype)
     formula = partial(formulas.group_norm, groups=groups, eps=eps)
     return normalize(x, formula, weight, bias, activation=activation, residual=residual, mask=mask)
 
@@ -131,16 +141,17 @@ def by_running(
     Of a ``mask`` of the shape ``[N, 1, *space]`` only remains that NaN and inf outside of it count as 0.
     """
     x, residual = finite_padding(mask, x, residual)
-    plain = plain_operations_wanted()
-    backend = None if plain else _fused("known", x, None, weight, bias, residual)
+    plain, operator = plain_operations_wanted(), native.takes(x, None, weight, bias)
+    backend = None if plain else _backend("known", x, None, operator, activation, residual, weight, bias)
     if backend is not None:
         return fused.standardize(backend, x, 0, weight, bias, eps, activation, residual, running.moments())[0]
     if plain and library.takes(x, weight, bias, residual):
         return library.standardize(x, 0, weight, bias, eps, activation, residual, running.moments())[0]
-    if native.takes(x, None, weight, bias):
+    if operator is not None:
         with without_autocast(x):
-            y = native.by_known(x, running.mean, running.var, weight, bias, eps)
-            return finish(y, activation, residual)
+            values, weight, bias = operator(x, weight, bias)
+            y = native.by_known(values, running.mean, running.var, weight, bias, eps)
+            return finish(y, activation, residual).to(x.dtype)
     formula, known = partial(formulas.standardized, eps=eps), running.moments()
     return normalize(x, formula, weight, bias, activation=activation, residual=residual, moments=known)
 
@@ -155,13 +166,28 @@ def _group(x: Tensor, groups: int) -> str:
     return "group" if x.is_contiguous() else "group, channels last"
 
 
-def _fused(kind: str, x: Tensor, mask: Tensor | None, *others: Tensor | None) -> Fused | None:
+def _backend(
+    kind: str,
+    x: Tensor,
+    mask: Tensor | None,
+    operator: native.Preparation | None,
+    activation: str | None,
+    residual: Tensor | None,
+    *parameters: Tensor | None,
+) -> Fused | None:
     """The backend whose fused kernel is the fastest way for ``x``: before torch's operator, but for small tensors."""
-    if mask is not None:
-        return None
-    weight, bias, residual = others
     if residual is not None:
         check_residual(residual, x)
-    elif x.numel() < NATIVE_BELOW[kind] and native.takes(x, None, weight, bias):
+        if additions_are_watched():
+            return None
+    if operator is not None and _is_small(kind, x, operator, activation, residual):
         return None
-    return fused.takes(x, *others)
+    return kernels(fused_for, x, mask, residual, *parameters)
+
+
+def _is_small(
+    kind: str, x: Tensor, operator: native.Preparation, activation: str | None, residual: Tensor | None
+) -> bool:
+    alone, with_more = NATIVE_BELOW[kind]
+    least = alone if activation is None and residual is None else with_more
+    return x.numel() < native.below(least, operator)

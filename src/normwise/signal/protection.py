@@ -72,16 +72,21 @@ def random_numbers_kept(devices: set[torch.device], seed: int) -> Iterator[None]
         stack.callback(random.setstate, python_state)
         stack.callback(np.random.set_state, numpy_state)
         for kind in {device.type for device in accelerators} or {"cpu"}:
-            indices = [torch.device(d).index or 0 for d in accelerators if d.type == kind]
+            indices = {_index(device) for device in accelerators if device.type == kind}
             stack.enter_context(torch.random.fork_rng(indices, device_type="cuda" if kind == "cpu" else kind))
             for index in indices:
-                with torch.get_device_module(kind).device(index):
+                with torch.accelerator.device_index(index):
                     torch.get_device_module(kind).manual_seed(seed)
         # Not torch.manual_seed: it would also seed accelerators whose state is not kept.
         torch.default_generator.manual_seed(seed)
         np.random.seed(seed % 2**32)
         random.seed(seed)
         yield
+
+
+def _index(accelerator: torch.device) -> int:
+    """A device without an index is the current one."""
+    return torch.accelerator.current_device_index() if accelerator.index is None else accelerator.index
 
 
 def evaluate(model: nn.Module, *, batch_statistics: bool, stochastic_depth: bool) -> None:

@@ -1,4 +1,4 @@
-"""The statistics of one activation per channel: exact, and in about one pass over memory."""
+"""The statistics of one activation per channel."""
 
 from __future__ import annotations
 
@@ -8,15 +8,12 @@ import torch
 from torch import Tensor
 
 from normwise.core.moments import Moments, statistics_dtype, table_dtype
+from normwise.operations.measure import measure
 from normwise.operations.transforms import without_autocast
 
-# Values measured at a time by each thread of a CPU: they stay in its second-level cache.
-CHUNK = 1 << 17
 # Below this variance the squares of fp32 values are about to vanish.
 SMALLEST_VARIANCE = 1e-28
 SMALLEST_NORM, LARGEST_NORM = 1e-12, 1e15
-# Where mean²/variance is larger, the rounding of an fp32 mean is no longer small beside the standard deviation.
-FAR_FROM_ZERO = 1e4
 
 
 def measurable(x: Tensor) -> bool:
@@ -60,52 +57,11 @@ def _in_range(table: Moments, x: Tensor) -> bool:
 
 def _moments(x: Tensor, axis: int) -> Moments:
     channels = x.shape[axis]
-    size = math.prod(x.shape[axis + 1 :])
-    if x.device.type != "cpu":
-        rows = x.movedim(axis, -1).reshape(-1, channels).to(statistics_dtype(x.dtype))
-        var, mean = torch.var_mean(rows, dim=0, keepdim=True, correction=0)
-        return Moments(mean.to(table_dtype(x)), var.to(table_dtype(x)), rows.shape[0])
-    if size > 1 and x.is_contiguous():
-        mean, var = _of_parts(x.reshape(-1, size), 1)
-        return Moments(mean.view(-1, channels), var.view(-1, channels), size).over_batch()
-    rows = x.movedim(axis, -1).reshape(-1, channels)
-    mean, var = _of_parts(rows, 0)
-    step, last = _rows_at_a_time(channels), rows.shape[0] % _rows_at_a_time(channels)
-    count = torch.full((len(mean), 1), step, dtype=mean.dtype, device="cpu")
-    if last:
-        count[-1] = last
-    return Moments(mean, var, count).over_batch()
-
-
-def _rows_at_a_time(size: int) -> int:
-    return max(1, CHUNK * torch.get_num_threads() // size)
-
-
-def _of_parts(matrix: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Mean and variance of a matrix along ``dim``, for some rows at a time: all of them for ``dim`` 1, each for 0.
-
-    The rows are looked at as often as needed while they are in the cache. Far from zero the rounding of the mean
-    matters, and what it left over is averaged, too.
-    """
-    dtype = statistics_dtype(matrix.dtype)
-    parts = matrix.split(_rows_at_a_time(matrix.shape[1]))
-    buffer = torch.empty(parts[0].shape, dtype=dtype, device="cpu")
-    means, squares = [], []
-    for part in parts:
-        mean = part.mean(dim, keepdim=True, dtype=dtype)
-        centered = torch.sub(part, mean, out=buffer[: len(part)])
-        means.append(mean)
-        squares.append(centered.square_().mean(dim, keepdim=True))
-    mean, var = torch.cat(means).double(), torch.cat(squares).double()
-    if not bool((mean.square() > FAR_FROM_ZERO * var).any()):
-        return mean, var
-    squares = []
-    for i, part in enumerate(parts):
-        centered = torch.sub(part, means[i], out=buffer[: len(part)])
-        rest = centered.mean(dim, keepdim=True)
-        means[i] = means[i].double() + rest
-        squares.append(centered.sub_(rest).square_().mean(dim, keepdim=True))
-    return torch.cat(means), torch.cat(squares).double()
+    if x.is_contiguous() and axis % x.dim() < x.dim() - 1:
+        planes = x.reshape(math.prod(x.shape[: axis % x.dim()]), channels, -1)
+    else:  # the channels are neighbours in memory, or will be
+        planes = x.movedim(axis, -1).reshape(1, -1, channels).transpose(1, 2)
+    return measure(planes).over_batch()
 
 
 def _moments_of_finite(x: Tensor, axis: int) -> tuple[Moments, int]:

@@ -90,12 +90,12 @@ inline Tile tile_at(const Shape& s, const Pool& pool, const Cut& cut, int64_t i)
 }
 
 // f(tile) for tiles that fit the cache, each on one thread; f(everything), which splits its passes over the threads,
-// where they do not fit or are too few.
+// where they do not fit, are too few, or the statistics are known and each value is read once in any case.
 template <class F>
 void for_tiles(const Shape& s, const Pool& pool, int64_t element_size, int64_t tensors, F f) {
   const Cut cut = cut_of(s, pool, element_size, tensors);
   const int threads = s.numel() < kSerial ? 1 : s.threads;
-  if (!cut.fits || cut.tiles < threads)
+  if (pool.known || !cut.fits || cut.tiles < threads)
     f(Tile{s, pool, 0, 0});
   else
     parallel(threads, cut.tiles, [&](int64_t i) { f(tile_at(s, pool, cut, i)); });
@@ -208,6 +208,14 @@ void standardize(Shape shape, Pool whole, const T* x, const T* residual, T* y, i
   });
 }
 
+// The sums of every channel over the samples, in their order.
+inline Buffer<Pair> over_batch(const Shape& s, const Buffer<Pair>& planes) {
+  Buffer<Pair> sums(s.C);
+  for (int64_t n = 0; n < s.N; ++n)
+    for (int64_t c = 0; c < s.C; ++c) sums[c].merge(planes[n * s.C + c]);
+  return sums;
+}
+
 // Σ g and Σ g·(x - mean) for every channel, [rows, C].
 template <class T, int K>
 Buffer<Pair> reduce_channels(const Tile& tile, const Incoming<T>& in, const Coefficients<T>& table, int act) {
@@ -219,10 +227,7 @@ Buffer<Pair> reduce_channels(const Tile& tile, const Incoming<T>& in, const Coef
       sums[c] = sums_of<T, K>(in.at(c * s.S), Runs{s.S, s.N, s.stride}, table.plane(0, c), act);
     return sums;
   }
-  const Buffer<Pair> planes = reduce<T, K>(s, in, table, act);
-  for (int64_t n = 0; n < s.N; ++n)
-    for (int64_t c = 0; c < s.C; ++c) sums[c].merge(planes[n * s.C + c]);
-  return sums;
+  return over_batch(s, reduce<T, K>(s, in, table, act));
 }
 
 // From the sums of every channel: what it gives to weight and bias (two arrays [rows, C]), and what flows back through
@@ -272,9 +277,12 @@ void differentiate_standardized(Shape shape, Pool whole, const Incoming<T>& inco
     const Spread spread(tile.shape, tile.pool);
     const Prepared<T> prepared(tile.shape, tile.pool, spread);
     const Incoming<T> in = incoming.at(tile.offset);
-    const Buffer<Pair> sums = reduce_channels<T, K>(tile, in, prepared.coefficients, act);
+    const bool at_once = gx && tile.pool.known;
+    const Buffer<Pair> sums = at_once ? over_batch(tile.shape, reduce_and_differentiate<T, K>(tile.shape, in, gx, gr,
+                                                                                               prepared.coefficients, act))
+                                      : reduce_channels<T, K>(tile, in, prepared.coefficients, act);
     const Returned<T> returned(tile.shape, tile.pool, spread, sums, &to_weight[tile.table], &to_bias[tile.table]);
-    if (gx)
+    if (gx && !at_once)
       differentiate<T, K>(tile.shape, in, nullptr, gx + tile.offset, shifted(gr, tile.offset), prepared.coefficients, act,
                           returned.back);
   });

@@ -205,6 +205,31 @@ void differentiate(const Shape& shape, const Incoming<T>& in, const uint8_t* mas
     differentiate_pieces<T, K, false>(shape, in, nullptr, gx, gr, table, act, back);
 }
 
+// `reduce` and `differentiate` where nothing flows back through the statistics: then the gradient does not wait for the
+// sums, and a piece is read once.
+template <class T, int K>
+Buffer<Pair> reduce_and_differentiate(const Shape& shape, const Incoming<T>& in, T* gx, T* gr,
+                                      const Coefficients<T>& table, int act) {
+  Buffer<Pair> partial = for_each_piece<Pair>(shape);
+  for_pieces(
+      shape,
+      [&](const Piece& piece) NW_LAMBDA {
+        const int64_t at = piece.at;
+        const Affine<T> plane = table.plane(piece.n, piece.c);
+        partial[piece.index] = sums_of<T, K>(in.at(at), Runs{piece.count}, plane, act);
+        grad_run<T, K, false>(in.at(at), nullptr, gx + at, shifted(gr, at), piece.count, plane, act, {});
+      },
+      [&](const Piece& piece) {
+        const Sheet<T> sheet = sheet_of<T>(shape, piece);
+        const AffineLine<T> line = table.line(piece.n, sheet);
+        const ThroughLine<T> nothing{{{}, 0, sheet}, {{}, 0, sheet}};
+        const int64_t at = piece.at;
+        sheet_sums<T, K>(in.at(at), sheet, line, act, &partial[piece.index * shape.C]);
+        grad_sheet<T, K, false>(in.at(at), nullptr, gx + at, shifted(gr, at), sheet, line, act, nothing);
+      });
+  return join(shape, std::move(partial));
+}
+
 // The sum of a table's rows, in their order.
 template <class A>
 void sum_rows(const Buffer<double>& table, int64_t rows, int64_t channels, A* out) {

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
 from plotly.offline import get_plotlyjs
 
+from ... import files
+from ...pages import document
 from ..cells import Row
 from ..summary import Summary, summarize
 from ..tables import Table, tables
@@ -19,8 +19,6 @@ from .pictures import MOMENTS, TIMES, against_batch_size, learning_curves, signa
 from .words import About, dates, extent, partial
 
 HERE = Path(__file__).parent
-# The browser itself then refuses any request that leaves the file.
-POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 
 
 def write_report(path: Path, rows: Sequence[Row], about: About, command: str | None = None) -> None:
@@ -29,15 +27,7 @@ def write_report(path: Path, rows: Sequence[Row], about: About, command: str | N
     `about` is what `settings.json` holds, `command` the command line that repeats the sweep. Rows may be
     missing; ValueError where there is none.
     """
-    page = build_page(rows, about, command)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with open(handle, "w", encoding="utf-8") as file:
-            file.write(page)
-        os.chmod(temporary, 0o644)  # temporary files are private; a report is not
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    files.replace(path, build_page(rows, about, command))
 
 
 def build_page(rows: Sequence[Row], about: About, command: str | None = None) -> str:
@@ -106,25 +96,5 @@ def _signals(table: Table, rows: Sequence[Row], looks: dict[str, Style]) -> str:
 
 def _document(heading: str, body: str) -> str:
     style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{POLICY}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<link rel="icon" href="data:,">
-<title>{escape(heading)} normwise compare</title>
-<style>
-{style}</style>
-<script>{get_plotlyjs()}</script>
-</head>
-<body>
-<main>
-<noscript><p class="notice">The pictures need JavaScript; the tables do not.</p></noscript>
-{body}
-</main>
-<script>
-{script}</script>
-</body>
-</html>
-"""
+    body = f'<noscript><p class="notice">The pictures need JavaScript; the tables do not.</p></noscript>\n{body}'
+    return document(f"{heading} normwise compare", body, style, script, get_plotlyjs())

@@ -1,14 +1,11 @@
-"""One colour and one marker per normalizer, the same in every picture.
-
-The first colours are Okabe and Ito's (2008), which stay apart under every common colour blindness; each has a
-contrast of at least 3:1 on the page's light and on its dark background. Markers carry the same distinction
-without colour.
-"""
+"""One colour and one marker per normalizer, the same in every picture; markers alone tell them apart, too."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+from ...pages.palette import SERIES
 
 
 @dataclass(frozen=True)
@@ -30,14 +27,14 @@ class Style:
 
 
 _FIXED = {
-    "batch": Style("#0072B2", "circle", "●"),
-    "group": Style("#D55E00", "square", "■"),
-    "instance": Style("#009E73", "diamond", "◆"),
-    "layer": Style("#CC79A7", "triangle-up", "▲"),
-    "none": Style("#62666B", "triangle-down", "▼"),
-    "nf": Style("#8B6FD6", "star", "★"),
+    "batch": Style(SERIES[0], "circle", "●"),
+    "group": Style(SERIES[1], "square", "■"),
+    "instance": Style(SERIES[2], "diamond", "◆"),
+    "layer": Style(SERIES[3], "triangle-up", "▲"),
+    "none": Style(SERIES[4], "triangle-down", "▼"),
+    "nf": Style(SERIES[-1], "star", "★"),
 }
-_COLORS = ("#9A7200", "#2F9BC1", "#B4441C", "#4D8B31")
+_COLORS = SERIES[5:-1]
 _SYMBOLS = (
     ("circle-open", "○"),
     ("square-open", "□"),

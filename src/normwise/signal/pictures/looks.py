@@ -4,22 +4,16 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from ...pages.palette import SERIES
+from .shapes import MARKERS
+
 
 class Look(NamedTuple):
     color: str
     marker: str
 
 
-# Okabe and Ito's colours (2008), darkened where their contrast with white is under 3:1, as in the comparison's report.
-_LOOKS = (
-    Look("#0072B2", "circle"),
-    Look("#D55E00", "square"),
-    Look("#009E73", "diamond"),
-    Look("#CC79A7", "triangle"),
-    Look("#62666B", "down"),
-    Look("#9A7200", "bar"),
-    Look("#2F9BC1", "column"),
-)
+_LOOKS = tuple(Look(*look) for look in zip(SERIES, MARKERS, strict=False))
 
 
 def look(model: int) -> Look:

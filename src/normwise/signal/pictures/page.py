@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
+from ...pages import document
 from ..records import Trace
 from .looks import look
 from .shapes import Marker, Panel
 from .svg import element, inline
 
 HERE = Path(__file__).parent
-# The browser itself then refuses any request that leaves the file.
-POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:"
 
 
 def page(
@@ -29,35 +28,19 @@ def page(
     style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     figures = "\n".join(f"<figure><h2>{escape(p.title)}</h2>\n{inline(p)}</figure>" for p in panels)
     numbers = "\n".join(_numbers(name, trace) for name, trace in traces.items())
-    repeat = f"<details open><summary>Repeat it</summary><pre>{escape(command)}</pre></details>" if command else ""
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{POLICY}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<link rel="icon" href="data:,">
-<title>{escape(title)}</title>
-<style>
-{style}</style>
-</head>
-<body>
-<main>
-<h1>{escape(title)}</h1>
-<p class="lead">{escape(lead)}</p>
+    repeat = ""
+    if command:
+        repeat = f"<details open><summary>Repeat it</summary><pre><code>{escape(command)}</code></pre></details>"
+    body = f"""<h1>{escape(title)}</h1>
+<p class="quiet">{escape(lead)}</p>
 {_legend(list(traces), predicted)}
 <div class="panels">
 {figures}
 </div>
 {numbers}
 {repeat}
-</main>
-<div id="tip" role="status" hidden></div>
-<script>
-{script}</script>
-</body>
-</html>
-"""
+<div id="tip" role="status" hidden></div>"""
+    return document(title, body, style, script)
 
 
 def _legend(names: Sequence[str], predicted: bool) -> str:

@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from ...pages.ticks import log_ticks
+
 LOG_FROM = 30.0
 
 
@@ -29,7 +31,7 @@ class Scale:
 
     def ticks(self) -> list[tuple[float, str]]:
         """A handful of round numbers, and how they are written."""
-        values = _log_ticks(self.low, self.high) if self.log else _linear_ticks(self.low, self.high)
+        values = log_ticks(self.low, self.high) if self.log else _linear_ticks(self.low, self.high)
         return [(value, written(value)) for value in values]
 
 
@@ -68,14 +70,3 @@ def _linear_ticks(low: float, high: float) -> list[float]:
     step = next(s * power for s in (1, 2, 5, 10) if s * power >= rough)
     first = math.ceil(low / step)
     return [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)]
-
-
-def _log_ticks(low: float, high: float) -> list[float]:
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    every = math.ceil(len(decades) / 6)
-    for steps in ((1,), (1, 3), (1, 2, 5)):
-        ticks = [s * 10.0**d for d in decades if d % every == 0 for s in steps]
-        ticks = [t for t in ticks if low <= t <= high]
-        if len(ticks) >= 3:
-            return ticks
-    return ticks

@@ -6,8 +6,10 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from ...pages.palette import LIGHT
+
 Role = Literal["ink", "quiet", "grid", "paper"]
-ROLES: dict[str, str] = {"ink": "#1b1f24", "quiet": "#57606a", "grid": "#e4e8ec", "paper": "#ffffff"}
+ROLES = {"ink": LIGHT["ink"], "quiet": LIGHT["quiet"], "grid": LIGHT["grid"], "paper": LIGHT["page"]}
 Anchor = Literal["start", "middle", "end"]
 
 

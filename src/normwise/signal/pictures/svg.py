@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from html import escape
 
+from ...pages.palette import FONT
 from .shapes import ROLES, Marker, Panel, Path, Series, Shape, Text
 
-FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Liberation Sans", Arial, sans-serif'
 DASHES = "5 4"
 
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from ....pages.palette import FONT, LIGHT
+from ....pages.ticks import log_ticks
 from ..palette import Style
 
-FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Liberation Sans", Arial, sans-serif'
-QUIET, GRID, INK, PAPER = "#57606a", "#e4e8ec", "#1b1f24", "#ffffff"
 ENDED = "x-thin"
 HEIGHT = 320
 
@@ -42,13 +42,13 @@ def empty_figure(x_title: str) -> go.Figure:
             "margin": {"l": 8, "r": 14, "t": 14, "b": 8},
             "paper_bgcolor": "rgba(0,0,0,0)",
             "plot_bgcolor": "rgba(0,0,0,0)",
-            "font": {"family": FONT, "size": 13, "color": QUIET},
+            "font": {"family": FONT, "size": 13, "color": LIGHT["quiet"]},
             "showlegend": False,
             "dragmode": False,  # with the fixed ranges: a finger that moves over a picture scrolls the page
             "hovermode": "closest",
-            "hoverlabel": {"bgcolor": PAPER, "bordercolor": QUIET, "font": {"color": INK}},
+            "hoverlabel": {"bgcolor": LIGHT["page"], "bordercolor": LIGHT["quiet"], "font": {"color": LIGHT["ink"]}},
             "xaxis": axis | {"showgrid": False, "title": {"text": x_title, "standoff": 8, "font": {"size": 13}}},
-            "yaxis": axis | {"gridcolor": GRID, "ticksuffix": " "},
+            "yaxis": axis | {"gridcolor": LIGHT["grid"], "ticksuffix": " "},
         }
     )
 
@@ -59,21 +59,8 @@ def use_log_scale(figure: go.Figure, values: Iterable[float | None]) -> None:
     if not positive:
         return
     low, high = math.log10(min(positive)) - 0.08, math.log10(max(positive)) + 0.08
-    ticks = _log_ticks(low, high)
+    ticks = log_ticks(10**low, 10**high)
     figure.update_yaxes(type="log", range=[low, high], tickvals=ticks, ticktext=[_plain(tick) for tick in ticks])
-
-
-def _log_ticks(low: float, high: float) -> list[float]:
-    """Decades where there are at least three from 10**low to 10**high, otherwise the coarsest finer steps."""
-    decades = range(math.floor(low), math.floor(high) + 1)
-    every = math.ceil(len(decades) / 8)
-    ticks: list[float] = []
-    for steps in ((1,), (1, 2, 5), (1, 2, 3, 4, 5, 7), [n / 10 for n in range(10, 100)]):
-        ticks = [step * 10.0**decade for decade in decades[::every] for step in steps]
-        ticks = [tick for tick in ticks if low <= math.log10(tick) <= high]
-        if len(ticks) >= 3:
-            break
-    return ticks
 
 
 def _plain(tick: float) -> str:

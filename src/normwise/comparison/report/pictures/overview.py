@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
 
+from ....pages.palette import LIGHT
 from ...cells import Row, title
 from ...tables import ACCURACY, GAP, Table
 from ..palette import Style
-from .figure import ENDED, QUIET, Picture, empty_figure, label, line, use_log_scale
+from .figure import ENDED, Picture, empty_figure, label, line, use_log_scale
 
 DODGE = 0.07
 ROW_FIELDS = {ACCURACY.field: "test_accuracy", GAP.field: "train_eval_gap"}
@@ -23,7 +24,7 @@ def against_batch_size(table: Table, rows: Sequence[Row], styles: Mapping[str, S
     figure.update_xaxes(tickvals=list(places), ticktext=[str(size) for size in table.batch_sizes])
     figure.update_xaxes(range=[-0.5, len(places) - 0.5])
     if quantity is GAP:
-        figure.update_yaxes(zeroline=True, zerolinecolor=QUIET)
+        figure.update_yaxes(zeroline=True, zerolinecolor=LIGHT["quiet"])
     for i, norm in enumerate(table.norms):
         # Side by side, so that equal values do not hide each other.
         xs = [place + DODGE * (i - (len(table.norms) - 1) / 2) for place in places]

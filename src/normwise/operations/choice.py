@@ -1,0 +1,20 @@
+"""Whether a backend's kernels are the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from torch import Tensor
+
+B = TypeVar("B")
+
+
+def kernels(find: Callable[[Tensor], B | None], x: Tensor, mask: Tensor | None, *others: Tensor | None) -> B | None:
+    """The backend that `fused_for` or `rows_for` finds for ``x``; no mask, and the others where ``x`` is."""
+    if mask is not None or not isinstance(x, Tensor):
+        return None
+    backend = find(x)
+    if backend is None or any(t is not None and t.device != x.device for t in others):
+        return None
+    return backend

@@ -1,0 +1,44 @@
+"""One HTML file that needs nothing beside itself."""
+
+from __future__ import annotations
+
+from html import escape
+from pathlib import Path
+
+from .palette import FONT, variables
+
+BASE = Path(__file__).with_name("base.css")
+# The browser itself then refuses any request that leaves the file.
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:"
+SCRIPTS = "; script-src 'unsafe-inline'"
+
+
+def document(title: str, body: str, style: str = "", script: str = "", library: str = "") -> str:
+    """The whole page: `body` is HTML, `style` goes after what all pages share.
+
+    `script` runs when the body is there, `library` before it; without them the page may not run any.
+    """
+    policy = POLICY + (SCRIPTS if script or library else "")
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="icon" href="data:,">
+<title>{escape(title)}</title>
+<style>
+{variables()}body {{ font-family: {FONT}; }}
+{BASE.read_text(encoding="utf-8")}{style}</style>
+{_script(library)}</head>
+<body>
+<main>
+{body}
+</main>
+{_script(script)}</body>
+</html>
+"""
+
+
+def _script(code: str) -> str:
+    return f"<script>\n{code}</script>\n" if code else ""
