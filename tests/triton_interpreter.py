@@ -35,6 +35,7 @@ def patch_once():
     It searches whole modules for what to patch, which takes longer than the kernels. Where everything is interpreted,
     the first time is enough.
     """
+    import triton.language as tl
     from triton.runtime import interpreter
 
     patch, modules = interpreter._patch_lang, set()
@@ -43,6 +44,7 @@ def patch_once():
         if function.__module__ not in modules:
             modules.add(function.__module__)
             patch(function)
+            tl.tensor.__index__ = lambda self: self.handle.data.item()  # NumPy warns of how Triton 3.6 does it
         return interpreter._LangPatchScope()  # nothing to be restored
 
     interpreter._patch_lang = patch_new

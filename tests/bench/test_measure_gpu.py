@@ -53,6 +53,12 @@ def test_a_summary_by_hand(script):
     assert f"Wrong or failed: 1 cells\n- {name}: failed out of memory\n" in text
 
 
+def test_the_page_says_whether_a_gpu_was_measured():
+    docs = SCRIPT.parents[1] / "docs"
+    first = (docs / "gpu.md").read_text(encoding="utf-8").partition("\n")[0]
+    assert (first == "Not measured on a GPU yet.") != (docs / "results" / "cuda.csv").exists()
+
+
 def test_a_run_without_rows_is_told(script):
     text = script.summary("Measured on a GPU.", "Tests: they did not run.", [])
     assert "No cell was timed." in text
