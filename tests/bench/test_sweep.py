@@ -326,7 +326,7 @@ class TestStep:
         assert found == [step.Step("group", "bf16", "channels_last", 2, 64, 2)]
         with pytest.raises(ValueError, match="No step is left: there are steps for batch, group, instance"):
             step.steps([1], norms=["evo-s0"])
-        with pytest.raises(ValueError, match="square images, .* received 8x64x32x32"):
+        with pytest.raises(ValueError, match=r"square images, .* received 8x64x32x32"):
             step.steps([1], shapes=[(8, 64, 32, 32)])
 
     def test_a_net_that_computes_something_else_is_not_timed(self, monkeypatch):
