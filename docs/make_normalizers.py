@@ -12,8 +12,9 @@ from normwise.layers import NORMALIZERS, Normalizer
 PAGE = Path(__file__).with_name("normalizers.md")
 HEAD = """# The normalizers
 
-Every one of them computes `y = (x - center) · scale + shift` from the table of per-(sample, channel) moments; they
-differ in what they pool over. *Name* is what `nw.make_norm`, the nets and `normwise compare --norms` take. This page is
+Every one of them computes `y = (x - center) · scale + shift` from the table of per-(sample, channel) moments, or one
+of three other functions of each value (`nw.Thresholded`, `nw.Gated`, `nw.LargerScale`); they differ in what they pool
+over. *Name* is what `nw.make_norm`, the nets and `normwise compare --norms` take. This page is
 made from the table `nw.NORMALIZERS` by `docs/make_normalizers.py`.
 
 | name | layer | statistics are pooled over | needs a batch | source |

@@ -2,10 +2,13 @@
 
 import contextlib
 import os
+import signal
+import subprocess
 import sys
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 if not torch.cuda.is_available():
     # Triton decides when it is imported whether it interprets its kernels: before anything of it is.
@@ -17,6 +20,10 @@ from normwise import use_backend
 from normwise.backends import available_backends
 from normwise.backends.triton_kernels.device import interpreted
 from normwise.cli import main
+
+# The same examples in every run, and no clock: a failure is a defect of the code, and comes again.
+settings.register_profile("repeatable", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("repeatable")
 
 
 @pytest.fixture(autouse=True)
@@ -40,6 +47,29 @@ def backend(request):
             pytest.skip("on a GPU the layers are tested by tests/backends/triton; TRITON_INTERPRET=1 tests them here")
         prepare()
     return lambda: contextlib.nullcontext() if name == "automatic" else use_backend(name)
+
+
+@pytest.fixture
+def start():
+    """Starts a process that Ctrl-C reaches, even where the tests run in the background, which ignores it.
+
+    None of them outlives its test.
+    """
+    with contextlib.ExitStack() as started:
+
+        def start(command, **options):
+            before = signal.signal(signal.SIGINT, signal.default_int_handler)
+            try:
+                process = subprocess.Popen(
+                    command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+                )
+            finally:
+                signal.signal(signal.SIGINT, before)
+            started.enter_context(process)
+            started.callback(process.kill)
+            return process
+
+        yield start
 
 
 @pytest.fixture

@@ -155,13 +155,11 @@ def test_importing_the_command_line_imports_no_extra(tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
-def test_ctrl_c_leaves_a_report_and_the_same_command_goes_on(tmp_path):
+def test_ctrl_c_leaves_a_report_and_the_same_command_goes_on(tmp_path, start):
     arguments = ["compare", "--norms", "batch,none", "--batch-sizes", "64", "--seeds", "3", "--epochs", "4"]
     arguments += ["--out", "out", "--csv", "rows.csv"]
     command = [sys.executable, "-m", "normwise", *arguments]
-    running = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment()
-    )
+    running = start(command, cwd=tmp_path, env=environment())
     first = running.stdout.readline()
     assert first.startswith("[1/6] ")
     running.send_signal(signal.SIGINT)
@@ -184,11 +182,9 @@ def test_ctrl_c_leaves_a_report_and_the_same_command_goes_on(tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
-def test_ctrl_c_before_the_first_run_has_nothing_to_report(tmp_path):
+def test_ctrl_c_before_the_first_run_has_nothing_to_report(tmp_path, start):
     command = [sys.executable, "-m", "normwise", "compare", "--epochs", "500", "--batch-sizes", "8", "--out", "out"]
-    running = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment()
-    )
+    running = start(command, cwd=tmp_path, env=environment())
     while not (tmp_path / "out" / "settings.json").exists():
         assert running.poll() is None, running.stderr.read()
     running.send_signal(signal.SIGINT)

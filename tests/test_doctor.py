@@ -191,7 +191,8 @@ def test_the_command_without_a_compiler(tmp_path):
 @pytest.mark.skipif(not doctor.MAPS.exists(), reason="needs Linux's /proc")
 def test_a_fresh_process_has_one_openmp_runtime():
     """Not this one: scikit-learn, which another test may have loaded, brings its own."""
-    (check,) = (check for check in json.loads(run("--json").stdout)["checks"] if check["name"] == "OpenMP")
+    code = 0 if available_backends()["cpu"] is None else 1
+    (check,) = (check for check in json.loads(run("--json", code=code).stdout)["checks"] if check["name"] == "OpenMP")
     assert check["level"] == OK
     assert "omp" in check["found"]
 

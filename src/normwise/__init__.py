@@ -11,6 +11,9 @@ from .backends.huge_pages import huge_pages as huge_pages
 from .core.activations import ACTIVATIONS as ACTIVATIONS
 from .core.formulas import Affine as Affine
 from .core.moments import Moments as Moments
+from .core.responses import Gated as Gated
+from .core.responses import LargerScale as LargerScale
+from .core.responses import Thresholded as Thresholded
 from .layers import NORMALIZERS as NORMALIZERS
 from .layers import SPADE as SPADE
 from .layers import AdaptiveInstanceNorm as AdaptiveInstanceNorm

@@ -20,6 +20,23 @@ std::vector<E> filled(int64_t n) {
   return v;
 }
 
+void exercise_responses(int last, int64_t N, int64_t C, int64_t S, int threads, const uint8_t* mask,
+                        const void* const* tables, const int64_t* strides) {
+  auto x = filled<T>(N * C * S), gy = x, residual = x, y = x, gx = x, gr = x;
+  int failed = 0;
+  for (int response = 0; response < 3; ++response) {
+    std::vector<A> sums(size_t((response == 2 ? 5 : 3) * N * C));
+    failed |= CALL(nw_respond)(last, N, C, S, threads, response, x.data(), residual.data(), tables, strides, y.data());
+    failed |= CALL(nw_respond_reduce)(last, N, C, S, threads, response, gy.data(), x.data(), nullptr, tables, strides,
+                                      sums.data());
+    for (const uint8_t* m : {static_cast<const uint8_t*>(nullptr), mask})
+      failed |= CALL(nw_respond_backward)(last, N, C, S, threads, response, gy.data(), x.data(), residual.data(), m,
+                                          tables, strides, gx.data(), gr.data());
+  }
+  if (failed || CALL(nw_respond)(last, N, C, S, threads, 3, x.data(), nullptr, tables, strides, y.data()) != 2)
+    std::abort();
+}
+
 void exercise(int64_t N, int64_t C, int64_t S, int threads, int act) {
   auto x = filled<T>(N * C * S), gy = x, residual = x, y = x, gx = x, gr = x;
   std::vector<uint8_t> mask(size_t(N * S), 1);
@@ -28,8 +45,9 @@ void exercise(int64_t N, int64_t C, int64_t S, int threads, int act) {
   std::vector<double> position_mean(size_t(N * S)), position_root(size_t(N * S));
   std::vector<A> table(size_t(N * C), A(0.5)), sum_g(size_t(N * C)), sum_gx(size_t(N * C));
   std::vector<A> weight(size_t(C), A(1)), gw(static_cast<size_t>(C)), gb(static_cast<size_t>(C));
-  const void* tables[5] = {table.data(), table.data(), table.data(), table.data(), table.data()};
-  const int64_t strides[10] = {C, 1, C, 1, C, 1, C, 1, C, 1};
+  const void* tables[8];
+  int64_t strides[16];
+  for (int i = 0; i < 8; ++i) tables[i] = table.data(), strides[2 * i] = C, strides[2 * i + 1] = 1;
   int failed = 0;
   for (int last = 0; last < 2; ++last) {
     for (const uint8_t* m : {static_cast<const uint8_t*>(nullptr), static_cast<const uint8_t*>(mask.data())}) {
@@ -40,6 +58,7 @@ void exercise(int64_t N, int64_t C, int64_t S, int threads, int act) {
     failed |= CALL(nw_apply)(last, N, C, S, threads, x.data(), residual.data(), tables, strides, act, y.data());
     failed |= CALL(nw_backward_reduce)(last, N, C, S, threads, gy.data(), x.data(), nullptr, tables, strides, act,
                                        sum_g.data(), sum_gx.data());
+    exercise_responses(last, N, C, S, threads, mask.data(), tables, strides);
     for (int64_t groups : {int64_t(0), int64_t(1), C}) {
       failed |= CALL(nw_standardize)(last, N, C, S, threads, groups, 0, 1e-3, x.data(), residual.data(), weight.data(),
                                      nullptr, act, y.data(), mean.data(), var.data());
@@ -61,11 +80,61 @@ void exercise(int64_t N, int64_t C, int64_t S, int threads, int act) {
   if (failed) std::abort();
 }
 
-int main() {
-  const int64_t sizes[][3] = {{1, 1, 1}, {2, 3, 1}, {1, 5, 49}, {3, 17, 63}, {2, 64, 5}, {1, 2, 70001},
-                              {3, 40, 1100}, {2, 300, 33}, {1, 1280, 900}};
+// What may be absent is, what may be known is, tables are shared by the samples, groups are a part of the channels, and
+// every tensor starts where no vector is aligned to.
+void exercise_without_options(int64_t N, int64_t C, int64_t S, int threads, int act) {
+  auto x = filled<T>(N * C * S + 1), gy = x, y = x, gx = x;
+  std::vector<uint8_t> mask(size_t(N * S) + 1, 0);
+  std::vector<double> mean(size_t(N * C), 0.25), var(size_t(N * C), 2);
+  std::vector<double> position_mean(size_t(N * S)), position_root(size_t(N * S));
+  std::vector<A> table(static_cast<size_t>(C), A(0.5)), sum_g(size_t(N * C)), sum_gx(size_t(N * C));
+  const void* tables[5] = {table.data(), table.data(), table.data(), nullptr, nullptr};
+  const int64_t strides[10] = {0, 1, 0, 1, 0, 1, 0, 0, 0, 0};
+  int64_t groups = C;
+  for (int64_t divisor = 2; divisor < C && groups == C; ++divisor)
+    if (C % divisor == 0) groups = divisor;
+  const T *in = x.data() + 1, *grad = gy.data() + 1;
+  T *out = y.data() + 1, *grad_in = gx.data() + 1;
+  int failed = 0;
+  for (int last = 0; last < 2; ++last) {
+    failed |= CALL(nw_moments)(last, N, C, S, threads, in, mask.data() + 1, mean.data(), var.data(), nullptr);
+    failed |= CALL(nw_apply)(last, N, C, S, threads, in, nullptr, tables, strides, act, out);
+    failed |= CALL(nw_backward_reduce)(last, N, C, S, threads, grad, in, nullptr, tables, strides, act, sum_g.data(),
+                                       sum_gx.data());
+    failed |= CALL(nw_backward_apply)(last, N, C, S, threads, grad, in, nullptr, nullptr, tables, strides, act, grad_in,
+                                      nullptr);
+    for (int64_t g : {int64_t(0), groups})
+      for (int known = 0; known < 2; ++known) {
+        failed |= CALL(nw_standardize)(last, N, C, S, threads, g, known, 1e-3, in, nullptr, nullptr, nullptr, act, out,
+                                       mean.data(), var.data());
+        failed |= CALL(nw_standardize_backward)(last, N, C, S, threads, g, known, 1e-3, grad, in, nullptr, nullptr,
+                                                nullptr, act, mean.data(), var.data(), known ? nullptr : grad_in,
+                                                nullptr, nullptr, nullptr);
+      }
+  }
+  for (int center = 0; center < 2; ++center) {
+    failed |= CALL(nw_rows)(N * S, C, threads, center, 1e-3, in, nullptr, nullptr, out, position_mean.data(),
+                            position_root.data());
+    failed |= CALL(nw_rows_backward)(N * S, C, threads, center, grad, in, nullptr, position_mean.data(),
+                                     position_root.data(), grad_in, nullptr, nullptr);
+    failed |= CALL(nw_columns)(N, C, S, threads, center, 1e-3, in, nullptr, nullptr, out, position_mean.data(),
+                               position_root.data());
+    failed |= CALL(nw_columns_backward)(N, C, S, threads, center, grad, in, nullptr, position_mean.data(),
+                                        position_root.data(), grad_in, nullptr, nullptr);
+  }
+  if (failed) std::abort();
+}
+
+// The arguments are numbers of threads.
+int main(int count, char** arguments) {
+  // From one value to several tasks of each kind: long planes, many planes, many samples, wide rows.
+  const int64_t sizes[][3] = {{1, 1, 1},     {2, 3, 1},    {1, 5, 49},     {3, 17, 63},  {2, 64, 5},    {1, 2, 70001},
+                              {3, 40, 1100}, {2, 300, 65}, {1, 1280, 130}, {700, 6, 11}, {1, 5000, 9}, {33, 1037, 1}};
   for (const auto& size : sizes)
-    for (int act : {0, 1, 8})
-      for (int threads = 1; threads < 3; ++threads) exercise(size[0], size[1], size[2], threads, act);
+    for (int i = 1; i < count; ++i) {
+      const int threads = std::atoi(arguments[i]);
+      for (int act : {0, 1, 8}) exercise(size[0], size[1], size[2], threads, act);
+      for (int act : {0, 5}) exercise_without_options(size[0], size[1], size[2], threads, act);
+    }
   std::puts("clean");
 }

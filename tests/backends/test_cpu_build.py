@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -130,6 +131,59 @@ def test_a_cache_folder_that_cannot_be_written_is_replaced_by_a_temporary_one(pl
     assert run(place) == ["None", "True"]
 
 
+def test_no_process_sees_half_a_library(tmp_path, monkeypatch):
+    """While the compiler writes, there is nothing in the place where others look; then there is all of it."""
+    target = tmp_path / "cache" / "kernels-fp32-key.so"
+
+    def compile_slowly(command, **options):
+        written = Path(command[command.index("-o") + 1])
+        written.write_bytes(b"the first half")
+        assert written != target
+        assert not target.exists()
+        written.write_bytes(b"the first half and the second")
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(build.subprocess, "run", compile_slowly)
+    build._build(["g++"], "fp32", "0123456", target)
+    assert build.intact(target)
+    assert target.read_bytes().startswith(b"the first half and the second")
+    assert list(target.parent.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("free", [0, 2**30], ids=["full", "not full"])
+def test_a_full_disk_is_not_taken_for_a_broken_compiler(tmp_path, monkeypatch, free):
+    """The first is a reason to build somewhere else, the second is not."""
+    failed = subprocess.CompletedProcess([], 1, "", "fatal error: cannot write")
+    monkeypatch.setattr(build.subprocess, "run", lambda *a, **k: failed)
+    monkeypatch.setattr(build.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(2**40, 2**40 - free, free))
+    with pytest.raises(OSError if free == 0 else build.BuildError, match="full" if free == 0 else "cannot write"):
+        build._build(["g++"], "fp32", "0123456", tmp_path / "kernels-fp32-key.so")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("problem", [PermissionError(13, "read-only"), OSError(28, "No space left on device")], ids=str)
+def test_a_cache_that_cannot_be_written_leaves_what_is_there_and_a_temporary_one_serves(
+    built, tmp_path, monkeypatch, problem
+):
+    good = library_in(built)
+    (tmp_path / good.name).write_bytes(b"damaged")
+    monkeypatch.setenv("NORMWISE_CACHE", str(tmp_path))
+    monkeypatch.setattr(build, "_writable", lambda folder: False)
+    places = []
+
+    def build_outside(compiler, element, key, path):
+        if path.parent == tmp_path:
+            raise problem
+        places.append(path.parent)
+        path.write_bytes(good.read_bytes())
+
+    monkeypatch.setattr(build, "_build", build_outside)
+    assert build.load("fp32", lambda library: None) is not None
+    assert len(places) == 1
+    assert not places[0].exists(), "the temporary folder was left"
+    assert (tmp_path / good.name).read_bytes() == b"damaged"
+
+
 def test_the_fingerprint_depends_on_sources_flags_and_compiler(tmp_path, monkeypatch):
     compiler = [sys.executable]
     first = build.fingerprint(compiler)
@@ -174,3 +228,52 @@ def test_a_forked_process_computes_the_same():
         assert child.exitcode == 0
     finally:
         torch.set_num_threads(before)
+
+
+class Normalized(torch.utils.data.Dataset):
+    """A dataset that normalizes in the worker, with as many threads as its author fancied."""
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        torch.set_num_threads(2)
+        x = torch.randn(4, 8, 100, 100, generator=torch.Generator().manual_seed(index))
+        return cpu.moments(x, None).mean.sum().item()
+
+
+@needs_compiler
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_workers_of_a_data_loader_normalize():
+    before = torch.get_num_threads()
+    try:
+        expected = [Normalized()[index] for index in range(2)]  # the pool of threads exists now
+        loader = torch.utils.data.DataLoader(
+            Normalized(), batch_size=None, num_workers=2, timeout=60, multiprocessing_context="fork"
+        )
+        assert list(loader) == expected
+    finally:
+        torch.set_num_threads(before)
+
+
+COUNT_THREADS = """
+import os, torch
+from normwise.backends import cpu
+torch.set_num_threads(1)
+x = torch.ones(8, 8, 200, 200)
+def started():
+    before = len(os.listdir("/proc/self/task"))
+    cpu.moments(x, None)
+    return len(os.listdir("/proc/self/task")) - before
+print(started())
+torch.set_num_threads(3)
+print(started())
+"""
+
+
+@needs_compiler
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux's /proc")
+def test_the_number_of_threads_is_torch_s(built):
+    """Seen from outside: one thread starts no other, three start two, whatever OpenMP's own setting is."""
+    assert run(built, COUNT_THREADS, OMP_NUM_THREADS="4") == ["0", "2"]

@@ -22,6 +22,11 @@ def bench(*arguments, cwd, code=0, warnings="error"):
     return done
 
 
+def complaints(errors):
+    """What a command said beside its output; on a machine without a compiler it also says what serves instead."""
+    return [line for line in errors.splitlines() if not line.endswith("; plain PyTorch serves.")]
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bench")
@@ -42,7 +47,7 @@ def test_rows_page_and_table(finished):
     assert (folder / "out" / "bench.html").read_text(encoding="utf-8").count("<rect ") == 8
     assert "[8/8] SwitchableNorm" in done.stdout
     assert done.stdout.endswith("Page: out/bench.html\nRows: out/layers.csv\n")
-    assert done.stderr == ""
+    assert complaints(done.stderr) == []
 
 
 def test_the_command_on_the_page_repeats_the_run(finished):
@@ -68,9 +73,9 @@ BAD = {
 def test_bad_input_is_explained_in_one_line(arguments, said, tmp_path):
     (tmp_path / "file").touch()
     done = bench(*SMALL, *arguments, cwd=tmp_path, code=2)
-    assert said in done.stderr
-    assert done.stderr.startswith("normwise: ")
-    assert len(done.stderr.splitlines()) == 1
+    (complaint,) = complaints(done.stderr)
+    assert said in complaint
+    assert complaint.startswith("normwise: ")
     assert done.stdout == ""
 
 
@@ -79,17 +84,15 @@ def test_an_unknown_subject(tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
-def test_ctrl_c_leaves_rows_and_a_page_and_the_same_command_goes_on(tmp_path):
+def test_ctrl_c_leaves_rows_and_a_page_and_the_same_command_goes_on(tmp_path, start):
     arguments = ("--shapes", "2x8x64x64", "--layers", "batch,group,instance,switchable", "--threads", "1")
     command = [sys.executable, "-m", "normwise", "bench", *arguments, "--out", "out"]
-    running = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment()
-    )
+    running = start(command, cwd=tmp_path, env=environment())
     assert running.stdout.readline().startswith("[1/32] ")
     running.send_signal(signal.SIGINT)
     rest, errors = running.communicate(timeout=120)
     assert running.returncode == 130, errors
-    assert errors == ""
+    assert complaints(errors) == []
     before = rows_in(tmp_path / "out" / "layers.csv")
     assert 1 <= len(before) < 32
     assert rest.endswith(f"Unfinished: {len(before)} of 32 cells. The same command does the rest.\n")

@@ -184,6 +184,37 @@ def test_kinks_do_not_decide():
     assert error(one, layer, data, exact) < 1e-6
 
 
+class TestAGradientOfZero:
+    """One sample: the batch's statistics are the instance's, and the gate between them has no gradient."""
+
+    ONE = case("batch-instance", (1, 8, 16, 16))
+
+    def oracle_of(self, layer):
+        data = make_data(self.ONE, torch.device("cpu"))
+        randomize(layer)
+        paper = baselines(self.ONE)["paper"]
+        take_over(paper.inner, layer)
+        return data, oracle(self.ONE, paper, data)
+
+    def test_is_compared_with_the_size_of_its_terms(self):
+        layer = ours(self.ONE)
+        data, exact = self.oracle_of(layer)
+        assert exact.wanted["gate"].abs().max() < 1e-12
+        # Each of 8 values is a sum over 256 products of grad_y with something of the size of y.
+        assert 4 < exact.sizes["gate"] < 64
+        assert exact.sizes["weight"] == exact.wanted["weight"].abs().max()
+        assert error(self.ONE, layer, data, exact) < 1e-6
+
+    def test_and_a_wrong_one_is_still_wrong(self):
+        class Broken(type(ours(self.ONE))):
+            def forward(self, x):
+                return super().forward(x) + (self.gate - self.gate.detach()).view(-1, 1, 1) * x * 1e-3
+
+        layer = Broken(8)
+        data, exact = self.oracle_of(layer)
+        assert error(self.ONE, layer, data, exact) > 1e-4
+
+
 def test_random_parameters_differ_from_their_first_values_and_variances_stay_positive():
     layer = ours(case("switchable", (3, 64, 5, 4)))
     randomize(layer)

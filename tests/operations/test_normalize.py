@@ -137,6 +137,17 @@ def test_a_parameter_hidden_in_the_formula_is_refused():
         )
 
 
+@pytest.mark.parametrize("constants", [{"eps": True}, {"target": True}], ids=["a number", "in a tuple"])
+def test_a_parameter_hidden_in_the_constants_of_our_own_formulas_is_refused(constants):
+    hidden = torch.nn.Parameter(torch.full((1, 3), 1e-3))
+    formula = partial(formulas.instance_norm, eps=hidden)
+    if "target" in constants:
+        target = formulas.RenormTarget(torch.zeros(1, 3), torch.ones(1, 3), 3.0, hidden)
+        formula = partial(formulas.batch_renorm, target=target, eps=1e-5)
+    with pytest.raises(ValueError, match=r"not among its parameters \(shape \(1, 3\)\); pass it"):
+        normalize(torch.randn(2, 3, 4), formula, torch.ones(3, requires_grad=True), None)
+
+
 def test_a_shared_parameter_gets_both_gradients():
     x, weight = seeded(2, 3, 4), seeded(3, seed=1).requires_grad_()
     y = normalize(x, lambda m, w, b: Affine(m.mean, w * m.var.rsqrt(), b), weight, weight)

@@ -3,7 +3,9 @@
 A backend is one module with the same few functions: `unavailable`, `serves`, and the kernels `moments`,
 `apply`, `backward_reduce`, `backward_apply`; `reference.py` is their specification. To add one: write the
 module and name it in `_BACKENDS`. One that also has `standardize` and `standardize_backward`
-does plain standardization in one kernel each way; the general path is their specification.
+does plain standardization in one kernel each way; the general path is their specification. One that has `respond`,
+`respond_reduce` and `respond_backward` serves the layers that are not affine in ``x`` (EvoNorm, FilterResponseNorm with
+its threshold); for one that has not, as the Triton kernels, the reference serves.
 """
 
 from __future__ import annotations
@@ -11,150 +13,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from normwise.core.activations import Activation
-from normwise.core.moments import Moments
-
 from . import cpu, reference, triton_kernels
-
-
-class Backend(Protocol):
-    """The kernels over the big tensor; all tables are ``[N, C]`` in the statistics' dtype, any strides."""
-
-    @property
-    def name(self) -> str: ...
-
-    def unavailable(self) -> str | None: ...
-
-    def serves(self, x: Tensor) -> bool: ...
-
-    def moments(self, x: Tensor, mask: Tensor | None) -> Moments: ...
-
-    def apply(
-        self,
-        x: Tensor,
-        mean: Tensor,
-        scale: Tensor,
-        shift: Tensor,
-        residual: Tensor | None,
-        activation: Activation | None,
-    ) -> Tensor: ...
-
-    def backward_reduce(
-        self,
-        grad_y: Tensor,
-        x: Tensor,
-        mean: Tensor,
-        scale: Tensor,
-        shift: Tensor,
-        residual: Tensor | None,
-        activation: Activation | None,
-    ) -> tuple[Tensor, Tensor]: ...
-
-    def backward_apply(
-        self,
-        grad_y: Tensor,
-        x: Tensor,
-        mean: Tensor,
-        scale: Tensor,
-        shift: Tensor,
-        residual: Tensor | None,
-        activation: Activation | None,
-        slope: Tensor | None,
-        offset: Tensor | None,
-        mask: Tensor | None,
-    ) -> tuple[Tensor, Tensor | None]: ...
-
-
-@runtime_checkable
-class Fused(Backend, Protocol):
-    """A backend that also standardizes over plain pools in one kernel each way: measured, pooled, applied."""
-
-    def standardize(
-        self,
-        x: Tensor,
-        groups: int,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        eps: float,
-        residual: Tensor | None,
-        activation: Activation | None,
-        known: Moments | None,
-    ) -> tuple[Tensor, Moments]: ...
-
-    def standardize_backward(
-        self,
-        grad_y: Tensor,
-        x: Tensor,
-        groups: int,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        eps: float,
-        residual: Tensor | None,
-        activation: Activation | None,
-        moments: Moments,
-        *,
-        known: bool,
-        values: bool,
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]: ...
-
-
-@runtime_checkable
-class Rows(Backend, Protocol):
-    """A backend that also normalizes rows: of tokens over trailing dimensions, of pixels over their channels.
-
-    ``y = γ (x - μ) rstd + β`` with ``center``, else ``y = γ x rstd + β``, where ``rstd = 1/√(v + ε)`` and v is the
-    biased variance, or the mean square. The tables ``mean`` (None without ``center``) and ``rstd`` are in the
-    statistics' dtype, as are the parameters' gradients; the parameters have a row's width and any floating dtype.
-    """
-
-    def rows(
-        self, x: Tensor, width: int, weight: Tensor | None, bias: Tensor | None, eps: float, center: bool
-    ) -> tuple[Tensor, Tensor | None, Tensor]:
-        """For contiguous ``x``, seen as ``[rows, width]``; the tables are ``[rows]``."""
-        ...
-
-    def rows_backward(
-        self,
-        grad_y: Tensor,
-        x: Tensor,
-        width: int,
-        weight: Tensor | None,
-        mean: Tensor | None,
-        rstd: Tensor,
-        center: bool,
-        need_x: bool,
-        need_weight: bool,
-        need_bias: bool,
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """The gradients of x, weight and bias that are needed; ``grad_y`` is contiguous as well."""
-        ...
-
-    def columns(
-        self, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, center: bool
-    ) -> tuple[Tensor, Tensor | None, Tensor]:
-        """For contiguous ``x[N, C, S]``, each pixel over its C channels; the tables are ``[N, S]``."""
-        ...
-
-    def columns_backward(
-        self,
-        grad_y: Tensor,
-        x: Tensor,
-        weight: Tensor | None,
-        mean: Tensor | None,
-        rstd: Tensor,
-        center: bool,
-        need_x: bool,
-        need_weight: bool,
-        need_bias: bool,
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """The gradients of x, weight and bias that are needed; ``grad_y`` is contiguous as well."""
-        ...
-
+from .protocols import Backend as Backend
+from .protocols import Fused as Fused
+from .protocols import Responses as Responses
+from .protocols import Rows as Rows
 
 _BACKENDS: dict[str, Backend] = {
     cpu.name: cpu,
@@ -238,9 +105,18 @@ def rows_for(x: Tensor) -> Rows | None:
     return _of_kind(x, Rows)  # type: ignore[return-value]
 
 
+def responses_of(backend: Backend) -> Responses:
+    """The backend itself where it serves responses, otherwise the reference."""
+    return backend if _is(backend, Responses) else reference  # type: ignore[return-value]
+
+
 def _of_kind(x: Tensor, protocol: type) -> Backend | None:
     backend = select(x)
+    return backend if _is(backend, protocol) and backend.serves(x) else None
+
+
+def _is(backend: Backend, protocol: type) -> bool:
     kind = (backend.name, protocol)
     if kind not in _kinds:
         _kinds[kind] = isinstance(backend, protocol)
-    return backend if _kinds[kind] and backend.serves(x) else None
+    return _kinds[kind]

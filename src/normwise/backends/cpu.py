@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
-from typing import Any, overload
 
 import torch
 from torch import Tensor
 
 from normwise.core.activations import Activation
-from normwise.core.layout import in_layout_of
 from normwise.core.moments import Moments, statistics_dtype
 
-from .cpu_library import ELEMENTS, activation_number, call, kernels, pointer, threads
+from .cpu_library import ELEMENTS, activation_number, call, kernels, pointer
+from .cpu_responses import respond as respond
+from .cpu_responses import respond_backward as respond_backward
+from .cpu_responses import respond_reduce as respond_reduce
 from .cpu_rows import columns as columns
 from .cpu_rows import columns_backward as columns_backward
 from .cpu_rows import parameter
 from .cpu_rows import rows as rows
 from .cpu_rows import rows_backward as rows_backward
+from .cpu_tensors import Tables, dense, like, shape_of
 from .huge_pages import empty_like
 
 name = "cpu"
-
-_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 def unavailable() -> str | None:
@@ -69,7 +68,7 @@ def apply(
     x, last = dense(x)
     residual = like(x, residual)
     y = empty_like(x)
-    tables = _Tables(mean, scale, shift)
+    tables = Tables(mean, scale, shift)
     number = activation_number(activation)
     call(
         "nw_apply",
@@ -99,7 +98,7 @@ def backward_reduce(
     x, last = dense(x)
     grad_y, residual = like(x, grad_y), like(x, residual)
     sums = torch.empty(2, *x.shape[:2], dtype=mean.dtype).unbind()
-    tables = _Tables(mean, scale, shift)
+    tables = Tables(mean, scale, shift)
     call(
         "nw_backward_reduce",
         x.dtype,
@@ -135,7 +134,7 @@ def backward_apply(
     grad_x = empty_like(x)
     grad_residual = None if residual is None else empty_like(x)
     mask = None if mask is None else mask.contiguous()
-    tables = _Tables(mean, scale, shift, slope, offset)
+    tables = Tables(mean, scale, shift, slope, offset)
     call(
         "nw_backward_apply",
         x.dtype,
@@ -231,45 +230,3 @@ def standardize_backward(
     if bias is not None and grad_bias is not None:
         grad_bias = grad_bias.to(bias.dtype)
     return grad_x, grad_residual, grad_weight, grad_bias
-
-
-class _Tables:
-    """Tables ``[N, C]`` of any strides as the kernels take them; keeps them alive during the call."""
-
-    def __init__(self, *tables: Tensor | None) -> None:
-        self.kept = tables
-        strides = [n for t in tables for n in ((0, 0) if t is None else t.stride())]
-        self.pointers = (ctypes.c_void_p * len(tables))(*map(pointer, tables))
-        self.strides = (ctypes.c_int64 * len(strides))(*strides)
-
-    @property
-    def arguments(self) -> tuple[Any, Any]:
-        return self.pointers, self.strides
-
-
-def dense(x: Tensor) -> tuple[Tensor, bool]:
-    """``x`` in a layout that the kernels read, copied if need be, and whether its channels are neighbours."""
-    if x.is_contiguous():
-        return x, x.dim() == 2 or x.numel() == x.shape[0] * x.shape[1]
-    if x.dim() in _CHANNELS_LAST and x.is_contiguous(memory_format=_CHANNELS_LAST[x.dim()]):
-        return x, True
-    if x.dim() == 3 and x.transpose(1, 2).is_contiguous():
-        return x, True
-    return dense(in_layout_of(x, x))
-
-
-@overload
-def like(x: Tensor, t: Tensor) -> Tensor: ...
-@overload
-def like(x: Tensor, t: None) -> None: ...
-def like(x: Tensor, t: Tensor | None) -> Tensor | None:
-    """``t``, of ``x``'s shape, in the layout of ``x``."""
-    if t is None or t.stride() == x.stride():
-        return t
-    return torch.empty_like(x, dtype=t.dtype).copy_(t)
-
-
-def shape_of(x: Tensor, last: bool) -> tuple[int, int, int, int, int]:
-    """The first arguments of every kernel over ``[N, C, *space]``."""
-    samples, channels = x.shape[:2]
-    return last, samples, channels, x.numel() // (samples * channels), threads()

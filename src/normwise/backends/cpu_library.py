@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from normwise.core.activations import ACTIVATIONS, Activation
+from normwise.core.responses import RESPONSES
 
 from . import build
 
 #: The types that kernels exist for, by the names that they have in C++.
 ELEMENTS = {torch.float32: "fp32", torch.float64: "fp64", torch.bfloat16: "bf16", torch.float16: "fp16"}
+RESPONSE_NUMBERS = {response.name: number for number, response in enumerate(RESPONSES.values())}
 ACTIVATION_NUMBERS = {None: 0} | {name: number for number, name in enumerate(ACTIVATIONS, start=1)}
 
 _INT, _LONG, _DOUBLE, _P = ctypes.c_int, ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
@@ -27,6 +29,9 @@ _SIGNATURES = {
     "nw_apply": (*_SHAPE, *(_P,) * 4, _INT, _P),
     "nw_backward_reduce": (*_SHAPE, *(_P,) * 5, _INT, _P, _P),
     "nw_backward_apply": (*_SHAPE, *(_P,) * 6, _INT, _P, _P),
+    "nw_respond": (*_SHAPE, _INT, *(_P,) * 5),
+    "nw_respond_reduce": (*_SHAPE, _INT, *(_P,) * 6),
+    "nw_respond_backward": (*_SHAPE, _INT, *(_P,) * 8),
     "nw_standardize": (*_SHAPE, _LONG, _INT, _DOUBLE, *(_P,) * 4, _INT, *(_P,) * 3),
     "nw_standardize_backward": (*_SHAPE, _LONG, _INT, _DOUBLE, *(_P,) * 5, _INT, *(_P,) * 6),
     "nw_rows": (_LONG, _LONG, _INT, _INT, _DOUBLE, *(_P,) * 6),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from normwise.core.activations import Activation
 from normwise.core.moments import Moments, widen
+from normwise.core.responses import Response
 
 name = "reference"
 
@@ -74,11 +77,57 @@ def backward_apply(
     the statistics were given, not measured.
     """
     g = _grad_before_activation(grad_y, x, mean, scale, shift, residual, activation)
-    grad_x = g * _over_space(scale, x)
-    if slope is not None and offset is not None:
-        through = torch.addcmul(_over_space(offset, x), widen(x) - _over_space(mean, x), _over_space(slope, x))
-        grad_x = grad_x + (through if mask is None else torch.where(mask, through, 0))
+    grad_x = _with_backflow(g * _over_space(scale, x), x, mean, slope, offset, mask)
     return grad_x.to(x.dtype), None if residual is None else g.to(residual.dtype)
+
+
+def respond(x: Tensor, response: Response, tables: Sequence[Tensor], residual: Tensor | None) -> Tensor:
+    """``y = f(x; scale, shift + residual, ...)`` with the response's ``tables``, in ``x``'s dtype and layout."""
+    return response.function(widen(x), *_coefficients(x, tables, residual)).to(x.dtype)
+
+
+def respond_reduce(
+    grad_y: Tensor, x: Tensor, response: Response, tables: Sequence[Tensor], residual: Tensor | None
+) -> tuple[Tensor, ...]:
+    """``Σ grad_y · ∂f/∂t`` of each plane, ``[N, C]``, for every table t."""
+    _, *slopes = response.slopes(widen(x), *_coefficients(x, tables, residual))
+    space = tuple(range(2, x.dim()))
+    grads = (grad_y.to(slope.dtype) * slope for slope in slopes)
+    return tuple(grad.sum(space) if space else grad for grad in grads)
+
+
+def respond_backward(
+    grad_y: Tensor,
+    x: Tensor,
+    response: Response,
+    tables: Sequence[Tensor],
+    residual: Tensor | None,
+    mean: Tensor,
+    slope: Tensor | None,
+    offset: Tensor | None,
+    mask: Tensor | None,
+) -> tuple[Tensor, Tensor | None]:
+    """``grad_x = grad_y · ∂f/∂x + slope·(x - mean) + offset`` as in `backward_apply`, and ``grad_residual``."""
+    to_x, _, to_shift, *_ = response.slopes(widen(x), *_coefficients(x, tables, residual))
+    grad_x = _with_backflow(grad_y * to_x, x, mean, slope, offset, mask)
+    return grad_x.to(x.dtype), None if residual is None else (grad_y * to_shift).to(residual.dtype)
+
+
+def _coefficients(x: Tensor, tables: Sequence[Tensor], residual: Tensor | None) -> list[Tensor]:
+    found = [_over_space(table, x) for table in tables]
+    if residual is not None:
+        found[1] = found[1] + residual
+    return found
+
+
+def _with_backflow(
+    grad_x: Tensor, x: Tensor, mean: Tensor, slope: Tensor | None, offset: Tensor | None, mask: Tensor | None
+) -> Tensor:
+    """Add what flows back through the statistics."""
+    if slope is None or offset is None:
+        return grad_x
+    through = torch.addcmul(_over_space(offset, x), widen(x) - _over_space(mean, x), _over_space(slope, x))
+    return grad_x + (through if mask is None else torch.where(mask, through, 0))
 
 
 def _before_activation(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, residual: Tensor | None) -> Tensor:

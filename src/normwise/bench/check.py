@@ -17,6 +17,8 @@ from .subjects import Composed
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 2e-2}
 #: Where a derivative jumps this close by, a rounding decides for one side, and no gradient is asked for.
 _CLOSE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+#: A sum this much smaller than its terms is 0 but for fp64's rounding.
+_NOTHING = 1e-10
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
@@ -62,10 +64,14 @@ def take_over(layer: nn.Module, source: nn.Module) -> None:
 
 
 class Oracle(NamedTuple):
-    """What a layer should give: output and gradients in fp64, by name, for the data with this ``grad_y``."""
+    """What a layer should give: output and gradients in fp64, by name, for the data with this ``grad_y``.
+
+    ``sizes`` are what an error of each is compared with.
+    """
 
     wanted: dict[str, Tensor]
     grad_y: Tensor
+    sizes: dict[str, float]
 
 
 def oracle(case: Case, exact: Composed, data: Data) -> Oracle:
@@ -81,7 +87,15 @@ def oracle(case: Case, exact: Composed, data: Data) -> Oracle:
         if t is not None:
             t.requires_grad_()
     wanted = results(case, exact, Data(x, residual, grad_y))
-    return Oracle(wanted, torch.empty_like(data.grad_y).copy_(grad_y))
+    sizes = {name: t.abs().max().item() for name, t in wanted.items()}
+    for name in wanted.keys() - {"y", "x", "residual"}:
+        # A parameter's gradient is a sum whose terms are of the size of grad_y · y, so many for each of its values.
+        # Where it is 0 because they cancel, as that of a gate between two equal things, they are what rounding errors
+        # are compared with; a rounding over a rounding would say nothing.
+        terms = ((grad_y * wanted["y"]).square().sum() / wanted[name].numel()).sqrt().item()
+        if sizes[name] <= _NOTHING * terms:
+            sizes[name] = terms
+    return Oracle(wanted, torch.empty_like(data.grad_y).copy_(grad_y), sizes)
 
 
 def _widened(t: Tensor) -> Tensor:
@@ -101,10 +115,10 @@ def results(case: Case, layer: nn.Module, data: Data) -> dict[str, Tensor]:
 
 
 def error(case: Case, layer: nn.Module, data: Data, exact: Oracle) -> float:
-    """The largest error of output and gradients, each over its largest magnitude; inf where one is not finite."""
+    """The largest error of output and gradients, each over the `Oracle`'s size; inf where one is not finite."""
     found = results(case, layer, data._replace(grad_y=exact.grad_y))
     worst = 0.0
     for name, wanted in exact.wanted.items():
-        largest = ((found[name].double() - wanted).abs().max() / wanted.abs().max()).item()
+        largest = ((found[name].double() - wanted).abs().max() / exact.sizes[name]).item()
         worst = max(worst, largest if math.isfinite(largest) else math.inf)
     return worst

@@ -5,6 +5,7 @@ A formula maps the table of moments and the layer's parameters to three small te
 
     y = (x - center) · scale + shift
 
+or, where y is not affine in x, of one of the functions in `core.responses`.
 They are written in plain differentiable PyTorch; the passes over the big tensor are kernels. A normalizer
 that always subtracts what it measured states the measured mean as ``center``: the difference from each
 plane's own mean is then taken on the small table, and neither the output nor the gradient cancels when the
@@ -22,8 +23,7 @@ from torch import Tensor
 
 from .moments import Moments
 from .processes import ProcessGroup
-
-Coefficient = Tensor | float
+from .responses import Coefficient, Gated, LargerScale, Responding
 
 
 class Affine(NamedTuple):
@@ -38,8 +38,8 @@ class Affine(NamedTuple):
     statistics: Moments | None = None
 
 
-#: A normalizer of activations: ``(moments, *parameters) -> Affine``.
-Formula = Callable[..., Affine]
+#: A normalizer of activations: ``(moments, *parameters) -> Affine``, or one of the responses.
+Formula = Callable[..., Affine | Responding]
 
 
 def standardized(pooled: Moments, weight: Tensor | None, bias: Tensor | None, eps: float) -> Affine:
@@ -193,6 +193,33 @@ def filter_response_norm(
     floor = eps if learned_eps is None else eps + learned_eps.abs()
     scale = torch.rsqrt(_power(moments) + floor)
     return Affine(0.0, scale if weight is None else weight * scale, 0.0 if bias is None else bias)
+
+
+def evo_norm_b0(
+    moments: Moments,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    v: Tensor,
+    *,
+    eps: float,
+    known: Moments | None = None,
+    processes: ProcessGroup | None = None,
+) -> LargerScale:
+    r""":math:`\gamma x / \max(\sigma_B, v x + \sigma_I) + \beta` (Liu et al. 2020, arXiv:2004.02967).
+
+    ``known`` stands in for the batch's statistics.
+    """
+    batch = moments.over_batch(processes) if known is None else known
+    of_batch, own = torch.sqrt(batch.var + eps), torch.sqrt(moments.var + eps)
+    return LargerScale(1.0 if weight is None else weight, 0.0 if bias is None else bias, of_batch, v, own, batch)
+
+
+def evo_norm_s0(
+    moments: Moments, weight: Tensor | None, bias: Tensor | None, v: Tensor, *, groups: int, eps: float
+) -> Gated:
+    r""":math:`\gamma x\,\mathrm{sigmoid}(v x) / \sigma_G + \beta` (Liu et al. 2020, arXiv:2004.02967)."""
+    scale = torch.rsqrt(moments.over_groups(groups).var + eps)
+    return Gated(scale if weight is None else weight * scale, 0.0 if bias is None else bias, v)
 
 
 def global_response_norm(moments: Moments, weight: Tensor, bias: Tensor | None, *, eps: float) -> Affine:

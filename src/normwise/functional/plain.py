@@ -10,7 +10,7 @@ from torch import Tensor
 
 from normwise.core import formulas
 from normwise.core.arguments import check_floating, check_input
-from normwise.operations import adaptive, evo, rows, squash
+from normwise.operations import adaptive, rows, squash
 from normwise.operations.normalize import normalize
 
 from .running import Epilogue, Options, check_tables
@@ -89,7 +89,7 @@ def evo_norm_s0(
     check_tables(x, v=v, weight=weight, bias=bias)
     if num_groups < 1 or x.shape[1] % num_groups:
         raise ValueError(f"evo_norm_s0: {x.shape[1]} channels are not divisible by num_groups={num_groups}.")
-    return evo.evo_norm_s0(x, weight, bias, v, num_groups, eps, **options)
+    return normalize(x, partial(formulas.evo_norm_s0, groups=num_groups, eps=eps), weight, bias, v, **options)
 
 
 def layer_norm(

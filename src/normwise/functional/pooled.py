@@ -11,7 +11,6 @@ from normwise.core import formulas
 from normwise.core.arguments import check_input
 from normwise.core.formulas import Formula, RenormTarget
 from normwise.core.moments import Moments
-from normwise.operations import evo
 from normwise.operations.normalize import normalize_and_measure
 
 from .running import Options, Statistics, as_known, check_tables, in_tensors
@@ -203,10 +202,8 @@ def evo_norm_b0(
     torch.Size([1, 3])
     """
     check_input(x, "evo_norm_b0")
-    check_tables(x, v=v, weight=weight, bias=bias)
-    known = None if statistics is None else as_known(statistics, x)
-    y, table = evo.evo_norm_b0(x, weight, bias, v, eps, known=known, **options)
-    return y, in_tensors(table)
+    check_tables(x, v=v)
+    return _mixed(x, partial(formulas.evo_norm_b0, eps=eps), statistics, options, weight, bias, v)
 
 
 def _standardized(

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from normwise.core import formulas
 from normwise.core.arguments import check_input
 from normwise.core.moments import Moments
 from normwise.core.processes import ProcessGroup
 from normwise.core.running import RunningStatistics
-from normwise.operations import evo
+from normwise.operations.normalize import normalize, normalize_and_measure
 
 from ._shared import ChannelLayer
 from .batch_layer import BatchLayer
@@ -66,10 +68,12 @@ class EvoNormB0(BatchLayer):
             nn.init.ones_(self.v)
 
     def _by_batch(self, x: Tensor, group: ProcessGroup | None, **options: Any) -> tuple[Tensor, Moments]:
-        return evo.evo_norm_b0(x, self.weight, self.bias, self.v, self.eps, processes=group, **options)
+        formula = partial(formulas.evo_norm_b0, eps=self.eps, processes=group)
+        return normalize_and_measure(x, formula, self.weight, self.bias, self.v, **options)
 
     def _by_running(self, x: Tensor, running: RunningStatistics, **options: Any) -> Tensor:
-        return evo.evo_norm_b0(x, self.weight, self.bias, self.v, self.eps, known=running.moments(), **options)[0]
+        formula = partial(formulas.evo_norm_b0, eps=self.eps, known=running.moments())
+        return normalize(x, formula, self.weight, self.bias, self.v, **options)
 
     def _check_input_dim(self, input: Tensor) -> None:
         check_input(input, type(self).__name__)
@@ -155,9 +159,9 @@ class EvoNormS0(ChannelLayer):
                 f"EvoNormS0: expected more than 1 value in each group, got input size {list(x.shape)}; use fewer "
                 "groups, or leave the layer out where the maps are 1 x 1."
             )
-        options: dict[str, Any] = {"activation": self.activation, "residual": residual}
-        options["mask"] = self._mask(x, mask, lengths)
-        return evo.evo_norm_s0(x, self.weight, self.bias, self.v, self.num_groups, self.eps, **options)
+        formula = partial(formulas.evo_norm_s0, groups=self.num_groups, eps=self.eps)
+        parameters, mask = (self.weight, self.bias, self.v), self._mask(x, mask, lengths)
+        return normalize(x, formula, *parameters, activation=self.activation, residual=residual, mask=mask)
 
     def extra_repr(self) -> str:
         shown = f"{self.num_features}, num_groups={self.num_groups}, eps={self.eps}, affine={self.affine}"

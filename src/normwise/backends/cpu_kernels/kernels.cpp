@@ -1,8 +1,10 @@
 // The kernels' C interface: plain pointers and sizes, no exceptions across it. Compiled once for each element type, whose
-// name is NW_ELEMENT and part of every function's. 0 = done, 1 = out of memory, 2 = an activation that is not known here.
+// name is NW_ELEMENT and part of every function's. 0 = done, 1 = out of memory, 2 = an activation or a response that is not
+// known here.
 #include <new>
 
 #include "positions.hpp"
+#include "respond.hpp"
 
 namespace {
 
@@ -35,11 +37,30 @@ int with_kind(int act, F f) noexcept {
   });
 }
 
+template <class F>
+int with_response(int response, F f) noexcept {
+  if (response < nw::kThresholded || response > nw::kLargerScale) return 2;
+  return guarded([&] {
+    if (response == nw::kThresholded)
+      f(nw::Thresholded());
+    else if (response == nw::kGated)
+      f(nw::Gated());
+    else
+      f(nw::LargerScale());
+  });
+}
+
 nw::Table<A> table_at(const void* const* tables, const int64_t* strides, int i) {
   return {static_cast<const A*>(tables[i]), strides[2 * i], strides[2 * i + 1]};
 }
 nw::Coefficients<T> coefficients(const void* const* tables, const int64_t* strides) {
   return {table_at(tables, strides, 0), table_at(tables, strides, 1), table_at(tables, strides, 2)};
+}
+template <class R>
+nw::Tables<T, R> response_tables(const void* const* tables, const int64_t* strides) {
+  nw::Tables<T, R> found;
+  for (int k = 0; k < R::kTables; ++k) found.of[k] = table_at(tables, strides, k);
+  return found;
 }
 
 // A parameter of the layer in fp64; `otherwise` where it has none.
@@ -153,5 +174,39 @@ NW_PUBLIC(nw_columns_backward)(int64_t N, int64_t C, int64_t S, int threads, int
                                const A* weight, double* mean, double* root, T* gx, A* gw, A* gb) {
   return guarded([&] {
     nw::differentiate_positions<T>({N, C, S, threads, center != 0, x, weight, nullptr, mean, root}, gy, gx, gw, gb);
+  });
+}
+
+// tables: the response's own, in their order.
+NW_PUBLIC(nw_respond)(int last, int64_t N, int64_t C, int64_t S, int threads, int response, const T* x, const T* residual,
+                      const void* const* tables, const int64_t* strides, T* y) {
+  return with_response(response, [&](auto kind) {
+    using R = decltype(kind);
+    nw::respond<T, R>({N, C, S, last != 0, threads}, x, residual, y, response_tables<R>(tables, strides));
+  });
+}
+
+// sums: [tables, N, C].
+NW_PUBLIC(nw_respond_reduce)(int last, int64_t N, int64_t C, int64_t S, int threads, int response, const T* gy, const T* x,
+                             const T* residual, const void* const* tables, const int64_t* strides, A* sums) {
+  return with_response(response, [&](auto kind) {
+    using R = decltype(kind);
+    const auto totals = nw::reduce_response<T, R>({N, C, S, last != 0, threads}, {gy, x, residual},
+                                                  response_tables<R>(tables, strides));
+    for (int k = 0; k < R::kTables; ++k)
+      for (int64_t i = 0; i < N * C; ++i) sums[k * N * C + i] = A(totals[i].of[k]);
+  });
+}
+
+// tables: the response's own, then mean, slope and offset, without data where the statistics were given.
+NW_PUBLIC(nw_respond_backward)(int last, int64_t N, int64_t C, int64_t S, int threads, int response, const T* gy,
+                               const T* x, const T* residual, const uint8_t* mask, const void* const* tables,
+                               const int64_t* strides, T* gx, T* gr) {
+  return with_response(response, [&](auto kind) {
+    using R = decltype(kind);
+    constexpr int K = R::kTables;
+    nw::differentiate_response<T, R>(
+        {N, C, S, last != 0, threads}, {gy, x, residual}, mask, gx, gr, response_tables<R>(tables, strides),
+        {table_at(tables, strides, K), table_at(tables, strides, K + 1), table_at(tables, strides, K + 2)});
   });
 }

@@ -1,0 +1,91 @@
+"""The kernels of `cpu.py` for the responses of `core.responses`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from normwise.core.moments import statistics_dtype
+from normwise.core.responses import Response
+
+from .cpu_library import RESPONSE_NUMBERS, call, pointer
+from .cpu_tensors import Tables, dense, like, shape_of
+from .huge_pages import empty_like
+
+
+def respond(x: Tensor, response: Response, tables: Sequence[Tensor], residual: Tensor | None) -> Tensor:
+    """See `reference.respond`."""
+    if residual is not None and residual.dtype != x.dtype:
+        kind = statistics_dtype(x.dtype)
+        return respond(x.to(kind), response, tables, residual.to(kind)).to(x.dtype)
+    x, last = dense(x)
+    residual = like(x, residual)
+    y = empty_like(x)
+    call(
+        "nw_respond",
+        x.dtype,
+        *shape_of(x, last),
+        RESPONSE_NUMBERS[response.name],
+        *map(pointer, (x, residual)),
+        *Tables(*tables).arguments,
+        y.data_ptr(),
+    )
+    return y
+
+
+def respond_reduce(
+    grad_y: Tensor, x: Tensor, response: Response, tables: Sequence[Tensor], residual: Tensor | None
+) -> tuple[Tensor, ...]:
+    """See `reference.respond_reduce`."""
+    kind = statistics_dtype(x.dtype)
+    if residual is not None and residual.dtype != x.dtype:
+        grad_y, x, residual = (t.to(kind) for t in (grad_y, x, residual))
+    x, last = dense(x)
+    grad_y, residual = like(x, grad_y), like(x, residual)
+    sums = torch.empty(len(tables), *x.shape[:2], dtype=kind)
+    call(
+        "nw_respond_reduce",
+        x.dtype,
+        *shape_of(x, last),
+        RESPONSE_NUMBERS[response.name],
+        *map(pointer, (grad_y, x, residual)),
+        *Tables(*tables).arguments,
+        sums.data_ptr(),
+    )
+    return sums.unbind()
+
+
+def respond_backward(
+    grad_y: Tensor,
+    x: Tensor,
+    response: Response,
+    tables: Sequence[Tensor],
+    residual: Tensor | None,
+    mean: Tensor,
+    slope: Tensor | None,
+    offset: Tensor | None,
+    mask: Tensor | None,
+) -> tuple[Tensor, Tensor | None]:
+    """See `reference.respond_backward`."""
+    if residual is not None and residual.dtype != x.dtype:
+        kinds = x.dtype, residual.dtype
+        grad_y, x, residual = (t.to(mean.dtype) for t in (grad_y, x, residual))
+        grads = respond_backward(grad_y, x, response, tables, residual, mean, slope, offset, mask)
+        return grads[0].to(kinds[0]), None if grads[1] is None else grads[1].to(kinds[1])
+    x, last = dense(x)
+    grad_y, residual = like(x, grad_y), like(x, residual)
+    grad_x = empty_like(x)
+    grad_residual = None if residual is None else empty_like(x)
+    mask = None if mask is None else mask.contiguous()
+    call(
+        "nw_respond_backward",
+        x.dtype,
+        *shape_of(x, last),
+        RESPONSE_NUMBERS[response.name],
+        *map(pointer, (grad_y, x, residual, mask)),
+        *Tables(*tables, mean, slope, offset).arguments,
+        *map(pointer, (grad_x, grad_residual)),
+    )
+    return grad_x, grad_residual

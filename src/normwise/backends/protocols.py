@@ -1,0 +1,170 @@
+"""What a backend offers: its functions by name, the required ones and those that it may have."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+from normwise.core.activations import Activation
+from normwise.core.moments import Moments
+from normwise.core.responses import Response
+
+
+class Backend(Protocol):
+    """The kernels over the big tensor; all tables are ``[N, C]`` in the statistics' dtype, any strides."""
+
+    @property
+    def name(self) -> str: ...
+
+    def unavailable(self) -> str | None: ...
+
+    def serves(self, x: Tensor) -> bool: ...
+
+    def moments(self, x: Tensor, mask: Tensor | None) -> Moments: ...
+
+    def apply(
+        self,
+        x: Tensor,
+        mean: Tensor,
+        scale: Tensor,
+        shift: Tensor,
+        residual: Tensor | None,
+        activation: Activation | None,
+    ) -> Tensor: ...
+
+    def backward_reduce(
+        self,
+        grad_y: Tensor,
+        x: Tensor,
+        mean: Tensor,
+        scale: Tensor,
+        shift: Tensor,
+        residual: Tensor | None,
+        activation: Activation | None,
+    ) -> tuple[Tensor, Tensor]: ...
+
+    def backward_apply(
+        self,
+        grad_y: Tensor,
+        x: Tensor,
+        mean: Tensor,
+        scale: Tensor,
+        shift: Tensor,
+        residual: Tensor | None,
+        activation: Activation | None,
+        slope: Tensor | None,
+        offset: Tensor | None,
+        mask: Tensor | None,
+    ) -> tuple[Tensor, Tensor | None]: ...
+
+
+@runtime_checkable
+class Fused(Backend, Protocol):
+    """A backend that also standardizes over plain pools in one kernel each way: measured, pooled, applied."""
+
+    def standardize(
+        self,
+        x: Tensor,
+        groups: int,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        eps: float,
+        residual: Tensor | None,
+        activation: Activation | None,
+        known: Moments | None,
+    ) -> tuple[Tensor, Moments]: ...
+
+    def standardize_backward(
+        self,
+        grad_y: Tensor,
+        x: Tensor,
+        groups: int,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        eps: float,
+        residual: Tensor | None,
+        activation: Activation | None,
+        moments: Moments,
+        *,
+        known: bool,
+        values: bool,
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]: ...
+
+
+@runtime_checkable
+class Rows(Backend, Protocol):
+    """A backend that also normalizes rows: of tokens over trailing dimensions, of pixels over their channels.
+
+    ``y = γ (x - μ) rstd + β`` with ``center``, else ``y = γ x rstd + β``, where ``rstd = 1/√(v + ε)`` and v is the
+    biased variance, or the mean square. The tables ``mean`` (None without ``center``) and ``rstd`` are in the
+    statistics' dtype, as are the parameters' gradients; the parameters have a row's width and any floating dtype.
+    """
+
+    def rows(
+        self, x: Tensor, width: int, weight: Tensor | None, bias: Tensor | None, eps: float, center: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """For contiguous ``x``, seen as ``[rows, width]``; the tables are ``[rows]``."""
+        ...
+
+    def rows_backward(
+        self,
+        grad_y: Tensor,
+        x: Tensor,
+        width: int,
+        weight: Tensor | None,
+        mean: Tensor | None,
+        rstd: Tensor,
+        center: bool,
+        need_x: bool,
+        need_weight: bool,
+        need_bias: bool,
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """The gradients of x, weight and bias that are needed; ``grad_y`` is contiguous as well."""
+        ...
+
+    def columns(
+        self, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, center: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """For contiguous ``x[N, C, S]``, each pixel over its C channels; the tables are ``[N, S]``."""
+        ...
+
+    def columns_backward(
+        self,
+        grad_y: Tensor,
+        x: Tensor,
+        weight: Tensor | None,
+        mean: Tensor | None,
+        rstd: Tensor,
+        center: bool,
+        need_x: bool,
+        need_weight: bool,
+        need_bias: bool,
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """The gradients of x, weight and bias that are needed; ``grad_y`` is contiguous as well."""
+        ...
+
+
+@runtime_checkable
+class Responses(Backend, Protocol):
+    """A backend that also serves the responses of `core.responses`; ``tables`` are theirs, in their order."""
+
+    def respond(self, x: Tensor, response: Response, tables: Sequence[Tensor], residual: Tensor | None) -> Tensor: ...
+
+    def respond_reduce(
+        self, grad_y: Tensor, x: Tensor, response: Response, tables: Sequence[Tensor], residual: Tensor | None
+    ) -> tuple[Tensor, ...]: ...
+
+    def respond_backward(
+        self,
+        grad_y: Tensor,
+        x: Tensor,
+        response: Response,
+        tables: Sequence[Tensor],
+        residual: Tensor | None,
+        mean: Tensor,
+        slope: Tensor | None,
+        offset: Tensor | None,
+        mask: Tensor | None,
+    ) -> tuple[Tensor, Tensor | None]: ...

@@ -1,0 +1,94 @@
+"""The last step of a normalizer, from the formula's tables to y and back: affine in x, or another response."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from normwise.backends import Backend, responses_of
+from normwise.core.activations import Activation
+from normwise.core.formulas import Affine, Coefficient
+from normwise.core.moments import statistics_dtype
+from normwise.core.responses import RESPONSES, Responding
+
+#: Slope and offset of what flows back through the statistics, and the mask of the values that it reaches.
+Backflow = tuple[Tensor | None, Tensor | None, Tensor | None]
+
+
+class AffineStep:
+    r"""``y = f((x - center)·scale + shift + residual)``.
+
+    It is rewritten around each plane's own mean, as the kernels want it. The difference of the two means is taken here,
+    on the small table, so that the kernels only ever see values of the size of the standard deviation. What the kernels
+    center on is a mere constant of this rewriting: the result does not depend on it, so no gradient passes through it.
+    """
+
+    def __init__(
+        self, backend: Backend, affine: Affine, mean: Tensor, x: Tensor, activation: Activation | None
+    ) -> None:
+        self.backend, self.statistics = backend, affine.statistics
+        self.activation, self.behind = activation, None
+        self.around = _table(mean.detach(), x)
+        shift = affine.shift + (self.around - affine.center) * affine.scale
+        #: Those that have a gradient.
+        self.tables = (_table(affine.scale, x), _table(shift, x))
+
+    def apply(self, x: Tensor, residual: Tensor | None) -> Tensor:
+        return self.backend.apply(x, self.around, *self.tables, residual, self.activation)
+
+    def reduce(self, grad_y: Tensor, x: Tensor, residual: Tensor | None) -> Sequence[Tensor]:
+        """The gradients of the tables."""
+        sums = self.backend.backward_reduce(grad_y, x, self.around, *self.tables, residual, self.activation)
+        return sums[1], sums[0]
+
+    def differentiate(
+        self, grad_y: Tensor, x: Tensor, residual: Tensor | None, backflow: Backflow
+    ) -> tuple[Tensor, Tensor | None]:
+        """The gradients of x and the residual."""
+        return self.backend.backward_apply(grad_y, x, self.around, *self.tables, residual, self.activation, *backflow)
+
+
+class ResponseStep:
+    """``y = f(x; scale, shift + residual, ...)``; an activation is an operation of its own, ``behind`` this one."""
+
+    def __init__(
+        self, backend: Backend, found: Responding, mean: Tensor, x: Tensor, activation: Activation | None
+    ) -> None:
+        self.backend, self.response = responses_of(backend), RESPONSES[type(found)]
+        self.statistics, self.behind = found.statistics, activation
+        self.around = _table(mean.detach(), x)
+        self.tables = tuple(_table(t, x) for t in found[:-1])
+
+    def apply(self, x: Tensor, residual: Tensor | None) -> Tensor:
+        return self.backend.respond(x, self.response, self.tables, residual)
+
+    def reduce(self, grad_y: Tensor, x: Tensor, residual: Tensor | None) -> Sequence[Tensor]:
+        """The gradients of the tables."""
+        return self.backend.respond_reduce(grad_y, x, self.response, self.tables, residual)
+
+    def differentiate(
+        self, grad_y: Tensor, x: Tensor, residual: Tensor | None, backflow: Backflow
+    ) -> tuple[Tensor, Tensor | None]:
+        """The gradients of x and the residual."""
+        return self.backend.respond_backward(grad_y, x, self.response, self.tables, residual, self.around, *backflow)
+
+
+LastStep = AffineStep | ResponseStep
+
+
+def last_step(
+    backend: Backend, found: Affine | Responding, mean: Tensor, x: Tensor, activation: Activation | None
+) -> LastStep:
+    """The step that a formula's result asks for, its tables ``[N, C]`` in the dtype of ``x``'s statistics."""
+    if isinstance(found, Affine):
+        return AffineStep(backend, found, mean, x, activation)
+    return ResponseStep(backend, found, mean, x, activation)
+
+
+def _table(t: Coefficient, x: Tensor) -> Tensor:
+    kind = statistics_dtype(x.dtype)
+    table = t.to(kind) if isinstance(t, Tensor) else torch.full((), t, dtype=kind, device=x.device)
+    # An expansion to the same shape would be a node of the graph, too.
+    return table if table.shape == x.shape[:2] else table.expand(x.shape[:2])

@@ -1,0 +1,100 @@
+"""The formula on detached ``[N, C]`` leaves: its vector-Jacobian product is the backward's middle step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from normwise.backends import Backend
+from normwise.core.activations import Activation
+from normwise.core.formulas import Formula
+from normwise.core.moments import Moments
+
+from .last_step import last_step
+
+
+class TinyGraph:
+    """One run of a formula, recorded by autograd; ``step`` has its tables."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        formula: Formula,
+        x: Tensor,
+        table: Moments,
+        parameters: tuple[Tensor | None, ...],
+        activation: Activation | None,
+        *,
+        measured: bool,
+    ) -> None:
+        self.count = table.count
+        self.measured = measured and x.requires_grad
+        with torch.enable_grad():
+            self.mean = table.mean.detach().requires_grad_(self.measured)
+            self.var = table.var.detach().requires_grad_(self.measured)
+            self.parameters = [None if p is None else p.detach().requires_grad_(p.requires_grad) for p in parameters]
+            found = formula(Moments(self.mean, self.var, table.count), *self.parameters)
+            self.step = last_step(backend, found, self.mean, x, activation)
+        candidates = (self.mean, self.var, *self.parameters)
+        self.leaves = [t for t in candidates if t is not None and t.requires_grad]
+        if not _is_ours(formula):
+            self._refuse_captured_parameters()
+
+    def _refuse_captured_parameters(self) -> None:
+        known = {id(leaf) for leaf in self.leaves}
+        nodes, seen = [t.grad_fn for t in self.step.tables if t.grad_fn is not None], set()
+        while nodes:
+            node = nodes.pop()
+            if node in seen:
+                continue
+            seen.add(node)
+            variable = getattr(node, "variable", None)
+            if variable is not None and id(variable) not in known:
+                raise ValueError(
+                    "The formula uses a tensor that requires a gradient but is not among its parameters "
+                    f"(shape {tuple(variable.shape)}); pass it: normalize(x, formula, that_tensor)."
+                )
+            nodes.extend(following for following, _ in node.next_functions if following is not None)
+
+    def vjp(self, grad_tables: Sequence[Tensor]) -> dict[int, Tensor | None]:
+        """The gradient of each leaf, by its id, for the gradients of the step's tables."""
+        pairs = [(t, g) for t, g in zip(self.step.tables, grad_tables, strict=True) if t.requires_grad]
+        if not self.leaves or not pairs:
+            return {}
+        # Retained, so that a second backward through the same forward pass finds it.
+        grads = torch.autograd.grad(
+            [t for t, _ in pairs], self.leaves, [g for _, g in pairs], retain_graph=True, allow_unused=True
+        )
+        return {id(leaf): grad for leaf, grad in zip(self.leaves, grads, strict=True)}
+
+    def through_statistics(self, grads: dict[int, Tensor | None]) -> tuple[Tensor | None, Tensor | None]:
+        """What each value of a plane adds to ``grad_x``: slope per (x - mean) through the variance, and offset.
+
+        d var / d x = 2 (x - mean) / count and d mean / d x = 1 / count.
+        """
+        if not self.measured:
+            return None, None
+        around, mean = self.step.around, self.mean.detach()
+        share = 1 / (self.count.clamp_min(1) if isinstance(self.count, Tensor) else max(self.count, 1))
+        to_mean, to_var = (grads.get(id(leaf)) for leaf in (self.mean, self.var))
+        slope = torch.zeros_like(mean) if to_var is None else to_var * (2 * share)
+        # The variance's slope is about the exact mean; the kernels center on the rounded one.
+        offset = slope * (around - mean)
+        if to_mean is not None:
+            offset = offset + to_mean * share
+        return slope.to(around.dtype), offset.to(around.dtype)
+
+
+def _is_ours(formula: Formula) -> bool:
+    """Whether nothing can be hidden in a formula: one of this package, whose constants have no gradient."""
+    constants: list[object] = []
+    while isinstance(formula, partial):
+        constants += [*formula.args, *formula.keywords.values()]
+        formula = formula.func
+    flat = [t for c in constants for t in (c if isinstance(c, tuple) else (c,))]
+    if any(isinstance(t, Tensor) and t.requires_grad for t in flat):
+        return False
+    return str(getattr(formula, "__module__", "")).startswith("normwise.")
