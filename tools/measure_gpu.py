@@ -33,7 +33,7 @@ from normwise.bench.summary import (
 
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = ("tests/backends/triton",)
-DRY_TESTS = ("tests/backends/triton/test_rows.py", "-k", "far_from_zero")
+DRY_TESTS = ("tests/backends/triton/test_rows.py", "-k", "far_from_zero_costs")
 # Compiling takes longer than all else, so only the small grid has it; the whole one leaves its cells as they are.
 BENCHES = (("--device", "cuda", "--quick", "--compile"), ("--device", "cuda"))
 DRY_BENCH = ("--shapes", "2x8x6x5", "--layers", "group", "--dtypes", "fp32", "--threads", "1")
