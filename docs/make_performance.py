@@ -37,38 +37,34 @@ def page(text: str) -> str:
 
 
 def layers(name: str) -> str:
-    """The tables of a grid, one for each number of threads, and its pictures."""
+    """The table of a grid, and its pictures."""
     rows = latest(read_rows(RESULTS / f"{name}.csv"))
     if not rows:
         return "Not measured yet.\n"
-    text = f"{about(rows)}"
-    for threads, members in groups(rows, lambda row: row["threads"]).items():
-        heading = "" if threads == "0" else f"\n**{threads} thread{'' if threads == '1' else 's'}**\n"
-        text += f"{heading}\n{layer_table(members)}"
-    return text + pictures(name, timed(rows))
-
-
-def layer_table(rows: Sequence[Row]) -> str:
-    """A line for each layer."""
     good, directions = timed(rows), [d for d in DIRECTION_TITLES if any(row["direction"] == d for row in rows)]
     compiled = any(row["compiled_ms"] for row in good)
     heads = ["layer", "against", "cells"]
     heads += [f"{DIRECTION_TITLES[d]}{part}" for d in directions for part in (", ratio", ", least", ", x floor")]
     lines = []
-    for name, members in by_layer(good):
-        cells = [name, baseline(members[0]), str(len(members))]
+    for heading, members in by_layer(good):
+        cells = [heading, baseline(members[0]), str(len(members))]
         for direction in directions:
             of = figures([row for row in members if row["direction"] == direction])
             cells += ["", "", ""] if of is None else [number(of.ratio), number(of.least), number(of.floor)]
         lines.append([*cells, number(advantage(members, "compiled_ms"))] if compiled else cells)
     heads += ["compiled baseline, ratio"] if compiled else []
     notes = f"{len(slower(rows))} of {len(good)} cells are slower than their baseline; {len(faulty(rows))} are wrong.\n"
-    return f"{table(heads, lines)}\n{notes}"
+    return f"{about(rows)}\n{table(heads, lines)}\n{notes}{pictures(name, good)}"
+
+
+def on_cpu() -> list[Row]:
+    """The rows of the CPU, with one thread and with all."""
+    return [row for name in ("cpu", "cpu_threads") for row in latest(read_rows(RESULTS / f"{name}.csv"))]
 
 
 def targets() -> str:
     """What was aimed at, and what was measured: forward + backward."""
-    rows = latest(read_rows(RESULTS / "cpu.csv"))
+    rows = on_cpu()
     if not rows:
         return "Not measured yet.\n"
     both = [row for row in timed(rows) if row["direction"] == "both"]
@@ -121,7 +117,9 @@ AIMS: tuple[tuple[str, Callable[[Row], bool], Callable[[Sequence[Row]], str]], .
 
 def slower_cells() -> str:
     """Every cell that is slower than its baseline, the slowest first."""
-    rows = slower(latest(read_rows(RESULTS / "cpu.csv")))
+    if not on_cpu():
+        return "Not measured yet.\n"
+    rows = slower(on_cpu())
     heads = ["layer", "shape", "type", "layout", "pass", "threads", "ratio", "x floor"]
     lines = []
     for row in rows:
@@ -222,6 +220,7 @@ def number(value: float | None) -> str:
 
 BLOCKS: dict[str, Callable[[], str]] = {
     "cpu": lambda: layers("cpu"),
+    "cpu_threads": lambda: layers("cpu_threads"),
     "cuda": lambda: layers("cuda"),
     "targets": targets,
     "slower": slower_cells,

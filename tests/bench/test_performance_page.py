@@ -72,7 +72,22 @@ def test_steps_and_calls(maker, tmp_path, monkeypatch):
     assert "| BatchNorm | forward + backward | 14.5 | 20.0 | +5.5 |" in maker.overhead()
 
 
-@pytest.mark.parametrize("block", ["cpu", "cuda", "overhead", "step", "compiled"])
+def test_aims_and_slower_cells(maker, tmp_path, monkeypatch):
+    """One and two threads, from two files; a tiny cell has no distance from the floor."""
+    monkeypatch.setattr(maker, "RESULTS", tmp_path)
+    cells = [CELL | ABOUT | {"ratio": ratio, "threads": "1"} for ratio in ("4.0", "0.25")]
+    rows_file(tmp_path / "cpu.csv", sweep.ALL_COLUMNS, cells)
+    rows_file(tmp_path / "cpu_threads.csv", sweep.ALL_COLUMNS, [CELL | ABOUT | {"ratio": "2.0", "threads": "2"}])
+    lines = maker.targets().splitlines()
+    assert lines[0] == "| aim | 1 thread | 2 threads |"
+    assert "| 1.00 (least 0.25, 2 cells) | 2.00 (least 2.00, 1 cells) |" in lines[2]
+    assert any("| 1 of 2 slower | 0 of 1 slower |" in line for line in lines)
+    text = maker.slower_cells()
+    assert "All 1 slower cells" in text
+    assert text.count("| 0.25 |") == 1
+
+
+@pytest.mark.parametrize("block", ["cpu", "cpu_threads", "targets", "slower", "cuda", "overhead", "step", "compiled"])
 def test_what_was_not_measured_is_not_claimed(block, maker, tmp_path, monkeypatch):
     monkeypatch.setattr(maker, "RESULTS", tmp_path)
     assert maker.BLOCKS[block]() == "Not measured yet.\n"
