@@ -5,7 +5,7 @@ READY := $(VENV)/.ready
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help compare bench wheel sanitize no-compiler test test-all matrix lint clean
+.PHONY: help compare bench gpu wheel sanitize no-compiler test test-all matrix lint clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -22,6 +22,9 @@ bench: $(READY) ## time every layer against torch's own, and a training step
 	$(BIN)/normwise bench
 	OMP_NUM_THREADS=1 $(BIN)/normwise bench overhead
 	$(BIN)/normwise bench step
+
+gpu: $(READY) ## the kernels in Triton on a GPU: tests, then the bench
+	$(BIN)/python tools/measure_gpu.py
 
 wheel: ## the platform wheel with compiled kernels and the pure one, tried in a clean environment
 	$(PYTHON) tools/build_wheel.py

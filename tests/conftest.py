@@ -14,10 +14,11 @@ if not torch.cuda.is_available():
     # Triton decides when it is imported whether it interprets its kernels: before anything of it is.
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-from triton_interpreter import round_to_nearest
+from triton_interpreter import prepare
 
 from normwise import use_backend
 from normwise.backends import available_backends
+from normwise.backends.triton_kernels.device import interpreted
 from normwise.cli import main
 
 # The same examples in every run, and no clock: a failure is a defect of the code, and comes again.
@@ -31,18 +32,20 @@ def _seed() -> None:
 
 
 # Interpreted, the kernels are some hundred times slower than anything else here.
-INTERPRETED = () if torch.cuda.is_available() else pytest.mark.slow
+TRITON = pytest.param("triton", marks=pytest.mark.slow)
 
 
-@pytest.fixture(params=["automatic", "reference", pytest.param("triton", marks=INTERPRETED)])
+@pytest.fixture(params=["automatic", "reference", TRITON])
 def backend(request):
     """A factory of contexts: the automatic choice, and each backend that runs on this machine."""
     name = request.param
     reason = None if name == "automatic" else available_backends()[name]
     if reason is not None:
         pytest.skip(reason)
-    if name == "triton" and not torch.cuda.is_available():
-        round_to_nearest()
+    if name == "triton":
+        if not interpreted():
+            pytest.skip("on a GPU the layers are tested by tests/backends/triton; TRITON_INTERPRET=1 tests them here")
+        prepare()
     return lambda: contextlib.nullcontext() if name == "automatic" else use_backend(name)
 
 

@@ -64,6 +64,7 @@ BAD = {
     "shape": (("--shapes", "8x"), "--shapes 8x: write integers such as 8x256x56x56"),
     "threads": (("--threads", "two"), "--threads two: write integers such as 1,2"),
     "backend": (("--backend", "gpu"), "backend='gpu' is unknown"),
+    "GPU": (("--device", "cuda:99"), "device='cuda:99' is not available: torch finds "),
     "file in the way": (("--out", "file"), "cannot be written"),
 }
 

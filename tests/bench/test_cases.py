@@ -102,6 +102,7 @@ BAD = {
     "layout": ({"layouts": ("nchw",)}, r"layouts='nchw' is unknown; write one of contiguous, channels_last"),
     "backend": ({"backend": "cuda"}, r"backend='cuda' is unknown; write one of automatic, "),
     "device": ({"device": "gpu"}, r"device='gpu' is unknown; write one of cpu, cuda"),
+    "number of a device": ({"device": "cpu:x"}, r"device='cpu:x' is unknown; write cpu, cuda, or cuda:0"),
     "threads": ({"threads": (0,)}, r"threads=\[0\]: each must be at least 1"),
     "nothing left": ({"layers": ("token-rms",), "quick": True, "layouts": ("channels_last",)}, "No case is left"),
     "flat shape": ({"shapes": ((8,),)}, r"shapes=8: write NxCxHxW"),
@@ -117,8 +118,15 @@ def test_what_cannot_be_measured_is_refused_before_anything_runs(options, said):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a machine without a GPU is asked for")
 def test_a_missing_gpu_is_named():
-    with pytest.raises(InputError, match="device='cuda' is not available here"):
+    with pytest.raises(InputError, match=r"device='cuda' is not available: torch finds no CUDA device.* Write 'cpu'"):
         Request(device="cuda")
+
+
+def test_a_gpu_that_is_not_there_is_named(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(InputError, match="device='cuda:2' is not available: torch finds cuda:0, cuda:1"):
+        Request(device="cuda:2")
 
 
 def test_an_unavailable_backend_is_refused_with_its_reason(monkeypatch):
@@ -129,12 +137,16 @@ def test_an_unavailable_backend_is_refused_with_its_reason(monkeypatch):
 
 def test_a_gpu_has_its_own_grid_and_peers(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr("normwise.bench.entry.available_backends", lambda: {"triton": None})
     monkeypatch.setattr("normwise.bench.entry.cuda_timer", lambda device: None)
     request = Request(device="cuda", compile=True)
     assert request.cases() == GPU_GRID
     options = request.options()
     assert options.compiled == ("compiled", "autotuned")
     assert options.peers
+    assert options.backend == "triton"
+    assert Request(device="cuda", backend="automatic").options().backend == Request().options().backend == "automatic"
     assert {case.dtype for case in Request(device="cuda", quick=True).cases()} == {"bf16"}
 
 

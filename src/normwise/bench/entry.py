@@ -23,7 +23,7 @@ _OVERHEAD_LAYERS = ("batch", "batch-eval", "group", "instance", "layer", "token-
 
 @dataclass(frozen=True)
 class Request:
-    """What `normwise bench` takes; an empty tuple stands for the grid's own choice."""
+    """What `normwise bench` takes; what is empty stands for the grid's own choice."""
 
     device: str = "cpu"
     quick: bool = False
@@ -32,7 +32,7 @@ class Request:
     dtypes: tuple[str, ...] = ()
     layouts: tuple[str, ...] = ()
     threads: tuple[int, ...] = ()
-    backend: str = AUTOMATIC
+    backend: str = ""
     compile: bool = False
     clock: str = "wall"
 
@@ -41,19 +41,22 @@ class Request:
         _check_names("dtypes", self.dtypes, DTYPES)
         _check_names("layouts", self.layouts, LAYOUTS)
         _check_names("clock", (self.clock,), CLOCKS)
-        _check_names("backend", (self.backend,), (AUTOMATIC, *available_backends()))
-        reason = available_backends().get(self.backend)
+        _check_device(self.device)
+        _check_names("backend", (self.kernels,), (AUTOMATIC, *available_backends()))
+        reason = available_backends().get(self.kernels)
         if reason:
-            raise InputError(f"backend={self.backend!r} is not available: {reason}")
-        _check_names("device", (self.device.partition(":")[0],), ("cpu", "cuda"))
-        if self.on_gpu and not torch.cuda.is_available():
-            raise InputError(f"device={self.device!r} is not available here; write 'cpu'.")
+            raise InputError(f"backend={self.kernels!r} is not available: {reason}")
         if any(count < 1 for count in self.threads):
             raise InputError(f"threads={list(self.threads)}: each must be at least 1.")
 
     @property
     def on_gpu(self) -> bool:
         return self.device.startswith("cuda")
+
+    @property
+    def kernels(self) -> str:
+        """The backend; on a GPU the kernels in Triton, which nothing chooses by itself before they are measured."""
+        return self.backend or ("triton" if self.on_gpu else AUTOMATIC)
 
     def cases(self) -> list[Case]:
         """The grid. Raises `InputError` where the choices leave nothing of it."""
@@ -98,10 +101,23 @@ class Request:
         device = torch.device(self.device)
         modes = ("compiled", "autotuned") if self.on_gpu else ("compiled",)
         compiled = modes if self.compile else ()
-        return Options(device, self._timer(device), self.backend, compiled, peers=self.on_gpu, rounds=rounds)
+        return Options(device, self._timer(device), self.kernels, compiled, peers=self.on_gpu, rounds=rounds)
 
     def _timer(self, device: torch.device) -> Timer:
         return cuda_timer(device) if self.on_gpu else cpu_timer(self.clock)
+
+
+def _check_device(device: str) -> None:
+    kind, _, number = device.partition(":")
+    _check_names("device", (kind,), ("cpu", "cuda"))
+    if kind != device and not number.isdecimal():
+        raise InputError(f"device={device!r} is unknown; write cpu, cuda, or cuda:0 and so on.")
+    if kind == "cuda" and not torch.cuda.is_available():
+        built = "" if torch.backends.cuda.is_built() else f"; torch {torch.__version__} is built without CUDA"
+        raise InputError(f"device={device!r} is not available: torch finds no CUDA device{built}. Write 'cpu'.")
+    there = [f"cuda:{k}" for k in range(torch.cuda.device_count())]
+    if kind == "cuda" and number and f"cuda:{int(number)}" not in there:
+        raise InputError(f"device={device!r} is not available: torch finds {', '.join(there)}.")
 
 
 def _given(shape: tuple[int, ...], layers: tuple[str, ...]) -> Site:

@@ -15,7 +15,6 @@ import typer
 
 from ..bench import step, sweep
 from ..bench.entry import OVERHEAD_ROUNDS, Request
-from ..bench.measure import AUTOMATIC
 from ..bench.page import write_page
 from ..bench.subjects import SUBJECTS
 from ..bench.tables import show_overhead, show_step_line, show_steps
@@ -71,7 +70,7 @@ Shapes = Annotated[str, typer.Option(metavar="SHAPES", help="These shapes, such 
 Dtypes = Annotated[str, typer.Option(metavar="NAMES", help="fp32, bf16, fp16, fp64.")]
 Layouts = Annotated[str, typer.Option(metavar="NAMES", help="contiguous, channels_last.")]
 Threads = Annotated[str, typer.Option(metavar="NUMBERS", help="By default one, and all.")]
-Backend = Annotated[str, typer.Option(metavar="NAME", help="The kernels: automatic, or a backend's name.")]
+Backend = Annotated[str, typer.Option(metavar="NAME", help="automatic, or a backend; on CUDA by default triton.")]
 Compile = Annotated[bool, typer.Option("--compile", help="Also torch.compile of the baseline (slow to start).")]
 ClockOption = Annotated[Clock, typer.Option(help="cpu: the process' own time, for a busy machine.")]
 Device = Annotated[str, typer.Option(metavar="NAME", help="cpu or cuda.")]
@@ -86,7 +85,7 @@ def bench(
     dtypes: Dtypes = "",
     layouts: Layouts = "",
     threads: Threads = "",
-    backend: Backend = AUTOMATIC,
+    backend: Backend = "",
     compiled: Compile = False,
     clock: ClockOption = Clock.wall,
     device: Device = "cpu",

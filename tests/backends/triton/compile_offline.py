@@ -5,6 +5,7 @@
 Prints one line for each kernel and specialization. TRITON_INTERPRET must not be set.
 """
 
+import re
 import sys
 
 import torch
@@ -21,6 +22,7 @@ from normwise.core.moments import Moments
 TARGET = GPUTarget("cuda", 90, 32)
 NAMES = {torch.float32: "*fp32", torch.float64: "*fp64", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
 NAMES |= {torch.uint8: "*u8"}
+NARROW = re.compile(r"tt\.addptr .*, (?:tensor<[\dx]+x)?i32\b")
 seen = set()
 
 
@@ -46,7 +48,9 @@ def compile_only(kernel, *args, grid, warmup, num_warps=4, **kwargs):
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
     found = triton.compile(source, target=TARGET, options={"num_warps": num_warps})
     module = kernel.fn.__module__.rsplit(".", 1)[1]
-    print(f"{module}.{kernel.fn.__name__} {num_warps} warps {len(found.asm['cubin'])} bytes", flush=True)
+    narrow = len(NARROW.findall(found.asm["ttir"]))
+    size = len(found.asm["cubin"])
+    print(f"{module}.{kernel.fn.__name__} {num_warps} warps {size} bytes {narrow} offsets of 32 bits", flush=True)
 
 
 def exercise(x, activation):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch.testing import assert_close
-from triton_interpreter import round_to_nearest
+from triton_interpreter import prepare
 
 from normwise.backends import triton_kernels as kernels
 
@@ -13,7 +13,7 @@ REASON = kernels.unavailable()
 needs_triton = pytest.mark.skipif(REASON is not None, reason=str(REASON))
 needs_gpu = pytest.mark.skipif(not GPU, reason="no GPU: torch finds no CUDA device")
 if REASON is None and not GPU:
-    round_to_nearest()
+    prepare()
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 # One rounding of the output's type, and for the wider ones a few of the arithmetic's.

@@ -1,5 +1,10 @@
 """Every layer of the table on the Triton backend against fp64 on the reference; tests/layers runs in full when slow."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from conformance import cells
@@ -7,7 +12,7 @@ from torch.testing import assert_close
 
 import normwise as nw
 from normwise import use_backend
-from normwise.backends import available_backends, triton_kernels
+from normwise.backends import select
 
 from .support import DEVICE, kernels, needs_triton
 
@@ -39,16 +44,30 @@ def test_values_and_gradients(case, dtype, training):
         assert_close(value / scale, want / scale, atol=tolerance, rtol=tolerance)
 
 
+MAKERS = {
+    "batch": lambda: nw.BatchNorm2d(4).eval(),
+    "instance": lambda: nw.InstanceNorm2d(4, affine=True),
+    "group": lambda: nw.GroupNorm(2, 4, activation="silu"),
+    "layer": lambda: nw.LayerNorm2d(4),
+    "rms": lambda: nw.RMSNorm2d(4),
+    "tokens": lambda: nw.LayerNorm(3),
+    "response": lambda: nw.FilterResponseNorm2d(4),
+}
+
+
 @needs_triton
-@pytest.mark.parametrize("make", [nw.BatchNorm2d, nw.InstanceNorm2d, lambda c: nw.GroupNorm(2, c), nw.LayerNorm2d])
-def test_an_empty_batch(make):
-    layer, x = make(4).to(DEVICE), torch.empty(0, 4, 3, 3, device=DEVICE, requires_grad=True)
-    if isinstance(layer, nw.BatchNorm2d):
-        layer.eval()
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+def test_an_empty_batch(make, dtype, layout):
+    layer, x = make().to(DEVICE, dtype), torch.empty(0, 4, 3, 3, device=DEVICE, dtype=dtype, memory_format=layout)
+    x.requires_grad_()
     with use_backend("triton"):
         y = layer(x)
-    y.sum().backward()
+    y.backward(torch.ones_like(y))
     assert y.shape == x.grad.shape == x.shape
+    assert y.dtype == x.grad.dtype == dtype
+    assert all(p.grad.eq(0).all() for p in layer.parameters())
 
 
 @needs_triton
@@ -65,16 +84,36 @@ def test_what_is_not_served_goes_elsewhere():
     assert not kernels.serves(x.int())
 
 
-def test_without_triton_there_is_a_reason(monkeypatch):
-    monkeypatch.setattr(triton_kernels.device, "find_spec", lambda name: None)
-    triton_kernels.unavailable.cache_clear()
-    try:
-        assert "Triton is not installed" in available_backends()["triton"]
-        with pytest.raises(RuntimeError, match="'triton' is not available: Triton is not installed"):
-            use_backend("triton").__enter__()
-    finally:
-        monkeypatch.undo()
-        triton_kernels.unavailable.cache_clear()
+def process(statement, **environment):
+    """What Python prints for a statement in a process of its own."""
+    clean = {name: text for name, text in os.environ.items() if name != "TRITON_INTERPRET"}
+    clean |= {"PYTHONPATH": str(Path(nw.__file__).parents[1]), **environment}
+    command = [sys.executable, "-c", statement]
+    return subprocess.run(command, env=clean, capture_output=True, text=True, timeout=300, check=False)
+
+
+USE = "import torch, normwise as nw\nwith nw.use_backend('triton'): nw.GroupNorm(2, 4)(torch.ones(2, 4, 3))"
+
+
+def test_without_triton_there_is_a_reason():
+    done = process(f"import sys; sys.modules['triton'] = None\n{USE}")
+    assert "RuntimeError: The backend 'triton' is not available: Triton is not installed; install" in done.stderr
+
+
+@needs_triton
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a machine without a GPU is asked for")
+def test_without_a_gpu_there_is_a_reason():
+    done = process(USE)
+    assert "RuntimeError: The backend 'triton' is not available: torch finds no CUDA device; TRITON" in done.stderr
+
+
+@needs_triton
+def test_nothing_chooses_the_kernels_by_itself_before_they_are_measured():
+    x = torch.randn(2, 4, 5, device=DEVICE)
+    assert kernels.serves(x)
+    assert select(x).name != "triton"
+    with use_backend("triton"):
+        assert select(x).name == "triton"
 
 
 @needs_triton

@@ -108,6 +108,27 @@ def test_backward(shape, layout, dtype):
             close(grads[1], expected[1], dtype, steps=2, what="residual")
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_pass_over_data_far_from_zero(dtype, layout):
+    """mean/std = 1000: nothing is lost but what the dtype itself cannot hold."""
+    x, residual, grad_y = (laid_out(seeded(2, 6, 7, 7, seed=s, dtype=dtype), layout) for s in (0, 1, 2))
+    x += 1000
+    mean, scale, shift, slope, offset = tables(x.shape, dtype, offset=1000)
+    got, want = kernels.moments(x, None), reference.moments(x.double(), None)
+    close(got.mean / 1000, want.mean / 1000, torch.float32)
+    close(got.var, want.var, torch.float32)
+    arguments = [x, mean, scale, shift, residual, ACTIVATIONS["silu"]]
+    close(kernels.apply(*arguments), reference.apply(*exact(arguments)), dtype)
+    arguments = [grad_y, *arguments]
+    sums = zip(kernels.backward_reduce(*arguments), reference.backward_reduce(*exact(arguments)), strict=True)
+    for got, want in sums:
+        close(got, want, statistics_dtype(dtype), steps=4, what="sums")
+    arguments += [slope, offset, None]
+    for got, want in zip(kernels.backward_apply(*arguments), reference.backward_apply(*exact(arguments)), strict=True):
+        close(got, want, dtype, steps=2, what="grads")
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_activations_over_their_whole_range(name, dtype):

@@ -72,7 +72,7 @@ def test_rows(shape, dtype, center, room):
 
 
 @pytest.mark.parametrize("center", [True, False], ids=["layer", "rms"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", PIXELS, ids=str)
 def test_columns(shape, dtype, center, room):
     x, grad_y = ((seeded(*shape, seed=s, dtype=dtype) + 0.5).flatten(2) for s in (0, 1))
@@ -94,6 +94,21 @@ def test_data_far_from_zero_costs_no_digits(room):
     want, want_grads = expected(x, ones, zeros, True, grad_y)
     for got, true in zip((y, *grads), (want, *want_grads), strict=True):
         assert (got.double() - true).square().mean().sqrt() <= 1e-6 * true.square().mean().sqrt()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("center", [True, False], ids=["layer", "rms"])
+def test_data_far_from_zero_in_every_type_and_layout(center, dtype, room):
+    """Of the values that the type holds; rows are the pixels of channels_last, columns those of contiguous maps."""
+    x, grad_y = seeded(2, 70, 7, seed=0, dtype=dtype) + 1000, seeded(2, 70, 7, seed=1, dtype=dtype)
+    weight = seeded(70, seed=2, dtype=dtype)
+    y, mean, rstd = kernels.columns(x, weight, None, EPS, center)
+    grads = kernels.columns_backward(grad_y, x, weight, mean, rstd, center, True, True, False)
+    check(y, grads, *expected(x, weight, None, center, grad_y, dim=1), dtype)
+    x, grad_y = (t.movedim(1, -1).contiguous() for t in (x, grad_y))
+    y, mean, rstd = kernels.rows(x, 70, weight, None, EPS, center)
+    grads = kernels.rows_backward(grad_y, x, 70, weight, mean, rstd, center, True, True, False)
+    check(y, grads, *expected(x, weight, None, center, grad_y), dtype)
 
 
 def test_only_the_gradients_that_are_needed(room):

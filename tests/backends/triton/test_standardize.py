@@ -100,7 +100,7 @@ def tensors_of(shape, dtype, layout="contiguous", full=True, offset=0.25):
 @pytest.mark.parametrize("layout", ["contiguous", "last"])
 @pytest.mark.parametrize(("shape", "groups"), CASES, ids=str)
 def test_output_and_gradients(shape, groups, layout, room):
-    for dtype, full in ((torch.float32, True), (torch.bfloat16, False)):
+    for dtype, full in ((torch.float32, True), (torch.bfloat16, False), (torch.float16, True)):
         leaves, grad_y = tensors_of(shape, dtype, layout, full)
         compare(leaves, grad_y, groups, "silu" if full else None, None)
 
@@ -132,6 +132,15 @@ def test_data_far_from_zero_costs_no_digits(groups, layout, room):
     for name in want:
         error = (got[name].double() - want[name]).square().mean().sqrt()
         assert error <= 1e-6 * want[name].square().mean().sqrt(), name
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "last"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("groups", [0, 2])
+def test_data_far_from_zero_in_narrow_types(groups, dtype, layout, room):
+    """mean/std = 1000, of the values that the type holds: at 1000 they are 4 apart in bf16 and 0.5 in fp16."""
+    leaves, grad_y = tensors_of((4, 6, 7, 7), dtype, layout, offset=1000.0)
+    compare(leaves, grad_y, groups, None, None)
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "last"])

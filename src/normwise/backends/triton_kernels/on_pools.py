@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from normwise.backends.cpu import dense, like
+from normwise.backends.cpu_tensors import dense, like
 from normwise.core.activations import Activation
 from normwise.core.moments import Moments, statistics_dtype
 

@@ -3,9 +3,11 @@
 import triton
 import triton.language as tl
 
+from .tiles import load, outer_and_inner, part_and_block, plus, times, values
+
 
 @triton.jit
-def pool_sum(t, BLOCK_POOLS: tl.constexpr, BLOCK_ROWS: tl.constexpr):
+def over_rows(t, BLOCK_POOLS: tl.constexpr, BLOCK_ROWS: tl.constexpr):
     """The sum over the rows of each pool, given back for each row."""
     if BLOCK_ROWS == 1:
         total = t
@@ -17,15 +19,30 @@ def pool_sum(t, BLOCK_POOLS: tl.constexpr, BLOCK_ROWS: tl.constexpr):
 
 
 @triton.jit
-def rows_of(
-    block, first_row, pool_stride, row_stride, BLOCK_POOLS: tl.constexpr, BLOCK_ROWS: tl.constexpr, JOINT: tl.constexpr
-):
-    """Pool, row and offset of each row of a tile. JOINT: the rows of all its pools lie at one stride."""
-    r = tl.arange(0, BLOCK_POOLS * BLOCK_ROWS)
-    pool = block * BLOCK_POOLS + r // BLOCK_ROWS
-    row = first_row + r % BLOCK_ROWS
-    joint = (block * (BLOCK_POOLS * BLOCK_ROWS) + r) * row_stride
-    return pool, row, joint if JOINT else pool * pool_stride + row * row_stride
+def pool_sum(t, BLOCK_POOLS: tl.constexpr, BLOCK_ROWS: tl.constexpr):
+    """The sum over a tile's values of each pool, given back for each row."""
+    return over_rows(tl.sum(t, 1), BLOCK_POOLS, BLOCK_ROWS)
+
+
+@triton.jit
+def rows_of_tile(block, step, shape, blocks: tl.constexpr):
+    """Pool, row and existence of each row of a tile. ``shape``: the number, rows and length of the pools."""
+    r = tl.arange(0, blocks[0] * blocks[1])
+    pool = block * blocks[0] + r // blocks[1]
+    row = tl.cast(step, tl.int64) * blocks[1] + r % blocks[1]
+    return pool, row, (pool < shape[0]) & (row < shape[1])
+
+
+@triton.jit
+def tile_of_pools(outer, block, row_step, step, shape, strides, blocks: tl.constexpr, JOINT: tl.constexpr):
+    """The positions of a tile, their offsets, and which of them there are. ``strides``: the outer one first.
+
+    JOINT: the rows of all pools of a tile lie at one stride.
+    """
+    pool, row, there = rows_of_tile(block, row_step, shape, blocks)
+    joint = (block * (blocks[0] * blocks[1]) + tl.arange(0, blocks[0] * blocks[1])) * strides[2]
+    start = outer * strides[0] + (joint if JOINT else pool * strides[1] + row * strides[2])
+    return values(step, start, there, shape[2], strides[3], blocks[2])
 
 
 @triton.jit
@@ -61,60 +78,51 @@ def moments(
     variance, so (mean - pilot)² is at most k variances: the difference of the sums cancels no more than that, and k is
     a small constant. Under a mask, which may exclude all of a tile, a first run finds the pilots of a second.
     """
-    pid = tl.program_id(0).to(tl.int64)
-    split, block = pid % splits, pid // splits
-    blocks = tl.cdiv(pools, BLOCK_POOLS)
-    outer, block = block // blocks, block % blocks
-    x += outer * outer_stride
-    r = tl.arange(0, BLOCK_POOLS * BLOCK_ROWS)
-    pool_here = block * BLOCK_POOLS + r // BLOCK_ROWS
-    entry = outer * pools + pool_here
-    known = pool_here < pools
+    split, block = part_and_block(splits)
+    outer, block = outer_and_inner(block, pools, BLOCK_POOLS)
+    shape, strides = (pools, rows, length), (outer_stride, pool_stride, row_stride, value_stride)
+    blocks: tl.constexpr = (BLOCK_POOLS, BLOCK_ROWS, BLOCK_LENGTH)
     first = (split * steps_of_program).to(tl.int32)
-    last = tl.minimum(first + steps_of_program, steps)
+    pool, row, _ = rows_of_tile(block, 0, shape, blocks)
+    entry, known = outer * pools + pool, pool < pools
     if pilots is not None:
-        pilot = tl.load(pilots + entry, mask=known, other=0).to(WIDE)
+        pilot = load(pilots, entry, known, WIDE)
     elif mask is not None:
         pilot = tl.zeros((BLOCK_POOLS * BLOCK_ROWS,), WIDE)  # what the mask excludes may be anything
     else:
-        first_row, first_value = first // steps_of_row * BLOCK_ROWS, first % steps_of_row * BLOCK_LENGTH
-        pool, row, offset = rows_of(
-            block, first_row.to(tl.int64), pool_stride, row_stride, BLOCK_POOLS, BLOCK_ROWS, JOINT
+        _, place, there = tile_of_pools(
+            outer, block, first // steps_of_row, first % steps_of_row, shape, strides, blocks, JOINT
         )
-        s = first_value.to(tl.int64) + tl.arange(0, BLOCK_LENGTH)
-        valid = ((pool < pools) & (row < rows))[:, None] & (s < length)[None, :]
-        v = tl.load(x + offset[:, None] + (s * value_stride)[None, :], mask=valid, other=0).to(WIDE)
-        number = pool_sum(tl.sum(valid.to(WIDE), 1), BLOCK_POOLS, BLOCK_ROWS)
-        pilot = pool_sum(tl.sum(v, 1), BLOCK_POOLS, BLOCK_ROWS) / tl.maximum(number, 1)
+        n = pool_sum(there.to(WIDE), BLOCK_POOLS, BLOCK_ROWS)
+        pilot = pool_sum(load(x, place, there, WIDE), BLOCK_POOLS, BLOCK_ROWS) / tl.maximum(n, 1)
     total = tl.zeros((BLOCK_POOLS * BLOCK_ROWS, BLOCK_LENGTH), WIDE)
     squares = tl.zeros((BLOCK_POOLS * BLOCK_ROWS, BLOCK_LENGTH), WIDE)
     number = tl.zeros((BLOCK_POOLS * BLOCK_ROWS, BLOCK_LENGTH), tl.int32)
-    for step in range(first, last):
-        first_row, first_value = step // steps_of_row * BLOCK_ROWS, step % steps_of_row * BLOCK_LENGTH
-        pool, row, offset = rows_of(
-            block, first_row.to(tl.int64), pool_stride, row_stride, BLOCK_POOLS, BLOCK_ROWS, JOINT
-        )
-        s = first_value.to(tl.int64) + tl.arange(0, BLOCK_LENGTH)
-        valid = ((pool < pools) & (row < rows))[:, None] & (s < length)[None, :]
+    for k in range(first, tl.minimum(first + steps_of_program, steps)):
+        row_step, step = k // steps_of_row, k % steps_of_row
+        s, offset, valid = tile_of_pools(outer, block, row_step, step, shape, strides, blocks, JOINT)
         if mask is not None:
-            sample = (entry // channels)[:, None]
-            valid &= tl.load(mask + sample * length + s[None, :], mask=valid, other=0) != 0
-        v = tl.load(x + offset[:, None] + (s * value_stride)[None, :], mask=valid, other=0).to(WIDE)
-        v = tl.where(valid, v - pilot[:, None], 0.0)
+            valid &= tl.load(mask + (entry // channels * length)[:, None] + s[None, :], mask=valid, other=0) != 0
+        v = tl.where(valid, load(x, offset, valid, WIDE) - pilot[:, None], 0.0)
         total += v
         squares += v * v
         number += valid.to(tl.int32)
-    n = pool_sum(tl.sum(number, 1), BLOCK_POOLS, BLOCK_ROWS).to(tl.float64)
-    divisor = tl.maximum(n, 1.0)
-    rest = pool_sum(tl.sum(total, 1), BLOCK_POOLS, BLOCK_ROWS).to(tl.float64) / divisor
-    square = pool_sum(tl.sum(squares, 1), BLOCK_POOLS, BLOCK_ROWS).to(tl.float64) / divisor
-    spread = square - rest * rest
-    spread = tl.where(spread < 0, 0.0, spread)
-    place = split * entries + entry
-    single = known & (r % BLOCK_ROWS == 0)
+    n = pool_sum(number, BLOCK_POOLS, BLOCK_ROWS).to(tl.float64)
+    rest = pool_sum(total, BLOCK_POOLS, BLOCK_ROWS).to(tl.float64) / tl.maximum(n, 1.0)
+    spread = pool_sum(squares, BLOCK_POOLS, BLOCK_ROWS).to(tl.float64) / tl.maximum(n, 1.0) - rest * rest
+    place, single = split * entries + entry, known & (row % BLOCK_ROWS == 0)
     tl.store(mean + place, tl.where(n > 0, pilot.to(tl.float64) + rest, 0.0), mask=single)
-    tl.store(var + place, spread, mask=single)
+    tl.store(var + place, tl.where(spread < 0, 0.0, spread), mask=single)
     tl.store(count + place, n, mask=single)
+
+
+@triton.jit
+def share_of_pools(mean, count, start, pool, valid, pools, splits, BLOCK_SPLITS: tl.constexpr):
+    """A run of the shares of each pool: where they are, which there are, their counts and means."""
+    k = start + tl.arange(0, BLOCK_SPLITS)
+    place = k.to(tl.int64)[None, :] * pools + pool[:, None]
+    there = valid[:, None] & (k < splits)[None, :]
+    return place, there, load(count, place, there, tl.float64), load(mean, place, there, tl.float64)
 
 
 @triton.jit
@@ -125,23 +133,17 @@ def merged(mean, var, count, pool, valid, pools, splits, BLOCK_SPLITS: tl.conste
     total = tl.zeros((BLOCK, BLOCK_SPLITS), tl.float64)
     weighted = tl.zeros((BLOCK, BLOCK_SPLITS), tl.float64)
     for start in range(0, splits, BLOCK_SPLITS):
-        k = start + tl.arange(0, BLOCK_SPLITS)
-        place = k.to(tl.int64)[None, :] * pools + pool[:, None]
-        there = valid[:, None] & (k < splits)[None, :]
-        n = tl.load(count + place, mask=there, other=0)
+        _, _, n, mean_of_share = share_of_pools(mean, count, start, pool, valid, pools, splits, BLOCK_SPLITS)
         total += n
-        weighted += n * tl.load(mean + place, mask=there, other=0)
+        weighted += n * mean_of_share
     number = tl.sum(total, 1)
     divisor = tl.where(number > 0, number, 1.0)
     center = tl.sum(weighted, 1) / divisor
     spread = tl.zeros((BLOCK, BLOCK_SPLITS), tl.float64)
     for start in range(0, splits, BLOCK_SPLITS):
-        k = start + tl.arange(0, BLOCK_SPLITS)
-        place = k.to(tl.int64)[None, :] * pools + pool[:, None]
-        there = valid[:, None] & (k < splits)[None, :]
-        n = tl.load(count + place, mask=there, other=0)
-        away = tl.load(mean + place, mask=there, other=0) - center[:, None]
-        spread += n * (tl.load(var + place, mask=there, other=0) + away * away)
+        place, there, n, away = share_of_pools(mean, count, start, pool, valid, pools, splits, BLOCK_SPLITS)
+        away -= center[:, None]
+        spread += n * (load(var, place, there, tl.float64) + away * away)
     return center, tl.sum(spread, 1) / divisor, number
 
 
@@ -201,16 +203,12 @@ def coefficients(
         tl.store(pooled_mean + pool, center, mask=single)
         tl.store(pooled_var + pool, spread, mask=single)
     else:
-        center = tl.load(mean + pool, mask=valid, other=0).to(tl.float64)
+        center = load(mean, pool, valid, tl.float64)
         spread = tl.load(var + pool, mask=valid, other=1).to(tl.float64)
-    factor = tl.rsqrt(spread + EPS)
-    if weight is not None:
-        factor *= tl.load(weight + entry % channels, mask=valid, other=0).to(tl.float64)
+    factor = times(tl.rsqrt(spread + EPS), weight, entry % channels, valid)
     # The rounding of the mean is made good in the shift, so that a large mean costs no digits.
     rounded = center.to(WIDE)
-    constant = (rounded.to(tl.float64) - center) * factor
-    if bias is not None:
-        constant += tl.load(bias + entry % channels, mask=valid, other=0).to(tl.float64)
+    constant = plus((rounded.to(tl.float64) - center) * factor, bias, entry % channels, valid)
     tl.store(around + entry, rounded, mask=valid)
-    tl.store(scale + entry, factor.to(WIDE), mask=valid)
-    tl.store(shift + entry, constant.to(WIDE), mask=valid)
+    tl.store(scale + entry, factor, mask=valid)
+    tl.store(shift + entry, constant, mask=valid)

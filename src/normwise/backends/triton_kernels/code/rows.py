@@ -3,14 +3,7 @@
 import triton
 import triton.language as tl
 
-
-@triton.jit
-def rows_of_tile(tile, pools, outer_stride, pool_stride, BLOCK_POOLS: tl.constexpr):
-    """Offset, place in the tables, and validity of the rows of one tile."""
-    blocks = tl.cdiv(pools, BLOCK_POOLS)
-    outer, block = tile // blocks, tile % blocks
-    pool = block * BLOCK_POOLS + tl.arange(0, BLOCK_POOLS)
-    return outer * outer_stride + pool * pool_stride, outer * pools + pool, pool < pools
+from .tiles import by_position, lines, load, values
 
 
 @triton.jit
@@ -33,12 +26,9 @@ def forward(
     WIDE: tl.constexpr,
 ):
     """Whole rows in registers."""
-    tile = tl.program_id(0).to(tl.int64)
-    start, entry, there = rows_of_tile(tile, pools, outer_stride, pool_stride, BLOCK_POOLS)
-    s = tl.arange(0, BLOCK_LENGTH).to(tl.int64)
-    valid = there[:, None] & (s < length)[None, :]
-    offset = start[:, None] + (s * value_stride)[None, :]
-    v = tl.load(x + offset, mask=valid, other=0).to(WIDE)
+    start, entry, there = lines(tl.program_id(0), pools, outer_stride, pool_stride, BLOCK_POOLS)
+    s, offset, valid = values(0, start, there, length, value_stride, BLOCK_LENGTH)
+    v = load(x, offset, valid, WIDE)
     if CENTER:
         center = tl.sum(v, 1) / length
         v = tl.where(valid, v - center[:, None], 0.0)
@@ -48,12 +38,7 @@ def forward(
         tl.store(mean + entry, center + rest, mask=there)
     factor = tl.rsqrt(tl.sum(v * v, 1) / length + EPS)
     tl.store(rstd + entry, factor, mask=there)
-    v *= factor[:, None]
-    if weight is not None:
-        v *= tl.load(weight + s, mask=s < length, other=0).to(WIDE)[None, :]
-    if bias is not None:
-        v += tl.load(bias + s, mask=s < length, other=0).to(WIDE)[None, :]
-    tl.store(y + offset, v.to(y.dtype.element_ty), mask=valid)
+    tl.store(y + offset, by_position(v * factor[:, None], weight, bias, s, length), mask=valid)
 
 
 @triton.jit
@@ -80,31 +65,25 @@ def backward(
     """Whole rows in registers; each program adds up its own part of the parameters' gradients."""
     for_weight = tl.zeros((BLOCK_POOLS, BLOCK_LENGTH), WIDE)
     for_bias = tl.zeros((BLOCK_POOLS, BLOCK_LENGTH), WIDE)
-    s = tl.arange(0, BLOCK_LENGTH).to(tl.int64)
-    inside = s < length
     for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
-        start, entry, there = rows_of_tile(
-            tl.zeros((1,), tl.int64) + tile, pools, outer_stride, pool_stride, BLOCK_POOLS
-        )
-        valid = there[:, None] & inside[None, :]
-        offset = start[:, None] + (s * value_stride)[None, :]
-        v = tl.load(x + offset, mask=valid, other=0).to(WIDE)
-        g = tl.load(grad_y + offset, mask=valid, other=0).to(WIDE)
-        factor = tl.load(rstd + entry, mask=there, other=0)
+        start, entry, there = lines(tile, pools, outer_stride, pool_stride, BLOCK_POOLS)
+        s, offset, valid = values(0, start, there, length, value_stride, BLOCK_LENGTH)
+        v, g = load(x, offset, valid, WIDE), load(grad_y, offset, valid, WIDE)
+        factor = load(rstd, entry, there, WIDE)
         if CENTER:
-            v = tl.where(valid, v - tl.load(mean + entry, mask=there, other=0)[:, None], 0.0)
+            v = tl.where(valid, v - load(mean, entry, there, WIDE)[:, None], 0.0)
             v -= (tl.sum(v, 1) / length)[:, None]
         v = tl.where(valid, v * factor[:, None], 0.0)
         for_weight += g * v
         for_bias += g
         if grad_x is not None:
-            if weight is not None:
-                g *= tl.load(weight + s, mask=inside, other=0).to(WIDE)[None, :]
+            g = by_position(g, weight, None, s, length)
             grad = g - v * (tl.sum(g * v, 1) / length)[:, None]
             if CENTER:
                 grad -= (tl.sum(g, 1) / length)[:, None]
-            tl.store(grad_x + offset, (grad * factor[:, None]).to(grad_x.dtype.element_ty), mask=valid)
-    place = tl.program_id(0).to(tl.int64) * length + s
+            tl.store(grad_x + offset, grad * factor[:, None], mask=valid)
+    s = tl.arange(0, BLOCK_LENGTH)
+    place, inside = tl.program_id(0).to(tl.int64) * length + s, s < length
     if grad_weight is not None:
         tl.store(grad_weight + place, tl.sum(for_weight, 0), mask=inside)
     if grad_bias is not None:

@@ -5,14 +5,36 @@ import triton.language as tl
 
 from .activations import activate
 from .planes import grad_before_activation
-from .pools import pool_sum, rows_of
+from .pools import over_rows, pool_sum, rows_of_tile, tile_of_pools
+from .tiles import load, outer_and_inner, plus, times
 
 
 @triton.jit
-def channel_value(parameter, pool, row, there, channels, pool_channels, row_channels):
-    """A layer's parameter for each row of a tile."""
-    channel = (pool * pool_channels + row * row_channels) % channels
-    return tl.load(parameter + channel, mask=there, other=0)
+def whole_pools(shape, strides, blocks: tl.constexpr, JOINT: tl.constexpr):
+    """Outer index, pool, row and existence of each row of this program's tile; offsets, and which of them there are."""
+    outer, block = outer_and_inner(tl.program_id(0), shape[0], blocks[0])
+    pool, row, there = rows_of_tile(block, 0, shape, blocks)
+    _, offset, valid = tile_of_pools(outer, block, 0, 0, shape, strides, blocks, JOINT)
+    return outer, pool, row, there, offset, valid
+
+
+@triton.jit
+def rounded_statistics(mean, var, pool, there, EPS: tl.constexpr, WIDE: tl.constexpr):
+    """The rounded mean, what its rounding has added, and 1/√(v + ε)."""
+    center = load(mean, pool, there, tl.float64)
+    rounded = center.to(WIDE)
+    spread = tl.load(var + pool, mask=there, other=1).to(WIDE)
+    return rounded, (rounded.to(tl.float64) - center).to(WIDE), tl.rsqrt(spread + EPS)
+
+
+@triton.jit
+def by_channel(v, rstd, weight, bias, channel, there):
+    """``γ·rstd`` of each row of a tile, and ``γ·rstd·v + β``."""
+    factor = times(rstd, weight, channel, there)
+    z = v * factor[:, None]
+    if bias is not None:
+        z += load(bias, channel, there, z.dtype)[:, None]
+    return factor, z
 
 
 @triton.jit
@@ -43,33 +65,23 @@ def standardize(
     WIDE: tl.constexpr,
 ):
     """Whole pools: two exact passes over registers, then the result."""
-    blocks = tl.cdiv(pools, BLOCK_POOLS)
-    outer, block = tl.program_id(0).to(tl.int64) // blocks, tl.program_id(0).to(tl.int64) % blocks
-    pool, row, offset = rows_of(block, 0, pool_stride, row_stride, BLOCK_POOLS, BLOCK_ROWS, JOINT)
-    s = tl.arange(0, BLOCK_LENGTH)
-    there = (pool < pools) & (row < rows)
-    valid = there[:, None] & (s < length)[None, :]
-    offset = outer * outer_stride + offset[:, None] + (s.to(tl.int64) * value_stride)[None, :]
-    v = tl.load(x + offset, mask=valid, other=0).to(WIDE)
+    shape, strides = (pools, rows, length), (outer_stride, pool_stride, row_stride, value_stride)
+    blocks: tl.constexpr = (BLOCK_POOLS, BLOCK_ROWS, BLOCK_LENGTH)
+    outer, pool, row, there, offset, valid = whole_pools(shape, strides, blocks, JOINT)
+    v = load(x, offset, valid, WIDE)
     n = rows * length
-    center = pool_sum(tl.sum(v, 1), BLOCK_POOLS, BLOCK_ROWS) / n
+    center = pool_sum(v, BLOCK_POOLS, BLOCK_ROWS) / n
     v = tl.where(valid, v - center[:, None], 0.0)
     # Once more, for what the rounding of a large mean has left over.
-    rest = pool_sum(tl.sum(v, 1), BLOCK_POOLS, BLOCK_ROWS) / n
+    rest = pool_sum(v, BLOCK_POOLS, BLOCK_ROWS) / n
     v = tl.where(valid, v - rest[:, None], 0.0)
-    spread = pool_sum(tl.sum(v * v, 1), BLOCK_POOLS, BLOCK_ROWS) / n
-    single = there & (row == 0)
-    tl.store(mean + outer * pools + pool, center.to(tl.float64) + rest.to(tl.float64), mask=single)
-    tl.store(var + outer * pools + pool, spread.to(tl.float64), mask=single)
-    factor = tl.rsqrt(spread + EPS)
-    if weight is not None:
-        factor *= channel_value(weight, pool, row, there, channels, pool_channels, row_channels).to(WIDE)
-    z = v * factor[:, None]
-    if bias is not None:
-        z += channel_value(bias, pool, row, there, channels, pool_channels, row_channels).to(WIDE)[:, None]
-    if residual is not None:
-        z += tl.load(residual + offset, mask=valid, other=0).to(WIDE)
-    tl.store(y + offset, activate(z, ACTIVATION).to(y.dtype.element_ty), mask=valid)
+    spread = pool_sum(v * v, BLOCK_POOLS, BLOCK_ROWS) / n
+    entry, single = outer * pools + pool, there & (row == 0)
+    tl.store(mean + entry, center.to(tl.float64) + rest.to(tl.float64), mask=single)
+    tl.store(var + entry, spread, mask=single)
+    channel = (pool * pool_channels + row * row_channels) % channels
+    _, z = by_channel(v, tl.rsqrt(spread + EPS), weight, bias, channel, there)
+    tl.store(y + offset, activate(plus(z, residual, offset, valid), ACTIVATION), mask=valid)
 
 
 @triton.jit
@@ -106,38 +118,26 @@ def standardize_backward(
     WIDE: tl.constexpr,
 ):
     """Whole pools: both sums and grad_x; the sums of each row, around the rounded mean, where they are asked for."""
-    blocks = tl.cdiv(pools, BLOCK_POOLS)
-    outer, block = tl.program_id(0).to(tl.int64) // blocks, tl.program_id(0).to(tl.int64) % blocks
-    pool, row, offset = rows_of(block, 0, pool_stride, row_stride, BLOCK_POOLS, BLOCK_ROWS, JOINT)
-    s = tl.arange(0, BLOCK_LENGTH)
-    there = (pool < pools) & (row < rows)
-    valid = there[:, None] & (s < length)[None, :]
-    offset = outer * outer_stride + offset[:, None] + (s.to(tl.int64) * value_stride)[None, :]
-    center = tl.load(mean + outer * pools + pool, mask=there, other=0)
-    rounded = center.to(WIDE)
-    rest = (rounded.to(tl.float64) - center).to(WIDE)
-    rstd = tl.rsqrt(tl.load(var + outer * pools + pool, mask=there, other=1).to(WIDE) + EPS)
-    v = tl.where(valid, tl.load(x + offset, mask=valid, other=0).to(WIDE) - rounded[:, None], 0.0)
-    factor = rstd
-    if weight is not None:
-        factor *= channel_value(weight, pool, row, there, channels, pool_channels, row_channels).to(WIDE)
-    z = (v + rest[:, None]) * factor[:, None]
-    if bias is not None:
-        z += channel_value(bias, pool, row, there, channels, pool_channels, row_channels).to(WIDE)[:, None]
-    g = tl.load(grad_y + offset, mask=valid, other=0).to(WIDE)
-    g = grad_before_activation(g, z, residual, offset, valid, ACTIVATION, WIDE)
+    shape, strides = (pools, rows, length), (outer_stride, pool_stride, row_stride, value_stride)
+    blocks: tl.constexpr = (BLOCK_POOLS, BLOCK_ROWS, BLOCK_LENGTH)
+    outer, pool, row, there, offset, valid = whole_pools(shape, strides, blocks, JOINT)
+    center, rest, rstd = rounded_statistics(mean, var, outer * pools + pool, there, EPS, WIDE)
+    v = tl.where(valid, load(x, offset, valid, WIDE) - center[:, None], 0.0)
+    channel = (pool * pool_channels + row * row_channels) % channels
+    factor, z = by_channel(v + rest[:, None], rstd, weight, bias, channel, there)
+    g = grad_before_activation(grad_y, z, residual, offset, valid, ACTIVATION)
     if grad_residual is not None:
-        tl.store(grad_residual + offset, g.to(grad_residual.dtype.element_ty), mask=valid)
+        tl.store(grad_residual + offset, g, mask=valid)
     row_g, row_gx = tl.sum(g, 1), tl.sum(g * v, 1)
     if sum_g is not None:
         plane = outer * channels + pool * pool_planes + row * row_planes
         tl.store(sum_g + plane, row_g, mask=there)
         tl.store(sum_gx + plane, row_gx, mask=there)
     n = rows * length
-    both = pool_sum(factor * row_g, BLOCK_POOLS, BLOCK_ROWS) / n
-    along = (pool_sum(factor * row_gx, BLOCK_POOLS, BLOCK_ROWS) / n + rest * both) * rstd * rstd
+    both = over_rows(factor * row_g, BLOCK_POOLS, BLOCK_ROWS) / n
+    along = (over_rows(factor * row_gx, BLOCK_POOLS, BLOCK_ROWS) / n + rest * both) * rstd * rstd
     grad = g * factor[:, None] - both[:, None] - (v + rest[:, None]) * along[:, None]
-    tl.store(grad_x + offset, grad.to(grad_x.dtype.element_ty), mask=valid)
+    tl.store(grad_x + offset, grad, mask=valid)
 
 
 @triton.jit
@@ -170,16 +170,9 @@ def through_statistics(
         there = k < planes_of_pool * splits
         plane = pool * pool_planes + k % planes_of_pool * row_planes
         place = k // planes_of_pool * planes + plane
-        g = tl.load(sum_g + place, mask=there, other=0)
-        gx = tl.load(sum_gx + place, mask=there, other=0)
-        if weight is not None:
-            w = tl.load(weight + plane % channels, mask=there, other=0).to(WIDE)
-            g, gx = g * w, gx * w
-        total += g
-        total_x += gx
-    center = tl.load(mean + pool).to(tl.float64)
-    rest = (center.to(WIDE).to(tl.float64) - center).to(WIDE)
-    rstd = tl.rsqrt(tl.load(var + pool).to(WIDE) + EPS)
+        total += times(load(sum_g, place, there, WIDE), weight, plane % channels, there)
+        total_x += times(load(sum_gx, place, there, WIDE), weight, plane % channels, there)
+    _, rest, rstd = rounded_statistics(mean, var, pool, True, EPS, WIDE)
     both = tl.sum(total, 0) * rstd / n
     along = (tl.sum(total_x, 0) * rstd / n + rest * both) * rstd * rstd
     for start in range(0, outputs, BLOCK):
@@ -215,11 +208,9 @@ def parameter_gradients(
         there = (k < samples * splits)[:, None] & (c < channels)[None, :]
         place = k[:, None] * channels + c[None, :]
         pool = (k % samples * pools_of_sample)[:, None] + (c // channels_of_pool)[None, :]
-        center = tl.load(mean + pool, mask=there, other=0).to(tl.float64)
-        rest = (center.to(WIDE).to(tl.float64) - center).to(WIDE)
-        rstd = tl.rsqrt(tl.load(var + pool, mask=there, other=1).to(WIDE) + EPS)
-        g = tl.load(sum_g + place, mask=there, other=0)
-        for_weight += (tl.load(sum_gx + place, mask=there, other=0) + rest * g) * rstd
+        _, rest, rstd = rounded_statistics(mean, var, pool, there, EPS, WIDE)
+        g = load(sum_g, place, there, WIDE)
+        for_weight += (load(sum_gx, place, there, WIDE) + rest * g) * rstd
         for_bias += g
     if grad_weight is not None:
         tl.store(grad_weight + c, tl.sum(for_weight, 0), mask=c < channels)

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from .rows import rows_of_tile
+from .tiles import by_position, lines, load, part_and_block, values
 
 
 @triton.jit
@@ -26,25 +26,20 @@ def forward(
     WIDE: tl.constexpr,
 ):
     """Rows that no program can hold: the mean, then the sum of squares around it, then the result."""
-    tile = tl.program_id(0).to(tl.int64)
-    start, entry, there = rows_of_tile(tile, pools, outer_stride, pool_stride, BLOCK_POOLS)
-    lane = tl.arange(0, BLOCK_LENGTH).to(tl.int64)
+    start, entry, there = lines(tl.program_id(0), pools, outer_stride, pool_stride, BLOCK_POOLS)
     center = tl.zeros((BLOCK_POOLS,), WIDE)
     rest = tl.zeros((BLOCK_POOLS,), WIDE)
     if CENTER:
         total = tl.zeros((BLOCK_POOLS, BLOCK_LENGTH), WIDE)
-        for first in range(0, length, BLOCK_LENGTH):
-            s = lane + first
-            valid = there[:, None] & (s < length)[None, :]
-            total += tl.load(x + start[:, None] + (s * value_stride)[None, :], mask=valid, other=0).to(WIDE)
+        for step in range(0, tl.cdiv(length, BLOCK_LENGTH)):
+            _, offset, valid = values(step, start, there, length, value_stride, BLOCK_LENGTH)
+            total += load(x, offset, valid, WIDE)
         center = tl.sum(total, 1) / length
     total = tl.zeros((BLOCK_POOLS, BLOCK_LENGTH), WIDE)
     squares = tl.zeros((BLOCK_POOLS, BLOCK_LENGTH), WIDE)
-    for first in range(0, length, BLOCK_LENGTH):
-        s = lane + first
-        valid = there[:, None] & (s < length)[None, :]
-        v = tl.load(x + start[:, None] + (s * value_stride)[None, :], mask=valid, other=0).to(WIDE)
-        v = tl.where(valid, v - center[:, None], 0.0)
+    for step in range(0, tl.cdiv(length, BLOCK_LENGTH)):
+        _, offset, valid = values(step, start, there, length, value_stride, BLOCK_LENGTH)
+        v = tl.where(valid, load(x, offset, valid, WIDE) - center[:, None], 0.0)
         total += v
         squares += v * v
     power = tl.sum(squares, 1) / length
@@ -54,17 +49,10 @@ def forward(
         tl.store(mean + entry, center + rest, mask=there)
     factor = tl.rsqrt(power + EPS)
     tl.store(rstd + entry, factor, mask=there)
-    for first in range(0, length, BLOCK_LENGTH):
-        s = lane + first
-        valid = there[:, None] & (s < length)[None, :]
-        offset = start[:, None] + (s * value_stride)[None, :]
-        v = tl.load(x + offset, mask=valid, other=0).to(WIDE)
-        v = (v - center[:, None] - rest[:, None]) * factor[:, None]
-        if weight is not None:
-            v *= tl.load(weight + s, mask=s < length, other=0).to(WIDE)[None, :]
-        if bias is not None:
-            v += tl.load(bias + s, mask=s < length, other=0).to(WIDE)[None, :]
-        tl.store(y + offset, v.to(y.dtype.element_ty), mask=valid)
+    for step in range(0, tl.cdiv(length, BLOCK_LENGTH)):
+        s, offset, valid = values(step, start, there, length, value_stride, BLOCK_LENGTH)
+        v = (load(x, offset, valid, WIDE) - center[:, None] - rest[:, None]) * factor[:, None]
+        tl.store(y + offset, by_position(v, weight, bias, s, length), mask=valid)
 
 
 @triton.jit
@@ -87,24 +75,18 @@ def backward(
     WIDE: tl.constexpr,
 ):
     """The sums of rows that no program can hold, then grad_x; also what the rounding of each mean has left over."""
-    tile = tl.program_id(0).to(tl.int64)
-    start, entry, there = rows_of_tile(tile, pools, outer_stride, pool_stride, BLOCK_POOLS)
-    lane = tl.arange(0, BLOCK_LENGTH).to(tl.int64)
-    factor = tl.load(rstd + entry, mask=there, other=0)
+    start, entry, there = lines(tl.program_id(0), pools, outer_stride, pool_stride, BLOCK_POOLS)
+    factor = load(rstd, entry, there, WIDE)
     center = tl.zeros((BLOCK_POOLS,), WIDE)
     if CENTER:
-        center = tl.load(mean + entry, mask=there, other=0)
+        center = load(mean, entry, there, WIDE)
     total = tl.zeros((BLOCK_POOLS, BLOCK_LENGTH), WIDE)
     sum_g = tl.zeros((BLOCK_POOLS, BLOCK_LENGTH), WIDE)
     sum_gx = tl.zeros((BLOCK_POOLS, BLOCK_LENGTH), WIDE)
-    for first in range(0, length, BLOCK_LENGTH):
-        s = lane + first
-        valid = there[:, None] & (s < length)[None, :]
-        offset = start[:, None] + (s * value_stride)[None, :]
-        v = tl.where(valid, tl.load(x + offset, mask=valid, other=0).to(WIDE) - center[:, None], 0.0)
-        g = tl.load(grad_y + offset, mask=valid, other=0).to(WIDE)
-        if weight is not None:
-            g *= tl.load(weight + s, mask=s < length, other=0).to(WIDE)[None, :]
+    for step in range(0, tl.cdiv(length, BLOCK_LENGTH)):
+        s, offset, valid = values(step, start, there, length, value_stride, BLOCK_LENGTH)
+        v = tl.where(valid, load(x, offset, valid, WIDE) - center[:, None], 0.0)
+        g = by_position(load(grad_y, offset, valid, WIDE), weight, None, s, length)
         total += v
         sum_g += g
         sum_gx += g * v
@@ -117,18 +99,14 @@ def backward(
         tl.store(rests + entry, rest, mask=there)
     along *= factor * factor
     if grad_x is not None:
-        for first in range(0, length, BLOCK_LENGTH):
-            s = lane + first
-            valid = there[:, None] & (s < length)[None, :]
-            offset = start[:, None] + (s * value_stride)[None, :]
-            v = tl.load(x + offset, mask=valid, other=0).to(WIDE) - center[:, None] - rest[:, None]
-            grad = tl.load(grad_y + offset, mask=valid, other=0).to(WIDE)
-            if weight is not None:
-                grad *= tl.load(weight + s, mask=s < length, other=0).to(WIDE)[None, :]
+        for step in range(0, tl.cdiv(length, BLOCK_LENGTH)):
+            s, offset, valid = values(step, start, there, length, value_stride, BLOCK_LENGTH)
+            v = load(x, offset, valid, WIDE) - center[:, None] - rest[:, None]
+            grad = by_position(load(grad_y, offset, valid, WIDE), weight, None, s, length)
             grad -= v * along[:, None]
             if CENTER:
                 grad -= both[:, None]
-            tl.store(grad_x + offset, (grad * factor[:, None]).to(grad_x.dtype.element_ty), mask=valid)
+            tl.store(grad_x + offset, grad * factor[:, None], mask=valid)
 
 
 @triton.jit
@@ -153,26 +131,22 @@ def parameters(
     WIDE: tl.constexpr,
 ):
     """One share of the parameters' gradients: a block of positions, over a run of rows."""
-    steps = tl.cdiv(length, BLOCK_LENGTH)
-    share = tl.program_id(0) // steps
-    s = (tl.program_id(0) % steps).to(tl.int64) * BLOCK_LENGTH + tl.arange(0, BLOCK_LENGTH)
+    step, share = part_and_block(tl.cdiv(length, BLOCK_LENGTH))
     for_weight = tl.zeros((BLOCK_POOLS, BLOCK_LENGTH), WIDE)
     for_bias = tl.zeros((BLOCK_POOLS, BLOCK_LENGTH), WIDE)
     first = share * tiles_of_program
     for tile in range(first, tl.minimum(first + tiles_of_program, tiles)):
-        start, entry, there = rows_of_tile(
-            tl.zeros((1,), tl.int64) + tile, pools, outer_stride, pool_stride, BLOCK_POOLS
-        )
-        valid = there[:, None] & (s < length)[None, :]
-        offset = start[:, None] + (s * value_stride)[None, :]
-        v = tl.load(x + offset, mask=valid, other=0).to(WIDE)
-        g = tl.load(grad_y + offset, mask=valid, other=0).to(WIDE)
+        start, entry, there = lines(tile, pools, outer_stride, pool_stride, BLOCK_POOLS)
+        _, offset, valid = values(step, start, there, length, value_stride, BLOCK_LENGTH)
+        v = load(x, offset, valid, WIDE)
+        g = load(grad_y, offset, valid, WIDE)
         if CENTER:
-            v -= tl.load(mean + entry, mask=there, other=0)[:, None]
-            v -= tl.load(rests + entry, mask=there, other=0)[:, None]
-        for_weight += g * v * tl.load(rstd + entry, mask=there, other=0)[:, None]
+            v -= load(mean, entry, there, WIDE)[:, None]
+            v -= load(rests, entry, there, WIDE)[:, None]
+        for_weight += g * v * load(rstd, entry, there, WIDE)[:, None]
         for_bias += g
-    place = share.to(tl.int64) * length + s
+    s = step * BLOCK_LENGTH + tl.arange(0, BLOCK_LENGTH)
+    place = share * length + s
     if grad_weight is not None:
         tl.store(grad_weight + place, tl.sum(for_weight, 0), mask=s < length)
     if grad_bias is not None:
