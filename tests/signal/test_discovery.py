@@ -202,6 +202,17 @@ def test_blocks(case, backward):
     assert branches == names
 
 
+@pytest.mark.parametrize("backend", [name for name, missing in nw.available_backends().items() if missing is None])
+@pytest.mark.parametrize("name", ["custom functions", "fused"])
+def test_kernels_hide_nothing(backend, name):
+    """They allocate their results themselves, out of sight, and leave an addition to torch while somebody watches."""
+    model, batch, names = CASES[name]
+    with nw.use_backend(backend):
+        assert found(copy.deepcopy(model), batch) == (names, names)
+        result = nw.trace(copy.deepcopy(model).double(), torch.randn(IMAGES, dtype=torch.float64))
+    assert result.blocks[0].variance > 0
+
+
 def test_a_fused_addition_is_measured_before_its_activation():
     model, x = Fused().double(), torch.randn(IMAGES).double()
     result = nw.trace(model, x, backward=True)

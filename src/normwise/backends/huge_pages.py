@@ -44,12 +44,12 @@ def huge_pages(enabled: bool | None = None) -> bool:
 
 
 def empty_like(x: Tensor) -> Tensor:
-    """`torch.empty_like`, on huge pages where it is large."""
+    """`torch.empty_like` for what a kernel writes, on huge pages where it is large and not on a device."""
     # A function mode, such as that of `trace`, would take what is allocated here for a constant: a kernel fills it.
     with torch._C.DisableTorchFunction():
         y = torch.empty_like(x)
     size = y.numel() * y.element_size()
-    if size >= THRESHOLD and _enabled and _madvise is not None:
+    if size >= THRESHOLD and _enabled and _madvise is not None and y.device.type == "cpu":
         start = y.data_ptr()
         first = -(-start // PAGE) * PAGE
         # A refusal (no such kernel option) leaves small pages: slower, not wrong.

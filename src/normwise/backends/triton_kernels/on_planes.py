@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from normwise.backends.cpu_tensors import dense, like
+from normwise.backends.huge_pages import empty_like
 from normwise.core.activations import Activation
 from normwise.core.moments import Moments, statistics_dtype
 
@@ -79,7 +80,7 @@ def apply(
     """See `reference.apply`."""
     x, last = dense(x)
     residual = like(x, residual)
-    y = torch.empty_like(x)
+    y = empty_like(x)
     pools, tile, steps = _walk(x, last)
     with on_device_of(x):
         code("planes").apply[(tile.blocks(pools) * steps,)](

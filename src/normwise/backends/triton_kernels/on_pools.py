@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from normwise.backends.cpu_tensors import dense, like
+from normwise.backends.huge_pages import empty_like
 from normwise.core.activations import Activation
 from normwise.core.moments import Moments, statistics_dtype
 
@@ -77,7 +78,7 @@ def _on_chip(
 ) -> Tensor:
     pools = pooling.pools
     tile = geometry.tiling(pools, whole=True)
-    y = torch.empty_like(x)
+    y = empty_like(x)
     with on_device_of(x):
         code("standardize").standardize[(tile.blocks(pools),)](
             *(x, residual, y, weight, bias, mean, var, *pools[1:]),

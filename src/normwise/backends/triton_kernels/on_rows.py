@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from normwise.backends.huge_pages import empty_like
 from normwise.core.moments import statistics_dtype
 
 from . import geometry
@@ -78,7 +79,7 @@ def _forward(
     kind = statistics_dtype(x.dtype)
     tile, whole = geometry.row_tiling(pools, kind, geometry.ON_CHIP_FORWARD)
     kernel = code("rows" if whole else "wide_rows").forward
-    y = torch.empty_like(x)
+    y = empty_like(x)
     rstd = torch.empty(pools.total, dtype=kind, device=x.device)
     mean = torch.empty_like(rstd) if center else None
     with on_device_of(x):
