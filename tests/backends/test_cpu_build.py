@@ -250,7 +250,7 @@ def test_workers_of_a_data_loader_normalize():
     try:
         expected = [Normalized()[index] for index in range(2)]  # the pool of threads exists now
         loader = torch.utils.data.DataLoader(
-            Normalized(), batch_size=None, num_workers=2, timeout=60, multiprocessing_context="fork"
+            Normalized(), batch_size=None, num_workers=1, timeout=60, multiprocessing_context="fork"
         )
         assert list(loader) == expected
     finally:

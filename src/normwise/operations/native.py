@@ -53,6 +53,11 @@ def widened(x: Tensor, *parameters: Tensor | None) -> Prepared:
     return widen(x), *(None if p is None else widen(p) for p in parameters)  # type: ignore[return-value]
 
 
+def narrowed(y: Tensor, x: Tensor) -> Tensor:
+    """The result in the type of what came."""
+    return y if y.dtype == x.dtype else y.to(x.dtype)
+
+
 def below(least: int, preparation: Preparation) -> int:
     """From how many values on a kernel is faster, where it is faster than the operator alone from ``least`` on."""
     return least if preparation is as_they_are else min(least, WIDENED_BELOW)
@@ -74,17 +79,17 @@ def over_batch_moving(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, mean: Tensor, var: Tensor, momentum: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`over_batch`, and where it moves the running statistics. Copies are moved: autograd keeps what it was given."""
-    mean, var = (t.to(x.dtype, copy=True) for t in (mean, var))
+    mean, var = (t.clone() if t.dtype == x.dtype else t.to(x.dtype) for t in (mean, var))
     return torch.batch_norm(x, weight, bias, mean, var, True, momentum, eps, False), mean, var
 
 
 def over_groups(
-    x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float, *, narrowed: bool
+    x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float, *, to_be_narrowed: bool
 ) -> Tensor:
-    """Standardize over each sample's groups of channels; ``narrowed``: the result will be, to half as many digits."""
+    """Standardize over each sample's groups of channels; of ``to_be_narrowed`` values half the digits are kept."""
     # On CPU group_norm computes E[x²] − E[x]² for channels_last, which cancels; for contiguous input it does not.
     dense = x.contiguous() if x.device.type == "cpu" else x
-    if groups == x.shape[1] and statistics_dtype(x.dtype) == x.dtype and x.numel() > 0 and not narrowed:
+    if groups == x.shape[1] and statistics_dtype(x.dtype) == x.dtype and x.numel() > 0 and not to_be_narrowed:
         # Planes alone: these operators' backward sums around the mean, group_norm's does not. For a batch of one,
         # instance_norm's misreads a channels_last gradient: every value of grad_x is wrong.
         if x.shape[0] == 1:

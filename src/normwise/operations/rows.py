@@ -50,7 +50,7 @@ def layer_norm(
             y = F.layer_norm(values, shape, weight, bias, eps)
         else:
             y = plain(x, weight, bias)
-        return finish(y, activation, residual).to(x.dtype)
+        return native.narrowed(finish(y, activation, residual), x)
 
 
 def _plain_layer_norm(
@@ -90,7 +90,7 @@ def rms_norm(
             y = F.rms_norm(values, shape, weight, known)
         else:
             y = plain(x, weight, None)
-        return finish(y, activation, residual).to(x.dtype)
+        return native.narrowed(finish(y, activation, residual), x)
 
 
 def _backend(

@@ -57,7 +57,7 @@ def over_batch(
     if processes is None and not plain and operator is not None:
         with without_autocast(x):
             y, pooled = native.over_batch(*operator(x, weight, bias), eps)
-            return finish(y, activation, residual).to(x.dtype), pooled
+            return native.narrowed(finish(y, activation, residual), x), pooled
     return normalize_and_measure(
         x,
         partial(formulas.batch_norm, eps=eps, processes=processes),
@@ -95,7 +95,7 @@ def over_small_batch(
     if not math.isfinite((mean + var).sum().item()):
         return None
     running.replace(mean, var)
-    return finish(y, activation, None).to(x.dtype)
+    return native.narrowed(finish(y, activation, None), x)
 
 
 def over_groups(
@@ -119,8 +119,8 @@ def over_groups(
     if operator is not None and not under_function_transform():
         with without_autocast(x):
             values, weight, bias = operator(x, weight, bias)
-            y = native.over_groups(values, groups, weight, bias, eps, narrowed=values.dtype != x.dtype)
-            return finish(y, activation, residual).to(x.dtype)
+            y = native.over_groups(values, groups, weight, bias, eps, to_be_narrowed=values.dtype != x.dtype)
+            return native.narrowed(finish(y, activation, residual), x)
     formula = partial(formulas.group_norm, groups=groups, eps=eps)
     return normalize(x, formula, weight, bias, activation=activation, residual=residual, mask=mask)
 
@@ -151,7 +151,7 @@ def by_running(
         with without_autocast(x):
             values, weight, bias = operator(x, weight, bias)
             y = native.by_known(values, running.mean, running.var, weight, bias, eps)
-            return finish(y, activation, residual).to(x.dtype)
+            return native.narrowed(finish(y, activation, residual), x)
     formula, known = partial(formulas.standardized, eps=eps), running.moments()
     return normalize(x, formula, weight, bias, activation=activation, residual=residual, moments=known)
 
