@@ -148,6 +148,12 @@ def test_a_parameter_hidden_in_the_constants_of_our_own_formulas_is_refused(cons
         normalize(torch.randn(2, 3, 4), formula, torch.ones(3, requires_grad=True), None)
 
 
+@pytest.mark.parametrize("given", [3.0, (0.0, 1.0, 0.0), None])
+def test_a_formula_that_gives_something_else(given):
+    with pytest.raises(TypeError, match=rf"one of Thresholded, Gated, LargerScale; .* gave {type(given).__name__}"):
+        normalize(torch.randn(2, 3, 4), lambda moments: given)
+
+
 def test_a_shared_parameter_gets_both_gradients():
     x, weight = seeded(2, 3, 4), seeded(3, seed=1).requires_grad_()
     y = normalize(x, lambda m, w, b: Affine(m.mean, w * m.var.rsqrt(), b), weight, weight)

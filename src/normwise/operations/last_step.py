@@ -84,6 +84,11 @@ def last_step(
     """The step that a formula's result asks for, its tables ``[N, C]`` in the dtype of ``x``'s statistics."""
     if isinstance(found, Affine):
         return AffineStep(backend, found, mean, x, activation)
+    if type(found) not in RESPONSES:
+        others = ", ".join(kind.__name__ for kind in RESPONSES)
+        raise TypeError(
+            f"A formula gives Affine(center, scale, shift), or one of {others}; this one gave {type(found).__name__}."
+        )
     return ResponseStep(backend, found, mean, x, activation)
 
 
