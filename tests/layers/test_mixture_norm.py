@@ -89,3 +89,16 @@ def test_reset_parameters_starts_anew(name):
     layer(torch.randn(3, 4, 5, 5))
     layer.reset_parameters()
     assert_close(layer.state_dict(), fresh.state_dict())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_narrow_gate_has_the_gradient_of_its_values(dtype):
+    """It is the small difference of what both normalizations ask for, which must not be rounded before."""
+    x, grad_y = torch.randn(8, 16, 14, 14).to(dtype), torch.randn(8, 16, 14, 14).to(dtype)
+    layer = nw.BatchInstanceNorm2d(16).to(dtype)
+    exact = nw.BatchInstanceNorm2d(16).double()
+    for one in (layer, exact):
+        nn.init.constant_(one.gate, 0.5)
+    (got,) = torch.autograd.grad(layer(x), layer.gate, grad_y)
+    (want,) = torch.autograd.grad(exact(x.double()), exact.gate, grad_y.double())
+    assert_close(got.double(), want, rtol=2 * torch.finfo(dtype).eps, atol=1e-4)
