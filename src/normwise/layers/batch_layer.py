@@ -68,23 +68,17 @@ class BatchLayer(RunningLayer, nn.modules.batchnorm._BatchNorm):
         group = resolve_group(self.process_group) if self.training else None
         self._check_statistics(x, group)
         learning = running if self.training and self.track_running_stats else None
-        y = None if learning is None else self._in_one_operation(x, learning, group, **options)
-        if y is None:
-            y, statistics = self._by_batch(x, group, **options)
-            self._check_total(statistics, group)
-            if learning is not None:
-                self._remember(statistics)
-        return y
+        return self._train(x, learning, group, **options)
 
-    def _in_one_operation(
-        self,
-        x: Tensor,  # noqa: ARG002
-        running: RunningStatistics,  # noqa: ARG002
-        group: ProcessGroup | None,  # noqa: ARG002
-        **options: Any,  # noqa: ARG002
-    ) -> Tensor | None:
-        """The output in training, the statistics being remembered already, where one operation does both; or None."""
-        return None
+    def _train(
+        self, x: Tensor, learning: RunningStatistics | None, group: ProcessGroup | None, **options: Any
+    ) -> Tensor:
+        """The output by the batch's statistics, which ``learning`` takes in."""
+        y, statistics = self._by_batch(x, group, **options)
+        self._check_total(statistics, group)
+        if learning is not None:
+            self._remember(statistics)
+        return y
 
     def _by_batch(self, x: Tensor, group: ProcessGroup | None, **options: Any) -> tuple[Tensor, Moments]:
         """The output in training, and the statistics to remember."""

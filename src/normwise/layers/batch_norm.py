@@ -20,13 +20,15 @@ from .batch_layer import BatchLayer
 
 
 class _BatchNorm(BatchLayer):
-    def _in_one_operation(
-        self, x: Tensor, running: RunningStatistics, group: ProcessGroup | None, **options: Any
-    ) -> Tensor | None:
+    def _train(
+        self, x: Tensor, learning: RunningStatistics | None, group: ProcessGroup | None, **options: Any
+    ) -> Tensor:
         alone = group is None and options["mask"] is None and options["residual"] is None
-        if not alone or self.policy.pending is not None or not self.policy.admits_updates():
-            return None
-        return standardize.over_small_batch(x, running, self.weight, self.bias, self.eps, self.activation)
+        if learning is not None and alone and self.policy.pending is None and self.policy.admits_updates():
+            y = standardize.over_small_batch(x, learning, self.weight, self.bias, self.eps, self.activation)
+            if y is not None:
+                return y
+        return super()._train(x, learning, group, **options)
 
     def _by_batch(self, x: Tensor, group: ProcessGroup | None, **options: Any) -> tuple[Tensor, Moments]:
         return standardize.over_batch(x, self.weight, self.bias, self.eps, processes=group, **options)
