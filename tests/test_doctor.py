@@ -122,7 +122,7 @@ def switch():
 def test_huge_pages(text, enabled, level, said, monkeypatch, tmp_path, switch):
     if text is not None:
         (tmp_path / "enabled").write_text(f"{text}\n")
-    monkeypatch.setattr(doctor, "HUGE_PAGES_FILE", tmp_path / "enabled")
+    monkeypatch.setattr("normwise.backends.huge_pages.SYSTEM_FILE", tmp_path / "enabled")
     huge_pages(enabled)
     check = one("huge pages")
     assert check.level == level

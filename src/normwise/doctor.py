@@ -19,12 +19,11 @@ from typing import NamedTuple
 import torch
 
 from .backends import available_backends, build, cpu
-from .backends.huge_pages import huge_pages
+from .backends.huge_pages import SYSTEM_FILE, huge_pages, system_huge_pages
 
 OK, NOTE, PROBLEM = "ok", "note", "problem"
 OLDEST_TORCH = (2, 10)
 MAPS = Path("/proc/self/maps")
-HUGE_PAGES_FILE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _KERNELS = re.compile(r"/kernels-[^/]+\.so$")
 _OPENMP = re.compile(r"/lib[gi]?omp\d*[^/]*\.so[^/]*$")
 #: For a few libraries, and what the compiler needs to make one.
@@ -140,16 +139,14 @@ def _cache() -> Iterator[Check]:
 
 
 def _huge_pages() -> Iterator[Check]:
-    try:
-        system = HUGE_PAGES_FILE.read_text().partition("[")[2].partition("]")[0]
-    except OSError:
+    system = system_huge_pages()
+    if system is None:
         yield Check("huge pages", NOTE, "this system has none to ask for; large outputs cost page faults")
-        return
-    if not huge_pages():
+    elif not huge_pages():
         advice = "unset NORMWISE_HUGE_PAGES, or call normwise.huge_pages(True)"
         yield Check("huge pages", NOTE, f"switched off in normwise (system: {system})", advice)
     elif system == "never":
-        advice = f"as root: echo madvise > {HUGE_PAGES_FILE}"
+        advice = f"as root: echo madvise > {SYSTEM_FILE}"
         yield Check("huge pages", NOTE, "the system gives none; large outputs cost page faults", advice)
     else:
         yield Check("huge pages", OK, f"on for large outputs (system: {system})")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from torch import Tensor
 PAGE = 2 << 20
 #: Smaller outputs come from memory that the process holds already, and contain no whole huge page to speak of.
 THRESHOLD = 2 * PAGE
+SYSTEM_FILE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _MADV_HUGEPAGE = 14
 
 _enabled = os.environ.get("NORMWISE_HUGE_PAGES", "1") != "0"
@@ -41,6 +43,15 @@ def huge_pages(enabled: bool | None = None) -> bool:
     if enabled is not None:
         _enabled = enabled
     return _enabled
+
+
+def system_huge_pages() -> str | None:
+    """What the system does about transparent huge pages: "always", "madvise" or "never"; None where it does not say."""
+    try:
+        text = SYSTEM_FILE.read_text()
+    except OSError:
+        return None
+    return text.partition("[")[2].partition("]")[0] or None
 
 
 def empty_like(x: Tensor) -> Tensor:

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import torch
 
-from ..backends.huge_pages import huge_pages
+from ..backends.huge_pages import huge_pages, system_huge_pages
 from ..comparison.machine import machine, versions
 
-HUGE_PAGES_FILE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 COLUMNS = ("normwise", "commit", "torch", "machine", "clock", "backend", "huge_pages")
 DATE = "date"
 
@@ -27,7 +26,7 @@ def environment(device: torch.device, clock: str, backend: str) -> dict[str, str
         "machine": about.get("gpu", about["processor"]),
         "clock": clock,
         "backend": backend,
-        "huge_pages": f"{'on' if huge_pages() else 'off'}, system: {system_huge_pages()}",
+        "huge_pages": f"{'on' if huge_pages() else 'off'}, system: {system_huge_pages() or 'unknown'}",
     }
 
 
@@ -51,12 +50,3 @@ def _git(folder: Path, *arguments: str) -> str:
     except FileNotFoundError:
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
-
-
-def system_huge_pages() -> str:
-    """What the system does about transparent huge pages: "always", "madvise", "never", or "unknown"."""
-    try:
-        text = HUGE_PAGES_FILE.read_text()
-    except OSError:
-        return "unknown"
-    return text.partition("[")[2].partition("]")[0] or "unknown"
