@@ -20,6 +20,7 @@ from torch import Tensor
 from . import cpu, reference, triton_kernels
 from .protocols import Backend as Backend
 from .protocols import Fused as Fused
+from .protocols import Programs as Programs
 from .protocols import Responses as Responses
 from .protocols import Rows as Rows
 
@@ -108,6 +109,11 @@ def rows_for(x: Tensor) -> Rows | None:
 def responses_of(backend: Backend) -> Responses:
     """The backend itself where it serves responses, otherwise the reference."""
     return backend if _is(backend, Responses) else reference  # type: ignore[return-value]
+
+
+def programs_of(backend: Backend) -> Programs | None:
+    """The backend itself where it runs programs."""
+    return backend if _is(backend, Programs) else None  # type: ignore[return-value]
 
 
 def _of_kind(x: Tensor, protocol: type) -> Backend | None:

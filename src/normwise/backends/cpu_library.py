@@ -38,6 +38,7 @@ _SIGNATURES = {
     "nw_rows_backward": (_LONG, _LONG, _INT, _INT, *(_P,) * 8),
     "nw_columns": (_LONG, _LONG, _LONG, _INT, _INT, _DOUBLE, *(_P,) * 6),
     "nw_columns_backward": (_LONG, _LONG, _LONG, _INT, _INT, *(_P,) * 8),
+    "nw_run": (_P, _LONG, _LONG, _P, _LONG, _P, _LONG, _LONG, _P),
 }
 
 _log = logging.getLogger("normwise")

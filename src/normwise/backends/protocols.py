@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
 from normwise.core.activations import Activation
 from normwise.core.moments import Moments
+from normwise.core.program import Program
 from normwise.core.responses import Response
 
 
@@ -168,3 +169,17 @@ class Responses(Backend, Protocol):
         offset: Tensor | None,
         mask: Tensor | None,
     ) -> tuple[Tensor, Tensor | None]: ...
+
+
+@runtime_checkable
+class Programs(Backend, Protocol):
+    """A backend that also runs programs on small tables."""
+
+    def load(
+        self, program: Program, dtype: torch.dtype
+    ) -> Callable[[Sequence[Tensor], Sequence[Tensor]], None]:
+        """A function of the inputs and outputs, which it writes, contiguous and fp32 or fp64 as the ports say.
+
+        ``dtype`` is that of the tensor that the tables are of.
+        """
+        ...

@@ -16,7 +16,8 @@ from normwise.core.moments import Count, Moments
 
 from .epilogue import additions_are_watched
 from .higher import differentiable_gradients
-from .last_step import last_step
+from .last_step import LastStep, last_step
+from .recorded import RecordedFormula, recorded_formula
 from .tiny_graph import TinyGraph, wide
 from .transforms import plain_operations_wanted, without_autocast
 
@@ -106,7 +107,7 @@ def normalize_and_measure(
             y = _Normalize.apply(call, x, residual, mask, table.mean, table.var, *parameters)
             step = call.graph.step
         else:
-            step = last_step(backend, formula(table, *wide(parameters)), table.mean, x, act)
+            step = _step(backend, formula, x, table, parameters, act)
             y = step.apply(x, residual)
         y = y if step.behind is None else step.behind.function(y)
         return y, (table if step.statistics is None else step.statistics).detached()
@@ -115,6 +116,22 @@ def normalize_and_measure(
 def _measure(backend: Backend, x: Tensor, mask: Tensor | None) -> Moments:
     with torch.no_grad():
         return backend.moments(x.detach(), mask)
+
+
+def _step(
+    backend: Backend,
+    formula: Formula,
+    x: Tensor,
+    table: Moments,
+    parameters: tuple[Tensor | None, ...],
+    activation: Activation | None,
+) -> LastStep:
+    """The last step where nothing will be differentiated."""
+    options = {"measured": False, "differentiable": False}
+    recorded = recorded_formula(backend, formula, x, table, parameters, activation, **options)
+    if recorded is not None:
+        return recorded.step
+    return last_step(backend, formula(table, *wide(parameters)), table.mean, x, activation)
 
 
 def _in_plain_operations(
@@ -150,7 +167,7 @@ class _Call:
     ) -> None:
         self.backend, self.formula, self.activation = backend, formula, activation
         self.count, self.measured = count, measured
-        self.graph: TinyGraph
+        self.graph: RecordedFormula | TinyGraph
 
 
 class _Normalize(torch.autograd.Function):
@@ -168,9 +185,9 @@ class _Normalize(torch.autograd.Function):
         *parameters: Tensor | None,
     ) -> Tensor:
         table = Moments(mean, var, call.count)
-        call.graph = TinyGraph(
-            call.backend, call.formula, x, table, parameters, call.activation, measured=call.measured
-        )
+        what = (call.backend, call.formula, x, table, parameters, call.activation)
+        recorded = recorded_formula(*what, measured=call.measured, differentiable=True)
+        call.graph = TinyGraph(*what, measured=call.measured) if recorded is None else recorded
         ctx.call = call
         ctx.save_for_backward(x, residual, mask, mean, var, *parameters)
         return call.graph.step.apply(x, residual)
@@ -182,13 +199,13 @@ class _Normalize(torch.autograd.Function):
             return (None, *_differentiable_backward(ctx, grad_y))
         graph = ctx.call.graph
         grad_y = in_layout_of(x, grad_y)
-        grads = graph.vjp(graph.step.reduce(grad_y, x, residual))
+        pulled = graph.pull(graph.step.reduce(grad_y, x, residual))
         grad_x = grad_residual = None
         if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
-            backflow = (*graph.through_statistics(grads), mask)
+            backflow = (pulled.slope, pulled.offset, mask)
             grad_x, grad_residual = graph.step.differentiate(grad_y, x, residual, backflow)
-        for_parameters = [None if p is None else grads.get(id(p)) for p in graph.parameters]
-        for_parameters = [None if g is None else g.to(p.dtype) for g, p in zip(for_parameters, parameters, strict=True)]
+        pairs = zip(pulled.parameters, parameters, strict=True)
+        for_parameters = [None if g is None else g.to(p.dtype) for g, p in pairs]
         return (None, grad_x, grad_residual, None, None, None, *for_parameters)
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 
 from normwise.backends import Backend
 from normwise.core.activations import Activation
@@ -14,6 +16,17 @@ from normwise.core.formulas import Formula
 from normwise.core.moments import Moments, widen
 
 from .last_step import last_step
+
+
+class Pulled(NamedTuple):
+    """Gradients of the formula's parameters, and what each value of a plane adds to ``grad_x``: slope·(x - mean) + offset.
+
+    The slope is what flows back through the variance; both are None where the statistics were given.
+    """
+
+    parameters: list[Tensor | None]
+    slope: Tensor | None
+    offset: Tensor | None
 
 
 class TinyGraph:
@@ -32,17 +45,19 @@ class TinyGraph:
     ) -> None:
         self.count = table.count
         self.measured = measured and x.requires_grad
-        with torch.enable_grad():
+        # Hooks of a checkpoint or the like are for what is as large as x.
+        with torch.enable_grad(), saved_tensors_hooks(_itself, _itself):
             self.mean = table.mean.detach().requires_grad_(self.measured)
             self.var = table.var.detach().requires_grad_(self.measured)
             self.parameters = [
                 None if p is None else p.detach().requires_grad_(p.requires_grad) for p in wide(parameters)
             ]
             found = formula(Moments(self.mean, self.var, table.count), *self.parameters)
+            self.result = type(found)
             self.step = last_step(backend, found, self.mean, x, activation)
         candidates = (self.mean, self.var, *self.parameters)
         self.leaves = [t for t in candidates if t is not None and t.requires_grad]
-        if not _is_ours(formula):
+        if not is_ours(formula):
             self._refuse_captured_parameters()
 
     def _refuse_captured_parameters(self) -> None:
@@ -61,8 +76,14 @@ class TinyGraph:
                 )
             nodes.extend(following for following, _ in node.next_functions if following is not None)
 
-    def vjp(self, grad_tables: Sequence[Tensor]) -> dict[int, Tensor | None]:
-        """The gradient of each leaf, by its id, for the gradients of the step's tables."""
+    def pull(self, grad_tables: Sequence[Tensor]) -> Pulled:
+        """What the gradients of the step's tables are to whatever the formula was made of."""
+        grads = self._vjp(grad_tables)
+        slope, offset = self._through_statistics(grads)
+        return Pulled([None if p is None else grads.get(id(p)) for p in self.parameters], slope, offset)
+
+    def _vjp(self, grad_tables: Sequence[Tensor]) -> dict[int, Tensor | None]:
+        """The gradient of each leaf, by its id."""
         pairs = [(t, g) for t, g in zip(self.step.tables, grad_tables, strict=True) if t.requires_grad]
         if not self.leaves or not pairs:
             return {}
@@ -72,11 +93,8 @@ class TinyGraph:
         )
         return {id(leaf): grad for leaf, grad in zip(self.leaves, grads, strict=True)}
 
-    def through_statistics(self, grads: dict[int, Tensor | None]) -> tuple[Tensor | None, Tensor | None]:
-        """What each value of a plane adds to ``grad_x``: slope per (x - mean) through the variance, and offset.
-
-        d var / d x = 2 (x - mean) / count and d mean / d x = 1 / count.
-        """
+    def _through_statistics(self, grads: dict[int, Tensor | None]) -> tuple[Tensor | None, Tensor | None]:
+        """d var / d x = 2 (x - mean) / count and d mean / d x = 1 / count."""
         if not self.measured:
             return None, None
         around, mean = self.step.around, self.mean.detach()
@@ -90,16 +108,20 @@ class TinyGraph:
         return slope.to(around.dtype), offset.to(around.dtype)
 
 
+def _itself(t: Tensor) -> Tensor:
+    return t
+
+
 def wide(parameters: Sequence[Tensor | None]) -> list[Tensor | None]:
     """What a formula computes with: a gradient may be the small difference of two terms."""
     return [p if p is None or not p.is_floating_point() else widen(p) for p in parameters]
 
 
-def _is_ours(formula: Formula) -> bool:
+def is_ours(formula: Formula) -> bool:
     """Whether nothing can be hidden in a formula: one of this package, whose constants have no gradient."""
     constants: list[object] = []
-    while isinstance(formula, partial):
-        constants += [*formula.args, *formula.keywords.values()]
+    if isinstance(formula, partial):
+        constants = [*formula.args, *formula.keywords.values()]
         formula = formula.func
     flat = [t for c in constants for t in (c if isinstance(c, tuple) else (c,))]
     if any(isinstance(t, Tensor) and t.requires_grad for t in flat):

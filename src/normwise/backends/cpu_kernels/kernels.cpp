@@ -4,6 +4,7 @@
 #include <new>
 
 #include "positions.hpp"
+#include "program.hpp"
 #include "respond.hpp"
 
 namespace {
@@ -208,5 +209,15 @@ NW_PUBLIC(nw_respond_backward)(int last, int64_t N, int64_t C, int64_t S, int th
     nw::differentiate_response<T, R>(
         {N, C, S, last != 0, threads}, {gy, x, residual}, mask, gx, gr, response_tables<R>(tables, strides),
         {table_at(tables, strides, K), table_at(tables, strides, K + 1), table_at(tables, strides, K + 2)});
+  });
+}
+
+// A formula on tables. ports: three numbers for each of the inputs and outputs; pointers: one.
+NW_PUBLIC(nw_run)(const int64_t* instructions, int64_t number, int64_t size, const double* constants, int64_t constant,
+                  const int64_t* ports, int64_t inputs, int64_t outputs, void* const* pointers) {
+  return guarded([&] {
+    nw::run({reinterpret_cast<const nw::Instruction*>(instructions), number, size, constants, constant,
+             reinterpret_cast<const nw::Port*>(ports), inputs, outputs},
+            pointers);
   });
 }

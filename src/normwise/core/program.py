@@ -1,0 +1,48 @@
+"""A computation on small tables as data: instructions on one array of fp64, which a backend runs in a single call."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+#: What an instruction does with each value of its sources; `sum` adds to what is in the target, `round` is to fp32.
+OPERATIONS = (
+    *("copy", "round", "neg", "abs", "sign", "sqrt", "rsqrt", "reciprocal", "exp"),
+    *("add", "sub", "mul", "div", "pow", "lt", "le", "gt", "ge", "eq", "and"),
+    *("where", "sum", "amax"),
+)
+#: No table of a formula has more dimensions.
+MOST_DIMENSIONS = 4
+
+
+class Operand(NamedTuple):
+    """A tensor in the array: where its first value is, and the distances between neighbours in each dimension."""
+
+    at: int
+    strides: tuple[int, ...]
+
+
+class Instruction(NamedTuple):
+    """``target = operation(*sources)`` for every index below ``sizes``."""
+
+    operation: str
+    sizes: tuple[int, ...]
+    target: Operand
+    sources: tuple[Operand, ...]
+
+
+class Port(NamedTuple):
+    """Where a contiguous tensor enters or leaves the array; it is fp64 if ``wide``, otherwise fp32."""
+
+    at: int
+    count: int
+    wide: bool
+
+
+class Program(NamedTuple):
+    """The array begins with ``constants``; whatever else it holds is written before it is read."""
+
+    instructions: tuple[Instruction, ...]
+    constants: tuple[float, ...]
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    size: int
