@@ -19,8 +19,8 @@ from torch import Tensor
 
 from . import cpu, reference, triton_kernels
 from .protocols import Backend as Backend
+from .protocols import Formulas as Formulas
 from .protocols import Fused as Fused
-from .protocols import Programs as Programs
 from .protocols import Responses as Responses
 from .protocols import Rows as Rows
 
@@ -111,9 +111,9 @@ def responses_of(backend: Backend) -> Responses:
     return backend if _is(backend, Responses) else reference  # type: ignore[return-value]
 
 
-def programs_of(backend: Backend) -> Programs | None:
-    """The backend itself where it runs programs."""
-    return backend if _is(backend, Programs) else None  # type: ignore[return-value]
+def formulas_of(backend: Backend) -> Formulas | None:
+    """The backend itself where it runs recorded formulas."""
+    return backend if _is(backend, Formulas) else None  # type: ignore[return-value]
 
 
 def _of_kind(x: Tensor, protocol: type) -> Backend | None:

@@ -38,7 +38,9 @@ _SIGNATURES = {
     "nw_rows_backward": (_LONG, _LONG, _INT, _INT, *(_P,) * 8),
     "nw_columns": (_LONG, _LONG, _LONG, _INT, _INT, _DOUBLE, *(_P,) * 6),
     "nw_columns_backward": (_LONG, _LONG, _LONG, _INT, _INT, *(_P,) * 8),
-    "nw_run": (_P, _LONG, _LONG, _P, _LONG, _P, _LONG, _LONG, _P),
+    "nw_run": (_P, _P, _P),
+    "nw_normalize": (*_SHAPE, _P, _INT, *(_P,) * 5, _INT, _P, _P),
+    "nw_normalize_backward": (*_SHAPE, _P, _INT, *(_P,) * 6, _INT, *(_P,) * 3),
 }
 
 _log = logging.getLogger("normwise")

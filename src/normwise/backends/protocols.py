@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from normwise.core.activations import Activation
 from normwise.core.moments import Moments
-from normwise.core.program import Program
+from normwise.core.program import Program, RecordedFormula
 from normwise.core.responses import Response
 
 
@@ -172,14 +173,50 @@ class Responses(Backend, Protocol):
 
 
 @runtime_checkable
-class Programs(Backend, Protocol):
-    """A backend that also runs programs on small tables."""
+class Formulas(Backend, Protocol):
+    """A backend that also runs recorded formulas, with both passes over the tensor, in one call each way.
 
-    def load(
-        self, program: Program, dtype: torch.dtype
-    ) -> Callable[[Sequence[Tensor], Sequence[Tensor]], None]:
-        """A function of the inputs and outputs, which it writes, contiguous and fp32 or fp64 as the ports say.
+    What enters and leaves a program are contiguous tensors, fp32 or fp64 as its ports say.
+    """
 
-        ``dtype`` is that of the tensor that the tables are of.
+    def run(self, program: Program, dtype: torch.dtype, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
+        """A program alone, which writes the outputs; ``dtype`` is that of a tensor whose tables they are."""
+        ...
+
+    def prepare(self, recorded: RecordedFormula) -> Any:
+        """The formula as `normalize` and `normalize_backward` want it."""
+        ...
+
+    def normalize(
+        self,
+        formula: Any,
+        x: Tensor,
+        residual: Tensor | None,
+        activation: Activation | None,
+        mask: Tensor | None,
+        entering: Sequence[Tensor],
+        leaving: Sequence[Tensor],
+        measured: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """y and the tables, ``[1 + tables, N, C]``; what leaves the program besides them is written.
+
+        So are the first of those that enter, mean and variance and with a mask the counts, where ``measured``.
         """
+        ...
+
+    def normalize_backward(
+        self,
+        formula: Any,
+        grad_y: Tensor,
+        x: Tensor,
+        residual: Tensor | None,
+        activation: Activation | None,
+        mask: Tensor | None,
+        entering: Sequence[Tensor],
+        leaving: Sequence[Tensor],
+        tables: Tensor,
+        measured: bool,
+        values: bool,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """The gradients of x and the residual, where ``values`` need them; those of what entered are written."""
         ...

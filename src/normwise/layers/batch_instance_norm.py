@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from normwise.core import formulas
-from normwise.core.formulas import Formula
+from normwise.core.formulas import Affine, Formula
+from normwise.core.moments import Moments
 from normwise.operations.unit_interval import unit_interval
 
 from .mixture_layer import MixtureLayer
@@ -35,10 +36,16 @@ class _BatchInstanceNorm(MixtureLayer):
         self._set_mixing((num_features,), device, dtype)
 
     def _formula(self, **constants: Any) -> Formula:
-        return partial(formulas.batch_instance_norm, eps=self.eps, **constants)
+        return partial(_with_the_gate_inside, eps=self.eps, **constants)
 
     def _tensors(self) -> tuple[Tensor | None, ...]:
-        return self.weight, self.bias, unit_interval(self.gate)
+        return self.weight, self.bias, self.gate
+
+
+def _with_the_gate_inside(
+    moments: Moments, weight: Tensor | None, bias: Tensor | None, gate: Tensor, **constants: Any
+) -> Affine:
+    return formulas.batch_instance_norm(moments, weight, bias, unit_interval(gate), **constants)
 
 
 def gates(model: nn.Module) -> list[nn.Parameter]:

@@ -10,27 +10,30 @@ from torch import Tensor
 from normwise.backends import Backend, responses_of
 from normwise.core.activations import Activation
 from normwise.core.formulas import Affine, Coefficient
-from normwise.core.moments import Moments, statistics_dtype
-from normwise.core.responses import RESPONSES, Responding, Response
+from normwise.core.moments import statistics_dtype
+from normwise.core.responses import RESPONSES, Responding
 
 #: Slope and offset of what flows back through the statistics, and the mask of the values that it reaches.
 Backflow = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 
 class AffineStep:
-    r"""``y = f((x - around)·scale + shift + residual)``."""
+    r"""``y = f((x - center)·scale + shift + residual)``.
+
+    It is rewritten around each plane's own mean, as the kernels want it. The difference of the two means is taken here,
+    on the small table, so that the kernels only ever see values of the size of the standard deviation. What the kernels
+    center on is a mere constant of this rewriting: the result does not depend on it, so no gradient passes through it.
+    """
 
     def __init__(
-        self,
-        backend: Backend,
-        around: Tensor,
-        tables: Sequence[Tensor],
-        statistics: Moments | None,
-        activation: Activation | None,
+        self, backend: Backend, affine: Affine, mean: Tensor, x: Tensor, activation: Activation | None
     ) -> None:
-        self.backend, self.around, self.statistics = backend, around, statistics
+        self.backend, self.statistics = backend, affine.statistics
         self.activation, self.behind = activation, None
-        self.tables = tables
+        self.around = _table(mean.detach(), x)
+        shift = affine.shift + (self.around - affine.center) * affine.scale
+        #: Those that have a gradient.
+        self.tables = (_table(affine.scale, x), _table(shift, x))
 
     def apply(self, x: Tensor, residual: Tensor | None) -> Tensor:
         return self.backend.apply(x, self.around, *self.tables, residual, self.activation)
@@ -51,17 +54,12 @@ class ResponseStep:
     """``y = f(x; scale, shift + residual, ...)``; an activation is an operation of its own, ``behind`` this one."""
 
     def __init__(
-        self,
-        backend: Backend,
-        response: Response,
-        around: Tensor,
-        tables: Sequence[Tensor],
-        statistics: Moments | None,
-        activation: Activation | None,
+        self, backend: Backend, found: Responding, mean: Tensor, x: Tensor, activation: Activation | None
     ) -> None:
-        self.backend, self.response = responses_of(backend), response
-        self.around, self.statistics, self.behind = around, statistics, activation
-        self.tables = tables
+        self.backend, self.response = responses_of(backend), RESPONSES[type(found)]
+        self.statistics, self.behind = found.statistics, activation
+        self.around = _table(mean.detach(), x)
+        self.tables = tuple(_table(t, x) for t in found[:-1])
 
     def apply(self, x: Tensor, residual: Tensor | None) -> Tensor:
         return self.backend.respond(x, self.response, self.tables, residual)
@@ -83,41 +81,15 @@ LastStep = AffineStep | ResponseStep
 def last_step(
     backend: Backend, found: Affine | Responding, mean: Tensor, x: Tensor, activation: Activation | None
 ) -> LastStep:
-    """The step that a formula's result asks for."""
-    kind = type(found)
-    if kind is not Affine and kind not in RESPONSES:
-        others = ", ".join(kind.__name__ for kind in RESPONSES)
-        raise TypeError(f"A formula gives Affine(center, scale, shift), or one of {others}; this one gave {kind.__name__}.")
-    around, tables = tables_of(found, mean, x)
-    return step_of(kind, backend, around, tables, found.statistics, activation)
-
-
-def step_of(
-    kind: type,
-    backend: Backend,
-    around: Tensor,
-    tables: Sequence[Tensor],
-    statistics: Moments | None,
-    activation: Activation | None,
-) -> LastStep:
-    """The step of a formula that gives ``kind``, from what `tables_of` made of it."""
-    if kind is Affine:
-        return AffineStep(backend, around, tables, statistics, activation)
-    return ResponseStep(backend, RESPONSES[kind], around, tables, statistics, activation)
-
-
-def tables_of(found: Affine | Responding, mean: Tensor, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """What the kernels center on, and the tables that have a gradient: ``[N, C]`` in the dtype of ``x``'s statistics.
-
-    An affine map is rewritten around each plane's own mean. The difference of the two means is taken here, on the small
-    table, so that the kernels only ever see values of the size of the standard deviation. What they center on is a mere
-    constant of this rewriting: the result does not depend on it, so no gradient passes through it.
-    """
-    around = _table(mean.detach(), x)
+    """The step that a formula's result asks for, its tables ``[N, C]`` in the dtype of ``x``'s statistics."""
     if isinstance(found, Affine):
-        shift = found.shift + (around - found.center) * found.scale
-        return around, (_table(found.scale, x), _table(shift, x))
-    return around, tuple(_table(t, x) for t in found[:-1])
+        return AffineStep(backend, found, mean, x, activation)
+    if type(found) not in RESPONSES:
+        others = ", ".join(kind.__name__ for kind in RESPONSES)
+        raise TypeError(
+            f"A formula gives Affine(center, scale, shift), or one of {others}; this one gave {type(found).__name__}."
+        )
+    return ResponseStep(backend, found, mean, x, activation)
 
 
 def _table(t: Coefficient, x: Tensor) -> Tensor:

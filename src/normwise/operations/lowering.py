@@ -42,7 +42,8 @@ _ELEMENTWISE = {
     **{getattr(aten, name).Tensor: name for name in ("add", "sub", "mul", "div", "lt", "le", "gt", "ge", "eq")},
     **{getattr(aten, name).Scalar: name for name in ("add", "sub", "mul", "div", "lt", "le", "gt", "ge", "eq")},
     **{getattr(aten, name + "_").Tensor: name for name in ("add", "sub", "mul", "div")},
-    **dict.fromkeys((aten.logical_and.default, aten.logical_and_.default), "and"),
+    **dict.fromkeys((aten.logical_and.default, aten.logical_and_.default, aten.bitwise_and.Tensor), "and"),
+    aten.bitwise_or.Tensor: "or",
     aten.pow.Tensor_Tensor: "pow",
     aten.where.self: "where",
 }

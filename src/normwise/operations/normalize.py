@@ -7,18 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from normwise.backends import Backend, reference, select
-from normwise.core.activations import Activation, activation_named
+from normwise.backends import reference, select
+from normwise.core.activations import activation_named
 from normwise.core.arguments import as_mask, check_input, finite_padding
 from normwise.core.formulas import Formula
-from normwise.core.layout import in_layout_of
-from normwise.core.moments import Count, Moments
+from normwise.core.moments import Moments
 
 from .epilogue import additions_are_watched
-from .higher import differentiable_gradients
-from .last_step import LastStep, last_step
-from .recorded import RecordedFormula, recorded_formula
-from .tiny_graph import TinyGraph, wide
+from .graph_run import GraphRun, Run
+from .plain import differentiable_backward, normalize_plainly
+from .recorded import recorded_run
 from .transforms import plain_operations_wanted, without_autocast
 
 
@@ -98,127 +96,40 @@ def normalize_and_measure(
     x, residual = finite_padding(mask, x, residual)
     with without_autocast(x):
         if plain_operations_wanted():
-            y, statistics = _in_plain_operations(x, formula, parameters, act, residual, mask, moments)
+            y, statistics = normalize_plainly(x, formula, parameters, act, residual, mask, moments)
             return y, statistics.detached()
         backend = reference if residual is not None and additions_are_watched() else select(x)
-        table = moments.detached() if moments is not None else _measure(backend, x, mask)
-        if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, residual, *parameters)):
-            call = _Call(backend, formula, act, table.count, measured=moments is None)
-            y = _Normalize.apply(call, x, residual, mask, table.mean, table.var, *parameters)
-            step = call.graph.step
+        wanted = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, residual, *parameters))
+        run = recorded_run(backend, formula, x, residual, mask, moments, parameters, act, differentiable=wanted)
+        if run is None:
+            run = GraphRun(backend, formula, mask, moments, act, differentiable=wanted)
+        if wanted:
+            y: Any = _Normalize.apply(run, x, residual, mask, *parameters)
         else:
-            step = _step(backend, formula, x, table, parameters, act)
-            y = step.apply(x, residual)
-        y = y if step.behind is None else step.behind.function(y)
-        return y, (table if step.statistics is None else step.statistics).detached()
-
-
-def _measure(backend: Backend, x: Tensor, mask: Tensor | None) -> Moments:
-    with torch.no_grad():
-        return backend.moments(x.detach(), mask)
-
-
-def _step(
-    backend: Backend,
-    formula: Formula,
-    x: Tensor,
-    table: Moments,
-    parameters: tuple[Tensor | None, ...],
-    activation: Activation | None,
-) -> LastStep:
-    """The last step where nothing will be differentiated."""
-    options = {"measured": False, "differentiable": False}
-    recorded = recorded_formula(backend, formula, x, table, parameters, activation, **options)
-    if recorded is not None:
-        return recorded.step
-    return last_step(backend, formula(table, *wide(parameters)), table.mean, x, activation)
-
-
-def _in_plain_operations(
-    x: Tensor,
-    formula: Formula,
-    parameters: tuple[Tensor | None, ...],
-    activation: Activation | None,
-    residual: Tensor | None,
-    mask: Tensor | None,
-    moments: Moments | None,
-) -> tuple[Tensor, Moments]:
-    """The same result as differentiable, traceable PyTorch operations: nothing fused, nothing hidden."""
-    table = Moments.of(x, mask) if moments is None else moments.detached()
-    step = last_step(reference, formula(table, *wide(parameters)), table.mean, x, activation)
-    y = step.apply(x, residual)
-    y = y if step.behind is None else step.behind.function(y)
-    return y, table if step.statistics is None else step.statistics
-
-
-class _Call:
-    """What one forward pass hands to its backward besides tensors."""
-
-    __slots__ = ("activation", "backend", "count", "formula", "graph", "measured")
-
-    def __init__(
-        self,
-        backend: Backend,
-        formula: Formula,
-        activation: Activation | None,
-        count: Count,
-        *,
-        measured: bool,
-    ) -> None:
-        self.backend, self.formula, self.activation = backend, formula, activation
-        self.count, self.measured = count, measured
-        self.graph: RecordedFormula | TinyGraph
+            y = run.forward(x, residual, parameters)
+        return (y if run.behind is None else run.behind.function(y)), run.statistics
 
 
 class _Normalize(torch.autograd.Function):
-    """moments → formula → last step, and a backward of one pass pair around the formula's tiny graph."""
+    """Moments → formula → last step, and a backward of one pass pair around the formula's own."""
 
     @staticmethod
     def forward(
-        ctx: Any,
-        call: _Call,
-        x: Tensor,
-        residual: Tensor | None,
-        mask: Tensor | None,
-        mean: Tensor,
-        var: Tensor,
-        *parameters: Tensor | None,
+        ctx: Any, run: Run, x: Tensor, residual: Tensor | None, mask: Tensor | None, *parameters: Tensor | None
     ) -> Tensor:
-        table = Moments(mean, var, call.count)
-        what = (call.backend, call.formula, x, table, parameters, call.activation)
-        recorded = recorded_formula(*what, measured=call.measured, differentiable=True)
-        call.graph = TinyGraph(*what, measured=call.measured) if recorded is None else recorded
-        ctx.call = call
-        ctx.save_for_backward(x, residual, mask, mean, var, *parameters)
-        return call.graph.step.apply(x, residual)
+        ctx.run = run
+        ctx.save_for_backward(x, residual, mask, *parameters)
+        return run.forward(x, residual, parameters)
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
-        x, residual, mask, _, _, *parameters = ctx.saved_tensors
+        run, (x, residual, mask, *parameters) = ctx.run, ctx.saved_tensors
         if torch.is_grad_enabled():
-            return (None, *_differentiable_backward(ctx, grad_y))
-        graph = ctx.call.graph
-        grad_y = in_layout_of(x, grad_y)
-        pulled = graph.pull(graph.step.reduce(grad_y, x, residual))
-        grad_x = grad_residual = None
-        if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
-            backflow = (pulled.slope, pulled.offset, mask)
-            grad_x, grad_residual = graph.step.differentiate(grad_y, x, residual, backflow)
-        pairs = zip(pulled.parameters, parameters, strict=True)
-        for_parameters = [None if g is None else g.to(p.dtype) for g, p in pairs]
-        return (None, grad_x, grad_residual, None, None, None, *for_parameters)
-
-
-def _differentiable_backward(ctx: Any, grad_y: Tensor) -> list[Tensor | None]:
-    """The gradients as functions that can be differentiated again, in plain operations."""
-    x, residual, mask, mean, var, *parameters = ctx.saved_tensors
-    call = ctx.call
-    moments = None if call.measured else Moments(mean, var, call.count)
-    # What stands behind the step is no part of this function.
-    activation = None if call.graph.step.behind is not None else call.activation
-
-    def operation(x: Tensor, residual: Tensor | None, *parameters: Tensor | None) -> Tensor:
-        return _in_plain_operations(x, call.formula, parameters, activation, residual, mask, moments)[0]
-
-    found = differentiable_gradients(operation, (x, residual, *parameters), grad_y)
-    return [found[0], found[1], None, None, None, *found[2:]]
+            # What stands behind the run is no part of this function.
+            what = (run.formula, run.activation, mask, run.given)
+            found = differentiable_backward(grad_y, x, residual, parameters, *what)
+            return (None, *found[:2], None, *found[2:])
+        values = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
+        grad_x, grad_residual, gradients = run.backward(grad_y, x, residual, values=values)
+        narrow = (None if g is None else g.to(p.dtype) for g, p in zip(gradients, parameters, strict=True))
+        return (None, grad_x, grad_residual, None, *narrow)

@@ -107,4 +107,5 @@ _IN_SIMPLE_ONES: dict[Any, Callable[..., Tensor]] = {
     aten.clamp_min.default: _clamp,
     aten.rsub.Scalar: lambda x, other: -x + other,
     aten.pow.Tensor_Scalar: _power,
+    aten.masked_fill.Scalar: lambda x, mask, value: torch.where(mask, _like(x, value), x),
 }

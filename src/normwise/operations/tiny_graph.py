@@ -18,6 +18,9 @@ from normwise.core.moments import Moments, widen
 from .last_step import last_step
 
 
+_WIDE = (torch.float32, torch.float64)
+
+
 class Pulled(NamedTuple):
     """Gradients of the formula's parameters, and what each value of a plane adds to ``grad_x``: slope·(x - mean) + offset.
 
@@ -38,7 +41,7 @@ class TinyGraph:
         formula: Formula,
         x: Tensor,
         table: Moments,
-        parameters: tuple[Tensor | None, ...],
+        parameters: Sequence[Tensor | None],
         activation: Activation | None,
         *,
         measured: bool,
@@ -114,7 +117,7 @@ def _itself(t: Tensor) -> Tensor:
 
 def wide(parameters: Sequence[Tensor | None]) -> list[Tensor | None]:
     """What a formula computes with: a gradient may be the small difference of two terms."""
-    return [p if p is None or not p.is_floating_point() else widen(p) for p in parameters]
+    return [p if p is None or p.dtype in _WIDE or not p.is_floating_point() else widen(p) for p in parameters]
 
 
 def is_ours(formula: Formula) -> bool:

@@ -3,9 +3,8 @@
 // known here.
 #include <new>
 
+#include "formula.hpp"
 #include "positions.hpp"
-#include "program.hpp"
-#include "respond.hpp"
 
 namespace {
 
@@ -49,6 +48,12 @@ int with_response(int response, F f) noexcept {
     else
       f(nw::LargerScale());
   });
+}
+
+template <class F>
+int with_step(const nw::Formula& formula, int act, F f) noexcept {
+  if (formula.response < 0) return with_kind(act, [&](auto kind) { f(nw::AffineStep<T, kind>{act}); });
+  return with_response(int(formula.response), [&](auto kind) { f(nw::ResponseStep<T, decltype(kind)>{}); });
 }
 
 nw::Table<A> table_at(const void* const* tables, const int64_t* strides, int i) {
@@ -212,12 +217,27 @@ NW_PUBLIC(nw_respond_backward)(int last, int64_t N, int64_t C, int64_t S, int th
   });
 }
 
-// A formula on tables. ports: three numbers for each of the inputs and outputs; pointers: one.
-NW_PUBLIC(nw_run)(const int64_t* instructions, int64_t number, int64_t size, const double* constants, int64_t constant,
-                  const int64_t* ports, int64_t inputs, int64_t outputs, void* const* pointers) {
-  return guarded([&] {
-    nw::run({reinterpret_cast<const nw::Instruction*>(instructions), number, size, constants, constant,
-             reinterpret_cast<const nw::Port*>(ports), inputs, outputs},
-            pointers);
+// A program on tables alone: pointers to what enters and what leaves it.
+NW_PUBLIC(nw_run)(const nw::Program* program, void* const* entering, void* const* leaving) {
+  return guarded([&] { nw::run(*program, entering, leaving); });
+}
+
+// measured = 0: mean and variance, the first two that enter, are given, otherwise written. tables: [1 + tables, N, C].
+NW_PUBLIC(nw_normalize)(int last, int64_t N, int64_t C, int64_t S, int threads, const nw::Formula* formula, int measured,
+                        void* const* entering, void* const* leaving, const T* x, const T* residual, const uint8_t* mask,
+                        int act, T* y, A* tables) {
+  return with_step(*formula, act, [&](auto step) {
+    nw::normalize<T>({N, C, S, last != 0, threads}, *formula, step, {entering, leaving}, measured != 0, x, residual, mask,
+                     y, tables);
+  });
+}
+
+// What leaves it are the gradients of what the formula was given. gx and gr are not computed where they are null.
+NW_PUBLIC(nw_normalize_backward)(int last, int64_t N, int64_t C, int64_t S, int threads, const nw::Formula* formula,
+                                 int measured, void* const* entering, void* const* leaving, const T* gy, const T* x,
+                                 const T* residual, const uint8_t* mask, int act, A* tables, T* gx, T* gr) {
+  return with_step(*formula, act, [&](auto step) {
+    nw::differentiate_normalized<T>({N, C, S, last != 0, threads}, *formula, step, {entering, leaving}, measured != 0,
+                                    {gy, x, residual}, mask, gx, gr, tables);
   });
 }

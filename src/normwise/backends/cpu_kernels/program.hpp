@@ -9,7 +9,7 @@ namespace nw {
 // Their order is that of `core/program.py`.
 enum Operation : int64_t {
   kCopy, kRound, kNegate, kAbs, kSign, kSqrt, kRsqrt, kReciprocal, kExp,
-  kAdd, kSub, kMul, kDiv, kPow, kLess, kLessEqual, kGreater, kGreaterEqual, kEqual, kAnd,
+  kAdd, kSub, kMul, kDiv, kPow, kLess, kLessEqual, kGreater, kGreaterEqual, kEqual, kAnd, kOr,
   kWhere, kSum, kLargest,
 };
 constexpr int kDimensions = 4;
@@ -115,6 +115,7 @@ inline void execute(const Instruction& in, double* values) {
     NW_CASE(kGreaterEqual, a >= b ? 1.0 : 0.0);
     NW_CASE(kEqual, a == b ? 1.0 : 0.0);
     NW_CASE(kAnd, a != 0 && b != 0 ? 1.0 : 0.0);
+    NW_CASE(kOr, a != 0 || b != 0 ? 1.0 : 0.0);
     NW_CASE(kWhere, a != 0 ? b : c);
     // The target begins as the first value; a NaN, once there, stays.
     NW_CASE(kLargest, to >= a || to != to ? to : a);
@@ -124,24 +125,24 @@ inline void execute(const Instruction& in, double* values) {
 #undef NW_CASE
 }
 
-inline void run(const Program& program, void* const* pointers) {
+inline void run(const Program& program, void* const* entering, void* const* leaving) {
   Buffer<double> values(program.size);
   double* array = values.data();
   std::copy_n(program.constants, program.constant, array);
   for (int64_t i = 0; i < program.inputs; ++i) {
     const Port& port = program.ports[i];
     if (port.wide)
-      std::copy_n(static_cast<const double*>(pointers[i]), port.count, array + port.at);
+      std::copy_n(static_cast<const double*>(entering[i]), port.count, array + port.at);
     else
-      std::copy_n(static_cast<const float*>(pointers[i]), port.count, array + port.at);
+      std::copy_n(static_cast<const float*>(entering[i]), port.count, array + port.at);
   }
   for (int64_t i = 0; i < program.number; ++i) execute(program.instructions[i], array);
-  for (int64_t i = program.inputs; i < program.inputs + program.outputs; ++i) {
-    const Port& port = program.ports[i];
+  for (int64_t i = 0; i < program.outputs; ++i) {
+    const Port& port = program.ports[program.inputs + i];
     if (port.wide)
-      std::copy_n(array + port.at, port.count, static_cast<double*>(pointers[i]));
+      std::copy_n(array + port.at, port.count, static_cast<double*>(leaving[i]));
     else
-      std::transform(array + port.at, array + port.at + port.count, static_cast<float*>(pointers[i]),
+      std::transform(array + port.at, array + port.at + port.count, static_cast<float*>(leaving[i]),
                      [](double value) { return float(value); });
   }
 }

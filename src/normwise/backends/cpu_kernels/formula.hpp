@@ -1,0 +1,112 @@
+// A recorded formula over the whole tensor, in one call each way: measure, run the program, apply; reduce, run the
+// program, differentiate.
+#pragma once
+
+#include "program.hpp"
+#include "respond.hpp"
+
+namespace nw {
+
+struct Formula {
+  Program forward, backward;
+  int64_t tables;    // besides what is centered on
+  int64_t response;  // its number; -1: affine
+};
+
+// The tables that a program made: [1 + tables, N, C], first what is centered on.
+template <class T>
+struct Made {
+  acc<T>* data;
+  int64_t N, C;
+  Table<acc<T>> operator[](int64_t k) const { return {data + k * N * C, C, 1}; }
+};
+
+template <class T, int K>
+struct AffineStep {
+  int act;
+
+  void apply(const Shape& shape, const T* x, const T* residual, T* y, const Made<T>& made) const {
+    nw::apply<T, K>(shape, x, residual, y, {made[0], made[1], made[2]}, act);
+  }
+  // The gradients of the tables, [2, N, C].
+  void reduce(const Shape& shape, const Incoming<T>& in, const Made<T>& made, acc<T>* sums) const {
+    const Buffer<Pair> found = nw::reduce<T, K>(shape, in, {made[0], made[1], made[2]}, act);
+    for (int64_t i = 0; i < found.size(); ++i) {
+      sums[i] = acc<T>(found[i].gd);
+      sums[found.size() + i] = acc<T>(found[i].g);
+    }
+  }
+  void differentiate(const Shape& shape, const Incoming<T>& in, const uint8_t* mask, T* gx, T* gr, const Made<T>& made,
+                     const Backflow<T>& back) const {
+    nw::differentiate<T, K>(shape, in, mask, gx, gr, {made[0], made[1], made[2]}, act, back);
+  }
+};
+
+template <class T, class R>
+struct ResponseStep {
+  static Tables<T, R> tables(const Made<T>& made) {
+    Tables<T, R> found;
+    for (int k = 0; k < R::kTables; ++k) found.of[k] = made[1 + k];
+    return found;
+  }
+  void apply(const Shape& shape, const T* x, const T* residual, T* y, const Made<T>& made) const {
+    respond<T, R>(shape, x, residual, y, tables(made));
+  }
+  void reduce(const Shape& shape, const Incoming<T>& in, const Made<T>& made, acc<T>* sums) const {
+    const auto found = reduce_response<T, R>(shape, in, tables(made));
+    for (int k = 0; k < R::kTables; ++k)
+      for (int64_t i = 0; i < found.size(); ++i) sums[k * found.size() + i] = acc<T>(found[i].of[k]);
+  }
+  void differentiate(const Shape& shape, const Incoming<T>& in, const uint8_t* mask, T* gx, T* gr, const Made<T>& made,
+                     const Backflow<T>& back) const {
+    differentiate_response<T, R>(shape, in, mask, gx, gr, tables(made), {made[0], back.slope, back.offset});
+  }
+};
+
+// What enters the program: mean and variance, with a mask the counts, then what the formula was given; what leaves it
+// besides the tables.
+struct Ends {
+  void* const* entering;
+  void* const* leaving;
+};
+
+template <class T, class Step>
+void normalize(const Shape& shape, const Formula& formula, const Step& step, const Ends& ends, bool measured, const T* x,
+               const T* residual, const uint8_t* mask, T* y, acc<T>* tables) {
+  if (measured) {
+    const Buffer<Stats> stats = measure<T>(shape, x, mask);
+    auto of = [&](int i) { return static_cast<double*>(ends.entering[i]); };
+    for (int64_t i = 0; i < stats.size(); ++i) {
+      of(0)[i] = stats[i].mean;
+      of(1)[i] = stats[i].var();
+      if (mask && i % shape.C == 0) of(2)[i / shape.C] = stats[i].count;
+    }
+  }
+  const Made<T> made{tables, shape.N, shape.C};
+  std::vector<void*> leaving;
+  for (int64_t k = 0; k <= formula.tables; ++k) leaving.push_back(tables + k * shape.N * shape.C);
+  leaving.insert(leaving.end(), ends.leaving, ends.leaving + (formula.forward.outputs - 1 - formula.tables));
+  run(formula.forward, ends.entering, leaving.data());
+  step.apply(shape, x, residual, y, made);
+}
+
+// gx and gr are not computed where they are null.
+template <class T, class Step>
+void differentiate_normalized(const Shape& shape, const Formula& formula, const Step& step, const Ends& ends,
+                              bool measured, const Incoming<T>& in, const uint8_t* mask, T* gx, T* gr, acc<T>* tables) {
+  const int64_t size = shape.N * shape.C, given = formula.forward.inputs;
+  const int64_t gradients = formula.backward.outputs - (measured ? 2 : 0);
+  const Made<T> made{tables, shape.N, shape.C};
+  Buffer<acc<T>> sums(formula.tables * size), back(measured ? 2 * size : 0);
+  step.reduce(shape, in, made, sums.data());
+  std::vector<void*> entering(ends.entering, ends.entering + given), leaving(ends.leaving, ends.leaving + gradients);
+  for (int64_t k = 0; k < formula.tables; ++k) entering.push_back(sums.data() + k * size);
+  for (int64_t k = 0; measured && k < 2; ++k) leaving.push_back(back.data() + k * size);
+  run(formula.backward, entering.data(), leaving.data());
+  if (!gx) return;
+  Backflow<T> through{};
+  if (measured) through = {{back.data(), shape.C, 1}, {back.data() + size, shape.C, 1}};
+  step.differentiate(shape, in, mask, gx, gr, made, through);
+}
+
+}  // namespace nw
