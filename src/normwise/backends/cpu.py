@@ -10,11 +10,11 @@ from torch import Tensor
 from normwise.core.activations import Activation
 from normwise.core.moments import Moments, statistics_dtype
 
-from .cpu_library import ELEMENTS, activation_number, call, kernels, pointer
 from .cpu_formulas import normalize as normalize
 from .cpu_formulas import normalize_backward as normalize_backward
 from .cpu_formulas import prepare as prepare
 from .cpu_formulas import run as run
+from .cpu_library import ELEMENTS, activation_number, call, kernels, pointer
 from .cpu_responses import respond as respond
 from .cpu_responses import respond_backward as respond_backward
 from .cpu_responses import respond_reduce as respond_reduce

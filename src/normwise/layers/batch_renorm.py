@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -48,11 +48,14 @@ class _BatchRenorm(BatchLayer):
         name = type(self).__name__
         self.r_max = as_schedule(r_max, f"{name}: r_max", 1.0)
         self.d_max = as_schedule(d_max, f"{name}: d_max", 0.0)
-        self._passes: deque[tuple[Tensor, RenormTarget]] = deque(maxlen=_REMEMBERED_PASSES)
+        self._passes: deque[tuple[Tensor, _Before]] = deque(maxlen=_REMEMBERED_PASSES)
         self.target()  # raises without running statistics
 
     def target(self) -> RenormTarget:
         """What the next batch is corrected towards: the running statistics, and the limits at this step."""
+        return _target(self._before(), self.r_max, self.d_max)
+
+    def _before(self) -> _Before:
         running = self.running_statistics()
         if running is None or running.batches is None:
             name = type(self).__name__
@@ -60,19 +63,19 @@ class _BatchRenorm(BatchLayer):
                 f"{name} corrects towards its running statistics and needs them; leave track_running_stats=True, or "
                 f"write {name.replace('Renorm', 'Norm')} for batch statistics alone."
             )
-        known, step = running.moments(), running.batches
-        return RenormTarget(known.mean, known.var, value_at(self.r_max, step), value_at(self.d_max, step))
+        known = running.moments()
+        return _Before(known.mean, known.var, running.batches.to(known.mean.dtype, copy=True))
 
     def _by_batch(self, x: Tensor, group: ProcessGroup | None, **options: Any) -> tuple[Tensor, Moments]:
         constants: dict[str, Any] = {"eps": self.eps, "processes": group}
         if recomputing() and self._passes:
-            formula = partial(_as_before, passes=tuple(self._passes), **constants)
+            formula = partial(_as_before, passes=tuple(self._passes), r_max=self.r_max, d_max=self.d_max, **constants)
             return normalize_and_measure(x, formula, self.weight, self.bias, **options)
-        target = self.target()
-        formula = partial(formulas.batch_renorm, target=target, **constants)
+        before = self._before()
+        formula = partial(_corrected, before=before, r_max=self.r_max, d_max=self.d_max, **constants)
         y, statistics = normalize_and_measure(x, formula, self.weight, self.bias, **options)
         if not plain_operations_wanted():
-            self._passes.append((statistics.mean, target))
+            self._passes.append((statistics.mean, before))
         return y, statistics
 
     def extra_repr(self) -> str:
@@ -83,12 +86,41 @@ class _BatchRenorm(BatchLayer):
         return shown
 
 
+class _Before(NamedTuple):
+    """The running statistics, ``[1, C]``, and the number of the step, as a forward pass found them."""
+
+    mean: Tensor
+    var: Tensor
+    step: Tensor
+
+
+def _target(before: _Before, r_max: Schedule, d_max: Schedule) -> RenormTarget:
+    return RenormTarget(before.mean, before.var, value_at(r_max, before.step), value_at(d_max, before.step))
+
+
+def _corrected(
+    moments: Moments,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    *,
+    before: _Before,
+    r_max: Schedule,
+    d_max: Schedule,
+    eps: float,
+    processes: ProcessGroup | None,
+) -> Affine:
+    target = _target(before, r_max, d_max)
+    return formulas.batch_renorm(moments, weight, bias, target=target, eps=eps, processes=processes)
+
+
 def _as_before(
     moments: Moments,
     weight: Tensor | None,
     bias: Tensor | None,
     *,
-    passes: tuple[tuple[Tensor, RenormTarget], ...],
+    passes: tuple[tuple[Tensor, _Before], ...],
+    r_max: Schedule,
+    d_max: Schedule,
     eps: float,
     processes: ProcessGroup | None,
 ) -> Affine:
@@ -99,12 +131,9 @@ def _as_before(
     with torch.no_grad():  # the recomputation must save for its backward just what the first pass saved
         mean = moments.over_batch(processes).mean
         nearest = torch.stack([(seen - mean).square().sum() for seen, _ in passes]).argmin().view(1)
-        columns = (
-            torch.stack([torch.as_tensor(value, dtype=mean.dtype, device=mean.device) for value in column])
-            for column in zip(*(target for _, target in passes), strict=True)
-        )
-        target = RenormTarget(*(column.index_select(0, nearest).squeeze(0) for column in columns))
-    return formulas.batch_renorm(moments, weight, bias, target=target, eps=eps, processes=processes)
+        columns = (torch.stack(column) for column in zip(*(before for _, before in passes), strict=True))
+        before = _Before(*(column.index_select(0, nearest).squeeze(0) for column in columns))
+    return _corrected(moments, weight, bias, before=before, r_max=r_max, d_max=d_max, eps=eps, processes=processes)
 
 
 class BatchRenorm1d(_BatchRenorm, nn.BatchNorm1d):

@@ -79,4 +79,4 @@ class GraphRun:
         pair: tuple[Tensor | None, Tensor | None] = (None, None)
         if values:
             pair = self.step.differentiate(grad_y, x, residual, (pulled.slope, pulled.offset, self.mask))
-        return *pair, pulled.parameters
+        return pair[0], pair[1], pulled.parameters

@@ -14,7 +14,7 @@ from normwise.core.program import MOST_DIMENSIONS, Instruction, Operand, Port, P
 from .recording import Call, aten
 
 
-class NotRecordable(Exception):
+class NotRecordableError(Exception):
     """A computation has an operation that no instruction stands for."""
 
 
@@ -59,7 +59,7 @@ _EMPTY = {aten.empty.memory_format, aten.empty_like.default, aten.new_empty.defa
 def lower(calls: Sequence[Call], inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Program:
     """The program that makes ``outputs`` of ``inputs``, contiguous fp32 or fp64 tensors, as the recorded calls did.
 
-    Raises NotRecordable.
+    Raises NotRecordableError.
     """
     lowering = _Lowering(inputs)
     for call in calls:
@@ -89,7 +89,7 @@ class _Lowering:
         elif operation in _EMPTY:
             self._enter(result)
         elif not self._is_view(call):
-            raise NotRecordable(str(operation))
+            raise NotRecordableError(str(operation))
 
     def copied(self, t: Tensor) -> int:
         """The storage of a contiguous copy of ``t``."""
@@ -101,7 +101,7 @@ class _Lowering:
     def _elementwise(self, call: Call) -> None:
         operation, sources, result = call.operation, call.arguments, call.result
         if result.dtype not in (torch.float64, torch.float32, torch.bool) or call.options.get("alpha", 1) != 1:
-            raise NotRecordable(f"{operation} with {call.options} gives {result.dtype}")
+            raise NotRecordableError(f"{operation} with {call.options} gives {result.dtype}")
         name = _ELEMENTWISE[operation]
         if operation is aten.copy_.default:
             sources = sources[1:2]
@@ -135,15 +135,15 @@ class _Lowering:
 
     def _place(self, t: Tensor) -> _Place:
         if _key(t) not in self.numbers:
-            raise NotRecordable(f"a tensor of shape {tuple(t.shape)} that was there before")
-        return _Place(self.numbers[_key(t)], t.storage_offset(), t.stride())
+            raise NotRecordableError(f"a tensor of shape {tuple(t.shape)} that was there before")
+        return _Place(self.numbers[_key(t)], int(t.storage_offset()), t.stride())
 
     def _spread(self, source: Any, shape: torch.Size) -> _Place:
         if isinstance(source, Tensor):
             return self._place(source)._replace(strides=source.expand(shape).stride())
         if isinstance(source, (int, float)):
             return self._constant(float(source))
-        raise NotRecordable(f"an argument of type {type(source).__name__}")
+        raise NotRecordableError(f"an argument of type {type(source).__name__}")
 
     def _constant(self, value: float) -> _Place:
         if value not in self.constants:
@@ -170,7 +170,9 @@ class _Lowering:
         def operand(place: _Place) -> Operand:
             return Operand(starts[place.storage] + place.at, place.strides)
 
-        instructions = (Instruction(s.operation, s.sizes, operand(s.target), tuple(map(operand, s.sources))) for s in steps)
+        instructions = (
+            Instruction(s.operation, s.sizes, operand(s.target), tuple(map(operand, s.sources))) for s in steps
+        )
         entrances = (Port(starts[i], t.numel(), _wide(t)) for i, t in enumerate(inputs))
         exits = (Port(starts[number], t.numel(), _wide(t)) for number, t in outputs)
         return Program(tuple(instructions), tuple(self.constants), tuple(entrances), tuple(exits), size)
@@ -219,6 +221,6 @@ def _collapsed(
         else:
             kept.append([size, *steps])
     if len(kept) > MOST_DIMENSIONS:
-        raise NotRecordable(f"{len(kept)} dimensions")
+        raise NotRecordableError(f"{len(kept)} dimensions")
     columns = list(zip(*kept, strict=True)) if kept else [()] * (1 + len(strides))
     return columns[0], list(columns[1:])

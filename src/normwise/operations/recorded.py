@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -17,13 +17,13 @@ from torch import Tensor
 
 from normwise.backends import Backend, Formulas, formulas_of
 from normwise.core.activations import Activation
-from normwise.core.formulas import Formula
-from normwise.core.moments import Moments, statistics_dtype, table_dtype
+from normwise.core.formulas import Affine, Formula
+from normwise.core.moments import Moments, table_dtype
 from normwise.core.program import Program
 from normwise.core.program import RecordedFormula as Recorded
-from normwise.core.responses import RESPONSES
+from normwise.core.responses import RESPONSES, Responding
 
-from .lowering import NotRecordable, lower
+from .lowering import NotRecordableError, lower
 from .recording import Call, Recording
 from .tiny_graph import TinyGraph, is_ours, wide
 
@@ -69,7 +69,7 @@ class RecordedRun:
         found = [g for g in gradients if g is not None]
         what = (grad_y, x, residual, self.activation, self.mask, self.occasion.tensors, found, self.tables)
         pair = self.backend.normalize_backward(kind.prepared, *what, measured=kind.flows, values=values)
-        return *pair, gradients
+        return pair[0], pair[1], gradients
 
 
 #: The kinds that have come up; None where a formula has something that cannot be recorded.
@@ -92,20 +92,30 @@ def recorded_run(
 ) -> RecordedRun | None:
     """The pass by the formula's programs, which are recorded now if this kind is the first; None where it cannot be."""
     able = formulas_of(backend)
-    if able is None or not is_ours(formula) or (residual is not None and residual.dtype != x.dtype):
+    if able is None or not isinstance(formula, partial) or formula.args or not is_ours(formula):
+        return None
+    if residual is not None and residual.dtype != x.dtype:
         return None
     try:
         occasion = _Occasion(formula, x, mask, moments, parameters, differentiable=differentiable)
-        if occasion.key not in _kinds:
-            if len(_kinds) >= _MOST_KINDS:
-                _kinds.pop(next(iter(_kinds)))
-            _kinds[occasion.key] = None
-            _kinds[occasion.key] = occasion.record(able, x, mask)
-    except NotRecordable as reason:
-        _log.debug("A formula runs operator by operator: %s", reason)
+    except NotRecordableError:
         return None
-    kind = _kinds[occasion.key]
+    kind = _kind_of(occasion, able, x, mask)
     return None if kind is None else RecordedRun(able, kind, occasion, activation, mask)
+
+
+def _kind_of(occasion: _Occasion, backend: Formulas, x: Tensor, mask: Tensor | None) -> _Kind | None:
+    if occasion.key in _kinds:
+        return _kinds[occasion.key]
+    if len(_kinds) >= _MOST_KINDS:
+        _kinds.clear()
+    kind = None
+    try:
+        kind = occasion.record(backend, x, mask)
+    except NotRecordableError as reason:
+        _log.warning("%s runs operator by operator, slower: %s.", occasion.formula.func.__name__, reason)
+    _kinds[occasion.key] = kind
+    return kind
 
 
 class _Occasion:
@@ -113,7 +123,7 @@ class _Occasion:
 
     def __init__(
         self,
-        formula: Formula,
+        formula: partial[Affine | Responding],
         x: Tensor,
         mask: Tensor | None,
         given: Moments | None,
@@ -123,21 +133,25 @@ class _Occasion:
     ) -> None:
         self.formula, self.given = formula, given
         self.table = given.detached() if given is not None else _unmeasured(x, mask)
-        self.parts = (self.table, tuple(wide(parameters)), formula)
+        self.parameters = wide(parameters)
         self.flows = differentiable and given is None and x.requires_grad
         self.needs = tuple(differentiable and p is not None and p.requires_grad for p in parameters)
         tensors: list[Tensor] = []
-        rest = _apart(self.parts, tensors)
+        rest = [_apart(values, tensors) for values in (self.table, self.parameters, formula.keywords.values())]
         self.tensors = [t if t.is_contiguous() else t.contiguous() for t in tensors]
-        self.key = (rest, x.shape[:2], x.dtype, given is None, self.flows, self.needs)
+        self.key = (formula.func, *formula.keywords, *rest, x.shape[:2], x.dtype, given is None, self.flows, self.needs)
 
     def record(self, backend: Formulas, x: Tensor, mask: Tensor | None) -> _Kind:
         """Run the formula, and what differentiates it, once under the eyes of a recording."""
         inputs = [t.detach().clone() for t in self.tensors]  # in storages of their own
-        table, parameters, formula = _together(self.parts, iter(inputs))
+        others = iter(inputs)
+        table = Moments(*_together(self.table, others))
+        parameters = _together(self.parameters, others)
+        constants = dict(zip(self.formula.keywords, _together(self.formula.keywords.values(), others), strict=True))
+        formula = partial(self.formula.func, **constants)
         if self.given is None:
             for t, measured in zip(table, backend.moments(x.detach(), mask), strict=True):
-                if isinstance(t, Tensor):
+                if isinstance(t, Tensor) and isinstance(measured, Tensor):
                     t.copy_(measured)
         for p, needed in zip(parameters, self.needs, strict=True):
             if needed:
@@ -186,31 +200,35 @@ def _checked(
     for mine, expected in zip(found, (t.detach() for t in outputs), strict=True):
         largest = expected.nan_to_num(posinf=0, neginf=0).abs().max().item() if expected.numel() else 0.0
         if not torch.allclose(mine, expected, rtol=1e-3, atol=1e-3 * largest, equal_nan=True):
-            raise NotRecordable("the program gives something else")
+            raise NotRecordableError("the program gives something else")
     return program
 
 
-def _apart(value: Any, tensors: list[Tensor]) -> Hashable:
-    """What stays of ``value`` when its tensors are taken out, each but for its shape and dtype."""
-    if isinstance(value, Tensor):
-        tensors.append(value)
-        return value.shape, value.dtype
-    if isinstance(value, tuple):
-        return type(value), *[_apart(v, tensors) for v in value]
-    if isinstance(value, partial):
-        return value.func, *[(name, _apart(v, tensors)) for name, v in value.keywords.items()]
-    if value is None or isinstance(value, (bool, int, float, str)) or callable(value):
-        return value
-    raise NotRecordable(f"a constant of type {type(value).__name__}")
+def _apart(values: Iterable[Any], tensors: list[Tensor]) -> Hashable:
+    """What stays of ``values`` when their tensors are taken out, each but for its shape and dtype."""
+    rest: list[Hashable] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            tensors.append(value)
+            rest.append((value.shape, value.dtype))
+        elif isinstance(value, tuple):
+            rest.append((type(value), _apart(value, tensors)))
+        elif value is None or isinstance(value, (bool, int, float, str)):
+            rest.append(value)
+        else:
+            raise NotRecordableError(f"a constant of type {type(value).__name__}")
+    return tuple(rest)
 
 
-def _together(value: Any, tensors: Iterator[Tensor]) -> Any:
-    """``value`` with other tensors, in the order of `_apart`."""
-    if isinstance(value, Tensor):
-        return next(tensors)
-    if isinstance(value, tuple):
-        parts = [_together(v, tensors) for v in value]
-        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
-    if isinstance(value, partial):
-        return partial(value.func, **{name: _together(v, tensors) for name, v in value.keywords.items()})
-    return value
+def _together(values: Iterable[Any], tensors: Iterator[Tensor]) -> list[Any]:
+    """``values`` with other tensors, in the order of `_apart`."""
+    found: list[Any] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(next(tensors))
+        elif isinstance(value, tuple):
+            parts = _together(value, tensors)
+            found.append(type(value)(*parts) if hasattr(value, "_fields") else tuple(parts))
+        else:
+            found.append(value)
+    return found

@@ -38,7 +38,7 @@ class Recording(TorchDispatchMode):
         return result
 
 
-def _mean(x: Tensor, dims: Sequence[int] | None, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> Tensor:
+def _mean(x: Tensor, dims: list[int] | None, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> Tensor:
     total = x.sum(dims, keepdim, dtype=dtype)
     return total * (total.numel() / max(x.numel(), 1))
 

@@ -17,14 +17,13 @@ from normwise.core.moments import Moments, widen
 
 from .last_step import last_step
 
-
 _WIDE = (torch.float32, torch.float64)
 
 
 class Pulled(NamedTuple):
-    """Gradients of the formula's parameters, and what each value of a plane adds to ``grad_x``: slope·(x - mean) + offset.
+    """Gradients of the formula's parameters, and what each value of a plane adds to ``grad_x``.
 
-    The slope is what flows back through the variance; both are None where the statistics were given.
+    That is slope·(x - mean) + offset, the slope through the variance; both are None where the statistics were given.
     """
 
     parameters: list[Tensor | None]
