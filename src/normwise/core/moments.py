@@ -148,7 +148,7 @@ class Moments(NamedTuple):
 
     def _as_tensors(self) -> tuple[Tensor, Tensor, Tensor]:
         """Mean, variance and a count for each entry, all of one shape and dtype."""
-        count = torch.as_tensor(self.count, dtype=self.mean.dtype, device=self.mean.device)
+        count = self.count.to(self.mean) if isinstance(self.count, Tensor) else self.mean.new_full((), self.count)
         return self.mean, self.var, count.expand_as(self.mean)
 
     def _pool(self, axis: int) -> Moments:
@@ -158,7 +158,7 @@ class Moments(NamedTuple):
             mean = self.mean.mean(axis, keepdim=True)
             var = (self.var + (self.mean - mean).square()).mean(axis, keepdim=True)
             return Moments(mean, var, self.count * size)
-        weight = torch.as_tensor(self.count, dtype=self.mean.dtype, device=self.mean.device).expand_as(self.mean)
+        _, _, weight = self._as_tensors()
         total = weight.sum(axis, keepdim=True)
         weight = weight / torch.where(total > 0, total, 1)
         mean = (weight * self.mean).sum(axis, keepdim=True)

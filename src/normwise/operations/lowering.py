@@ -43,15 +43,21 @@ _ELEMENTWISE = {
     **{getattr(aten, name).Scalar: name for name in ("add", "sub", "mul", "div", "lt", "le", "gt", "ge", "eq")},
     **{getattr(aten, name + "_").Tensor: name for name in ("add", "sub", "mul", "div")},
     **dict.fromkeys((aten.logical_and.default, aten.logical_and_.default, aten.bitwise_and.Tensor), "and"),
-    aten.bitwise_or.Tensor: "or",
+    **dict.fromkeys((aten.logical_or.default, aten.logical_or_.default, aten.bitwise_or.Tensor), "or"),
     aten.pow.Tensor_Tensor: "pow",
     aten.where.self: "where",
 }
 _REDUCTIONS = {aten.sum.default: "sum", aten.sum.dim_IntList: "sum", aten.amax.default: "amax"}
-_UNIFORM = {
-    *(aten.full.default, aten.zeros.default, aten.ones.default, aten.scalar_tensor.default),
-    *(aten.full_like.default, aten.zeros_like.default, aten.ones_like.default),
-    *(aten.new_full.default, aten.new_zeros.default, aten.new_ones.default),
+#: What fills a new tensor: with this number, or with what this argument says.
+_FILLED = {
+    **{getattr(aten, name).default: 0.0 for name in ("zeros", "zeros_like", "new_zeros")},
+    **{getattr(aten, name).default: 1.0 for name in ("ones", "ones_like", "new_ones")},
+}
+_FILLED_WITH = {
+    aten.scalar_tensor.default: 0,
+    aten.full.default: 1,
+    aten.full_like.default: 1,
+    aten.new_full.default: 2,
 }
 _EMPTY = {aten.empty.memory_format, aten.empty_like.default, aten.new_empty.default}
 
@@ -83,9 +89,10 @@ class _Lowering:
             self._elementwise(call)
         elif operation in _REDUCTIONS:
             self._reduction(_REDUCTIONS[operation], result, *call.arguments)
-        elif operation in _UNIFORM:
-            self._enter(result)
-            self._emit("copy", result.shape, self._place(result), self._constant(float(result.flatten()[0])))
+        elif operation in _FILLED:
+            self._fill(result, _FILLED[operation])
+        elif operation in _FILLED_WITH:
+            self._fill(result, call.arguments[_FILLED_WITH[operation]])
         elif operation in _EMPTY:
             self._enter(result)
         elif not self._is_view(call):
@@ -97,6 +104,10 @@ class _Lowering:
         target = _Place(len(self.sizes) - 1, 0, torch.empty(t.shape, device="meta").stride())
         self._emit("copy", t.shape, target, self._place(t))
         return target.storage
+
+    def _fill(self, result: Tensor, value: float) -> None:
+        self._enter(result)
+        self._emit("copy", result.shape, self._place(result), self._constant(float(value)))
 
     def _elementwise(self, call: Call) -> None:
         operation, sources, result = call.operation, call.arguments, call.result
