@@ -30,8 +30,9 @@ class Moments(NamedTuple):
     Shapes: ``mean`` and ``var`` are ``[N, C]``, and a pooled table keeps a size that broadcasts against it
     (``[1, C]`` over the batch, ``[N, 1]`` over the channels, ``[N, C]`` over groups and chunks).
     ``var`` is **biased** (divided by the count). ``count`` is the number of values behind each entry: one
-    integer for all of them, or a tensor that broadcasts against ``mean`` where masks or uneven shards make
-    them differ. An entry with count 0 has mean 0 and variance 0 and takes no part in any pool.
+    number for all of them (in a recording a tensor without dimensions), or a tensor that broadcasts against ``mean``
+    where masks or uneven shards make them differ. An entry with count 0 has mean 0 and variance 0 and takes no part in
+    any pool.
 
     The big tensor is summed in fp32 (fp64 for fp64 input), but the table itself is fp64 wherever the device
     has fp64: it costs nothing on a table this small, and where the mean is a thousand standard deviations
@@ -151,10 +152,14 @@ class Moments(NamedTuple):
         count = self.count.to(self.mean) if isinstance(self.count, Tensor) else self.mean.new_full((), self.count)
         return self.mean, self.var, count.expand_as(self.mean)
 
+    def _is_even(self) -> bool:
+        """Whether all entries have the same count."""
+        return not isinstance(self.count, Tensor) or self.count.dim() == 0
+
     def _pool(self, axis: int) -> Moments:
         """The law of total variance over one axis of the table, which stays with size 1."""
         size = self.mean.shape[axis]
-        if not isinstance(self.count, Tensor) and size > 0:
+        if self._is_even() and size > 0:
             mean = self.mean.mean(axis, keepdim=True)
             var = (self.var + (self.mean - mean).square()).mean(axis, keepdim=True)
             return Moments(mean, var, self.count * size)
@@ -169,7 +174,7 @@ class Moments(NamedTuple):
         return self._map(lambda t: t.unflatten(1, (groups, -1)) if t.shape[1] != 1 else t.unsqueeze(-1))
 
     def _map(self, change) -> Moments:
-        count = change(self.count) if isinstance(self.count, Tensor) else self.count
+        count = change(self.count) if isinstance(self.count, Tensor) and self.count.dim() else self.count
         return Moments(change(self.mean), change(self.var), count)
 
 

@@ -62,43 +62,59 @@ _FILLED_WITH = {
 _EMPTY = {aten.empty.memory_format, aten.empty_like.default, aten.new_empty.default}
 
 
-def lower(calls: Sequence[Call], inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Program:
-    """The program that makes ``outputs`` of ``inputs``, contiguous fp32 or fp64 tensors, as the recorded calls did.
+class Lowering:
+    """Recorded calls as steps on storages, of which programs are made.
 
-    Raises NotRecordableError.
+    ``enter`` and ``take`` raise NotRecordableError for what they cannot represent.
     """
-    lowering = _Lowering(inputs)
-    for call in calls:
-        lowering.take(call)
-    return lowering.program(inputs, [(lowering.copied(t), t) for t in outputs])
 
-
-class _Lowering:
     def __init__(self, inputs: Sequence[Tensor]) -> None:
         self.sizes: list[int] = []  # of the storages, in values
         self.numbers: dict[int, int] = {}
         self.constants: dict[float, int] = {}
         self.steps: list[_Step] = []
+        self.enter(inputs)
+
+    def enter(self, inputs: Sequence[Tensor]) -> None:
+        """Tensors that are there before the calls which `take` gets next."""
         for t in inputs:
             self._enter(t)
 
-    def take(self, call: Call) -> None:
-        """Note what an operation does to the array."""
-        operation, result = call.operation, call.result
-        if operation in _ELEMENTWISE:
-            self._elementwise(call)
-        elif operation in _REDUCTIONS:
-            self._reduction(_REDUCTIONS[operation], result, *call.arguments)
-        elif operation in _FILLED:
-            self._fill(result, _FILLED[operation])
-        elif operation in _FILLED_WITH:
-            self._fill(result, call.arguments[_FILLED_WITH[operation]])
-        elif operation in _EMPTY:
-            self._enter(result)
-        elif not self._is_view(call):
-            raise NotRecordableError(str(operation))
+    def take(self, calls: Sequence[Call]) -> None:
+        """Note what operations do to the array."""
+        for call in calls:
+            operation, result = call.operation, call.result
+            if operation in _ELEMENTWISE:
+                self._elementwise(call)
+            elif operation in _REDUCTIONS:
+                self._reduction(_REDUCTIONS[operation], result, *call.arguments)
+            elif operation in _FILLED:
+                self._fill(result, _FILLED[operation])
+            elif operation in _FILLED_WITH:
+                self._fill(result, call.arguments[_FILLED_WITH[operation]])
+            elif operation in _EMPTY:
+                self._enter(result)
+            elif not self._is_view(call):
+                raise NotRecordableError(str(operation))
 
-    def copied(self, t: Tensor) -> int:
+    def program(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Program:
+        """What makes ``outputs`` of ``inputs``, contiguous fp32 or fp64 tensors, as the calls did."""
+        numbers = [self._copied(t) for t in outputs]
+        steps = self._needed(numbers)
+        entering = [self._place(t).storage for t in inputs]
+        starts, size = self._starts(steps, entering, numbers)
+
+        def operand(place: _Place) -> Operand:
+            return Operand(starts[place.storage] + place.at, place.strides)
+
+        instructions = (
+            Instruction(s.operation, s.sizes, operand(s.target), tuple(map(operand, s.sources))) for s in steps
+        )
+        entrances = (Port(starts[number], t.numel(), _wide(t)) for number, t in zip(entering, inputs, strict=True))
+        exits = (Port(starts[number], t.numel(), _wide(t)) for number, t in zip(numbers, outputs, strict=True))
+        return Program(tuple(instructions), tuple(self.constants), tuple(entrances), tuple(exits), size)
+
+    def _copied(self, t: Tensor) -> int:
         """The storage of a contiguous copy of ``t``."""
         self.sizes.append(t.numel())
         target = _Place(len(self.sizes) - 1, 0, torch.empty(t.shape, device="meta").stride())
@@ -151,7 +167,8 @@ class _Lowering:
 
     def _spread(self, source: Any, shape: torch.Size) -> _Place:
         if isinstance(source, Tensor):
-            return self._place(source)._replace(strides=source.expand(shape).stride())
+            place = self._place(source)
+            return place if source.shape == shape else place._replace(strides=source.expand(shape).stride())
         if isinstance(source, (int, float)):
             return self._constant(float(source))
         raise NotRecordableError(f"an argument of type {type(source).__name__}")
@@ -168,25 +185,14 @@ class _Lowering:
         first, *others = (p._replace(strides=s) for p, s in zip(places, strides, strict=True))
         self.steps.append(_Step(operation, sizes, first, tuple(others)))
 
-    def program(self, inputs: Sequence[Tensor], outputs: Sequence[tuple[int, Tensor]]) -> Program:
-        """What the outputs need of all that was noted, with a place in the array for every storage."""
-        needed, steps = {number for number, _ in outputs}, []
+    def _needed(self, outputs: Sequence[int]) -> list[_Step]:
+        """The steps that some output depends on."""
+        needed, steps = set(outputs), []
         for step in reversed(self.steps):
             if step.target.storage in needed:
                 needed.update(source.storage for source in step.sources)
                 steps.append(step)
-        steps.reverse()
-        starts, size = self._starts(steps, range(len(inputs)), [number for number, _ in outputs])
-
-        def operand(place: _Place) -> Operand:
-            return Operand(starts[place.storage] + place.at, place.strides)
-
-        instructions = (
-            Instruction(s.operation, s.sizes, operand(s.target), tuple(map(operand, s.sources))) for s in steps
-        )
-        entrances = (Port(starts[i], t.numel(), _wide(t)) for i, t in enumerate(inputs))
-        exits = (Port(starts[number], t.numel(), _wide(t)) for number, t in outputs)
-        return Program(tuple(instructions), tuple(self.constants), tuple(entrances), tuple(exits), size)
+        return steps[::-1]
 
     def _starts(self, steps: list[_Step], inputs: Sequence[int], outputs: Sequence[int]) -> tuple[dict[int, int], int]:
         """Where each storage begins, and the array's size; a storage that is not needed any more leaves its place."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -18,13 +18,13 @@ from torch import Tensor
 from normwise.backends import Backend, Formulas, formulas_of
 from normwise.core.activations import Activation
 from normwise.core.formulas import Affine, Formula
-from normwise.core.moments import Moments, table_dtype
+from normwise.core.moments import Count, Moments, statistics_dtype, table_dtype
 from normwise.core.program import Program
 from normwise.core.program import RecordedFormula as Recorded
 from normwise.core.responses import RESPONSES, Responding
 
-from .lowering import NotRecordableError, lower
-from .recording import Call, Recording
+from .lowering import Lowering, NotRecordableError
+from .recording import Recording
 from .tiny_graph import TinyGraph, is_ours, wide
 
 _log = logging.getLogger("normwise")
@@ -35,8 +35,9 @@ class _Kind(NamedTuple):
 
     prepared: Any
     is_response: bool
-    statistics: tuple[tuple[torch.Size, torch.dtype], ...]  # mean, variance, and the count where it is a tensor
-    count: tuple[int, ...]  # otherwise
+    statistics: tuple[tuple[torch.Size, torch.dtype], ...]  # mean, variance, and the counts where they differ
+    count: int  # otherwise: this number,
+    planes: int  # and the values of so many planes
     gradients: tuple[torch.Size | None, ...]  # of the parameters
     flows: bool  # a gradient back through the moments
 
@@ -54,11 +55,13 @@ class RecordedRun:
 
     def forward(self, x: Tensor, residual: Tensor | None, _parameters: Sequence[Tensor | None]) -> Tensor:
         kind, occasion = self.kind, self.occasion
-        found = [torch.empty(shape, dtype=dtype, device=x.device) for shape, dtype in kind.statistics]
+        found: list[Any] = [torch.empty(shape, dtype=dtype, device=x.device) for shape, dtype in kind.statistics]
         what = (x, residual, self.activation, self.mask, occasion.tensors, found)
         y, self.tables = self.backend.normalize(kind.prepared, *what, measured=self.given is None)
+        if len(found) == 2:
+            found.append(kind.count + kind.planes * occasion.size)
         if found:
-            self.statistics = Moments(*found, *kind.count)
+            self.statistics = Moments(*found)
         return y
 
     def backward(
@@ -132,20 +135,26 @@ class _Occasion:
         differentiable: bool,
     ) -> None:
         self.formula, self.given = formula, given
-        self.table = given.detached() if given is not None else _unmeasured(x, mask)
+        self.size = math.prod(x.shape[2:])
+        self.table = _unmeasured(x, mask) if given is None else given.detached()
+        # The size of the planes enters as a tensor: it changes from image to image, and the programs stay the same. But
+        # a formula may ask whether it is 1.
+        number = given is not None or mask is not None or self.size == 1
+        self.entering = self.table if number else self.table._replace(count=_as_tensor(self.size))
         self.parameters = wide(parameters)
         self.flows = differentiable and given is None and x.requires_grad
         self.needs = tuple(differentiable and p is not None and p.requires_grad for p in parameters)
         tensors: list[Tensor] = []
-        rest = [_apart(values, tensors) for values in (self.table, self.parameters, formula.keywords.values())]
+        rest = [_apart(values, tensors) for values in (self.entering, self.parameters, formula.keywords.values())]
         self.tensors = [t if t.is_contiguous() else t.contiguous() for t in tensors]
-        self.key = (formula.func, *formula.keywords, *rest, x.shape[:2], x.dtype, given is None, self.flows, self.needs)
+        kind = (x.shape[:2], statistics_dtype(x.dtype), given is None, self.flows, self.needs)
+        self.key = (formula.func, *formula.keywords, *rest, *kind)
 
     def record(self, backend: Formulas, x: Tensor) -> _Kind:
         """Run the formula, and what differentiates it, once under the eyes of a recording."""
         inputs = _examples(self.tensors)
         others = iter(inputs)
-        table = Moments(*_together(self.table, others))
+        table = Moments(*_together(self.entering, others))
         parameters = _together(self.parameters, others)
         constants = dict(zip(self.formula.keywords, _together(self.formula.keywords.values(), others), strict=True))
         formula = partial(self.formula.func, **constants)
@@ -154,24 +163,27 @@ class _Occasion:
                 p.requires_grad_()
         with Recording() as recording:
             graph = TinyGraph(backend, formula, x, table, parameters, None, measured=self.flows)
-        step, forward = graph.step, list(recording.calls)
-        statistics = [t for t in step.statistics or () if isinstance(t, Tensor)]
+        step, lowering = graph.step, Lowering(inputs)
+        lowering.take(recording.calls)
+        statistics, count, planes = _split(step.statistics, table.count)
+        made = [step.around, *step.tables, *statistics]
+        forward = _checked(backend, x.dtype, lowering.program(inputs, made), inputs, made)
         grads = _examples(step.tables)
-        with recording:
+        lowering.enter(grads)
+        with Recording() as recording:
             pulled = graph.pull(grads)
+        lowering.take(recording.calls)
         backflow = () if pulled.slope is None or pulled.offset is None else (pulled.slope, pulled.offset)
         made = [*(g for g in pulled.parameters if g is not None), *backflow]
-        recorded = Recorded(
-            _checked(backend, x.dtype, forward, inputs, [step.around, *step.tables, *statistics]),
-            _checked(backend, x.dtype, recording.calls, [*inputs, *grads], made),
-            len(step.tables),
-            RESPONSES.get(graph.result),
-        )
+        inputs += grads
+        backward = _checked(backend, x.dtype, lowering.program(inputs, made), inputs, made)
+        recorded = Recorded(forward, backward, len(step.tables), RESPONSES.get(graph.result))
         return _Kind(
             prepared=backend.prepare(recorded),
             is_response=recorded.response is not None,
             statistics=tuple((t.shape, t.dtype) for t in statistics),
-            count=tuple(n for n in step.statistics or () if not isinstance(n, Tensor)),
+            count=count,
+            planes=planes,
             gradients=tuple(None if g is None else g.shape for g in pulled.parameters),
             flows=bool(backflow),
         )
@@ -186,16 +198,32 @@ def _unmeasured(x: Tensor, mask: Tensor | None) -> Moments:
     return Moments(mean, var, torch.empty(shape[0], 1, dtype=kind, device=x.device))
 
 
+@cache
+def _as_tensor(number: int) -> Tensor:
+    return torch.tensor(number, dtype=torch.float64, device="cpu")
+
+
+def _split(statistics: Moments | None, size: Count) -> tuple[list[Tensor], int, int]:
+    """The tensors of a formula's statistics; of their count a number, and how many planes' ``size`` comes to it."""
+    if statistics is None:
+        return [], 0, 0
+    mean, var, count = statistics
+    if not isinstance(count, Tensor):
+        return [mean, var], count, 0
+    if count.dim():
+        return [mean, var, count], 0, 0
+    return [mean, var], 0, round(float(count) / float(size))
+
+
 def _checked(
-    backend: Formulas, dtype: torch.dtype, calls: Sequence[Call], inputs: Sequence[Tensor], outputs: Sequence[Tensor]
+    backend: Formulas, dtype: torch.dtype, program: Program, inputs: Sequence[Tensor], expected: Sequence[Tensor]
 ) -> Program:
-    """The program of the calls, once it has given what they gave."""
-    program = lower(calls, inputs, outputs)
-    found = [torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in outputs]
+    """The program, if it makes of the inputs what torch made."""
+    found = [torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in expected]
     backend.run(program, dtype, inputs, found)
-    scale = max((t.detach().abs().max().item() for t in outputs if t.numel()), default=0.0)
-    for mine, expected in zip(found, outputs, strict=True):
-        if not torch.allclose(mine, expected.detach(), rtol=1e-3, atol=1e-5 * scale):
+    scale = max((t.detach().abs().max().item() for t in expected if t.numel()), default=0.0)
+    for mine, right in zip(found, expected, strict=True):
+        if not torch.allclose(mine, right.detach(), rtol=1e-3, atol=1e-5 * scale):
             raise NotRecordableError("its program gives something else")
     return program
 
