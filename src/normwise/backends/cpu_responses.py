@@ -44,7 +44,7 @@ def respond_reduce(
         grad_y, x, residual = (t.to(kind) for t in (grad_y, x, residual))
     x, last = dense(x)
     grad_y, residual = like(x, grad_y), like(x, residual)
-    sums = torch.empty(len(tables), *x.shape[:2], dtype=kind)
+    sums = torch.empty(len(tables), *x.shape[:2], dtype=kind, device=x.device)
     call(
         "nw_respond_reduce",
         x.dtype,

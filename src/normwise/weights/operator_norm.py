@@ -192,10 +192,10 @@ def _waves(grid: Grid, like: Tensor) -> tuple[Tensor, Tensor]:
         return like.new_ones(1, 1), like.new_zeros(1, 1)
     halved = (*grid.frequencies[:-1], grid.frequencies[-1] // 2 + 1)
     steps = [
-        torch.arange(h, dtype=torch.float64) * (2 * math.pi * d / n)
+        torch.arange(h, dtype=torch.float64, device="cpu") * (2 * math.pi * d / n)
         for h, n, d in zip(halved, grid.frequencies, grid.dilation, strict=True)
     ]
-    taps = [torch.arange(k, dtype=torch.float64) for k in grid.kernel]
+    taps = [torch.arange(k, dtype=torch.float64, device="cpu") for k in grid.kernel]
     angles = _product(steps) @ _product(taps).T
     return tuple(wave.to(like.device, like.dtype) for wave in (angles.cos(), angles.sin()))  # type: ignore[return-value]
 
