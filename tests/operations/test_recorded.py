@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import logging
 import math
 import threading
@@ -57,6 +58,15 @@ FORMULAS = {
     "global response": partial(formulas.global_response_norm, eps=1e-6),
 }
 EXTRA = {"switchable": 2, "batch instance": 1, "response": 1, "evo b0": 1, "evo s0": 1}
+
+
+def test_the_table_has_every_formula():
+    written = {
+        function
+        for function in vars(formulas).values()
+        if inspect.isfunction(function) and next(iter(inspect.signature(function).parameters)) == "moments"
+    }
+    assert written - {formulas._power} == {formula.func for formula in FORMULAS.values()}
 
 
 def parameters_of(name, dtype=torch.float32):
