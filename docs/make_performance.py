@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import fmean
 
 from normwise.bench import environment
 from normwise.bench.pictures import panels, speed_up
@@ -83,6 +85,12 @@ def mean_ratio(rows: Sequence[Row]) -> str:
     return "" if found is None else f"{number(found.ratio)} (least {number(found.least)}, {found.cells} cells)"
 
 
+def ceiling(rows: Sequence[Row]) -> str:
+    """The ratio of a kernel that needs no more than the floor: how far the baseline itself is from it."""
+    logs = [math.log(float(row["ratio"]) * float(row["x_of_floor"])) for row in rows]
+    return number(math.exp(fmean(logs))) if logs else ""
+
+
 def median_floor(rows: Sequence[Row]) -> str:
     """The median distance from the floor."""
     found = figures(rows)
@@ -102,6 +110,16 @@ def large(row: Row) -> bool:
 CLASSIC = ("batch", "group", "instance", "layer")
 AIMS: tuple[tuple[str, Callable[[Row], bool], Callable[[Sequence[Row]], str]], ...] = (
     ("BN, GN, IN, LN(C, space) alone: 3 times native", lambda r: r["layer"] in CLASSIC and plain(r), mean_ratio),
+    (
+        "the same from 1 MB on",
+        lambda r: r["layer"] in CLASSIC and plain(r) and large(r),
+        mean_ratio,
+    ),
+    (
+        "what a kernel at the floor would have there",
+        lambda r: r["layer"] in CLASSIC and plain(r) and large(r),
+        ceiling,
+    ),
     (
         "InstanceNorm in channels_last: 8 times native",
         lambda r: r["layer"] == "instance" and r["layout"] == "channels_last" and plain(r),
