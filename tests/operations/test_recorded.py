@@ -153,6 +153,16 @@ def test_only_the_gradients_that_are_wanted(name, needs, monkeypatch):
     assert_same(mine, other, torch.float32)
 
 
+@pytest.mark.parametrize("name", FORMULAS)
+@pytest.mark.parametrize("kinds", [(torch.float32, torch.float64), (torch.bfloat16, torch.float32)], ids=str)
+def test_parameters_wider_than_the_input(name, kinds, monkeypatch):
+    torch.manual_seed(0)
+    x = torch.randn(64, C, 5).to(kinds[0]).requires_grad_()
+    parameters = parameters_of_(name, kinds[1])
+    mine, other = both_ways(monkeypatch, lambda: values_and_gradients(name, x, parameters))
+    assert_same(mine, other, kinds[0])
+
+
 def test_without_parameters_and_with_those_that_are_views(monkeypatch):
     x = torch.randn(4, C, 5).requires_grad_()
     table = torch.randn(2, 2 * C, requires_grad=True)

@@ -30,15 +30,25 @@ from .tiny_graph import TinyGraph, is_ours, wide
 _log = logging.getLogger("normwise")
 
 
+class _Form(NamedTuple):
+    """The shape and dtype of a tensor that a program writes."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+
+    def new(self, x: Tensor) -> Tensor:
+        return torch.empty(self.shape, dtype=self.dtype, device=x.device)
+
+
 class _Kind(NamedTuple):
     """What all calls of one kind have in common."""
 
     prepared: Any
     is_response: bool
-    statistics: tuple[tuple[torch.Size, torch.dtype], ...]  # mean, variance, and the counts where they differ
+    statistics: tuple[_Form, ...]  # mean, variance, and the counts where they differ
     count: int  # otherwise: this number,
     planes: int  # and the values of so many planes
-    gradients: tuple[torch.Size | None, ...]  # of the parameters
+    gradients: tuple[_Form | None, ...]  # of the parameters
     flows: bool  # a gradient back through the moments
 
 
@@ -55,7 +65,7 @@ class RecordedRun:
 
     def forward(self, x: Tensor, residual: Tensor | None, _parameters: Sequence[Tensor | None]) -> Tensor:
         kind, occasion = self.kind, self.occasion
-        found: list[Any] = [torch.empty(shape, dtype=dtype, device=x.device) for shape, dtype in kind.statistics]
+        found: list[Any] = [form.new(x) for form in kind.statistics]
         what = (x, residual, self.activation, self.mask, occasion.tensors, found)
         y, self.tables = self.backend.normalize(kind.prepared, *what, measured=self.given is None)
         if len(found) == 2:
@@ -67,8 +77,8 @@ class RecordedRun:
     def backward(
         self, grad_y: Tensor, x: Tensor, residual: Tensor | None, *, values: bool
     ) -> tuple[Tensor | None, Tensor | None, list[Tensor | None]]:
-        kind, dtype = self.kind, self.tables.dtype
-        gradients = [None if s is None else torch.empty(s, dtype=dtype, device=x.device) for s in kind.gradients]
+        kind = self.kind
+        gradients = [None if form is None else form.new(x) for form in kind.gradients]
         found = [g for g in gradients if g is not None]
         what = (grad_y, x, residual, self.activation, self.mask, self.occasion.tensors, found, self.tables)
         pair = self.backend.normalize_backward(kind.prepared, *what, measured=kind.flows, values=values)
@@ -181,10 +191,10 @@ class _Occasion:
         return _Kind(
             prepared=backend.prepare(recorded),
             is_response=recorded.response is not None,
-            statistics=tuple((t.shape, t.dtype) for t in statistics),
+            statistics=tuple(_Form(t.shape, t.dtype) for t in statistics),
             count=count,
             planes=planes,
-            gradients=tuple(None if g is None else g.shape for g in pulled.parameters),
+            gradients=tuple(None if g is None else _Form(g.shape, g.dtype) for g in pulled.parameters),
             flows=bool(backflow),
         )
 
