@@ -9,7 +9,7 @@ from torch import Tensor
 from normwise.backends import Fused, cpu, fused_for, select
 from normwise.core import formulas
 from normwise.core.arguments import check_residual, finite_padding
-from normwise.core.moments import Moments
+from normwise.core.moments import Moments, statistics_dtype
 from normwise.core.processes import ProcessGroup
 from normwise.core.running import RunningStatistics
 
@@ -203,8 +203,8 @@ def _is_small(
     residual: Tensor | None,
     *parameters: Tensor | None,
 ) -> bool:
-    if operator is native.widened:
-        return False  # three operations, each recorded: a kernel is one
+    if operator is native.widened or (kind == "known" and statistics_dtype(x.dtype) is not x.dtype):
+        return False  # so many conversions around the operator that a kernel is faster at every size
     alone = activation is None and residual is None
     if is_recorded(x, residual, *parameters):
         least = NATIVE_BELOW[kind][not alone]
