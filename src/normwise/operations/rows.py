@@ -24,7 +24,7 @@ from .transforms import is_recorded, plain_operations_wanted, without_autocast
 #: bf16 and fp16, which they convert value by value. LayerNorm in fp32 is what they do as well as it can be done.
 NATIVE_BELOW = {"layer": (1 << 22, 1 << 17), "rms": (1 << 15, 1 << 14)}
 #: The same where no backward will come.
-NATIVE_BELOW_UNRECORDED = {"layer": 1 << 16, "rms": 0}
+NATIVE_BELOW_UNRECORDED = {"layer": (1 << 16, 1 << 14), "rms": (0, 0)}
 
 
 def layer_norm(
@@ -108,9 +108,8 @@ def _backend(
 
 
 def _least(kind: str, x: Tensor, parameters: tuple[Tensor | None, ...]) -> int:
-    if not is_recorded(x, *parameters):
-        return NATIVE_BELOW_UNRECORDED[kind]
-    return NATIVE_BELOW[kind][statistics_dtype(x.dtype) is not x.dtype]
+    below = NATIVE_BELOW if is_recorded(x, *parameters) else NATIVE_BELOW_UNRECORDED
+    return below[kind][statistics_dtype(x.dtype) is not x.dtype]
 
 
 def _known(eps: float | None, x: Tensor) -> float:
