@@ -42,7 +42,7 @@ void exercise(int64_t N, int64_t C, int64_t S, int threads, int act) {
   std::vector<uint8_t> mask(size_t(N * S), 1);
   for (size_t i = 0; i < mask.size(); i += 3) mask[i] = 0;
   std::vector<double> mean(size_t(N * C)), var(size_t(N * C)), count(static_cast<size_t>(N));
-  std::vector<double> position_mean(size_t(N * S)), position_root(size_t(N * S));
+  std::vector<double> positions(size_t(2 * N * S));
   std::vector<A> table(size_t(N * C), A(0.5)), sum_g(size_t(N * C)), sum_gx(size_t(N * C));
   std::vector<A> weight(size_t(C), A(1)), gw(static_cast<size_t>(C)), gb(static_cast<size_t>(C));
   const void* tables[8];
@@ -60,22 +60,23 @@ void exercise(int64_t N, int64_t C, int64_t S, int threads, int act) {
                                        sum_g.data(), sum_gx.data());
     exercise_responses(last, N, C, S, threads, mask.data(), tables, strides);
     for (int64_t groups : {int64_t(0), int64_t(1), C}) {
-      failed |= CALL(nw_standardize)(last, N, C, S, threads, groups, 0, 1e-3, x.data(), residual.data(), weight.data(),
-                                     nullptr, act, y.data(), mean.data(), var.data());
+      std::vector<double> moments(size_t(2 * (groups ? N * groups : C)));
+      failed |= CALL(nw_standardize)(last, N, C, S, threads, groups, 1e-3, x.data(), residual.data(), weight.data(),
+                                     nullptr, nw::kWide, nullptr, nullptr, 0, act, y.data(), moments.data());
       failed |= CALL(nw_standardize_backward)(last, N, C, S, threads, groups, 0, 1e-3, gy.data(), x.data(),
-                                              residual.data(), weight.data(), nullptr, act, mean.data(), var.data(),
+                                              residual.data(), weight.data(), nullptr, nw::kWide, act, moments.data(),
                                               gx.data(), gr.data(), gw.data(), gb.data());
     }
   }
   for (int center = 0; center < 2; ++center) {
-    failed |= CALL(nw_rows)(N * S, C, threads, center, 1e-3, x.data(), weight.data(), nullptr, y.data(),
-                            position_mean.data(), position_root.data());
-    failed |= CALL(nw_rows_backward)(N * S, C, threads, center, gy.data(), x.data(), weight.data(), position_mean.data(),
-                                     position_root.data(), gx.data(), gw.data(), gb.data());
-    failed |= CALL(nw_columns)(N, C, S, threads, center, 1e-3, x.data(), weight.data(), nullptr, y.data(),
-                               position_mean.data(), position_root.data());
-    failed |= CALL(nw_columns_backward)(N, C, S, threads, center, gy.data(), x.data(), nullptr, position_mean.data(),
-                                        position_root.data(), gx.data(), gw.data(), gb.data());
+    failed |= CALL(nw_rows)(N * S, C, threads, center, 1e-3, x.data(), weight.data(), nullptr, nw::kWide, y.data(),
+                            positions.data());
+    failed |= CALL(nw_rows_backward)(N * S, C, threads, center, gy.data(), x.data(), weight.data(), nw::kWide,
+                                     positions.data(), gx.data(), gw.data(), gb.data());
+    failed |= CALL(nw_columns)(N, C, S, threads, center, 1e-3, x.data(), weight.data(), nullptr, nw::kWide, y.data(),
+                               positions.data());
+    failed |= CALL(nw_columns_backward)(N, C, S, threads, center, gy.data(), x.data(), nullptr, nw::kWide,
+                                        positions.data(), gx.data(), gw.data(), gb.data());
   }
   if (failed) std::abort();
 }
@@ -86,7 +87,9 @@ void exercise_without_options(int64_t N, int64_t C, int64_t S, int threads, int 
   auto x = filled<T>(N * C * S + 1), gy = x, y = x, gx = x;
   std::vector<uint8_t> mask(size_t(N * S) + 1, 0);
   std::vector<double> mean(size_t(N * C), 0.25), var(size_t(N * C), 2);
-  std::vector<double> position_mean(size_t(N * S)), position_root(size_t(N * S));
+  std::vector<double> positions(size_t(2 * N * S));
+  auto weight = filled<T>(C + 1), gw = weight, gb = weight;
+  const T *narrow = weight.data() + 1, *known_mean = narrow, *known_var = narrow;
   std::vector<A> table(static_cast<size_t>(C), A(0.5)), sum_g(size_t(N * C)), sum_gx(size_t(N * C));
   const void* tables[5] = {table.data(), table.data(), table.data(), nullptr, nullptr};
   const int64_t strides[10] = {0, 1, 0, 1, 0, 1, 0, 0, 0, 0};
@@ -103,24 +106,40 @@ void exercise_without_options(int64_t N, int64_t C, int64_t S, int threads, int 
                                        sum_gx.data());
     failed |= CALL(nw_backward_apply)(last, N, C, S, threads, grad, in, nullptr, nullptr, tables, strides, act, grad_in,
                                       nullptr);
-    for (int64_t g : {int64_t(0), groups})
-      for (int known = 0; known < 2; ++known) {
-        failed |= CALL(nw_standardize)(last, N, C, S, threads, g, known, 1e-3, in, nullptr, nullptr, nullptr, act, out,
-                                       mean.data(), var.data());
-        failed |= CALL(nw_standardize_backward)(last, N, C, S, threads, g, known, 1e-3, grad, in, nullptr, nullptr,
-                                                nullptr, act, mean.data(), var.data(), known ? nullptr : grad_in,
-                                                nullptr, nullptr, nullptr);
-      }
+    for (int64_t g : {int64_t(0), groups}) {
+      std::vector<double> moments(size_t(2 * (g ? N * g : C)), 2);
+      failed |= CALL(nw_standardize)(last, N, C, S, threads, g, 1e-3, in, nullptr, nullptr, nullptr, 0, nullptr, nullptr,
+                                     0, act, out, nullptr);
+      failed |= CALL(nw_standardize_backward)(last, N, C, S, threads, g, 0, 1e-3, grad, in, nullptr, nullptr, nullptr, 0,
+                                              act, moments.data(), grad_in, nullptr, nullptr, nullptr);
+    }
+    std::vector<double> moments(size_t(2 * C));
+    failed |= CALL(nw_standardize)(last, N, C, S, threads, 0, 1e-3, in, nullptr, narrow, narrow, nw::kNarrow, known_mean,
+                                   known_var, nw::kNarrow, act, out, moments.data());
+    failed |= CALL(nw_standardize_backward)(last, N, C, S, threads, 0, 1, 1e-3, grad, in, nullptr, narrow, narrow,
+                                            nw::kNarrow, act, moments.data(), nullptr, nullptr, gw.data() + 1,
+                                            gb.data() + 1);
   }
+  auto running_mean = filled<T>(C + 1), running_var = running_mean;
+  T *kept_mean = running_mean.data() + 1, *kept_var = running_var.data() + 1;
+  int64_t batches = 0;
+  var.assign(var.size(), 2);  // a root
+  failed |= CALL(nw_remember)(C, mean.data(), var.data(), nw::kDouble, 1e-3, 1.5, 0.1, kept_mean, kept_var, nw::kNarrow,
+                              &batches);
+  failed |= CALL(nw_remember)(C, kept_mean, kept_var, nw::kNarrow, 0, 1.5, 0.1, mean.data(), var.data(), nw::kDouble,
+                              nullptr);
+  failed |= batches != 1;
+  mean[0] = std::numeric_limits<double>::quiet_NaN();
+  failed |= CALL(nw_remember)(C, mean.data(), var.data(), nw::kDouble, 0, 1.5, 0.1, kept_mean, kept_var, nw::kNarrow,
+                              &batches) != 3;
   for (int center = 0; center < 2; ++center) {
-    failed |= CALL(nw_rows)(N * S, C, threads, center, 1e-3, in, nullptr, nullptr, out, position_mean.data(),
-                            position_root.data());
-    failed |= CALL(nw_rows_backward)(N * S, C, threads, center, grad, in, nullptr, position_mean.data(),
-                                     position_root.data(), grad_in, nullptr, nullptr);
-    failed |= CALL(nw_columns)(N, C, S, threads, center, 1e-3, in, nullptr, nullptr, out, position_mean.data(),
-                               position_root.data());
-    failed |= CALL(nw_columns_backward)(N, C, S, threads, center, grad, in, nullptr, position_mean.data(),
-                                        position_root.data(), grad_in, nullptr, nullptr);
+    failed |= CALL(nw_rows)(N * S, C, threads, center, 1e-3, in, nullptr, nullptr, 0, out, nullptr);
+    failed |= CALL(nw_columns)(N, C, S, threads, center, 1e-3, in, narrow, narrow, nw::kNarrow, out, nullptr);
+    failed |= CALL(nw_columns_backward)(N, C, S, threads, center, grad, in, nullptr, 0, positions.data(), grad_in, nullptr,
+                                        nullptr);
+    failed |= CALL(nw_rows)(N * S, C, threads, center, 1e-3, in, narrow, narrow, nw::kNarrow, out, positions.data());
+    failed |= CALL(nw_rows_backward)(N * S, C, threads, center, grad, in, narrow, nw::kNarrow, positions.data(), grad_in,
+                                     gw.data() + 1, gb.data() + 1);
   }
   if (failed) std::abort();
 }

@@ -62,6 +62,9 @@ def cases(draw):
     }
 
 
+ALL = (True, True, True)
+
+
 class Standardized:
     """The textbook's formulas, forward and backward; `pooled` says which axes of `split(x)` are one pool."""
 
@@ -127,18 +130,17 @@ def exact_of(case):
 @searched(120, 3000, cases())
 def test_standardize(case):
     exact = exact_of(case)
-    x, activation = case["x"], ACTIVATIONS.get(case["activation"])
+    x, activation, known = case["x"], ACTIVATIONS.get(case["activation"]), case["known"]
     parameters = case["groups"], case["weight"], case["bias"], EPS, case["residual"], activation
-    y, table = cpu.standardize(x, *parameters, case["known"])
+    y, table = cpu.standardize(x, *parameters, known and known[:2], True)
+    assert torch.equal(y, cpu.standardize(x, *parameters, known and known[:2], False)[0])
     unit = 24 * UNIT[statistics_dtype(x.dtype)]
     bound = 1.01 * UNIT[x.dtype] * np.abs(exact.y) + unit * exact.size + tiny(x.dtype)
     assert (y.dtype, y.shape) == (x.dtype, x.shape)
     assert_within(y, exact.y, bound, "y")
     if exact.kink:
         return  # a rounding decides the side
-    grads = cpu.standardize_backward(
-        case["grad_y"], x, *parameters, table, known=case["known"] is not None, values=True
-    )
+    grads = cpu.standardize_backward(case["grad_y"], x, *parameters, table, known=known is not None, values=True)
     assert_gradients(grads[:1] + grads[2:], exact, x.dtype, (0, *range(2, x.dim())), unit)
     assert (grads[1] is None) == (case["residual"] is None)
     if grads[1] is not None:
@@ -193,9 +195,10 @@ def test_rows(case):
     flat, grad_y = split(in_numpy(x)), split(in_numpy(case["grad_y"]))
     weight, bias = (np.broadcast_to(np.float64(v) if p is None else in_numpy(p), flat.shape) for p, v in weights(case))
     exact = Standardized(flat, 1, split, weight, bias, np.zeros_like(flat), grad_y, None, None, unit, center)
-    y, mean, root = cpu.rows(x, width, case["weight"], case["bias"], EPS, center)
+    y, tables = cpu.rows(x, width, case["weight"], case["bias"], EPS, center, True)
+    assert torch.equal(y, cpu.rows(x, width, case["weight"], case["bias"], EPS, center, False)[0])
     assert_rows(y.view(-1, width), exact, x.dtype)
-    grads = cpu.rows_backward(case["grad_y"], x, width, case["weight"], mean, root, center, True, True, True)
+    grads = cpu.rows_backward(case["grad_y"], x, width, case["weight"], case["bias"], tables, center, ALL)
     assert_gradients((grads[0].view(-1, width), *grads[1:]), exact, x.dtype, 0, 24 * unit)
 
 
@@ -217,9 +220,10 @@ def test_columns(case):
     values, grad_y = split(in_numpy(x)), split(in_numpy(case["grad_y"]))
     weight, bias = (over_channels(p, values, otherwise) for p, otherwise in weights(case))
     exact = Standardized(values, 1, split, weight, bias, np.zeros_like(values), grad_y, None, None, unit, center)
-    y, mean, root = cpu.columns(x, case["weight"], case["bias"], EPS, center)
+    y, tables = cpu.columns(x, case["weight"], case["bias"], EPS, center, True)
+    assert torch.equal(y, cpu.columns(x, case["weight"], case["bias"], EPS, center, False)[0])
     assert_rows(y.reshape(values.shape), exact, x.dtype)
-    grads = cpu.columns_backward(case["grad_y"], x, case["weight"], mean, root, center, True, True, True)
+    grads = cpu.columns_backward(case["grad_y"], x, case["weight"], case["bias"], tables, center, ALL)
     assert_gradients((grads[0].reshape(values.shape), *grads[1:]), exact, x.dtype, (0, 2), 24 * unit)
 
 

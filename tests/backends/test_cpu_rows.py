@@ -50,20 +50,21 @@ def test_forward_and_backward(dtype, center, rows, width, columns):
     wanted = oracle(*(t.double().numpy() for t in (x, weight, bias, grad_y)), center)
     if columns:
         turned, grad = x.transpose(1, 2).contiguous(), grad_y.transpose(1, 2).contiguous()
-        y, mean, root = cpu.columns(turned, weight, bias, EPS, center)
-        grads = cpu.columns_backward(grad, turned, weight, mean, root, center, True, True, True)
+        y, (table,) = cpu.columns(turned, weight, bias, EPS, center, True)
+        grads = cpu.columns_backward(grad, turned, weight, bias, (table,), center, (True, True, True))
         y, grads = y.transpose(1, 2), (grads[0].transpose(1, 2), *grads[1:])
     else:
-        y, mean, root = cpu.rows(x, width, weight, bias, EPS, center)
-        grads = cpu.rows_backward(grad_y, x, width, weight, mean, root, center, True, True, True)
+        y, (table,) = cpu.rows(x, width, weight, bias, EPS, center, True)
+        grads = cpu.rows_backward(grad_y, x, width, weight, bias, (table,), center, (True, True, True))
     close(y, wanted[0], dtype)
     # A row of one value has no gradient but for ε.
-    terms = np.abs(grad_y.double().numpy() * weight.double().numpy()) * root.view(2, rows, 1).numpy()
+    mean, root = table.view(2, 2, rows)
+    terms = np.abs(grad_y.double().numpy() * weight.double().numpy()) * root.unsqueeze(-1).numpy()
     close(grads[0], wanted[1], dtype, 2 * terms.max())
     for got, want in zip(grads[1:], wanted[2:], strict=True):
         close(got, want, kind, np.abs(grad_y.double().numpy()).sum((0, 1)).max())
     if center:
-        assert_close(mean.view(2, rows), x.double().mean(-1), rtol=0, atol=1e-6)
+        assert_close(mean, x.double().mean(-1), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("columns", [False, True], ids=["rows", "columns"])
@@ -73,9 +74,9 @@ def test_rows_far_from_zero_lose_no_digits(columns):
     exact = x.double()
     wanted = (exact - exact.mean(1, keepdim=True)) / exact.var(1, keepdim=True, correction=0).add(EPS).sqrt()
     if columns:
-        y = cpu.columns(x.t().contiguous()[None], None, None, EPS, True)[0][0].t()
+        y = cpu.columns(x.t().contiguous()[None], None, None, EPS, True, False)[0][0].t()
     else:
-        y = cpu.rows(x, 96, None, None, EPS, True)[0]
+        y = cpu.rows(x, 96, None, None, EPS, True, False)[0]
     assert (y.double() - wanted).square().mean().sqrt() < 1e-7
 
 
@@ -84,9 +85,9 @@ def test_narrow_parameters_are_read_while_they_live(columns):
     """Widened copies of bf16 parameters must outlive the call: freed ones once gave values of 1e37."""
     x = torch.randn(4, 42, 42).bfloat16()
     weight, bias = torch.randn(2, 42).bfloat16().unbind()
-    arguments = (weight, bias, EPS, True)
+    arguments = (weight, bias, EPS, True, False)
     got = cpu.columns(x, *arguments) if columns else cpu.rows(x, 42, *arguments)
-    wide = (weight.float(), bias.float(), EPS, True)
+    wide = (weight.float(), bias.float(), EPS, True, False)
     want = cpu.columns(x, *wide) if columns else cpu.rows(x, 42, *wide)
     assert torch.equal(got[0], want[0])
 
@@ -110,35 +111,36 @@ def test_what_lies_behind_the_last_value_has_no_part_in_the_sums(dtype):
     """A row of 7 ends within a vector; the NaN behind it once made every gradient of bf16 a zero."""
     x, grad_y = torch.randn(2, 15, 7, generator=torch.Generator().manual_seed(0)).to(dtype).unbind()
     weight = torch.rand(7).to(torch.float64 if dtype == torch.float64 else torch.float32) + 0.5
-    mean, root = cpu.rows(x, 7, weight, None, EPS, False)[1:]
+    tables = cpu.rows(x, 7, weight, None, EPS, False, True)[1]
     wanted = oracle(*(t.double().numpy() for t in (x, weight, torch.zeros(7), grad_y)), False)
     for _ in range(20):
         leave_nan_in_freed_memory()
-        grads = cpu.rows_backward(grad_y, x, 7, weight, mean, root, False, True, True, False)
+        grads = cpu.rows_backward(grad_y, x, 7, weight, None, tables, False, (True, True, False))
         close(grads[0], wanted[1], dtype, np.abs(wanted[1]).max() * 2)
         close(grads[1], wanted[2], weight.dtype, np.abs(grad_y.double().numpy()).sum(0).max())
 
 
 @pytest.mark.parametrize("columns", [False, True], ids=["rows", "columns"])
 def test_what_is_not_needed_is_not_computed(columns):
-    x = torch.randn(2, 8, 8)
+    x, (weight, bias), needs = torch.randn(2, 8, 8), torch.randn(2, 8), (False, True, False)
     if columns:
-        mean, root = cpu.columns(x, None, None, EPS, True)[1:]
-        grads = cpu.columns_backward(x, x, None, mean, root, True, False, True, False)
+        tables = cpu.columns(x, weight, bias, EPS, True, True)[1]
+        grads = cpu.columns_backward(x, x, weight, bias, tables, True, needs)
     else:
-        mean, root = cpu.rows(x, 8, None, None, EPS, True)[1:]
-        grads = cpu.rows_backward(x, x, 8, None, mean, root, True, False, True, False)
+        tables = cpu.rows(x, 8, weight, bias, EPS, True, True)[1]
+        grads = cpu.rows_backward(x, x, 8, weight, bias, tables, True, needs)
     assert [g is None for g in grads] == [True, False, True]
 
 
 def test_the_bits_do_not_depend_on_the_threads():
     x = torch.randn(3000, 40, generator=torch.Generator().manual_seed(0))
+    weight, bias = x[:2].clone().unbind()
     found = []
     before = torch.get_num_threads()
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        y, mean, root = cpu.rows(x, 40, None, None, EPS, True)
-        found.append((y, *cpu.rows_backward(x.sin(), x, 40, None, mean, root, True, True, True, True)))
+        y, tables = cpu.rows(x, 40, weight, bias, EPS, True, True)
+        found.append((y, *cpu.rows_backward(x.sin(), x, 40, weight, bias, tables, True, (True, True, True))))
     torch.set_num_threads(before)
     for one, two in zip(*found, strict=True):
         assert torch.equal(one, two)

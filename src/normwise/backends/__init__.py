@@ -21,8 +21,11 @@ from . import cpu, reference, triton_kernels
 from .protocols import Backend as Backend
 from .protocols import Formulas as Formulas
 from .protocols import Fused as Fused
+from .protocols import Gradients as Gradients
+from .protocols import Known as Known
 from .protocols import Responses as Responses
 from .protocols import Rows as Rows
+from .protocols import RowTables as RowTables
 
 _BACKENDS: dict[str, Backend] = {
     cpu.name: cpu,
@@ -31,7 +34,7 @@ _BACKENDS: dict[str, Backend] = {
 }
 # What serves without being asked for, where it can: compiled on first use. The Triton kernels join, for the CUDA
 # tensors that a rule here names, when they are measured on a GPU; until then torch's own operators serve there.
-_AUTOMATIC: tuple[Backend, ...] = (cpu, reference)
+_AUTOMATIC: tuple[Backend, ...] = (cpu,)
 _forced: ContextVar[Backend | None] = ContextVar("normwise_backend", default=None)
 
 
@@ -90,7 +93,10 @@ def select(x: Tensor) -> Backend:
     if chosen is not None:
         # What its kernels do not take, such as an empty tensor, is left to the specification.
         return chosen if chosen.serves(x) else reference
-    return next(b for b in _AUTOMATIC if b.serves(x))
+    for backend in _AUTOMATIC:
+        if backend.serves(x):
+            return backend
+    return reference
 
 
 _kinds: dict[tuple[str, type], bool] = {}
@@ -118,7 +124,7 @@ def formulas_of(backend: Backend) -> Formulas | None:
 
 def _of_kind(x: Tensor, protocol: type) -> Backend | None:
     backend = select(x)
-    return backend if _is(backend, protocol) and backend.serves(x) else None
+    return backend if _is(backend, protocol) else None
 
 
 def _is(backend: Backend, protocol: type) -> bool:

@@ -14,17 +14,19 @@ from .cpu_formulas import normalize as normalize
 from .cpu_formulas import normalize_backward as normalize_backward
 from .cpu_formulas import prepare as prepare
 from .cpu_formulas import run as run
-from .cpu_library import ELEMENTS, activation_number, call, kernels, pointer
+from .cpu_library import ELEMENTS, activation_number, call, function, kernels, out_of_memory, pointer
 from .cpu_responses import respond as respond
 from .cpu_responses import respond_backward as respond_backward
 from .cpu_responses import respond_reduce as respond_reduce
 from .cpu_rows import columns as columns
 from .cpu_rows import columns_backward as columns_backward
-from .cpu_rows import parameter
 from .cpu_rows import rows as rows
 from .cpu_rows import rows_backward as rows_backward
-from .cpu_tensors import Tables, dense, like, shape_of
+from .cpu_running import remember as remember
+from .cpu_running import remembers as remembers
+from .cpu_tensors import WIDE, Tables, as_parameters, dense, in_dtype_of, laid_out, like, new_table, shape_of
 from .huge_pages import empty_like
+from .protocols import Known
 
 name = "cpu"
 
@@ -36,10 +38,11 @@ def unavailable() -> str | None:
 
 def serves(x: Tensor) -> bool:
     """Whether the kernels take this tensor: a plain one on the CPU with something in it."""
+    kind = type(x)
     return (
-        type(x) in (Tensor, torch.nn.Parameter)
-        and x.device.type == "cpu"
-        and x.layout == torch.strided
+        (kind is Tensor or kind is torch.nn.Parameter)
+        and x.is_cpu
+        and x.layout is torch.strided
         and x.dtype in ELEMENTS
         and x.numel() > 0
         and kernels(x.dtype)[1] is None
@@ -50,8 +53,8 @@ def moments(x: Tensor, mask: Tensor | None) -> Moments:
     """See `reference.moments`."""
     x, last = dense(x)
     samples, channels = x.shape[:2]
-    mean, var = torch.empty(2, samples, channels, dtype=torch.float64).unbind()
-    count = None if mask is None else torch.empty(samples, 1, dtype=torch.float64)
+    mean, var = new_table((2, samples, channels)).unbind()
+    count = None if mask is None else new_table((samples, 1))
     mask = None if mask is None else mask.contiguous()
     call("nw_moments", x.dtype, *shape_of(x, last), x.data_ptr(), pointer(mask), *map(pointer, (mean, var, count)))
     return Moments(mean, var, math.prod(x.shape[2:]) if count is None else count)
@@ -101,7 +104,7 @@ def backward_reduce(
         grad_y, x, residual = (t.to(mean.dtype) for t in (grad_y, x, residual))
     x, last = dense(x)
     grad_y, residual = like(x, grad_y), like(x, residual)
-    sums = torch.empty(2, *x.shape[:2], dtype=mean.dtype).unbind()
+    sums = mean.new_empty(2, *x.shape[:2]).unbind()
     tables = Tables(mean, scale, shift)
     call(
         "nw_backward_reduce",
@@ -159,35 +162,43 @@ def standardize(
     eps: float,
     residual: Tensor | None,
     activation: Activation | None,
-    known: Moments | None,
-) -> tuple[Tensor, Moments]:
-    """``y = f(γ (x - μ)/√(σ² + ε) + β + residual)`` over groups of channels (0: over the batch), and the moments.
-
-    The moments are ``[N, groups]``, or ``[1, C]`` over the batch and where they are known.
-    """
-    kind = statistics_dtype(x.dtype)
-    if residual is not None and residual.dtype != x.dtype:
-        y, table = standardize(x.to(kind), groups, weight, bias, eps, residual.to(kind), activation, known)
-        return y.to(x.dtype), table
-    x, last = dense(x)
+    known: Known | None,
+    keep: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """See `Fused.standardize`."""
+    kind = x.dtype
+    if residual is not None and residual.dtype is not kind:
+        wide = statistics_dtype(kind)
+        y, table = standardize(x.to(wide), groups, weight, bias, eps, residual.to(wide), activation, known, keep)
+        return y.to(kind), table
+    x, shape = laid_out(x)
     residual = like(x, residual)
     y = empty_like(x)
-    weight, bias = parameter(weight, x.dtype), parameter(bias, x.dtype)
-    samples, channels = x.shape[:2]
-    if known is None:
-        table = torch.empty((2, samples, groups) if groups else (2, 1, channels), dtype=torch.float64).unbind()
-        count = x.numel() // (samples * groups if groups else channels)
-    else:
-        table, count = (known.mean.contiguous(), known.var.contiguous()), known.count
-    call(
-        "nw_standardize",
-        x.dtype,
-        *(*shape_of(x, last), groups, known is not None, eps),
-        *map(pointer, (x, residual, weight, bias)),
-        activation_number(activation),
-        *map(pointer, (y, *table)),
+    # Named, so that what was converted lives until the kernel has read it: an address alone keeps nothing.
+    weight, bias, kept = as_parameters(kind, weight, bias)
+    mean, var, kept_known = (None, None, WIDE) if known is None else as_parameters(kind, *known)
+    table = None
+    if keep:
+        table = new_table((2, shape[1], groups) if groups else (2, 1, shape[2]))
+    failed = function("nw_standardize", kind)(
+        *shape,
+        groups,
+        eps,
+        x.data_ptr(),
+        None if residual is None else residual.data_ptr(),
+        None if weight is None else weight.data_ptr(),
+        None if bias is None else bias.data_ptr(),
+        kept,
+        None if mean is None else mean.data_ptr(),
+        None if var is None else var.data_ptr(),
+        kept_known,
+        0 if activation is None else activation_number(activation),
+        y.data_ptr(),
+        None if table is None else table.data_ptr(),
     )
-    return y, Moments(table[0], table[1], count)
+    if failed:
+        raise out_of_memory("nw_standardize")
+    return y, table
 
 
 def standardize_backward(
@@ -199,38 +210,46 @@ def standardize_backward(
     eps: float,
     residual: Tensor | None,
     activation: Activation | None,
-    moments: Moments,
+    table: Tensor,
     *,
     known: bool,
     values: bool,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
-    """The gradients of x, residual, weight and bias; the first two only where the ``values`` need them."""
-    kind = statistics_dtype(x.dtype)
-    if residual is not None and residual.dtype != x.dtype:
-        wide = (t.to(kind) for t in (grad_y, x, residual))
-        rest = (activation, moments)
-        found = standardize_backward(
-            next(wide), next(wide), groups, weight, bias, eps, next(wide), *rest, known=known, values=values
+    """See `Fused.standardize_backward`."""
+    kind = x.dtype
+    if residual is not None and residual.dtype is not kind:
+        wide = statistics_dtype(kind)
+        rest = (groups, weight, bias, eps, residual.to(wide), activation, table)
+        grads = standardize_backward(grad_y.to(wide), x.to(wide), *rest, known=known, values=values)
+        of_x, of_residual = (
+            None if g is None else g.to(k) for g, k in zip(grads, (kind, residual.dtype), strict=False)
         )
-        kinds = (x.dtype, residual.dtype)
-        grads = [None if g is None else g.to(k) for g, k in zip(found[:2], kinds, strict=True)]
-        return grads[0], grads[1], found[2], found[3]
-    x, last = dense(x)
+        return of_x, of_residual, grads[2], grads[3]
+    x, shape = laid_out(x)
     grad_y, residual = like(x, grad_y), like(x, residual)
-    wide_weight, wide_bias = parameter(weight, x.dtype), parameter(bias, x.dtype)
     grad_x = empty_like(x) if values else None
     grad_residual = empty_like(x) if values and residual is not None else None
-    grad_weight, grad_bias = (None if p is None else torch.empty(p.shape, dtype=kind) for p in (weight, bias))
-    call(
-        "nw_standardize_backward",
-        x.dtype,
-        *(*shape_of(x, last), groups, known, eps),
-        *map(pointer, (grad_y, x, residual, wide_weight, wide_bias)),
-        activation_number(activation),
-        *map(pointer, (moments.mean, moments.var, grad_x, grad_residual, grad_weight, grad_bias)),
+    read, other, kept = as_parameters(kind, weight, bias)
+    grad_weight = None if read is None else torch.empty_like(read)
+    grad_bias = None if other is None else torch.empty_like(other)
+    failed = function("nw_standardize_backward", kind)(
+        *shape,
+        groups,
+        known,
+        eps,
+        grad_y.data_ptr(),
+        x.data_ptr(),
+        None if residual is None else residual.data_ptr(),
+        None if read is None else read.data_ptr(),
+        None if other is None else other.data_ptr(),
+        kept,
+        0 if activation is None else activation_number(activation),
+        table.data_ptr(),
+        None if grad_x is None else grad_x.data_ptr(),
+        None if grad_residual is None else grad_residual.data_ptr(),
+        None if grad_weight is None else grad_weight.data_ptr(),
+        None if grad_bias is None else grad_bias.data_ptr(),
     )
-    if weight is not None and grad_weight is not None:
-        grad_weight = grad_weight.to(weight.dtype)
-    if bias is not None and grad_bias is not None:
-        grad_bias = grad_bias.to(bias.dtype)
-    return grad_x, grad_residual, grad_weight, grad_bias
+    if failed:
+        raise out_of_memory("nw_standardize_backward")
+    return grad_x, grad_residual, in_dtype_of(weight, grad_weight), in_dtype_of(bias, grad_bias)

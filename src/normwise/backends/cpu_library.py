@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -32,12 +33,13 @@ _SIGNATURES = {
     "nw_respond": (*_SHAPE, _INT, *(_P,) * 5),
     "nw_respond_reduce": (*_SHAPE, _INT, *(_P,) * 6),
     "nw_respond_backward": (*_SHAPE, _INT, *(_P,) * 8),
-    "nw_standardize": (*_SHAPE, _LONG, _INT, _DOUBLE, *(_P,) * 4, _INT, *(_P,) * 3),
-    "nw_standardize_backward": (*_SHAPE, _LONG, _INT, _DOUBLE, *(_P,) * 5, _INT, *(_P,) * 6),
-    "nw_rows": (_LONG, _LONG, _INT, _INT, _DOUBLE, *(_P,) * 6),
-    "nw_rows_backward": (_LONG, _LONG, _INT, _INT, *(_P,) * 8),
-    "nw_columns": (_LONG, _LONG, _LONG, _INT, _INT, _DOUBLE, *(_P,) * 6),
-    "nw_columns_backward": (_LONG, _LONG, _LONG, _INT, _INT, *(_P,) * 8),
+    "nw_standardize": (*_SHAPE, _LONG, _DOUBLE, *(_P,) * 4, _INT, _P, _P, _INT, _INT, _P, _P),
+    "nw_standardize_backward": (*_SHAPE, _LONG, _INT, _DOUBLE, *(_P,) * 5, _INT, _INT, *(_P,) * 5),
+    "nw_remember": (_LONG, _P, _P, _INT, *(_DOUBLE,) * 3, _P, _P, _INT, _P),
+    "nw_rows": (_LONG, _LONG, _INT, _INT, _DOUBLE, *(_P,) * 3, _INT, _P, _P),
+    "nw_rows_backward": (_LONG, _LONG, _INT, _INT, *(_P,) * 3, _INT, *(_P,) * 4),
+    "nw_columns": (_LONG, _LONG, _LONG, _INT, _INT, _DOUBLE, *(_P,) * 3, _INT, _P, _P),
+    "nw_columns_backward": (_LONG, _LONG, _LONG, _INT, _INT, *(_P,) * 3, _INT, *(_P,) * 4),
     "nw_run": (_P, _P, _P),
     "nw_normalize": (*_SHAPE, _P, _INT, *(_P,) * 5, _INT, _P, _P),
     "nw_normalize_backward": (*_SHAPE, _P, _INT, *(_P,) * 6, _INT, *(_P,) * 3),
@@ -72,13 +74,23 @@ def activation_number(activation: Activation | None) -> int:
     return ACTIVATION_NUMBERS[None if activation is None else activation.name]
 
 
-def call(kernel: str, dtype: torch.dtype, *arguments: Any) -> None:
-    """Run one kernel for one element type."""
+def function(kernel: str, dtype: torch.dtype) -> Callable[..., int]:
+    """One kernel for one element type; what it answers but 0 means `out_of_memory`."""
     functions, reason = kernels(dtype)
     if reason is not None:
         raise RuntimeError(f"The backend 'cpu' is not available: {reason}")
-    if functions[kernel](*arguments):
-        raise MemoryError(f"{kernel}: not enough memory for its tables.")
+    return functions[kernel]
+
+
+def call(kernel: str, dtype: torch.dtype, *arguments: Any) -> None:
+    """Run one kernel for one element type."""
+    if function(kernel, dtype)(*arguments):
+        raise out_of_memory(kernel)
+
+
+def out_of_memory(kernel: str) -> MemoryError:
+    """What a kernel means that answers anything but 0."""
+    return MemoryError(f"{kernel}: not enough memory for its tables.")
 
 
 @cache

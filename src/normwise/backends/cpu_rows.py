@@ -5,24 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from normwise.core.moments import statistics_dtype
-
 from .cpu_library import call, pointer, threads
+from .cpu_tensors import as_parameters, in_dtype_of, new_table
 from .huge_pages import empty_like
-
-Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
+from .protocols import Gradients, RowTables
 
 
 def rows(
-    x: Tensor, width: int, weight: Tensor | None, bias: Tensor | None, eps: float, center: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """``y = γ (x - μ)/√(σ² + ε) + β`` over each row of ``width`` neighbours, and the rows' μ and 1/√(σ² + ε), fp64.
-
-    Without ``center``, μ is 0 and σ² the mean square. ``x`` is contiguous; parameters have ``width`` values.
-    """
-    y = empty_like(x)
+    x: Tensor, width: int, weight: Tensor | None, bias: Tensor | None, eps: float, center: bool, keep: bool
+) -> tuple[Tensor, RowTables]:
+    """See `Rows.rows`; kept is one table, of the rows' μ and 1/√(σ² + ε) in fp64. Without ``center``, μ is 0."""
     sizes = (x.numel() // width, width)
-    return y, *_forward("nw_rows", x, sizes, sizes[:1], weight, bias, eps, center, y)
+    return _forward("nw_rows", x, sizes, sizes[:1], weight, bias, eps, center, keep)
 
 
 def rows_backward(
@@ -30,43 +24,35 @@ def rows_backward(
     x: Tensor,
     width: int,
     weight: Tensor | None,
-    mean: Tensor,
-    root: Tensor,
+    bias: Tensor | None,
+    tables: RowTables,
     center: bool,
-    need_x: bool,
-    need_weight: bool,
-    need_bias: bool,
+    needs: tuple[bool, bool, bool],
 ) -> Gradients:
-    """The gradients of x, weight and bias, those that are needed; the parameters' in the statistics' dtype."""
+    """See `Rows.rows_backward`."""
     sizes = (x.numel() // width, width)
-    return _backward(
-        "nw_rows_backward", grad_y, x, sizes, width, weight, mean, root, center, need_x, need_weight, need_bias
-    )
+    return _backward("nw_rows_backward", grad_y, x, sizes, weight, bias, tables, center, needs)
 
 
 def columns(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, center: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """`rows` over the channels at each position of a contiguous ``[N, C, *space]``; the tables are ``[N, S]``."""
-    y = empty_like(x)
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, center: bool, keep: bool
+) -> tuple[Tensor, RowTables]:
+    """See `Rows.columns`."""
     sizes = _planes(x)
-    return y, *_forward("nw_columns", x, sizes, (sizes[0], sizes[2]), weight, bias, eps, center, y)
+    return _forward("nw_columns", x, sizes, (sizes[0], sizes[2]), weight, bias, eps, center, keep)
 
 
 def columns_backward(
     grad_y: Tensor,
     x: Tensor,
     weight: Tensor | None,
-    mean: Tensor,
-    root: Tensor,
+    bias: Tensor | None,
+    tables: RowTables,
     center: bool,
-    need_x: bool,
-    need_weight: bool,
-    need_bias: bool,
+    needs: tuple[bool, bool, bool],
 ) -> Gradients:
-    """`rows_backward` for `columns`."""
-    sizes, needs = _planes(x), (need_x, need_weight, need_bias)
-    return _backward("nw_columns_backward", grad_y, x, sizes, x.shape[1], weight, mean, root, center, *needs)
+    """See `Rows.columns_backward`."""
+    return _backward("nw_columns_backward", grad_y, x, _planes(x), weight, bias, tables, center, needs)
 
 
 def _planes(x: Tensor) -> tuple[int, int, int]:
@@ -78,18 +64,20 @@ def _forward(
     kernel: str,
     x: Tensor,
     sizes: tuple[int, ...],
-    table: tuple[int, ...],
+    of_table: tuple[int, ...],
     weight: Tensor | None,
     bias: Tensor | None,
     eps: float,
     center: bool,
-    y: Tensor,
-) -> tuple[Tensor, Tensor]:
-    mean, root = torch.empty((2, *table), dtype=torch.float64).unbind()
+    keep: bool,
+) -> tuple[Tensor, RowTables]:
+    y = empty_like(x)
+    table = new_table((2, *of_table)) if keep else None
     # Named, so that a converted parameter lives until the kernel has read it: an address alone keeps nothing.
-    tensors = (x, parameter(weight, x.dtype), parameter(bias, x.dtype), y, mean, root)
-    call(kernel, x.dtype, *sizes, threads(), center, eps, *map(pointer, tensors))
-    return mean, root
+    weight, bias, kept = as_parameters(x.dtype, weight, bias)
+    addresses = x.data_ptr(), pointer(weight), pointer(bias), kept, y.data_ptr(), pointer(table)
+    call(kernel, x.dtype, *sizes, threads(), center, eps, *addresses)
+    return y, (table,)
 
 
 def _backward(
@@ -97,26 +85,16 @@ def _backward(
     grad_y: Tensor,
     x: Tensor,
     sizes: tuple[int, ...],
-    channels: int,
     weight: Tensor | None,
-    mean: Tensor,
-    root: Tensor,
+    bias: Tensor | None,
+    tables: RowTables,
     center: bool,
-    need_x: bool,
-    need_weight: bool,
-    need_bias: bool,
+    needs: tuple[bool, bool, bool],
 ) -> Gradients:
-    grad_x = empty_like(x) if need_x else None
-    kind = statistics_dtype(x.dtype)
-    grad_weight, grad_bias = (torch.empty(channels, dtype=kind) if n else None for n in (need_weight, need_bias))
-    tensors = (grad_y, x, parameter(weight, x.dtype), mean, root, grad_x, grad_weight, grad_bias)
-    call(kernel, x.dtype, *sizes, threads(), center, *map(pointer, tensors))
-    return grad_x, grad_weight, grad_bias
-
-
-def parameter(p: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """A layer's parameter as the kernels for this element type read it."""
-    kind = statistics_dtype(dtype)
-    if p is None or (p.dtype is kind and p.is_contiguous()):
-        return p
-    return p.detach().to(kind).contiguous()
+    grad_x = empty_like(x) if needs[0] else None
+    read, other, kept = as_parameters(x.dtype, weight, bias)
+    grad_weight = None if read is None or not needs[1] else torch.empty_like(read)
+    grad_bias = None if other is None or not needs[2] else torch.empty_like(other)
+    addresses = grad_y.data_ptr(), x.data_ptr(), pointer(read), kept, *map(pointer, tables)
+    call(kernel, x.dtype, *sizes, threads(), center, *addresses, *map(pointer, (grad_x, grad_weight, grad_bias)))
+    return grad_x, in_dtype_of(weight, grad_weight), in_dtype_of(bias, grad_bias)

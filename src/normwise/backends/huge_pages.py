@@ -57,10 +57,13 @@ def system_huge_pages() -> str | None:
 def empty_like(x: Tensor) -> Tensor:
     """`torch.empty_like` for what a kernel writes, on huge pages where it is large and not on a device."""
     # A function mode, such as that of `trace`, would take what is allocated here for a constant: a kernel fills it.
-    with torch._C.DisableTorchFunction():
+    if torch._C._len_torch_function_stack():  # pyright: ignore[reportAttributeAccessIssue]
+        with torch._C.DisableTorchFunction():
+            y = torch.empty_like(x)
+    else:
         y = torch.empty_like(x)
-    size = y.numel() * y.element_size()
-    if size >= THRESHOLD and _enabled and _madvise is not None and y.device.type == "cpu":
+    size = y.nbytes
+    if size >= THRESHOLD and _enabled and _madvise is not None and y.is_cpu:
         start = y.data_ptr()
         first = -(-start // PAGE) * PAGE
         # A refusal (no such kernel option) leaves small pages: slower, not wrong.

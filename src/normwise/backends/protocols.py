@@ -62,6 +62,14 @@ class Backend(Protocol):
     ) -> tuple[Tensor, Tensor | None]: ...
 
 
+#: Mean and variance that are known, one of each channel, in any floating dtype.
+Known = tuple[Tensor, Tensor]
+#: What a backend keeps of the statistics of rows for its own backward.
+RowTables = tuple[Tensor | None, ...]
+#: Of x, weight and bias, those that are needed; a parameter's in its shape and dtype.
+Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
+
+
 @runtime_checkable
 class Fused(Backend, Protocol):
     """A backend that also standardizes over plain pools in one kernel each way: measured, pooled, applied."""
@@ -75,8 +83,15 @@ class Fused(Backend, Protocol):
         eps: float,
         residual: Tensor | None,
         activation: Activation | None,
-        known: Moments | None,
-    ) -> tuple[Tensor, Moments]: ...
+        known: Known | None,
+        keep: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        """``y`` and, to ``keep`` for the backward, the table ``[2, N, groups]`` or ``[2, 1, C]`` of mean and variance.
+
+        ``groups`` are of channels in each sample, 0 for each channel over the batch. ``known`` moments may change later
+        on; the table does not.
+        """
+        ...
 
     def standardize_backward(
         self,
@@ -88,11 +103,13 @@ class Fused(Backend, Protocol):
         eps: float,
         residual: Tensor | None,
         activation: Activation | None,
-        moments: Moments,
+        table: Tensor,
         *,
         known: bool,
         values: bool,
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]: ...
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+        """The gradients of x, residual, weight and bias; the first two only where the ``values`` need them."""
+        ...
 
 
 @runtime_checkable
@@ -100,14 +117,13 @@ class Rows(Backend, Protocol):
     """A backend that also normalizes rows: of tokens over trailing dimensions, of pixels over their channels.
 
     ``y = γ (x - μ) rstd + β`` with ``center``, else ``y = γ x rstd + β``, where ``rstd = 1/√(v + ε)`` and v is the
-    biased variance, or the mean square. The tables ``mean`` (None without ``center``) and ``rstd`` are in the
-    statistics' dtype, as are the parameters' gradients; the parameters have a row's width and any floating dtype.
+    biased variance, or the mean square. The parameters have as many values as a row and any floating dtype.
     """
 
     def rows(
-        self, x: Tensor, width: int, weight: Tensor | None, bias: Tensor | None, eps: float, center: bool
-    ) -> tuple[Tensor, Tensor | None, Tensor]:
-        """For contiguous ``x``, seen as ``[rows, width]``; the tables are ``[rows]``."""
+        self, x: Tensor, width: int, weight: Tensor | None, bias: Tensor | None, eps: float, center: bool, keep: bool
+    ) -> tuple[Tensor, RowTables]:
+        """For contiguous ``x``, seen as ``[rows, width]``; also what is to ``keep`` for the backward."""
         ...
 
     def rows_backward(
@@ -116,20 +132,18 @@ class Rows(Backend, Protocol):
         x: Tensor,
         width: int,
         weight: Tensor | None,
-        mean: Tensor | None,
-        rstd: Tensor,
+        bias: Tensor | None,
+        tables: RowTables,
         center: bool,
-        need_x: bool,
-        need_weight: bool,
-        need_bias: bool,
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """The gradients of x, weight and bias that are needed; ``grad_y`` is contiguous as well."""
+        needs: tuple[bool, bool, bool],
+    ) -> Gradients:
+        """The gradients; ``grad_y`` is contiguous as well."""
         ...
 
     def columns(
-        self, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, center: bool
-    ) -> tuple[Tensor, Tensor | None, Tensor]:
-        """For contiguous ``x[N, C, S]``, each pixel over its C channels; the tables are ``[N, S]``."""
+        self, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, center: bool, keep: bool
+    ) -> tuple[Tensor, RowTables]:
+        """For contiguous ``x[N, C, *space]``, each pixel over its C channels."""
         ...
 
     def columns_backward(
@@ -137,14 +151,12 @@ class Rows(Backend, Protocol):
         grad_y: Tensor,
         x: Tensor,
         weight: Tensor | None,
-        mean: Tensor | None,
-        rstd: Tensor,
+        bias: Tensor | None,
+        tables: RowTables,
         center: bool,
-        need_x: bool,
-        need_weight: bool,
-        need_bias: bool,
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """The gradients of x, weight and bias that are needed; ``grad_y`` is contiguous as well."""
+        needs: tuple[bool, bool, bool],
+    ) -> Gradients:
+        """The gradients; ``grad_y`` is contiguous as well."""
         ...
 
 

@@ -203,7 +203,7 @@ def concatenate(tables: list[Moments]) -> Moments:
 
 def statistics_dtype(dtype: torch.dtype) -> torch.dtype:
     """fp64 for fp64, fp32 for everything narrower."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
+    return torch.float64 if dtype is torch.float64 else torch.float32
 
 
 def table_dtype(x: Tensor) -> torch.dtype:

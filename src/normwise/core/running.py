@@ -74,13 +74,6 @@ class RunningStatistics(NamedTuple):
                 moved = running.to(new.dtype).lerp(new, factor)
                 running.copy_(torch.where(seen, moved, running) if isinstance(seen, Tensor) else moved)
 
-    def replace(self, mean: Tensor, var: Tensor) -> None:
-        """Count a batch, after which the statistics are these."""
-        if self.batches is not None:
-            self.batches.add_(1)
-        self.mean.copy_(mean)
-        self.var.copy_(var)
-
     def _factor(self, like: Tensor) -> Tensor | float:
         if self.momentum is not None:
             return self.momentum

@@ -12,7 +12,7 @@ from normwise.core.processes import ProcessGroup, resolve_group
 from normwise.core.running import RunningStatistics
 from normwise.operations import standardize
 
-from ._shared import values_per_channel, without_bias
+from ._shared import parameters_of, values_per_channel, without_bias
 from .running_layer import RunningLayer
 
 
@@ -61,11 +61,14 @@ class BatchLayer(RunningLayer, nn.modules.batchnorm._BatchNorm):
     def _forward(self, x: Tensor, mask: Tensor | None, lengths: Tensor | None, **options: Any) -> Tensor:
         """`forward` with what a subclass adds to the options of `_by_batch` and `_by_running`."""
         self._check_input_dim(x)
-        options |= {"activation": self.activation, "mask": self._mask(x, mask, lengths)}
+        if mask is not None or lengths is not None:
+            mask = self._mask(x, mask, lengths)
+        options["mask"], options["activation"] = mask, self.activation
         running = self.running_statistics()
         if running is not None and not self._uses_batch(x):
             return self._by_running(x, running, **options)
-        group = resolve_group(self.process_group) if self.training else None
+        together = self.training and self.process_group is not None
+        group = resolve_group(self.process_group) if together else None
         self._check_statistics(x, group)
         learning = running if self.training and self.track_running_stats else None
         return self._train(x, learning, group, **options)
@@ -86,7 +89,7 @@ class BatchLayer(RunningLayer, nn.modules.batchnorm._BatchNorm):
 
     def _by_running(self, x: Tensor, running: RunningStatistics, **options: Any) -> Tensor:
         """The output in evaluation."""
-        return standardize.by_running(x, running, self.weight, self.bias, self.eps, **options)
+        return standardize.by_running(x, running, *parameters_of(self), self.eps, **options)
 
     def _check_total(self, statistics: Moments, group: ProcessGroup | None) -> None:
         if group is None or not isinstance(statistics.count, Tensor) or statistics.count.device.type != "cpu":
@@ -108,7 +111,7 @@ class BatchLayer(RunningLayer, nn.modules.batchnorm._BatchNorm):
 
     def _check_statistics(self, x: Tensor, group: ProcessGroup | None) -> None:
         # With a group, other processes may hold the rest of the batch.
-        if group is None and values_per_channel(x) == 1:
+        if group is None and x.numel() == x.shape[1] > 0:  # values_per_channel(x) == 1, in the fewest steps
             raise ValueError(
                 f"{type(self).__name__}: Expected more than 1 value per channel when training, got input size "
                 f"{list(x.shape)}; the output would be the bias whatever the input is. Use a larger batch "

@@ -16,6 +16,7 @@ from normwise.core.running import RunningStatistics
 from normwise.operations import standardize
 from normwise.operations.normalize import normalize_and_measure
 
+from ._shared import parameters_of
 from .batch_layer import BatchLayer
 
 
@@ -25,7 +26,7 @@ class _BatchNorm(BatchLayer):
     ) -> Tensor:
         alone = group is None and options["mask"] is None and options["residual"] is None
         if learning is not None and alone and self.policy.pending is None and self.policy.admits_updates():
-            y = standardize.over_small_batch(x, learning, self.weight, self.bias, self.eps, self.activation)
+            y = standardize.over_batch_remembered(x, learning, *parameters_of(self), self.eps, self.activation)
             if y is not None:
                 return y
         return super()._train(x, learning, group, **options)

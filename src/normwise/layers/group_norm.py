@@ -15,7 +15,7 @@ from normwise.core.running import RunningStatistics
 from normwise.operations import standardize
 from normwise.operations.normalize import normalize_and_measure
 
-from ._shared import FusedActivation, without_bias
+from ._shared import FusedActivation, parameters_of, without_bias
 from .running_layer import RunningLayer
 
 
@@ -56,14 +56,15 @@ class _InstanceNorm(RunningLayer, nn.modules.instancenorm._InstanceNorm):
 
     def _normalize(self, x: Tensor, residual: Tensor | None, mask: Tensor | None) -> Tensor:
         options: dict[str, Any] = {"activation": self.activation, "residual": residual}
+        weight, bias = parameters_of(self)
         running = self.running_statistics() if self.track_running_stats else None
         if running is not None and (not self.training or self.policy.frozen):
-            return standardize.by_running(x, running, self.weight, self.bias, self.eps, mask=mask, **options)
+            return standardize.by_running(x, running, weight, bias, self.eps, mask=mask, **options)
         _check_spatial_size(x, 1, type(self).__name__)
         if running is None:
-            return standardize.over_groups(x, x.shape[1], self.weight, self.bias, self.eps, mask=mask, **options)
+            return standardize.over_groups(x, x.shape[1], weight, bias, self.eps, mask=mask, **options)
         formula = partial(formulas.instance_norm, eps=self.eps)
-        y, table = normalize_and_measure(x, formula, self.weight, self.bias, mask=mask, **options)
+        y, table = normalize_and_measure(x, formula, weight, bias, mask=mask, **options)
         self._remember(table)
         return y
 
@@ -193,7 +194,8 @@ class GroupNorm(FusedActivation, nn.GroupNorm):
         lengths: Tensor | None = None,
     ) -> Tensor:
         check_input(x, "GroupNorm")
-        mask = self._mask(x, mask, lengths)
+        if mask is not None or lengths is not None:
+            mask = self._mask(x, mask, lengths)
         if x.shape[1] != self.num_channels:
             raise ValueError(
                 f"GroupNorm({self.num_groups}, {self.num_channels}) expected {self.num_channels} channels in "
@@ -203,8 +205,7 @@ class GroupNorm(FusedActivation, nn.GroupNorm):
         return standardize.over_groups(
             x,
             self.num_groups,
-            self.weight,
-            self.bias,
+            *parameters_of(self),
             self.eps,
             activation=self.activation,
             residual=residual,
@@ -223,7 +224,7 @@ def _check_groups(groups: int, channels: int) -> None:
 
 def _check_spatial_size(x: Tensor, channels: int, name: str) -> None:
     """One value is its own mean: the layer would return its bias whatever the input is."""
-    if channels * x.shape[2:].numel() == 1:
+    if channels == 1 and x.shape[2:].numel() == 1:
         raise ValueError(
             f"{name}: expected more than 1 value in each group of statistics, got input size {list(x.shape)}; "
             "the output would be the bias whatever the input is. Use fewer groups, or leave the layer out "

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from normwise.core.arguments import check_boolean, check_floating
 from normwise.operations import rows
 
-from ._shared import FusedActivation
+from ._shared import FusedActivation, parameters_of
 
 
 class _RowNorm(FusedActivation):
@@ -19,7 +19,7 @@ class _RowNorm(FusedActivation):
     def _check(self, x: Tensor, mask: Tensor | None) -> None:
         name, shape = type(self).__name__, self.normalized_shape
         check_floating(x, name)
-        if x.dim() < len(shape) or tuple(x.shape[-len(shape) :]) != shape:
+        if x.shape[-len(shape) :] != shape:
             raise ValueError(
                 f"{name}: expected input of shape [*, {', '.join(map(str, shape))}], got {list(x.shape)}; "
                 f"write {name}({list(x.shape[-len(shape) :])}), or move these dimensions to the end."
@@ -80,8 +80,7 @@ class LayerNorm(_RowNorm, nn.LayerNorm):
         return rows.layer_norm(
             x,
             self.normalized_shape,
-            self.weight,
-            self.bias,
+            *parameters_of(self),
             self.eps,
             activation=self.activation,
             residual=residual,

@@ -42,10 +42,13 @@ class RunningLayer(ChannelLayer):
     def running_statistics(self) -> RunningStatistics | None:
         """The memory in use with the layer's momentum, or None for a layer that keeps none."""
         holder: Any = self if self.bank is None else self._bank(self.bank)
-        mean, var = holder.running_mean, holder.running_var
+        kept = holder._buffers  # the place that `nn.Module` looks at last, see `parameters_of`
+        mean, var, batches = kept.get("running_mean"), kept.get("running_var"), kept.get("num_batches_tracked")
+        if mean is None or var is None or batches is None:
+            mean, var, batches = holder.running_mean, holder.running_var, holder.num_batches_tracked
         if mean is None or var is None:
             return None
-        return RunningStatistics(mean, var, holder.num_batches_tracked, self.momentum)
+        return RunningStatistics(mean, var, batches, self.momentum)
 
     def train(self, mode: bool = True) -> Any:
         if hasattr(self, "policy"):

@@ -14,7 +14,8 @@ def kernels(find: Callable[[Tensor], B | None], x: Tensor, mask: Tensor | None, 
     """The backend that `fused_for` or `rows_for` finds for ``x``; no mask, and the others where ``x`` is."""
     if mask is not None or not isinstance(x, Tensor):
         return None
-    backend = find(x)
-    if backend is None or any(t is not None and t.device != x.device for t in others):
-        return None
-    return backend
+    on_cpu = x.is_cpu
+    for t in others:
+        if t is not None and not (on_cpu and t.is_cpu) and t.device != x.device:
+            return None
+    return find(x)

@@ -8,15 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from normwise.backends import Fused
+from normwise.backends import Fused, Known
 from normwise.core import formulas
 from normwise.core.activations import Activation, activation_named
 from normwise.core.arguments import check_residual
 from normwise.core.formulas import Formula
 from normwise.core.moments import Moments
 
-from .higher import differentiable_gradients
+from .higher import differentiable_gradients, recorded_call
 from .normalize import normalize
+from .transforms import is_recorded
 
 
 def standardize(
@@ -28,45 +29,40 @@ def standardize(
     eps: float,
     activation: str | None,
     residual: Tensor | None,
-    known: Moments | None = None,
-) -> tuple[Tensor, Moments]:
-    """Standardize over each sample's ``groups`` of channels, 0 for over the batch, or by ``known`` moments, ``[1, C]``.
+    known: Known | None = None,
+    *,
+    measured: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """Standardize over each sample's ``groups`` of channels, 0 for over the batch, or by ``known`` moments.
 
-    Also the moments of the pools: ``[N, groups]``, or ``[1, C]`` over the batch.
+    Also, where they are to be ``measured`` or a backward follows, the moments of the pools as a table, see
+    `Fused.standardize`.
     """
     act = activation_named(activation)
     if residual is not None:
         check_residual(residual, x)
+    recorded = is_recorded(x, residual, weight, bias)
+    if not recorded:
+        return backend.standardize(x, groups, weight, bias, eps, residual, act, known, measured)
     call = _Call(backend, groups, eps, act, known)
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, residual, weight, bias)):
-        y = _Standardize.apply(call, x, residual, weight, bias)
-    else:
-        y = call.run(x, residual, weight, bias)
-    return y, call.moments  # type: ignore[return-value]
+    return _apply(call, x, residual, weight, bias), call.table
 
 
 class _Call:
     """One forward pass: what its backward needs besides tensors."""
 
-    __slots__ = ("activation", "backend", "eps", "groups", "known", "moments")
+    __slots__ = ("activation", "backend", "eps", "groups", "known", "table")
 
     def __init__(
-        self, backend: Fused, groups: int, eps: float, activation: Activation | None, known: Moments | None
+        self, backend: Fused, groups: int, eps: float, activation: Activation | None, known: Known | None
     ) -> None:
         self.backend, self.groups, self.eps, self.activation = backend, groups, eps, activation
-        self.known = known is not None
-        self.moments = known
-
-    def run(self, x: Tensor, residual: Tensor | None, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-        known = self.moments if self.known else None
-        y, self.moments = self.backend.standardize(
-            x, self.groups, weight, bias, self.eps, residual, self.activation, known
-        )
-        return y
+        self.known = known
+        self.table: Tensor | None = None
 
     def formula(self) -> Formula:
         """The same in plain differentiable operations."""
-        if self.known:
+        if self.known is not None:
             return partial(formulas.standardized, eps=self.eps)
         if self.groups == 0:
             return partial(formulas.batch_norm, eps=self.eps)
@@ -78,7 +74,9 @@ class _Standardize(torch.autograd.Function):
     def forward(
         ctx: Any, call: _Call, x: Tensor, residual: Tensor | None, weight: Tensor | None, bias: Tensor | None
     ) -> Tensor:
-        y = call.run(x, residual, weight, bias)
+        y, call.table = call.backend.standardize(
+            x, call.groups, weight, bias, call.eps, residual, call.activation, call.known, True
+        )
         ctx.call = call
         ctx.save_for_backward(x, residual, weight, bias)
         return y
@@ -88,17 +86,23 @@ class _Standardize(torch.autograd.Function):
         call, (x, residual, weight, bias) = ctx.call, ctx.saved_tensors
         if torch.is_grad_enabled():
             return (None, *_differentiable_backward(call, grad_y, x, residual, weight, bias))
-        grad_x, grad_residual, grad_weight, grad_bias = call.backend.standardize_backward(
-            *(grad_y, x, call.groups, weight, bias, call.eps, residual, call.activation, call.moments),
-            known=call.known,
-            values=ctx.needs_input_grad[1] or ctx.needs_input_grad[2],
+        needs = ctx.needs_input_grad
+        rest = (call.groups, weight, bias, call.eps, residual, call.activation, call.table)
+        grads = call.backend.standardize_backward(
+            grad_y, x, *rest, known=call.known is not None, values=needs[1] or needs[2]
         )
-        return None, grad_x, grad_residual, grad_weight, grad_bias
+        return None, *grads
+
+
+_apply = recorded_call(_Standardize)
 
 
 def _differentiable_backward(call: _Call, grad_y: Tensor, *inputs: Tensor | None) -> list[Tensor | None]:
     """The gradients as functions that can be differentiated again: those of the general path."""
-    moments = call.moments if call.known else None
+    moments = None
+    if call.known is not None and call.table is not None:
+        mean, var = call.table.unbind()
+        moments = Moments(mean, var, 1)
     activation = None if call.activation is None else call.activation.name
 
     def operation(x: Tensor, residual: Tensor | None, weight: Tensor | None, bias: Tensor | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Gradients that can be differentiated again."""
+"""Functions of autograd: called directly, and with gradients that can be differentiated again."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+
+
+def recorded_call(function: type[torch.autograd.Function]) -> Callable[..., Tensor]:
+    """``function.apply`` for where a kernel is called: without its search for transforms, of which there are none."""
+    return super(torch.autograd.Function, function).apply  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def differentiable_gradients(

@@ -93,9 +93,10 @@ def _forward(
     eps: float,
     activation: str | None,
 ) -> tuple[Tensor, Tensor]:
-    given = None if known is None else _moments(known)
-    y, table = cpu.standardize(x, groups, weight, bias, eps, residual, activation_named(activation), given)
-    return y, torch.stack([table.mean, table.var]) if known is None else known.new_empty(0)
+    given = None if known is None else tuple(known.unbind())
+    act = activation_named(activation)
+    y, table = cpu.standardize(x, groups, weight, bias, eps, residual, act, given, known is None)  # type: ignore[arg-type]
+    return y, x.new_empty(0, dtype=torch.float64) if table is None else table
 
 
 def _fake_forward(
@@ -110,7 +111,7 @@ def _fake_forward(
 ) -> tuple[Tensor, Tensor]:
     y = torch.empty_like(cpu.dense(x)[0])
     if known is not None:
-        return y, known.new_empty(0)
+        return y, x.new_empty(0, dtype=torch.float64)
     return y, x.new_empty((2, x.shape[0], groups) if groups else (2, 1, x.shape[1]), dtype=torch.float64)
 
 
@@ -127,7 +128,7 @@ def _backward(
     known: bool,
     values: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    rest = (activation_named(activation), _moments(moments))
+    rest = (activation_named(activation), moments.contiguous())
     grads = cpu.standardize_backward(grad_y, x, groups, weight, bias, eps, residual, *rest, known=known, values=values)
     # An operator always returns tensors; an empty one stands for none.
     return tuple(x.new_empty(0) if g is None else g for g in grads)  # type: ignore[return-value]
@@ -153,11 +154,6 @@ def _fake_backward(
         of_residual = torch.empty_like(like, dtype=residual.dtype)
     small = [x.new_empty(0) if p is None else torch.empty_like(p) for p in (weight, bias)]
     return of_x, of_residual, small[0], small[1]
-
-
-def _moments(table: Tensor) -> Moments:
-    mean, var = table.contiguous().unbind()
-    return Moments(mean, var, 1)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

@@ -15,11 +15,11 @@ from normwise.backends import forced
 from normwise.core.layout import in_layout_of
 from normwise.core.moments import Moments, statistics_dtype, widen
 
+from .transforms import is_recorded
+
 #: ``x``, weight and bias for an operator.
 Prepared = tuple[Tensor, Tensor | None, Tensor | None]
 Preparation = Callable[..., Prepared]
-#: Widening, the operator and narrowing take less time of the host than a kernel in an autograd function, up to here.
-WIDENED_BELOW = 1 << 15
 
 
 def takes(x: Tensor, mask: Tensor | None, *parameters: Tensor | None) -> Preparation | None:
@@ -29,18 +29,18 @@ def takes(x: Tensor, mask: Tensor | None, *parameters: Tensor | None) -> Prepara
     """
     if mask is not None or forced() is not None:
         return None
-    kind = x.dtype
-    if all(p is None or p.dtype is kind for p in parameters) and (kind is torch.float32 or kind is torch.float64):
-        return as_they_are
-    given = [p for p in parameters if p is not None]
-    if x.device.type == "cpu" and statistics_dtype(kind) != kind:
-        # fp32 parameters with narrow input: the mixture that CUDA's group norm refuses.
-        if len({p.dtype for p in given} | {kind}) > 1 and any(p.dtype != torch.float32 for p in given):
-            return None
-        # On CPU their backward rounds statistics and the terms of the gradient to the narrow type.
-        training = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *given))
-        return widened if training else as_they_are
-    return as_they_are if all(p.dtype == kind for p in given) else None
+    kind, same, wide = x.dtype, True, True
+    for p in parameters:
+        if p is not None:
+            same &= p.dtype is kind
+            wide &= p.dtype is torch.float32
+    if x.is_cpu and statistics_dtype(kind) is not kind:
+        # fp32 parameters with narrow input: the mixture that CUDA's group norm refuses. And their backward rounds the
+        # statistics, and the terms of the gradient, to the narrow type.
+        if same or wide:
+            return widened if is_recorded(x, *parameters) else as_they_are
+        return None
+    return as_they_are if same else None
 
 
 def as_they_are(x: Tensor, *parameters: Tensor | None) -> Prepared:
@@ -58,29 +58,28 @@ def narrowed(y: Tensor, x: Tensor) -> Tensor:
     return y if y.dtype == x.dtype else y.to(x.dtype)
 
 
-def below(least: int, preparation: Preparation) -> int:
-    """From how many values on a kernel is faster, where it is faster than the operator alone from ``least`` on."""
-    return least if preparation is as_they_are else min(least, WIDENED_BELOW)
-
-
 def over_batch(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, Moments]:
     """Standardize over the batch; also the pooled moments, ``[1, C]``."""
     kind = statistics_dtype(x.dtype)
     weight, bias = (None if p is None else p.to(kind) for p in (weight, bias))
+    count = x.numel() // max(x.shape[1], 1)
+    if x.is_cpu and count > 0:
+        # The way of `over_batch_measured`, so that a checkpoint that is run again saves the same tensors.
+        y, mean, root = over_batch_measured(x, weight, bias, eps)
+        mean, root = mean.detach().double(), root.detach().double()
+        return y, Moments(mean.unsqueeze(0), (root.pow(-2) - eps).clamp_min(0).unsqueeze(0), count)
     # With momentum 1 the operator leaves the statistics of this very batch in the buffers.
     mean, unbiased = torch.zeros(2, x.shape[1], dtype=kind, device=x.device).unbind()
     y = torch.batch_norm(x, weight, bias, mean, unbiased, True, 1.0, eps, torch.backends.cudnn.enabled)
-    count = x.numel() // max(x.shape[1], 1)
     var = unbiased * (max(count - 1, 1) / max(count, 1))
     return y, Moments(mean.unsqueeze(0), var.unsqueeze(0), count)
 
 
-def over_batch_moving(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, mean: Tensor, var: Tensor, momentum: float
+def over_batch_measured(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`over_batch`, and where it moves the running statistics. Copies are moved: autograd keeps what it was given."""
-    mean, var = (t.clone() if t.dtype == x.dtype else t.to(x.dtype) for t in (mean, var))
-    return torch.batch_norm(x, weight, bias, mean, var, True, momentum, eps, False), mean, var
+    """`over_batch` with the mean and 1/√(σ² + ε) that the operator keeps for its backward, ``[C]``."""
+    return torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, eps)
 
 
 def over_groups(
@@ -88,8 +87,8 @@ def over_groups(
 ) -> Tensor:
     """Standardize over each sample's groups of channels; of ``to_be_narrowed`` values half the digits are kept."""
     # On CPU group_norm computes E[x²] − E[x]² for channels_last, which cancels; for contiguous input it does not.
-    dense = x.contiguous() if x.device.type == "cpu" else x
-    if groups == x.shape[1] and statistics_dtype(x.dtype) == x.dtype and x.numel() > 0 and not to_be_narrowed:
+    dense = x.contiguous() if x.is_cpu else x
+    if groups == x.shape[1] and statistics_dtype(x.dtype) is x.dtype and x.numel() > 0 and not to_be_narrowed:
         # Planes alone: these operators' backward sums around the mean, group_norm's does not. For a batch of one,
         # instance_norm's misreads a channels_last gradient: every value of grad_x is wrong.
         if x.shape[0] == 1:
@@ -104,7 +103,14 @@ def over_groups(
 def by_known(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     """Standardize by given statistics, ``[C]`` each, which may change before a backward comes."""
     kind = statistics_dtype(x.dtype)
-    if torch.is_grad_enabled() or mean.dtype != kind:
-        mean, var = (t.detach().to(kind, copy=True) for t in (mean, var))
-    weight, bias = (None if p is None else p.to(kind) for p in (weight, bias))
+    if mean.dtype is not kind or var.dtype is not kind:
+        mean, var = mean.to(kind), var.to(kind)
+    elif is_recorded(x, weight, bias):
+        mean, var = mean.clone(), var.clone()
+    if mean.requires_grad or var.requires_grad:
+        mean, var = mean.detach(), var.detach()
+    if weight is not None and weight.dtype is not kind:
+        weight = weight.to(kind)
+    if bias is not None and bias.dtype is not kind:
+        bias = bias.to(kind)
     return torch.batch_norm(x, weight, bias, mean, var, False, 0.0, eps, torch.backends.cudnn.enabled)

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from normwise.backends import Rows
+from normwise.backends import Gradients, Rows, RowTables
 
-from .higher import differentiable_gradients
+from .higher import differentiable_gradients, recorded_call
+from .transforms import is_recorded
 
 #: The same in plain differentiable operations: of x, weight and bias.
 Plain = Callable[[Tensor, Tensor | None, Tensor | None], Tensor]
@@ -29,44 +30,45 @@ class Call(NamedTuple):
     plain: Plain
 
     def __call__(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-        if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias)):
-            return _Normalize.apply(self, x, weight, bias)  # type: ignore[return-value]
-        return self.forward(x, weight, bias)[0].view(x.shape)
+        if is_recorded(x, weight, bias):
+            return _apply(self, x, weight, bias)
+        return self.forward(x, weight, bias, keep=False)[0]
 
-    def forward(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor]:
-        weight, bias = (None if p is None else p.detach().flatten() for p in (weight, bias))
+    def forward(self, x: Tensor, weight: Tensor | None, bias: Tensor | None, *, keep: bool) -> tuple[Tensor, RowTables]:
+        x = x.contiguous()
         if self.width:
-            return self.backend.rows(x.contiguous(), self.width, weight, bias, self.eps, self.center)
-        return self.backend.columns(x.contiguous().flatten(2), weight, bias, self.eps, self.center)
+            return self.backend.rows(x, self.width, weight, bias, self.eps, self.center, keep)
+        return self.backend.columns(x, weight, bias, self.eps, self.center, keep)
 
     def backward(
         self,
         grad_y: Tensor,
         x: Tensor,
         weight: Tensor | None,
-        mean: Tensor | None,
-        rstd: Tensor,
+        bias: Tensor | None,
+        tables: RowTables,
         needs: tuple[bool, bool, bool],
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        flat = None if weight is None else weight.detach().flatten()
-        grad_y, x, rest = grad_y.contiguous(), x.contiguous(), (flat, mean, rstd, self.center)
+    ) -> Gradients:
+        grad_y, x = grad_y.contiguous(), x.contiguous()
         if self.width:
-            return self.backend.rows_backward(grad_y, x, self.width, *rest, *needs)
-        return self.backend.columns_backward(grad_y.flatten(2), x.flatten(2), *rest, *needs)
+            return self.backend.rows_backward(grad_y, x, self.width, weight, bias, tables, self.center, needs)
+        return self.backend.columns_backward(grad_y, x, weight, bias, tables, self.center, needs)
 
 
 class _Normalize(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, call: Call, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-        y, mean, rstd = call.forward(x, weight, bias)
+        y, tables = call.forward(x, weight, bias, keep=True)
         ctx.call = call
-        ctx.save_for_backward(x, weight, bias, mean, rstd)
-        return y.view(x.shape)
+        ctx.save_for_backward(x, weight, bias, *tables)
+        return y
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, bias, mean, rstd = ctx.saved_tensors
+        x, weight, bias, *tables = ctx.saved_tensors
         if torch.is_grad_enabled():
             return (None, *differentiable_gradients(ctx.call.plain, (x, weight, bias), grad_y))
-        grads = ctx.call.backward(grad_y, x, weight, mean, rstd, ctx.needs_input_grad[1:])
-        return (None, *(None if g is None else g.view(t.shape) for g, t in zip(grads, (x, weight, bias), strict=True)))
+        return (None, *ctx.call.backward(grad_y, x, weight, bias, tuple(tables), ctx.needs_input_grad[1:]))
+
+
+_apply = recorded_call(_Normalize)

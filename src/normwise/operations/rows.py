@@ -18,11 +18,13 @@ from normwise.core.moments import statistics_dtype, widen
 from . import native, row_kernels
 from .choice import kernels
 from .epilogue import finish
-from .transforms import plain_operations_wanted, without_autocast
+from .transforms import is_recorded, plain_operations_wanted, without_autocast
 
 #: Below these numbers of values torch's operators are faster, as in `standardize.NATIVE_BELOW`: in fp32 (fp64), and in
 #: bf16 and fp16, which they convert value by value. LayerNorm in fp32 is what they do as well as it can be done.
 NATIVE_BELOW = {"layer": (1 << 22, 1 << 17), "rms": (1 << 15, 1 << 14)}
+#: The same where no backward will come.
+NATIVE_BELOW_UNRECORDED = {"layer": (1 << 16, 1 << 14), "rms": (0, 0)}
 
 
 def layer_norm(
@@ -100,10 +102,14 @@ def _backend(
     # Before the size is asked for, which an export may leave open.
     if plain_operations_wanted():
         return None
-    narrow = statistics_dtype(x.dtype) != x.dtype
-    if operator is not None and x.numel() < native.below(NATIVE_BELOW[kind][narrow], operator):
+    if operator is not None and operator is not native.widened and x.numel() < _least(kind, x, parameters):
         return None
     return kernels(rows_for, x, mask, *parameters)
+
+
+def _least(kind: str, x: Tensor, parameters: tuple[Tensor | None, ...]) -> int:
+    below = NATIVE_BELOW if is_recorded(x, *parameters) else NATIVE_BELOW_UNRECORDED
+    return below[kind][statistics_dtype(x.dtype) is not x.dtype]
 
 
 def _known(eps: float | None, x: Tensor) -> float:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from functools import partial
 
 from torch import Tensor
 
-from normwise.backends import Fused, fused_for
+from normwise.backends import Fused, cpu, fused_for, select
 from normwise.core import formulas
 from normwise.core.arguments import check_residual, finite_padding
-from normwise.core.moments import Moments
+from normwise.core.moments import Moments, statistics_dtype
 from normwise.core.processes import ProcessGroup
 from normwise.core.running import RunningStatistics
 
@@ -18,7 +17,7 @@ from . import fused, library, native
 from .choice import kernels
 from .epilogue import additions_are_watched, finish
 from .normalize import normalize, normalize_and_measure
-from .transforms import plain_operations_wanted, under_function_transform, without_autocast
+from .transforms import is_recorded, plain_operations_wanted, under_function_transform, without_autocast
 
 #: Below these numbers of values torch's operators are faster, forward and backward in fp32 on one thread: the time of
 #: the host decides, and they have less of it (`normwise bench` measures it). The second number holds where a residual
@@ -31,6 +30,16 @@ NATIVE_BELOW = {
     "group, channels last": (1 << 14, 1 << 14),  # the operator cancels there, so that it gets a contiguous copy
     "instance": (1 << 12, 1 << 12),
     "known": (1 << 21, 1 << 17),
+}
+#: The same where no backward will come: a kernel then costs no more of the host's time than an operator, and with a
+#: residual or an activation less.
+NATIVE_BELOW_UNRECORDED = {
+    "batch": 1 << 13,
+    "batch, channels last": 1 << 15,
+    "group": 1 << 16,
+    "group, channels last": 0,
+    "instance": 0,
+    "known": 1 << 15,
 }
 
 
@@ -51,7 +60,9 @@ def over_batch(
     if not plain and processes is None:
         backend = _backend(_batch(x), x, mask, operator, activation, residual, weight, bias)
     if backend is not None:
-        return fused.standardize(backend, x, 0, weight, bias, eps, activation, residual)
+        y, table = fused.standardize(backend, x, 0, weight, bias, eps, activation, residual, measured=True)
+        mean, var = table.unbind()  # type: ignore[union-attr]
+        return y, Moments(mean, var, x.numel() // x.shape[1])
     if plain and processes is None and mask is None and library.takes(x, weight, bias, residual):
         return library.standardize(x, 0, weight, bias, eps, activation, residual)
     if processes is None and not plain and operator is not None:
@@ -69,7 +80,7 @@ def over_batch(
     )
 
 
-def over_small_batch(
+def over_batch_remembered(
     x: Tensor,
     running: RunningStatistics,
     weight: Tensor | None,
@@ -77,25 +88,24 @@ def over_small_batch(
     eps: float,
     activation: str | None,
 ) -> Tensor | None:
-    """`over_batch`, and the running statistics updated, where one operator does both in the least time of the host.
+    """`over_batch`, and the running statistics updated, in the least time of the host.
 
-    None, and nothing changed, where it is not the way: another kernel is faster, somebody looks at the operations, or
-    the statistics would not stay finite, which is for the layer's policy to judge.
+    None, and nothing changed, where it is not the way: somebody looks at the operations, the tensors are not plain
+    ones, or the statistics are not finite, which is for the layer's policy to judge.
     """
-    mean, var = running.mean, running.var
-    if running.momentum is None or x.numel() == 0 or x.device.type != "cpu":
+    if plain_operations_wanted() or select(x) is not cpu or not cpu.remembers(x.dtype, running):
         return None
-    operator = native.takes(x, None, weight, bias)
-    if operator is None or not _is_small(_batch(x), x, operator, activation, None) or plain_operations_wanted():
+    operator, count = native.takes(x, None, weight, bias), x.numel() // x.shape[1]
+    if operator is not None and _is_small(_batch(x), x, operator, activation, None, weight, bias):
+        y, mean, root = native.over_batch_measured(*operator(x, weight, bias), eps)
+        if not cpu.remember(x.dtype, running, mean, root, eps, count):
+            return None
+        return native.narrowed(finish(y, activation, None), x)
+    backend = kernels(fused_for, x, None, weight, bias)
+    if backend is None:
         return None
-    values = operator(x, weight, bias)
-    if not {mean.dtype, var.dtype} <= {x.dtype, values[0].dtype}:
-        return None
-    y, mean, var = native.over_batch_moving(*values, eps, mean, var, running.momentum)
-    if not math.isfinite((mean + var).sum().item()):
-        return None
-    running.replace(mean, var)
-    return native.narrowed(finish(y, activation, None), x)
+    y, table = fused.standardize(backend, x, 0, weight, bias, eps, activation, None, measured=True)
+    return y if table is not None and cpu.remember(x.dtype, running, table, None, eps, count) else None
 
 
 def over_groups(
@@ -144,7 +154,7 @@ def by_running(
     plain, operator = plain_operations_wanted(), native.takes(x, None, weight, bias)
     backend = None if plain else _backend("known", x, None, operator, activation, residual, weight, bias)
     if backend is not None:
-        return fused.standardize(backend, x, 0, weight, bias, eps, activation, residual, running.moments())[0]
+        return fused.standardize(backend, x, 0, weight, bias, eps, activation, residual, running[:2])[0]
     if plain and library.takes(x, weight, bias, residual):
         return library.standardize(x, 0, weight, bias, eps, activation, residual, running.moments())[0]
     if operator is not None:
@@ -180,14 +190,24 @@ def _backend(
         check_residual(residual, x)
         if additions_are_watched():
             return None
-    if operator is not None and _is_small(kind, x, operator, activation, residual):
+    if operator is not None and _is_small(kind, x, operator, activation, residual, *parameters):
         return None
     return kernels(fused_for, x, mask, residual, *parameters)
 
 
 def _is_small(
-    kind: str, x: Tensor, operator: native.Preparation, activation: str | None, residual: Tensor | None
+    kind: str,
+    x: Tensor,
+    operator: native.Preparation,
+    activation: str | None,
+    residual: Tensor | None,
+    *parameters: Tensor | None,
 ) -> bool:
-    alone, with_more = NATIVE_BELOW[kind]
-    least = alone if activation is None and residual is None else with_more
-    return x.numel() < native.below(least, operator)
+    if operator is native.widened or (kind == "known" and statistics_dtype(x.dtype) is not x.dtype):
+        return False  # so many conversions around the operator that a kernel is faster at every size
+    alone = activation is None and residual is None
+    if is_recorded(x, residual, *parameters):
+        least = NATIVE_BELOW[kind][not alone]
+    else:
+        least = NATIVE_BELOW_UNRECORDED[kind] if alone else 0
+    return x.numel() < least

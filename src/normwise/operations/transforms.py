@@ -27,6 +27,15 @@ def under_function_transform() -> bool:
     return inside is not None or forward_ad._current_level >= 0
 
 
+def is_recorded(*tensors: Tensor | None) -> bool:
+    """Whether autograd will want a backward of an operation on these."""
+    if torch.is_grad_enabled():
+        for t in tensors:
+            if t is not None and t.requires_grad:
+                return True
+    return False
+
+
 def without_autocast(x: Tensor) -> AbstractContextManager[object]:
     """The dtype policy is ours on every device; CUDA's autocast would widen some norms and not others."""
     if not torch._C._is_any_autocast_enabled():  # pyright: ignore[reportAttributeAccessIssue]

@@ -17,7 +17,6 @@ from triton.runtime.jit import JITFunction
 from normwise import ACTIVATIONS
 from normwise.backends import triton_kernels as kernels
 from normwise.backends.triton_kernels import geometry, on_pools
-from normwise.core.moments import Moments
 
 TARGET = GPUTarget("cuda", 90, 32)
 NAMES = {torch.float32: "*fp32", torch.float64: "*fp64", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
@@ -67,26 +66,24 @@ def exercise(x, activation):
     kernels.backward_reduce(grad_y, x, *rest)
     kernels.backward_apply(grad_y, x, *rest, *tables[3:], mask)
     for groups in (0, 2, c):
-        table = torch.empty((n, groups) if groups else (1, c), dtype=torch.float64)
-        moments = Moments(table, table, 1)
+        table = torch.empty((2, n, groups) if groups else (2, 1, c), dtype=torch.float64)
         for budget in (2**20, 0):
             on_pools.ON_CHIP_FORWARD = on_pools.ON_CHIP_BACKWARD = budget
-            kernels.standardize(x, groups, weight, bias, 1e-5, residual, activation, None)
+            kernels.standardize(x, groups, weight, bias, 1e-5, residual, activation, None, True)
             options = {"known": False, "values": True}
-            kernels.standardize_backward(
-                grad_y, x, groups, weight, bias, 1e-5, residual, activation, moments, **options
-            )
+            kernels.standardize_backward(grad_y, x, groups, weight, bias, 1e-5, residual, activation, table, **options)
 
 
 def exercise_rows(x):
     width = x.shape[-1]
     weight, bias = torch.empty(2, width, dtype=x.dtype)
     for center in (True, False):
-        _, mean, rstd = kernels.rows(x, width, weight, bias if center else None, 1e-5, center)
-        kernels.rows_backward(x, x, width, weight, mean, rstd, center, True, True, center)
+        parameters = weight, bias if center else None
+        _, tables = kernels.rows(x, width, *parameters, 1e-5, center, True)
+        kernels.rows_backward(x, x, width, *parameters, tables, center, (True, True, center))
     weight, bias = torch.empty(2, x.shape[1], dtype=x.dtype)
-    _, mean, rstd = kernels.columns(x, weight, bias, 1e-5, True)
-    kernels.columns_backward(x, x, weight, mean, rstd, True, True, True, True)
+    _, tables = kernels.columns(x, weight, bias, 1e-5, True, True)
+    kernels.columns_backward(x, x, weight, bias, tables, True, (True, True, True))
 
 
 def main():
@@ -106,7 +103,7 @@ def main():
     for shape in ((1, 1, 40000), (2, 64, 80000)):  # shares to be merged
         x, parameter = torch.empty(shape), torch.empty(shape[1])
         kernels.moments(x, None)
-        kernels.standardize(x, shape[1], parameter, parameter, 1e-5, None, None, None)
+        kernels.standardize(x, shape[1], parameter, parameter, 1e-5, None, None, None, True)
     if everything:
         x, table = torch.empty(2, 4, 9), torch.empty(2, 4)
         for activation in ACTIVATIONS.values():

@@ -61,13 +61,14 @@ def test_rows(shape, dtype, center, room):
     x, grad_y = seeded(*shape, dtype=dtype) + 0.5, seeded(*shape, seed=1, dtype=dtype)
     weight = seeded(shape[-1], seed=2, dtype=dtype)
     bias = seeded(shape[-1], seed=3, dtype=dtype) if center else None
-    y, mean, rstd = kernels.rows(x, shape[-1], weight, bias, EPS, center)
+    y, tables = kernels.rows(x, shape[-1], weight, bias, EPS, center, True)
     assert y.shape == x.shape
     assert y.dtype == dtype
+    mean, rstd = tables
     assert rstd.shape == (x.numel() // shape[-1],)
     assert (mean is None) == (not center)
     needs = (True, True, center)
-    grads = kernels.rows_backward(grad_y, x, shape[-1], weight, mean, rstd, center, *needs)
+    grads = kernels.rows_backward(grad_y, x, shape[-1], weight, bias, tables, center, needs)
     check(y, grads, *expected(x, weight, bias, center, grad_y), dtype)
 
 
@@ -78,19 +79,18 @@ def test_columns(shape, dtype, center, room):
     x, grad_y = ((seeded(*shape, seed=s, dtype=dtype) + 0.5).flatten(2) for s in (0, 1))
     weight = seeded(shape[1], seed=2, dtype=dtype)
     bias = seeded(shape[1], seed=3, dtype=dtype) if center else None
-    y, mean, rstd = kernels.columns(x, weight, bias, EPS, center)
-    assert rstd.shape == (shape[0], x.shape[2])
+    y, tables = kernels.columns(x, weight, bias, EPS, center, True)
     needs = (True, True, center)
-    grads = kernels.columns_backward(grad_y, x, weight, mean, rstd, center, *needs)
+    grads = kernels.columns_backward(grad_y, x, weight, bias, tables, center, needs)
     check(y, grads, *expected(x, weight, bias, center, grad_y, dim=1), dtype)
 
 
 def test_data_far_from_zero_costs_no_digits(room):
     """mean/std = 1000: the stored mean is rounded, and what it lost is made good."""
     x, grad_y = seeded(6, 90).float() + 1000, seeded(6, 90, seed=1).float()
-    y, mean, rstd = kernels.rows(x, 90, None, None, EPS, True)
-    grads = kernels.rows_backward(grad_y, x, 90, None, mean, rstd, True, *NEEDS)
     ones, zeros = torch.ones(90, device=x.device), torch.zeros(90, device=x.device)
+    y, tables = kernels.rows(x, 90, ones, zeros, EPS, True, True)
+    grads = kernels.rows_backward(grad_y, x, 90, ones, zeros, tables, True, NEEDS)
     want, want_grads = expected(x, ones, zeros, True, grad_y)
     for got, true in zip((y, *grads), (want, *want_grads), strict=True):
         assert (got.double() - true).square().mean().sqrt() <= 1e-6 * true.square().mean().sqrt()
@@ -102,22 +102,22 @@ def test_data_far_from_zero_in_every_type_and_layout(center, dtype, room):
     """Of the values that the type holds; rows are the pixels of channels_last, columns those of contiguous maps."""
     x, grad_y = seeded(2, 70, 7, seed=0, dtype=dtype) + 1000, seeded(2, 70, 7, seed=1, dtype=dtype)
     weight = seeded(70, seed=2, dtype=dtype)
-    y, mean, rstd = kernels.columns(x, weight, None, EPS, center)
-    grads = kernels.columns_backward(grad_y, x, weight, mean, rstd, center, True, True, False)
+    y, tables = kernels.columns(x, weight, None, EPS, center, True)
+    grads = kernels.columns_backward(grad_y, x, weight, None, tables, center, (True, True, False))
     check(y, grads, *expected(x, weight, None, center, grad_y, dim=1), dtype)
     x, grad_y = (t.movedim(1, -1).contiguous() for t in (x, grad_y))
-    y, mean, rstd = kernels.rows(x, 70, weight, None, EPS, center)
-    grads = kernels.rows_backward(grad_y, x, 70, weight, mean, rstd, center, True, True, False)
+    y, tables = kernels.rows(x, 70, weight, None, EPS, center, True)
+    grads = kernels.rows_backward(grad_y, x, 70, weight, None, tables, center, (True, True, False))
     check(y, grads, *expected(x, weight, None, center, grad_y), dtype)
 
 
 def test_only_the_gradients_that_are_needed(room):
-    x, weight = seeded(4, 10).float(), seeded(10, seed=1).float()
-    y, mean, rstd = kernels.rows(x, 10, weight, None, EPS, True)
-    full = kernels.rows_backward(y, x, 10, weight, mean, rstd, True, *NEEDS)
+    x, weight, bias = seeded(4, 10).float(), seeded(10, seed=1).float(), seeded(10, seed=2).float()
+    y, tables = kernels.rows(x, 10, weight, bias, EPS, True, True)
+    full = kernels.rows_backward(y, x, 10, weight, bias, tables, True, NEEDS)
     for k in range(3):
         needs = [j == k for j in range(3)]
-        some = kernels.rows_backward(y, x, 10, weight, mean, rstd, True, *needs)
+        some = kernels.rows_backward(y, x, 10, weight, bias, tables, True, tuple(needs))
         assert [g is not None for g in some] == needs
         assert torch.equal(some[k], full[k])
 
@@ -127,8 +127,8 @@ def test_more_rows_than_programs(monkeypatch):
     monkeypatch.setattr(geometry, "TILE", 16)
     x, grad_y = seeded(37, 5).float(), seeded(37, 5, seed=1).float()
     weight, bias = seeded(5, seed=2).float(), seeded(5, seed=3).float()
-    y, mean, rstd = kernels.rows(x, 5, weight, bias, EPS, True)
-    grads = kernels.rows_backward(grad_y, x, 5, weight, mean, rstd, True, *NEEDS)
+    y, tables = kernels.rows(x, 5, weight, bias, EPS, True, True)
+    grads = kernels.rows_backward(grad_y, x, 5, weight, bias, tables, True, NEEDS)
     check(y, grads, *expected(x, weight, bias, True, grad_y), torch.float32)
 
 

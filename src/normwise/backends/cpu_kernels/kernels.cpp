@@ -5,6 +5,7 @@
 
 #include "formula.hpp"
 #include "positions.hpp"
+#include "running.hpp"
 
 namespace {
 
@@ -70,11 +71,8 @@ nw::Tables<T, R> response_tables(const void* const* tables, const int64_t* strid
 }
 
 // A parameter of the layer in fp64; `otherwise` where it has none.
-nw::Buffer<double> parameter(const A* values, int64_t channels, double otherwise) {
-  nw::Buffer<double> wide(channels, otherwise);
-  if (values)
-    for (int64_t c = 0; c < channels; ++c) wide[c] = double(values[c]);
-  return wide;
+nw::Buffer<double> parameter(const void* values, int kept, int64_t channels, double otherwise) {
+  return values ? nw::read_kept<T, double>(values, kept, channels) : nw::Buffer<double>(channels, otherwise);
 }
 
 }  // namespace
@@ -130,56 +128,98 @@ NW_PUBLIC(nw_backward_apply)(int last, int64_t N, int64_t C, int64_t S, int thre
   });
 }
 
-// groups = 0: over the batch. mean and var, one of each pool, are written, or read where they are known.
-NW_PUBLIC(nw_standardize)(int last, int64_t N, int64_t C, int64_t S, int threads, int64_t groups, int known, double eps,
-                          const T* x, const T* residual, const A* weight, const A* bias, int act, T* y, double* mean,
-                          double* var) {
+// Parameters, and their gradients, are in the type that `kept` says (see parameters.hpp). groups = 0: over the batch.
+// The statistics are measured, or those that are given in the type that `known` says; the table [2, pools] of mean and
+// variance, for the backward, may be null.
+NW_PUBLIC(nw_standardize)(int last, int64_t N, int64_t C, int64_t S, int threads, int64_t groups, double eps, const T* x,
+                          const T* residual, const void* weight, const void* bias, int kept, const void* known_mean,
+                          const void* known_var, int known, int act, T* y, double* table) {
   return with_kind(act, [&](auto kind) {
-    const auto weights = parameter(weight, C, 1), biases = parameter(bias, C, 0);
+    const int64_t pools = groups ? N * groups : C;
+    nw::Buffer<double> own(table ? 0 : 2 * pools);
+    double *mean = table ? table : own.data(), *var = mean + pools;
+    if (known_mean) {
+      nw::for_kept<T>(known_mean, known, pools, [&](int64_t i, double value) { mean[i] = value; });
+      nw::for_kept<T>(known_var, known, pools, [&](int64_t i, double value) { var[i] = value; });
+    }
+    const auto weights = parameter(weight, kept, C, 1), biases = parameter(bias, kept, C, 0);
     nw::standardize<T, kind>({N, C, S, last != 0, threads},
-                             {groups, known != 0, eps, weights.data(), biases.data(), mean, var}, x, residual, y, act);
+                             {groups, known_mean != nullptr, eps, weights.data(), biases.data(), mean, var}, x, residual,
+                             y, act);
   });
 }
 
 // gx, gr, gw and gb are not computed where they are null.
 NW_PUBLIC(nw_standardize_backward)(int last, int64_t N, int64_t C, int64_t S, int threads, int64_t groups, int known,
-                                   double eps, const T* gy, const T* x, const T* residual, const A* weight, const A* bias,
-                                   int act, double* mean, double* var, T* gx, T* gr, A* gw, A* gb) {
+                                   double eps, const T* gy, const T* x, const T* residual, const void* weight,
+                                   const void* bias, int kept, int act, double* table, T* gx, T* gr, void* gw, void* gb) {
   return with_kind(act, [&](auto kind) {
-    const auto weights = parameter(weight, C, 1), biases = parameter(bias, C, 0);
+    const auto weights = parameter(weight, kept, C, 1), biases = parameter(bias, kept, C, 0);
+    nw::Gradient<T> to_weight(gw, kept, C), to_bias(gb, kept, C);
+    double* var = table + (groups ? N * groups : C);
     nw::differentiate_standardized<T, kind>({N, C, S, last != 0, threads},
-                                            {groups, known != 0, eps, weights.data(), biases.data(), mean, var},
-                                            {gy, x, residual}, act, gx, gr, gw, gb);
+                                            {groups, known != 0, eps, weights.data(), biases.data(), table, var},
+                                            {gy, x, residual}, act, gx, gr, to_weight.data(), to_bias.data());
+    to_weight.deliver();
+    to_bias.deliver();
   });
 }
 
-// center = 0: by the root mean square. mean and root (1/σ), one of each row, are written.
-NW_PUBLIC(nw_rows)(int64_t rows, int64_t width, int threads, int center, double eps, const T* x, const A* weight,
-                   const A* bias, T* y, double* mean, double* root) {
+// A batch's mean and variance (with a positive eps 1/√(variance + eps)), one of each channel; batches: null where nobody
+// counts. 3 = not finite, and nothing was changed.
+NW_PUBLIC(nw_remember)(int64_t C, const void* mean, const void* var, int kept, double eps, double bessel, double momentum,
+                       void* running_mean, void* running_var, int running_kept, int64_t* batches) {
+  bool finite = true;
+  const int failed = guarded([&] {
+    finite = nw::remember<T>({running_mean, running_var, running_kept, batches}, {mean, var, kept, eps, bessel}, C, momentum);
+  });
+  return finite ? failed : 3;
+}
+
+// center = 0: by the root mean square. The table [2, rows] of mean and root (1/σ), for the backward, may be null; parameters
+// as above.
+NW_PUBLIC(nw_rows)(int64_t rows, int64_t width, int threads, int center, double eps, const T* x, const void* weight,
+                   const void* bias, int kept, T* y, double* table) {
   return guarded([&] {
-    nw::normalize_rows<T>({rows, width, threads, center != 0, x, weight, bias, mean, root}, eps, y);
+    const nw::Parameter<T> weights(weight, kept, width), biases(bias, kept, width);
+    nw::Buffer<double> own(table ? 0 : 2 * rows);
+    double* mean = table ? table : own.data();
+    nw::normalize_rows<T>({rows, width, threads, center != 0, x, weights.data, biases.data, mean, mean + rows}, eps, y);
   });
 }
 
-NW_PUBLIC(nw_rows_backward)(int64_t rows, int64_t width, int threads, int center, const T* gy, const T* x, const A* weight,
-                            double* mean, double* root, T* gx, A* gw, A* gb) {
+NW_PUBLIC(nw_rows_backward)(int64_t rows, int64_t width, int threads, int center, const T* gy, const T* x,
+                            const void* weight, int kept, double* table, T* gx, void* gw, void* gb) {
   return guarded([&] {
-    nw::differentiate_rows<T>({rows, width, threads, center != 0, x, weight, nullptr, mean, root}, gy, gx, gw, gb);
+    const nw::Parameter<T> weights(weight, kept, width);
+    nw::Gradient<T> to_weight(gw, kept, width), to_bias(gb, kept, width);
+    nw::differentiate_rows<T>({rows, width, threads, center != 0, x, weights.data, nullptr, table, table + rows}, gy, gx,
+                              to_weight.data(), to_bias.data());
+    to_weight.deliver();
+    to_bias.deliver();
   });
 }
 
-// Each position of [N, C, S] over its channels; mean and root are [N, S].
-NW_PUBLIC(nw_columns)(int64_t N, int64_t C, int64_t S, int threads, int center, double eps, const T* x, const A* weight,
-                      const A* bias, T* y, double* mean, double* root) {
+// Each position of [N, C, S] over its channels; the table is [2, N, S].
+NW_PUBLIC(nw_columns)(int64_t N, int64_t C, int64_t S, int threads, int center, double eps, const T* x, const void* weight,
+                      const void* bias, int kept, T* y, double* table) {
   return guarded([&] {
-    nw::normalize_positions<T>({N, C, S, threads, center != 0, x, weight, bias, mean, root}, eps, y);
+    const nw::Parameter<T> weights(weight, kept, C), biases(bias, kept, C);
+    nw::Buffer<double> own(table ? 0 : 2 * N * S);
+    double* mean = table ? table : own.data();
+    nw::normalize_positions<T>({N, C, S, threads, center != 0, x, weights.data, biases.data, mean, mean + N * S}, eps, y);
   });
 }
 
 NW_PUBLIC(nw_columns_backward)(int64_t N, int64_t C, int64_t S, int threads, int center, const T* gy, const T* x,
-                               const A* weight, double* mean, double* root, T* gx, A* gw, A* gb) {
+                               const void* weight, int kept, double* table, T* gx, void* gw, void* gb) {
   return guarded([&] {
-    nw::differentiate_positions<T>({N, C, S, threads, center != 0, x, weight, nullptr, mean, root}, gy, gx, gw, gb);
+    const nw::Parameter<T> weights(weight, kept, C);
+    nw::Gradient<T> to_weight(gw, kept, C), to_bias(gb, kept, C);
+    nw::differentiate_positions<T>({N, C, S, threads, center != 0, x, weights.data, nullptr, table, table + N * S}, gy, gx,
+                                   to_weight.data(), to_bias.data());
+    to_weight.deliver();
+    to_bias.deliver();
   });
 }
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from normwise.backends.cpu_tensors import dense, like
 from normwise.backends.huge_pages import empty_like
+from normwise.backends.protocols import Known
 from normwise.core.activations import Activation
 from normwise.core.moments import Moments, statistics_dtype
 
@@ -45,24 +46,26 @@ def standardize(
     eps: float,
     residual: Tensor | None,
     activation: Activation | None,
-    known: Moments | None,
-) -> tuple[Tensor, Moments]:
-    """See `Fused.standardize`; the moments are ``[N, groups]``, or ``[1, C]`` over the batch and where known."""
+    known: Known | None,
+    keep: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """See `Fused.standardize`."""
     x, last = dense(x)
     residual, weight, bias = like(x, residual), _flat(weight), _flat(bias)
     pooling = _Pooling.of(x, last, groups)
     if known is not None:
-        tables = _coefficients(x, known.mean, known.var, None, weight, bias, eps)[0]
-        return on_planes.apply(x, *tables, residual, activation), known
+        table = torch.stack([t.detach().to(torch.float64) for t in known]).unsqueeze(1)
+        tables = _coefficients(x, table[0], table[1], None, weight, bias, eps)[0]
+        return on_planes.apply(x, *tables, residual, activation), table if keep else None
     shape = (x.shape[0], groups) if groups else (1, x.shape[1])
     if pooling.fits(x, ON_CHIP_FORWARD):
-        mean, var = torch.empty(2, *shape, dtype=torch.float64, device=x.device).unbind()
-        y = _on_chip(x, pooling, weight, bias, eps, residual, activation, mean, var)
+        table = torch.empty(2, *shape, dtype=torch.float64, device=x.device)
+        y = _on_chip(x, pooling, weight, bias, eps, residual, activation, table[0], table[1])
     else:
         shares = on_planes.partial_moments(x, pooling.pools.joined())
-        tables, (mean, var) = _coefficients(x, *shares, weight, bias, eps, groups=groups)
+        tables, table = _coefficients(x, *shares, weight, bias, eps, groups=groups)
         y = on_planes.apply(x, *tables, residual, activation)
-    return y, Moments(mean.view(shape), var.view(shape), pooling.pools.size)
+    return y, table.view(2, *shape) if keep and table is not None else None
 
 
 def _on_chip(
@@ -101,8 +104,8 @@ def _coefficients(
     bias: Tensor | None,
     eps: float,
     groups: int = 0,
-) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Mean, scale and shift for `on_planes.apply`, and the pools' moments: from their shares, or known (no count)."""
+) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor | None]:
+    """Mean, scale and shift for `on_planes.apply`, and the pools' moments from their shares; known ones (no count)."""
     samples, channels = x.shape[:2]
     shape = (samples, channels) if groups else (1, channels)
     entries = shape[0] * channels
@@ -110,13 +113,12 @@ def _coefficients(
     tables = torch.empty(3, *shape, dtype=statistics_dtype(x.dtype), device=x.device).unbind()
     splits = 1 if count is None else mean.shape[0]
     mean, var = mean.contiguous(), var.contiguous()
-    found = (mean, var)
-    if count is not None:
-        found = torch.empty(2, number, dtype=torch.float64, device=x.device).unbind()
+    found = None if count is None else torch.empty(2, number, dtype=torch.float64, device=x.device)
+    written = (mean, var) if found is None else found.unbind()
     block, together = geometry.merging(splits)
     with on_device_of(x):
         code("pools").coefficients[(ceiling(entries, block),)](
-            *(mean, var, count, weight, bias, *tables, *found, entries, number, channels, splits),
+            *(mean, var, count, weight, bias, *tables, *written, entries, number, channels, splits),
             *(eps, block, together, wide(x.dtype)),
         )
     return tuple(t.expand(samples, channels) for t in tables), found  # type: ignore[return-value]
@@ -131,12 +133,13 @@ def standardize_backward(
     eps: float,
     residual: Tensor | None,
     activation: Activation | None,
-    moments: Moments,
+    table: Tensor,
     *,
     known: bool,
     values: bool,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
-    """The gradients of x, residual, weight and bias; the first two only where the ``values`` need them."""
+    """See `Fused.standardize_backward`."""
+    moments = Moments(table[0], table[1], 1)
     x, last = dense(x)
     grad_y, residual = like(x, grad_y), like(x, residual)
     parameters = _flat(weight), _flat(bias)

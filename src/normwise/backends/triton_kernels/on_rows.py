@@ -8,20 +8,19 @@ import torch
 from torch import Tensor
 
 from normwise.backends.huge_pages import empty_like
+from normwise.backends.protocols import Gradients, RowTables
 from normwise.core.moments import statistics_dtype
 
 from . import geometry
 from .device import code, on_device_of, wide
 from .geometry import ROW_PROGRAMS, Pools, ceiling
 
-Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
-
 
 def rows(
-    x: Tensor, width: int, weight: Tensor | None, bias: Tensor | None, eps: float, center: bool
-) -> tuple[Tensor, Tensor | None, Tensor]:
-    """See `Rows.rows`."""
-    return _forward(x, _of_rows(x, width), weight, bias, eps, center)
+    x: Tensor, width: int, weight: Tensor | None, bias: Tensor | None, eps: float, center: bool, keep: bool
+) -> tuple[Tensor, RowTables]:
+    """See `Rows.rows`; kept are μ (None without ``center``) and 1/σ in the statistics' dtype."""
+    return _forward(x, _of_rows(x, width), weight, bias, eps, center, keep)
 
 
 def rows_backward(
@@ -29,39 +28,33 @@ def rows_backward(
     x: Tensor,
     width: int,
     weight: Tensor | None,
-    mean: Tensor | None,
-    rstd: Tensor,
+    bias: Tensor | None,
+    tables: RowTables,
     center: bool,
-    need_x: bool,
-    need_weight: bool,
-    need_bias: bool,
+    needs: tuple[bool, bool, bool],
 ) -> Gradients:
     """See `Rows.rows_backward`."""
-    return _backward(grad_y, x, _of_rows(x, width), weight, mean, rstd, center, (need_x, need_weight, need_bias))
+    return _backward(grad_y, x, _of_rows(x, width), weight, bias, tables, center, needs)
 
 
 def columns(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, center: bool
-) -> tuple[Tensor, Tensor | None, Tensor]:
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, center: bool, keep: bool
+) -> tuple[Tensor, RowTables]:
     """See `Rows.columns`."""
-    y, mean, rstd = _forward(x, _of_columns(x), weight, bias, eps, center)
-    shape = (x.shape[0], x.shape[2])
-    return y, None if mean is None else mean.view(shape), rstd.view(shape)
+    return _forward(x, _of_columns(x), weight, bias, eps, center, keep)
 
 
 def columns_backward(
     grad_y: Tensor,
     x: Tensor,
     weight: Tensor | None,
-    mean: Tensor | None,
-    rstd: Tensor,
+    bias: Tensor | None,
+    tables: RowTables,
     center: bool,
-    need_x: bool,
-    need_weight: bool,
-    need_bias: bool,
+    needs: tuple[bool, bool, bool],
 ) -> Gradients:
     """See `Rows.columns_backward`."""
-    return _backward(grad_y, x, _of_columns(x), weight, mean, rstd, center, (need_x, need_weight, need_bias))
+    return _backward(grad_y, x, _of_columns(x), weight, bias, tables, center, needs)
 
 
 def _of_rows(x: Tensor, width: int) -> Pools:
@@ -69,13 +62,14 @@ def _of_rows(x: Tensor, width: int) -> Pools:
 
 
 def _of_columns(x: Tensor) -> Pools:
-    n, c, s = x.shape
+    n, c = x.shape[:2]
+    s = x.shape[2:].numel()
     return Pools(n, s, 1, c, c * s, 1, 0, s)
 
 
 def _forward(
-    x: Tensor, pools: Pools, weight: Tensor | None, bias: Tensor | None, eps: float, center: bool
-) -> tuple[Tensor, Tensor | None, Tensor]:
+    x: Tensor, pools: Pools, weight: Tensor | None, bias: Tensor | None, eps: float, center: bool, keep: bool
+) -> tuple[Tensor, RowTables]:
     kind = statistics_dtype(x.dtype)
     tile, whole = geometry.row_tiling(pools, kind, geometry.ON_CHIP_FORWARD)
     kernel = code("rows" if whole else "wide_rows").forward
@@ -89,10 +83,28 @@ def _forward(
             CENTER=center,
             **_options(x, tile),
         )
-    return y, mean, rstd
+    return y, (mean, rstd) if keep else ()
 
 
 def _backward(
+    grad_y: Tensor,
+    x: Tensor,
+    pools: Pools,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    tables: RowTables,
+    center: bool,
+    needs: tuple[bool, bool, bool],
+) -> Gradients:
+    grad_x, *sums = _gradients_and_sums(grad_y, x, pools, weight, *tables, center, needs)  # type: ignore[arg-type]
+    of_parameters = (
+        None if total is None or p is None else total.view(p.shape).to(p.dtype)
+        for p, total in zip((weight, bias), sums, strict=True)
+    )
+    return grad_x, *of_parameters  # type: ignore[return-value]
+
+
+def _gradients_and_sums(
     grad_y: Tensor,
     x: Tensor,
     pools: Pools,
