@@ -80,7 +80,7 @@ class BatchLayer(RunningLayer, nn.modules.batchnorm._BatchNorm):
         y, statistics = self._by_batch(x, group, **options)
         self._check_total(statistics, group)
         if learning is not None:
-            self._remember(statistics)
+            self._remember(statistics, x)
         return y
 
     def _by_batch(self, x: Tensor, group: ProcessGroup | None, **options: Any) -> tuple[Tensor, Moments]:

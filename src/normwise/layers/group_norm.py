@@ -65,7 +65,7 @@ class _InstanceNorm(RunningLayer, nn.modules.instancenorm._InstanceNorm):
             return standardize.over_groups(x, x.shape[1], weight, bias, self.eps, mask=mask, **options)
         formula = partial(formulas.instance_norm, eps=self.eps)
         y, table = normalize_and_measure(x, formula, weight, bias, mask=mask, **options)
-        self._remember(table)
+        self._remember(table, x)
         return y
 
     def _update(self, running: RunningStatistics, statistics: Moments, seen: Tensor | bool) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from normwise.core.moments import Moments, concatenate
 from normwise.core.policy import StatisticsPolicy
 from normwise.core.running import RunningStatistics
+from normwise.operations.remember import remember
 from normwise.operations.transforms import under_function_transform
 
 from ._shared import ChannelLayer
@@ -81,12 +82,14 @@ class RunningLayer(ChannelLayer):
     def _update(self, running: RunningStatistics, statistics: Moments, seen: Tensor | bool) -> None:
         running.update_from_batch(statistics, seen)
 
-    def _remember(self, statistics: Moments) -> None:
+    def _remember(self, statistics: Moments, x: Tensor) -> None:
         if not self.policy.admits_updates():
             return
         if self.policy.pending is not None:
             self.policy.pending.append(statistics)
-        else:
+            return
+        running = self.running_statistics()
+        if running is not None and not remember(running, statistics, x):
             self.commit(statistics)
 
     def commit_pending(self) -> None:

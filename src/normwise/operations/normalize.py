@@ -15,9 +15,10 @@ from normwise.core.moments import Moments
 
 from .epilogue import additions_are_watched
 from .graph_run import GraphRun, Run
+from .higher import recorded_call
 from .plain import differentiable_backward, normalize_plainly
 from .recorded import recorded_run
-from .transforms import plain_operations_wanted, without_autocast
+from .transforms import is_recorded, plain_operations_wanted, without_autocast
 
 
 def normalize(
@@ -99,14 +100,11 @@ def normalize_and_measure(
             y, statistics = normalize_plainly(x, formula, parameters, act, residual, mask, moments)
             return y, statistics.detached()
         backend = reference if residual is not None and additions_are_watched() else select(x)
-        wanted = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, residual, *parameters))
+        wanted = is_recorded(x, residual, *parameters)
         run = recorded_run(backend, formula, x, residual, mask, moments, parameters, act, differentiable=wanted)
         if run is None:
             run = GraphRun(backend, formula, mask, moments, act, differentiable=wanted)
-        if wanted:
-            y: Any = _Normalize.apply(run, x, residual, mask, *parameters)
-        else:
-            y = run.forward(x, residual, parameters)
+        y = _apply(run, x, residual, mask, *parameters) if wanted else run.forward(x, residual, parameters)
         return (y if run.behind is None else run.behind.function(y)), run.statistics
 
 
@@ -133,3 +131,6 @@ class _Normalize(torch.autograd.Function):
         grad_x, grad_residual, gradients = run.backward(grad_y, x, residual, values=values)
         narrow = (None if g is None else g.to(p.dtype) for g, p in zip(gradients, parameters, strict=True))
         return (None, grad_x, grad_residual, None, *narrow)
+
+
+_apply = recorded_call(_Normalize)
