@@ -123,9 +123,9 @@ def _bound(library: ctypes.CDLL, element: str) -> dict[str, Any]:
 
 def _check(functions: dict[str, Any], dtype: torch.dtype) -> None:
     """Let the kernels compute a few numbers that are known; ArithmeticError for wrong results."""
-    x = torch.arange(2 * 3 * 37).remainder(17).to(dtype).view(2, 3, 37)
+    x = torch.arange(2 * 3 * 37, device="cpu").remainder(17).to(dtype).view(2, 3, 37)
     exact = x.double()
-    found = torch.empty(2, 2, 3, dtype=torch.float64)
+    found = torch.empty(2, 2, 3, dtype=torch.float64, device="cpu")
     failed = functions["nw_moments"](0, 2, 3, 37, 1, x.data_ptr(), None, *map(pointer, found), None)
     expected = torch.stack([exact.mean(2), exact.var(2, correction=0)])
     if failed or not torch.allclose(found, expected, rtol=1e-5):
