@@ -1,31 +1,13 @@
 // The same for a sheet of rows of channels, a part of a channels_last tensor: every column has its own numbers.
 #pragma once
 
-#include <memory>
 #include <numeric>
 #include <vector>
 
 #include "runs.hpp"
+#include "sums.hpp"
 
 namespace nw {
-
-// An array that is written before it is read.
-template <class A>
-class Buffer {
- public:
-  Buffer() = default;
-  explicit Buffer(int64_t n) : size_(n), values_(new A[size_t(n)]) {}
-  Buffer(int64_t n, A value) : Buffer(n) { std::fill_n(values_.get(), n, value); }
-  A* data() { return values_.get(); }
-  const A* data() const { return values_.get(); }
-  A& operator[](int64_t i) { return values_[size_t(i)]; }
-  const A& operator[](int64_t i) const { return values_[size_t(i)]; }
-  int64_t size() const { return size_; }
-
- private:
-  int64_t size_ = 0;
-  std::unique_ptr<A[]> values_;
-};
 
 // Rows of channels, part of a channels_last tensor. Rows of few channels waste most of a step, so that k of them, where
 // they are neighbours, are treated as one long row.
@@ -194,10 +176,24 @@ struct ColumnStats {
   }
 };
 
+// Merge columns, the same channels k times side by side, into their channels.
+template <class T>
+inline void merge_columns(MomentsRow stats, const ColumnStats<T>& columns, const Sheet<T>& sheet) {
+  Buffer<double> mean(sheet.channels), m2(sheet.channels);
+  for (int64_t j = 0; j < sheet.k; ++j) {
+    for (int64_t c = 0; c < sheet.channels; ++c) {
+      const int64_t at = place<T>(j * sheet.channels + c);
+      mean[c] = columns.mean[at];
+      m2[c] = columns.m2[at];
+    }
+    stats.merge(columns.count, mean.data(), m2.data());
+  }
+}
+
 // Merge the statistics of a sheet into those of its channels.
 template <class T>
-inline void sheet_stats(Stats* stats, const T* x, const Sheet<T>& sheet, const uint8_t* mask) {
-  const int64_t whole = sheet.whole(), channels = sheet.channels;
+inline void sheet_stats(MomentsRow stats, const T* x, const Sheet<T>& sheet, const uint8_t* mask) {
+  const int64_t whole = sheet.whole();
   ColumnStats<T> columns(sheet.width());
   std::vector<const T*> kept;
   for (int64_t start = 0, end; start < whole; start = end) {
@@ -207,19 +203,17 @@ inline void sheet_stats(Stats* stats, const T* x, const Sheet<T>& sheet, const u
       if (!mask || mask[r]) kept.push_back(x + r * sheet.stride());
     columns.take(kept);
   }
-  for (int64_t j = 0; j < sheet.k; ++j)
-    for (int64_t c = 0; c < channels; ++c) {
-      const int64_t at = place<T>(j * channels + c);
-      stats[c].merge(columns.count, columns.mean[at], columns.m2[at]);
-    }
+  merge_columns(stats, columns, sheet);
   const T* tail = x + whole * sheet.stride();
-  each_step<T>(sheet.left(), [&](int64_t i, auto part) {
+  Buffer<double> wide(sheet.left());
+  each_step<T>(wide.size(), [&](int64_t i, auto part) {
     const Values<T> v = load(tail + i, part);
-    for (int64_t j = i; j < std::min(sheet.left(), i + step<T>); ++j) {
+    for (int64_t j = i; j < std::min(wide.size(), i + step<T>); ++j) {
       const int64_t at = place<T>(j - i);
-      stats[j % channels].merge(1, double(v.at[at / lanes<acc<T>>][at % lanes<acc<T>>]), 0);
+      wide[j] = double(v.at[at / lanes<acc<T>>][at % lanes<acc<T>>]);
     }
   });
+  for (int64_t i = 0; i < wide.size(); i += sheet.channels) stats.merge(1, &wide[i], nullptr);
 }
 
 // f(offset, R, length) over the long rows, R = 4 of them at a time, the rest one by one, the last perhaps shorter.
@@ -230,22 +224,32 @@ NW_INLINE void for_rows(const Sheet<T>& sheet, F f) {
 }
 
 template <class T, int K>
-inline void apply_sheet(const T* x, const T* residual, T* y, const Sheet<T>& sheet, const AffineLine<T>& line, int act) {
+inline void apply_sheet(const T* x, const T* residual, T* y, const Sheet<T>& sheet, const AffineLine<T>& line, int act,
+                        bool stream) {
   for_rows(sheet, [&](int64_t at, auto group, int64_t length) NW_LAMBDA {
     each_step<T>(length, [&](int64_t i, auto part) NW_LAMBDA {
       const Affine<T> f = line.at(i);
 #pragma GCC unroll 4
       for (int r = 0; r < decltype(group)::value; ++r) {
         const int64_t here = at + r * sheet.stride() + i;
-        apply_step<T, K>(x + here, shifted(residual, here), y + here, part, f, act);
+        apply_step<T, K>(x + here, shifted(residual, here), y + here, part, f, act, stream);
       }
     });
   });
 }
 
-// Σ g and Σ g·(x - mean) of each channel are added to sums.
+// Add columns, the same channels k times side by side, to their channels.
+template <class T>
+inline void add_columns(double* to, const acc<T>* columns, const Sheet<T>& sheet) {
+  for (int64_t j = 0; j < sheet.k; ++j)
+#pragma omp simd
+    for (int64_t c = 0; c < sheet.channels; ++c) to[c] += double(columns[place<T>(j * sheet.channels + c)]);
+}
+
+// Σ g and Σ g·(x - mean) of each channel are added to sum_g and sum_gd.
 template <class T, int K>
-inline void sheet_sums(const Incoming<T> in, const Sheet<T>& sheet, const AffineLine<T>& line, int act, Pair* sums) {
+inline void sheet_sums(const Incoming<T> in, const Sheet<T>& sheet, const AffineLine<T>& line, int act, double* sum_g,
+                       double* sum_gd) {
   using A = acc<T>;
   const int64_t size = padded<T>(sheet.width()), block = kBlockRows * sheet.k;
   Buffer<A> s(size), t(size);
@@ -272,11 +276,8 @@ inline void sheet_sums(const Incoming<T> in, const Sheet<T>& sheet, const Affine
         store_line<T>(t.data(), i, product);
       });
     });
-    for (int64_t j = 0; j < sheet.k; ++j)
-      for (int64_t c = 0; c < sheet.channels; ++c) {
-        sums[c].g += double(s[place<T>(j * sheet.channels + c)]);
-        sums[c].gd += double(t[place<T>(j * sheet.channels + c)]);
-      }
+    add_columns<T>(sum_g, s.data(), sheet);
+    add_columns<T>(sum_gd, t.data(), sheet);
   }
 }
 
@@ -289,7 +290,7 @@ struct ThroughLine {
 // The mask has a byte for each row, and needs k = 1.
 template <class T, int K, bool Measured>
 inline void grad_sheet(const Incoming<T> in, const uint8_t* mask, T* gx, T* gr, const Sheet<T>& sheet,
-                       const AffineLine<T>& line, int act, const ThroughLine<T>& through) {
+                       const AffineLine<T>& line, int act, const ThroughLine<T>& through, bool stream) {
   for_rows(sheet, [&](int64_t at, auto group, int64_t length) NW_LAMBDA {
     each_step<T>(length, [&](int64_t i, auto part) NW_LAMBDA {
       const Affine<T> f = line.at(i);
@@ -299,9 +300,9 @@ inline void grad_sheet(const Incoming<T> in, const uint8_t* mask, T* gx, T* gr, 
       for (int r = 0; r < decltype(group)::value; ++r) {
         const int64_t here = at + r * sheet.stride() + i;
         if (mask && !mask[at / sheet.distance + r])
-          grad_step<T, K, false>(in.at(here), nullptr, gx + here, shifted(gr, here), part, f, act, back);
+          grad_step<T, K, false>(in.at(here), nullptr, gx + here, shifted(gr, here), part, f, act, back, stream);
         else
-          grad_step<T, K, Measured>(in.at(here), nullptr, gx + here, shifted(gr, here), part, f, act, back);
+          grad_step<T, K, Measured>(in.at(here), nullptr, gx + here, shifted(gr, here), part, f, act, back, stream);
       }
     });
   });

@@ -19,9 +19,6 @@ inline int64_t tile_bytes() {
 #endif
   return cache > 0 ? std::clamp<int64_t>(cache, 1 << 18, 1 << 22) / 8 * 7 : 1 << 20;
 }
-constexpr int64_t kLine = 64;  // bytes of a cache line
-// Shorter pieces of rows are read more slowly than the cache gives back: measured with 320 bytes and 1280.
-constexpr int64_t kSliceBytes = 1024;
 
 // What is pooled, and with which parameters it is standardized.
 struct Pool {
@@ -47,7 +44,8 @@ struct Tile {
   int64_t table;   // of its first value in a table [N, C] (or [1, C]) of all channels
 };
 
-// How the tensor is cut: into tiles of `width` channels, of the whole batch or of one sample.
+// How the tensor is cut: into tiles of `width` channels, of the whole batch or of one sample. Where the channels are last
+// all of them make a tile: the rows of some channels, a power of two apart, would share a few sets of the cache.
 struct Cut {
   int64_t width, parts, tiles;
   bool fits;  // the cache
@@ -57,11 +55,7 @@ inline Cut cut_of(const Shape& s, const Pool& pool, int64_t element_size, int64_
   const int64_t bytes = s.S * element_size * tensors * (pool.batch() ? s.N : 1);  // of a channel
   const int64_t unit = pool.channels(s), most = tile_bytes() / std::max<int64_t>(1, bytes);
   int64_t width = s.C;
-  if (s.last) {
-    const int64_t whole = std::lcm(unit, kLine / element_size);
-    if (width > most) width = std::max<int64_t>(1, most / whole) * whole;
-    if (width > s.C || (width < s.C && width * element_size < kSliceBytes)) width = s.C;
-  } else {
+  if (!s.last) {
     // Neighbouring planes share cache lines and pages: several small ones make a tile.
     const int64_t wanted = pool.batch() ? 4096 / std::max<int64_t>(1, s.S * element_size * tensors) : kGrain / 2 / s.S;
     width = std::clamp<int64_t>(std::min(wanted, most) / unit * unit, unit, s.C);
@@ -140,13 +134,20 @@ void measure_planes(const Shape& s, const Pool& pool, const T* x) {
     planes.C = pool.groups;
     planes.S = pool.channels(s) * s.S;
   }
-  const Buffer<Stats> stats = measure(planes, x, nullptr);
-  const int64_t pools = pool.count(s), of_pool = stats.size() / pools;
+  Moments stats = measure(planes, x, nullptr);
+  if (pool.batch()) stats = std::move(stats).folded(1);
+  const int64_t pools = pool.count(s), of_pool = stats.rows * stats.channels / pools;
+  const double count = stats.count[0], inverse = 1 / (count * double(of_pool)), share = 1 / double(of_pool);
   for (int64_t p = 0; p < pools; ++p) {
-    Stats pooled;
-    for (int64_t i = 0; i < of_pool; ++i) pooled.merge(stats[pool.batch() ? i * pools + p : p * of_pool + i]);
-    pool.mean[p] = pooled.mean;
-    pool.var[p] = pooled.var();
+    const double *mean = &stats.mean[p * of_pool], *m2 = &stats.m2[p * of_pool];
+    double sum = 0, inside = 0, between = 0;
+#pragma omp simd reduction(+ : sum, inside)
+    for (int64_t i = 0; i < of_pool; ++i) sum += mean[i], inside += m2[i];
+    sum *= share;
+#pragma omp simd reduction(+ : between)
+    for (int64_t i = 0; i < of_pool; ++i) between += (mean[i] - sum) * (mean[i] - sum);
+    pool.mean[p] = sum;
+    pool.var[p] = Stats{count, sum, inside + count * between}.var(inverse);
   }
 }
 
@@ -204,9 +205,17 @@ struct Prepared {
   }
 };
 
+// A second pass begins where the first one ended: that is still in the cache.
+inline Shape turned(const Tile& tile) {
+  Shape shape = tile.shape;
+  shape.backwards = !tile.pool.known;
+  return shape;
+}
+
 template <class T, int K>
 void standardize(Shape shape, Pool whole, const T* x, const T* residual, T* y, int act) {
   join_batch(shape, whole);
+  shape.stream = may_stream(shape, y, y);
   for_tiles(shape, whole, sizeof(T), 1, [&](const Tile& tile) {
     const T* values = x + tile.offset;
     if (!tile.pool.known) {
@@ -217,30 +226,19 @@ void standardize(Shape shape, Pool whole, const T* x, const T* residual, T* y, i
     }
     const Spread spread(tile.shape, tile.pool);
     const Prepared<T> prepared(tile.shape, tile.pool, spread);
-    apply<T, K>(tile.shape, values, shifted(residual, tile.offset), y + tile.offset, prepared.coefficients, act);
+    apply<T, K>(turned(tile), values, shifted(residual, tile.offset), y + tile.offset, prepared.coefficients, act);
   });
-}
-
-// The sums of every channel over the samples, in their order.
-inline Buffer<Pair> over_batch(const Shape& s, const Buffer<Pair>& planes) {
-  Buffer<Pair> sums(s.C);
-  for (int64_t n = 0; n < s.N; ++n)
-    for (int64_t c = 0; c < s.C; ++c) sums[c].merge(planes[n * s.C + c]);
-  return sums;
 }
 
 // Σ g and Σ g·(x - mean) for every channel, [rows, C].
 template <class T, int K>
-Buffer<Pair> reduce_channels(const Tile& tile, const Incoming<T>& in, const Coefficients<T>& table, int act) {
+Sums reduce_channels(const Tile& tile, const Incoming<T>& in, const Coefficients<T>& table, int act) {
   const Shape& s = tile.shape;
-  if (!tile.pool.batch()) return reduce<T, K>(s, in, table, act);
-  Buffer<Pair> sums(s.C);
-  if (s.tile) {
-    for (int64_t c = 0; c < s.C; ++c)
-      sums[c] = sums_of<T, K>(in.at(c * s.S), Runs{s.S, s.N, s.stride}, table.plane(0, c), act);
-    return sums;
-  }
-  return over_batch(s, reduce<T, K>(s, in, table, act));
+  if (!tile.pool.batch() || !s.tile) return reduce<T, K>(s, in, table, act).folded(tile.pool.rows(s));
+  Sums sums(1, s.C);
+  for (int64_t c = 0; c < s.C; ++c)
+    put(sums, {0, 0, c}, sums_of<T, K>(in.at(c * s.S), Runs{s.S, s.N, s.stride}, table.plane(0, c), act));
+  return sums;
 }
 
 // From the sums of every channel: what it gives to weight and bias (two arrays [rows, C]), and what flows back through
@@ -250,14 +248,16 @@ struct Returned {
   Buffer<acc<T>> values;
   Backflow<T> back{};
 
-  Returned(const Shape& s, const Pool& pool, const Spread& spread, const Buffer<Pair>& sums, double* to_weight,
+  Returned(const Shape& s, const Pool& pool, const Spread& spread, const Sums& sums, double* to_weight,
            double* to_bias) {
     using A = acc<T>;
     const int64_t rows = pool.rows(s), size = rows * s.C, width = pool.channels(s);
+    const double *sum_g = sums.row(0), *sum_gd = sums.row(1);
+#pragma omp simd
     for (int64_t i = 0; i < size; ++i) {
       const double left = spread.mean[i] - double(A(spread.mean[i]));
-      to_weight[i] = spread.root[i] * (sums[i].gd - left * sums[i].g);
-      to_bias[i] = sums[i].g;
+      to_weight[i] = spread.root[i] * (sum_gd[i] - left * sum_g[i]);
+      to_bias[i] = sum_g[i];
     }
     if (pool.known) return;
     const double share = double(pool.count(s)) / double(s.numel());
@@ -286,17 +286,18 @@ void differentiate_standardized(Shape shape, Pool whole, const Incoming<T>& inco
   join_batch(shape, whole);
   const int64_t rows = whole.rows(shape);
   Buffer<double> to_weight(rows * shape.C), to_bias(rows * shape.C);
+  shape.stream = gx && may_stream(shape, gx, gr);
   for_tiles(shape, whole, sizeof(T), 2, [&](const Tile& tile) {
     const Spread spread(tile.shape, tile.pool);
     const Prepared<T> prepared(tile.shape, tile.pool, spread);
     const Incoming<T> in = incoming.at(tile.offset);
     const bool at_once = gx && tile.pool.known;
-    const Buffer<Pair> sums = at_once ? over_batch(tile.shape, reduce_and_differentiate<T, K>(tile.shape, in, gx, gr,
-                                                                                               prepared.coefficients, act))
-                                      : reduce_channels<T, K>(tile, in, prepared.coefficients, act);
+    const Sums sums =
+        at_once ? reduce_and_differentiate<T, K>(tile.shape, in, gx, gr, prepared.coefficients, act).folded(rows)
+                : reduce_channels<T, K>(tile, in, prepared.coefficients, act);
     const Returned<T> returned(tile.shape, tile.pool, spread, sums, &to_weight[tile.table], &to_bias[tile.table]);
     if (gx && !at_once)
-      differentiate<T, K>(tile.shape, in, nullptr, gx + tile.offset, shifted(gr, tile.offset), prepared.coefficients, act,
+      differentiate<T, K>(turned(tile), in, nullptr, gx + tile.offset, shifted(gr, tile.offset), prepared.coefficients, act,
                           returned.back);
   });
   if (gw) sum_rows(to_weight, rows, shape.C, gw);

@@ -167,7 +167,7 @@ inline Stats stats_of(const T* x, const uint8_t* mask, int64_t n) {
 }
 
 template <class T, int K, class P>
-NW_INLINE void apply_step(const T* x, const T* residual, T* y, P part, const Affine<T>& f, int act) {
+NW_INLINE void apply_step(const T* x, const T* residual, T* y, P part, const Affine<T>& f, int act, bool stream) {
   const Values<T> v = load(x, part), r = residual ? load(residual, part) : Values<T>{};
   Values<T> out;
   each_way<T>([&](int w) NW_LAMBDA {
@@ -175,13 +175,13 @@ NW_INLINE void apply_step(const T* x, const T* residual, T* y, P part, const Aff
     if (residual) z += r.at[w];
     out.at[w] = value_of<K>(act, z);
   });
-  store(y, out, part);
+  store(y, out, part, stream);
 }
 
 template <class T, int K>
-NW_INLINE void apply_run(const T* x, const T* residual, T* y, int64_t n, const Affine<T> f, int act) {
+NW_INLINE void apply_run(const T* x, const T* residual, T* y, int64_t n, const Affine<T> f, int act, bool stream) {
   each_step<T>(n, [&](int64_t i, auto part) NW_LAMBDA {
-    apply_step<T, K>(x + i, shifted(residual, i), y + i, part, f, act);
+    apply_step<T, K>(x + i, shifted(residual, i), y + i, part, f, act, stream);
   });
 }
 
@@ -210,7 +210,6 @@ NW_INLINE void gradient_step(const Incoming<T>& in, P part, const Affine<T>& aff
 
 struct Pair {
   double g = 0, gd = 0;
-  void merge(const Pair& other) { g += other.g, gd += other.gd; }
 };
 
 // Σ g and Σ g·(x - mean).
@@ -244,7 +243,7 @@ struct Through {
 // The gradients of x and, where gr is not null, of the residual; without `Measured` the statistics were given.
 template <class T, int K, bool Measured, class P>
 NW_INLINE void grad_step(const Incoming<T>& in, const uint8_t* mask, T* gx, T* gr, P part, const Affine<T>& f, int act,
-                         const Through<T>& through) {
+                         const Through<T>& through, bool stream) {
   using A = acc<T>;
   Values<T> to_x, to_residual;
   gradient_step<T, K>(in, part, f, act, [&](int w, vec<A> g, vec<A> d) NW_LAMBDA {
@@ -255,15 +254,15 @@ NW_INLINE void grad_step(const Incoming<T>& in, const uint8_t* mask, T* gx, T* g
     }
     to_residual.at[w] = g;
   });
-  store(gx, to_x, part);
-  if (gr) store(gr, to_residual, part);
+  store(gx, to_x, part, stream);
+  if (gr) store(gr, to_residual, part, stream);
 }
 
 template <class T, int K, bool Measured>
 NW_INLINE void grad_run(const Incoming<T> in, const uint8_t* mask, T* gx, T* gr, int64_t n, const Affine<T> f, int act,
-                     const Through<T> through) {
+                        const Through<T> through, bool stream) {
   each_step<T>(n, [&](int64_t i, auto part) NW_LAMBDA {
-    grad_step<T, K, Measured>(in.at(i), shifted(mask, i), gx + i, shifted(gr, i), part, f, act, through);
+    grad_step<T, K, Measured>(in.at(i), shifted(mask, i), gx + i, shifted(gr, i), part, f, act, through, stream);
   });
 }
 
