@@ -100,6 +100,8 @@ NW_INLINE void in_groups(int64_t rows, F f) {
 
 // Rows whose sums in fp32 are exact enough.
 constexpr int64_t kBlockRows = 128;
+// How many values ahead a pass that takes several rows at a time has the next ones fetched: the processor guesses less.
+constexpr int64_t kAhead = 8192;
 // The first rows are read twice, for their mean and around it: so few that they are still in the first cache.
 template <class T>
 inline int64_t first_rows(int64_t width) {
@@ -216,24 +218,21 @@ inline void sheet_stats(MomentsRow stats, const T* x, const Sheet<T>& sheet, con
   for (int64_t i = 0; i < wide.size(); i += sheet.channels) stats.merge(1, &wide[i], nullptr);
 }
 
-// f(offset, R, length) over the long rows, R = 4 of them at a time, the rest one by one, the last perhaps shorter.
-template <class T, class F>
+// f(offset, R, length) over the long rows, R of them at a time, the rest one by one, the last perhaps shorter.
+template <class T, int R, class F>
 NW_INLINE void for_rows(const Sheet<T>& sheet, F f) {
-  in_groups<4>(sheet.whole(), [&](int64_t r, auto group) NW_LAMBDA { f(r * sheet.stride(), group, sheet.width()); });
+  in_groups<R>(sheet.whole(), [&](int64_t r, auto group) NW_LAMBDA { f(r * sheet.stride(), group, sheet.width()); });
   if (sheet.left()) f(sheet.whole() * sheet.stride(), std::integral_constant<int, 1>{}, sheet.left());
 }
 
+// Row by row, in the order of the memory: that is up to a fifth faster than four rows that share what is loaded of the
+// line.
 template <class T, int K>
 inline void apply_sheet(const T* x, const T* residual, T* y, const Sheet<T>& sheet, const AffineLine<T>& line, int act,
                         bool stream) {
-  for_rows(sheet, [&](int64_t at, auto group, int64_t length) NW_LAMBDA {
+  for_rows<T, 1>(sheet, [&](int64_t at, auto, int64_t length) NW_LAMBDA {
     each_step<T>(length, [&](int64_t i, auto part) NW_LAMBDA {
-      const Affine<T> f = line.at(i);
-#pragma GCC unroll 4
-      for (int r = 0; r < decltype(group)::value; ++r) {
-        const int64_t here = at + r * sheet.stride() + i;
-        apply_step<T, K>(x + here, shifted(residual, here), y + here, part, f, act, stream);
-      }
+      apply_step<T, K>(x + at + i, shifted(residual, at + i), y + at + i, part, line.at(i), act, stream);
     });
   });
 }
@@ -257,13 +256,13 @@ inline void sheet_sums(const Incoming<T> in, const Sheet<T>& sheet, const Affine
     const int64_t first = start * sheet.distance;
     std::fill_n(s.data(), size, A(0));
     std::fill_n(t.data(), size, A(0));
-    for_rows(sheet.part(start, block), [&](int64_t at, auto group, int64_t length) NW_LAMBDA {
+    for_rows<T, 4>(sheet.part(start, block), [&](int64_t at, auto group, int64_t length) NW_LAMBDA {
       each_step<T>(length, [&](int64_t i, auto part) NW_LAMBDA {
         const Affine<T> f = line.at(i);
         Values<T> sum = load_line<T>(s.data(), i), product = load_line<T>(t.data(), i);
 #pragma GCC unroll 4
         for (int r = 0; r < decltype(group)::value; ++r) {
-          const Incoming<T> here = in.at(first + at + r * sheet.stride() + i), later = here.at(8 * sheet.stride());
+          const Incoming<T> here = in.at(first + at + r * sheet.stride() + i), later = here.at(kAhead);
           __builtin_prefetch(later.x, 0, 2);
           __builtin_prefetch(later.gy, 0, 2);
           gradient_step<T, K>(here, part, f, act,
@@ -291,19 +290,15 @@ struct ThroughLine {
 template <class T, int K, bool Measured>
 inline void grad_sheet(const Incoming<T> in, const uint8_t* mask, T* gx, T* gr, const Sheet<T>& sheet,
                        const AffineLine<T>& line, int act, const ThroughLine<T>& through, bool stream) {
-  for_rows(sheet, [&](int64_t at, auto group, int64_t length) NW_LAMBDA {
+  for_rows<T, 1>(sheet, [&](int64_t at, auto, int64_t length) NW_LAMBDA {
+    const bool kept = Measured && (!mask || mask[at / sheet.distance]);
     each_step<T>(length, [&](int64_t i, auto part) NW_LAMBDA {
-      const Affine<T> f = line.at(i);
-      Through<T> back{};
-      if constexpr (Measured) back = through.at(i);
-#pragma GCC unroll 4
-      for (int r = 0; r < decltype(group)::value; ++r) {
-        const int64_t here = at + r * sheet.stride() + i;
-        if (mask && !mask[at / sheet.distance + r])
-          grad_step<T, K, false>(in.at(here), nullptr, gx + here, shifted(gr, here), part, f, act, back, stream);
-        else
-          grad_step<T, K, Measured>(in.at(here), nullptr, gx + here, shifted(gr, here), part, f, act, back, stream);
-      }
+      const Incoming<T> here = in.at(at + i);
+      T *to_x = gx + at + i, *to_residual = shifted(gr, at + i);
+      if (kept)
+        grad_step<T, K, true>(here, nullptr, to_x, to_residual, part, line.at(i), act, through.at(i), stream);
+      else
+        grad_step<T, K, false>(here, nullptr, to_x, to_residual, part, line.at(i), act, {}, stream);
     });
   });
 }

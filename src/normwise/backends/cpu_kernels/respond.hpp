@@ -39,7 +39,7 @@ void respond(const Shape& shape, const T* x, const T* residual, T* y, const Tabl
       [&](const Piece& piece) {
         const Sheet<T> sheet = sheet_of<T>(shape, piece);
         const SetLine<T, R> line = tables.line(piece.n, sheet);
-        for_rows(sheet, [&](int64_t at, auto group, int64_t length) NW_LAMBDA {
+        for_rows<T, 4>(sheet, [&](int64_t at, auto group, int64_t length) NW_LAMBDA {
           each_step<T>(length, [&](int64_t i, auto part) NW_LAMBDA {
             const Set<T, R> set = line.at(i);
 #pragma GCC unroll 4
@@ -94,7 +94,7 @@ inline void response_sheet_sums(const Incoming<T> in, const Sheet<T>& sheet, con
   Buffer<acc<T>> sums(R::kTables * size);
   for (int64_t start = 0; start < sheet.rows; start += block) {
     std::fill_n(sums.data(), sums.size(), acc<T>(0));
-    for_rows(sheet.part(start, block), [&](int64_t at, auto group, int64_t length) NW_LAMBDA {
+    for_rows<T, 4>(sheet.part(start, block), [&](int64_t at, auto group, int64_t length) NW_LAMBDA {
       const Incoming<T> rows = in.at(start * sheet.distance + at);
       each_step<T>(length, [&](int64_t i, auto part) NW_LAMBDA {
         const Set<T, R> set = line.at(i);
@@ -102,7 +102,7 @@ inline void response_sheet_sums(const Incoming<T> in, const Sheet<T>& sheet, con
         for (int k = 0; k < R::kTables; ++k) sum[k] = load_line<T>(&sums[k * size], i);
 #pragma GCC unroll 4
         for (int r = 0; r < decltype(group)::value; ++r) {
-          const Incoming<T> here = rows.at(r * sheet.stride() + i), later = here.at(8 * sheet.stride());
+          const Incoming<T> here = rows.at(r * sheet.stride() + i), later = here.at(kAhead);
           __builtin_prefetch(later.x, 0, 2);
           __builtin_prefetch(later.gy, 0, 2);
           slopes_step<T, R>(here, part, set, [&](int w, const V* to, V, V) NW_LAMBDA {
@@ -152,7 +152,7 @@ NW_INLINE void response_grad_step(const Incoming<T>& in, const uint8_t* mask, T*
 template <class T, class R>
 void response_grad_sheet(const Incoming<T> in, const uint8_t* mask, T* gx, T* gr, const Sheet<T>& sheet,
                          const SetLine<T, R>& line, const Line<T>& mean, const ThroughLine<T>& through) {
-  for_rows(sheet, [&](int64_t at, auto group, int64_t length) NW_LAMBDA {
+  for_rows<T, 4>(sheet, [&](int64_t at, auto group, int64_t length) NW_LAMBDA {
     each_step<T>(length, [&](int64_t i, auto part) NW_LAMBDA {
       const Set<T, R> set = line.at(i);
       const Values<T> m = mean.at(i);
