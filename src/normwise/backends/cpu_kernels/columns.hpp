@@ -55,7 +55,7 @@ template <class A>
 struct Table {
   const A* data;
   int64_t of_sample, of_channel;
-  A at(int64_t n, int64_t c) const { return data ? canonical(data[n * of_sample + c * of_channel]) : A(0); }
+  A at(int64_t n, int64_t c) const { return data ? data[n * of_sample + c * of_channel] : A(0); }
 };
 
 // One row of a table in the order of the steps, repeated for as many rows of the sheet as are treated at once.
@@ -77,10 +77,10 @@ struct Line {
       for (int64_t i = 0; i < whole; i += step<T>)
 #pragma omp simd
         for (int l = 0; l < L; ++l)
-          for (int w = 0; w < ways<T>; ++w) out[i + w * L + l] = canonical(row[i + value_at<T>(l, w)]);
+          for (int w = 0; w < ways<T>; ++w) out[i + w * L + l] = canonical<T>(row[i + value_at<T>(l, w)]);
     }
     for (int64_t j = 0; j < k; ++j)
-      for (int64_t c = whole; c < channels; ++c) out[place<T>(j * channels + c)] = table.at(n, c);
+      for (int64_t c = whole; c < channels; ++c) out[place<T>(j * channels + c)] = canonical<T>(table.at(n, c));
   }
   Values<T> at(int64_t i) const { return load_line<T>(values.data(), i); }
 };

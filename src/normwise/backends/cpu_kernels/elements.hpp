@@ -20,9 +20,10 @@ NW_INLINE Words round_up(vec<float> v) {
 NW_INLINE Words narrow(const Values<bf16>& v) {
   return (round_up(v.at[1]) & 0xffff0000u) | (round_up(v.at[0]) >> 16);
 }
-template <class A>
-NW_INLINE A canonical(A value) {
-  return value == value ? value : std::numeric_limits<A>::quiet_NaN();
+template <class T>
+NW_INLINE acc<T> canonical(acc<T> value) {
+  if constexpr (!std::is_same_v<T, bf16>) return value;
+  return value == value ? value : std::numeric_limits<acc<T>>::quiet_NaN();
 }
 
 #if defined(__AVX512F__)

@@ -264,11 +264,13 @@ struct Returned {
     values = Buffer<A>(2 * size);
     A *slope = values.data(), *offset = slope + size;
     for (int64_t p = 0; p < size / width; ++p) {
+      const double *weight = pool.weight + p * width % s.C, *bias_terms = to_bias + p * width;
+      const double* weight_terms = to_weight + p * width;
       double to_mean = 0, to_scale = 0;
-      for (int64_t i = p * width; i < (p + 1) * width; ++i) {
-        const double weight = pool.weight[i % s.C];
-        to_mean += weight * to_bias[i];
-        to_scale += weight * to_weight[i];
+#pragma omp simd reduction(+ : to_mean, to_scale)
+      for (int64_t i = 0; i < width; ++i) {
+        to_mean += weight[i] * bias_terms[i];
+        to_scale += weight[i] * weight_terms[i];
       }
       const double mean = pool.mean[p], root = spread.roots[p], along = -root * root * to_scale * share;
       const double across = -root * to_mean * share - along * (mean - double(A(mean)));

@@ -45,7 +45,8 @@ struct Runs {
 // f(offset, chunk) over parts of the runs that have at most kChunk values: a piece of one run, or several short runs.
 template <class F>
 NW_INLINE void for_chunks(const Runs& runs, F f) {
-  const int64_t together = std::max<int64_t>(1, kChunk / std::max<int64_t>(1, runs.length));
+  // One run needs no division, which takes as long as the sums of a plane of 7 x 7.
+  const int64_t together = runs.number == 1 ? 1 : std::max<int64_t>(1, kChunk / std::max<int64_t>(1, runs.length));
   for (int64_t r = 0; r < runs.number; r += together)
     for (int64_t i = 0; i < runs.length; i += kChunk)
       f(r * runs.distance + i,
@@ -166,6 +167,13 @@ inline Stats stats_of(const T* x, const uint8_t* mask, int64_t n) {
   return stats;
 }
 
+// f(true_type) where the loop in f has nothing to do but the least, f(false_type) otherwise: compiled twice, so that the
+// common one asks nothing for each step.
+template <class F>
+NW_INLINE void lean_or_not(bool lean, F f) {
+  lean ? f(std::true_type{}) : f(std::false_type{});
+}
+
 template <class T, int K, class P>
 NW_INLINE void apply_step(const T* x, const T* residual, T* y, P part, const Affine<T>& f, int act, bool stream) {
   const Values<T> v = load(x, part), r = residual ? load(residual, part) : Values<T>{};
@@ -180,8 +188,10 @@ NW_INLINE void apply_step(const T* x, const T* residual, T* y, P part, const Aff
 
 template <class T, int K>
 NW_INLINE void apply_run(const T* x, const T* residual, T* y, int64_t n, const Affine<T> f, int act, bool stream) {
-  each_step<T>(n, [&](int64_t i, auto part) NW_LAMBDA {
-    apply_step<T, K>(x + i, shifted(residual, i), y + i, part, f, act, stream);
+  lean_or_not(!residual && !stream, [&](auto lean) NW_LAMBDA {
+    each_step<T>(n, [&](int64_t i, auto part) NW_LAMBDA {
+      apply_step<T, K>(x + i, lean ? nullptr : shifted(residual, i), y + i, part, f, act, !lean && stream);
+    });
   });
 }
 
@@ -234,6 +244,33 @@ NW_INLINE Pair sums_of(const Incoming<T> in, const Runs& runs, const Affine<T> f
   return sums;
 }
 
+// Of up to as many neighbouring planes as a vector has lanes, whose totals are taken together: that of one vector costs as
+// much as a plane of 7 x 7. affine(p) has the coefficients of plane p.
+template <class T, int K, class F>
+NW_INLINE void sums_of_planes(const Incoming<T> in, int64_t size, int64_t planes, F affine, int act, double* sum_g,
+                              double* sum_gd) {
+  using A = acc<T>;
+  vec<A> s[lanes<A>]{}, t[lanes<A>]{};
+  for (int64_t p = 0; p < planes; ++p) {
+    const Affine<T> f = affine(p);
+    const Incoming<T> here = in.at(p * size);
+    vec<A> plain{}, product{};
+    each_step<T>(size, [&](int64_t i, auto part) NW_LAMBDA {
+      gradient_step<T, K>(here.at(i), part, f, act, [&](int w, vec<A> g, vec<A> d) NW_LAMBDA {
+        plain += keep<T>(g, w, part);
+        product += keep<T>(g * d, w, part);
+      });
+    });
+    s[p] = plain;
+    t[p] = product;
+  }
+  const vec<A> of_g = totals_of(s), of_gd = totals_of(t);
+  for (int64_t p = 0; p < planes; ++p) {
+    sum_g[p] = double(of_g[p]);
+    sum_gd[p] = double(of_gd[p]);
+  }
+}
+
 // What flows back through the statistics to each value: slope·(x - mean) + offset.
 template <class T>
 struct Through {
@@ -261,8 +298,11 @@ NW_INLINE void grad_step(const Incoming<T>& in, const uint8_t* mask, T* gx, T* g
 template <class T, int K, bool Measured>
 NW_INLINE void grad_run(const Incoming<T> in, const uint8_t* mask, T* gx, T* gr, int64_t n, const Affine<T> f, int act,
                         const Through<T> through, bool stream) {
-  each_step<T>(n, [&](int64_t i, auto part) NW_LAMBDA {
-    grad_step<T, K, Measured>(in.at(i), shifted(mask, i), gx + i, shifted(gr, i), part, f, act, through, stream);
+  lean_or_not(!mask && !gr && !stream, [&](auto lean) NW_LAMBDA {
+    each_step<T>(n, [&](int64_t i, auto part) NW_LAMBDA {
+      grad_step<T, K, Measured>(in.at(i), lean ? nullptr : shifted(mask, i), gx + i, lean ? nullptr : shifted(gr, i), part, f,
+                                act, through, !lean && stream);
+    });
   });
 }
 

@@ -109,7 +109,7 @@ NW_INLINE void for_pieces(const Shape& shape, Plane of_plane, Rows of_rows) {
 template <class T>
 NW_INLINE Values<T> everywhere(acc<T> value) {
   Values<T> v;
-  for (auto& lanes : v.at) lanes = splat(value);
+  for (auto& lanes : v.at) lanes = splat(canonical<T>(value));
   return v;
 }
 template <class T>
@@ -175,9 +175,38 @@ inline void put(Sums& sums, const Piece& piece, const Pair& pair) {
   sums.row(1, piece.row)[piece.c] = pair.gd;
 }
 
+// Whether planes are so short that several are treated together.
+template <class T>
+bool short_planes(const Shape& s) {
+  return !s.last && s.S <= 4 * step<T>;
+}
+
+// f(n, c, planes) over all planes, at most a vector's lanes of one sample at a time.
+template <class T, class F>
+NW_INLINE void for_short_planes(const Shape& shape, F f) {
+  constexpr int L = lanes<acc<T>>;
+  const int64_t width = std::max<int64_t>(1, kGrain / 2 / shape.S / L) * L, parts = (shape.C + width - 1) / width;
+  parallel(shape.numel() < kSerial ? 1 : shape.threads, shape.N * parts, [&](int64_t task) {
+    const int64_t n = task / parts, first = task % parts * width, end = std::min(shape.C, first + width);
+    for (int64_t c = first; c < end; c += L) f(n, c, std::min<int64_t>(L, end - c));
+  });
+}
+
+template <class T, int K>
+Sums reduce_short(const Shape& shape, const Incoming<T>& in, const Coefficients<T>& table, int act) {
+  Sums sums(shape.N, shape.C);
+  for_short_planes<T>(shape, [&](int64_t n, int64_t c, int64_t planes) NW_LAMBDA {
+    sums_of_planes<T, K>(in.at(n * shape.stride + c * shape.S), shape.S, planes,
+                         [&](int64_t p) NW_LAMBDA { return table.plane(n, c + p); }, act, sums.row(0, n) + c,
+                         sums.row(1, n) + c);
+  });
+  return sums;
+}
+
 // Of every plane, [N, C].
 template <class T, int K>
 Sums reduce(const Shape& shape, const Incoming<T>& in, const Coefficients<T>& table, int act) {
+  if (short_planes<T>(shape)) return reduce_short<T, K>(shape, in, table, act);
   Sums partial(shape.N * shape.pieces(), shape.C);
   for_pieces(
       shape,
