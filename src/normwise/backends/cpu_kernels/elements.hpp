@@ -93,7 +93,7 @@ NW_INLINE auto* raw(T* p) {
     return p;
 }
 // The line some way ahead is fetched for writing: the processor looks ahead for what is read, hardly for what is written,
-// and a store to a line that is not there waits for it (up to a third of the time from 1 MB on).
+// and a store to a line that is not there waits for it (a tenth to a fifth of the time from 2 MB on).
 constexpr int kAheadOfStores = 4096;  // bytes
 template <class T, class P>
 NW_INLINE void store(T* p, const Values<T>& v, P part) {
