@@ -83,14 +83,7 @@ NW_PUBLIC(nw_version)() { return NW_VERSION; }
 NW_PUBLIC(nw_moments)(int last, int64_t N, int64_t C, int64_t S, int threads, const T* x, const uint8_t* mask,
                       double* mean, double* var, double* count) {
   return guarded([&] {
-    const nw::Moments moments = nw::measure<T>({N, C, S, last != 0, threads}, x, mask);
-    for (int64_t n = 0; n < N; ++n)
-      for (int64_t c = 0; c < C; ++c) {
-        const nw::Stats stats{moments.count[n], moments.mean[n * C + c], moments.m2[n * C + c]};
-        mean[n * C + c] = stats.mean;
-        var[n * C + c] = stats.var();
-      }
-    if (count) std::copy_n(moments.count.data(), N, count);
+    nw::put(nw::measure<T>({N, C, S, last != 0, threads}, x, mask), mean, var, count);
   });
 }
 

@@ -50,6 +50,16 @@ Moments measure(const Shape& shape, const T* x, const uint8_t* mask) {
   return std::move(partial).folded(shape.N);
 }
 
+// As mean and variance, [rows, C], and count, [rows] or null.
+inline void put(const Moments& moments, double* mean, double* var, double* count) {
+  for (int64_t r = 0, i = 0; r < moments.rows; ++r)
+    for (int64_t c = 0; c < moments.channels; ++c, ++i) {
+      mean[i] = moments.mean[i];
+      var[i] = Stats{moments.count[r], mean[i], moments.m2[i]}.var();
+    }
+  if (count) std::copy_n(moments.count.data(), moments.rows, count);
+}
+
 template <class T, int K>
 void apply(const Shape& shape, const T* x, const T* residual, T* y, const Coefficients<T>& table, int act) {
   for_pieces(
