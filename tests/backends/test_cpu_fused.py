@@ -147,6 +147,23 @@ def test_large_tensors_in_tiles_and_in_passes(shape, groups, layout, count):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("groups", "residual"), [(4, False), ("known", True)])
+@pytest.mark.parametrize("shape", [(4, 32, 184, 184), (4, 36, 173, 175)])
+def test_results_that_go_past_the_caches(shape, groups, residual, layout):
+    """Above 16 MB, where every row of the result is aligned to vectors; of the second shape none is."""
+
+    def big(seed):
+        return seeded(*shape, seed=seed, dtype=torch.float32).to(memory_format=layout)
+
+    channels = shape[1]
+    known = Moments(seeded(1, channels, seed=7), seeded(1, channels, seed=8).square() + 0.1, 1)
+    leaves = {"x": big(0), "weight": seeded(channels, seed=1).float(), "bias": None}
+    leaves["residual"] = big(2) if residual else None
+    case = {"leaves": leaves, "grad_y": big(3), "activation": None}
+    compare(case | {"groups": 0, "known": known} if groups == "known" else case | {"groups": groups, "known": None})
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("groups", [0, 1, 4, 16])
 def test_the_same_bits_for_the_same_threads(layout, groups):
     x, grad_y = (seeded(5, 16, 50, 51, seed=s, dtype=torch.float32).to(memory_format=layout) for s in (0, 1))

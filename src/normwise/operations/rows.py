@@ -21,8 +21,8 @@ from .epilogue import finish
 from .transforms import is_recorded, plain_operations_wanted, without_autocast
 
 #: Below these numbers of values torch's operators are faster, as in `standardize.NATIVE_BELOW`: in fp32 (fp64), and in
-#: bf16 and fp16, which they convert value by value. LayerNorm in fp32 is what they do as well as it can be done.
-NATIVE_BELOW = {"layer": (1 << 22, 1 << 17), "rms": (1 << 15, 1 << 14)}
+#: bf16 and fp16, which they convert value by value.
+NATIVE_BELOW = {"layer": (1 << 20, 1 << 17), "rms": (1 << 15, 1 << 14)}
 #: The same where no backward will come.
 NATIVE_BELOW_UNRECORDED = {"layer": (1 << 16, 1 << 14), "rms": (0, 0)}
 

@@ -22,14 +22,14 @@ from .transforms import is_recorded, plain_operations_wanted, under_function_tra
 #: Below these numbers of values torch's operators are faster, forward and backward in fp32 on one thread: the time of
 #: the host decides, and they have less of it (`normwise bench` measures it). The second number holds where a residual
 #: or an activation follows, for which an operator needs a pass more. Instance normalization and channels_last are what
-#: they are slow at; in channels_last over the batch they are as fast as the memory for much longer.
+#: they are slow at. The kernels alone are the faster ones from much smaller tensors on.
 NATIVE_BELOW = {
     "batch": (1 << 17, 1 << 16),
-    "batch, channels last": (3 << 20, 1 << 17),
-    "group": (3 << 19, 3 << 15),
+    "batch, channels last": (1 << 20, 1 << 17),
+    "group": (1 << 20, 3 << 15),
     "group, channels last": (1 << 14, 1 << 14),  # the operator cancels there, so that it gets a contiguous copy
     "instance": (1 << 12, 1 << 12),
-    "known": (1 << 21, 1 << 17),
+    "known": (1 << 20, 1 << 17),
 }
 #: The same where no backward will come: a kernel then costs no more of the host's time than an operator, and with a
 #: residual or an activation less.

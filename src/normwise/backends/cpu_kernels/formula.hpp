@@ -25,19 +25,20 @@ template <class T, int K>
 struct AffineStep {
   int act;
 
-  void apply(const Shape& shape, const T* x, const T* residual, T* y, const Made<T>& made) const {
+  void apply(Shape shape, const T* x, const T* residual, T* y, const Made<T>& made) const {
+    shape.stream = may_stream(shape, y, y);
     nw::apply<T, K>(shape, x, residual, y, {made[0], made[1], made[2]}, act);
   }
   // The gradients of the tables, [2, N, C].
   void reduce(const Shape& shape, const Incoming<T>& in, const Made<T>& made, acc<T>* sums) const {
-    const Buffer<Pair> found = nw::reduce<T, K>(shape, in, {made[0], made[1], made[2]}, act);
-    for (int64_t i = 0; i < found.size(); ++i) {
-      sums[i] = acc<T>(found[i].gd);
-      sums[found.size() + i] = acc<T>(found[i].g);
-    }
+    const Sums found = nw::reduce<T, K>(shape, in, {made[0], made[1], made[2]}, act);
+    const int64_t size = shape.N * shape.C;
+    std::copy_n(found.row(1), size, sums);
+    std::copy_n(found.row(0), size, sums + size);
   }
-  void differentiate(const Shape& shape, const Incoming<T>& in, const uint8_t* mask, T* gx, T* gr, const Made<T>& made,
+  void differentiate(Shape shape, const Incoming<T>& in, const uint8_t* mask, T* gx, T* gr, const Made<T>& made,
                      const Backflow<T>& back) const {
+    shape.stream = may_stream(shape, gx, gr);
     nw::differentiate<T, K>(shape, in, mask, gx, gr, {made[0], made[1], made[2]}, act, back);
   }
 };
@@ -53,9 +54,8 @@ struct ResponseStep {
     respond<T, R>(shape, x, residual, y, tables(made));
   }
   void reduce(const Shape& shape, const Incoming<T>& in, const Made<T>& made, acc<T>* sums) const {
-    const auto found = reduce_response<T, R>(shape, in, tables(made));
-    for (int k = 0; k < R::kTables; ++k)
-      for (int64_t i = 0; i < found.size(); ++i) sums[k * found.size() + i] = acc<T>(found[i].of[k]);
+    const ResponseSums<R> found = reduce_response<T, R>(shape, in, tables(made));
+    std::copy_n(found.values.data(), found.values.size(), sums);
   }
   void differentiate(const Shape& shape, const Incoming<T>& in, const uint8_t* mask, T* gx, T* gr, const Made<T>& made,
                      const Backflow<T>& back) const {
@@ -74,13 +74,8 @@ template <class T, class Step>
 void normalize(const Shape& shape, const Formula& formula, const Step& step, const Ends& ends, bool measured, const T* x,
                const T* residual, const uint8_t* mask, T* y, acc<T>* tables) {
   if (measured) {
-    const Buffer<Stats> stats = measure<T>(shape, x, mask);
-    auto of = [&](int i) { return static_cast<double*>(ends.entering[i]); };
-    for (int64_t i = 0; i < stats.size(); ++i) {
-      of(0)[i] = stats[i].mean;
-      of(1)[i] = stats[i].var();
-      if (mask && i % shape.C == 0) of(2)[i / shape.C] = stats[i].count;
-    }
+    const auto of = [&](int i) { return static_cast<double*>(ends.entering[i]); };
+    put(measure<T>(shape, x, mask), of(0), of(1), mask ? of(2) : nullptr);
   }
   const Made<T> made{tables, shape.N, shape.C};
   std::vector<void*> leaving;

@@ -1,114 +1,9 @@
-// Standardization in one call: tile by tile, so that what is read for the statistics is still in the cache when it
-// is normalized.
+// Standardization in one call, forward and backward.
 #pragma once
 
-#if defined(__unix__)
-#include <unistd.h>
-#endif
-
-#include "tables.hpp"
+#include "tiles.hpp"
 
 namespace nw {
-
-// Bytes of the big tensors that a tile may touch and still find again in a core's second cache.
-inline int64_t tile_bytes() {
-#if defined(_SC_LEVEL2_CACHE_SIZE)
-  static const int64_t cache = sysconf(_SC_LEVEL2_CACHE_SIZE);
-#else
-  static const int64_t cache = 0;
-#endif
-  return cache > 0 ? std::clamp<int64_t>(cache, 1 << 18, 1 << 22) / 8 * 7 : 1 << 20;
-}
-constexpr int64_t kLine = 64;  // bytes of a cache line
-// Shorter pieces of rows are read more slowly than the cache gives back: measured with 320 bytes and 1280.
-constexpr int64_t kSliceBytes = 1024;
-
-// What is pooled, and with which parameters it is standardized.
-struct Pool {
-  int64_t groups;  // of channels in each sample; 0: each channel over the batch
-  bool known;      // mean and var are given
-  double eps;
-  const double* weight;  // [C]
-  const double* bias;
-  double* mean;  // [C] over the batch, [N, groups] otherwise
-  double* var;
-
-  bool batch() const { return groups == 0; }
-  int64_t rows(const Shape& s) const { return batch() ? 1 : s.N; }  // of a table of the channels' coefficients
-  int64_t count(const Shape& s) const { return batch() ? s.C : s.N * groups; }
-  int64_t channels(const Shape& s) const { return batch() ? 1 : s.C / groups; }  // of a sample, in one pool
-};
-
-// A part of the tensor whose pools are complete.
-struct Tile {
-  Shape shape;
-  Pool pool;
-  int64_t offset;  // of its first value
-  int64_t table;   // of its first value in a table [N, C] (or [1, C]) of all channels
-};
-
-// How the tensor is cut: into tiles of `width` channels, of the whole batch or of one sample.
-struct Cut {
-  int64_t width, parts, tiles;
-  bool fits;  // the cache
-};
-
-inline Cut cut_of(const Shape& s, const Pool& pool, int64_t element_size, int64_t tensors) {
-  const int64_t bytes = s.S * element_size * tensors * (pool.batch() ? s.N : 1);  // of a channel
-  const int64_t unit = pool.channels(s), most = tile_bytes() / std::max<int64_t>(1, bytes);
-  int64_t width = s.C;
-  if (s.last) {
-    const int64_t whole = std::lcm(unit, kLine / element_size);
-    if (width > most) width = std::max<int64_t>(1, most / whole) * whole;
-    if (width > s.C || (width < s.C && width * element_size < kSliceBytes)) width = s.C;
-  } else {
-    // Neighbouring planes share cache lines and pages: several small ones make a tile.
-    const int64_t wanted = pool.batch() ? 4096 / std::max<int64_t>(1, s.S * element_size * tensors) : kGrain / 2 / s.S;
-    width = std::clamp<int64_t>(std::min(wanted, most) / unit * unit, unit, s.C);
-  }
-  const int64_t parts = (s.C + width - 1) / width;
-  return {width, parts, parts * (pool.batch() ? 1 : s.N), width <= most};
-}
-
-inline Tile tile_at(const Shape& s, const Pool& pool, const Cut& cut, int64_t i) {
-  Tile tile{s, pool, 0, 0};
-  const int64_t n = i / cut.parts, channel = i % cut.parts * cut.width, unit = pool.channels(s);
-  tile.shape.threads = 1;
-  tile.shape.tile = true;
-  tile.shape.C = std::min(cut.width, s.C - channel);
-  if (!pool.batch()) {
-    tile.shape.N = 1;
-    tile.pool.groups = tile.shape.C / unit;
-  }
-  tile.offset = n * s.stride + channel * (s.last ? 1 : s.S);
-  tile.table = n * s.C + channel;
-  tile.pool.mean += n * pool.groups + channel / unit;
-  tile.pool.var += n * pool.groups + channel / unit;
-  tile.pool.weight += channel;
-  tile.pool.bias += channel;
-  return tile;
-}
-
-// f(tile) for tiles that fit the cache, each on one thread; f(everything), which splits its passes over the threads,
-// where they do not fit, are too few, or the statistics are known and each value is read once in any case.
-template <class F>
-void for_tiles(const Shape& s, const Pool& pool, int64_t element_size, int64_t tensors, F f) {
-  const Cut cut = cut_of(s, pool, element_size, tensors);
-  const int threads = s.numel() < kSerial ? 1 : s.threads;
-  if (pool.known || !cut.fits || cut.tiles < threads)
-    f(Tile{s, pool, 0, 0});
-  else
-    parallel(threads, cut.tiles, [&](int64_t i) { f(tile_at(s, pool, cut, i)); });
-}
-
-// Channels_last over the batch is one long sample.
-inline void join_batch(Shape& s, Pool& pool) {
-  if (!s.last || !pool.batch()) return;
-  s.S *= s.N;
-  s.N = 1;
-  s.stride = s.C * s.S;
-  pool.groups = s.C;
-}
 
 // The statistics of each pool as one run, or several: its values, where the channels do not lie between them.
 template <class T>
@@ -140,13 +35,20 @@ void measure_planes(const Shape& s, const Pool& pool, const T* x) {
     planes.C = pool.groups;
     planes.S = pool.channels(s) * s.S;
   }
-  const Buffer<Stats> stats = measure(planes, x, nullptr);
-  const int64_t pools = pool.count(s), of_pool = stats.size() / pools;
+  Moments stats = measure(planes, x, nullptr);
+  if (pool.batch()) stats = std::move(stats).folded(1);
+  const int64_t pools = pool.count(s), of_pool = stats.rows * stats.channels / pools;
+  const double count = stats.count[0], inverse = 1 / (count * double(of_pool)), share = 1 / double(of_pool);
   for (int64_t p = 0; p < pools; ++p) {
-    Stats pooled;
-    for (int64_t i = 0; i < of_pool; ++i) pooled.merge(stats[pool.batch() ? i * pools + p : p * of_pool + i]);
-    pool.mean[p] = pooled.mean;
-    pool.var[p] = pooled.var();
+    const double *mean = &stats.mean[p * of_pool], *m2 = &stats.m2[p * of_pool];
+    double sum = 0, inside = 0, between = 0;
+#pragma omp simd reduction(+ : sum, inside)
+    for (int64_t i = 0; i < of_pool; ++i) sum += mean[i], inside += m2[i];
+    sum *= share;
+#pragma omp simd reduction(+ : between)
+    for (int64_t i = 0; i < of_pool; ++i) between += (mean[i] - sum) * (mean[i] - sum);
+    pool.mean[p] = sum;
+    pool.var[p] = Stats{count, sum, inside + count * between}.var(inverse);
   }
 }
 
@@ -207,6 +109,7 @@ struct Prepared {
 template <class T, int K>
 void standardize(Shape shape, Pool whole, const T* x, const T* residual, T* y, int act) {
   join_batch(shape, whole);
+  shape.stream = may_stream(shape, y, y);
   for_tiles(shape, whole, sizeof(T), 1, [&](const Tile& tile) {
     const T* values = x + tile.offset;
     if (!tile.pool.known) {
@@ -217,30 +120,22 @@ void standardize(Shape shape, Pool whole, const T* x, const T* residual, T* y, i
     }
     const Spread spread(tile.shape, tile.pool);
     const Prepared<T> prepared(tile.shape, tile.pool, spread);
-    apply<T, K>(tile.shape, values, shifted(residual, tile.offset), y + tile.offset, prepared.coefficients, act);
+    apply<T, K>(turned(tile), values, shifted(residual, tile.offset), y + tile.offset, prepared.coefficients, act);
   });
-}
-
-// The sums of every channel over the samples, in their order.
-inline Buffer<Pair> over_batch(const Shape& s, const Buffer<Pair>& planes) {
-  Buffer<Pair> sums(s.C);
-  for (int64_t n = 0; n < s.N; ++n)
-    for (int64_t c = 0; c < s.C; ++c) sums[c].merge(planes[n * s.C + c]);
-  return sums;
 }
 
 // Σ g and Σ g·(x - mean) for every channel, [rows, C].
 template <class T, int K>
-Buffer<Pair> reduce_channels(const Tile& tile, const Incoming<T>& in, const Coefficients<T>& table, int act) {
+Sums reduce_channels(const Tile& tile, const Incoming<T>& in, const Coefficients<T>& table, int act) {
   const Shape& s = tile.shape;
-  if (!tile.pool.batch()) return reduce<T, K>(s, in, table, act);
-  Buffer<Pair> sums(s.C);
-  if (s.tile) {
-    for (int64_t c = 0; c < s.C; ++c)
-      sums[c] = sums_of<T, K>(in.at(c * s.S), Runs{s.S, s.N, s.stride}, table.plane(0, c), act);
-    return sums;
+  if (!tile.pool.batch() || !s.tile) return reduce<T, K>(s, in, table, act).folded(tile.pool.rows(s));
+  Sums sums(1, s.C);
+  for (int64_t c = 0; c < s.C; ++c) {
+    const Pair pair = sums_of<T, K>(in.at(c * s.S), Runs{s.S, s.N, s.stride}, table.plane(0, c), act);
+    sums.row(0)[c] = pair.g;
+    sums.row(1)[c] = pair.gd;
   }
-  return over_batch(s, reduce<T, K>(s, in, table, act));
+  return sums;
 }
 
 // From the sums of every channel: what it gives to weight and bias (two arrays [rows, C]), and what flows back through
@@ -250,25 +145,29 @@ struct Returned {
   Buffer<acc<T>> values;
   Backflow<T> back{};
 
-  Returned(const Shape& s, const Pool& pool, const Spread& spread, const Buffer<Pair>& sums, double* to_weight,
+  Returned(const Shape& s, const Pool& pool, const Spread& spread, const Sums& sums, double* to_weight,
            double* to_bias) {
     using A = acc<T>;
     const int64_t rows = pool.rows(s), size = rows * s.C, width = pool.channels(s);
+    const double *sum_g = sums.row(0), *sum_gd = sums.row(1);
+#pragma omp simd
     for (int64_t i = 0; i < size; ++i) {
       const double left = spread.mean[i] - double(A(spread.mean[i]));
-      to_weight[i] = spread.root[i] * (sums[i].gd - left * sums[i].g);
-      to_bias[i] = sums[i].g;
+      to_weight[i] = spread.root[i] * (sum_gd[i] - left * sum_g[i]);
+      to_bias[i] = sum_g[i];
     }
     if (pool.known) return;
     const double share = double(pool.count(s)) / double(s.numel());
     values = Buffer<A>(2 * size);
     A *slope = values.data(), *offset = slope + size;
     for (int64_t p = 0; p < size / width; ++p) {
+      const double *weight = pool.weight + p * width % s.C, *bias_terms = to_bias + p * width;
+      const double* weight_terms = to_weight + p * width;
       double to_mean = 0, to_scale = 0;
-      for (int64_t i = p * width; i < (p + 1) * width; ++i) {
-        const double weight = pool.weight[i % s.C];
-        to_mean += weight * to_bias[i];
-        to_scale += weight * to_weight[i];
+#pragma omp simd reduction(+ : to_mean, to_scale)
+      for (int64_t i = 0; i < width; ++i) {
+        to_mean += weight[i] * bias_terms[i];
+        to_scale += weight[i] * weight_terms[i];
       }
       const double mean = pool.mean[p], root = spread.roots[p], along = -root * root * to_scale * share;
       const double across = -root * to_mean * share - along * (mean - double(A(mean)));
@@ -286,17 +185,18 @@ void differentiate_standardized(Shape shape, Pool whole, const Incoming<T>& inco
   join_batch(shape, whole);
   const int64_t rows = whole.rows(shape);
   Buffer<double> to_weight(rows * shape.C), to_bias(rows * shape.C);
+  shape.stream = gx && may_stream(shape, gx, gr);
   for_tiles(shape, whole, sizeof(T), 2, [&](const Tile& tile) {
     const Spread spread(tile.shape, tile.pool);
     const Prepared<T> prepared(tile.shape, tile.pool, spread);
     const Incoming<T> in = incoming.at(tile.offset);
     const bool at_once = gx && tile.pool.known;
-    const Buffer<Pair> sums = at_once ? over_batch(tile.shape, reduce_and_differentiate<T, K>(tile.shape, in, gx, gr,
-                                                                                               prepared.coefficients, act))
-                                      : reduce_channels<T, K>(tile, in, prepared.coefficients, act);
+    const Sums sums =
+        at_once ? reduce_and_differentiate<T, K>(tile.shape, in, gx, gr, prepared.coefficients, act).folded(rows)
+                : reduce_channels<T, K>(tile, in, prepared.coefficients, act);
     const Returned<T> returned(tile.shape, tile.pool, spread, sums, &to_weight[tile.table], &to_bias[tile.table]);
     if (gx && !at_once)
-      differentiate<T, K>(tile.shape, in, nullptr, gx + tile.offset, shifted(gr, tile.offset), prepared.coefficients, act,
+      differentiate<T, K>(turned(tile), in, nullptr, gx + tile.offset, shifted(gr, tile.offset), prepared.coefficients, act,
                           returned.back);
   });
   if (gw) sum_rows(to_weight, rows, shape.C, gw);

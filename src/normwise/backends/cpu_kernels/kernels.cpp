@@ -87,12 +87,7 @@ NW_PUBLIC(nw_version)() { return NW_VERSION; }
 NW_PUBLIC(nw_moments)(int last, int64_t N, int64_t C, int64_t S, int threads, const T* x, const uint8_t* mask,
                       double* mean, double* var, double* count) {
   return guarded([&] {
-    const nw::Buffer<nw::Stats> stats = nw::measure<T>({N, C, S, last != 0, threads}, x, mask);
-    for (int64_t i = 0; i < N * C; ++i) {
-      mean[i] = stats[i].mean;
-      var[i] = stats[i].var();
-      if (count && i % C == 0) count[i / C] = stats[i].count;
-    }
+    nw::put(nw::measure<T>({N, C, S, last != 0, threads}, x, mask), mean, var, count);
   });
 }
 
@@ -108,12 +103,10 @@ NW_PUBLIC(nw_backward_reduce)(int last, int64_t N, int64_t C, int64_t S, int thr
                               const T* residual, const void* const* tables, const int64_t* strides, int act, A* sum_g,
                               A* sum_gx) {
   return with_kind(act, [&](auto kind) {
-    const nw::Buffer<nw::Pair> sums = nw::reduce<T, kind>({N, C, S, last != 0, threads}, {gy, x, residual},
-                                                          coefficients(tables, strides), act);
-    for (int64_t i = 0; i < N * C; ++i) {
-      sum_g[i] = A(sums[i].g);
-      sum_gx[i] = A(sums[i].gd);
-    }
+    const nw::Sums sums = nw::reduce<T, kind>({N, C, S, last != 0, threads}, {gy, x, residual},
+                                              coefficients(tables, strides), act);
+    std::copy_n(sums.row(0), N * C, sum_g);
+    std::copy_n(sums.row(1), N * C, sum_gx);
   });
 }
 
@@ -239,8 +232,7 @@ NW_PUBLIC(nw_respond_reduce)(int last, int64_t N, int64_t C, int64_t S, int thre
     using R = decltype(kind);
     const auto totals = nw::reduce_response<T, R>({N, C, S, last != 0, threads}, {gy, x, residual},
                                                   response_tables<R>(tables, strides));
-    for (int k = 0; k < R::kTables; ++k)
-      for (int64_t i = 0; i < N * C; ++i) sums[k * N * C + i] = A(totals[i].of[k]);
+    std::copy_n(totals.values.data(), totals.values.size(), sums);
   });
 }
 

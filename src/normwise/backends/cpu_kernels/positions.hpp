@@ -81,7 +81,7 @@ void normalize_positions(const PositionCall<T>& call, double eps, T* y) {
     measure_positions(call, eps, n, first, count, normals);
     for (int64_t c = 0; c < call.C; ++c) {
       const int64_t at = (n * call.C + c) * call.S + first;
-      const A w = call.weight ? canonical(call.weight[c]) : A(1), b = call.bias ? canonical(call.bias[c]) : A(0);
+      const A w = call.weight ? canonical<T>(call.weight[c]) : A(1), b = call.bias ? canonical<T>(call.bias[c]) : A(0);
       each_step<T>(count, [&](int64_t i, auto part) NW_LAMBDA {
         const Values<T> v = load(call.x + at + i, part), mean = normals.mean_at(i), root = normals.root_at(i);
         const Values<T> left = normals.left_at(i);
@@ -110,7 +110,7 @@ void differentiate_positions(const PositionCall<T>& call, const T* gy, T* gx, ac
     }
     for (int64_t c = 0; c < call.C; ++c) {
       const int64_t at = (n * call.C + c) * call.S + first;
-      const A w = call.weight ? canonical(call.weight[c]) : A(1);
+      const A w = call.weight ? canonical<T>(call.weight[c]) : A(1);
       Sum<A> plain, product;
       sweep<T>(count, [&](int64_t i, int slot, auto part) NW_LAMBDA {
         Values<T> a = load_line<T>(across.data(), i), l = load_line<T>(along.data(), i);
@@ -136,7 +136,7 @@ void differentiate_positions(const PositionCall<T>& call, const T* gy, T* gx, ac
     }
     for (int64_t c = 0; c < call.C; ++c) {
       const int64_t at = (n * call.C + c) * call.S + first;
-      const A w = call.weight ? canonical(call.weight[c]) : A(1);
+      const A w = call.weight ? canonical<T>(call.weight[c]) : A(1);
       each_step<T>(count, [&](int64_t i, auto part) NW_LAMBDA {
         const Values<T> root = normals.root_at(i), constant = load_line<T>(across.data(), i);
         const Values<T> slope = load_line<T>(along.data(), i);

@@ -39,7 +39,7 @@ void respond(const Shape& shape, const T* x, const T* residual, T* y, const Tabl
       [&](const Piece& piece) {
         const Sheet<T> sheet = sheet_of<T>(shape, piece);
         const SetLine<T, R> line = tables.line(piece.n, sheet);
-        for_rows(sheet, [&](int64_t at, auto group, int64_t length) NW_LAMBDA {
+        for_rows<T, 4>(sheet, [&](int64_t at, auto group, int64_t length) NW_LAMBDA {
           each_step<T>(length, [&](int64_t i, auto part) NW_LAMBDA {
             const Set<T, R> set = line.at(i);
 #pragma GCC unroll 4
@@ -64,43 +64,37 @@ NW_INLINE void slopes_step(const Incoming<T>& in, P part, const Set<T, R>& set, 
   });
 }
 
-// Σ g·∂y/∂t of one plane, for each table.
+// Σ g·∂y/∂t of every channel, for each table.
 template <class R>
-struct Totals {
-  double of[R::kTables] = {};
-  void merge(const Totals& other) {
-    for (int k = 0; k < R::kTables; ++k) of[k] += other.of[k];
-  }
-};
+using ResponseSums = Totals<R::kTables>;
 
+// Of a piece of a plane.
 template <class T, class R>
-NW_INLINE Totals<R> response_sums(const Incoming<T> in, int64_t n, const Set<T, R>& set) {
+NW_INLINE void response_sums(const Incoming<T> in, const Piece& piece, const Set<T, R>& set, ResponseSums<R>& totals) {
   using V = vec<acc<T>>;
-  Totals<R> totals;
-  for_chunks({n}, [&](int64_t start, const Runs& chunk) NW_LAMBDA {
+  for_chunks({piece.count}, [&](int64_t start, const Runs& chunk) NW_LAMBDA {
     Sum<acc<T>> sums[R::kTables];
-    const Incoming<T> here = in.at(start);
+    const Incoming<T> here = in.at(piece.at + start);
     sweep<T>(chunk.length, [&](int64_t i, int slot, auto part) NW_LAMBDA {
       slopes_step<T, R>(here.at(i), part, set, [&](int w, const V* to, V, V) NW_LAMBDA {
         // Two slots are enough: the sums of different tables wait for each other no more than the slots do.
         for (int k = 0; k < R::kTables; ++k) sums[k].slots[(slot + w) & 1] += keep<T>(to[k], w, part);
       });
     });
-    for (int k = 0; k < R::kTables; ++k) totals.of[k] += sums[k].total();
+    for (int k = 0; k < R::kTables; ++k) totals.row(k, piece.row)[piece.c] += sums[k].total();
   });
-  return totals;
 }
 
-// The same for each channel of a sheet, added to totals.
+// Of each channel of a sheet, added to a row of totals.
 template <class T, class R>
-inline void response_sheet_sums(const Incoming<T> in, const Sheet<T>& sheet, const SetLine<T, R>& line,
-                                Totals<R>* totals) {
+inline void response_sheet_sums(const Incoming<T> in, const Sheet<T>& sheet, const SetLine<T, R>& line, int64_t row,
+                                ResponseSums<R>& totals) {
   using V = vec<acc<T>>;
   const int64_t size = padded<T>(sheet.width()), block = kBlockRows * sheet.k;
   Buffer<acc<T>> sums(R::kTables * size);
   for (int64_t start = 0; start < sheet.rows; start += block) {
     std::fill_n(sums.data(), sums.size(), acc<T>(0));
-    for_rows(sheet.part(start, block), [&](int64_t at, auto group, int64_t length) NW_LAMBDA {
+    for_rows<T, 4>(sheet.part(start, block), [&](int64_t at, auto group, int64_t length) NW_LAMBDA {
       const Incoming<T> rows = in.at(start * sheet.distance + at);
       each_step<T>(length, [&](int64_t i, auto part) NW_LAMBDA {
         const Set<T, R> set = line.at(i);
@@ -108,7 +102,7 @@ inline void response_sheet_sums(const Incoming<T> in, const Sheet<T>& sheet, con
         for (int k = 0; k < R::kTables; ++k) sum[k] = load_line<T>(&sums[k * size], i);
 #pragma GCC unroll 4
         for (int r = 0; r < decltype(group)::value; ++r) {
-          const Incoming<T> here = rows.at(r * sheet.stride() + i), later = here.at(8 * sheet.stride());
+          const Incoming<T> here = rows.at(r * sheet.stride() + i), later = here.at(kAhead);
           __builtin_prefetch(later.x, 0, 2);
           __builtin_prefetch(later.gy, 0, 2);
           slopes_step<T, R>(here, part, set, [&](int w, const V* to, V, V) NW_LAMBDA {
@@ -118,26 +112,21 @@ inline void response_sheet_sums(const Incoming<T> in, const Sheet<T>& sheet, con
         for (int k = 0; k < R::kTables; ++k) store_line<T>(&sums[k * size], i, sum[k]);
       });
     });
-    for (int64_t j = 0; j < sheet.k; ++j)
-      for (int64_t c = 0; c < sheet.channels; ++c)
-        for (int k = 0; k < R::kTables; ++k)
-          totals[c].of[k] += double(sums[k * size + place<T>(j * sheet.channels + c)]);
+    for (int k = 0; k < R::kTables; ++k) add_columns<T>(totals.row(k, row), &sums[k * size], sheet);
   }
 }
 
 template <class T, class R>
-Buffer<Totals<R>> reduce_response(const Shape& shape, const Incoming<T>& in, const Tables<T, R>& tables) {
-  Buffer<Totals<R>> partial = for_each_piece<Totals<R>>(shape);
+ResponseSums<R> reduce_response(const Shape& shape, const Incoming<T>& in, const Tables<T, R>& tables) {
+  ResponseSums<R> partial(shape.N * shape.pieces(), shape.C);
   for_pieces(
       shape,
-      [&](const Piece& piece) NW_LAMBDA {
-        partial[piece.index] = response_sums<T, R>(in.at(piece.at), piece.count, tables.plane(piece.n, piece.c));
-      },
+      [&](const Piece& piece) NW_LAMBDA { response_sums<T, R>(in, piece, tables.plane(piece.n, piece.c), partial); },
       [&](const Piece& piece) {
         const Sheet<T> sheet = sheet_of<T>(shape, piece);
-        response_sheet_sums<T, R>(in.at(piece.at), sheet, tables.line(piece.n, sheet), &partial[piece.index * shape.C]);
+        response_sheet_sums<T, R>(in.at(piece.at), sheet, tables.line(piece.n, sheet), piece.row, partial);
       });
-  return join(shape, std::move(partial));
+  return std::move(partial).folded(shape.N);
 }
 
 // What flows back through the moments: slope·(x - mean) + offset, where the mask keeps the value.
@@ -163,7 +152,7 @@ NW_INLINE void response_grad_step(const Incoming<T>& in, const uint8_t* mask, T*
 template <class T, class R>
 void response_grad_sheet(const Incoming<T> in, const uint8_t* mask, T* gx, T* gr, const Sheet<T>& sheet,
                          const SetLine<T, R>& line, const Line<T>& mean, const ThroughLine<T>& through) {
-  for_rows(sheet, [&](int64_t at, auto group, int64_t length) NW_LAMBDA {
+  for_rows<T, 4>(sheet, [&](int64_t at, auto group, int64_t length) NW_LAMBDA {
     each_step<T>(length, [&](int64_t i, auto part) NW_LAMBDA {
       const Set<T, R> set = line.at(i);
       const Values<T> m = mean.at(i);

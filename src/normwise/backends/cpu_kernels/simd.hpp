@@ -7,7 +7,7 @@
 #include <cstring>
 #include <limits>
 #include <type_traits>
-#if defined(__AVX512F__) || defined(__F16C__)
+#if defined(__SSE2__)
 #include <immintrin.h>
 #endif
 
@@ -179,17 +179,24 @@ NW_INLINE void raw_store(uint16_t* p, Words v, Part part) {
 }
 #endif
 
+// A store that does not read the line first and leaves none in the caches; they are ordered by `streamed` alone.
+template <class V, class P>
+NW_INLINE void raw_stream(P* p, V v) {
 #if defined(__AVX512F__)
-NW_INLINE float total_of(vec<float> v) { return _mm512_reduce_add_ps((__m512)v); }
-NW_INLINE double total_of(vec<double> v) { return _mm512_reduce_add_pd((__m512d)v); }
+  _mm512_stream_si512(reinterpret_cast<__m512i*>(p), (__m512i)v);
+#elif defined(__AVX__)
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(p), (__m256i)v);
+#elif defined(__SSE2__)
+  _mm_stream_si128(reinterpret_cast<__m128i*>(p), (__m128i)v);
 #else
-template <class V>
-NW_INLINE auto total_of(V v) {
-  for (int half = int(sizeof v / sizeof v[0]) / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) v[i] += v[i + half];
-  return v[0];
-}
+  raw_store(p, v, Full{});
 #endif
+}
+inline void streamed() {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
+}
 
 // f(offset, slot, part) over n values, step by step; the slots are four vectors, so that four independent sums hide the
 // latency of an addition.
