@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from normwise.backends import build, cpu
+from normwise.backends.cpu_library import kernels
 
 needs_compiler = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
 
@@ -30,6 +31,16 @@ def run(folder, program=PROGRAM, **environment):
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
+def test_where_there_is_a_compiler_there_are_kernels(dtype):
+    """Or else sources that do not compile would skip every test of them."""
+    try:
+        build.find_compiler()
+    except build.BuildError as reason:
+        pytest.skip(str(reason))
+    assert kernels(dtype)[1] is None
 
 
 def library_in(folder):

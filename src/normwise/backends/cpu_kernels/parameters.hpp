@@ -46,7 +46,7 @@ void set_kept(void* values, int kept, int64_t n, F value) {
       Values<T> v{};
       for (int w = 0; w < ways<T>; ++w)
         for (int l = 0; l < lanes<acc<T>>; ++l)
-          if (value_at<T>(l, w) < size) v.at[w][l] = canonical(acc<T>(value(start + value_at<T>(l, w))));
+          if (value_at<T>(l, w) < size) v.at[w][l] = canonical<T>(acc<T>(value(start + value_at<T>(l, w))));
       store(static_cast<T*>(values) + start, v, part);
     });
 }
