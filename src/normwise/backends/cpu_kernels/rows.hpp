@@ -59,28 +59,64 @@ struct RowCall {
   double *mean, *root;  // [rows]
 
   int workers() const { return rows * width < kSerial ? 1 : threads; }
+  Normal normal(int64_t r) const { return {mean[r], root[r]}; }
 };
+
+// Rows wider than this are cut into blocks of columns, so that what is kept for every column stays in the first cache.
+constexpr int64_t kWideRow = 16384;
+
+// f(start, count) for every block of columns.
+template <class F>
+void for_blocks(int threads, int64_t width, F f) {
+  parallel(threads, (width + kChunk - 1) / kChunk, [&](int64_t block) {
+    f(block * kChunk, std::min(kChunk, width - block * kChunk));
+  });
+}
+
+// f(row) for every row, in tasks.
+template <class T, class F>
+void for_each_row(const RowCall<T>& call, F f) {
+  const Tasks tasks(call.rows, call.width);
+  parallel(call.workers(), tasks.number, [&](int64_t task) {
+    for (int64_t r = task * tasks.size; r < std::min(call.rows, (task + 1) * tasks.size); ++r) f(r);
+  });
+}
+
+template <class T>
+void normalize_part(const T* x, T* y, int64_t count, const Normal& normal, const Line<T>& weight, const Line<T>& bias) {
+  using A = acc<T>;
+  const A mean = A(normal.mean), root = A(normal.root), left = normal.left<A>();
+  each_step<T>(count, [&](int64_t i, auto part) NW_LAMBDA {
+    const Values<T> v = load(x + i, part), w = weight.at(i), b = bias.at(i);
+    Values<T> out;
+    each_way<T>([&](int k) NW_LAMBDA { out.at[k] = ((v.at[k] - mean) * root + left) * w.at[k] + b.at[k]; });
+    store(y + i, out, part);
+  });
+}
 
 template <class T>
 void normalize_rows(const RowCall<T>& call, double eps, T* y) {
-  using A = acc<T>;
-  const A one = 1, zero = 0;
-  const Line<T> weight = line_of<T>(call.weight, call.width, one), bias = line_of<T>(call.bias, call.width, zero);
-  const Tasks tasks(call.rows, call.width);
-  parallel(call.workers(), tasks.number, [&](int64_t task) {
-    for (int64_t r = task * tasks.size; r < std::min(call.rows, (task + 1) * tasks.size); ++r) {
-      const T* x = call.x + r * call.width;
-      const Normal normal = normal_of(x, call.width, eps, call.center);
-      call.mean[r] = normal.mean;
-      call.root[r] = normal.root;
-      const A mean = A(normal.mean), root = A(normal.root), left = normal.left<A>();
-      each_step<T>(call.width, [&](int64_t i, auto part) NW_LAMBDA {
-        const Values<T> v = load(x + i, part), w = weight.at(i), b = bias.at(i);
-        Values<T> out;
-        each_way<T>([&](int k) NW_LAMBDA { out.at[k] = ((v.at[k] - mean) * root + left) * w.at[k] + b.at[k]; });
-        store(y + r * call.width + i, out, part);
-      });
-    }
+  const acc<T> one = 1, zero = 0;
+  const auto measured = [&](int64_t r) {
+    const Normal normal = normal_of(call.x + r * call.width, call.width, eps, call.center);
+    call.mean[r] = normal.mean;
+    call.root[r] = normal.root;
+    return normal;
+  };
+  if (call.width <= kWideRow) {
+    const Line<T> weight = line_of<T>(call.weight, call.width, one), bias = line_of<T>(call.bias, call.width, zero);
+    for_each_row(call, [&](int64_t r) {
+      const int64_t at = r * call.width;
+      normalize_part(call.x + at, y + at, call.width, measured(r), weight, bias);
+    });
+    return;
+  }
+  for_each_row(call, measured);
+  for_blocks(call.workers(), call.width, [&](int64_t start, int64_t count) {
+    const Line<T> weight = line_of<T>(shifted(call.weight, start), count, one);
+    const Line<T> bias = line_of<T>(shifted(call.bias, start), count, zero);
+    for (int64_t r = 0, at = start; r < call.rows; ++r, at += call.width)
+      normalize_part(call.x + at, y + at, count, call.normal(r), weight, bias);
   });
 }
 
@@ -117,16 +153,16 @@ struct LineSums {
   }
 };
 
+// Σ g·w and Σ g·w·(the normalized value) of a row, or of a part of one; the columns' sums grow by it.
 template <class T>
-void differentiate_row(const T* gy, const T* x, T* gx, int64_t width, const Normal& normal, bool center,
-                       const Line<T>& weight, LineSums<T>& sums) {
+Pair row_sums(const T* gy, const T* x, int64_t count, const Normal& normal, const Line<T>& weight, LineSums<T>& sums) {
   using A = acc<T>;
   const Values<T> mean = everywhere<T>(A(normal.mean)), root = everywhere<T>(A(normal.root));
   const Values<T> left = everywhere<T>(normal.left<A>());
-  double across = 0, along = 0;
-  for (int64_t start = 0; start < width; start += kChunk) {
+  Pair found;
+  for (int64_t start = 0; start < count; start += kChunk) {
     Sum<A> plain, product;
-    sweep<T>(std::min(kChunk, width - start), [&](int64_t at, int slot, auto part) NW_LAMBDA {
+    sweep<T>(std::min(kChunk, count - start), [&](int64_t at, int slot, auto part) NW_LAMBDA {
       const int64_t i = start + at;
       const Values<T> w = weight.at(i);
       Values<T> to_weight = load_line<T>(sums.product.data(), i), to_bias = load_line<T>(sums.plain.data(), i);
@@ -140,33 +176,75 @@ void differentiate_row(const T* gy, const T* x, T* gx, int64_t width, const Norm
       store_line<T>(sums.product.data(), i, to_weight);
       store_line<T>(sums.plain.data(), i, to_bias);
     });
-    across += plain.total();
-    along += product.total();
+    found.g += plain.total();
+    found.gd += product.total();
   }
   sums.row_done();
-  if (!gx) return;
-  const A constant = center ? A(-across / double(width) * normal.root) : A(0), slope = A(-along / double(width) * normal.root);
-  each_step<T>(width, [&](int64_t i, auto part) NW_LAMBDA {
+  return found;
+}
+
+// The gradient of a row's part, from the sums of the whole row.
+template <class T>
+void row_gradient(const RowCall<T>& call, int64_t r, const T* gy, T* gx, int64_t start, int64_t count, const Pair& sums,
+                  const Line<T>& weight) {
+  using A = acc<T>;
+  const Normal normal = call.normal(r);
+  const Values<T> mean = everywhere<T>(A(normal.mean)), root = everywhere<T>(A(normal.root));
+  const Values<T> left = everywhere<T>(normal.left<A>());
+  const double share = normal.root / double(call.width);
+  const A constant = call.center ? A(-sums.g * share) : A(0), slope = A(-sums.gd * share);
+  const int64_t first = r * call.width + start;
+  each_step<T>(count, [&](int64_t i, auto part) NW_LAMBDA {
     const Values<T> w = weight.at(i);
     Values<T> out;
-    normalized_step(gy + i, x + i, part, mean, root, left, [&](int k, vec<A> g, vec<A> normalized) NW_LAMBDA {
-      out.at[k] = g * w.at[k] * root.at[k] + (normalized * slope + constant);
-    });
-    store(gx + i, out, part);
+    normalized_step(gy + first + i, call.x + first + i, part, mean, root, left,
+                    [&](int k, vec<A> g, vec<A> normalized) NW_LAMBDA {
+                      out.at[k] = g * w.at[k] * root.at[k] + (normalized * slope + constant);
+                    });
+    store(gx + first + i, out, part);
+  });
+}
+
+template <class T>
+void differentiate_wide_rows(const RowCall<T>& call, const T* gy, T* gx, acc<T>* gw, acc<T>* gb) {
+  const acc<T> one = 1;
+  const int64_t blocks = (call.width + kChunk - 1) / kChunk;
+  Buffer<Pair> partial(call.rows * blocks);
+  for_blocks(call.workers(), call.width, [&](int64_t start, int64_t count) {
+    const Line<T> weight = line_of<T>(shifted(call.weight, start), count, one);
+    LineSums<T> sums(count);
+    for (int64_t r = 0, at = start; r < call.rows; ++r, at += call.width)
+      partial[r * blocks + start / kChunk] = row_sums(gy + at, call.x + at, count, call.normal(r), weight, sums);
+    sums.flush();
+    if (gw) std::copy_n(sums.to_weight.data(), count, gw + start);
+    if (gb) std::copy_n(sums.to_bias.data(), count, gb + start);
+  });
+  if (!gx) return;
+  for (int64_t r = 0; r < call.rows; ++r)
+    for (int64_t b = 1; b < blocks; ++b) {
+      partial[r * blocks].g += partial[r * blocks + b].g;
+      partial[r * blocks].gd += partial[r * blocks + b].gd;
+    }
+  for_blocks(call.workers(), call.width, [&](int64_t start, int64_t count) {
+    const Line<T> weight = line_of<T>(shifted(call.weight, start), count, one);
+    for (int64_t r = 0; r < call.rows; ++r) row_gradient(call, r, gy, gx, start, count, partial[r * blocks], weight);
   });
 }
 
 template <class T>
 void differentiate_rows(const RowCall<T>& call, const T* gy, T* gx, acc<T>* gw, acc<T>* gb) {
+  if (call.width > kWideRow) return differentiate_wide_rows(call, gy, gx, gw, gb);
   const acc<T> one = 1;
   const Line<T> weight = line_of<T>(call.weight, call.width, one);
   const Tasks tasks(call.rows, call.width);
   Buffer<double> to_weight(tasks.number * call.width), to_bias(tasks.number * call.width);
   parallel(call.workers(), tasks.number, [&](int64_t task) {
     LineSums<T> sums(call.width);
-    for (int64_t r = task * tasks.size; r < std::min(call.rows, (task + 1) * tasks.size); ++r)
-      differentiate_row(gy + r * call.width, call.x + r * call.width, shifted(gx, r * call.width), call.width,
-                        {call.mean[r], call.root[r]}, call.center, weight, sums);
+    for (int64_t r = task * tasks.size; r < std::min(call.rows, (task + 1) * tasks.size); ++r) {
+      const int64_t at = r * call.width;
+      const Pair of_row = row_sums(gy + at, call.x + at, call.width, call.normal(r), weight, sums);
+      if (gx) row_gradient(call, r, gy, gx, 0, call.width, of_row, weight);
+    }
     sums.flush();
     std::copy_n(sums.to_weight.data(), call.width, &to_weight[task * call.width]);
     std::copy_n(sums.to_bias.data(), call.width, &to_bias[task * call.width]);
