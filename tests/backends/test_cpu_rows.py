@@ -12,8 +12,8 @@ from normwise.backends import cpu
 
 pytestmark = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
 
-# Around a vector of each type, one value, more than one chunk of 4096, more rows than one block of 128, and rows that are
-# cut into blocks of columns.
+# Around a vector of each type, one value, more than one chunk of 4096, more rows than one block of 128, and rows that
+# are cut into blocks of columns.
 WIDTHS = [(5, 1), (37, 3), (9, 16), (140, 33), (17, 257), (3, 5000), (70, 16385), (1, 40003)]
 TOLERANCE = {torch.float32: 2e-6, torch.float64: 1e-12, torch.bfloat16: 2**-8, torch.float16: 2**-11}
 EPS = 1e-5

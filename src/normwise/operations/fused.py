@@ -15,9 +15,9 @@ from normwise.core.arguments import check_residual
 from normwise.core.formulas import Formula
 from normwise.core.moments import Moments
 
-from .higher import differentiable_gradients, recorded_call
+from .higher import differentiable_gradients, direct_call
 from .normalize import normalize
-from .transforms import is_recorded
+from .transforms import needs_graph
 
 
 def standardize(
@@ -41,7 +41,7 @@ def standardize(
     act = activation_named(activation)
     if residual is not None:
         check_residual(residual, x)
-    recorded = is_recorded(x, residual, weight, bias)
+    recorded = needs_graph(x, residual, weight, bias)
     if not recorded:
         return backend.standardize(x, groups, weight, bias, eps, residual, act, known, measured)
     call = _Call(backend, groups, eps, act, known)
@@ -94,7 +94,7 @@ class _Standardize(torch.autograd.Function):
         return None, *grads
 
 
-_apply = recorded_call(_Standardize)
+_apply = direct_call(_Standardize)
 
 
 def _differentiable_backward(call: _Call, grad_y: Tensor, *inputs: Tensor | None) -> list[Tensor | None]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-def recorded_call(function: type[torch.autograd.Function]) -> Callable[..., Tensor]:
+def direct_call(function: type[torch.autograd.Function]) -> Callable[..., Tensor]:
     """``function.apply`` for where a kernel is called: without its search for transforms, of which there are none."""
     return super(torch.autograd.Function, function).apply  # pyright: ignore[reportAttributeAccessIssue]
 

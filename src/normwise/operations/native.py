@@ -15,7 +15,7 @@ from normwise.backends import forced
 from normwise.core.layout import in_layout_of
 from normwise.core.moments import Moments, statistics_dtype, widen
 
-from .transforms import is_recorded
+from .transforms import needs_graph
 
 #: ``x``, weight and bias for an operator.
 Prepared = tuple[Tensor, Tensor | None, Tensor | None]
@@ -38,7 +38,7 @@ def takes(x: Tensor, mask: Tensor | None, *parameters: Tensor | None) -> Prepara
         # fp32 parameters with narrow input: the mixture that CUDA's group norm refuses. And their backward rounds the
         # statistics, and the terms of the gradient, to the narrow type.
         if same or wide:
-            return widened if is_recorded(x, *parameters) else as_they_are
+            return widened if needs_graph(x, *parameters) else as_they_are
         return None
     return as_they_are if same else None
 
@@ -105,7 +105,7 @@ def by_known(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: 
     kind = statistics_dtype(x.dtype)
     if mean.dtype is not kind or var.dtype is not kind:
         mean, var = mean.to(kind), var.to(kind)
-    elif is_recorded(x, weight, bias):
+    elif needs_graph(x, weight, bias):
         mean, var = mean.clone(), var.clone()
     if mean.requires_grad or var.requires_grad:
         mean, var = mean.detach(), var.detach()

@@ -15,10 +15,10 @@ from normwise.core.moments import Moments
 
 from .epilogue import additions_are_watched
 from .graph_run import GraphRun, Run
-from .higher import recorded_call
+from .higher import direct_call
 from .plain import differentiable_backward, normalize_plainly
 from .recorded import recorded_run
-from .transforms import is_recorded, plain_operations_wanted, without_autocast
+from .transforms import needs_graph, plain_operations_wanted, without_autocast
 
 
 def normalize(
@@ -100,7 +100,7 @@ def normalize_and_measure(
             y, statistics = normalize_plainly(x, formula, parameters, act, residual, mask, moments)
             return y, statistics.detached()
         backend = reference if residual is not None and additions_are_watched() else select(x)
-        wanted = is_recorded(x, residual, *parameters)
+        wanted = needs_graph(x, residual, *parameters)
         run = recorded_run(backend, formula, x, residual, mask, moments, parameters, act, differentiable=wanted)
         if run is None:
             run = GraphRun(backend, formula, mask, moments, act, differentiable=wanted)
@@ -133,4 +133,4 @@ class _Normalize(torch.autograd.Function):
         return (None, grad_x, grad_residual, None, *narrow)
 
 
-_apply = recorded_call(_Normalize)
+_apply = direct_call(_Normalize)

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from normwise.backends import Gradients, Rows, RowTables
 
-from .higher import differentiable_gradients, recorded_call
-from .transforms import is_recorded
+from .higher import differentiable_gradients, direct_call
+from .transforms import needs_graph
 
 #: The same in plain differentiable operations: of x, weight and bias.
 Plain = Callable[[Tensor, Tensor | None, Tensor | None], Tensor]
@@ -30,7 +30,7 @@ class Call(NamedTuple):
     plain: Plain
 
     def __call__(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-        if is_recorded(x, weight, bias):
+        if needs_graph(x, weight, bias):
             return _apply(self, x, weight, bias)
         return self.forward(x, weight, bias, keep=False)[0]
 
@@ -71,4 +71,4 @@ class _Normalize(torch.autograd.Function):
         return (None, *ctx.call.backward(grad_y, x, weight, bias, tuple(tables), ctx.needs_input_grad[1:]))
 
 
-_apply = recorded_call(_Normalize)
+_apply = direct_call(_Normalize)

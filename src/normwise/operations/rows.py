@@ -18,13 +18,13 @@ from normwise.core.moments import statistics_dtype, widen
 from . import native, row_kernels
 from .choice import kernels
 from .epilogue import finish
-from .transforms import is_recorded, plain_operations_wanted, without_autocast
+from .transforms import needs_graph, plain_operations_wanted, without_autocast
 
 #: Below these numbers of values torch's operators are faster, as in `standardize.NATIVE_BELOW`: in fp32 (fp64), and in
 #: bf16 and fp16, which they convert value by value.
-NATIVE_BELOW = {"layer": (1 << 20, 1 << 17), "rms": (1 << 15, 1 << 14)}
+NATIVE_BELOW = {"layer": (1 << 20, 1 << 17), "rms": (0, 0)}
 #: The same where no backward will come.
-NATIVE_BELOW_UNRECORDED = {"layer": (1 << 16, 1 << 14), "rms": (0, 0)}
+NATIVE_BELOW_FORWARD = {"layer": (1 << 16, 1 << 14), "rms": (0, 0)}
 
 
 def layer_norm(
@@ -108,7 +108,7 @@ def _backend(
 
 
 def _least(kind: str, x: Tensor, parameters: tuple[Tensor | None, ...]) -> int:
-    below = NATIVE_BELOW if is_recorded(x, *parameters) else NATIVE_BELOW_UNRECORDED
+    below = NATIVE_BELOW if needs_graph(x, *parameters) else NATIVE_BELOW_FORWARD
     return below[kind][statistics_dtype(x.dtype) is not x.dtype]
 
 

@@ -17,29 +17,31 @@ from . import fused, library, native
 from .choice import kernels
 from .epilogue import additions_are_watched, finish
 from .normalize import normalize, normalize_and_measure
-from .transforms import is_recorded, plain_operations_wanted, under_function_transform, without_autocast
+from .transforms import needs_graph, plain_operations_wanted, under_function_transform, without_autocast
 
 #: Below these numbers of values torch's operators are faster, forward and backward in fp32 on one thread: the time of
 #: the host decides, and they have less of it (`normwise bench` measures it). The second number holds where a residual
 #: or an activation follows, for which an operator needs a pass more. Instance normalization and channels_last are what
 #: they are slow at. The kernels alone are the faster ones from much smaller tensors on.
 NATIVE_BELOW = {
-    "batch": (1 << 17, 1 << 16),
+    "batch": (1 << 15, 1 << 15),
     "batch, channels last": (1 << 20, 1 << 17),
-    "group": (1 << 20, 3 << 15),
-    "group, channels last": (1 << 14, 1 << 14),  # the operator cancels there, so that it gets a contiguous copy
-    "instance": (1 << 12, 1 << 12),
-    "known": (1 << 20, 1 << 17),
+    "group": (1 << 19, 3 << 15),
+    "group, channels last": (1 << 13, 1 << 13),  # the operator cancels there, so that it gets a contiguous copy
+    "instance": (0, 0),
+    "known": (1 << 19, 1 << 17),
+    "known, channels last": (1 << 19, 1 << 17),
 }
-#: The same where no backward will come: a kernel then costs no more of the host's time than an operator, and with a
-#: residual or an activation less.
-NATIVE_BELOW_UNRECORDED = {
-    "batch": 1 << 13,
-    "batch, channels last": 1 << 15,
-    "group": 1 << 16,
-    "group, channels last": 0,
-    "instance": 0,
-    "known": 1 << 15,
+#: The same where no backward will come, in fp32 (fp64), and in bf16 and fp16: a kernel then costs no more of the host's
+#: time than an operator, and with a residual or an activation less.
+NATIVE_BELOW_FORWARD = {
+    "batch": (1 << 14, 1 << 16),
+    "batch, channels last": (1 << 16, 1 << 16),
+    "group": (3 << 19, 1 << 14),
+    "group, channels last": (0, 0),
+    "instance": (0, 0),
+    "known": (1 << 20, 0),
+    "known, channels last": (1 << 16, 0),
 }
 
 
@@ -152,7 +154,7 @@ def by_running(
     """
     x, residual = finite_padding(mask, x, residual)
     plain, operator = plain_operations_wanted(), native.takes(x, None, weight, bias)
-    backend = None if plain else _backend("known", x, None, operator, activation, residual, weight, bias)
+    backend = None if plain else _backend(_known(x), x, None, operator, activation, residual, weight, bias)
     if backend is not None:
         return fused.standardize(backend, x, 0, weight, bias, eps, activation, residual, running[:2])[0]
     if plain and library.takes(x, weight, bias, residual):
@@ -168,6 +170,10 @@ def by_running(
 
 def _batch(x: Tensor) -> str:
     return "batch" if x.is_contiguous() else "batch, channels last"
+
+
+def _known(x: Tensor) -> str:
+    return "known" if x.is_contiguous() else "known, channels last"
 
 
 def _group(x: Tensor, groups: int) -> str:
@@ -203,11 +209,11 @@ def _is_small(
     residual: Tensor | None,
     *parameters: Tensor | None,
 ) -> bool:
-    if operator is native.widened or (kind == "known" and statistics_dtype(x.dtype) is not x.dtype):
+    if operator is native.widened:
         return False  # so many conversions around the operator that a kernel is faster at every size
     alone = activation is None and residual is None
-    if is_recorded(x, residual, *parameters):
+    if needs_graph(x, residual, *parameters):
         least = NATIVE_BELOW[kind][not alone]
     else:
-        least = NATIVE_BELOW_UNRECORDED[kind] if alone else 0
+        least = NATIVE_BELOW_FORWARD[kind][statistics_dtype(x.dtype) is not x.dtype] if alone else 0
     return x.numel() < least

@@ -27,7 +27,7 @@ def under_function_transform() -> bool:
     return inside is not None or forward_ad._current_level >= 0
 
 
-def is_recorded(*tensors: Tensor | None) -> bool:
+def needs_graph(*tensors: Tensor | None) -> bool:
     """Whether autograd will want a backward of an operation on these."""
     if torch.is_grad_enabled():
         for t in tensors:
