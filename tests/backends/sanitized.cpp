@@ -144,15 +144,73 @@ void exercise_without_options(int64_t N, int64_t C, int64_t S, int threads, int 
   if (failed) std::abort();
 }
 
+nw::Operand at(int64_t start, int64_t of_sample, int64_t of_channel) { return {start, {0, 0, of_sample, of_channel}}; }
+
+// A formula that centers on the mean, whose every table is γ/√(σ² + ε), in programs written by hand: γ is [C].
+void exercise_formula(int64_t N, int64_t C, int64_t S, int threads, int64_t response) {
+  using namespace nw;
+  const int64_t size = N * C, wide = sizeof(A) == 8, tables = response < 0 ? 2 : response == 2 ? 5 : 3;
+  const double constants[] = {0, 1e-3};
+  const int64_t mean = 2, var = mean + size, weight = var + size, around = weight + C, scale = around + size;
+  const int64_t grads = scale + size, gw = grads + tables * size, of_sample = gw + C;
+  const auto step = [&](int64_t operation, Operand to, Operand a, Operand b) {
+    return Instruction{operation, {1, 1, N, C}, to, {a, b, at(0, 0, 0)}};
+  };
+  const Instruction forward[] = {
+      step(kRound, at(around, C, 1), at(mean, C, 1), at(0, 0, 0)),
+      step(kAdd, at(scale, C, 1), at(var, C, 1), at(1, 0, 0)),
+      step(kRsqrt, at(scale, C, 1), at(scale, C, 1), at(0, 0, 0)),
+      step(kMul, at(scale, C, 1), at(scale, C, 1), at(weight, 0, 1)),
+  };
+  const Instruction backward[] = {
+      step(kCopy, at(gw, 0, 1), at(0, 0, 0), at(0, 0, 0)),
+      step(kSum, at(gw, 0, 1), at(grads, C, 1), at(0, 0, 0)),
+      step(kCopy, at(of_sample, 1, 0), at(grads, C, 1), at(0, 0, 0)),
+      step(kLargest, at(of_sample, 1, 0), at(grads, C, 1), at(0, 0, 0)),
+      step(kSum, at(of_sample, 1, 0), at(grads + size, C, 1), at(0, 0, 0)),
+  };
+  std::vector<Port> ports{{mean, size, 1}, {var, size, 1}, {weight, C, wide}};
+  std::vector<Port> more = ports;
+  ports.push_back({around, size, wide});
+  for (int64_t k = 0; k < tables; ++k) {
+    ports.push_back({scale, size, wide});
+    more.push_back({grads + k * size, size, wide});
+  }
+  more.insert(more.end(), {{gw, C, wide}, {grads, size, wide}, {grads + size, size, wide}});
+  const int64_t room = of_sample + N;
+  const Formula formula{{forward, 4, room, constants, 2, ports.data(), 3, 1 + tables},
+                        {backward, 5, room, constants, 2, more.data(), 3 + tables, 3},
+                        tables, response};
+  auto x = filled<T>(N * C * S), gy = x, residual = x, y = x, gx = x, gr = x;
+  std::vector<uint8_t> mask(size_t(N * S), 1);
+  std::vector<double> moments(size_t(2 * size)), count(static_cast<size_t>(N));
+  std::vector<A> gamma(size_t(C), A(1)), made(size_t((1 + tables) * size)), gradient(static_cast<size_t>(C));
+  void* entering[] = {moments.data(), moments.data() + size, gamma.data()};
+  void* leaving[] = {gradient.data()};
+  int failed = 0;
+  for (int last = 0; last < 2; ++last) {
+    failed |= CALL(nw_normalize)(last, N, C, S, threads, &formula, 1, entering, nullptr, x.data(), residual.data(),
+                                 nullptr, 1, y.data(), made.data());
+    for (int measured = 0; measured < 2; ++measured)
+      failed |= CALL(nw_normalize_backward)(last, N, C, S, threads, &formula, 1, entering, leaving, gy.data(), x.data(),
+                                            residual.data(), mask.data(), 1, made.data(), measured ? gx.data() : nullptr,
+                                            measured ? gr.data() : nullptr);
+  }
+  if (failed) std::abort();
+}
+
 // The arguments are numbers of threads.
 int main(int count, char** arguments) {
   // From one value to several tasks of each kind: long planes, many planes, many samples, wide rows.
   const int64_t sizes[][3] = {{1, 1, 1},     {2, 3, 1},    {1, 5, 49},     {3, 17, 63},  {2, 64, 5},    {1, 2, 70001},
-                              {3, 40, 1100}, {2, 300, 65}, {1, 1280, 130}, {700, 6, 11}, {1, 5000, 9}, {33, 1037, 1}};
+                              {3, 40, 1100}, {2, 300, 65}, {1, 1280, 130}, {700, 6, 11}, {1, 5000, 9}, {33, 1037, 1},
+                              {3, 20003, 1}};
   for (const auto& size : sizes)
     for (int i = 1; i < count; ++i) {
       const int threads = std::atoi(arguments[i]);
       for (int act : {0, 1, 8}) exercise(size[0], size[1], size[2], threads, act);
+      for (int64_t response = -1; response < 3; ++response)
+        exercise_formula(size[0], size[1], size[2], threads, response);
       for (int act : {0, 5}) exercise_without_options(size[0], size[1], size[2], threads, act);
     }
   std::puts("clean");
