@@ -194,6 +194,21 @@ def test_the_size_of_the_planes_is_no_part_of_a_kind(name, monkeypatch):
     assert len(recorded._kinds) == 2  # planes of one value may be something else
 
 
+@pytest.mark.parametrize("way", ["moments", "constant"])
+def test_given_statistics_may_not_change_before_the_backward(way):
+    x = torch.randn(4, C, 5, requires_grad=True)
+    known = _known()
+    formula = partial(formulas.batch_instance_norm, eps=0.0, known=known)
+    with nw.use_backend("cpu"):
+        if way == "constant":
+            y = nw.normalize(x, formula, None, None, torch.ones(C))
+        else:
+            y = nw.normalize(x, FORMULAS["batch"], None, None, moments=known)
+    known.var.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
 def test_formulas_of_others_are_run_each_time():
     state = {"scale": 1.0}
 

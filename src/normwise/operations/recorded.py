@@ -77,6 +77,7 @@ class RecordedRun:
     def backward(
         self, grad_y: Tensor, x: Tensor, residual: Tensor | None, *, values: bool
     ) -> tuple[Tensor | None, Tensor | None, list[Tensor | None]]:
+        self.occasion.check_constants()
         kind = self.kind
         gradients = [None if form is None else form.new(x) for form in kind.gradients]
         found = [g for g in gradients if g is not None]
@@ -118,8 +119,9 @@ def recorded_run(
 
 
 def _kind_of(occasion: _Occasion, backend: Formulas, x: Tensor) -> _Kind | None:
-    if occasion.key in _kinds:
-        return _kinds[occasion.key]
+    key = (backend.name, *occasion.key)
+    if key in _kinds:
+        return _kinds[key]
     if len(_kinds) >= _MOST_KINDS:
         _kinds.clear()
     kind = None
@@ -127,7 +129,7 @@ def _kind_of(occasion: _Occasion, backend: Formulas, x: Tensor) -> _Kind | None:
         kind = occasion.record(backend, x)
     except NotRecordableError as reason:
         _log.warning("%s runs operator by operator, slower: %s.", occasion.formula.func.__name__, reason)
-    _kinds[occasion.key] = kind
+    _kinds[key] = kind
     return kind
 
 
@@ -155,10 +157,25 @@ class _Occasion:
         self.flows = differentiable and given is None and x.requires_grad
         self.needs = tuple(differentiable and p is not None and p.requires_grad for p in parameters)
         tensors: list[Tensor] = []
-        rest = [_apart(values, tensors) for values in (self.entering, self.parameters, formula.keywords.values())]
+        rest = [_apart(values, tensors) for values in (self.entering, self.parameters)]
+        constants: list[Tensor] = [] if given is None else [given.mean, given.var]
+        before = len(tensors)
+        rest.append(_apart(formula.keywords.values(), tensors))
+        constants += tensors[before:]
+        #: Neither measured here nor saved as a parameter is: the backward reads them again.
+        self.constants = [(t, t._version) for t in constants if not t.is_inference()]
         self.tensors = [t if t.is_contiguous() else t.contiguous() for t in tensors]
         kind = (x.shape[:2], statistics_dtype(x.dtype), given is None, self.flows, self.needs)
         self.key = (formula.func, *formula.keywords, *rest, *kind)
+
+    def check_constants(self) -> None:
+        """Raise RuntimeError if one of them has changed since."""
+        for t, version in self.constants:
+            if t._version != version:
+                raise RuntimeError(
+                    f"Statistics of shape {list(t.shape)} that normalized have been modified by an inplace operation "
+                    "since, and the backward pass needs them; give a copy, as in moments=running.moments()."
+                )
 
     def record(self, backend: Formulas, x: Tensor) -> _Kind:
         """Run the formula, and what differentiates it, once under the eyes of a recording."""
