@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from command_output import complaints
 
 SMALL = ("--shapes", "2x8x6x5", "--layers", "batch,switchable", "--dtypes", "fp32", "--threads", "1")
 
@@ -20,11 +21,6 @@ def bench(*arguments, cwd, code=0, warnings="error"):
     done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment(), timeout=300, check=False)
     assert done.returncode == code, done.stdout + done.stderr
     return done
-
-
-def complaints(errors):
-    """What a command said beside its output; on a machine without a compiler it also says what serves instead."""
-    return [line for line in errors.splitlines() if not line.endswith("; plain PyTorch serves.")]
 
 
 @pytest.fixture(scope="module")
