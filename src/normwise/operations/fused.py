@@ -11,12 +11,11 @@ from torch import Tensor
 from normwise.backends import Fused, Known
 from normwise.core import formulas
 from normwise.core.activations import Activation, activation_named
-from normwise.core.arguments import check_residual
 from normwise.core.formulas import Formula
 from normwise.core.moments import Moments
 
-from .higher import differentiable_gradients, direct_call
-from .normalize import normalize
+from .higher import direct_call
+from .plain import differentiable_backward
 from .transforms import needs_graph
 
 
@@ -39,10 +38,7 @@ def standardize(
     `Fused.standardize`.
     """
     act = activation_named(activation)
-    if residual is not None:
-        check_residual(residual, x)
-    recorded = needs_graph(x, residual, weight, bias)
-    if not recorded:
+    if not needs_graph(x, residual, weight, bias):
         return backend.standardize(x, groups, weight, bias, eps, residual, act, known, measured)
     call = _Call(backend, groups, eps, act, known)
     return _apply(call, x, residual, weight, bias), call.table
@@ -61,12 +57,19 @@ class _Call:
         self.table: Tensor | None = None
 
     def formula(self) -> Formula:
-        """The same in plain differentiable operations."""
+        """The same for the general path."""
         if self.known is not None:
             return partial(formulas.standardized, eps=self.eps)
         if self.groups == 0:
             return partial(formulas.batch_norm, eps=self.eps)
         return partial(formulas.group_norm, groups=self.groups, eps=self.eps)
+
+    def given(self) -> Moments | None:
+        """What was known of the statistics, as it was then."""
+        if self.known is None or self.table is None:
+            return None
+        mean, var = self.table.unbind()
+        return Moments(mean, var, 1)
 
 
 class _Standardize(torch.autograd.Function):
@@ -85,7 +88,8 @@ class _Standardize(torch.autograd.Function):
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         call, (x, residual, weight, bias) = ctx.call, ctx.saved_tensors
         if torch.is_grad_enabled():
-            return (None, *_differentiable_backward(call, grad_y, x, residual, weight, bias))
+            what = (call.formula(), call.activation, None, call.given())
+            return (None, *differentiable_backward(grad_y, x, residual, (weight, bias), *what))
         needs = ctx.needs_input_grad
         rest = (call.groups, weight, bias, call.eps, residual, call.activation, call.table)
         grads = call.backend.standardize_backward(
@@ -95,18 +99,3 @@ class _Standardize(torch.autograd.Function):
 
 
 _apply = direct_call(_Standardize)
-
-
-def _differentiable_backward(call: _Call, grad_y: Tensor, *inputs: Tensor | None) -> list[Tensor | None]:
-    """The gradients as functions that can be differentiated again: those of the general path."""
-    moments = None
-    if call.known is not None and call.table is not None:
-        mean, var = call.table.unbind()
-        moments = Moments(mean, var, 1)
-    activation = None if call.activation is None else call.activation.name
-
-    def operation(x: Tensor, residual: Tensor | None, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-        options: dict[str, Any] = {"activation": activation, "residual": residual, "moments": moments}
-        return normalize(x, call.formula(), weight, bias, **options)
-
-    return differentiable_gradients(operation, inputs, grad_y)
