@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .tables import check_place
+
 
 def check_input(x: Tensor, caller: str) -> None:
     """A floating tensor with at least a sample and a channel dimension."""
@@ -32,11 +34,12 @@ def check_residual(residual: Tensor, x: Tensor) -> None:
             f"residual must have the input's shape {list(x.shape)}, received {list(residual.shape)}; "
             "expand it first if broadcasting is meant."
         )
+    check_place("residual", "the tensor", residual, x)
 
 
 def as_mask(mask: Tensor, x: Tensor) -> Tensor:
     """A boolean mask ``[N, *space]`` or ``[N, 1, *space]`` as ``[N, 1, *space]``."""
-    check_boolean(mask)
+    check_boolean(mask, x)
     per_position = (x.shape[0], *x.shape[2:])
     if mask.shape == per_position:
         return mask.unsqueeze(1)
@@ -48,13 +51,14 @@ def as_mask(mask: Tensor, x: Tensor) -> Tensor:
     )
 
 
-def check_boolean(mask: Tensor) -> None:
-    """A mask selects; weights are something else."""
+def check_boolean(mask: Tensor, x: Tensor) -> None:
+    """A mask selects; weights are something else. It is where ``x`` is."""
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
         kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
         raise TypeError(
             f"mask must be a boolean tensor (true = counted), received {kind}; write mask.bool() or mask > 0."
         )
+    check_place("mask", "the tensor", mask, x)
 
 
 def finite_outside(mask: Tensor, t: Tensor) -> Tensor:

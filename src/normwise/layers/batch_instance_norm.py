@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from normwise.core import formulas
 from normwise.core.formulas import Affine, Formula
 from normwise.core.moments import Moments
+from normwise.core.tables import check_required
 from normwise.operations.unit_interval import unit_interval
 
 from .mixture_layer import MixtureLayer
@@ -40,6 +41,10 @@ class _BatchInstanceNorm(MixtureLayer):
 
     def _tensors(self) -> tuple[Tensor | None, ...]:
         return self.weight, self.bias, self.gate
+
+    def _check_parameters(self, x: Tensor) -> None:
+        super()._check_parameters(x)
+        check_required(self, x, (self.num_features,), gate=self.gate)
 
 
 def _with_the_gate_inside(

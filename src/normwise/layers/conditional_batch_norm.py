@@ -46,6 +46,7 @@ class _ConditionalBatchNorm(ConditionTables, BatchLayer):
         lengths: Tensor | None = None,
     ) -> Tensor:
         self._check_input_dim(x)
+        self._check_parameters(x)
         affine = self._rows(condition, x.shape[0])
         return self._forward(x, mask, lengths, residual=residual, affine=affine)
 

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from normwise.core.arguments import as_mask, finite_padding
 from normwise.core.layout import in_layout_of
 from normwise.core.moments import widen
+from normwise.core.numbers import check_whole
+from normwise.core.tables import check_place
 from normwise.operations.epilogue import finish
 from normwise.operations.transforms import without_autocast
 
@@ -71,6 +73,9 @@ class SPADE(FusedActivation):
         super().__init__()
         if norm not in INNER_NORMS:
             raise ValueError(f"SPADE: norm must be one of {', '.join(map(repr, INNER_NORMS))}, received {norm!r}.")
+        for name, value in (("num_features", num_features), ("num_labels", num_labels), ("hidden", hidden)):
+            check_whole(self, name, value, 1)
+        check_whole(self, "kernel_size", kernel_size, 1)
         if kernel_size % 2 == 0:
             raise ValueError(f"SPADE: kernel_size must be odd to keep the map's size, received {kernel_size}.")
         self.num_features, self.num_labels = num_features, num_labels
@@ -94,7 +99,9 @@ class SPADE(FusedActivation):
 
     def _resized(self, segmentation: Tensor, x: Tensor) -> Tensor:
         """The map ``[N, K, H, W]`` in the convolutions' dtype."""
-        if is_labels(segmentation, "SPADE"):
+        labels = is_labels(segmentation, "SPADE")
+        check_place(self, "the segmentation", segmentation, x)
+        if labels:
             if segmentation.dim() != 3:
                 raise ValueError(
                     f"SPADE: a label map must be [N, h, w], received {list(segmentation.shape)}; squeeze(1) takes a "

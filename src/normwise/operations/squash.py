@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from normwise.core.moments import widen
+from normwise.core.numbers import check_dim
+from normwise.core.tables import check_optional, check_scalars
 
 from .epilogue import finish
 from .transforms import without_autocast
@@ -24,7 +26,8 @@ def dynamic_tanh(
     residual: Tensor | None = None,
 ) -> Tensor:
     r""":math:`\gamma\tanh(\alpha x) + \beta`, with γ and β per channel of dimension ``dim``."""
-    return _squash(x, lambda values: torch.tanh(alpha * values), weight, bias, dim, activation, residual)
+    check_scalars("DynamicTanh", x, alpha=alpha)
+    return _squash("DynamicTanh", x, lambda values: torch.tanh(alpha * values), weight, bias, dim, activation, residual)
 
 
 def dynamic_erf(
@@ -39,10 +42,16 @@ def dynamic_erf(
     residual: Tensor | None = None,
 ) -> Tensor:
     r""":math:`\gamma\,\text{erf}(\alpha x + s) + \beta`, with γ and β per channel of dimension ``dim``."""
-    return _squash(x, lambda values: torch.erf(alpha * values + shift), weight, bias, dim, activation, residual)
+    check_scalars("DynamicErf", x, alpha=alpha, shift=shift)
+
+    def curve(values: Tensor) -> Tensor:
+        return torch.erf(alpha * values + shift)
+
+    return _squash("DynamicErf", x, curve, weight, bias, dim, activation, residual)
 
 
 def _squash(
+    caller: str,
     x: Tensor,
     curve: Callable[[Tensor], Tensor],
     weight: Tensor | None,
@@ -51,6 +60,8 @@ def _squash(
     activation: str | None,
     residual: Tensor | None,
 ) -> Tensor:
+    check_dim(caller, x, dim)
+    check_optional(caller, x, (x.shape[dim],), weight=weight, bias=bias)
     with without_autocast(x):
         y = curve(widen(x))
         shape = [1] * x.dim()
