@@ -7,13 +7,23 @@ from torch import Tensor
 
 from .moments import Count, Moments
 from .running import RunningStatistics
-from .tables import broadcasts, called, check_place, check_required
+from .tables import broadcasts, called, check_optional, check_place, check_required
 
 
-def check_running(caller: object, x: Tensor, running: RunningStatistics) -> None:
-    """Mean and variance ``[C]``, and a counter of one integer, or None."""
+def check_channels(
+    caller: object,
+    x: Tensor,
+    channels: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running: RunningStatistics | None,
+) -> None:
+    """γ and β, and the running statistics that a layer has in use: ``[C]`` each, and a counter of one integer."""
+    if running is None:
+        check_optional(caller, x, (channels,), weight=weight, bias=bias)
+        return
     mean, var, batches, _ = running
-    check_required(caller, x, x.shape[1:2], running_mean=mean, running_var=var)
+    check_optional(caller, x, (channels,), weight=weight, bias=bias, running_mean=mean, running_var=var)
     if batches is not None:
         check_counter(caller, x, batches)
 

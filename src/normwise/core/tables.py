@@ -8,16 +8,23 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Shape = tuple[int, ...]
 _STRIDED = torch.strided
+_PLAIN = frozenset((Tensor, nn.Parameter))
 
 
 def check_optional(caller: object, x: Tensor, shape: Shape, **tensors: Tensor | None) -> None:
     """Each of the ``shape``, or None. ``caller`` is a layer, or the name of a function."""
+    # Every pass of every layer comes here: what is usual is told in the fewest steps.
+    on_cpu, kind = x.is_cpu, x.dtype
     for name, t in tensors.items():
-        if t is not None and not (_goes_with(t, x) and t.shape == shape):
+        if t is None or (
+            type(t) in _PLAIN and t.dtype is kind and t.shape == shape and on_cpu and t.is_cpu and t.layout is _STRIDED
+        ):
+            continue
+        if not (_goes_with(t, x) and t.shape == shape):
             raise _misfit(caller, name, t, x, shape)
 
 
@@ -61,8 +68,9 @@ def check_required_tables(caller: object, x: Tensor, **tables: Tensor) -> None:
 
 def check_parameters(x: Tensor, parameters: tuple[Tensor | None, ...]) -> None:
     """Of any shape, for a formula that knows what it does with them; no complex numbers, and where ``x`` is."""
+    on_cpu = x.is_cpu
     for number, p in enumerate(parameters, 1):
-        if p is None:
+        if p is None or (type(p) in _PLAIN and on_cpu and p.is_cpu and not p.is_complex() and p.layout is _STRIDED):
             continue
         if not isinstance(p, Tensor):
             raise TypeError(

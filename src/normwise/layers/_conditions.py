@@ -53,7 +53,7 @@ class ConditionTables(nn.Module):
         self.weight = nn.Parameter(torch.ones(num_conditions, channels, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.zeros(num_conditions, channels, device=device, dtype=dtype))
 
-    def _check_parameters(self, x: Tensor) -> None:
+    def _check_tables(self, x: Tensor) -> None:
         shape = (self.num_conditions, self.num_features)
         check_required(self, x, shape, weight=self.weight, bias=self.bias)
 

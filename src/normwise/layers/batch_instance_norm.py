@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from normwise.core import formulas
 from normwise.core.formulas import Affine, Formula
 from normwise.core.moments import Moments
+from normwise.core.running import RunningStatistics
 from normwise.core.tables import check_required
 from normwise.operations.unit_interval import unit_interval
 
@@ -42,8 +43,8 @@ class _BatchInstanceNorm(MixtureLayer):
     def _tensors(self) -> tuple[Tensor | None, ...]:
         return self.weight, self.bias, self.gate
 
-    def _check_parameters(self, x: Tensor) -> None:
-        super()._check_parameters(x)
+    def _check_tensors(self, x: Tensor, running: RunningStatistics | None) -> None:
+        super()._check_tensors(x, running)
         check_required(self, x, (self.num_features,), gate=self.gate)
 
 

@@ -7,13 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normwise.core.known import check_running
+from normwise.core.known import check_channels
 from normwise.core.moments import Moments
 from normwise.core.numbers import check_eps, check_momentum, check_whole
 from normwise.core.processes import ProcessGroup, resolve_group
 from normwise.core.running import RunningStatistics
 from normwise.core.single_value import WITHOUT_EFFECT, check_values_per_channel
-from normwise.core.tables import check_optional
 from normwise.operations import standardize
 
 from ._shared import parameters_of, values_per_channel, without_bias
@@ -73,13 +72,11 @@ class BatchLayer(RunningLayer, nn.modules.batchnorm._BatchNorm):
     def _forward(self, x: Tensor, mask: Tensor | None, lengths: Tensor | None, **options: Any) -> Tensor:
         """`forward` with what a subclass adds to the options of `_by_batch` and `_by_running`."""
         self._check_input_dim(x)
-        self._check_parameters(x)
+        running = self.running_statistics()
+        self._check_tensors(x, running)
         if mask is not None or lengths is not None:
             mask = self._mask(x, mask, lengths)
         options["mask"], options["activation"] = mask, self.activation
-        running = self.running_statistics()
-        if running is not None:
-            check_running(self, x, running)
         if running is not None and not self._uses_batch(x):
             return self._by_running(x, running, **options)
         together = self.training and self.process_group is not None
@@ -124,9 +121,9 @@ class BatchLayer(RunningLayer, nn.modules.batchnorm._BatchNorm):
     def _check_input_dim(self, input: Tensor) -> None:
         self._check(input, dims=(2, 3) if self.rank == 1 else (self.rank + 2,), channel=1)
 
-    def _check_parameters(self, x: Tensor) -> None:
-        weight, bias = parameters_of(self)
-        check_optional(self, x, (self.num_features,), weight=weight, bias=bias)
+    def _check_tensors(self, x: Tensor, running: RunningStatistics | None) -> None:
+        """Parameters and buffers as they are now; a subclass adds its own."""
+        check_channels(self, x, self.num_features, *parameters_of(self), running)
 
     def _check_statistics(self, x: Tensor, group: ProcessGroup | None) -> None:
         if group is None:  # with one, other processes may hold the rest of the batch

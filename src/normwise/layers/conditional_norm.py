@@ -47,7 +47,7 @@ class _ConditionalInstanceNorm(ConditionTables, ChannelLayer, nn.modules.instanc
         lengths: Tensor | None = None,
     ) -> Tensor:
         self._check(x, dims=(self.rank + 2,), channel=1)
-        self._check_parameters(x)
+        self._check_tables(x)
         check_values_per_group(self, x, 1)
         weight, bias = self._rows(condition, x.shape[0])
         mask = self._mask(x, mask, lengths)

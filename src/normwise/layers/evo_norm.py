@@ -70,8 +70,8 @@ class EvoNormB0(BatchLayer):
         if "v" in self._parameters:  # not yet, when torch's constructor calls
             nn.init.ones_(self.v)
 
-    def _check_parameters(self, x: Tensor) -> None:
-        super()._check_parameters(x)
+    def _check_tensors(self, x: Tensor, running: RunningStatistics | None) -> None:
+        super()._check_tensors(x, running)
         check_required(self, x, (self.num_features,), v=self.v)
 
     def _by_batch(self, x: Tensor, group: ProcessGroup | None, **options: Any) -> tuple[Tensor, Moments]:

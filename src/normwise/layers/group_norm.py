@@ -10,12 +10,11 @@ from torch import Tensor, nn
 
 from normwise.core import formulas
 from normwise.core.arguments import check_input
-from normwise.core.known import check_running
+from normwise.core.known import check_channels
 from normwise.core.moments import Moments
 from normwise.core.numbers import check_eps, check_groups, check_momentum, check_whole
 from normwise.core.running import RunningStatistics
 from normwise.core.single_value import check_values_per_group
-from normwise.core.tables import check_optional
 from normwise.operations import standardize
 from normwise.operations.normalize import normalize_and_measure
 
@@ -64,10 +63,8 @@ class _InstanceNorm(RunningLayer, nn.modules.instancenorm._InstanceNorm):
     def _normalize(self, x: Tensor, residual: Tensor | None, mask: Tensor | None) -> Tensor:
         options: dict[str, Any] = {"activation": self.activation, "residual": residual}
         weight, bias = parameters_of(self)
-        check_optional(self, x, (self.num_features,), weight=weight, bias=bias)
         running = self.running_statistics() if self.track_running_stats else None
-        if running is not None:
-            check_running(self, x, running)
+        check_channels(self, x, self.num_features, weight, bias, running)
         if running is not None and (not self.training or self.policy.frozen):
             return standardize.by_running(x, running, weight, bias, self.eps, mask=mask, **options)
         check_values_per_group(self, x, 1)
@@ -214,7 +211,7 @@ class GroupNorm(FusedActivation, nn.GroupNorm):
                 f"dimension 1, got input {list(x.shape)}; write num_channels={x.shape[1]} or move the channels there."
             )
         weight, bias = parameters_of(self)
-        check_optional(self, x, (self.num_channels,), weight=weight, bias=bias)
+        check_channels(self, x, self.num_channels, weight, bias, None)
         check_values_per_group(self, x, self.num_channels // self.num_groups)
         return standardize.over_groups(
             x,

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normwise.core.known import check_pair, check_running
+from normwise.core.known import check_channels, check_pair
 from normwise.core.moments import Moments, concatenate
 from normwise.core.policy import StatisticsPolicy
 from normwise.core.running import RunningStatistics
@@ -70,7 +70,7 @@ class RunningLayer(ChannelLayer):
         running = self.running_statistics()
         if running is None:
             return
-        check_running(self, statistics.mean, running)
+        check_channels(self, statistics.mean, statistics.mean.shape[1], None, None, running)
         try:
             self._update(running, statistics, self.policy.finite(statistics, type(self).__name__))
         except RuntimeError as error:

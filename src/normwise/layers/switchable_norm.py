@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from normwise.core import formulas
 from normwise.core.formulas import Formula
 from normwise.core.processes import ProcessGroup
+from normwise.core.running import RunningStatistics
 from normwise.core.single_value import check_values_per_channel
 from normwise.core.tables import check_required
 
@@ -129,8 +130,8 @@ class _SwitchableNorm(MixtureLayer):
     def _tensors(self) -> tuple[Tensor | None, ...]:
         return self.weight, self.bias, self.mean_weight, self.var_weight
 
-    def _check_parameters(self, x: Tensor) -> None:
-        super()._check_parameters(x)
+    def _check_tensors(self, x: Tensor, running: RunningStatistics | None) -> None:
+        super()._check_tensors(x, running)
         shares = {"mean_weight": self.mean_weight, "var_weight": self.var_weight}
         check_required(self, x, (len(self.branches),), **shares)
 
