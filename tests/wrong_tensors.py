@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import normwise as nw
 import normwise.functional as nf
+from normwise.backends import available_backends
 from normwise.layers import NORMALIZERS
 
 C = 6
@@ -116,7 +117,8 @@ OPTIONAL = ("weight", "bias", "num_batches_tracked", "learned_eps", "tau")
 REQUIRED_WEIGHTS = ("global-response", "conditional-instance", "conditional-batch")
 
 
-def wrong_values(name: str, right: Tensor, *, required: bool) -> Iterator[tuple[str, Any]]:
+def wrong_values(right: Tensor, *, required: bool) -> Iterator[tuple[str, Any]]:
+    """Each wrong tensor in the place of the ``right`` one, with its name."""
     for kind, make in WRONG.items():
         wrong = make(right.detach())
         if wrong is not None:
@@ -146,7 +148,9 @@ class Way(NamedTuple):
                 y.backward(torch.ones_like(y))
 
 
-WAYS = [Way(backend, graph) for backend in ("automatic", "cpu", "reference") for graph in (False, True)]
+#: The kernels take small tensors, too, where they are chosen; without a compiler there are none.
+BACKENDS = ["automatic", *(name for name in ("cpu", "reference") if available_backends()[name] is None)]
+WAYS = [Way(backend, graph) for backend in BACKENDS for graph in (False, True)]
 
 
 class Function(NamedTuple):
@@ -191,3 +195,9 @@ REQUIRED = ("v", "mean_weight", "var_weight", "gate", "alpha", "shift")
 
 def is_needed(function: str, name: str) -> bool:
     return name in REQUIRED or (function, name) == ("global_response_norm", "weight")
+
+
+def takes_rows_of_samples(function: str, right: Tensor) -> bool:
+    """Whether ``[1, C]`` and ``[N, C]`` are right, too: one affine map for each sample."""
+    alone = ("layer_norm", "rms_norm", "layer_norm2d", "rms_norm2d", "dynamic_tanh", "dynamic_erf")
+    return right.shape == (C,) and function not in alone

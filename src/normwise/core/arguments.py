@@ -7,6 +7,8 @@ from torch import Tensor
 
 from .tables import check_place
 
+_STRIDED = torch.strided
+
 
 def check_input(x: Tensor, caller: str) -> None:
     """A floating tensor with at least a sample and a channel dimension."""
@@ -24,6 +26,8 @@ def check_floating(x: Tensor, caller: str) -> None:
         raise TypeError(f"{caller} expects a tensor, received {type(x).__name__}.")
     if not x.is_floating_point():
         raise TypeError(f"{caller} expects a floating tensor, received {x.dtype}; convert it with x.float().")
+    if x.layout is not _STRIDED:
+        raise TypeError(f"{caller} expects a dense tensor, received {x.layout}; convert it with x.to_dense().")
 
 
 def check_residual(residual: Tensor, x: Tensor) -> None:
@@ -84,4 +88,6 @@ def length_mask(lengths: Tensor, x: Tensor) -> Tensor:
         raise TypeError(f"lengths must be an integer tensor [N], received {kind}.")
     if lengths.shape != x.shape[:1]:
         raise ValueError(f"lengths must be [N] = [{x.shape[0]}], received {list(lengths.shape)}.")
+    if lengths.is_meta and not x.is_meta:
+        raise ValueError(f"lengths must have values for an input on {x.device}, received a tensor on meta.")
     return (torch.arange(x.shape[2], device=x.device) < lengths.to(x.device).unsqueeze(1)).unsqueeze(1)

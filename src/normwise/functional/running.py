@@ -107,7 +107,9 @@ def as_known(caller: str, statistics: Statistics, x: Tensor) -> Moments:
         check_required_tables(caller, x, **{name: table})
     mean, var = (t if t.dim() == 2 else t.unsqueeze(0) for t in (statistics.mean, statistics.var))
     kind = table_dtype(x)
-    return Moments(mean.to(kind), var.to(kind), statistics.count if isinstance(statistics, Moments) else 1)
+    known = Moments(mean.to(kind), var.to(kind), statistics.count if isinstance(statistics, Moments) else 1)
+    check_moments(caller, x, known)
+    return known
 
 
 def in_tensors(table: Moments) -> Moments:
