@@ -12,6 +12,9 @@ from torch import Tensor
 
 from .tables import called
 
+#: Any, for a type checker: the abstract classes of numbers have no order.
+_NUMBERS: Any = (float, int, Real, torch.SymFloat, torch.SymInt)
+
 
 def check_whole(caller: object, name: str, value: Any, least: float) -> None:
     """A whole number, ``least`` or more; True and 4.0 are none."""
@@ -23,7 +26,7 @@ def check_whole(caller: object, name: str, value: Any, least: float) -> None:
 
 def check_number(caller: object, name: str, value: Any, least: float, most: float = math.inf) -> None:
     """A real number from ``least`` to ``most``, no tensor, and not NaN."""
-    if isinstance(value, bool) or not isinstance(value, (Real, torch.SymFloat, torch.SymInt)):
+    if isinstance(value, bool) or not isinstance(value, _NUMBERS):
         raise TypeError(
             f"{called(caller)}: {name} must be a number, received {_shown(value)}; write {name}=float(...) for a "
             "number that is something else."

@@ -25,8 +25,6 @@ from .running import Options, Statistics, as_known, check_maps, in_tensors
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-_LARGER_BATCH = f"{WITHOUT_EFFECT} Use a larger batch, or give statistics."
-
 
 def batch_norm(
     x: Tensor,
@@ -45,9 +43,7 @@ def batch_norm(
     >>> torch.allclose(batch_norm(x, batch)[0], y, atol=1e-6)
     True
     """
-    check_maps("batch_norm", x, eps, weight=weight, bias=bias)
-    if statistics is None:
-        check_values_per_channel("batch_norm", x, _LARGER_BATCH)
+    _check_batch("batch_norm", x, statistics, weight, bias, eps)
     formula = partial(formulas.batch_norm, eps=eps)
     return _standardized("batch_norm", x, formula, statistics, weight, bias, eps, options)
 
@@ -68,10 +64,9 @@ def ghost_batch_norm(
     >>> ghost_batch_norm(torch.randn(5, 3, 4), ghost_size=2)[1].mean.shape
     torch.Size([1, 3])
     """
-    check_maps("ghost_batch_norm", x, eps, weight=weight, bias=bias)
+    _check_batch("ghost_batch_norm", x, statistics, weight, bias, eps)
     check_whole("ghost_batch_norm", "ghost_size", ghost_size, 1)
     if statistics is None:
-        check_values_per_channel("ghost_batch_norm", x, _LARGER_BATCH)
         check_values_per_chunk("ghost_batch_norm", x, ghost_size)
     formula = partial(formulas.ghost_batch_norm, ghost_size=ghost_size, eps=eps)
     return _standardized("ghost_batch_norm", x, formula, statistics, weight, bias, eps, options)
@@ -99,10 +94,9 @@ def batch_renorm(
     >>> torch.allclose(y, batch_norm(x, running)[0], atol=1e-5)
     True
     """
-    check_maps("batch_renorm", x, eps, weight=weight, bias=bias)
+    _check_batch("batch_renorm", x, None, weight, bias, eps)
     check_number("batch_renorm", "r_max", r_max, 1.0)
     check_number("batch_renorm", "d_max", d_max, 0.0)
-    check_values_per_channel("batch_renorm", x, _LARGER_BATCH)
     known = as_known("batch_renorm", running, x)
     target = RenormTarget(known.mean, known.var, r_max, d_max)
     return _measured(x, partial(formulas.batch_renorm, target=target, eps=eps), options, weight, bias)
@@ -180,10 +174,8 @@ def switchable_norm(
     True
     """
     branches = ("instance", "layer", "batch")
-    check_maps("switchable_norm", x, eps, weight=weight, bias=bias)
+    _check_batch("switchable_norm", x, statistics, weight, bias, eps)
     check_required("switchable_norm", x, (len(branches),), mean_weight=mean_weight, var_weight=var_weight)
-    if statistics is None:
-        check_values_per_channel("switchable_norm", x, _LARGER_BATCH)
     formula = partial(formulas.switchable_norm, branches=branches, eps=eps)
     return _mixed("switchable_norm", x, formula, statistics, options, weight, bias, mean_weight, var_weight)
 
@@ -207,10 +199,8 @@ def batch_instance_norm(
     >>> torch.allclose(batch_instance_norm(x, torch.zeros(3))[0], instance_norm(x)[0], atol=1e-6)
     True
     """
-    check_maps("batch_instance_norm", x, eps, weight=weight, bias=bias)
+    _check_batch("batch_instance_norm", x, statistics, weight, bias, eps)
     check_required_tables("batch_instance_norm", x, gate=gate)
-    if statistics is None:
-        check_values_per_channel("batch_instance_norm", x, _LARGER_BATCH)
     formula = partial(formulas.batch_instance_norm, eps=eps)
     return _mixed("batch_instance_norm", x, formula, statistics, options, weight, bias, gate)
 
@@ -231,12 +221,19 @@ def evo_norm_b0(
     >>> evo_norm_b0(torch.randn(4, 3, 5), torch.ones(3))[1].var.shape
     torch.Size([1, 3])
     """
-    check_maps("evo_norm_b0", x, eps, weight=weight, bias=bias)
+    _check_batch("evo_norm_b0", x, statistics, weight, bias, eps)
     check_required_tables("evo_norm_b0", x, v=v)
-    if statistics is None:
-        check_values_per_channel("evo_norm_b0", x, _LARGER_BATCH)
     formula = partial(formulas.evo_norm_b0, eps=eps)
     return _mixed("evo_norm_b0", x, formula, statistics, options, weight, bias, v)
+
+
+def _check_batch(
+    caller: str, x: Tensor, statistics: Statistics | None, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> None:
+    """What every function asks that measures a batch, unless its statistics are given."""
+    check_maps(caller, x, eps, weight=weight, bias=bias)
+    if statistics is None:
+        check_values_per_channel(caller, x, f"{WITHOUT_EFFECT} Use a larger batch, or give statistics.")
 
 
 def _standardized(
