@@ -170,7 +170,7 @@ def test_sizes_of_ghosts():
 
 def test_the_dimension_of_the_channels():
     for wrong, error in ((4, ValueError), (-5, ValueError), (1.0, TypeError), (True, TypeError)):
-        with pytest.raises(error, match=r"DynamicTanh: dim must be"):
+        with pytest.raises(error, match="dynamic_tanh: dim must be"):
             nf.dynamic_tanh(X, torch.tensor(0.5), dim=wrong)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from normwise.core import formulas
 from normwise.core.arguments import check_floating, check_input
-from normwise.core.numbers import as_row_shape, check_eps, check_groups, check_rows
+from normwise.core.numbers import as_row_shape, check_dim, check_eps, check_groups, check_rows
 from normwise.core.single_value import WITHOUT_EFFECT, check_values_per_group
 from normwise.core.tables import check_required_tables, check_scalars_or_tables
 from normwise.operations import adaptive, rows, squash
@@ -190,6 +190,7 @@ def dynamic_tanh(
     tensor([1., 1., 1.])
     """
     check_floating(x, "dynamic_tanh")
+    check_dim("dynamic_tanh", x, dim)
     return squash.dynamic_tanh(x, alpha, weight, bias, dim=dim, **epilogue)
 
 
@@ -210,6 +211,7 @@ def dynamic_erf(
     tensor([1., 1., 1.])
     """
     check_floating(x, "dynamic_erf")
+    check_dim("dynamic_erf", x, dim)
     return squash.dynamic_erf(x, alpha, shift, weight, bias, dim=dim, **epilogue)
 
 

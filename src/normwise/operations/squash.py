@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from normwise.core.moments import widen
-from normwise.core.numbers import check_dim
 from normwise.core.tables import check_optional, check_scalars
 
 from .epilogue import finish
@@ -60,7 +59,6 @@ def _squash(
     activation: str | None,
     residual: Tensor | None,
 ) -> Tensor:
-    check_dim(caller, x, dim)
     check_optional(caller, x, (x.shape[dim],), weight=weight, bias=bias)
     with without_autocast(x):
         y = curve(widen(x))
