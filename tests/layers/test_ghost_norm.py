@@ -53,6 +53,6 @@ def test_a_rest_of_one_value_joins_the_chunk_before_it():
 
 
 def test_ghost_size_is_checked_and_shown():
-    with pytest.raises(ValueError, match="ghost_size must be at least 1 sample, received 0"):
+    with pytest.raises(ValueError, match="ghost_size must be at least 1, received 0"):
         nw.GhostBatchNorm1d(4, ghost_size=0)
     assert "ghost_size=8" in repr(nw.GhostBatchNorm1d(4, ghost_size=8))

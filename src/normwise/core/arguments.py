@@ -5,6 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .tables import check_place
+
+_STRIDED = torch.strided
+
 
 def check_input(x: Tensor, caller: str) -> None:
     """A floating tensor with at least a sample and a channel dimension."""
@@ -22,6 +26,8 @@ def check_floating(x: Tensor, caller: str) -> None:
         raise TypeError(f"{caller} expects a tensor, received {type(x).__name__}.")
     if not x.is_floating_point():
         raise TypeError(f"{caller} expects a floating tensor, received {x.dtype}; convert it with x.float().")
+    if x.layout is not _STRIDED:
+        raise TypeError(f"{caller} expects a dense tensor, received {x.layout}; convert it with x.to_dense().")
 
 
 def check_residual(residual: Tensor, x: Tensor) -> None:
@@ -32,11 +38,12 @@ def check_residual(residual: Tensor, x: Tensor) -> None:
             f"residual must have the input's shape {list(x.shape)}, received {list(residual.shape)}; "
             "expand it first if broadcasting is meant."
         )
+    check_place("residual", "the tensor", residual, x)
 
 
 def as_mask(mask: Tensor, x: Tensor) -> Tensor:
     """A boolean mask ``[N, *space]`` or ``[N, 1, *space]`` as ``[N, 1, *space]``."""
-    check_boolean(mask)
+    check_boolean(mask, x)
     per_position = (x.shape[0], *x.shape[2:])
     if mask.shape == per_position:
         return mask.unsqueeze(1)
@@ -48,13 +55,14 @@ def as_mask(mask: Tensor, x: Tensor) -> Tensor:
     )
 
 
-def check_boolean(mask: Tensor) -> None:
-    """A mask selects; weights are something else."""
+def check_boolean(mask: Tensor, x: Tensor) -> None:
+    """A mask selects; weights are something else. It is where ``x`` is."""
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
         kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
         raise TypeError(
             f"mask must be a boolean tensor (true = counted), received {kind}; write mask.bool() or mask > 0."
         )
+    check_place("mask", "the tensor", mask, x)
 
 
 def finite_outside(mask: Tensor, t: Tensor) -> Tensor:
@@ -80,4 +88,6 @@ def length_mask(lengths: Tensor, x: Tensor) -> Tensor:
         raise TypeError(f"lengths must be an integer tensor [N], received {kind}.")
     if lengths.shape != x.shape[:1]:
         raise ValueError(f"lengths must be [N] = [{x.shape[0]}], received {list(lengths.shape)}.")
+    if lengths.is_meta and not x.is_meta:
+        raise ValueError(f"lengths must have values for an input on {x.device}, received a tensor on meta.")
     return (torch.arange(x.shape[2], device=x.device) < lengths.to(x.device).unsqueeze(1)).unsqueeze(1)

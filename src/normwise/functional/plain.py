@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from normwise.core import formulas
 from normwise.core.arguments import check_floating, check_input
+from normwise.core.numbers import as_row_shape, check_dim, check_eps, check_groups, check_rows
+from normwise.core.single_value import WITHOUT_EFFECT, check_values_per_group
+from normwise.core.tables import check_required_tables, check_scalars_or_tables
 from normwise.operations import adaptive, rows, squash
 from normwise.operations.normalize import normalize
 
-from .running import Epilogue, Options, check_tables
+from .running import Epilogue, Options, check_maps
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -29,6 +32,7 @@ def adaptive_instance_norm(
     >>> torch.allclose(adaptive_instance_norm(x, x), x, atol=1e-4)
     True
     """
+    check_eps("adaptive_instance_norm", eps)
     return adaptive.adaptive_instance_norm(x, style, eps, **options)
 
 
@@ -48,8 +52,9 @@ def filter_response_norm(
     >>> torch.allclose(y.square().mean(2), torch.ones(2, 3), atol=1e-4)
     True
     """
-    check_input(x, "filter_response_norm")
-    check_tables(x, weight=weight, bias=bias)
+    check_maps("filter_response_norm", x, eps, weight=weight, bias=bias)
+    if learned_eps is not None:
+        check_scalars_or_tables("filter_response_norm", x, learned_eps=learned_eps)
     formula = partial(formulas.filter_response_norm, eps=eps)
     return normalize(x, formula, weight, bias, learned_eps, **options)
 
@@ -64,8 +69,8 @@ def global_response_norm(
     >>> torch.allclose(global_response_norm(x, torch.zeros(3)), x)
     True
     """
-    check_input(x, "global_response_norm")
-    check_tables(x, weight=weight, bias=bias)
+    check_maps("global_response_norm", x, eps, bias=bias)
+    check_required_tables("global_response_norm", x, weight=weight)
     return normalize(x, partial(formulas.global_response_norm, eps=eps), weight, bias, **options)
 
 
@@ -85,16 +90,16 @@ def evo_norm_s0(
     >>> evo_norm_s0(torch.zeros(2, 4, 3), torch.ones(4), 2).abs().max()
     tensor(0.)
     """
-    check_input(x, "evo_norm_s0")
-    check_tables(x, v=v, weight=weight, bias=bias)
-    if num_groups < 1 or x.shape[1] % num_groups:
-        raise ValueError(f"evo_norm_s0: {x.shape[1]} channels are not divisible by num_groups={num_groups}.")
+    check_maps("evo_norm_s0", x, eps, weight=weight, bias=bias)
+    check_required_tables("evo_norm_s0", x, v=v)
+    check_groups("evo_norm_s0", num_groups, x.shape[1])
+    check_values_per_group("evo_norm_s0", x, x.shape[1] // num_groups)
     return normalize(x, partial(formulas.evo_norm_s0, groups=num_groups, eps=eps), weight, bias, v, **options)
 
 
 def layer_norm(
     x: Tensor,
-    normalized_shape: Sequence[int],
+    normalized_shape: int | Sequence[int],
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     *,
@@ -108,13 +113,14 @@ def layer_norm(
     >>> torch.allclose(layer_norm(x, [4]), torch.nn.functional.layer_norm(x, [4]))
     True
     """
-    check_floating(x, "layer_norm")
-    return rows.layer_norm(x, tuple(normalized_shape), weight, bias, eps, **epilogue)
+    shape = _row_shape("layer_norm", x, normalized_shape)
+    check_eps("layer_norm", eps)
+    return rows.layer_norm(x, shape, weight, bias, eps, **epilogue)
 
 
 def rms_norm(
     x: Tensor,
-    normalized_shape: Sequence[int],
+    normalized_shape: int | Sequence[int],
     weight: Tensor | None = None,
     *,
     eps: float | None = None,
@@ -126,8 +132,10 @@ def rms_norm(
     >>> rms_norm(torch.full((1, 4), 3.0), [4])
     tensor([[1., 1., 1., 1.]])
     """
-    check_floating(x, "rms_norm")
-    return rows.rms_norm(x, tuple(normalized_shape), weight, eps, **epilogue)
+    shape = _row_shape("rms_norm", x, normalized_shape)
+    if eps is not None:
+        check_eps("rms_norm", eps)
+    return rows.rms_norm(x, shape, weight, eps, **epilogue)
 
 
 def layer_norm2d(
@@ -145,8 +153,9 @@ def layer_norm2d(
     >>> torch.allclose(layer_norm2d(x).mT, layer_norm(x.mT, [3], eps=1e-6), atol=1e-6)
     True
     """
-    check_input(x, "layer_norm2d")
-    check_tables(x, weight=weight, bias=bias)
+    check_maps("layer_norm2d", x, eps)
+    if x.shape[1] == 1:
+        raise ValueError(f"layer_norm2d: a single channel is its own mean, got {list(x.shape)}; {WITHOUT_EFFECT}")
     return rows.layer_norm_of_pixels(x, weight, bias, eps, **options)
 
 
@@ -160,7 +169,8 @@ def rms_norm2d(
     tensor([1., 1., 1., 1.])
     """
     check_input(x, "rms_norm2d")
-    check_tables(x, weight=weight)
+    if eps is not None:
+        check_eps("rms_norm2d", eps)
     return rows.rms_norm_of_pixels(x, weight, eps, **options)
 
 
@@ -180,6 +190,7 @@ def dynamic_tanh(
     tensor([1., 1., 1.])
     """
     check_floating(x, "dynamic_tanh")
+    check_dim("dynamic_tanh", x, dim)
     return squash.dynamic_tanh(x, alpha, weight, bias, dim=dim, **epilogue)
 
 
@@ -200,4 +211,13 @@ def dynamic_erf(
     tensor([1., 1., 1.])
     """
     check_floating(x, "dynamic_erf")
+    check_dim("dynamic_erf", x, dim)
     return squash.dynamic_erf(x, alpha, shift, weight, bias, dim=dim, **epilogue)
+
+
+def _row_shape(caller: str, x: Tensor, normalized_shape: Any) -> tuple[int, ...]:
+    """The trailing dimensions of ``x`` that ``normalized_shape`` names, as torch's functions take it."""
+    check_floating(x, caller)
+    shape = as_row_shape(caller, normalized_shape)
+    check_rows(caller, x, shape)
+    return shape

@@ -8,12 +8,17 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from normwise.core import formulas
-from normwise.core.arguments import check_input
-from normwise.core.formulas import Formula, RenormTarget
+from normwise.core.formulas import RenormTarget
 from normwise.core.moments import Moments
-from normwise.operations.normalize import normalize_and_measure
+from normwise.core.numbers import check_groups, check_number, check_whole
+from normwise.core.single_value import (
+    check_values_per_chunk,
+    check_values_per_group,
+)
+from normwise.core.tables import check_required, check_required_tables
 
-from .running import Options, Statistics, as_known, check_tables, in_tensors
+from .passes import check_batch, measured, mixed, standardized
+from .running import Options, Statistics, as_known, check_maps
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -36,7 +41,9 @@ def batch_norm(
     >>> torch.allclose(batch_norm(x, batch)[0], y, atol=1e-6)
     True
     """
-    return _standardized(x, partial(formulas.batch_norm, eps=eps), statistics, weight, bias, eps, options)
+    check_batch("batch_norm", x, statistics, weight, bias, eps)
+    formula = partial(formulas.batch_norm, eps=eps)
+    return standardized("batch_norm", x, formula, statistics, weight, bias, eps, options)
 
 
 def ghost_batch_norm(
@@ -55,8 +62,12 @@ def ghost_batch_norm(
     >>> ghost_batch_norm(torch.randn(5, 3, 4), ghost_size=2)[1].mean.shape
     torch.Size([1, 3])
     """
+    check_batch("ghost_batch_norm", x, statistics, weight, bias, eps)
+    check_whole("ghost_batch_norm", "ghost_size", ghost_size, 1)
+    if statistics is None:
+        check_values_per_chunk("ghost_batch_norm", x, ghost_size)
     formula = partial(formulas.ghost_batch_norm, ghost_size=ghost_size, eps=eps)
-    return _standardized(x, formula, statistics, weight, bias, eps, options)
+    return standardized("ghost_batch_norm", x, formula, statistics, weight, bias, eps, options)
 
 
 def batch_renorm(
@@ -81,10 +92,12 @@ def batch_renorm(
     >>> torch.allclose(y, batch_norm(x, running)[0], atol=1e-5)
     True
     """
-    check_input(x, "batch_renorm")
-    known = as_known(running, x)
+    check_batch("batch_renorm", x, None, weight, bias, eps)
+    check_number("batch_renorm", "r_max", r_max, 1.0)
+    check_number("batch_renorm", "d_max", d_max, 0.0)
+    known = as_known("batch_renorm", running, x)
     target = RenormTarget(known.mean, known.var, r_max, d_max)
-    return _measured(x, partial(formulas.batch_renorm, target=target, eps=eps), options, weight, bias)
+    return measured(x, partial(formulas.batch_renorm, target=target, eps=eps), options, weight, bias)
 
 
 def instance_norm(
@@ -105,7 +118,11 @@ def instance_norm(
     >>> torch.allclose(torch.cat(tiles, dim=3), whole, atol=1e-6)          # no seam
     True
     """
-    return _standardized(x, partial(formulas.instance_norm, eps=eps), statistics, weight, bias, eps, options)
+    check_maps("instance_norm", x, eps, weight=weight, bias=bias)
+    if statistics is None:
+        check_values_per_group("instance_norm", x, 1)
+    formula = partial(formulas.instance_norm, eps=eps)
+    return standardized("instance_norm", x, formula, statistics, weight, bias, eps, options)
 
 
 def group_norm(
@@ -125,11 +142,12 @@ def group_norm(
     >>> torch.allclose(group_norm(x, 6)[0], instance_norm(x)[0])
     True
     """
-    check_input(x, "group_norm")
-    if num_groups < 1 or x.shape[1] % num_groups:
-        raise ValueError(f"group_norm: {x.shape[1]} channels are not divisible by num_groups={num_groups}.")
+    check_maps("group_norm", x, eps, weight=weight, bias=bias)
+    check_groups("group_norm", num_groups, x.shape[1])
+    if statistics is None:
+        check_values_per_group("group_norm", x, x.shape[1] // num_groups)
     formula = partial(formulas.group_norm, groups=num_groups, eps=eps)
-    return _standardized(x, formula, statistics, weight, bias, eps, options)
+    return standardized("group_norm", x, formula, statistics, weight, bias, eps, options)
 
 
 def switchable_norm(
@@ -154,11 +172,10 @@ def switchable_norm(
     True
     """
     branches = ("instance", "layer", "batch")
-    for name, logits in (("mean_weight", mean_weight), ("var_weight", var_weight)):
-        if logits.shape != (len(branches),):
-            raise ValueError(f"switchable_norm: {name} must be [3], for {branches}, received {list(logits.shape)}.")
+    check_batch("switchable_norm", x, statistics, weight, bias, eps)
+    check_required("switchable_norm", x, (len(branches),), mean_weight=mean_weight, var_weight=var_weight)
     formula = partial(formulas.switchable_norm, branches=branches, eps=eps)
-    return _mixed(x, formula, statistics, options, weight, bias, mean_weight, var_weight)
+    return mixed("switchable_norm", x, formula, statistics, options, weight, bias, mean_weight, var_weight)
 
 
 def batch_instance_norm(
@@ -180,9 +197,10 @@ def batch_instance_norm(
     >>> torch.allclose(batch_instance_norm(x, torch.zeros(3))[0], instance_norm(x)[0], atol=1e-6)
     True
     """
-    check_input(x, "batch_instance_norm")
-    check_tables(x, gate=gate)
-    return _mixed(x, partial(formulas.batch_instance_norm, eps=eps), statistics, options, weight, bias, gate)
+    check_batch("batch_instance_norm", x, statistics, weight, bias, eps)
+    check_required_tables("batch_instance_norm", x, gate=gate)
+    formula = partial(formulas.batch_instance_norm, eps=eps)
+    return mixed("batch_instance_norm", x, formula, statistics, options, weight, bias, gate)
 
 
 def evo_norm_b0(
@@ -201,41 +219,7 @@ def evo_norm_b0(
     >>> evo_norm_b0(torch.randn(4, 3, 5), torch.ones(3))[1].var.shape
     torch.Size([1, 3])
     """
-    check_input(x, "evo_norm_b0")
-    check_tables(x, v=v)
-    return _mixed(x, partial(formulas.evo_norm_b0, eps=eps), statistics, options, weight, bias, v)
-
-
-def _standardized(
-    x: Tensor,
-    formula: Formula,
-    statistics: Statistics | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    eps: float,
-    options: Options,
-) -> tuple[Tensor, Moments]:
-    """By a formula's pool, or by given statistics, which are standardization whatever the pool was."""
-    if statistics is None:
-        return _measured(x, formula, options, weight, bias)
-    check_input(x, "normwise.functional")
-    check_tables(x, weight=weight, bias=bias)
-    known = as_known(statistics, x)
-    y, table = normalize_and_measure(x, partial(formulas.standardized, eps=eps), weight, bias, moments=known, **options)
-    return y, in_tensors(table)
-
-
-def _mixed(
-    x: Tensor, formula: Formula, statistics: Statistics | None, options: Options, *parameters: Tensor | None
-) -> tuple[Tensor, Moments]:
-    """By a formula in which given statistics stand in for the batch's only."""
-    check_input(x, "normwise.functional")
-    known = None if statistics is None else as_known(statistics, x)
-    return _measured(x, partial(formula, known=known), options, *parameters)
-
-
-def _measured(x: Tensor, formula: Formula, options: Options, *parameters: Tensor | None) -> tuple[Tensor, Moments]:
-    check_input(x, "normwise.functional")
-    check_tables(x, weight=parameters[0], bias=parameters[1])
-    y, table = normalize_and_measure(x, formula, *parameters, **options)
-    return y, in_tensors(table)
+    check_batch("evo_norm_b0", x, statistics, weight, bias, eps)
+    check_required_tables("evo_norm_b0", x, v=v)
+    formula = partial(formulas.evo_norm_b0, eps=eps)
+    return mixed("evo_norm_b0", x, formula, statistics, options, weight, bias, v)

@@ -7,8 +7,12 @@ from typing import Any, NamedTuple, Protocol, TypedDict
 import torch
 from torch import Tensor
 
+from normwise.core.arguments import check_input
+from normwise.core.known import check_counter, check_moments
 from normwise.core.moments import Moments, table_dtype
+from normwise.core.numbers import check_eps, check_momentum
 from normwise.core.running import RunningStatistics
+from normwise.core.tables import check_required, check_required_tables, check_tables
 
 
 class Epilogue(TypedDict, total=False):
@@ -67,6 +71,7 @@ def update_statistics(old: Running, statistics: Moments, momentum: float | None 
     >>> running.batches
     tensor(2)
     """
+    _check_update(old, statistics, momentum)
     # The update is made in place, on new tensors: a transform maps over them wherever it maps over the statistics.
     table = statistics.detached()
     like = table.mean.sum(0)
@@ -76,19 +81,35 @@ def update_statistics(old: Running, statistics: Moments, momentum: float | None 
     return Running(mean, var, batches)
 
 
-def as_known(statistics: Statistics, x: Tensor) -> Moments:
+def _check_update(old: Running, statistics: Moments, momentum: float | None) -> None:
+    caller = "update_statistics"
+    if isinstance(statistics, Moments):
+        check_moments(caller, statistics.mean, statistics)
+    else:
+        raise TypeError(
+            f"{caller}: statistics must be the Moments of a batch, received {type(statistics).__name__}; give what a "
+            "function returned behind y."
+        )
+    check_momentum(caller, momentum)
+    check_required(caller, statistics.mean, statistics.mean.shape[1:], mean=old.mean, var=old.var)
+    check_counter(caller, statistics.mean, old.batches)
+
+
+def as_known(caller: str, statistics: Statistics, x: Tensor) -> Moments:
     """Given statistics as the table that stands in for ``x``'s own."""
     for name in ("mean", "var"):
         table = getattr(statistics, name, None)
         if not isinstance(table, Tensor):  # a tensor's own `mean` is a method
             raise TypeError(
-                "statistics must have a mean and a var, as Running(mean, var, batches) and Moments(mean, var, count) "
-                f"do, received {type(statistics).__name__}."
+                f"{caller}: statistics must have a mean and a var, as Running(mean, var, batches) and "
+                f"Moments(mean, var, count) do, received {type(statistics).__name__}."
             )
-        check_tables(x, **{name: table})
+        check_required_tables(caller, x, **{name: table})
     mean, var = (t if t.dim() == 2 else t.unsqueeze(0) for t in (statistics.mean, statistics.var))
     kind = table_dtype(x)
-    return Moments(mean.to(kind), var.to(kind), statistics.count if isinstance(statistics, Moments) else 1)
+    known = Moments(mean.to(kind), var.to(kind), statistics.count if isinstance(statistics, Moments) else 1)
+    check_moments(caller, x, known)
+    return known
 
 
 def in_tensors(table: Moments) -> Moments:
@@ -96,12 +117,8 @@ def in_tensors(table: Moments) -> Moments:
     return Moments(table.mean, table.var, torch.as_tensor(table.count, device=table.mean.device))
 
 
-def check_tables(x: Tensor, **tables: Tensor | None) -> None:
-    """Each a table of channels, ``[C]``, ``[1, C]`` or ``[N, C]``."""
-    channels, samples = x.shape[1], x.shape[0]
-    for name, table in tables.items():
-        if table is not None and table.shape not in ((channels,), (1, channels), (samples, channels)):
-            raise ValueError(
-                f"{name} must be [C] = [{channels}] or [N, C] = [{samples}, {channels}] for an input of shape "
-                f"{list(x.shape)}, received {list(table.shape)}."
-            )
+def check_maps(caller: str, x: Tensor, eps: Any, **tables: Tensor | None) -> None:
+    """What all functions of maps ask of ``[N, C, *space]``, of ε, and of their tables of channels."""
+    check_input(x, caller)
+    check_eps(caller, eps)
+    check_tables(caller, x, **tables)

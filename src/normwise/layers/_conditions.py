@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normwise.core.moments import widen
+from normwise.core.numbers import check_whole
+from normwise.core.tables import check_place, check_required
 from normwise.operations.transforms import plain_operations_wanted, without_autocast
 
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
@@ -43,20 +45,26 @@ class ConditionTables(nn.Module):
     weight: Tensor
     bias: Tensor
     num_conditions: int
+    num_features: int
 
     def _create_tables(self, num_conditions: int, channels: int, device: Any, dtype: torch.dtype | None) -> None:
-        if num_conditions < 1:
-            raise ValueError(f"{type(self).__name__}: num_conditions must be at least 1, received {num_conditions}.")
+        check_whole(self, "num_conditions", num_conditions, 1)
         self.num_conditions = num_conditions
         self.weight = nn.Parameter(torch.ones(num_conditions, channels, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.zeros(num_conditions, channels, device=device, dtype=dtype))
+
+    def _check_tables(self, x: Tensor) -> None:
+        shape = (self.num_conditions, self.num_features)
+        check_required(self, x, shape, weight=self.weight, bias=self.bias)
 
     def _rows(self, condition: Tensor, samples: int) -> tuple[Tensor, Tensor]:
         """Each sample's γ and β, ``[N, C]``: rows of the tables, or their weighted sums."""
         name = type(self).__name__
         # Widened, so that the gradients of samples with one label are not summed in a narrow type.
         tables = widen(self.weight), widen(self.bias)
-        if is_labels(condition, name):
+        labels = is_labels(condition, name)
+        check_place(self, "the condition", condition, self.weight)
+        if labels:
             if condition.shape != (samples,):
                 raise ValueError(f"{name}: labels must be [N] = [{samples}], received {list(condition.shape)}.")
             check_labels(condition, self.num_conditions, name)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from normwise.core.activations import activation_named
 from normwise.core.arguments import as_mask, check_floating, length_mask
 
+_STRIDED = torch.strided
 SPACE = {1: "L", 2: "H, W", 3: "D, H, W"}
 
 
@@ -44,7 +46,7 @@ class ChannelLayer(FusedActivation):
     num_features: int
 
     def _check(self, x: Any, *, dims: tuple[int, ...], channel: int) -> None:
-        if isinstance(x, Tensor) and x.is_floating_point():
+        if isinstance(x, Tensor) and x.is_floating_point() and x.layout is _STRIDED:
             shape = x.shape
             if len(shape) in dims and shape[channel] == self.num_features:
                 return

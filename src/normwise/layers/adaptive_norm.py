@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from normwise.core.moments import statistics_dtype
+from normwise.core.numbers import check_eps
 from normwise.operations import adaptive
 
 from ._shared import FusedActivation
@@ -49,6 +50,7 @@ class AdaptiveInstanceNorm(FusedActivation):
 
     def __init__(self, eps: float = 1e-5, *, activation: str | None = None) -> None:
         super().__init__()
+        check_eps(self, eps)
         self.eps = eps
         self._set_activation(activation)
 

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from normwise.core import formulas
 from normwise.core.formulas import Affine, Formula
 from normwise.core.moments import Moments
+from normwise.core.running import RunningStatistics
+from normwise.core.tables import check_required
 from normwise.operations.unit_interval import unit_interval
 
 from .mixture_layer import MixtureLayer
@@ -40,6 +42,10 @@ class _BatchInstanceNorm(MixtureLayer):
 
     def _tensors(self) -> tuple[Tensor | None, ...]:
         return self.weight, self.bias, self.gate
+
+    def _check_tensors(self, x: Tensor, running: RunningStatistics | None) -> None:
+        super()._check_tensors(x, running)
+        check_required(self, x, (self.num_features,), gate=self.gate)
 
 
 def _with_the_gate_inside(

@@ -7,13 +7,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from normwise.core.known import check_channels
 from normwise.core.moments import Moments
+from normwise.core.numbers import check_eps, check_momentum, check_whole
 from normwise.core.processes import ProcessGroup, resolve_group
 from normwise.core.running import RunningStatistics
+from normwise.core.single_value import WITHOUT_EFFECT, check_values_per_channel
 from normwise.operations import standardize
 
 from ._shared import parameters_of, values_per_channel, without_bias
 from .running_layer import RunningLayer
+
+_LARGER_BATCH = (
+    f"{WITHOUT_EFFECT} Use a larger batch (drop_last=True drops a tail of one), single_value='running', eval(), or a "
+    "per-sample layer such as GroupNorm."
+)
 
 
 class BatchLayer(RunningLayer, nn.modules.batchnorm._BatchNorm):
@@ -40,6 +48,9 @@ class BatchLayer(RunningLayer, nn.modules.batchnorm._BatchNorm):
         nonfinite: str = "skip",
         single_value: str = "error",
     ) -> None:
+        check_whole(self, "num_features", num_features, 0)
+        check_eps(self, eps)
+        check_momentum(self, momentum)
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype)
         if not bias:
             without_bias(self)
@@ -61,10 +72,11 @@ class BatchLayer(RunningLayer, nn.modules.batchnorm._BatchNorm):
     def _forward(self, x: Tensor, mask: Tensor | None, lengths: Tensor | None, **options: Any) -> Tensor:
         """`forward` with what a subclass adds to the options of `_by_batch` and `_by_running`."""
         self._check_input_dim(x)
+        running = self.running_statistics()
+        self._check_tensors(x, running)
         if mask is not None or lengths is not None:
             mask = self._mask(x, mask, lengths)
         options["mask"], options["activation"] = mask, self.activation
-        running = self.running_statistics()
         if running is not None and not self._uses_batch(x):
             return self._by_running(x, running, **options)
         together = self.training and self.process_group is not None
@@ -109,14 +121,12 @@ class BatchLayer(RunningLayer, nn.modules.batchnorm._BatchNorm):
     def _check_input_dim(self, input: Tensor) -> None:
         self._check(input, dims=(2, 3) if self.rank == 1 else (self.rank + 2,), channel=1)
 
+    def _check_tensors(self, x: Tensor, running: RunningStatistics | None) -> None:
+        """Parameters and buffers as they are now; a subclass adds its own."""
+        check_channels(self, x, self.num_features, *parameters_of(self), running)
+
     def _check_statistics(self, x: Tensor, group: ProcessGroup | None) -> None:
-        # With a group, other processes may hold the rest of the batch.
-        if group is None and x.numel() == x.shape[1] > 0:  # values_per_channel(x) == 1, in the fewest steps
-            raise ValueError(
-                f"{type(self).__name__}: Expected more than 1 value per channel when training, got input size "
-                f"{list(x.shape)}; the output would be the bias whatever the input is. Use a larger batch "
-                "(drop_last=True drops a tail of one), single_value='running', eval(), or a per-sample layer such "
-                "as GroupNorm."
-            )
-        if self.eps <= 0:
+        if group is None:  # with one, other processes may hold the rest of the batch
+            check_values_per_channel(self, x, _LARGER_BATCH)
+        if not self.eps > 0:
             raise ValueError(f"{type(self).__name__}: eps must be positive in training, received {self.eps}.")

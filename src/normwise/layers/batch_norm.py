@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from normwise.core import formulas
 from normwise.core.arguments import check_input
 from normwise.core.moments import Moments
+from normwise.core.numbers import check_whole
 from normwise.core.processes import ProcessGroup
 from normwise.core.running import RunningStatistics
+from normwise.core.single_value import check_values_per_chunk
 from normwise.operations import standardize
 from normwise.operations.normalize import normalize_and_measure
 
@@ -181,8 +183,7 @@ def _synchronized(layer: nn.modules.batchnorm._BatchNorm, group: ProcessGroup | 
 
 class _GhostBatchNorm(BatchLayer):
     def __init__(self, *args: Any, ghost_size: int = 32, **options: Any) -> None:
-        if ghost_size < 1:
-            raise ValueError(f"ghost_size must be at least 1 sample, received {ghost_size}.")
+        check_whole(self, "ghost_size", ghost_size, 1)
         super().__init__(*args, **options)
         self.ghost_size = ghost_size
 
@@ -192,12 +193,7 @@ class _GhostBatchNorm(BatchLayer):
 
     def _check_statistics(self, x: Tensor, group: ProcessGroup | None) -> None:
         super()._check_statistics(x, group)
-        if self.ghost_size * x.shape[2:].numel() == 1:
-            raise ValueError(
-                f"{type(self).__name__}(ghost_size=1): a chunk of one sample of input size {list(x.shape)} has a "
-                "single value per channel, and the output would be the bias whatever the input is; use a larger "
-                "ghost_size."
-            )
+        check_values_per_chunk(self, x, self.ghost_size)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, ghost_size={self.ghost_size}"

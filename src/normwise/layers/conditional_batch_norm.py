@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from normwise.core import formulas
+from normwise.core.known import check_channels
 from normwise.core.moments import Moments
 from normwise.core.processes import ProcessGroup
 from normwise.core.running import RunningStatistics
@@ -46,8 +47,12 @@ class _ConditionalBatchNorm(ConditionTables, BatchLayer):
         lengths: Tensor | None = None,
     ) -> Tensor:
         self._check_input_dim(x)
+        self._check_tables(x)
         affine = self._rows(condition, x.shape[0])
         return self._forward(x, mask, lengths, residual=residual, affine=affine)
+
+    def _check_tensors(self, x: Tensor, running: RunningStatistics | None) -> None:
+        check_channels(self, x, self.num_features, None, None, running)  # the tables have been read by now
 
     def _by_batch(
         self, x: Tensor, group: ProcessGroup | None, *, affine: tuple[Tensor, Tensor], **options: Any

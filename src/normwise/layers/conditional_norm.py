@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from normwise.core import formulas
+from normwise.core.numbers import check_eps, check_whole
+from normwise.core.single_value import check_values_per_group
 from normwise.operations.normalize import normalize
 
 from ._conditions import ConditionTables
@@ -29,6 +31,8 @@ class _ConditionalInstanceNorm(ConditionTables, ChannelLayer, nn.modules.instanc
         *,
         activation: str | None = None,
     ) -> None:
+        check_whole(self, "num_features", num_features, 0)
+        check_eps(self, eps)
         super().__init__(num_features, eps, device=device, dtype=dtype)
         self.affine = True
         self._create_tables(num_conditions, num_features, device, dtype)
@@ -43,11 +47,8 @@ class _ConditionalInstanceNorm(ConditionTables, ChannelLayer, nn.modules.instanc
         lengths: Tensor | None = None,
     ) -> Tensor:
         self._check(x, dims=(self.rank + 2,), channel=1)
-        if x.shape[2:].numel() == 1:
-            raise ValueError(
-                f"{type(self).__name__}: expected more than 1 value in each plane, got input size {list(x.shape)}; "
-                "the output would be the bias whatever the input is."
-            )
+        self._check_tables(x)
+        check_values_per_group(self, x, 1)
         weight, bias = self._rows(condition, x.shape[0])
         mask = self._mask(x, mask, lengths)
         formula = partial(formulas.instance_norm, eps=self.eps)

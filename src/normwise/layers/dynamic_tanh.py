@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from normwise.core.arguments import check_floating
+from normwise.core.numbers import check_number, check_whole
 from normwise.operations import squash
 
 from ._shared import FusedActivation
@@ -30,6 +32,9 @@ class _Squash(FusedActivation):
         activation: str | None = None,
     ) -> None:
         super().__init__()
+        check_whole(self, "num_channels", num_channels, 0)
+        check_whole(self, "dim", dim, -math.inf)
+        check_number(self, "alpha", alpha, -math.inf)
         self.num_channels, self.dim, self.elementwise_affine = num_channels, dim, elementwise_affine
         self.alpha = nn.Parameter(torch.full((1,), float(alpha), device=device, dtype=dtype))
         for name, start, wanted in (("weight", 1.0, elementwise_affine), ("bias", 0.0, elementwise_affine and bias)):
@@ -127,6 +132,7 @@ class DynamicErf(_Squash):
         activation: str | None = None,
     ) -> None:
         super().__init__(num_channels, dim, alpha, elementwise_affine, bias, device, dtype, activation=activation)
+        check_number(self, "shift", shift, -math.inf)
         self.shift = nn.Parameter(torch.full((1,), float(shift), device=device, dtype=dtype))
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:

@@ -11,8 +11,11 @@ from torch import Tensor, nn
 from normwise.core import formulas
 from normwise.core.arguments import check_input
 from normwise.core.moments import Moments
+from normwise.core.numbers import check_eps, check_groups, check_whole
 from normwise.core.processes import ProcessGroup
 from normwise.core.running import RunningStatistics
+from normwise.core.single_value import check_values_per_group
+from normwise.core.tables import check_optional, check_required
 from normwise.operations.normalize import normalize, normalize_and_measure
 
 from ._shared import ChannelLayer
@@ -66,6 +69,10 @@ class EvoNormB0(BatchLayer):
         super().reset_parameters()
         if "v" in self._parameters:  # not yet, when torch's constructor calls
             nn.init.ones_(self.v)
+
+    def _check_tensors(self, x: Tensor, running: RunningStatistics | None) -> None:
+        super()._check_tensors(x, running)
+        check_required(self, x, (self.num_features,), v=self.v)
 
     def _by_batch(self, x: Tensor, group: ProcessGroup | None, **options: Any) -> tuple[Tensor, Moments]:
         formula = partial(formulas.evo_norm_b0, eps=self.eps, processes=group)
@@ -126,14 +133,11 @@ class EvoNormS0(ChannelLayer):
         activation: str | None = None,
     ) -> None:
         super().__init__()
-        divisors = [d for d in range(1, num_features + 1) if num_features % d == 0]
+        check_whole(self, "num_features", num_features, 1)
+        check_eps(self, eps)
         if num_groups is None:
-            num_groups = max(d for d in divisors if d <= 32)
-        if num_groups not in divisors:
-            raise ValueError(
-                f"EvoNormS0(num_groups={num_groups}): {num_features} channels are not divisible by {num_groups} "
-                f"groups; divisors of {num_features}: {', '.join(map(str, divisors))}."
-            )
+            num_groups = max(d for d in range(1, min(num_features, 32) + 1) if num_features % d == 0)
+        check_groups(self, num_groups, num_features)
         self.num_features, self.num_groups, self.eps, self.affine = num_features, num_groups, eps, affine
         self._set_activation(activation)
         for name, wanted in (("weight", affine), ("bias", affine and bias), ("v", True)):
@@ -154,11 +158,9 @@ class EvoNormS0(ChannelLayer):
     ) -> Tensor:
         check_input(x, "EvoNormS0")
         self._check(x, dims=(x.dim(),), channel=1)
-        if self.num_features // self.num_groups * x.shape[2:].numel() == 1:
-            raise ValueError(
-                f"EvoNormS0: expected more than 1 value in each group, got input size {list(x.shape)}; use fewer "
-                "groups, or leave the layer out where the maps are 1 x 1."
-            )
+        check_optional(self, x, (self.num_features,), weight=self.weight, bias=self.bias)
+        check_required(self, x, (self.num_features,), v=self.v)
+        check_values_per_group(self, x, self.num_features // self.num_groups)
         formula = partial(formulas.evo_norm_s0, groups=self.num_groups, eps=self.eps)
         parameters, mask = (self.weight, self.bias, self.v), self._mask(x, mask, lengths)
         return normalize(x, formula, *parameters, activation=self.activation, residual=residual, mask=mask)

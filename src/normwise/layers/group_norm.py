@@ -10,8 +10,11 @@ from torch import Tensor, nn
 
 from normwise.core import formulas
 from normwise.core.arguments import check_input
+from normwise.core.known import check_channels
 from normwise.core.moments import Moments
+from normwise.core.numbers import check_eps, check_groups, check_momentum, check_whole
 from normwise.core.running import RunningStatistics
+from normwise.core.single_value import check_values_per_group
 from normwise.operations import standardize
 from normwise.operations.normalize import normalize_and_measure
 
@@ -34,6 +37,9 @@ class _InstanceNorm(RunningLayer, nn.modules.instancenorm._InstanceNorm):
         activation: str | None = None,
         nonfinite: str = "skip",
     ) -> None:
+        check_whole(self, "num_features", num_features, 0)
+        check_eps(self, eps)
+        check_momentum(self, momentum)
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)  # type: ignore[arg-type]
         if not bias:
             without_bias(self)
@@ -58,9 +64,10 @@ class _InstanceNorm(RunningLayer, nn.modules.instancenorm._InstanceNorm):
         options: dict[str, Any] = {"activation": self.activation, "residual": residual}
         weight, bias = parameters_of(self)
         running = self.running_statistics() if self.track_running_stats else None
+        check_channels(self, x, self.num_features, weight, bias, running)
         if running is not None and (not self.training or self.policy.frozen):
             return standardize.by_running(x, running, weight, bias, self.eps, mask=mask, **options)
-        _check_spatial_size(x, 1, type(self).__name__)
+        check_values_per_group(self, x, 1)
         if running is None:
             return standardize.over_groups(x, x.shape[1], weight, bias, self.eps, mask=mask, **options)
         formula = partial(formulas.instance_norm, eps=self.eps)
@@ -180,7 +187,9 @@ class GroupNorm(FusedActivation, nn.GroupNorm):
         bias: bool = True,
         activation: str | None = None,
     ) -> None:
-        _check_groups(num_groups, num_channels)
+        check_whole(self, "num_channels", num_channels, 0)
+        check_groups(self, num_groups, num_channels)
+        check_eps(self, eps)
         super().__init__(num_groups, num_channels, eps, affine, device, dtype)
         if not bias:
             without_bias(self)
@@ -201,32 +210,16 @@ class GroupNorm(FusedActivation, nn.GroupNorm):
                 f"GroupNorm({self.num_groups}, {self.num_channels}) expected {self.num_channels} channels in "
                 f"dimension 1, got input {list(x.shape)}; write num_channels={x.shape[1]} or move the channels there."
             )
-        _check_spatial_size(x, self.num_channels // self.num_groups, "GroupNorm")
+        weight, bias = parameters_of(self)
+        check_channels(self, x, self.num_channels, weight, bias, None)
+        check_values_per_group(self, x, self.num_channels // self.num_groups)
         return standardize.over_groups(
             x,
             self.num_groups,
-            *parameters_of(self),
+            weight,
+            bias,
             self.eps,
             activation=self.activation,
             residual=residual,
             mask=mask,
-        )
-
-
-def _check_groups(groups: int, channels: int) -> None:
-    if groups < 1 or channels % groups:
-        divisors = ", ".join(str(d) for d in range(1, channels + 1) if channels % d == 0)
-        raise ValueError(
-            f"GroupNorm(num_groups={groups}): {channels} channels are not divisible by {groups} groups; "
-            f"divisors of {channels}: {divisors}."
-        )
-
-
-def _check_spatial_size(x: Tensor, channels: int, name: str) -> None:
-    """One value is its own mean: the layer would return its bias whatever the input is."""
-    if channels == 1 and x.shape[2:].numel() == 1:
-        raise ValueError(
-            f"{name}: expected more than 1 value in each group of statistics, got input size {list(x.shape)}; "
-            "the output would be the bias whatever the input is. Use fewer groups, or leave the layer out "
-            "where the maps are 1 x 1."
         )

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from normwise.core.arguments import check_boolean, check_floating
+from normwise.core.numbers import as_row_shape, check_eps, check_rows
+from normwise.core.tables import broadcasts
 from normwise.operations import rows
 
 from ._shared import FusedActivation, parameters_of
@@ -19,22 +21,12 @@ class _RowNorm(FusedActivation):
     def _check(self, x: Tensor, mask: Tensor | None) -> None:
         name, shape = type(self).__name__, self.normalized_shape
         check_floating(x, name)
-        if x.shape[-len(shape) :] != shape:
-            raise ValueError(
-                f"{name}: expected input of shape [*, {', '.join(map(str, shape))}], got {list(x.shape)}; "
-                f"write {name}({list(x.shape[-len(shape) :])}), or move these dimensions to the end."
-            )
+        check_rows(self, x, shape)
         if mask is None:
             return
-        check_boolean(mask)
-        if not _broadcasts(mask.shape, x.shape):
+        check_boolean(mask, x)
+        if not broadcasts(mask.shape, x.shape):
             raise ValueError(f"mask must broadcast against the input {list(x.shape)}, received {list(mask.shape)}.")
-
-
-def _broadcasts(shape: torch.Size, target: torch.Size) -> bool:
-    """Whether a tensor of ``shape`` may be expanded to ``target``."""
-    trailing = target[len(target) - len(shape) :]
-    return len(shape) <= len(target) and all(s in (1, t) for s, t in zip(shape, trailing, strict=True))
 
 
 class LayerNorm(_RowNorm, nn.LayerNorm):
@@ -72,7 +64,9 @@ class LayerNorm(_RowNorm, nn.LayerNorm):
         *,
         activation: str | None = None,
     ) -> None:
-        super().__init__(normalized_shape, eps, elementwise_affine, bias, device, dtype)  # type: ignore[arg-type]
+        shape = as_row_shape(self, normalized_shape)
+        check_eps(self, eps)
+        super().__init__(shape, eps, elementwise_affine, bias, device, dtype)  # type: ignore[arg-type]
         self._set_activation(activation)
 
     def forward(self, x: Tensor, residual: Tensor | None = None, mask: Tensor | None = None) -> Tensor:  # type: ignore[override]
@@ -119,7 +113,10 @@ class RMSNorm(_RowNorm, nn.RMSNorm):
         *,
         activation: str | None = None,
     ) -> None:
-        super().__init__(normalized_shape, eps, elementwise_affine, device, dtype)  # type: ignore[arg-type]
+        shape = as_row_shape(self, normalized_shape)
+        if eps is not None:
+            check_eps(self, eps)
+        super().__init__(shape, eps, elementwise_affine, device, dtype)  # type: ignore[arg-type]
         self._set_activation(activation)
 
     def forward(self, x: Tensor, residual: Tensor | None = None, mask: Tensor | None = None) -> Tensor:  # type: ignore[override]

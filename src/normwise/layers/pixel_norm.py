@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from normwise.core.arguments import check_input
+from normwise.core.numbers import check_eps
 from normwise.operations import rows
 
 from ._shared import FusedActivation
@@ -70,6 +71,7 @@ class LayerNorm2d(_PixelNorm, nn.LayerNorm):
         activation: str | None = None,
     ) -> None:
         _check_channels(num_channels, "LayerNorm2d")
+        check_eps(self, eps)
         if num_channels == 1:
             raise ValueError(
                 "LayerNorm2d(1): a single channel is its own mean, the output would be the bias whatever the input "
@@ -130,6 +132,8 @@ class RMSNorm2d(_PixelNorm, nn.RMSNorm):
         activation: str | None = None,
     ) -> None:
         _check_channels(num_channels, "RMSNorm2d")
+        if eps is not None:
+            check_eps(self, eps)
         super().__init__(num_channels, eps, elementwise_affine, device, dtype)
         self._set_activation(activation)
 
@@ -152,7 +156,7 @@ class RMSNorm2d(_PixelNorm, nn.RMSNorm):
 
 
 def _check_channels(channels: Any, name: str) -> None:
-    if not isinstance(channels, int):
+    if not isinstance(channels, int) or isinstance(channels, bool):
         raise TypeError(f"{name} expects the number of channels, received {channels!r}; write {name}(64) for 64.")
     if channels < 1:
         raise ValueError(f"{name}({channels}): the number of channels must be at least 1.")

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from normwise.core import formulas
 from normwise.core.arguments import check_input
 from normwise.core.moments import Moments
+from normwise.core.numbers import check_eps, check_whole
 from normwise.core.responses import Thresholded
+from normwise.core.tables import check_optional, check_required
 from normwise.operations.normalize import normalize
 
 from ._shared import ChannelLayer
@@ -45,7 +47,9 @@ class _FilterResponseNorm(ChannelLayer):
         learnable_eps: bool = False,
     ) -> None:
         super().__init__()
-        if eps <= 0:
+        check_whole(self, "num_features", num_features, 0)
+        check_eps(self, eps)
+        if eps == 0:
             raise ValueError(f"{type(self).__name__}: eps must be positive, received {eps}.")
         self.num_features, self.eps, self.affine = num_features, eps, affine
         self._set_activation(None if activation == "tlu" else activation)
@@ -71,6 +75,9 @@ class _FilterResponseNorm(ChannelLayer):
         lengths: Tensor | None = None,
     ) -> Tensor:
         self._check(x, dims=(2, 3) if self.rank == 1 else (self.rank + 2,), channel=1)
+        channels = {"weight": self.weight, "bias": self.bias, "tau": self.tau}
+        check_optional(self, x, (self.num_features,), **channels)
+        check_optional(self, x, (1,), learned_eps=self.learned_eps)
         tensors, activation = (self.weight, self.bias, self.learned_eps), self.activation
         formula = partial(formulas.filter_response_norm, eps=self.eps)
         if self.tau is not None:
@@ -174,6 +181,8 @@ class GlobalResponseNorm(ChannelLayer):
         activation: str | None = None,
     ) -> None:
         super().__init__()
+        check_whole(self, "num_features", num_features, 0)
+        check_eps(self, eps)
         self.num_features, self.eps = num_features, eps
         self._set_activation(activation)
         self.weight = nn.Parameter(torch.empty(num_features, device=device, dtype=dtype))
@@ -193,6 +202,8 @@ class GlobalResponseNorm(ChannelLayer):
     ) -> Tensor:
         check_input(x, type(self).__name__)
         self._check(x, dims=(x.dim(),), channel=1)
+        check_required(self, x, (self.num_features,), weight=self.weight)
+        check_optional(self, x, (self.num_features,), bias=self.bias)
         formula = partial(formulas.global_response_norm, eps=self.eps)
         mask = self._mask(x, mask, lengths)
         return normalize(x, formula, self.weight, self.bias, activation=self.activation, residual=residual, mask=mask)

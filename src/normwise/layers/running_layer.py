@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from normwise.core.known import check_channels, check_pair
 from normwise.core.moments import Moments, concatenate
 from normwise.core.policy import StatisticsPolicy
 from normwise.core.running import RunningStatistics
@@ -48,6 +49,7 @@ class RunningLayer(ChannelLayer):
         if mean is None or var is None or batches is None:
             mean, var, batches = holder.running_mean, holder.running_var, holder.num_batches_tracked
         if mean is None or var is None:
+            check_pair(self, mean, var)
             return None
         return RunningStatistics(mean, var, batches, self.momentum)
 
@@ -68,6 +70,7 @@ class RunningLayer(ChannelLayer):
         running = self.running_statistics()
         if running is None:
             return
+        check_channels(self, statistics.mean, statistics.mean.shape[1], None, None, running)
         try:
             self._update(running, statistics, self.policy.finite(statistics, type(self).__name__))
         except RuntimeError as error:

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from normwise.core.arguments import as_mask, finite_padding
 from normwise.core.layout import in_layout_of
 from normwise.core.moments import widen
+from normwise.core.numbers import check_whole
+from normwise.core.tables import check_place, check_required
 from normwise.operations.epilogue import finish
 from normwise.operations.transforms import without_autocast
 
@@ -71,6 +73,9 @@ class SPADE(FusedActivation):
         super().__init__()
         if norm not in INNER_NORMS:
             raise ValueError(f"SPADE: norm must be one of {', '.join(map(repr, INNER_NORMS))}, received {norm!r}.")
+        for name, value in (("num_features", num_features), ("num_labels", num_labels), ("hidden", hidden)):
+            check_whole(self, name, value, 1)
+        check_whole(self, "kernel_size", kernel_size, 1)
         if kernel_size % 2 == 0:
             raise ValueError(f"SPADE: kernel_size must be odd to keep the map's size, received {kernel_size}.")
         self.num_features, self.num_labels = num_features, num_labels
@@ -85,16 +90,28 @@ class SPADE(FusedActivation):
         self, x: Tensor, segmentation: Tensor, residual: Tensor | None = None, mask: Tensor | None = None
     ) -> Tensor:
         normalized = self.param_free_norm(x, mask=mask)
+        self._check_convolutions(x)
         shared = self.mlp_shared(self._resized(segmentation, x))
         gamma, beta = self.mlp_gamma(shared), self.mlp_beta(shared)
+        # The map of a convolution that was replaced may fit by broadcasting.
+        check_required(self, x, x.shape, mlp_gamma=gamma, mlp_beta=beta)
         _, residual = finite_padding(None if mask is None else as_mask(mask, x), x, residual)
         with without_autocast(x):
             y = torch.addcmul(widen(normalized) + widen(beta), widen(normalized), widen(gamma))
             return in_layout_of(x, finish(y, self.activation, residual).to(x.dtype))
 
+    def _check_convolutions(self, x: Tensor) -> None:
+        """Where ``x`` is: torch computes something for weights that have no values."""
+        for convolution in (self.mlp_shared[0], self.mlp_gamma, self.mlp_beta):
+            for name, p in convolution._parameters.items():
+                if p is not None:
+                    check_place(self, f"{name} of a convolution", p, x)
+
     def _resized(self, segmentation: Tensor, x: Tensor) -> Tensor:
         """The map ``[N, K, H, W]`` in the convolutions' dtype."""
-        if is_labels(segmentation, "SPADE"):
+        labels = is_labels(segmentation, "SPADE")
+        check_place(self, "the segmentation", segmentation, x)
+        if labels:
             if segmentation.dim() != 3:
                 raise ValueError(
                     f"SPADE: a label map must be [N, h, w], received {list(segmentation.shape)}; squeeze(1) takes a "

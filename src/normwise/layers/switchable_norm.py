@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from normwise.core import formulas
 from normwise.core.formulas import Formula
 from normwise.core.processes import ProcessGroup
+from normwise.core.running import RunningStatistics
+from normwise.core.single_value import check_values_per_channel
+from normwise.core.tables import check_required
 
 from .batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from .group_norm import GroupNorm, InstanceNorm1d, InstanceNorm2d, InstanceNorm3d
@@ -18,6 +21,10 @@ from .mixture_layer import MixtureLayer
 
 _BATCH = {1: BatchNorm1d, 2: BatchNorm2d, 3: BatchNorm3d}
 _INSTANCE = {1: InstanceNorm1d, 2: InstanceNorm2d, 3: InstanceNorm3d}
+_NO_BATCH = (
+    "its batch branch would have nothing to measure. Use a larger batch, single_value='running', using_bn=False, or "
+    "eval()."
+)
 
 
 class _SwitchableNorm(MixtureLayer):
@@ -123,6 +130,11 @@ class _SwitchableNorm(MixtureLayer):
     def _tensors(self) -> tuple[Tensor | None, ...]:
         return self.weight, self.bias, self.mean_weight, self.var_weight
 
+    def _check_tensors(self, x: Tensor, running: RunningStatistics | None) -> None:
+        super()._check_tensors(x, running)
+        shares = {"mean_weight": self.mean_weight, "var_weight": self.var_weight}
+        check_required(self, x, (len(self.branches),), **shares)
+
     def _check_statistics(self, x: Tensor, group: ProcessGroup | None) -> None:
         space = x.shape[2:].numel()
         if "batch" not in self.branches:
@@ -131,12 +143,8 @@ class _SwitchableNorm(MixtureLayer):
                     f"{type(self).__name__}: expected more than 1 value in each sample, got input size "
                     f"{list(x.shape)}; the output would be the bias whatever the input is."
                 )
-        elif group is None and space * x.shape[0] == 1:
-            raise ValueError(
-                f"{type(self).__name__}: Expected more than 1 value per channel when training, got input size "
-                f"{list(x.shape)}; its batch branch would have nothing to measure. Use a larger batch, "
-                "single_value='running', using_bn=False, or eval()."
-            )
+        elif group is None:
+            check_values_per_channel(self, x, _NO_BATCH)
 
     def extra_repr(self) -> str:
         shown = super().extra_repr()

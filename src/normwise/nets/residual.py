@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from normwise.core.tables import check_required
+
 
 class SkipGain(nn.Module):
     r"""One learnable scalar at the end of a residual branch.
@@ -26,6 +28,7 @@ class SkipGain(nn.Module):
         self.gain = nn.Parameter(torch.tensor(float(initial)))
 
     def forward(self, x: Tensor) -> Tensor:
+        check_required(self, x, (), gain=self.gain)
         # A scalar of no dimensions never promotes: the output keeps the dtype of x under mixed precision.
         return x * self.gain
 

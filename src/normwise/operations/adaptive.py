@@ -10,6 +10,7 @@ from torch import Tensor
 
 from normwise.core import formulas
 from normwise.core.arguments import check_floating, check_input
+from normwise.core.tables import check_place
 
 from .measure import measure
 from .normalize import normalize
@@ -36,6 +37,7 @@ def adaptive_instance_norm(
     _check_planes(x, "content")
     style = as_style(style)
     for name, table in style._asdict().items():
+        check_place("AdaptiveInstanceNorm", f"the style's {name}", table, x)
         if table.shape not in ((x.shape[0], x.shape[1]), (1, x.shape[1])):
             raise ValueError(
                 f"AdaptiveInstanceNorm: the style's {name} must be [N, C] = {list(x.shape[:2])} or {[1, x.shape[1]]}, "

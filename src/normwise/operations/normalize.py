@@ -11,7 +11,9 @@ from normwise.backends import reference, select
 from normwise.core.activations import activation_named
 from normwise.core.arguments import as_mask, check_input, finite_padding
 from normwise.core.formulas import Formula
+from normwise.core.known import check_moments
 from normwise.core.moments import Moments
+from normwise.core.tables import check_parameters
 
 from .epilogue import additions_are_watched
 from .graph_run import GraphRun, Run
@@ -54,7 +56,8 @@ def normalize(
 
     Returns ``y`` in ``x``'s shape, dtype and memory layout.
 
-    Raises TypeError for integer or complex input and ValueError for shapes that do not fit.
+    Raises TypeError for integer or complex input, complex parameters, and ``moments`` that are no `Moments`; ValueError
+    for shapes that do not fit and tensors on another device.
 
     >>> from normwise import Affine
     >>> def root_mean_square(moments, weight):      # a new normalizer in three lines
@@ -92,6 +95,9 @@ def normalize_and_measure(
     True
     """
     check_input(x, "normalize")
+    check_parameters(x, parameters)
+    if moments is not None:
+        check_moments("normalize", x, moments)
     act = activation_named(activation)
     mask = None if mask is None else as_mask(mask, x)
     x, residual = finite_padding(mask, x, residual)

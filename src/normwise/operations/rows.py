@@ -14,6 +14,7 @@ from normwise.backends import Rows, rows_for
 from normwise.core.arguments import finite_padding
 from normwise.core.layout import in_layout_of
 from normwise.core.moments import statistics_dtype, widen
+from normwise.core.tables import check_optional
 
 from . import native, row_kernels
 from .choice import kernels
@@ -39,6 +40,7 @@ def layer_norm(
     mask: Tensor | None = None,
 ) -> Tensor:
     r""":math:`\gamma (x - \mu)/\sqrt{\sigma^2 + \epsilon} + \beta` over the trailing ``shape`` (σ² biased)."""
+    check_optional("LayerNorm", x, shape, weight=weight, bias=bias)
     x, residual = finite_padding(mask, x, residual)
     with without_autocast(x):
         plain = partial(_plain_layer_norm, dims=len(shape), eps=eps, mask=mask)
@@ -77,6 +79,7 @@ def rms_norm(
     mask: Tensor | None = None,
 ) -> Tensor:
     r""":math:`\gamma x/\sqrt{\overline{x^2} + \epsilon}` over the trailing ``shape``; ε None is torch's."""
+    check_optional("RMSNorm", x, shape, weight=weight)
     x, residual = finite_padding(mask, x, residual)
     with without_autocast(x):
         known = _known(eps, x)
@@ -135,6 +138,7 @@ def layer_norm_of_pixels(
     mask: Tensor | None = None,
 ) -> Tensor:
     """`layer_norm` over the channels at each position of ``[N, C, *space]``."""
+    check_optional("LayerNorm2d", x, x.shape[1:2], weight=weight, bias=bias)
 
     def over_channels(rows: Tensor) -> Tensor:
         return layer_norm(rows, tuple(x.shape[1:2]), weight, bias, eps)
@@ -156,6 +160,7 @@ def rms_norm_of_pixels(
     mask: Tensor | None = None,
 ) -> Tensor:
     """`rms_norm` over the channels at each position of ``[N, C, *space]``."""
+    check_optional("RMSNorm2d", x, x.shape[1:2], weight=weight)
 
     def over_channels(rows: Tensor) -> Tensor:
         return rms_norm(rows, tuple(x.shape[1:2]), weight, eps)

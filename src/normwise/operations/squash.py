@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from normwise.core.moments import widen
+from normwise.core.tables import check_optional, check_scalars
 
 from .epilogue import finish
 from .native import guarded
@@ -25,9 +26,8 @@ def dynamic_tanh(
     residual: Tensor | None = None,
 ) -> Tensor:
     r""":math:`\gamma\tanh(\alpha x) + \beta`, with γ and β per channel of dimension ``dim``."""
-    return _squash(
-        x, lambda values: torch.tanh(guarded(alpha * values, alpha, values)), weight, bias, dim, activation, residual
-    )
+    check_scalars("DynamicTanh", x, alpha=alpha)
+    return _squash("DynamicTanh", x, alpha, torch.tanh, weight, bias, dim, activation, residual)
 
 
 def dynamic_erf(
@@ -42,19 +42,14 @@ def dynamic_erf(
     residual: Tensor | None = None,
 ) -> Tensor:
     r""":math:`\gamma\,\text{erf}(\alpha x + s) + \beta`, with γ and β per channel of dimension ``dim``."""
-    return _squash(
-        x,
-        lambda values: torch.erf(guarded(alpha * values, alpha, values) + shift),
-        weight,
-        bias,
-        dim,
-        activation,
-        residual,
-    )
+    check_scalars("DynamicErf", x, alpha=alpha, shift=shift)
+    return _squash("DynamicErf", x, alpha, lambda t: torch.erf(t + shift), weight, bias, dim, activation, residual)
 
 
 def _squash(
+    caller: str,
     x: Tensor,
+    alpha: Tensor,
     curve: Callable[[Tensor], Tensor],
     weight: Tensor | None,
     bias: Tensor | None,
@@ -62,8 +57,10 @@ def _squash(
     activation: str | None,
     residual: Tensor | None,
 ) -> Tensor:
+    check_optional(caller, x, (x.shape[dim],), weight=weight, bias=bias)
     with without_autocast(x):
-        y = curve(widen(x))
+        values = widen(x)
+        y = curve(guarded(alpha * values, alpha, values))
         shape = [1] * x.dim()
         shape[dim] = -1
         if weight is not None:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from normwise.core.arguments import check_floating
+from normwise.core.tables import check_required
 from normwise.operations.transforms import plain_operations_wanted, without_autocast
 
 from .layers import TRANSPOSED, AnyModule, computing_dtype, weight_of
@@ -130,6 +132,7 @@ class SpectralNorm(nn.Module):
             self.register_buffer("_coimage", coimage, persistent=False)
 
     def forward(self, weight: Tensor) -> Tensor:
+        check_floating(weight, "spectral_norm")
         with without_autocast(weight):
             wide = weight.to(computing_dtype(weight))
             matrix = as_matrix(wide, self.dim)
@@ -144,9 +147,14 @@ class SpectralNorm(nn.Module):
     @torch.no_grad()
     def _vectors(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
         """The singular vectors to use now: always new tensors, because the backward pass will read them."""
+        rows, columns = matrix.shape
+        check_required("spectral_norm", matrix, (rows,), _u=self._u)
+        check_required("spectral_norm", matrix, (columns,), _v=self._v)
         u, v = (vector.to(matrix.dtype, copy=True) for vector in (self._u, self._v))
         if not self.training:
             return u, v
+        check_required("spectral_norm", matrix, (rows,), _image=self._image)
+        check_required("spectral_norm", matrix, (columns,), _coimage=self._coimage)
         image, coimage = torch.mv(matrix, v), torch.mv(matrix.mT, u)
         # One of the two is not enough: the gradient is orthogonal to W, so for a single row Wv hardly changes.
         changed = (image != self._image).any() | (coimage != self._coimage).any()

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from normwise.core import activations
+from normwise.core.arguments import check_floating
+from normwise.core.tables import check_optional
 
 from .layers import AnyModule, FanIn, check_fan_in, check_layer, computing_dtype, weight_of
 
@@ -119,6 +121,7 @@ def nonlinearity_gain(gamma: float | str) -> float:
 
 def standardize(weight: Tensor, fan_in: FanIn, eps: float) -> Tensor:
     """(W - mean) / (unbiased deviation + eps) over the fan-in; a constant unit gives 0."""
+    check_floating(weight, "weight_standardization")
     blocks = fan_in.blocks(weight.to(computing_dtype(weight)))
     axes = fan_in.axes(blocks)
     centered = blocks - blocks.mean(axes, keepdim=True)
@@ -131,6 +134,8 @@ def standardize(weight: Tensor, fan_in: FanIn, eps: float) -> Tensor:
 
 def scaled_standardize(weight: Tensor, gain: Tensor | None, fan_in: FanIn, eps: float, gamma: float) -> Tensor:
     """gamma * gain * (W - mean) / sqrt(max(biased variance * fan-in, eps)) over the fan-in."""
+    check_floating(weight, "scaled_weight_standardization")
+    check_optional("scaled_weight_standardization", weight, (fan_in.units(weight),), gain=gain)
     blocks = fan_in.blocks(weight.to(computing_dtype(weight)))
     axes = fan_in.axes(blocks)
     centered = blocks - blocks.mean(axes, keepdim=True)

@@ -1,0 +1,61 @@
+"""One pass of a function that gives statistics back: what it asks first, and by whose statistics it goes."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from torch import Tensor
+
+from normwise.core import formulas
+from normwise.core.formulas import Formula
+from normwise.core.moments import Moments
+from normwise.core.single_value import WITHOUT_EFFECT, check_values_per_channel
+from normwise.operations.normalize import normalize_and_measure
+
+from .running import Options, Statistics, as_known, check_maps, in_tensors
+
+
+def check_batch(
+    caller: str, x: Tensor, statistics: Statistics | None, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> None:
+    """What every function asks that measures a batch, unless its statistics are given."""
+    check_maps(caller, x, eps, weight=weight, bias=bias)
+    if statistics is None:
+        check_values_per_channel(caller, x, f"{WITHOUT_EFFECT} Use a larger batch, or give statistics.")
+
+
+def standardized(
+    caller: str,
+    x: Tensor,
+    formula: Formula,
+    statistics: Statistics | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    options: Options,
+) -> tuple[Tensor, Moments]:
+    """By a formula's pool, or by given statistics, which are standardization whatever the pool was."""
+    if statistics is None:
+        return measured(x, formula, options, weight, bias)
+    known = as_known(caller, statistics, x)
+    y, table = normalize_and_measure(x, partial(formulas.standardized, eps=eps), weight, bias, moments=known, **options)
+    return y, in_tensors(table)
+
+
+def mixed(
+    caller: str,
+    x: Tensor,
+    formula: Formula,
+    statistics: Statistics | None,
+    options: Options,
+    *parameters: Tensor | None,
+) -> tuple[Tensor, Moments]:
+    """By a formula in which given statistics stand in for the batch's only."""
+    known = None if statistics is None else as_known(caller, statistics, x)
+    return measured(x, partial(formula, known=known), options, *parameters)
+
+
+def measured(x: Tensor, formula: Formula, options: Options, *parameters: Tensor | None) -> tuple[Tensor, Moments]:
+    """By a formula, and the statistics that it used."""
+    y, table = normalize_and_measure(x, formula, *parameters, **options)
+    return y, in_tensors(table)
