@@ -35,11 +35,9 @@ def takes(x: Tensor, mask: Tensor | None, *parameters: Tensor | None) -> Prepara
             same &= p.dtype is kind
             wide &= p.dtype is torch.float32
     if x.is_cpu and statistics_dtype(kind) is not kind:
-        # fp32 parameters with narrow input: the mixture that CUDA's group norm refuses. And their backward rounds the
-        # statistics, and the terms of the gradient, to the narrow type.
-        if same or wide:
-            return widened if needs_graph(x, *parameters) else as_they_are
-        return None
+        # On CPU they round the statistics, and the terms of the gradient, to the narrow type. The mixture with fp32
+        # parameters is one that CUDA's group norm refuses.
+        return widened if same or wide else None
     return as_they_are if same else None
 
 
@@ -85,10 +83,13 @@ def over_batch_measured(
 def over_groups(
     x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float, *, to_be_narrowed: bool
 ) -> Tensor:
-    """Standardize over each sample's groups of channels; of ``to_be_narrowed`` values half the digits are kept."""
+    """Standardize ``x``, fp32 (fp64), over each sample's groups of channels.
+
+    Of values ``to_be_narrowed`` half the digits are kept.
+    """
     # On CPU group_norm computes E[x²] − E[x]² for channels_last, which cancels; for contiguous input it does not.
     dense = x.contiguous() if x.is_cpu else x
-    if groups == x.shape[1] and statistics_dtype(x.dtype) is x.dtype and x.numel() > 0 and not to_be_narrowed:
+    if groups == x.shape[1] and x.numel() > 0 and not to_be_narrowed:
         # Planes alone: these operators' backward sums around the mean, group_norm's does not. For a batch of one,
         # instance_norm's misreads a channels_last gradient: every value of grad_x is wrong.
         if x.shape[0] == 1:

@@ -59,4 +59,4 @@ def _squash(
             y = y * weight.view(shape)
         if bias is not None:
             y = y + bias.view(shape)
-        return finish(y.to(x.dtype), activation, residual)
+        return finish(y, activation, residual).to(x.dtype)
