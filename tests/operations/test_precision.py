@@ -71,7 +71,7 @@ def prepared(name, shape, dtype, mean):
     return layer, x, lambda y: y
 
 
-#: A transform does not map over running statistics; what is compiled takes seconds, and one layer of each kind shows it.
+#: A transform does not map over running statistics; compiling takes seconds, and one layer of each kind shows it.
 GRID = [
     pytest.param(way, name, id=f"{way}-{name}")
     for way in WAYS

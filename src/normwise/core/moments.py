@@ -136,7 +136,8 @@ class Moments(NamedTuple):
     def unbiased_var(self) -> Tensor:
         """The variance divided by count - 1 (Bessel); with a count of 1 or less the biased one."""
         if isinstance(self.count, Tensor):
-            return self.var * (self.count / (self.count - 1).clamp_min(1))
+            count = self.count.to(self.var.dtype)  # the quotient of two integers would be fp32
+            return self.var * (count / (count - 1).clamp_min(1))
         return self.var * (self.count / max(self.count - 1, 1))
 
     def detached(self) -> Moments:

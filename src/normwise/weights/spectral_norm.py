@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils import parametrize
 
+from normwise.core.wide_buffers import WideBuffers
 from normwise.operations.transforms import plain_operations_wanted, without_autocast
 
 from .layers import TRANSPOSED, AnyModule, computing_dtype, weight_of
@@ -108,9 +107,13 @@ def spectral_norm(
     return parametrize.register_parametrization(module, name, norm)  # type: ignore[return-value]
 
 
-class SpectralNorm(nn.Module):
-    """The parametrization that `spectral_norm` registers; ``_u`` and ``_v`` are the singular vectors."""
+class SpectralNorm(WideBuffers):
+    """The parametrization that `spectral_norm` registers; ``_u`` and ``_v`` are the singular vectors.
 
+    They are wide: 8 bits are too few for a norm.
+    """
+
+    wide = ("_u", "_v", "_image", "_coimage")
     _u: Tensor
     _v: Tensor
     _image: Tensor
@@ -159,16 +162,6 @@ class SpectralNorm(nn.Module):
         for buffer, value in zip((self._u, self._v, self._image, self._coimage), state, strict=True):
             buffer.copy_(value)
         return state[0], state[1]
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SpectralNorm:
-        """``.half()`` and ``.bfloat16()`` move the vectors and leave them in fp32: 8 bits are too few for a norm."""
-        before = dict(self._buffers)
-        super()._apply(fn, recurse)
-        for key, buffer in self._buffers.items():
-            wide = before[key]
-            if buffer is not None and wide is not None and computing_dtype(buffer) != buffer.dtype:
-                self._buffers[key] = wide.to(buffer.device)
-        return self
 
     def extra_repr(self) -> str:
         return f"n_power_iterations={self.n_power_iterations}, eps={self.eps}, dim={self.dim}"
