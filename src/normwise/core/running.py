@@ -94,9 +94,10 @@ class RunningStatistics(NamedTuple):
 
 
 def _has_variance(table: Moments) -> Tensor | bool:
-    if isinstance(table.count, Tensor):
-        return (table.count > 1).any()
-    return table.count > 1 and table.mean.shape[0] > 0
+    if table.mean.shape[0] == 0:
+        return False
+    seen = table.count > 1
+    return seen.any() if isinstance(seen, Tensor) else seen
 
 
 def _both(one: Tensor | bool, other: Tensor | bool) -> Tensor | bool:

@@ -60,8 +60,8 @@ def over_batch(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
     """Standardize over the batch; also the pooled moments, ``[1, C]``."""
     kind = statistics_dtype(x.dtype)
     weight, bias = (None if p is None else p.to(kind) for p in (weight, bias))
-    count = x.numel() // max(x.shape[1], 1)
-    if x.is_cpu and count > 0:
+    count = x.numel() // x.shape[1]
+    if x.is_cpu:
         # The way of `over_batch_measured`, so that a checkpoint that is run again saves the same tensors.
         y, mean, root = over_batch_measured(x, weight, bias, eps)
         mean, root = mean.detach().double(), root.detach().double()
@@ -69,7 +69,7 @@ def over_batch(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
     # With momentum 1 the operator leaves the statistics of this very batch in the buffers.
     mean, unbiased = torch.zeros(2, x.shape[1], dtype=kind, device=x.device).unbind()
     y = torch.batch_norm(x, weight, bias, mean, unbiased, True, 1.0, eps, torch.backends.cudnn.enabled)
-    var = unbiased * (max(count - 1, 1) / max(count, 1))
+    var = unbiased * (max(count - 1, 1) / count)
     return y, Moments(mean.unsqueeze(0), var.unsqueeze(0), count)
 
 
@@ -89,7 +89,7 @@ def over_groups(
     """
     # On CPU group_norm computes E[x²] − E[x]² for channels_last, which cancels; for contiguous input it does not.
     dense = x.contiguous() if x.is_cpu else x
-    if groups == x.shape[1] and x.numel() > 0 and not to_be_narrowed:
+    if groups == x.shape[1] and not to_be_narrowed:
         # Planes alone: these operators' backward sums around the mean, group_norm's does not. For a batch of one,
         # instance_norm's misreads a channels_last gradient: every value of grad_x is wrong.
         if x.shape[0] == 1:

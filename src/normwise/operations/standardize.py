@@ -67,7 +67,7 @@ def over_batch(
         return y, Moments(mean, var, x.numel() // x.shape[1])
     if plain and processes is None and mask is None and library.takes(x, weight, bias, residual):
         return library.standardize(x, 0, weight, bias, eps, activation, residual)
-    if processes is None and not plain and operator is not None:
+    if processes is None and not plain and operator is not None and x.numel() > 0:
         with without_autocast(x):
             y, pooled = native.over_batch(*operator(x, weight, bias), eps)
             return native.narrowed(finish(y, activation, residual), x), pooled
@@ -128,7 +128,8 @@ def over_groups(
         return fused.standardize(backend, x, groups, weight, bias, eps, activation, residual)[0]
     if plain and mask is None and library.takes(x, weight, bias, residual):
         return library.standardize(x, groups, weight, bias, eps, activation, residual)[0]
-    if operator is not None and not under_function_transform():
+    # Of no values torch's operators make errors, and here a gradient of NaN.
+    if operator is not None and not under_function_transform() and x.numel() > 0:
         with without_autocast(x):
             # On every device: torch's operator keeps the statistics for its backward in the type of the values.
             values, weight, bias = native.widened(x, weight, bias)
@@ -160,7 +161,7 @@ def by_running(
         return fused.standardize(backend, x, 0, weight, bias, eps, activation, residual, running[:2])[0]
     if plain and library.takes(x, weight, bias, residual):
         return library.standardize(x, 0, weight, bias, eps, activation, residual, running.moments())[0]
-    if operator is not None:
+    if operator is not None and (plain or x.numel() > 0):
         with without_autocast(x):
             values, weight, bias = operator(x, weight, bias)
             y = native.by_known(values, running.mean, running.var, weight, bias, eps)
