@@ -35,8 +35,8 @@ def test_every_optimizer_step_is_one_iteration(shape, monkeypatch):
     """The gradient is orthogonal to W: with a single row Wv stays the same to rounding, though W moves."""
     iterations = []
     module = importlib.import_module("normwise.weights.spectral_norm")
-    original = module._iterate
-    monkeypatch.setattr(module, "_iterate", lambda *a: iterations.append(a[2]) or original(*a))
+    original = module.iterate
+    monkeypatch.setattr(module, "iterate", lambda *a: iterations.append(a[2]) or original(*a))
     layer = spectral_norm(nn.Linear(*shape))
     assert iterations.pop() == module.WARM_UP
     optimizer = torch.optim.SGD(layer.parameters(), lr=1e-3)

@@ -95,9 +95,9 @@ class Moments(NamedTuple):
 
     def over_groups(self, groups: int) -> Moments:
         """Pool over ``groups`` runs of neighbouring channels, given back for each channel, ``[N, C]``."""
-        size = self.mean.shape[1] // groups
-        if size == 1:
+        if groups == self.mean.shape[1]:
             return self
+        size = self.mean.shape[1] // groups
         pooled = self._split_channels(groups)._pool(2)
         return pooled._map(lambda t: t.expand(-1, -1, size).flatten(1))
 
@@ -108,7 +108,7 @@ class Moments(NamedTuple):
         would be its own mean, joins the chunk before it.
         """
         samples = self.mean.shape[0]
-        if size == 1:
+        if size == 1 or samples == 0:
             return self
         rest = samples % size
         whole = samples - rest
@@ -136,7 +136,8 @@ class Moments(NamedTuple):
     def unbiased_var(self) -> Tensor:
         """The variance divided by count - 1 (Bessel); with a count of 1 or less the biased one."""
         if isinstance(self.count, Tensor):
-            return self.var * (self.count / (self.count - 1).clamp_min(1))
+            count = self.count.to(self.var.dtype)  # the quotient of two integers would be fp32
+            return self.var * (count / (count - 1).clamp_min(1))
         return self.var * (self.count / max(self.count - 1, 1))
 
     def detached(self) -> Moments:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .moments import Moments, table_dtype
+
+#: Whether buffers may take the values, mean and variance, that they would have after an update.
+Judge = Callable[[Tensor, Tensor], Tensor | bool]
 
 
 class RunningStatistics(NamedTuple):
@@ -19,6 +23,9 @@ class RunningStatistics(NamedTuple):
     ``a = 1 / batches``. The variance that goes in is the **unbiased** one, as in torch.nn, although the
     biased one normalizes. The buffers are changed in place and nothing that a backward needs refers to
     them, so a second forward pass, or another process' broadcast, never invalidates the first.
+
+    The arithmetic is that of the table (fp64), and what is judged by a ``judge`` is what would be stored: a variance
+    that is finite in fp64 may be none in the buffer's type.
 
     A batch with fewer than two values per channel (an empty one, or what a mask leaves) has no variance: it leaves
     everything as it is and is not counted. torch.nn counts an empty batch, which skews its cumulative average.
@@ -41,51 +48,56 @@ class RunningStatistics(NamedTuple):
         mean, var = (t.detach().to(kind, copy=True).unsqueeze(0) for t in (self.mean, self.var))
         return Moments(mean, var, 1)
 
-    def update_from_batch(self, table: Moments, seen: Tensor | bool = True) -> None:
+    def update_from_batch(self, table: Moments, judge: Judge | None = None) -> None:
         """Take in the statistics of one batch: a table that is pooled over its rows, ``[N, C]`` or ``[1, C]``."""
         pooled = table if table.mean.shape[0] == 1 else table.over_batch()
-        self.update(pooled.mean.squeeze(0), pooled.unbiased_var().squeeze(0), _both(seen, _has_variance(pooled)))
+        self.update(pooled.mean.squeeze(0), pooled.unbiased_var().squeeze(0), _has_variance(pooled), judge)
 
-    def update_from_instances(self, table: Moments, seen: Tensor | bool = True) -> None:
+    def update_from_instances(self, table: Moments, judge: Judge | None = None) -> None:
         """Take in the average over the samples of a table's moments, ``[N, C]`` (instance normalization)."""
-        seen = _both(seen, _has_variance(table))
+        seen = _has_variance(table)
         if seen is False:
             return
         mean, var = table.mean, table.unbiased_var()
         if isinstance(table.count, Tensor):
             weight = (table.count > 1).expand_as(mean).to(mean.dtype)
             weight = weight / weight.sum(0).clamp_min(1)
-            self.update((mean * weight).sum(0), (var * weight).sum(0), seen)
+            self.update((mean * weight).sum(0), (var * weight).sum(0), seen, judge)
         else:
-            self.update(mean.mean(0), var.mean(0), seen)
+            self.update(mean.mean(0), var.mean(0), seen, judge)
 
-    def update(self, mean: Tensor, var: Tensor, seen: Tensor | bool = True) -> None:
-        """Move the buffers towards ``mean`` and (unbiased) ``var``, ``[C]`` each, where ``seen``."""
+    def update(self, mean: Tensor, var: Tensor, seen: Tensor | bool = True, judge: Judge | None = None) -> None:
+        """Move the buffers towards ``mean`` and (unbiased) ``var``, ``[C]`` each, where ``seen`` and not refused."""
         if seen is False:
             return
         with torch.no_grad():
+            moved = self._moved(self.mean, mean), self._moved(self.var, var)
+            if judge is not None:
+                seen = _both(seen, judge(*moved))
+            if seen is False:
+                return
+            for running, new in zip((self.mean, self.var), moved, strict=True):
+                running.copy_(torch.where(seen, new, running) if isinstance(seen, Tensor) else new)
             if self.batches is not None:
                 self.batches.add_(seen.to(self.batches.dtype) if isinstance(seen, Tensor) else 1)
-            factor = self._factor(mean)
-            for running, new in ((self.mean, mean), (self.var, var)):
-                if seen is True and running.dtype == new.dtype:
-                    running.lerp_(new, factor)
-                    continue
-                moved = running.to(new.dtype).lerp(new, factor)
-                running.copy_(torch.where(seen, moved, running) if isinstance(seen, Tensor) else moved)
 
-    def _factor(self, like: Tensor) -> Tensor | float:
+    def _moved(self, running: Tensor, new: Tensor) -> Tensor:
+        wide = torch.promote_types(running.dtype, new.dtype)
+        return running.to(wide).lerp(new.to(wide), self._factor(wide)).to(running.dtype)
+
+    def _factor(self, dtype: torch.dtype) -> Tensor | float:
         if self.momentum is not None:
             return self.momentum
         if self.batches is None:
             raise ValueError("momentum=None needs the buffer num_batches_tracked; give a momentum instead.")
-        return self.batches.clamp_min(1).to(like.dtype).reciprocal()
+        return (self.batches + 1).to(dtype).reciprocal()
 
 
 def _has_variance(table: Moments) -> Tensor | bool:
-    if isinstance(table.count, Tensor):
-        return (table.count > 1).any()
-    return table.count > 1 and table.mean.shape[0] > 0
+    if table.mean.shape[0] == 0:
+        return False
+    seen = table.count > 1
+    return seen.any() if isinstance(seen, Tensor) else seen
 
 
 def _both(one: Tensor | bool, other: Tensor | bool) -> Tensor | bool:

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from normwise.core import formulas
 from normwise.core.formulas import Affine, Formula
 from normwise.core.moments import Moments
+from normwise.core.processes import ProcessGroup
 from normwise.core.running import RunningStatistics
 from normwise.core.tables import check_required
-from normwise.operations.unit_interval import unit_interval
+from normwise.operations.unit_interval import bring_back, unit_interval
 
 from .mixture_layer import MixtureLayer
 
@@ -39,6 +40,11 @@ class _BatchInstanceNorm(MixtureLayer):
 
     def _formula(self, **constants: Any) -> Formula:
         return partial(_with_the_gate_inside, eps=self.eps, **constants)
+
+    def _by_batch(self, x: Tensor, group: ProcessGroup | None, **options: Any) -> tuple[Tensor, Moments]:
+        if self.training:
+            bring_back(self.gate)
+        return super()._by_batch(x, group, **options)
 
     def _tensors(self) -> tuple[Tensor | None, ...]:
         return self.weight, self.bias, self.gate
@@ -92,16 +98,20 @@ class BatchInstanceNorm2d(_BatchInstanceNorm):
     of the batch. ``gate`` holds ρ for each channel, starting at 1: batch normalization. On planes of a single value
     x̂_I is 0.
 
-    The layer keeps ρ in [0, 1] by itself: what it uses is ``gate.clamp(0, 1)``, and its gradient brings back a gate
-    that an optimizer's step carried outside (`gates` finds them for a parameter group of their own). An infinite gate
-    is its limit, a NaN one makes its channel NaN.
+    The layer keeps ρ in [0, 1] by itself: what it uses is ``gate.clamp(0, 1)``, with the whole gradient, and a gate
+    that an optimizer's step carried outside, minimizing or maximizing, is clipped by the next forward pass in training
+    (`gates` finds them for a parameter group of their own). An infinite gate is its limit, a NaN one makes its channel
+    NaN.
 
     Args: as `BatchNorm2d`, whose ``forward`` and errors it shares; with ``affine=False`` the gate remains. With
     ``process_group`` the batch's branch is synchronized. A BatchNorm checkpoint loads, with a warning: the gates are
     set to 1.
 
-    Source: Nam and Kim 2018, arXiv:1805.07925. Their training script clamps the gates after each step; their layer
-    takes only 4-D contiguous input and raises on planes of a single value.
+    Source: Nam and Kim 2018, arXiv:1805.07925. Their training script clamps the gates after each step, which the next
+    forward pass does here; their layer takes only 4-D contiguous input and raises on planes of a single value.
+
+    The trap: where the parameter in forward is a copy (FSDP, `functional_call`), nobody clips it; it then has the way
+    back that it went.
 
     >>> layer, x = BatchInstanceNorm2d(3), torch.randn(2, 3, 8, 8)
     >>> _ = nn.init.zeros_(layer.gate)

@@ -13,7 +13,7 @@ from normwise.core.arguments import check_input
 from normwise.core.known import check_channels
 from normwise.core.moments import Moments
 from normwise.core.numbers import check_eps, check_groups, check_momentum, check_whole
-from normwise.core.running import RunningStatistics
+from normwise.core.running import Judge, RunningStatistics
 from normwise.core.single_value import check_values_per_group
 from normwise.operations import standardize
 from normwise.operations.normalize import normalize_and_measure
@@ -75,8 +75,8 @@ class _InstanceNorm(RunningLayer, nn.modules.instancenorm._InstanceNorm):
         self._remember(table, x)
         return y
 
-    def _update(self, running: RunningStatistics, statistics: Moments, seen: Tensor | bool) -> None:
-        running.update_from_instances(statistics, seen)
+    def _update(self, running: RunningStatistics, statistics: Moments, judge: Judge) -> None:
+        running.update_from_instances(statistics, judge)
 
     def _check_input_dim(self, input: Tensor) -> None:
         batched = isinstance(input, Tensor) and input.dim() == self.rank + 2

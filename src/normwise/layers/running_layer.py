@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,15 +12,18 @@ from torch import Tensor, nn
 from normwise.core.known import check_channels, check_pair
 from normwise.core.moments import Moments, concatenate
 from normwise.core.policy import StatisticsPolicy
-from normwise.core.running import RunningStatistics
+from normwise.core.running import Judge, RunningStatistics
+from normwise.core.wide_buffers import WideBuffers
 from normwise.operations.remember import remember
 from normwise.operations.transforms import under_function_transform
 
 from ._shared import ChannelLayer
 
 
-class StatisticsBank(nn.Module):
+class StatisticsBank(WideBuffers):
     """A second memory of a layer, for the data of one domain: the same three buffers."""
+
+    wide = ("running_mean", "running_var")
 
     def __init__(self, like: nn.Module) -> None:
         super().__init__()
@@ -28,12 +32,15 @@ class StatisticsBank(nn.Module):
         self.register_buffer("num_batches_tracked", torch.zeros_like(like.num_batches_tracked))  # type: ignore[arg-type]
 
 
-class RunningLayer(ChannelLayer):
+class RunningLayer(WideBuffers, ChannelLayer):
     """A channel layer with torch's buffers ``running_mean``, ``running_var`` and ``num_batches_tracked``.
 
+    The first two stay in at least fp32 (fp64 under fp64) whatever the layer's dtype; operators and exported graphs that
+    want one dtype get them cast, or the input.
     ``policy`` says when they are updated; ``bank`` names the memory in use, None the layer's own.
     """
 
+    wide = ("running_mean", "running_var")
     policy: StatisticsPolicy
     bank: str | None = None
     momentum: float | None
@@ -72,7 +79,7 @@ class RunningLayer(ChannelLayer):
             return
         check_channels(self, statistics.mean, statistics.mean.shape[1], None, None, running)
         try:
-            self._update(running, statistics, self.policy.finite(statistics, type(self).__name__))
+            self._update(running, statistics, partial(self.policy.admits, layer=type(self).__name__))
         except RuntimeError as error:
             if not under_function_transform():
                 raise
@@ -82,8 +89,8 @@ class RunningLayer(ChannelLayer):
                 "functional_call(layer, (parameters, buffers), x)."
             ) from error
 
-    def _update(self, running: RunningStatistics, statistics: Moments, seen: Tensor | bool) -> None:
-        running.update_from_batch(statistics, seen)
+    def _update(self, running: RunningStatistics, statistics: Moments, judge: Judge) -> None:
+        running.update_from_batch(statistics, judge)
 
     def _remember(self, statistics: Moments, x: Tensor) -> None:
         if not self.policy.admits_updates():

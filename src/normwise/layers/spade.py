@@ -124,6 +124,11 @@ class SPADE(FusedActivation):
                 f"SPADE: the segmentation must be [N, K, h, w] = [{x.shape[0]}, {self.num_labels}, h, w] or labels "
                 f"[{x.shape[0]}, h, w], received a map [N, K, h, w] = {list(segmentation.shape)}."
             )
+        if x.shape[2:].numel() == 0:
+            raise ValueError(
+                f"SPADE: the segmentation is resized to the maps of x, which must not be empty, received "
+                f"{list(x.shape)}; leave such maps out."
+            )
         return F.interpolate(segmentation.to(self.mlp_gamma.weight.dtype), size=x.shape[2:], mode="nearest")
 
     def extra_repr(self) -> str:

@@ -9,6 +9,7 @@ from torch.utils._device import DeviceContext
 
 from normwise.core.activations import activation_named
 from normwise.core.arguments import check_residual
+from normwise.core.moments import widen
 
 
 def finish(y: Tensor, activation: str | None, residual: Tensor | None) -> Tensor:
@@ -18,6 +19,11 @@ def finish(y: Tensor, activation: str | None, residual: Tensor | None) -> Tensor
         y = (y + residual).to(y.dtype)
     act = activation_named(activation)
     return y if act is None else act.function(y)
+
+
+def to_be_finished(x: Tensor, activation: str | None, residual: Tensor | None) -> Tensor:
+    """``x`` as an operator gets it that `finish` follows: widened, so that only the end is rounded to its type."""
+    return x if activation is None and residual is None else widen(x)
 
 
 def additions_are_watched() -> bool:

@@ -38,11 +38,9 @@ def takes(x: Tensor, mask: Tensor | None, *parameters: Tensor | None) -> Prepara
             same &= p.dtype is kind
             wide &= p.dtype is torch.float32
     if x.is_cpu and statistics_dtype(kind) is not kind:
-        # fp32 parameters with narrow input: the mixture that CUDA's group norm refuses. And their backward rounds the
-        # statistics, and the terms of the gradient, to the narrow type.
-        if same or wide:
-            return widened if needs_graph(x, *parameters) else as_they_are
-        return None
+        # On CPU they round the statistics, and the terms of the gradient, to the narrow type. The mixture with fp32
+        # parameters is one that CUDA's group norm refuses.
+        return widened if same or wide else None
     return as_they_are if same else None
 
 
@@ -65,8 +63,8 @@ def over_batch(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
     """Standardize over the batch; also the pooled moments, ``[1, C]``."""
     kind = statistics_dtype(x.dtype)
     weight, bias = (None if p is None else p.to(kind) for p in (weight, bias))
-    count = x.numel() // max(x.shape[1], 1)
-    if x.is_cpu and count > 0:
+    count = x.numel() // x.shape[1]
+    if x.is_cpu:
         # The way of `over_batch_measured`, so that a checkpoint that is run again saves the same tensors.
         y, mean, root = over_batch_measured(x, weight, bias, eps)
         mean, root = mean.detach().double(), root.detach().double()
@@ -75,7 +73,7 @@ def over_batch(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
     mean, unbiased = torch.zeros(2, x.shape[1], dtype=kind, device=x.device).unbind()
     y = torch.batch_norm(x, weight, bias, mean, unbiased, True, 1.0, eps, torch.backends.cudnn.enabled)
     y = guarded(y, x, weight)
-    var = unbiased * (max(count - 1, 1) / max(count, 1))
+    var = unbiased * (max(count - 1, 1) / count)
     return y, Moments(mean.unsqueeze(0), var.unsqueeze(0), count)
 
 
@@ -123,10 +121,13 @@ def _check_extents(saved: list[_Extent], _: object) -> None:
 def over_groups(
     x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float, *, to_be_narrowed: bool
 ) -> Tensor:
-    """Standardize over each sample's groups of channels; of ``to_be_narrowed`` values half the digits are kept."""
+    """Standardize ``x``, fp32 (fp64), over each sample's groups of channels.
+
+    Of values ``to_be_narrowed`` half the digits are kept.
+    """
     # On CPU group_norm computes E[x²] − E[x]² for channels_last, which cancels; for contiguous input it does not.
     dense = x.contiguous() if x.is_cpu else x
-    if groups == x.shape[1] and statistics_dtype(x.dtype) is x.dtype and x.numel() > 0 and not to_be_narrowed:
+    if groups == x.shape[1] and not to_be_narrowed:
         # Planes alone: these operators' backward sums around the mean, group_norm's does not. For a batch of one,
         # instance_norm's misreads a channels_last gradient: every value of grad_x is wrong.
         if x.shape[0] == 1:

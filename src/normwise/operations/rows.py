@@ -18,14 +18,13 @@ from normwise.core.tables import check_optional
 
 from . import native, row_kernels
 from .choice import kernels
-from .epilogue import finish
+from .epilogue import finish, to_be_finished
 from .transforms import needs_graph, plain_operations_wanted, without_autocast
 
-#: Below these numbers of values torch's operators are faster, as in `standardize.NATIVE_BELOW`: in fp32 (fp64), and in
-#: bf16 and fp16, which they convert value by value.
-NATIVE_BELOW = {"layer": (1 << 20, 1 << 17), "rms": (0, 0)}
+#: Below these numbers of values torch's operators are faster in fp32 (fp64), as in `standardize.NATIVE_BELOW`.
+NATIVE_BELOW = {"layer": 1 << 20, "rms": 0}
 #: The same where no backward will come.
-NATIVE_BELOW_FORWARD = {"layer": (1 << 16, 1 << 14), "rms": (0, 0)}
+NATIVE_BELOW_FORWARD = {"layer": 1 << 16, "rms": 0}
 
 
 def layer_norm(
@@ -47,13 +46,14 @@ def layer_norm(
         # The operator is as fast as a kernel can be, but for the time of the host, and for bf16.
         operator = native.takes(x, mask, weight, bias)
         backend = _backend("layer", x, mask, operator, weight, bias)
+        values = to_be_finished(x, activation, residual)
         if backend is not None:
-            y = row_kernels.Call(backend, math.prod(shape), eps, True, plain)(x, weight, bias)
+            y = row_kernels.Call(backend, math.prod(shape), eps, True, plain)(values, weight, bias)
         elif operator is not None:
-            values, weight, bias = operator(x, weight, bias)
+            values, weight, bias = (operator if values is x else native.widened)(x, weight, bias)
             y = native.guarded(F.layer_norm(values, shape, weight, bias, eps), values, weight)
         else:
-            y = plain(x, weight, bias)
+            y = plain(values, weight, bias)
         return native.narrowed(finish(y, activation, residual), x)
 
 
@@ -85,16 +85,15 @@ def rms_norm(
         known = _known(eps, x)
         plain = partial(_plain_rms_norm, dims=len(shape), eps=known, mask=mask)
         operator = native.takes(x, mask, weight)
-        if operator is native.as_they_are and weight is not None and weight.dtype != x.dtype:
-            operator = None  # it would warn about a mixture of dtypes and then compose the same operations
         backend = _backend("rms", x, mask, operator, weight)
+        values = to_be_finished(x, activation, residual)
         if backend is not None:
-            y = row_kernels.Call(backend, math.prod(shape), known, False, plain)(x, weight, None)
+            y = row_kernels.Call(backend, math.prod(shape), known, False, plain)(values, weight, None)
         elif operator is not None:
-            values, weight, _ = operator(x, weight, None)
+            values, weight, _ = (operator if values is x else native.widened)(x, weight, None)
             y = native.guarded(F.rms_norm(values, shape, weight, known), values, weight)
         else:
-            y = plain(x, weight, None)
+            y = plain(values, weight, None)
         return native.narrowed(finish(y, activation, residual), x)
 
 
@@ -112,7 +111,7 @@ def _backend(
 
 def _least(kind: str, x: Tensor, parameters: tuple[Tensor | None, ...]) -> int:
     below = NATIVE_BELOW if needs_graph(x, *parameters) else NATIVE_BELOW_FORWARD
-    return below[kind][statistics_dtype(x.dtype) is not x.dtype]
+    return below[kind]
 
 
 def _known(eps: float | None, x: Tensor) -> float:
@@ -187,10 +186,12 @@ def _by_pixel(
     x, residual = finite_padding(mask, x, residual)
     maps = not plain_operations_wanted() and x.dim() > 2 and x.is_contiguous()
     backend = kernels(rows_for, x, None, *parameters) if maps else None
+    values = to_be_finished(x, activation, residual)
     if backend is not None:
-        return finish(call(backend)(x, *parameters), activation, residual)
-    y = over_channels(x.movedim(1, -1)).movedim(-1, 1)
-    return finish(y if y.stride() == x.stride() else in_layout_of(x, y), activation, residual)
+        return native.narrowed(finish(call(backend)(values, *parameters), activation, residual), x)
+    y = over_channels(values.movedim(1, -1)).movedim(-1, 1)
+    y = y if y.stride() == x.stride() else in_layout_of(x, y)
+    return native.narrowed(finish(y, activation, residual), x)
 
 
 def _mean(values: Tensor, mask: Tensor | None, dims: int) -> Tensor:

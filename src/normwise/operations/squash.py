@@ -67,4 +67,4 @@ def _squash(
             y = guarded(y * weight.view(shape), weight)
         if bias is not None:
             y = y + bias.view(shape)
-        return finish(y.to(x.dtype), activation, residual)
+        return finish(y, activation, residual).to(x.dtype)

@@ -9,7 +9,7 @@ from torch import Tensor
 from normwise.backends import Fused, cpu, fused_for, select
 from normwise.core import formulas
 from normwise.core.arguments import check_residual, finite_padding
-from normwise.core.moments import Moments, statistics_dtype
+from normwise.core.moments import Moments
 from normwise.core.processes import ProcessGroup
 from normwise.core.running import RunningStatistics
 
@@ -32,16 +32,16 @@ NATIVE_BELOW = {
     "known": (1 << 19, 1 << 17),
     "known, channels last": (1 << 19, 1 << 17),
 }
-#: The same where no backward will come, in fp32 (fp64), and in bf16 and fp16: a kernel then costs no more of the host's
-#: time than an operator, and with a residual or an activation less.
+#: The same where no backward will come, and the operator stands alone: a kernel then costs no more of the host's time,
+#: and with a residual or an activation less.
 NATIVE_BELOW_FORWARD = {
-    "batch": (1 << 14, 1 << 16),
-    "batch, channels last": (1 << 16, 1 << 16),
-    "group": (3 << 19, 1 << 14),
-    "group, channels last": (0, 0),
-    "instance": (0, 0),
-    "known": (1 << 20, 0),
-    "known, channels last": (1 << 16, 0),
+    "batch": 1 << 14,
+    "batch, channels last": 1 << 16,
+    "group": 3 << 19,
+    "group, channels last": 0,
+    "instance": 0,
+    "known": 1 << 20,
+    "known, channels last": 1 << 16,
 }
 
 
@@ -67,7 +67,7 @@ def over_batch(
         return y, Moments(mean, var, x.numel() // x.shape[1])
     if plain and processes is None and mask is None and library.takes(x, weight, bias, residual):
         return library.standardize(x, 0, weight, bias, eps, activation, residual)
-    if processes is None and not plain and operator is not None:
+    if processes is None and not plain and operator is not None and x.numel() > 0:
         with without_autocast(x):
             y, pooled = native.over_batch(*operator(x, weight, bias), eps)
             return native.narrowed(finish(y, activation, residual), x), pooled
@@ -128,9 +128,11 @@ def over_groups(
         return fused.standardize(backend, x, groups, weight, bias, eps, activation, residual)[0]
     if plain and mask is None and library.takes(x, weight, bias, residual):
         return library.standardize(x, groups, weight, bias, eps, activation, residual)[0]
-    if operator is not None and not under_function_transform():
+    # Of no values torch's operators make errors, and here a gradient of NaN.
+    if operator is not None and not under_function_transform() and x.numel() > 0:
         with without_autocast(x):
-            values, weight, bias = operator(x, weight, bias)
+            # On every device: torch's operator keeps the statistics for its backward in the type of the values.
+            values, weight, bias = native.widened(x, weight, bias)
             y = native.over_groups(values, groups, weight, bias, eps, to_be_narrowed=values.dtype != x.dtype)
             return native.narrowed(finish(y, activation, residual), x)
     formula = partial(formulas.group_norm, groups=groups, eps=eps)
@@ -159,7 +161,7 @@ def by_running(
         return fused.standardize(backend, x, 0, weight, bias, eps, activation, residual, running[:2])[0]
     if plain and library.takes(x, weight, bias, residual):
         return library.standardize(x, 0, weight, bias, eps, activation, residual, running.moments())[0]
-    if operator is not None:
+    if operator is not None and (plain or x.numel() > 0):
         with without_autocast(x):
             values, weight, bias = operator(x, weight, bias)
             y = native.by_known(values, running.mean, running.var, weight, bias, eps)
@@ -215,5 +217,5 @@ def _is_small(
     if needs_graph(x, residual, *parameters):
         least = NATIVE_BELOW[kind][not alone]
     else:
-        least = NATIVE_BELOW_FORWARD[kind][statistics_dtype(x.dtype) is not x.dtype] if alone else 0
+        least = NATIVE_BELOW_FORWARD[kind] if alone else 0
     return x.numel() < least

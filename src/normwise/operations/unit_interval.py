@@ -8,24 +8,43 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from .transforms import under_function_transform
+
 
 def unit_interval(t: Tensor) -> Tensor:
-    """``t`` clamped to [0, 1]; outside, gradients pass that lead back, and those that lead further out do not.
+    """``t`` clamped to [0, 1], whose gradient passes whole, outside too.
 
     The gradient of a plain clamp is 0 outside: a parameter that an optimizer's step carried beyond 1 would stay
-    there for good.
+    there for good. Which of the gradients lead back, only the optimizer knows (``maximize=True``); `bring_back` sees to
+    it that the others lead no further than a step.
 
     >>> gate = torch.tensor([1.2, 1.2, 0.4], requires_grad=True)
     >>> unit_interval(gate) @ torch.tensor([1.0, -1.0, 1.0])
     tensor(0.4000, grad_fn=<DotBackward0>)
     >>> torch.autograd.grad(_, gate)
-    (tensor([1., 0., 1.]),)
+    (tensor([ 1., -1.,  1.]),)
     """
     if forward_ad._current_level >= 0 or torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
         # Forward mode wants the function's own slope (a jvp beside the backward is what no compiler takes), and a
         # trace for inference can hold no Python function.
         return t.clamp(0, 1)
     return _UnitInterval.apply(t)  # type: ignore[return-value]
+
+
+def bring_back(parameter: Tensor) -> None:
+    """Clip in place what an optimizer's step carried out of [0, 1], before it is used in training again.
+
+    That is the step projected, as if the optimizer had clipped. Only a leaf that is being trained is touched, and not
+    inside of a transform or an export, where it is not the caller's own.
+    """
+    if not (parameter.requires_grad and parameter.is_leaf and torch.is_grad_enabled()):
+        return
+    if torch.jit.is_tracing() or torch.compiler.is_exporting():  # pyright: ignore[reportPrivateImportUsage]
+        return
+    if not torch.compiler.is_compiling() and under_function_transform():
+        return
+    # Through `data`, which no graph notices: to all that see the parameter by `unit_interval` the value is the same.
+    parameter.data.clamp_(0, 1)
 
 
 class _UnitInterval(torch.autograd.Function):
@@ -36,13 +55,9 @@ class _UnitInterval(torch.autograd.Function):
         return t.clamp(0, 1)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:  # noqa: ARG004
-        ctx.save_for_backward(*inputs)
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        pass
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
-        (t,) = ctx.saved_tensors
-        # Descent follows -grad. At 0 and 1 themselves the gradient is left whole: cutting it there, process by
-        # process and micro-batch by micro-batch, would turn noise around the edge into a drift.
-        outward = ((t > 1) & (grad < 0)) | ((t < 0) & (grad > 0))
-        return grad.masked_fill(outward, 0)
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]  # noqa: ARG004
+        return grad

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils import parametrize
 
 from normwise.core.arguments import check_floating
 from normwise.core.tables import check_required
+from normwise.core.wide_buffers import WideBuffers
 from normwise.operations.transforms import plain_operations_wanted, without_autocast
 
 from .layers import TRANSPOSED, AnyModule, computing_dtype, weight_of
 from .operator_norm import Grid, OperatorNorm
+from .singular_vectors import belonging, generic, iterate
 
 # From a generic start, 50 iterations leave σ at most 0.6 % low for Gaussian matrices up to 1000 x 2048
 # (torch's 15: 2.8 %).
@@ -41,15 +41,20 @@ def spectral_norm(
     ``module.parametrizations.weight.original`` the trained W. Computed in fp32 (fp64 for fp64) under autocast and
     for narrower weights; W̄ has W's dtype.
 
-    **When it iterates.** In training mode, at the first access after W has changed; in evaluation never. "Changed"
+    **When it iterates.** In training mode, at the first access after W has changed. "Changed"
     means that Wv or Wᵀu differs from what it was; a change that leaves both leaves uᵀWv, too. This is a fact
     about the values, so it holds for every optimizer, for writes through ``.data``, ``load_state_dict``, copies,
     ``functional_call`` and ``vmap``, and inside a compiled graph, where a counter of versions does not. Any number of
     forwards (two before one backward, gradient accumulation, the second pass of activation checkpointing) use the same
     u and v: one iteration per optimizer step. Graphs hold copies of the vectors, so no later step, and no broadcast
-    of buffers, disturbs a backward. 50 iterations at construction make evaluation right from the start. Their start
+    of buffers, disturbs a backward. 50 iterations at construction start near the truth. Their start
     is fixed: ranks agree, and the global random state is untouched. (`torch.func.grad` forbids writing buffers: use
     it in evaluation.)
+
+    **Evaluation** writes no buffer, and trusts the stored vectors only where they give σ to 1 %: after weights were
+    averaged, or loaded alone, they need not belong to W; then u and v are computed from W, to convergence. That is
+    looked into whenever W or they have other values than at the last evaluation, in compiled and exported graphs at
+    each call: `bake` before deployment.
 
     **Zero weight.** Where σ ≤ ``eps``, W is returned as it is: W = 0 stays 0 with the gradient of the identity, and
     the iteration starts from generic vectors with its first step. The result is finite wherever W is.
@@ -68,7 +73,8 @@ def spectral_norm(
     floating.
 
     Source: Miyato et al. 2018, arXiv:1802.05957. Differs from torch: iterates once per change instead of at each
-    access, no NaN for a zero weight, fp32 vectors for fp16 and bf16 weights.
+    access, evaluation does without vectors that are not those of W, no NaN for a zero weight, fp32 vectors for fp16
+    and bf16 weights.
 
     >>> layer = spectral_norm(nn.Linear(20, 40)).eval()
     >>> bool((torch.linalg.matrix_norm(layer.weight, 2) - 1).abs() < 0.02)
@@ -110,9 +116,15 @@ def spectral_norm(
     return parametrize.register_parametrization(module, name, norm)  # type: ignore[return-value]
 
 
-class SpectralNorm(nn.Module):
-    """The parametrization that `spectral_norm` registers; ``_u`` and ``_v`` are the singular vectors."""
+class SpectralNorm(WideBuffers):
+    """The parametrization that `spectral_norm` registers; ``_u`` and ``_v`` are the singular vectors.
 
+    They are wide: 8 bits are too few for a norm.
+    """
+
+    wide = ("_u", "_v", "_image", "_coimage")
+    #: At the last evaluation: copies of the matrix and the stored vectors, and the vectors that were used.
+    _last: tuple[list[Tensor], tuple[Tensor, Tensor]] | None = None
     _u: Tensor
     _v: Tensor
     _image: Tensor
@@ -123,7 +135,7 @@ class SpectralNorm(nn.Module):
         self.n_power_iterations, self.dim, self.eps = n_power_iterations, dim, eps
         matrix = as_matrix(weight.detach(), dim).to(computing_dtype(weight))
         with torch.no_grad(), without_autocast(matrix):
-            u, v, image, coimage = _iterate(matrix, torch.mv(matrix, _generic(matrix[0])), WARM_UP)
+            u, v, image, coimage = iterate(matrix, torch.mv(matrix, generic(matrix[0])), WARM_UP)
             self.register_buffer("_u", u)
             self.register_buffer("_v", v)
             # Wv and Wᵀu at the last access in training. Not in the state_dict: after loading, the next step iterates,
@@ -136,7 +148,7 @@ class SpectralNorm(nn.Module):
         with without_autocast(weight):
             wide = weight.to(computing_dtype(weight))
             matrix = as_matrix(wide, self.dim)
-            u, v = self._vectors(matrix.detach())
+            u, v = (self._iterated if self.training else self._trustworthy)(matrix.detach())
             sigma = torch.dot(u, torch.mv(matrix, v))
             return (wide / torch.where(sigma > self.eps, sigma, torch.ones_like(sigma))).to(weight.dtype)
 
@@ -145,38 +157,41 @@ class SpectralNorm(nn.Module):
         return weight
 
     @torch.no_grad()
-    def _vectors(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
-        """The singular vectors to use now: always new tensors, because the backward pass will read them."""
+    def _trustworthy(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
+        """The singular vectors in evaluation: the stored ones where they belong to the matrix."""
+        u, v = self._stored(matrix)
+        if plain_operations_wanted():
+            return belonging(matrix, u, v)
+        now = [matrix, u, v]
+        if self._last is None or not all(map(_is_same, self._last[0], now)):
+            self._last = [matrix.clone(), u, v], belonging(matrix, u, v)
+        return self._last[1]
+
+    def _stored(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
+        """Always new tensors, because the backward pass will read them."""
         rows, columns = matrix.shape
         check_required("spectral_norm", matrix, (rows,), _u=self._u)
         check_required("spectral_norm", matrix, (columns,), _v=self._v)
-        u, v = (vector.to(matrix.dtype, copy=True) for vector in (self._u, self._v))
-        if not self.training:
-            return u, v
-        check_required("spectral_norm", matrix, (rows,), _image=self._image)
-        check_required("spectral_norm", matrix, (columns,), _coimage=self._coimage)
+        return self._u.to(matrix.dtype, copy=True), self._v.to(matrix.dtype, copy=True)
+
+    @torch.no_grad()
+    def _iterated(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
+        """The singular vectors in training."""
+        u, v = self._stored(matrix)
+        check_required("spectral_norm", matrix, u.shape, _image=self._image)
+        check_required("spectral_norm", matrix, v.shape, _coimage=self._coimage)
         image, coimage = torch.mv(matrix, v), torch.mv(matrix.mT, u)
         # One of the two is not enough: the gradient is orthogonal to W, so for a single row Wv hardly changes.
         changed = (image != self._image).any() | (coimage != self._coimage).any()
         # The CPU can look at the answer; an accelerator would have to wait for it, and a graph cannot.
         if changed.device.type == "cpu" and not plain_operations_wanted() and not changed:
             return u, v
-        news = _iterate(matrix, image, self.n_power_iterations)
+        news = iterate(matrix, image, self.n_power_iterations)
         olds = (u, v, image, coimage)
         state = [torch.where(changed, new, old) for new, old in zip(news, olds, strict=True)]
         for buffer, value in zip((self._u, self._v, self._image, self._coimage), state, strict=True):
             buffer.copy_(value)
         return state[0], state[1]
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SpectralNorm:
-        """``.half()`` and ``.bfloat16()`` move the vectors and leave them in fp32: 8 bits are too few for a norm."""
-        before = dict(self._buffers)
-        super()._apply(fn, recurse)
-        for key, buffer in self._buffers.items():
-            wide = before[key]
-            if buffer is not None and wide is not None and computing_dtype(buffer) != buffer.dtype:
-                self._buffers[key] = wide.to(buffer.device)
-        return self
 
     def extra_repr(self) -> str:
         return f"n_power_iterations={self.n_power_iterations}, eps={self.eps}, dim={self.dim}"
@@ -187,25 +202,5 @@ def as_matrix(weight: Tensor, dim: int) -> Tensor:
     return weight.movedim(dim, 0).flatten(1)
 
 
-def _iterate(matrix: Tensor, image: Tensor, iterations: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """u = unit(Wv) and v = unit(Wᵀu), from ``image`` = W v_old; and Wv and Wᵀu for the new ones."""
-    for _ in range(iterations):
-        u = _unit(image)
-        coimage = torch.mv(matrix.mT, u)
-        v = _unit(coimage)
-        image = torch.mv(matrix, v)
-    return u, v, image, coimage  # pyright: ignore[reportPossiblyUnboundVariable]
-
-
-def _unit(x: Tensor) -> Tensor:
-    """x / |x|, or the generic unit vector where that is no direction: the iteration can always start again."""
-    length = torch.linalg.vector_norm(x)
-    usable = (length > 0) & (length < torch.inf)
-    return torch.where(usable, x / torch.where(usable, length, torch.ones_like(length)), _generic(x))
-
-
-def _generic(like: Tensor) -> Tensor:
-    """A fixed unit vector without structure, so that no weight's top singular vector is orthogonal to it."""
-    n = torch.arange(like.shape[-1], dtype=like.dtype, device=like.device)
-    values = torch.cos(n * n)
-    return values / torch.linalg.vector_norm(values)
+def _is_same(one: Tensor, other: Tensor) -> bool:
+    return one.dtype == other.dtype and one.device == other.device and torch.equal(one, other)

@@ -16,6 +16,11 @@ constexpr bool is_wide(int kept) {
   return kept == kWide || (kept == kNarrow && std::is_same_v<T, acc<T>>);
 }
 
+template <class T>
+constexpr size_t size_of_kept(int kept) {
+  return is_wide<T>(kept) ? sizeof(acc<T>) : kept == kDouble ? sizeof(double) : sizeof(T);
+}
+
 // f(i, value) for each of n values, in fp64.
 template <class T, class F>
 void for_kept(const void* values, int kept, int64_t n, F f) {

@@ -1,6 +1,8 @@
 // A layer's running statistics take in those of a batch.
 #pragma once
 
+#include <cstring>
+
 #include "parameters.hpp"
 
 namespace nw {
@@ -19,25 +21,31 @@ struct Batch {
   double bessel;  // what makes the variance unbiased
 };
 
-// running = running + momentum (batch - running), and the batch is counted. Not where one of its numbers is not finite:
-// then nothing is changed.
+// running = running + momentum (batch - running), and the batch is counted. Not where a number that would be kept is not
+// finite: then nothing is changed.
 template <class T>
 bool remember(const Running& running, const Batch& batch, int64_t channels, double momentum) {
   Buffer<double> mean = read_kept<T, double>(batch.mean, batch.kept, channels);
   Buffer<double> var = read_kept<T, double>(batch.var, batch.kept, channels);
-  bool finite = true;
   for (int64_t c = 0; c < channels; ++c) {
     if (batch.eps > 0) var[c] = std::max(1 / (var[c] * var[c]) - batch.eps, 0.0);
-    finite &= std::isfinite(mean[c]) && std::isfinite(var[c]);
     var[c] *= batch.bessel;
   }
-  if (!finite) return false;
-  const auto take = [&](void* kept, const Buffer<double>& now) {
+  bool finite = true;
+  const auto moved = [&](const void* kept, const Buffer<double>& now) {
     const auto old = read_kept<T, double>(kept, running.kept, channels);
-    set_kept<T>(kept, running.kept, channels, [&](int64_t c) { return old[c] + momentum * (now[c] - old[c]); });
+    Buffer<double> next(channels);  // of values in the type that is kept, which is no wider
+    set_kept<T>(next.data(), running.kept, channels, [&](int64_t c) { return old[c] + momentum * (now[c] - old[c]); });
+    for_kept<T>(next.data(), running.kept, channels, [&](int64_t, double value) { finite &= std::isfinite(value); });
+    return next;
   };
-  take(running.mean, mean);
-  take(running.var, var);
+  const Buffer<double> next_mean = moved(running.mean, mean), next_var = moved(running.var, var);
+  if (!finite) return false;
+  const auto keep = [&](void* kept, const Buffer<double>& next) {
+    std::memcpy(kept, next.data(), size_t(channels) * size_of_kept<T>(running.kept));
+  };
+  keep(running.mean, next_mean);
+  keep(running.var, next_var);
   if (running.batches) ++*running.batches;
   return true;
 }
