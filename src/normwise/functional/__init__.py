@@ -23,7 +23,8 @@ A function whose statistics nobody could use a second time returns ``y`` alone.
 ``y = f(norm(x) + residual)``; those that measure maps also ``mask``, boolean ``[N, *space]``: the statistics are those
 of the values where it is true.
 
-Errors: TypeError for integer or complex input, ValueError for shapes that do not fit.
+Errors: TypeError for integer, complex or sparse tensors and for numbers of another kind; ValueError for shapes, devices
+and sizes that do not fit, and for one value per group, where the output would be the bias, as in the layers.
 """
 
 from ..operations.adaptive import Style as Style
