@@ -39,7 +39,7 @@ def bring_back(parameter: Tensor) -> None:
     """
     if not (parameter.requires_grad and parameter.is_leaf and torch.is_grad_enabled()):
         return
-    if torch.jit.is_tracing() or torch.compiler.is_exporting():
+    if torch.jit.is_tracing() or torch.compiler.is_exporting():  # pyright: ignore[reportPrivateImportUsage]
         return
     if not torch.compiler.is_compiling() and under_function_transform():
         return
