@@ -77,10 +77,11 @@ class BatchNorm2d(_BatchNorm, nn.BatchNorm2d):
 
     Source: Ioffe and Szegedy 2015, arXiv:1502.03167.
 
-    Differs from torch: an empty batch is not counted in ``num_batches_tracked``; a batch with an inf or NaN is not
-    taken into the running statistics (a single one makes torch's NaN for good); recomputing an activation checkpoint
-    does not update them again. The trap: in evaluation the layer is another function than in training, and with small
-    batches a rather different one.
+    Differs from torch: an empty batch is not counted in ``num_batches_tracked``; a batch that would make the running
+    statistics inf or NaN is not taken into them (a single one makes torch's NaN for good); recomputing an activation
+    checkpoint does not update them again; ``running_mean`` and ``running_var`` stay in fp32 (fp64 under fp64) in a
+    layer of bf16 or fp16, cast where an operator or an exported graph wants one dtype. The trap: in evaluation the
+    layer is another function than in training, and with small batches a rather different one.
 
     >>> x = torch.randn(1, 3, 4, 4)                       # a batch of one: instance normalization
     >>> torch.allclose(BatchNorm2d(3)(x), nn.InstanceNorm2d(3)(x), atol=1e-6)

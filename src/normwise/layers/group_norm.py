@@ -120,8 +120,8 @@ class InstanceNorm2d(_InstanceNorm, nn.InstanceNorm2d):
 
     Differs from torch where torch is silently wrong: channels_last input gives channels_last output (torch
     returns it contiguous); a wrong number of channels is an error without affine, too (torch warns);
-    ``num_batches_tracked`` counts (torch's stays 0); and ``momentum=None`` is a cumulative average (torch's
-    never updates).
+    ``num_batches_tracked`` counts (torch's stays 0); ``momentum=None`` is a cumulative average (torch's
+    never updates); and the buffers stay in fp32 as `BatchNorm2d`'s do.
 
     >>> x = torch.randn(2, 3, 8, 8)
     >>> contrast = torch.tensor([0.2, 5.0]).view(2, 1, 1, 1)          # "contrast normalization"
