@@ -7,6 +7,10 @@
 #include <cstdlib>
 
 #define CALL(name) NW_NAMED(name, NW_ELEMENT)
+// A vector, a vector from its second value on, and nothing, as the kernels take tensors.
+#define ALL(v) (v).data(), int64_t((v).size())
+#define TAIL(v) (v).data() + 1, int64_t((v).size()) - 1
+#define NONE nullptr, 0
 
 template <class E>
 std::vector<E> filled(int64_t n) {
@@ -20,21 +24,21 @@ std::vector<E> filled(int64_t n) {
   return v;
 }
 
-void exercise_responses(int last, int64_t N, int64_t C, int64_t S, int threads, const uint8_t* mask,
-                        const void* const* tables, const int64_t* strides) {
+void exercise_responses(int last, int64_t N, int64_t C, int64_t S, int threads, const std::vector<uint8_t>& mask,
+                        const nw::GivenTable* tables) {
   auto x = filled<T>(N * C * S), gy = x, residual = x, y = x, gx = x, gr = x;
   int failed = 0;
   for (int response = 0; response < 3; ++response) {
-    std::vector<A> sums(size_t((response == 2 ? 5 : 3) * N * C));
-    failed |= CALL(nw_respond)(last, N, C, S, threads, response, x.data(), residual.data(), tables, strides, y.data());
-    failed |= CALL(nw_respond_reduce)(last, N, C, S, threads, response, gy.data(), x.data(), nullptr, tables, strides,
-                                      sums.data());
-    for (const uint8_t* m : {static_cast<const uint8_t*>(nullptr), mask})
-      failed |= CALL(nw_respond_backward)(last, N, C, S, threads, response, gy.data(), x.data(), residual.data(), m,
-                                          tables, strides, gx.data(), gr.data());
+    const int own = response == 2 ? 5 : 3;
+    std::vector<A> sums(size_t(own * N * C));
+    failed |= CALL(nw_respond)(last, N, C, S, threads, response, ALL(x), ALL(residual), tables, own, ALL(y));
+    failed |= CALL(nw_respond_reduce)(last, N, C, S, threads, response, ALL(gy), ALL(x), NONE, tables, own, ALL(sums));
+    failed |= CALL(nw_respond_backward)(last, N, C, S, threads, response, ALL(gy), ALL(x), ALL(residual), NONE, tables,
+                                        own + 3, ALL(gx), ALL(gr));
+    failed |= CALL(nw_respond_backward)(last, N, C, S, threads, response, ALL(gy), ALL(x), ALL(residual), ALL(mask), tables,
+                                        own + 3, ALL(gx), ALL(gr));
   }
-  if (failed || CALL(nw_respond)(last, N, C, S, threads, 3, x.data(), nullptr, tables, strides, y.data()) != 2)
-    std::abort();
+  if (failed || CALL(nw_respond)(last, N, C, S, threads, 3, ALL(x), NONE, tables, 3, ALL(y)) != kRefused) std::abort();
 }
 
 void exercise(int64_t N, int64_t C, int64_t S, int threads, int act) {
@@ -45,38 +49,37 @@ void exercise(int64_t N, int64_t C, int64_t S, int threads, int act) {
   std::vector<double> positions(size_t(2 * N * S));
   std::vector<A> table(size_t(N * C), A(0.5)), sum_g(size_t(N * C)), sum_gx(size_t(N * C));
   std::vector<A> weight(size_t(C), A(1)), gw(static_cast<size_t>(C)), gb(static_cast<size_t>(C));
-  const void* tables[8];
-  int64_t strides[16];
-  for (int i = 0; i < 8; ++i) tables[i] = table.data(), strides[2 * i] = C, strides[2 * i + 1] = 1;
+  nw::GivenTable tables[8];
+  for (auto& t : tables) t = {table.data(), N * C, C, 1};
   int failed = 0;
   for (int last = 0; last < 2; ++last) {
-    for (const uint8_t* m : {static_cast<const uint8_t*>(nullptr), static_cast<const uint8_t*>(mask.data())}) {
-      failed |= CALL(nw_moments)(last, N, C, S, threads, x.data(), m, mean.data(), var.data(), count.data());
-      failed |= CALL(nw_backward_apply)(last, N, C, S, threads, gy.data(), x.data(), residual.data(), m, tables, strides,
-                                        act, gx.data(), gr.data());
-    }
-    failed |= CALL(nw_apply)(last, N, C, S, threads, x.data(), residual.data(), tables, strides, act, y.data());
-    failed |= CALL(nw_backward_reduce)(last, N, C, S, threads, gy.data(), x.data(), nullptr, tables, strides, act,
-                                       sum_g.data(), sum_gx.data());
-    exercise_responses(last, N, C, S, threads, mask.data(), tables, strides);
+    failed |= CALL(nw_moments)(last, N, C, S, threads, ALL(x), NONE, ALL(mean), ALL(var), ALL(count));
+    failed |= CALL(nw_moments)(last, N, C, S, threads, ALL(x), ALL(mask), ALL(mean), ALL(var), ALL(count));
+    failed |= CALL(nw_backward_apply)(last, N, C, S, threads, ALL(gy), ALL(x), ALL(residual), NONE, tables, 5, act, ALL(gx),
+                                      ALL(gr));
+    failed |= CALL(nw_backward_apply)(last, N, C, S, threads, ALL(gy), ALL(x), ALL(residual), ALL(mask), tables, 5, act,
+                                      ALL(gx), ALL(gr));
+    failed |= CALL(nw_apply)(last, N, C, S, threads, ALL(x), ALL(residual), tables, 3, act, ALL(y));
+    failed |= CALL(nw_backward_reduce)(last, N, C, S, threads, ALL(gy), ALL(x), NONE, tables, 3, act, ALL(sum_g),
+                                       ALL(sum_gx));
+    exercise_responses(last, N, C, S, threads, mask, tables);
     for (int64_t groups : {int64_t(0), int64_t(1), C}) {
       std::vector<double> moments(size_t(2 * (groups ? N * groups : C)));
-      failed |= CALL(nw_standardize)(last, N, C, S, threads, groups, 1e-3, x.data(), residual.data(), weight.data(),
-                                     nullptr, nw::kWide, nullptr, nullptr, 0, act, y.data(), moments.data());
-      failed |= CALL(nw_standardize_backward)(last, N, C, S, threads, groups, 0, 1e-3, gy.data(), x.data(),
-                                              residual.data(), weight.data(), nullptr, nw::kWide, act, moments.data(),
-                                              gx.data(), gr.data(), gw.data(), gb.data());
+      failed |= CALL(nw_standardize)(last, N, C, S, threads, groups, 1e-3, ALL(x), ALL(residual), ALL(weight), NONE,
+                                     nw::kWide, NONE, NONE, 0, act, ALL(y), ALL(moments));
+      failed |= CALL(nw_standardize_backward)(last, N, C, S, threads, groups, 0, 1e-3, ALL(gy), ALL(x), ALL(residual),
+                                              ALL(weight), NONE, nw::kWide, act, ALL(moments), ALL(gx), ALL(gr), ALL(gw),
+                                              ALL(gb));
     }
   }
   for (int center = 0; center < 2; ++center) {
-    failed |= CALL(nw_rows)(N * S, C, threads, center, 1e-3, x.data(), weight.data(), nullptr, nw::kWide, y.data(),
-                            positions.data());
-    failed |= CALL(nw_rows_backward)(N * S, C, threads, center, gy.data(), x.data(), weight.data(), nw::kWide,
-                                     positions.data(), gx.data(), gw.data(), gb.data());
-    failed |= CALL(nw_columns)(N, C, S, threads, center, 1e-3, x.data(), weight.data(), nullptr, nw::kWide, y.data(),
-                               positions.data());
-    failed |= CALL(nw_columns_backward)(N, C, S, threads, center, gy.data(), x.data(), nullptr, nw::kWide,
-                                        positions.data(), gx.data(), gw.data(), gb.data());
+    failed |= CALL(nw_rows)(N * S, C, threads, center, 1e-3, ALL(x), ALL(weight), NONE, nw::kWide, ALL(y), ALL(positions));
+    failed |= CALL(nw_rows_backward)(N * S, C, threads, center, ALL(gy), ALL(x), ALL(weight), nw::kWide, ALL(positions),
+                                     ALL(gx), ALL(gw), ALL(gb));
+    failed |= CALL(nw_columns)(N, C, S, threads, center, 1e-3, ALL(x), ALL(weight), NONE, nw::kWide, ALL(y),
+                               ALL(positions));
+    failed |= CALL(nw_columns_backward)(N, C, S, threads, center, ALL(gy), ALL(x), NONE, nw::kWide, ALL(positions), ALL(gx),
+                                        ALL(gw), ALL(gb));
   }
   if (failed) std::abort();
 }
@@ -89,57 +92,53 @@ void exercise_without_options(int64_t N, int64_t C, int64_t S, int threads, int 
   std::vector<double> mean(size_t(N * C), 0.25), var(size_t(N * C), 2);
   std::vector<double> positions(size_t(2 * N * S));
   auto weight = filled<T>(C + 1), gw = weight, gb = weight;
-  const T *narrow = weight.data() + 1, *known_mean = narrow, *known_var = narrow;
   std::vector<A> table(static_cast<size_t>(C), A(0.5)), sum_g(size_t(N * C)), sum_gx(size_t(N * C));
-  const void* tables[5] = {table.data(), table.data(), table.data(), nullptr, nullptr};
-  const int64_t strides[10] = {0, 1, 0, 1, 0, 1, 0, 0, 0, 0};
+  const nw::GivenTable shared{table.data(), C, 0, 1}, absent{nullptr, 0, 0, 0};
+  const nw::GivenTable tables[5] = {shared, shared, shared, absent, absent};
   int64_t groups = C;
   for (int64_t divisor = 2; divisor < C && groups == C; ++divisor)
     if (C % divisor == 0) groups = divisor;
-  const T *in = x.data() + 1, *grad = gy.data() + 1;
-  T *out = y.data() + 1, *grad_in = gx.data() + 1;
   int failed = 0;
   for (int last = 0; last < 2; ++last) {
-    failed |= CALL(nw_moments)(last, N, C, S, threads, in, mask.data() + 1, mean.data(), var.data(), nullptr);
-    failed |= CALL(nw_apply)(last, N, C, S, threads, in, nullptr, tables, strides, act, out);
-    failed |= CALL(nw_backward_reduce)(last, N, C, S, threads, grad, in, nullptr, tables, strides, act, sum_g.data(),
-                                       sum_gx.data());
-    failed |= CALL(nw_backward_apply)(last, N, C, S, threads, grad, in, nullptr, nullptr, tables, strides, act, grad_in,
-                                      nullptr);
+    failed |= CALL(nw_moments)(last, N, C, S, threads, TAIL(x), TAIL(mask), ALL(mean), ALL(var), NONE);
+    failed |= CALL(nw_apply)(last, N, C, S, threads, TAIL(x), NONE, tables, 3, act, TAIL(y));
+    failed |= CALL(nw_backward_reduce)(last, N, C, S, threads, TAIL(gy), TAIL(x), NONE, tables, 3, act, ALL(sum_g),
+                                       ALL(sum_gx));
+    failed |= CALL(nw_backward_apply)(last, N, C, S, threads, TAIL(gy), TAIL(x), NONE, NONE, tables, 5, act, TAIL(gx), NONE);
     for (int64_t g : {int64_t(0), groups}) {
       std::vector<double> moments(size_t(2 * (g ? N * g : C)), 2);
-      failed |= CALL(nw_standardize)(last, N, C, S, threads, g, 1e-3, in, nullptr, nullptr, nullptr, 0, nullptr, nullptr,
-                                     0, act, out, nullptr);
-      failed |= CALL(nw_standardize_backward)(last, N, C, S, threads, g, 0, 1e-3, grad, in, nullptr, nullptr, nullptr, 0,
-                                              act, moments.data(), grad_in, nullptr, nullptr, nullptr);
+      failed |= CALL(nw_standardize)(last, N, C, S, threads, g, 1e-3, TAIL(x), NONE, NONE, NONE, 0, NONE, NONE, 0, act,
+                                     TAIL(y), NONE);
+      failed |= CALL(nw_standardize_backward)(last, N, C, S, threads, g, 0, 1e-3, TAIL(gy), TAIL(x), NONE, NONE, NONE, 0,
+                                              act, ALL(moments), TAIL(gx), NONE, NONE, NONE);
     }
     std::vector<double> moments(size_t(2 * C));
-    failed |= CALL(nw_standardize)(last, N, C, S, threads, 0, 1e-3, in, nullptr, narrow, narrow, nw::kNarrow, known_mean,
-                                   known_var, nw::kNarrow, act, out, moments.data());
-    failed |= CALL(nw_standardize_backward)(last, N, C, S, threads, 0, 1, 1e-3, grad, in, nullptr, narrow, narrow,
-                                            nw::kNarrow, act, moments.data(), nullptr, nullptr, gw.data() + 1,
-                                            gb.data() + 1);
+    failed |= CALL(nw_standardize)(last, N, C, S, threads, 0, 1e-3, TAIL(x), NONE, TAIL(weight), TAIL(weight), nw::kNarrow,
+                                   TAIL(weight), TAIL(weight), nw::kNarrow, act, TAIL(y), ALL(moments));
+    failed |= CALL(nw_standardize_backward)(last, N, C, S, threads, 0, 1, 1e-3, TAIL(gy), TAIL(x), NONE, TAIL(weight),
+                                            TAIL(weight), nw::kNarrow, act, ALL(moments), NONE, NONE, TAIL(gw), TAIL(gb));
   }
   auto running_mean = filled<T>(C + 1), running_var = running_mean;
-  T *kept_mean = running_mean.data() + 1, *kept_var = running_var.data() + 1;
-  int64_t batches = 0;
-  var.assign(var.size(), 2);  // a root
-  failed |= CALL(nw_remember)(C, mean.data(), var.data(), nw::kDouble, 1e-3, 1.5, 0.1, kept_mean, kept_var, nw::kNarrow,
-                              &batches);
-  failed |= CALL(nw_remember)(C, kept_mean, kept_var, nw::kNarrow, 0, 1.5, 0.1, mean.data(), var.data(), nw::kDouble,
-                              nullptr);
-  failed |= batches != 1;
-  mean[0] = std::numeric_limits<double>::quiet_NaN();
-  failed |= CALL(nw_remember)(C, mean.data(), var.data(), nw::kDouble, 0, 1.5, 0.1, kept_mean, kept_var, nw::kNarrow,
-                              &batches) != 3;
+  std::vector<int64_t> batches{0};
+  std::vector<double> of_mean(mean.begin(), mean.begin() + C), of_var(size_t(C), 2);  // a root
+  failed |= CALL(nw_remember)(C, ALL(of_mean), ALL(of_var), nw::kDouble, 1e-3, 1.5, 0.1, TAIL(running_mean),
+                              TAIL(running_var), nw::kNarrow, ALL(batches));
+  failed |= CALL(nw_remember)(C, TAIL(running_mean), TAIL(running_var), nw::kNarrow, 0, 1.5, 0.1, ALL(of_mean), ALL(of_var),
+                              nw::kDouble, NONE);
+  failed |= batches[0] != 1;
+  of_mean[0] = std::numeric_limits<double>::quiet_NaN();
+  failed |= CALL(nw_remember)(C, ALL(of_mean), ALL(of_var), nw::kDouble, 0, 1.5, 0.1, TAIL(running_mean),
+                              TAIL(running_var), nw::kNarrow, ALL(batches)) != kNotFinite;
   for (int center = 0; center < 2; ++center) {
-    failed |= CALL(nw_rows)(N * S, C, threads, center, 1e-3, in, nullptr, nullptr, 0, out, nullptr);
-    failed |= CALL(nw_columns)(N, C, S, threads, center, 1e-3, in, narrow, narrow, nw::kNarrow, out, nullptr);
-    failed |= CALL(nw_columns_backward)(N, C, S, threads, center, grad, in, nullptr, 0, positions.data(), grad_in, nullptr,
-                                        nullptr);
-    failed |= CALL(nw_rows)(N * S, C, threads, center, 1e-3, in, narrow, narrow, nw::kNarrow, out, positions.data());
-    failed |= CALL(nw_rows_backward)(N * S, C, threads, center, grad, in, narrow, nw::kNarrow, positions.data(), grad_in,
-                                     gw.data() + 1, gb.data() + 1);
+    failed |= CALL(nw_rows)(N * S, C, threads, center, 1e-3, TAIL(x), NONE, NONE, 0, TAIL(y), NONE);
+    failed |= CALL(nw_columns)(N, C, S, threads, center, 1e-3, TAIL(x), TAIL(weight), TAIL(weight), nw::kNarrow, TAIL(y),
+                               NONE);
+    failed |= CALL(nw_columns_backward)(N, C, S, threads, center, TAIL(gy), TAIL(x), NONE, 0, ALL(positions), TAIL(gx), NONE,
+                                        NONE);
+    failed |= CALL(nw_rows)(N * S, C, threads, center, 1e-3, TAIL(x), TAIL(weight), TAIL(weight), nw::kNarrow, TAIL(y),
+                            ALL(positions));
+    failed |= CALL(nw_rows_backward)(N * S, C, threads, center, TAIL(gy), TAIL(x), TAIL(weight), nw::kNarrow, ALL(positions),
+                                     TAIL(gx), TAIL(gw), TAIL(gb));
   }
   if (failed) std::abort();
 }
@@ -185,16 +184,17 @@ void exercise_formula(int64_t N, int64_t C, int64_t S, int threads, int64_t resp
   std::vector<uint8_t> mask(size_t(N * S), 1);
   std::vector<double> moments(size_t(2 * size)), count(static_cast<size_t>(N));
   std::vector<A> gamma(size_t(C), A(1)), made(size_t((1 + tables) * size)), gradient(static_cast<size_t>(C));
-  void* entering[] = {moments.data(), moments.data() + size, gamma.data()};
-  void* leaving[] = {gradient.data()};
+  const Span entering[] = {{moments.data(), size}, {moments.data() + size, size}, {gamma.data(), C}};
+  const Span leaving[] = {{gradient.data(), C}};
   int failed = 0;
   for (int last = 0; last < 2; ++last) {
-    failed |= CALL(nw_normalize)(last, N, C, S, threads, &formula, 1, entering, nullptr, x.data(), residual.data(),
-                                 nullptr, 1, y.data(), made.data());
-    for (int measured = 0; measured < 2; ++measured)
-      failed |= CALL(nw_normalize_backward)(last, N, C, S, threads, &formula, 1, entering, leaving, gy.data(), x.data(),
-                                            residual.data(), mask.data(), 1, made.data(), measured ? gx.data() : nullptr,
-                                            measured ? gr.data() : nullptr);
+    const int plain = response < 0 ? 1 : 0;  // the activation: a response takes none
+    failed |= CALL(nw_normalize)(last, N, C, S, threads, &formula, 1, entering, 3, NONE, ALL(x), ALL(residual), NONE, plain,
+                                 ALL(y), ALL(made));
+    failed |= CALL(nw_normalize_backward)(last, N, C, S, threads, &formula, 1, entering, 3, leaving, 1, ALL(gy), ALL(x),
+                                          ALL(residual), ALL(mask), plain, ALL(made), NONE, NONE);
+    failed |= CALL(nw_normalize_backward)(last, N, C, S, threads, &formula, 1, entering, 3, leaving, 1, ALL(gy), ALL(x),
+                                          ALL(residual), ALL(mask), plain, ALL(made), ALL(gx), ALL(gr));
   }
   if (failed) std::abort();
 }

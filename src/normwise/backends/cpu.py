@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from normwise.core.activations import Activation
+from normwise.core.layout import PLAIN
 from normwise.core.moments import Moments, statistics_dtype
 
 from .cpu_formulas import normalize as normalize
 from .cpu_formulas import normalize_backward as normalize_backward
 from .cpu_formulas import prepare as prepare
 from .cpu_formulas import run as run
-from .cpu_library import ELEMENTS, activation_number, call, function, kernels, out_of_memory, pointer
+from .cpu_library import ELEMENTS, activation_number, call, kernels
 from .cpu_responses import respond as respond
 from .cpu_responses import respond_backward as respond_backward
 from .cpu_responses import respond_reduce as respond_reduce
@@ -24,7 +25,19 @@ from .cpu_rows import rows as rows
 from .cpu_rows import rows_backward as rows_backward
 from .cpu_running import remember as remember
 from .cpu_running import remembers as remembers
-from .cpu_tensors import WIDE, Tables, as_parameters, dense, in_dtype_of, laid_out, like, new_table, shape_of
+from .cpu_tensors import (
+    WIDE,
+    Tables,
+    as_parameters,
+    dense,
+    in_dtype_of,
+    laid_out,
+    like,
+    new_table,
+    room,
+    shape_of,
+    span,
+)
 from .huge_pages import empty_like
 from .protocols import Known
 
@@ -38,9 +51,8 @@ def unavailable() -> str | None:
 
 def serves(x: Tensor) -> bool:
     """Whether the kernels take this tensor: a plain one on the CPU with something in it."""
-    kind = type(x)
     return (
-        (kind is Tensor or kind is torch.nn.Parameter)
+        type(x) in PLAIN
         and x.is_cpu
         and x.layout is torch.strided
         and x.dtype in ELEMENTS
@@ -56,7 +68,7 @@ def moments(x: Tensor, mask: Tensor | None) -> Moments:
     mean, var = new_table((2, samples, channels)).unbind()
     count = None if mask is None else new_table((samples, 1))
     mask = None if mask is None else mask.contiguous()
-    call("nw_moments", x.dtype, *shape_of(x, last), x.data_ptr(), pointer(mask), *map(pointer, (mean, var, count)))
+    call("nw_moments", x.dtype, *shape_of(x, last), *span(x), *span(mask), *room(mean), *room(var), *room(count))
     return Moments(mean, var, math.prod(x.shape[2:]) if count is None else count)
 
 
@@ -75,17 +87,16 @@ def apply(
     x, last = dense(x)
     residual = like(x, residual)
     y = empty_like(x)
-    tables = Tables(mean, scale, shift)
-    number = activation_number(activation)
+    tables = Tables(x.dtype, mean, scale, shift)
     call(
         "nw_apply",
         x.dtype,
         *shape_of(x, last),
-        x.data_ptr(),
-        pointer(residual),
+        *span(x),
+        *span(residual),
         *tables.arguments,
-        number,
-        y.data_ptr(),
+        activation_number(activation),
+        *room(y),
     )
     return y
 
@@ -105,15 +116,18 @@ def backward_reduce(
     x, last = dense(x)
     grad_y, residual = like(x, grad_y), like(x, residual)
     sums = mean.new_empty(2, *x.shape[:2]).unbind()
-    tables = Tables(mean, scale, shift)
+    tables = Tables(x.dtype, mean, scale, shift)
     call(
         "nw_backward_reduce",
         x.dtype,
         *shape_of(x, last),
-        *map(pointer, (grad_y, x, residual)),
+        *span(grad_y),
+        *span(x),
+        *span(residual),
         *tables.arguments,
         activation_number(activation),
-        *map(pointer, sums),
+        *room(sums[0]),
+        *room(sums[1]),
     )
     return sums[0], sums[1]
 
@@ -141,15 +155,19 @@ def backward_apply(
     grad_x = empty_like(x)
     grad_residual = None if residual is None else empty_like(x)
     mask = None if mask is None else mask.contiguous()
-    tables = Tables(mean, scale, shift, slope, offset)
+    tables = Tables(x.dtype, mean, scale, shift, slope, offset)
     call(
         "nw_backward_apply",
         x.dtype,
         *shape_of(x, last),
-        *map(pointer, (grad_y, x, residual, mask)),
+        *span(grad_y),
+        *span(x),
+        *span(residual),
+        *span(mask),
         *tables.arguments,
         activation_number(activation),
-        *map(pointer, (grad_x, grad_residual)),
+        *room(grad_x),
+        *room(grad_residual),
     )
     return grad_x, grad_residual
 
@@ -180,24 +198,24 @@ def standardize(
     table = None
     if keep:
         table = new_table((2, shape[1], groups) if groups else (2, 1, shape[2]))
-    failed = function("nw_standardize", kind)(
+    call(
+        "nw_standardize",
+        kind,
         *shape,
         groups,
         eps,
-        x.data_ptr(),
-        None if residual is None else residual.data_ptr(),
-        None if weight is None else weight.data_ptr(),
-        None if bias is None else bias.data_ptr(),
+        *span(x),
+        *span(residual),
+        *span(weight),
+        *span(bias),
         kept,
-        None if mean is None else mean.data_ptr(),
-        None if var is None else var.data_ptr(),
+        *span(mean),
+        *span(var),
         kept_known,
         0 if activation is None else activation_number(activation),
-        y.data_ptr(),
-        None if table is None else table.data_ptr(),
+        *room(y),
+        *room(table),
     )
-    if failed:
-        raise out_of_memory("nw_standardize")
     return y, table
 
 
@@ -232,24 +250,24 @@ def standardize_backward(
     read, other, kept = as_parameters(kind, weight, bias)
     grad_weight = None if read is None else torch.empty_like(read)
     grad_bias = None if other is None else torch.empty_like(other)
-    failed = function("nw_standardize_backward", kind)(
+    call(
+        "nw_standardize_backward",
+        kind,
         *shape,
         groups,
         known,
         eps,
-        grad_y.data_ptr(),
-        x.data_ptr(),
-        None if residual is None else residual.data_ptr(),
-        None if read is None else read.data_ptr(),
-        None if other is None else other.data_ptr(),
+        *span(grad_y),
+        *span(x),
+        *span(residual),
+        *span(read),
+        *span(other),
         kept,
         0 if activation is None else activation_number(activation),
-        table.data_ptr(),
-        None if grad_x is None else grad_x.data_ptr(),
-        None if grad_residual is None else grad_residual.data_ptr(),
-        None if grad_weight is None else grad_weight.data_ptr(),
-        None if grad_bias is None else grad_bias.data_ptr(),
+        *span(table),
+        *room(grad_x),
+        *room(grad_residual),
+        *room(grad_weight),
+        *room(grad_bias),
     )
-    if failed:
-        raise out_of_memory("nw_standardize_backward")
     return grad_x, grad_residual, in_dtype_of(weight, grad_weight), in_dtype_of(bias, grad_bias)

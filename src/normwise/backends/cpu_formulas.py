@@ -13,8 +13,8 @@ from normwise.core.activations import Activation
 from normwise.core.moments import statistics_dtype
 from normwise.core.program import MOST_DIMENSIONS, OPERATIONS, Instruction, Operand, Program, RecordedFormula
 
-from .cpu_library import RESPONSE_NUMBERS, activation_number, call, pointer
-from .cpu_tensors import dense, like, shape_of
+from .cpu_library import RESPONSE_NUMBERS, activation_number, call
+from .cpu_tensors import dense, like, room, shape_of, span
 from .huge_pages import empty_like
 
 _NUMBERS = {name: number for number, name in enumerate(OPERATIONS)}
@@ -60,7 +60,7 @@ class _Formula(ctypes.Structure):
 
 def run(program: Program, dtype: torch.dtype, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
     """See `Formulas.run`."""
-    call("nw_run", dtype, ctypes.byref(_Program(program)), _pointers(inputs), _pointers(outputs))
+    call("nw_run", dtype, ctypes.byref(_Program(program)), *_spans(inputs), *_spans(outputs))
 
 
 class Prepared:
@@ -101,11 +101,14 @@ def normalize(
         *shape_of(x, last),
         formula.formula,
         measured,
-        _pointers(entering),
-        _pointers(leaving),
-        *map(pointer, (x, residual, mask)),
+        *_spans(entering),
+        *_spans(leaving),
+        *span(x),
+        *span(residual),
+        *span(mask),
         activation_number(activation),
-        *(y.data_ptr(), tables.data_ptr()),
+        *room(y),
+        *room(tables),
     )
     return y, tables
 
@@ -135,17 +138,24 @@ def normalize_backward(
         *shape_of(x, last),
         formula.formula,
         measured,
-        _pointers(entering),
-        _pointers(leaving),
-        *map(pointer, (grad_y, x, residual, mask)),
+        *_spans(entering),
+        *_spans(leaving),
+        *span(grad_y),
+        *span(x),
+        *span(residual),
+        *span(mask),
         activation_number(activation),
-        *map(pointer, (tables, grad_x, grad_residual)),
+        *span(tables),
+        *room(grad_x),
+        *room(grad_residual),
     )
     return grad_x, grad_residual
 
 
-def _pointers(tensors: Sequence[Tensor]) -> Any:
-    return (ctypes.c_void_p * len(tensors))(*[t.data_ptr() for t in tensors])
+def _spans(tensors: Sequence[Tensor]) -> tuple[Any, int]:
+    """An array of ``nw::Span``, and how many they are."""
+    numbers = [number for t in tensors for number in span(t)]
+    return _array(ctypes.c_int64, numbers), len(tensors)  # type: ignore[arg-type]
 
 
 def _array(kind: Callable[..., Any], values: Sequence[float]) -> Any:

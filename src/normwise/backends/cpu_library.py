@@ -5,12 +5,11 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from normwise.core.activations import ACTIVATIONS, Activation
 from normwise.core.responses import RESPONSES
@@ -22,28 +21,36 @@ ELEMENTS = {torch.float32: "fp32", torch.float64: "fp64", torch.bfloat16: "bf16"
 RESPONSE_NUMBERS = {response.name: number for number, response in enumerate(RESPONSES.values())}
 ACTIVATION_NUMBERS = {None: 0} | {name: number for number, name in enumerate(ACTIVATIONS, start=1)}
 
-_INT, _LONG, _DOUBLE, _P = ctypes.c_int, ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
-_SHAPE = (_INT, _LONG, _LONG, _LONG, _INT)
-_SIGNATURES = {
-    "nw_version": (),
-    "nw_moments": (*_SHAPE, *(_P,) * 5),
-    "nw_apply": (*_SHAPE, *(_P,) * 4, _INT, _P),
-    "nw_backward_reduce": (*_SHAPE, *(_P,) * 5, _INT, _P, _P),
-    "nw_backward_apply": (*_SHAPE, *(_P,) * 6, _INT, _P, _P),
-    "nw_respond": (*_SHAPE, _INT, *(_P,) * 5),
-    "nw_respond_reduce": (*_SHAPE, _INT, *(_P,) * 6),
-    "nw_respond_backward": (*_SHAPE, _INT, *(_P,) * 8),
-    "nw_standardize": (*_SHAPE, _LONG, _DOUBLE, *(_P,) * 4, _INT, _P, _P, _INT, _INT, _P, _P),
-    "nw_standardize_backward": (*_SHAPE, _LONG, _INT, _DOUBLE, *(_P,) * 5, _INT, _INT, *(_P,) * 5),
-    "nw_remember": (_LONG, _P, _P, _INT, *(_DOUBLE,) * 3, _P, _P, _INT, _P),
-    "nw_rows": (_LONG, _LONG, _INT, _INT, _DOUBLE, *(_P,) * 3, _INT, _P, _P),
-    "nw_rows_backward": (_LONG, _LONG, _INT, _INT, *(_P,) * 3, _INT, *(_P,) * 4),
-    "nw_columns": (_LONG, _LONG, _LONG, _INT, _INT, _DOUBLE, *(_P,) * 3, _INT, _P, _P),
-    "nw_columns_backward": (_LONG, _LONG, _LONG, _INT, _INT, *(_P,) * 3, _INT, *(_P,) * 4),
-    "nw_run": (_P, _P, _P),
-    "nw_normalize": (*_SHAPE, _P, _INT, *(_P,) * 5, _INT, _P, _P),
-    "nw_normalize_backward": (*_SHAPE, _P, _INT, *(_P,) * 6, _INT, *(_P,) * 3),
+_KINDS = {"i": ctypes.c_int, "n": ctypes.c_int64, "d": ctypes.c_double, "p": ctypes.c_void_p}
+_SHAPE = "i:last n:N n:C n:S i:threads"
+_ROWS = "n:rows n:width i:threads i:center"
+_MAPS = "n:N n:C n:S i:threads i:center"
+#: What each kernel takes, in order: a type and a name, or * and the name of a tensor: its address and number of values.
+_PARAMETERS = {
+    "nw_version": "",
+    "nw_moments": f"{_SHAPE} *x *mask *mean *var *count",
+    "nw_apply": f"{_SHAPE} *x *residual *tables i:activation *y",
+    "nw_backward_reduce": f"{_SHAPE} *grad_y *x *residual *tables i:activation *sum_g *sum_gx",
+    "nw_backward_apply": f"{_SHAPE} *grad_y *x *residual *mask *tables i:activation *grad_x *grad_residual",
+    "nw_respond": f"{_SHAPE} i:response *x *residual *tables *y",
+    "nw_respond_reduce": f"{_SHAPE} i:response *grad_y *x *residual *tables *sums",
+    "nw_respond_backward": f"{_SHAPE} i:response *grad_y *x *residual *mask *tables *grad_x *grad_residual",
+    "nw_standardize": f"{_SHAPE} n:groups d:eps *x *residual *weight *bias i:kept *mean *var i:known i:activation *y "
+    "*table",
+    "nw_standardize_backward": f"{_SHAPE} n:groups i:known d:eps *grad_y *x *residual *weight *bias i:kept "
+    "i:activation *table *grad_x *grad_residual *grad_weight *grad_bias",
+    "nw_remember": "n:C *mean *var i:kept d:eps d:bessel d:momentum *running_mean *running_var i:running_kept *batches",
+    "nw_rows": f"{_ROWS} d:eps *x *weight *bias i:kept *y *table",
+    "nw_rows_backward": f"{_ROWS} *grad_y *x *weight i:kept *table *grad_x *grad_weight *grad_bias",
+    "nw_columns": f"{_MAPS} d:eps *x *weight *bias i:kept *y *table",
+    "nw_columns_backward": f"{_MAPS} *grad_y *x *weight i:kept *table *grad_x *grad_weight *grad_bias",
+    "nw_run": "p:program *entering *leaving",
+    "nw_normalize": f"{_SHAPE} p:formula i:measured *entering *leaving *x *residual *mask i:activation *y *tables",
+    "nw_normalize_backward": f"{_SHAPE} p:formula i:measured *entering *leaving *grad_y *x *residual *mask "
+    "i:activation *tables *grad_x *grad_residual",
 }
+#: What a kernel answers.
+_OUT_OF_MEMORY, NOT_FINITE = 1, 3
 
 _log = logging.getLogger("normwise")
 
@@ -64,18 +71,13 @@ def threads() -> int:
     return 1 if _forked else torch.get_num_threads()
 
 
-def pointer(t: Tensor | None) -> int | None:
-    """The address of the data, or a null pointer."""
-    return None if t is None else t.data_ptr()
-
-
 def activation_number(activation: Activation | None) -> int:
     """The activation as the kernels know it."""
     return ACTIVATION_NUMBERS[None if activation is None else activation.name]
 
 
 def function(kernel: str, dtype: torch.dtype) -> Callable[..., int]:
-    """One kernel for one element type; what it answers but 0 means `out_of_memory`."""
+    """One kernel for one element type; what it answers but 0 is for `failure`."""
     functions, reason = kernels(dtype)
     if reason is not None:
         raise RuntimeError(f"The backend 'cpu' is not available: {reason}")
@@ -84,13 +86,27 @@ def function(kernel: str, dtype: torch.dtype) -> Callable[..., int]:
 
 def call(kernel: str, dtype: torch.dtype, *arguments: Any) -> None:
     """Run one kernel for one element type."""
-    if function(kernel, dtype)(*arguments):
-        raise out_of_memory(kernel)
+    answer = function(kernel, dtype)(*arguments)
+    if answer:
+        raise failure(kernel, answer, arguments)
 
 
-def out_of_memory(kernel: str) -> MemoryError:
+def failure(kernel: str, answer: int, arguments: Sequence[Any]) -> Exception:
     """What a kernel means that answers anything but 0."""
-    return MemoryError(f"{kernel}: not enough memory for its tables.")
+    if answer == _OUT_OF_MEMORY:
+        return MemoryError(f"{kernel}: not enough memory for its tables.")
+    given, received = iter(arguments), []
+    for parameter in _PARAMETERS[kernel].split():
+        value = next(given)
+        if parameter.startswith("*"):
+            received.append(f"{parameter[1:]} {next(given)}")
+        elif parameter.startswith("n:"):
+            received.append(f"{parameter[2:]}={value}")
+    return ValueError(
+        f"{kernel} refused tensors whose numbers of values do not go together: a parameter needs one value for each "
+        f"channel (or position of a row). Received {', '.join(received)}. Was a parameter, a buffer or the input "
+        "replaced or resized, perhaps between forward and backward?"
+    )
 
 
 @cache
@@ -115,12 +131,19 @@ def kernels(dtype: torch.dtype) -> tuple[dict[str, Any], str | None]:
 def _bound(library: ctypes.CDLL, element: str) -> dict[str, Any]:
     """The library's functions with their signatures; OSError where one is missing."""
     found = {}
-    for name, signature in _SIGNATURES.items():
+    for name, parameters in _PARAMETERS.items():
         function = getattr(library, f"{name}_{element}", None)
         if function is None:
             raise OSError(f"the library has no function {name}_{element}")
-        function.argtypes, function.restype = signature, _INT
+        function.argtypes, function.restype = _types(parameters), ctypes.c_int
         found[name] = function
+    return found
+
+
+def _types(parameters: str) -> list[Any]:
+    found = []
+    for parameter in parameters.split():
+        found += [ctypes.c_void_p, ctypes.c_int64] if parameter.startswith("*") else [_KINDS[parameter[0]]]
     return found
 
 
@@ -129,7 +152,8 @@ def _check(functions: dict[str, Any], dtype: torch.dtype) -> None:
     x = torch.arange(2 * 3 * 37, device="cpu").remainder(17).to(dtype).view(2, 3, 37)
     exact = x.double()
     found = torch.empty(2, 2, 3, dtype=torch.float64, device="cpu")
-    failed = functions["nw_moments"](0, 2, 3, 37, 1, x.data_ptr(), None, *map(pointer, found), None)
+    mean, var = ((t.data_ptr(), t.numel()) for t in found)
+    failed = functions["nw_moments"](0, 2, 3, 37, 1, x.data_ptr(), x.numel(), None, 0, *mean, *var, None, 0)
     expected = torch.stack([exact.mean(2), exact.var(2, correction=0)])
     if failed or not torch.allclose(found, expected, rtol=1e-5):
         raise ArithmeticError(f"the self-test failed for {dtype}")

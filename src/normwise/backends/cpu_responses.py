@@ -10,8 +10,8 @@ from torch import Tensor
 from normwise.core.moments import statistics_dtype
 from normwise.core.responses import Response
 
-from .cpu_library import RESPONSE_NUMBERS, call, pointer
-from .cpu_tensors import Tables, dense, like, shape_of
+from .cpu_library import RESPONSE_NUMBERS, call
+from .cpu_tensors import Tables, dense, like, room, shape_of, span
 from .huge_pages import empty_like
 
 
@@ -28,9 +28,10 @@ def respond(x: Tensor, response: Response, tables: Sequence[Tensor], residual: T
         x.dtype,
         *shape_of(x, last),
         RESPONSE_NUMBERS[response.name],
-        *map(pointer, (x, residual)),
-        *Tables(*tables).arguments,
-        y.data_ptr(),
+        *span(x),
+        *span(residual),
+        *Tables(x.dtype, *tables).arguments,
+        *room(y),
     )
     return y
 
@@ -50,9 +51,11 @@ def respond_reduce(
         x.dtype,
         *shape_of(x, last),
         RESPONSE_NUMBERS[response.name],
-        *map(pointer, (grad_y, x, residual)),
-        *Tables(*tables).arguments,
-        sums.data_ptr(),
+        *span(grad_y),
+        *span(x),
+        *span(residual),
+        *Tables(x.dtype, *tables).arguments,
+        *room(sums),
     )
     return sums.unbind()
 
@@ -84,8 +87,12 @@ def respond_backward(
         x.dtype,
         *shape_of(x, last),
         RESPONSE_NUMBERS[response.name],
-        *map(pointer, (grad_y, x, residual, mask)),
-        *Tables(*tables, mean, slope, offset).arguments,
-        *map(pointer, (grad_x, grad_residual)),
+        *span(grad_y),
+        *span(x),
+        *span(residual),
+        *span(mask),
+        *Tables(x.dtype, *tables, mean, slope, offset).arguments,
+        *room(grad_x),
+        *room(grad_residual),
     )
     return grad_x, grad_residual

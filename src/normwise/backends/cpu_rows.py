@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .cpu_library import call, pointer, threads
-from .cpu_tensors import as_parameters, in_dtype_of, new_table
+from .cpu_library import call, threads
+from .cpu_tensors import as_parameters, in_dtype_of, new_table, resolved, room, span
 from .huge_pages import empty_like
 from .protocols import Gradients, RowTables
 
@@ -71,12 +71,12 @@ def _forward(
     center: bool,
     keep: bool,
 ) -> tuple[Tensor, RowTables]:
-    y = empty_like(x)
+    x, y = resolved(x), empty_like(x)
     table = new_table((2, *of_table)) if keep else None
     # Named, so that a converted parameter lives until the kernel has read it: an address alone keeps nothing.
     weight, bias, kept = as_parameters(x.dtype, weight, bias)
-    addresses = x.data_ptr(), pointer(weight), pointer(bias), kept, y.data_ptr(), pointer(table)
-    call(kernel, x.dtype, *sizes, threads(), center, eps, *addresses)
+    tensors = *span(x), *span(weight), *span(bias), kept, *room(y), *room(table)
+    call(kernel, x.dtype, *sizes, threads(), center, eps, *tensors)
     return y, (table,)
 
 
@@ -91,10 +91,11 @@ def _backward(
     center: bool,
     needs: tuple[bool, bool, bool],
 ) -> Gradients:
+    grad_y, x = resolved(grad_y), resolved(x)
     grad_x = empty_like(x) if needs[0] else None
     read, other, kept = as_parameters(x.dtype, weight, bias)
     grad_weight = None if read is None or not needs[1] else torch.empty_like(read)
     grad_bias = None if other is None or not needs[2] else torch.empty_like(other)
-    addresses = grad_y.data_ptr(), x.data_ptr(), pointer(read), kept, *map(pointer, tables)
-    call(kernel, x.dtype, *sizes, threads(), center, *addresses, *map(pointer, (grad_x, grad_weight, grad_bias)))
+    given = *span(grad_y), *span(x), *span(read), kept, *span(tables[0])
+    call(kernel, x.dtype, *sizes, threads(), center, *given, *room(grad_x), *room(grad_weight), *room(grad_bias))
     return grad_x, in_dtype_of(weight, grad_weight), in_dtype_of(bias, grad_bias)

@@ -7,10 +7,8 @@ from torch import Tensor
 
 from normwise.core.running import RunningStatistics
 
-from .cpu_library import function, out_of_memory, pointer
-from .cpu_tensors import kept_in
-
-_NOT_FINITE = 3
+from .cpu_library import NOT_FINITE, failure, function
+from .cpu_tensors import kept_in, span
 
 
 def remembers(dtype: torch.dtype, running: RunningStatistics) -> bool:
@@ -34,25 +32,30 @@ def remember(
     changed, where the statistics are not finite.
     """
     running_mean, running_var, batches, momentum = running
-    start = mean.data_ptr()
     moved = [running_mean, running_var] if batches is None else [running_mean, running_var, batches]
-    answer = function("nw_remember", dtype)(
-        running_mean.numel(),
-        start,
-        start + mean.nbytes // 2 if root is None else root.data_ptr(),
+    address, count_of_means = span(mean)
+    if root is None:
+        count_of_means //= 2
+        measured = address, count_of_means, address + mean.nbytes // 2, count_of_means  # type: ignore[operator]
+    else:
+        measured = address, count_of_means, *span(root)
+    arguments = (
+        count_of_means,
+        *measured,
         kept_in(mean.dtype, dtype),
         0.0 if root is None else eps,
         count / (count - 1),
         momentum,
-        running_mean.data_ptr(),
-        running_var.data_ptr(),
+        *span(running_mean),
+        *span(running_var),
         kept_in(running_mean.dtype, dtype),
-        pointer(batches),
+        *span(batches),
     )
-    if answer == _NOT_FINITE:
+    answer = function("nw_remember", dtype)(*arguments)
+    if answer == NOT_FINITE:
         return False
     if answer:
-        raise out_of_memory("nw_remember")
+        raise failure("nw_remember", answer, arguments)
     # As torch's own in-place operations do: a graph that saved them must notice.
     torch._C._increment_version(moved)  # pyright: ignore[reportAttributeAccessIssue]
     return True

@@ -1,17 +1,21 @@
-"""What the kernels of `cpu.py` take: tensors in a layout that they read, and tables of any strides."""
+"""What the kernels of `cpu.py` take: tensors in a layout that they read, and tables of any strides.
+
+No address leaves Python but through `span`, `room` and `Tables`, which see to it that the memory is there; the kernels
+compare the number of values with what they are about to read and write.
+"""
 
 from __future__ import annotations
 
 import ctypes
-from typing import Any, overload
+from typing import overload
 
 import torch
 from torch import Tensor
 
-from normwise.core.layout import in_layout_of
+from normwise.core.layout import PLAIN, in_layout_of, values_in_memory
 from normwise.core.moments import statistics_dtype
 
-from .cpu_library import pointer, threads
+from .cpu_library import threads
 
 #: In which type a layer's tensors are: that of the statistics, that of the input, or fp64 (`Kept` in parameters.hpp).
 WIDE, NARROW, DOUBLE = range(3)
@@ -27,23 +31,65 @@ def new_table(shape: tuple[int, ...]) -> Tensor:
     return _PROTOTYPE.new_empty(shape)
 
 
+#: An address, or a null pointer, and how many values are there.
+Span = tuple[int | None, int]
+_NOTHING: Span = (None, 0)
+
+
+def span(t: Tensor | None) -> Span:
+    """A dense tensor that a kernel reads, after the check that its memory is there."""
+    if t is None:
+        return _NOTHING
+    count = t.numel()
+    if type(t) not in PLAIN or not t.is_cpu or values_in_memory(t) < count:
+        raise _refusal(t)
+    return t.data_ptr(), count
+
+
+def room(t: Tensor | None) -> Span:
+    """What a kernel writes: memory that was allocated for it."""
+    return _NOTHING if t is None else (t.data_ptr(), t.numel())
+
+
+def _refusal(t: Tensor) -> Exception:
+    what = f"a tensor of shape {list(t.shape)}"
+    if type(t) not in PLAIN or not t.is_cpu:
+        return TypeError(
+            f"The CPU kernels read plain tensors on the CPU, received {what}, a {type(t).__name__} on {t.device}; "
+            "bring the layer's parameters, buffers and inputs to one device."
+        )
+    return RuntimeError(
+        f"The memory of {what} was released or cut to {max(values_in_memory(t), 0)} values after it was made (an "
+        "untyped_storage().resize_, as FSDP does between forward and backward); restore it before the call."
+    )
+
+
 class Tables:
     """Tables ``[N, C]`` of any strides as the kernels take them; keeps them alive during the call."""
 
-    def __init__(self, *tables: Tensor | None) -> None:
-        self.kept = tables
-        strides = [n for t in tables for n in ((0, 0) if t is None else t.stride())]
-        self.pointers = (ctypes.c_void_p * len(tables))(*map(pointer, tables))
-        self.strides = (ctypes.c_int64 * len(strides))(*strides)
+    def __init__(self, dtype: torch.dtype, *tables: Tensor | None) -> None:
+        self.kept, kind = tables, statistics_dtype(dtype)
+        numbers: list[int | None] = []
+        for t in tables:
+            if t is None:
+                numbers += (0, 0, 0, 0)
+                continue
+            if type(t) not in PLAIN or not t.is_cpu or t.dtype is not kind or t.dim() != 2:
+                raise _refusal_of_table(t, kind)
+            numbers += (t.data_ptr(), values_in_memory(t), *t.stride())
+        self.arguments = (ctypes.c_int64 * len(numbers))(*numbers), len(tables)
 
-    @property
-    def arguments(self) -> tuple[Any, Any]:
-        return self.pointers, self.strides
+
+def _refusal_of_table(t: Tensor, kind: torch.dtype) -> TypeError:
+    return TypeError(
+        f"The CPU kernels take tables [N, C] of {kind} on the CPU, received {t.dtype} of shape {list(t.shape)} on "
+        f"{t.device}; the formula's parameters must be where its input is."
+    )
 
 
 def laid_out(x: Tensor) -> tuple[Tensor, tuple[int, int, int, int, int]]:
     """`dense`, and `shape_of` it."""
-    if not x.is_contiguous():
+    if not x.is_contiguous() or x.is_neg() or x._is_zerotensor():
         x, last = dense(x)
         return x, shape_of(x, last)
     shape = x.shape
@@ -71,11 +117,24 @@ def as_parameters(
     kept = kept_in(kind, dtype)
     if kept is None:
         kind, kept = statistics_dtype(dtype), WIDE
-    if weight is not None and (weight.dtype is not kind or not weight.is_contiguous()):
-        weight = weight.detach().to(kind).contiguous()
-    if bias is not None and (bias.dtype is not kind or not bias.is_contiguous()):
-        bias = bias.detach().to(kind).contiguous()
-    return weight, bias, kept
+    return _in_dtype(weight, kind), _in_dtype(bias, kind), kept
+
+
+def _in_dtype(t: Tensor | None, kind: torch.dtype) -> Tensor | None:
+    if t is None:
+        return None
+    if t.dtype is not kind:
+        if not t.is_floating_point():
+            raise TypeError(f"A layer's parameters and statistics must be floating, received {t.dtype}; convert them.")
+        t = t.detach().to(kind)
+    return resolved(t if t.is_contiguous() else t.detach().contiguous())
+
+
+def resolved(t: Tensor) -> Tensor:
+    """A tensor whose memory holds what it says: not the negative of it, nor nothing, as autograd's zeros do."""
+    if t.is_neg() or t._is_zerotensor():
+        return torch.empty_like(t).copy_(t.detach())
+    return t
 
 
 def in_dtype_of(p: Tensor | None, gradient: Tensor | None) -> Tensor | None:
@@ -87,6 +146,7 @@ def in_dtype_of(p: Tensor | None, gradient: Tensor | None) -> Tensor | None:
 
 def dense(x: Tensor) -> tuple[Tensor, bool]:
     """``x`` in a layout that the kernels read, copied if need be, and whether its channels are neighbours."""
+    x = resolved(x)
     if x.is_contiguous():
         shape = x.shape
         return x, len(shape) == 2 or x.numel() == shape[0] * shape[1]
@@ -103,9 +163,16 @@ def like(x: Tensor, t: Tensor) -> Tensor: ...
 def like(x: Tensor, t: None) -> None: ...
 def like(x: Tensor, t: Tensor | None) -> Tensor | None:
     """``t``, of ``x``'s shape, in the layout of ``x``."""
-    if t is None or t.stride() == x.stride():
+    if t is None:
         return t
-    return torch.empty_like(x, dtype=t.dtype).copy_(t)
+    if t.stride() == x.stride() and t.dtype is x.dtype:
+        return resolved(t)
+    if t.shape != x.shape or not t.is_floating_point():
+        raise ValueError(
+            f"A tensor beside an input {list(x.shape)} of {x.dtype} must have its shape and a floating dtype, received "
+            f"{list(t.shape)} of {t.dtype}."
+        )
+    return torch.empty_like(x).copy_(t)
 
 
 def shape_of(x: Tensor, last: bool) -> tuple[int, int, int, int, int]:

@@ -5,7 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+#: The types of tensors whose memory holds their values; of what another class does nothing is known.
+PLAIN = frozenset((Tensor, torch.nn.Parameter))
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+def values_in_memory(t: Tensor) -> int:
+    """From the first one on; a storage may have been released (FSDP does so) or cut since the tensor was made.
+
+    >>> t = torch.zeros(6)
+    >>> t.untyped_storage().resize_(0).nbytes(), t.numel(), values_in_memory(t)
+    (0, 6, 0)
+    """
+    return t.untyped_storage().nbytes() // t.itemsize - t.storage_offset()  # type: ignore[return-value]
 
 
 def in_layout_of(x: Tensor, y: Tensor) -> Tensor:

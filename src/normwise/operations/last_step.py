@@ -94,6 +94,8 @@ def last_step(
 
 def _table(t: Coefficient, x: Tensor) -> Tensor:
     kind = statistics_dtype(x.dtype)
+    if isinstance(t, complex) or (isinstance(t, Tensor) and t.is_complex()):
+        raise TypeError("A formula's coefficients must be real, this one gave complex numbers; take their real part.")
     table = t.to(kind) if isinstance(t, Tensor) else torch.full((), t, dtype=kind, device=x.device)
     # An expansion to the same shape would be a node of the graph, too.
     return table if table.shape == x.shape[:2] else table.expand(x.shape[:2])

@@ -7,12 +7,13 @@ compiler and the exporters know best. Masks, unusual mixtures of dtypes and chos
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from normwise.backends import forced
-from normwise.core.layout import in_layout_of
+from normwise.core.layout import PLAIN, in_layout_of, values_in_memory
 from normwise.core.moments import Moments, statistics_dtype, widen
 
 from .transforms import needs_graph
@@ -71,6 +72,7 @@ def over_batch(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
     # With momentum 1 the operator leaves the statistics of this very batch in the buffers.
     mean, unbiased = torch.zeros(2, x.shape[1], dtype=kind, device=x.device).unbind()
     y = torch.batch_norm(x, weight, bias, mean, unbiased, True, 1.0, eps, torch.backends.cudnn.enabled)
+    y = guarded(y, weight)
     var = unbiased * (max(count - 1, 1) / max(count, 1))
     return y, Moments(mean.unsqueeze(0), var.unsqueeze(0), count)
 
@@ -79,7 +81,28 @@ def over_batch_measured(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`over_batch` with the mean and 1/√(σ² + ε) that the operator keeps for its backward, ``[C]``."""
-    return torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, eps)
+    y, mean, root = torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, eps)
+    return guarded(y, weight), mean, root
+
+
+def guarded(y: Tensor, weight: Tensor | None) -> Tensor:
+    """``y``; the operator's backward now raises RuntimeError for a weight that does not hold its values any more.
+
+    The operators trust a weight that they saved. ``weight.data = ...`` may have put a tensor of another size there, and
+    ``resize_`` of its storage released the memory, which autograd does not notice.
+    """
+    node = y.grad_fn
+    if node is not None and weight is not None and type(weight) in PLAIN:
+        node.register_prehook(partial(_check_saved, weight, weight.numel()))
+    return y
+
+
+def _check_saved(weight: Tensor, count: int, _: object) -> None:
+    if weight.numel() != count or values_in_memory(weight) < count:
+        raise RuntimeError(
+            f"A weight of {count} values that normalized has {min(weight.numel(), max(values_in_memory(weight), 0))} "
+            "now, and the backward pass needs it; change weights in place, or after the backward pass."
+        )
 
 
 def over_groups(
@@ -97,6 +120,7 @@ def over_groups(
             y = torch.instance_norm(dense, weight, bias, None, None, True, 0.0, eps, torch.backends.cudnn.enabled)
     else:
         y = torch.group_norm(dense, groups, weight, bias, eps)
+    y = guarded(y, weight)
     return y if dense is x else in_layout_of(x, y)
 
 
@@ -113,4 +137,5 @@ def by_known(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: 
         weight = weight.to(kind)
     if bias is not None and bias.dtype is not kind:
         bias = bias.to(kind)
-    return torch.batch_norm(x, weight, bias, mean, var, False, 0.0, eps, torch.backends.cudnn.enabled)
+    y = torch.batch_norm(x, weight, bias, mean, var, False, 0.0, eps, torch.backends.cudnn.enabled)
+    return guarded(y, weight)

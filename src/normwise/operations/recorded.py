@@ -18,6 +18,7 @@ from torch import Tensor
 from normwise.backends import Backend, Formulas, formulas_of
 from normwise.core.activations import Activation
 from normwise.core.formulas import Affine, Formula
+from normwise.core.layout import PLAIN
 from normwise.core.moments import Count, Moments, statistics_dtype, table_dtype
 from normwise.core.program import Program
 from normwise.core.program import RecordedFormula as Recorded
@@ -271,6 +272,8 @@ def _apart(values: Iterable[Any], tensors: list[Tensor]) -> Hashable:
         if isinstance(value, Tensor):
             if value.dtype is not torch.float32 and value.dtype is not torch.float64:
                 raise NotRecordableError(f"a constant of {value.dtype}")
+            if type(value) not in PLAIN or not value.is_cpu or value.is_neg() or value._is_zerotensor():
+                raise NotRecordableError(f"a {type(value).__name__} on {value.device}")
             tensors.append(value)
             rest.append((value.shape, value.dtype))
         elif isinstance(value, tuple):

@@ -49,7 +49,7 @@ def layer_norm(
             y = row_kernels.Call(backend, math.prod(shape), eps, True, plain)(x, weight, bias)
         elif operator is not None:
             values, weight, bias = operator(x, weight, bias)
-            y = F.layer_norm(values, shape, weight, bias, eps)
+            y = native.guarded(F.layer_norm(values, shape, weight, bias, eps), weight)
         else:
             y = plain(x, weight, bias)
         return native.narrowed(finish(y, activation, residual), x)
@@ -89,7 +89,7 @@ def rms_norm(
             y = row_kernels.Call(backend, math.prod(shape), known, False, plain)(x, weight, None)
         elif operator is not None:
             values, weight, _ = operator(x, weight, None)
-            y = F.rms_norm(values, shape, weight, known)
+            y = native.guarded(F.rms_norm(values, shape, weight, known), weight)
         else:
             y = plain(x, weight, None)
         return native.narrowed(finish(y, activation, residual), x)

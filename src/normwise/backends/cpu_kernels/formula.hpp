@@ -66,20 +66,20 @@ struct ResponseStep {
 // What enters the program: mean and variance, with a mask the counts, then what the formula was given; what leaves it
 // besides the tables.
 struct Ends {
-  void* const* entering;
-  void* const* leaving;
+  const Span *entering, *leaving;
 };
 
 template <class T, class Step>
 void normalize(const Shape& shape, const Formula& formula, const Step& step, const Ends& ends, bool measured, const T* x,
                const T* residual, const uint8_t* mask, T* y, acc<T>* tables) {
   if (measured) {
-    const auto of = [&](int i) { return static_cast<double*>(ends.entering[i]); };
+    const auto of = [&](int i) { return static_cast<double*>(ends.entering[i].data); };
     put(measure<T>(shape, x, mask), of(0), of(1), mask ? of(2) : nullptr);
   }
   const Made<T> made{tables, shape.N, shape.C};
-  std::vector<void*> leaving;
-  for (int64_t k = 0; k <= formula.tables; ++k) leaving.push_back(tables + k * shape.N * shape.C);
+  std::vector<Span> leaving;
+  const int64_t size = shape.N * shape.C;
+  for (int64_t k = 0; k <= formula.tables; ++k) leaving.push_back({tables + k * size, size});
   leaving.insert(leaving.end(), ends.leaving, ends.leaving + (formula.forward.outputs - 1 - formula.tables));
   run(formula.forward, ends.entering, leaving.data());
   step.apply(shape, x, residual, y, made);
@@ -94,9 +94,9 @@ void differentiate_normalized(const Shape& shape, const Formula& formula, const 
   const Made<T> made{tables, shape.N, shape.C};
   Buffer<acc<T>> sums(formula.tables * size), back(measured ? 2 * size : 0);
   step.reduce(shape, in, made, sums.data());
-  std::vector<void*> entering(ends.entering, ends.entering + given), leaving(ends.leaving, ends.leaving + gradients);
-  for (int64_t k = 0; k < formula.tables; ++k) entering.push_back(sums.data() + k * size);
-  for (int64_t k = 0; measured && k < 2; ++k) leaving.push_back(back.data() + k * size);
+  std::vector<Span> entering(ends.entering, ends.entering + given), leaving(ends.leaving, ends.leaving + gradients);
+  for (int64_t k = 0; k < formula.tables; ++k) entering.push_back({sums.data() + k * size, size});
+  for (int64_t k = 0; measured && k < 2; ++k) leaving.push_back({back.data() + k * size, size});
   run(formula.backward, entering.data(), leaving.data());
   if (!gx) return;
   Backflow<T> through{};

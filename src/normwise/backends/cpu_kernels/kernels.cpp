@@ -1,9 +1,10 @@
 // The kernels' C interface: plain pointers and sizes, no exceptions across it. Compiled once for each element type, whose
-// name is NW_ELEMENT and part of every function's. 0 = done, 1 = out of memory, 2 = an activation or a response that is not
-// known here.
+// name is NW_ELEMENT and part of every function's. Every pointer comes with the number of its values. 0 = done; otherwise
+// nothing was read or written: 1 = out of memory, 2 = sizes that do not go together, a pointer that is missing, an activation
+// or a response that is not known here, 3 = statistics that are not finite.
 #include <new>
 
-#include "formula.hpp"
+#include "arguments.hpp"
 #include "positions.hpp"
 #include "running.hpp"
 
@@ -15,20 +16,23 @@ using nw::bf16, nw::fp16;
 using T = NW_ELEMENT;
 using A = nw::acc<T>;
 
+enum Answer { kDone, kOutOfMemory, kRefused, kNotFinite };
+
 template <class F>
-int guarded(F f) noexcept {
+int guarded(const nw::Check& check, F f) noexcept {
+  if (!check) return kRefused;
   try {
     f();
-    return 0;
+    return kDone;
   } catch (const std::bad_alloc&) {
-    return 1;
+    return kOutOfMemory;
   }
 }
 
 template <class F>
-int with_kind(int act, F f) noexcept {
-  if (act < nw::kNone || act > nw::kSoftsign) return 2;
-  return guarded([&] {
+int with_kind(const nw::Check& check, int act, F f) noexcept {
+  if (act < nw::kNone || act > nw::kSoftsign) return kRefused;
+  return guarded(check, [&] {
     if (act == nw::kNone)
       f(std::integral_constant<int, nw::kPlain>{});
     else if (act == nw::kRelu)
@@ -40,33 +44,32 @@ int with_kind(int act, F f) noexcept {
 
 template <class F>
 int with_response(int response, F f) noexcept {
-  if (response < nw::kThresholded || response > nw::kLargerScale) return 2;
-  return guarded([&] {
-    if (response == nw::kThresholded)
-      f(nw::Thresholded());
-    else if (response == nw::kGated)
-      f(nw::Gated());
-    else
-      f(nw::LargerScale());
-  });
+  if (response == nw::kThresholded) return f(nw::Thresholded());
+  if (response == nw::kGated) return f(nw::Gated());
+  if (response == nw::kLargerScale) return f(nw::LargerScale());
+  return kRefused;
 }
 
 template <class F>
-int with_step(const nw::Formula& formula, int act, F f) noexcept {
-  if (formula.response < 0) return with_kind(act, [&](auto kind) { f(nw::AffineStep<T, kind>{act}); });
-  return with_response(int(formula.response), [&](auto kind) { f(nw::ResponseStep<T, decltype(kind)>{}); });
+int with_step(const nw::Formula& formula, nw::Check& check, int act, F f) noexcept {
+  if (formula.response < 0)
+    return with_kind(check.require(formula.tables == 2), act, [&](auto kind) { f(nw::AffineStep<T, kind>{act}); });
+  return with_response(int(formula.response), [&](auto response) {
+    using R = decltype(response);
+    return guarded(check.require(formula.tables == R::kTables && act == nw::kNone), [&] { f(nw::ResponseStep<T, R>{}); });
+  });
 }
 
-nw::Table<A> table_at(const void* const* tables, const int64_t* strides, int i) {
-  return {static_cast<const A*>(tables[i]), strides[2 * i], strides[2 * i + 1]};
+nw::Table<A> table_at(const nw::GivenTable* tables, int i) {
+  return {static_cast<const A*>(tables[i].data), tables[i].of_sample, tables[i].of_channel};
 }
-nw::Coefficients<T> coefficients(const void* const* tables, const int64_t* strides) {
-  return {table_at(tables, strides, 0), table_at(tables, strides, 1), table_at(tables, strides, 2)};
+nw::Coefficients<T> coefficients(const nw::GivenTable* tables) {
+  return {table_at(tables, 0), table_at(tables, 1), table_at(tables, 2)};
 }
 template <class R>
-nw::Tables<T, R> response_tables(const void* const* tables, const int64_t* strides) {
+nw::Tables<T, R> response_tables(const nw::GivenTable* tables) {
   nw::Tables<T, R> found;
-  for (int k = 0; k < R::kTables; ++k) found.of[k] = table_at(tables, strides, k);
+  for (int k = 0; k < R::kTables; ++k) found.of[k] = table_at(tables, k);
   return found;
 }
 
@@ -74,6 +77,21 @@ nw::Tables<T, R> response_tables(const void* const* tables, const int64_t* strid
 nw::Buffer<double> parameter(const void* values, int kept, int64_t channels, double otherwise) {
   return values ? nw::read_kept<T, double>(values, kept, channels) : nw::Buffer<double>(channels, otherwise);
 }
+
+// The check of a call over [N, C, S], none of them 0, in so many threads.
+struct Sized : nw::Check {
+  int64_t planes, positions, values;
+
+  Sized(int64_t N, int64_t C, int64_t S, int threads)
+      : planes(product(N, C)), positions(product(N, S)), values(product(N, C, S)) {
+    require(threads > 0 && values > 0);
+  }
+  // The pools of `groups` of channels in every sample, 0 for each channel over the batch.
+  int64_t pools(int64_t groups, int64_t N, int64_t C) {
+    require(groups >= 0 && groups <= C && (groups == 0 || C % groups == 0));
+    return *this ? (groups ? N * groups : C) : 0;
+  }
+};
 
 }  // namespace
 
@@ -84,51 +102,73 @@ nw::Buffer<double> parameter(const void* values, int kept, int64_t channels, dou
 // Recompiled with the sources: a library that answers otherwise is not the one that was asked for.
 NW_PUBLIC(nw_version)() { return NW_VERSION; }
 
-NW_PUBLIC(nw_moments)(int last, int64_t N, int64_t C, int64_t S, int threads, const T* x, const uint8_t* mask,
-                      double* mean, double* var, double* count) {
-  return guarded([&] {
+NW_PUBLIC(nw_moments)(int last, int64_t N, int64_t C, int64_t S, int threads, NW_SPAN(const T, x),
+                      NW_SPAN(const uint8_t, mask), NW_SPAN(double, mean), NW_SPAN(double, var), NW_SPAN(double, count)) {
+  Sized check(N, C, S, threads);
+  const int64_t values = check.values;
+  check.has(NW_GIVEN(x), values).may_have(NW_GIVEN(mask), check.positions);
+  check.has(NW_GIVEN(mean), check.planes).has(NW_GIVEN(var), check.planes).may_have(NW_GIVEN(count), N);
+  return guarded(check, [&] {
     nw::put(nw::measure<T>({N, C, S, last != 0, threads}, x, mask), mean, var, count);
   });
 }
 
-// tables: mean, scale, shift; strides: two for each of them.
-NW_PUBLIC(nw_apply)(int last, int64_t N, int64_t C, int64_t S, int threads, const T* x, const T* residual,
-                    const void* const* tables, const int64_t* strides, int act, T* y) {
-  return with_kind(act, [&](auto kind) {
-    nw::apply<T, kind>({N, C, S, last != 0, threads}, x, residual, y, coefficients(tables, strides), act);
+// tables: mean, scale, shift.
+NW_PUBLIC(nw_apply)(int last, int64_t N, int64_t C, int64_t S, int threads, NW_SPAN(const T, x), NW_SPAN(const T, residual),
+                    NW_SPAN(const nw::GivenTable, tables), int act, NW_SPAN(T, y)) {
+  Sized check(N, C, S, threads);
+  const int64_t values = check.values;
+  check.has(NW_GIVEN(x), values).may_have(NW_GIVEN(residual), values).has(NW_GIVEN(y), values);
+  check.tables(NW_GIVEN(tables), 3, 0, N, C);
+  return with_kind(check, act, [&](auto kind) {
+    nw::apply<T, kind>({N, C, S, last != 0, threads}, x, residual, y, coefficients(tables), act);
   });
 }
 
-NW_PUBLIC(nw_backward_reduce)(int last, int64_t N, int64_t C, int64_t S, int threads, const T* gy, const T* x,
-                              const T* residual, const void* const* tables, const int64_t* strides, int act, A* sum_g,
-                              A* sum_gx) {
-  return with_kind(act, [&](auto kind) {
-    const nw::Sums sums = nw::reduce<T, kind>({N, C, S, last != 0, threads}, {gy, x, residual},
-                                              coefficients(tables, strides), act);
+NW_PUBLIC(nw_backward_reduce)(int last, int64_t N, int64_t C, int64_t S, int threads, NW_SPAN(const T, gy),
+                              NW_SPAN(const T, x), NW_SPAN(const T, residual), NW_SPAN(const nw::GivenTable, tables),
+                              int act, NW_SPAN(A, sum_g), NW_SPAN(A, sum_gx)) {
+  Sized check(N, C, S, threads);
+  const int64_t values = check.values;
+  check.has(NW_GIVEN(gy), values).has(NW_GIVEN(x), values).may_have(NW_GIVEN(residual), values);
+  check.tables(NW_GIVEN(tables), 3, 0, N, C).has(NW_GIVEN(sum_g), check.planes).has(NW_GIVEN(sum_gx), check.planes);
+  return with_kind(check, act, [&](auto kind) {
+    const nw::Sums sums = nw::reduce<T, kind>({N, C, S, last != 0, threads}, {gy, x, residual}, coefficients(tables), act);
     std::copy_n(sums.row(0), N * C, sum_g);
     std::copy_n(sums.row(1), N * C, sum_gx);
   });
 }
 
 // tables: mean, scale, shift, slope, offset, the last two without data where the statistics were given.
-NW_PUBLIC(nw_backward_apply)(int last, int64_t N, int64_t C, int64_t S, int threads, const T* gy, const T* x,
-                             const T* residual, const uint8_t* mask, const void* const* tables, const int64_t* strides,
-                             int act, T* gx, T* gr) {
-  return with_kind(act, [&](auto kind) {
-    nw::differentiate<T, kind>({N, C, S, last != 0, threads}, {gy, x, residual}, mask, gx, gr,
-                               coefficients(tables, strides), act,
-                               {table_at(tables, strides, 3), table_at(tables, strides, 4)});
+NW_PUBLIC(nw_backward_apply)(int last, int64_t N, int64_t C, int64_t S, int threads, NW_SPAN(const T, gy),
+                             NW_SPAN(const T, x), NW_SPAN(const T, residual), NW_SPAN(const uint8_t, mask),
+                             NW_SPAN(const nw::GivenTable, tables), int act, NW_SPAN(T, gx), NW_SPAN(T, gr)) {
+  Sized check(N, C, S, threads);
+  const int64_t values = check.values;
+  check.has(NW_GIVEN(gy), values).has(NW_GIVEN(x), values).may_have(NW_GIVEN(residual), values);
+  check.may_have(NW_GIVEN(mask), check.positions).tables(NW_GIVEN(tables), 5, 2, N, C);
+  check.has(NW_GIVEN(gx), values).may_have(NW_GIVEN(gr), values);
+  return with_kind(check, act, [&](auto kind) {
+    nw::differentiate<T, kind>({N, C, S, last != 0, threads}, {gy, x, residual}, mask, gx, gr, coefficients(tables), act,
+                               {table_at(tables, 3), table_at(tables, 4)});
   });
 }
 
 // Parameters, and their gradients, are in the type that `kept` says (see parameters.hpp). groups = 0: over the batch.
 // The statistics are measured, or those that are given in the type that `known` says; the table [2, pools] of mean and
 // variance, for the backward, may be null.
-NW_PUBLIC(nw_standardize)(int last, int64_t N, int64_t C, int64_t S, int threads, int64_t groups, double eps, const T* x,
-                          const T* residual, const void* weight, const void* bias, int kept, const void* known_mean,
-                          const void* known_var, int known, int act, T* y, double* table) {
-  return with_kind(act, [&](auto kind) {
-    const int64_t pools = groups ? N * groups : C;
+NW_PUBLIC(nw_standardize)(int last, int64_t N, int64_t C, int64_t S, int threads, int64_t groups, double eps,
+                          NW_SPAN(const T, x), NW_SPAN(const T, residual), NW_SPAN(const void, weight),
+                          NW_SPAN(const void, bias), int kept, NW_SPAN(const void, known_mean),
+                          NW_SPAN(const void, known_var), int known, int act, NW_SPAN(T, y), NW_SPAN(double, table)) {
+  Sized check(N, C, S, threads);
+  const int64_t values = check.values;
+  const int64_t pools = check.pools(groups, N, C);
+  check.has(NW_GIVEN(x), values).may_have(NW_GIVEN(residual), values).has(NW_GIVEN(y), values);
+  check.may_have(NW_GIVEN(weight), C).may_have(NW_GIVEN(bias), C).kept(kept);
+  check.may_have(NW_GIVEN(known_mean), pools).may_have(NW_GIVEN(known_var), pools).both(known_mean, known_var).kept(known);
+  check.may_have(NW_GIVEN(table), 2 * pools);
+  return with_kind(check, act, [&](auto kind) {
     nw::Buffer<double> own(table ? 0 : 2 * pools);
     double *mean = table ? table : own.data(), *var = mean + pools;
     if (known_mean) {
@@ -144,36 +184,54 @@ NW_PUBLIC(nw_standardize)(int last, int64_t N, int64_t C, int64_t S, int threads
 
 // gx, gr, gw and gb are not computed where they are null.
 NW_PUBLIC(nw_standardize_backward)(int last, int64_t N, int64_t C, int64_t S, int threads, int64_t groups, int known,
-                                   double eps, const T* gy, const T* x, const T* residual, const void* weight,
-                                   const void* bias, int kept, int act, double* table, T* gx, T* gr, void* gw, void* gb) {
-  return with_kind(act, [&](auto kind) {
+                                   double eps, NW_SPAN(const T, gy), NW_SPAN(const T, x), NW_SPAN(const T, residual),
+                                   NW_SPAN(const void, weight), NW_SPAN(const void, bias), int kept, int act,
+                                   NW_SPAN(double, table), NW_SPAN(T, gx), NW_SPAN(T, gr), NW_SPAN(void, gw),
+                                   NW_SPAN(void, gb)) {
+  Sized check(N, C, S, threads);
+  const int64_t values = check.values;
+  const int64_t pools = check.pools(groups, N, C);
+  check.has(NW_GIVEN(gy), values).has(NW_GIVEN(x), values).may_have(NW_GIVEN(residual), values);
+  check.may_have(NW_GIVEN(weight), C).may_have(NW_GIVEN(bias), C).kept(kept).has(NW_GIVEN(table), 2 * pools);
+  check.may_have(NW_GIVEN(gx), values).may_have(NW_GIVEN(gr), values);
+  check.may_have(NW_GIVEN(gw), C).may_have(NW_GIVEN(gb), C);
+  return with_kind(check, act, [&](auto kind) {
     const auto weights = parameter(weight, kept, C, 1), biases = parameter(bias, kept, C, 0);
     nw::Gradient<T> to_weight(gw, kept, C), to_bias(gb, kept, C);
-    double* var = table + (groups ? N * groups : C);
     nw::differentiate_standardized<T, kind>({N, C, S, last != 0, threads},
-                                            {groups, known != 0, eps, weights.data(), biases.data(), table, var},
+                                            {groups, known != 0, eps, weights.data(), biases.data(), table, table + pools},
                                             {gy, x, residual}, act, gx, gr, to_weight.data(), to_bias.data());
     to_weight.deliver();
     to_bias.deliver();
   });
 }
 
-// A batch's mean and variance (with a positive eps 1/√(variance + eps)), one of each channel; batches: null where nobody
-// counts. 3 = not finite, and nothing was changed.
-NW_PUBLIC(nw_remember)(int64_t C, const void* mean, const void* var, int kept, double eps, double bessel, double momentum,
-                       void* running_mean, void* running_var, int running_kept, int64_t* batches) {
+// A batch's mean and variance (with a positive eps 1/√(variance + eps)), one of each channel; batches: one number, null
+// where nobody counts.
+NW_PUBLIC(nw_remember)(int64_t C, NW_SPAN(const void, mean), NW_SPAN(const void, var), int kept, double eps, double bessel,
+                       double momentum, NW_SPAN(void, running_mean), NW_SPAN(void, running_var), int running_kept,
+                       NW_SPAN(int64_t, batches)) {
+  nw::Check check;
+  check.product(C);
+  check.has(NW_GIVEN(mean), C).has(NW_GIVEN(var), C).kept(kept);
+  check.has(NW_GIVEN(running_mean), C).has(NW_GIVEN(running_var), C).kept(running_kept).may_have(NW_GIVEN(batches), 1);
   bool finite = true;
-  const int failed = guarded([&] {
+  const int answer = guarded(check, [&] {
     finite = nw::remember<T>({running_mean, running_var, running_kept, batches}, {mean, var, kept, eps, bessel}, C, momentum);
   });
-  return finite ? failed : 3;
+  return finite ? answer : kNotFinite;
 }
 
 // center = 0: by the root mean square. The table [2, rows] of mean and root (1/σ), for the backward, may be null; parameters
 // as above.
-NW_PUBLIC(nw_rows)(int64_t rows, int64_t width, int threads, int center, double eps, const T* x, const void* weight,
-                   const void* bias, int kept, T* y, double* table) {
-  return guarded([&] {
+NW_PUBLIC(nw_rows)(int64_t rows, int64_t width, int threads, int center, double eps, NW_SPAN(const T, x),
+                   NW_SPAN(const void, weight), NW_SPAN(const void, bias), int kept, NW_SPAN(T, y),
+                   NW_SPAN(double, table)) {
+  Sized check(rows, width, 1, threads);
+  const int64_t values = check.values;
+  check.has(NW_GIVEN(x), values).has(NW_GIVEN(y), values).may_have(NW_GIVEN(table), 2 * check.positions);
+  check.may_have(NW_GIVEN(weight), width).may_have(NW_GIVEN(bias), width).kept(kept);
+  return guarded(check, [&] {
     const nw::Parameter<T> weights(weight, kept, width), biases(bias, kept, width);
     nw::Buffer<double> own(table ? 0 : 2 * rows);
     double* mean = table ? table : own.data();
@@ -181,9 +239,15 @@ NW_PUBLIC(nw_rows)(int64_t rows, int64_t width, int threads, int center, double 
   });
 }
 
-NW_PUBLIC(nw_rows_backward)(int64_t rows, int64_t width, int threads, int center, const T* gy, const T* x,
-                            const void* weight, int kept, double* table, T* gx, void* gw, void* gb) {
-  return guarded([&] {
+NW_PUBLIC(nw_rows_backward)(int64_t rows, int64_t width, int threads, int center, NW_SPAN(const T, gy), NW_SPAN(const T, x),
+                            NW_SPAN(const void, weight), int kept, NW_SPAN(double, table), NW_SPAN(T, gx),
+                            NW_SPAN(void, gw), NW_SPAN(void, gb)) {
+  Sized check(rows, width, 1, threads);
+  const int64_t values = check.values;
+  check.has(NW_GIVEN(gy), values).has(NW_GIVEN(x), values).has(NW_GIVEN(table), 2 * check.positions);
+  check.may_have(NW_GIVEN(weight), width).kept(kept).may_have(NW_GIVEN(gx), values);
+  check.may_have(NW_GIVEN(gw), width).may_have(NW_GIVEN(gb), width);
+  return guarded(check, [&] {
     const nw::Parameter<T> weights(weight, kept, width);
     nw::Gradient<T> to_weight(gw, kept, width), to_bias(gb, kept, width);
     nw::differentiate_rows<T>({rows, width, threads, center != 0, x, weights.data, nullptr, table, table + rows}, gy, gx,
@@ -194,9 +258,14 @@ NW_PUBLIC(nw_rows_backward)(int64_t rows, int64_t width, int threads, int center
 }
 
 // Each position of [N, C, S] over its channels; the table is [2, N, S].
-NW_PUBLIC(nw_columns)(int64_t N, int64_t C, int64_t S, int threads, int center, double eps, const T* x, const void* weight,
-                      const void* bias, int kept, T* y, double* table) {
-  return guarded([&] {
+NW_PUBLIC(nw_columns)(int64_t N, int64_t C, int64_t S, int threads, int center, double eps, NW_SPAN(const T, x),
+                      NW_SPAN(const void, weight), NW_SPAN(const void, bias), int kept, NW_SPAN(T, y),
+                      NW_SPAN(double, table)) {
+  Sized check(N, C, S, threads);
+  const int64_t values = check.values;
+  check.has(NW_GIVEN(x), values).has(NW_GIVEN(y), values).may_have(NW_GIVEN(table), 2 * check.positions);
+  check.may_have(NW_GIVEN(weight), C).may_have(NW_GIVEN(bias), C).kept(kept);
+  return guarded(check, [&] {
     const nw::Parameter<T> weights(weight, kept, C), biases(bias, kept, C);
     nw::Buffer<double> own(table ? 0 : 2 * N * S);
     double* mean = table ? table : own.data();
@@ -204,9 +273,15 @@ NW_PUBLIC(nw_columns)(int64_t N, int64_t C, int64_t S, int threads, int center, 
   });
 }
 
-NW_PUBLIC(nw_columns_backward)(int64_t N, int64_t C, int64_t S, int threads, int center, const T* gy, const T* x,
-                               const void* weight, int kept, double* table, T* gx, void* gw, void* gb) {
-  return guarded([&] {
+NW_PUBLIC(nw_columns_backward)(int64_t N, int64_t C, int64_t S, int threads, int center, NW_SPAN(const T, gy),
+                               NW_SPAN(const T, x), NW_SPAN(const void, weight), int kept, NW_SPAN(double, table),
+                               NW_SPAN(T, gx), NW_SPAN(void, gw), NW_SPAN(void, gb)) {
+  Sized check(N, C, S, threads);
+  const int64_t values = check.values;
+  check.has(NW_GIVEN(gy), values).has(NW_GIVEN(x), values).has(NW_GIVEN(table), 2 * check.positions);
+  check.may_have(NW_GIVEN(weight), C).kept(kept).may_have(NW_GIVEN(gx), values);
+  check.may_have(NW_GIVEN(gw), C).may_have(NW_GIVEN(gb), C);
+  return guarded(check, [&] {
     const nw::Parameter<T> weights(weight, kept, C);
     nw::Gradient<T> to_weight(gw, kept, C), to_bias(gb, kept, C);
     nw::differentiate_positions<T>({N, C, S, threads, center != 0, x, weights.data, nullptr, table, table + N * S}, gy, gx,
@@ -217,59 +292,96 @@ NW_PUBLIC(nw_columns_backward)(int64_t N, int64_t C, int64_t S, int threads, int
 }
 
 // tables: the response's own, in their order.
-NW_PUBLIC(nw_respond)(int last, int64_t N, int64_t C, int64_t S, int threads, int response, const T* x, const T* residual,
-                      const void* const* tables, const int64_t* strides, T* y) {
-  return with_response(response, [&](auto kind) {
-    using R = decltype(kind);
-    nw::respond<T, R>({N, C, S, last != 0, threads}, x, residual, y, response_tables<R>(tables, strides));
+NW_PUBLIC(nw_respond)(int last, int64_t N, int64_t C, int64_t S, int threads, int response, NW_SPAN(const T, x),
+                      NW_SPAN(const T, residual), NW_SPAN(const nw::GivenTable, tables), NW_SPAN(T, y)) {
+  Sized check(N, C, S, threads);
+  const int64_t values = check.values;
+  check.has(NW_GIVEN(x), values).may_have(NW_GIVEN(residual), values).has(NW_GIVEN(y), values);
+  return with_response(response, [&](auto known) {
+    using R = decltype(known);
+    return guarded(check.tables(NW_GIVEN(tables), R::kTables, 0, N, C), [&] {
+      nw::respond<T, R>({N, C, S, last != 0, threads}, x, residual, y, response_tables<R>(tables));
+    });
   });
 }
 
 // sums: [tables, N, C].
-NW_PUBLIC(nw_respond_reduce)(int last, int64_t N, int64_t C, int64_t S, int threads, int response, const T* gy, const T* x,
-                             const T* residual, const void* const* tables, const int64_t* strides, A* sums) {
-  return with_response(response, [&](auto kind) {
-    using R = decltype(kind);
-    const auto totals = nw::reduce_response<T, R>({N, C, S, last != 0, threads}, {gy, x, residual},
-                                                  response_tables<R>(tables, strides));
-    std::copy_n(totals.values.data(), totals.values.size(), sums);
+NW_PUBLIC(nw_respond_reduce)(int last, int64_t N, int64_t C, int64_t S, int threads, int response, NW_SPAN(const T, gy),
+                             NW_SPAN(const T, x), NW_SPAN(const T, residual), NW_SPAN(const nw::GivenTable, tables),
+                             NW_SPAN(A, sums)) {
+  Sized check(N, C, S, threads);
+  const int64_t values = check.values;
+  check.has(NW_GIVEN(gy), values).has(NW_GIVEN(x), values).may_have(NW_GIVEN(residual), values);
+  return with_response(response, [&](auto known) {
+    using R = decltype(known);
+    check.tables(NW_GIVEN(tables), R::kTables, 0, N, C).has(NW_GIVEN(sums), R::kTables * check.planes);
+    return guarded(check, [&] {
+      const auto totals = nw::reduce_response<T, R>({N, C, S, last != 0, threads}, {gy, x, residual},
+                                                    response_tables<R>(tables));
+      std::copy_n(totals.values.data(), totals.values.size(), sums);
+    });
   });
 }
 
-// tables: the response's own, then mean, slope and offset, without data where the statistics were given.
-NW_PUBLIC(nw_respond_backward)(int last, int64_t N, int64_t C, int64_t S, int threads, int response, const T* gy,
-                               const T* x, const T* residual, const uint8_t* mask, const void* const* tables,
-                               const int64_t* strides, T* gx, T* gr) {
-  return with_response(response, [&](auto kind) {
-    using R = decltype(kind);
+// tables: the response's own, then mean, slope and offset, the last two without data where the statistics were given.
+NW_PUBLIC(nw_respond_backward)(int last, int64_t N, int64_t C, int64_t S, int threads, int response, NW_SPAN(const T, gy),
+                               NW_SPAN(const T, x), NW_SPAN(const T, residual), NW_SPAN(const uint8_t, mask),
+                               NW_SPAN(const nw::GivenTable, tables), NW_SPAN(T, gx), NW_SPAN(T, gr)) {
+  Sized check(N, C, S, threads);
+  const int64_t values = check.values;
+  check.has(NW_GIVEN(gy), values).has(NW_GIVEN(x), values).may_have(NW_GIVEN(residual), values);
+  check.may_have(NW_GIVEN(mask), check.positions).has(NW_GIVEN(gx), values).may_have(NW_GIVEN(gr), values);
+  return with_response(response, [&](auto known) {
+    using R = decltype(known);
     constexpr int K = R::kTables;
-    nw::differentiate_response<T, R>(
-        {N, C, S, last != 0, threads}, {gy, x, residual}, mask, gx, gr, response_tables<R>(tables, strides),
-        {table_at(tables, strides, K), table_at(tables, strides, K + 1), table_at(tables, strides, K + 2)});
+    return guarded(check.tables(NW_GIVEN(tables), K + 3, 2, N, C), [&] {
+      nw::differentiate_response<T, R>({N, C, S, last != 0, threads}, {gy, x, residual}, mask, gx, gr,
+                                       response_tables<R>(tables),
+                                       {table_at(tables, K), table_at(tables, K + 1), table_at(tables, K + 2)});
+    });
   });
 }
 
-// A program on tables alone: pointers to what enters and what leaves it.
-NW_PUBLIC(nw_run)(const nw::Program* program, void* const* entering, void* const* leaving) {
-  return guarded([&] { nw::run(*program, entering, leaving); });
+// A program on tables alone: what enters and what leaves it.
+NW_PUBLIC(nw_run)(const nw::Program* program, NW_SPAN(const nw::Span, entering), NW_SPAN(const nw::Span, leaving)) {
+  nw::Check check;
+  check.require(program && nw::fits(*program, NW_GIVEN(entering), NW_GIVEN(leaving)));
+  return guarded(check, [&] { nw::run(*program, entering, leaving); });
 }
 
 // measured = 0: mean and variance, the first two that enter, are given, otherwise written. tables: [1 + tables, N, C].
 NW_PUBLIC(nw_normalize)(int last, int64_t N, int64_t C, int64_t S, int threads, const nw::Formula* formula, int measured,
-                        void* const* entering, void* const* leaving, const T* x, const T* residual, const uint8_t* mask,
-                        int act, T* y, A* tables) {
-  return with_step(*formula, act, [&](auto step) {
-    nw::normalize<T>({N, C, S, last != 0, threads}, *formula, step, {entering, leaving}, measured != 0, x, residual, mask,
+                        NW_SPAN(const nw::Span, entering), NW_SPAN(const nw::Span, leaving), NW_SPAN(const T, x),
+                        NW_SPAN(const T, residual), NW_SPAN(const uint8_t, mask), int act, NW_SPAN(T, y),
+                        NW_SPAN(A, tables)) {
+  Sized check(N, C, S, threads);
+  const int64_t values = check.values;
+  check.has(NW_GIVEN(x), values).may_have(NW_GIVEN(residual), values).may_have(NW_GIVEN(mask), check.positions);
+  check.has(NW_GIVEN(y), values).require(formula && nw::fits_forward<T>(*formula, N, C, measured != 0, mask != nullptr,
+                                                                       NW_GIVEN(entering), NW_GIVEN(leaving)));
+  if (!check || !check.has(NW_GIVEN(tables), (1 + formula->tables) * check.planes)) return kRefused;
+  return with_step(*formula, check, act, [&](auto step) {
+    nw::normalize<T>({N, C, S, last != 0, threads}, *formula, step,
+                     {entering, leaving}, measured != 0, x, residual, mask,
                      y, tables);
   });
 }
 
 // What leaves it are the gradients of what the formula was given. gx and gr are not computed where they are null.
 NW_PUBLIC(nw_normalize_backward)(int last, int64_t N, int64_t C, int64_t S, int threads, const nw::Formula* formula,
-                                 int measured, void* const* entering, void* const* leaving, const T* gy, const T* x,
-                                 const T* residual, const uint8_t* mask, int act, A* tables, T* gx, T* gr) {
-  return with_step(*formula, act, [&](auto step) {
-    nw::differentiate_normalized<T>({N, C, S, last != 0, threads}, *formula, step, {entering, leaving}, measured != 0,
+                                 int measured, NW_SPAN(const nw::Span, entering), NW_SPAN(const nw::Span, leaving),
+                                 NW_SPAN(const T, gy), NW_SPAN(const T, x), NW_SPAN(const T, residual),
+                                 NW_SPAN(const uint8_t, mask), int act, NW_SPAN(A, tables), NW_SPAN(T, gx),
+                                 NW_SPAN(T, gr)) {
+  Sized check(N, C, S, threads);
+  const int64_t values = check.values;
+  check.has(NW_GIVEN(gy), values).has(NW_GIVEN(x), values).may_have(NW_GIVEN(residual), values);
+  check.may_have(NW_GIVEN(mask), check.positions).may_have(NW_GIVEN(gx), values).may_have(NW_GIVEN(gr), values);
+  check.require(formula && nw::fits_backward<T>(*formula, N, C, measured != 0, NW_GIVEN(entering), NW_GIVEN(leaving)));
+  if (!check || !check.has(NW_GIVEN(tables), (1 + formula->tables) * check.planes)) return kRefused;
+  return with_step(*formula, check, act, [&](auto step) {
+    nw::differentiate_normalized<T>({N, C, S, last != 0, threads}, *formula, step,
+                                    {entering, leaving}, measured != 0,
                                     {gy, x, residual}, mask, gx, gr, tables);
   });
 }

@@ -27,6 +27,12 @@ struct Port {
   int64_t at, count, wide;  // wide: the tensor is fp64, not fp32
 };
 
+// A contiguous tensor and the number of its values.
+struct Span {
+  void* data;
+  int64_t count;
+};
+
 struct Program {
   const Instruction* instructions;
   int64_t number, size;
@@ -125,24 +131,24 @@ inline void execute(const Instruction& in, double* values) {
 #undef NW_CASE
 }
 
-inline void run(const Program& program, void* const* entering, void* const* leaving) {
+inline void run(const Program& program, const Span* entering, const Span* leaving) {
   Buffer<double> values(program.size);
   double* array = values.data();
   std::copy_n(program.constants, program.constant, array);
   for (int64_t i = 0; i < program.inputs; ++i) {
     const Port& port = program.ports[i];
     if (port.wide)
-      std::copy_n(static_cast<const double*>(entering[i]), port.count, array + port.at);
+      std::copy_n(static_cast<const double*>(entering[i].data), port.count, array + port.at);
     else
-      std::copy_n(static_cast<const float*>(entering[i]), port.count, array + port.at);
+      std::copy_n(static_cast<const float*>(entering[i].data), port.count, array + port.at);
   }
   for (int64_t i = 0; i < program.number; ++i) execute(program.instructions[i], array);
   for (int64_t i = 0; i < program.outputs; ++i) {
     const Port& port = program.ports[program.inputs + i];
     if (port.wide)
-      std::copy_n(array + port.at, port.count, static_cast<double*>(leaving[i]));
+      std::copy_n(array + port.at, port.count, static_cast<double*>(leaving[i].data));
     else
-      std::transform(array + port.at, array + port.at + port.count, static_cast<float*>(leaving[i]),
+      std::transform(array + port.at, array + port.at + port.count, static_cast<float*>(leaving[i].data),
                      [](double value) { return float(value); });
   }
 }
