@@ -40,6 +40,7 @@ _SHAPES: dict[str, Callable[[tuple[int, ...]], tuple[int, ...]]] = {
 
 def table_shapes(function: Function, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
     """The sizes that each tensor of a function must have for an input of ``shape``."""
+    shape = (*shape, 4, 4)[: max(len(shape), 2)]  # of an input that lacks the dimensions
     channels = shape[1] if function.maps else shape[-1]
     return {name: _SHAPES[name](shape) if name in _SHAPES else (channels,) for name in function.tables}
 

@@ -14,9 +14,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 #: The kernels, the finds; not in the repository.
 FOLDER = ROOT / "build" / "fuzz"
-_WATCHED = "-fsanitize=address"
+# Of undefined behaviour what can come from sizes: an access that is not there, or not whole, the first one finds.
+_WATCHED = "-fsanitize=address,bounds,shift,integer-divide-by-zero,signed-integer-overflow"
 # Checks as calls compile five times as fast as checks in place.
-FLAGS = f"{_WATCHED} -g1 --param asan-instrumentation-with-call-threshold=0"
+FLAGS = f"{_WATCHED} -fno-sanitize-recover=all -g1 --param asan-instrumentation-with-call-threshold=0"
 #: The C++ runtime comes along: the sanitizer wants to know its `throw` from the start.
 RUNTIMES = ("libasan.so", "libubsan.so", "libstdc++.so")
 _ADDRESSES = {

@@ -62,7 +62,7 @@ class Scene:
         return any_tensor.LAYOUTS[layout]((numbers * SPREAD + distance * SPREAD).to(DTYPES[self.call.dtype]))
 
     def _mask(self, share: float) -> Tensor:
-        sizes = self.call.shape if self.subject.channel == -1 else (self.call.shape[0], *self.call.shape[2:])
+        sizes = self.call.shape if self.subject.channel == -1 else (*self.call.shape[:1], *self.call.shape[2:])
         return torch.rand(sizes, generator=self.generator) < share
 
     def _tensor(self, name: str, t: Tensor) -> Tensor:

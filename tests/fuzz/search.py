@@ -14,9 +14,9 @@ from .isolated import judged_apart
 from .judge import Finding, applies
 from .strategies import calls
 
-ROUND = 250
+ROUND = 100
 #: Calls that the shrinking of one find may take.
-SHRINKING = 120
+SHRINKING = 60
 _SETTINGS = settings(
     max_examples=ROUND,
     database=None,

@@ -18,6 +18,8 @@ from .functions import FORMULAS, FUNCTIONS, Function, table_shapes
 
 #: What `forward` takes besides x, by the name that NORMALIZERS has for it.
 CONDITIONS = ("style", "labels", "segmentation")
+#: Of a layer whose input lacks the dimension.
+CHANNELS = 4
 _NO_MEMORY = {"affine": False, "track_running_stats": False}
 _LEARNED = {"affine": True, "track_running_stats": True}
 #: Options that change which way a call goes, beyond what the table's own `make` gives.
@@ -109,11 +111,12 @@ class FunctionInstance(Instance):
 
 
 def _condition(kind: str, shape: tuple[int, ...]) -> Tensor:
+    samples, channels = (*shape, CHANNELS, CHANNELS)[:2]
     if kind == "labels":
-        return torch.arange(shape[0]) % 2
+        return torch.arange(samples) % 2
     if kind == "style":
-        return torch.zeros(shape[0], shape[1], 4, 3)
-    return torch.zeros(shape[0], 2, *shape[2:])
+        return torch.zeros(samples, channels, 4, 3)
+    return torch.zeros(samples, 2, *shape[2:])
 
 
 def _layer_subjects() -> list[Subject]:
@@ -137,7 +140,7 @@ def _layer_subject(
     channel = 1 if maps else -1
 
     def build(shape: tuple[int, ...]) -> Instance:
-        return LayerInstance(make(shape[channel]), condition, shape)
+        return LayerInstance(make(shape[channel] if len(shape) > max(channel, 0) else CHANNELS), condition, shape)
 
     takes = ("residual", "activation") if "tanh" in name or "erf" in name else ("residual", "mask", "activation")
     if "filter" in name and " " in name:

@@ -99,7 +99,9 @@ def prebuild(folder: Path) -> list[Path]:
     compiler = find_compiler()
     key, machine = fingerprint(compiler), target(compiler)
     if machine not in MACHINES:
-        raise BuildError(f"libraries are prebuilt for {' and '.join(MACHINES)}, {shlex.join(compiler)} is for {machine!r}.")
+        raise BuildError(
+            f"libraries are prebuilt for {' and '.join(MACHINES)}, {shlex.join(compiler)} is for {machine!r}."
+        )
     built = []
     for level in MACHINES[machine]:
         for element in ELEMENTS:
