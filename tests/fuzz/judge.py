@@ -13,7 +13,7 @@ from .call import Call
 from .faults import must_be_refused
 from .functions import REFUSED
 from .oracle import difference, specification
-from .paper import Contradiction
+from .paper import ContradictionError
 from .scene import Outcome, Scene, perform
 
 ORDINARY = (ValueError, TypeError, RuntimeError, NotImplementedError)
@@ -34,7 +34,7 @@ def judge(call: Call) -> Finding | None:
         warnings.simplefilter("ignore")
         try:
             return _judge(call)
-        except Contradiction as error:
+        except ContradictionError as error:
             return Finding("specification", str(error))
 
 

@@ -96,7 +96,8 @@ def _difference(value: Tensor, want: Tensor, spread: float) -> str | None:
     if worst <= bound:
         return None
     at = int(error.argmax())
-    return f": {float(got.flatten()[at]):.9g} instead of {float(want.flatten()[at]):.9g}, off by {worst:.2g} of {bound:.2g}"
+    values = f"{float(got.flatten()[at]):.9g} instead of {float(want.flatten()[at]):.9g}"
+    return f": {values}, off by {worst:.2g} where {bound:.2g} is right"
 
 
 def _unit(call: Call) -> float:

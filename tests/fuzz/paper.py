@@ -26,7 +26,7 @@ POOLS = {
 EPS = {"pixel-layer": 1e-6, "layer_norm2d": 1e-6, "pixel-rms": 1e-6, "rms_norm2d": 1e-6}
 
 
-class Contradiction(Exception):
+class ContradictionError(Exception):
     """The specification is not what the paper says."""
 
 
@@ -61,4 +61,4 @@ def by_the_paper(scene: Scene, y: Tensor) -> None:
     off = np.abs(y.numpy() - want).max()
     allowed = 1e-9 * (1 + np.abs(want).max()) * (1 + np.abs(x).max())
     if not off <= allowed:
-        raise Contradiction(f"{call.subject}: the specification is off the paper's equation by {off:.3g}")
+        raise ContradictionError(f"{call.subject}: the specification is off the paper's equation by {off:.3g}")

@@ -50,7 +50,7 @@ def kind_of(call: Call, finding: Finding) -> tuple[str, ...]:
     return finding.kind, where, *fault
 
 
-class _Found(Exception):
+class _FoundError(Exception):
     """Raised by a round's test, for Hypothesis to shrink."""
 
 
@@ -73,7 +73,7 @@ class _Round:
         if kind in self.known or self.kind not in (None, kind):
             return
         self.kind, self.smallest = kind, Find(call, finding)
-        raise _Found
+        raise _FoundError
 
     def _finding(self, call: Call) -> Finding | None:
         if call in self.tried:
@@ -105,7 +105,7 @@ def search(
         test = seed(number)(_SETTINGS(given(calls(only))(round_.check)))
         try:
             test()
-        except (_Found, Flaky):
+        except (_FoundError, Flaky):
             known.add(round_.kind or ())
         yield number, round_.calls, round_.smallest
         number += 1
