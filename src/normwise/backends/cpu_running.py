@@ -29,8 +29,10 @@ def remember(
     """`RunningStatistics.update` by a batch of ``count`` values with ``mean`` and ``root`` = 1/√(σ² + ε).
 
     Without a ``root``, the mean is a whole table of mean and variance, see `Fused.standardize`. False, and nothing
-    changed, where the statistics are not finite.
+    changed, where the statistics are not finite or of a tensor's subclass.
     """
+    if type(mean) is not Tensor:
+        return False
     running_mean, running_var, batches, momentum = running
     moved = [running_mean, running_var] if batches is None else [running_mean, running_var, batches]
     address, count_of_means = span(mean)

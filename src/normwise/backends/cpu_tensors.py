@@ -41,7 +41,7 @@ def span(t: Tensor | None) -> Span:
     if t is None:
         return _NOTHING
     count = t.numel()
-    if type(t) not in PLAIN or not t.is_cpu or values_in_memory(t) < count:
+    if type(t) not in PLAIN or not t.is_cpu or not 0 < count <= values_in_memory(t):
         raise _refusal(t)
     return t.data_ptr(), count
 
@@ -58,6 +58,8 @@ def _refusal(t: Tensor) -> Exception:
             f"The CPU kernels read plain tensors on the CPU, received {what}, a {type(t).__name__} on {t.device}; "
             "bring the layer's parameters, buffers and inputs to one device."
         )
+    if t.numel() == 0:
+        return ValueError(f"The CPU kernels read one value for each channel or position, received {what}, without any.")
     return RuntimeError(
         f"The memory of {what} was released or cut to {max(values_in_memory(t), 0)} values after it was made (an "
         "untyped_storage().resize_, as FSDP does between forward and backward); restore it before the call."

@@ -14,7 +14,7 @@ from normwise.core.activations import Activation, activation_named
 from normwise.core.formulas import Formula
 from normwise.core.moments import Moments
 
-from .higher import direct_call
+from .higher import check_unchanged, direct_call
 from .plain import differentiable_backward
 from .transforms import needs_graph
 
@@ -87,6 +87,7 @@ class _Standardize(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         call, (x, residual, weight, bias) = ctx.call, ctx.saved_tensors
+        check_unchanged(x, grad_y)
         if torch.is_grad_enabled():
             what = (call.formula(), call.activation, None, call.given())
             return (None, *differentiable_backward(grad_y, x, residual, (weight, bias), *what))

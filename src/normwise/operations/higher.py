@@ -13,6 +13,15 @@ def direct_call(function: type[torch.autograd.Function]) -> Callable[..., Tensor
     return super(torch.autograd.Function, function).apply  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def check_unchanged(x: Tensor, grad_y: Tensor) -> None:
+    """RuntimeError where ``x``, saved for a backward pass, has another shape than it had in the forward pass."""
+    if x.shape != grad_y.shape:
+        raise RuntimeError(
+            f"An input of shape {list(grad_y.shape)} that the backward pass needs has shape {list(x.shape)} now; do "
+            "not assign to its .data before the backward pass."
+        )
+
+
 def differentiable_gradients(
     operation: Callable[..., Tensor], inputs: Sequence[Tensor | None], grad_y: Tensor
 ) -> list[Tensor | None]:

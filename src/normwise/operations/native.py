@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
+from weakref import ref
 
 import torch
 from torch import Tensor
 
 from normwise.backends import forced
-from normwise.core.layout import PLAIN, in_layout_of, values_in_memory
+from normwise.core.layout import PLAIN, in_layout_of
 from normwise.core.moments import Moments, statistics_dtype, widen
 
-from .transforms import needs_graph
+from .transforms import needs_graph, plain_operations_wanted
 
 #: ``x``, weight and bias for an operator.
 Prepared = tuple[Tensor, Tensor | None, Tensor | None]
@@ -72,7 +74,7 @@ def over_batch(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
     # With momentum 1 the operator leaves the statistics of this very batch in the buffers.
     mean, unbiased = torch.zeros(2, x.shape[1], dtype=kind, device=x.device).unbind()
     y = torch.batch_norm(x, weight, bias, mean, unbiased, True, 1.0, eps, torch.backends.cudnn.enabled)
-    y = guarded(y, weight)
+    y = guarded(y, x, weight)
     var = unbiased * (max(count - 1, 1) / max(count, 1))
     return y, Moments(mean.unsqueeze(0), var.unsqueeze(0), count)
 
@@ -82,27 +84,40 @@ def over_batch_measured(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`over_batch` with the mean and 1/√(σ² + ε) that the operator keeps for its backward, ``[C]``."""
     y, mean, root = torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, eps)
-    return guarded(y, weight), mean, root
+    return guarded(y, x, weight), mean, root
 
 
-def guarded(y: Tensor, weight: Tensor | None) -> Tensor:
-    """``y``; the operator's backward now raises RuntimeError for a weight that does not hold its values any more.
+def guarded(y: Tensor, *read: Tensor | None) -> Tensor:
+    """``y``, whose backward raises RuntimeError if a tensor that it reads does not hold its values any more.
 
-    The operators trust a weight that they saved. ``weight.data = ...`` may have put a tensor of another size there, and
-    ``resize_`` of its storage released the memory, which autograd does not notice.
+    torch's operators trust what they saved. ``weight.data = ...`` may have put a tensor of another size there, and a
+    ``resize_`` of its storage released the memory, neither of which autograd notices.
     """
-    node = y.grad_fn
-    if node is not None and weight is not None and type(weight) in PLAIN:
-        node.register_prehook(partial(_check_saved, weight, weight.numel()))
+    if plain_operations_wanted() or not y.requires_grad:
+        return y
+    saved = [
+        _Extent(ref(t), t.numel(), t.untyped_storage().nbytes()) for t in read if t is not None and type(t) in PLAIN
+    ]
+    y.grad_fn.register_prehook(partial(_check_extents, saved))  # type: ignore[union-attr]
     return y
 
 
-def _check_saved(weight: Tensor, count: int, _: object) -> None:
-    if weight.numel() != count or values_in_memory(weight) < count:
-        raise RuntimeError(
-            f"A weight of {count} values that normalized has {min(weight.numel(), max(values_in_memory(weight), 0))} "
-            "now, and the backward pass needs it; change weights in place, or after the backward pass."
-        )
+class _Extent(NamedTuple):
+    """How large a tensor was; it is not kept alive for that."""
+
+    tensor: ref[Tensor]
+    count: int
+    bytes: int
+
+
+def _check_extents(saved: list[_Extent], _: object) -> None:
+    for extent in saved:
+        t = extent.tensor()
+        if t is not None and (t.numel() != extent.count or t.untyped_storage().nbytes() < extent.bytes):
+            raise RuntimeError(
+                f"A tensor of {extent.count} values that the backward pass needs has shape {list(t.shape)} and "
+                f"{t.untyped_storage().nbytes()} bytes of memory now; change it in place, or after the backward pass."
+            )
 
 
 def over_groups(
@@ -120,7 +135,7 @@ def over_groups(
             y = torch.instance_norm(dense, weight, bias, None, None, True, 0.0, eps, torch.backends.cudnn.enabled)
     else:
         y = torch.group_norm(dense, groups, weight, bias, eps)
-    y = guarded(y, weight)
+    y = guarded(y, x, weight)
     return y if dense is x else in_layout_of(x, y)
 
 
@@ -138,4 +153,4 @@ def by_known(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: 
     if bias is not None and bias.dtype is not kind:
         bias = bias.to(kind)
     y = torch.batch_norm(x, weight, bias, mean, var, False, 0.0, eps, torch.backends.cudnn.enabled)
-    return guarded(y, weight)
+    return guarded(y, x, weight)

@@ -15,7 +15,7 @@ from normwise.core.moments import Moments
 
 from .epilogue import additions_are_watched
 from .graph_run import GraphRun, Run
-from .higher import direct_call
+from .higher import check_unchanged, direct_call
 from .plain import differentiable_backward, normalize_plainly
 from .recorded import recorded_run
 from .transforms import needs_graph, plain_operations_wanted, without_autocast
@@ -122,6 +122,7 @@ class _Normalize(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         run, (x, residual, mask, *parameters) = ctx.run, ctx.saved_tensors
+        check_unchanged(x, grad_y)
         if torch.is_grad_enabled():
             # What stands behind the run is no part of this function.
             what = (run.formula, run.activation, mask, run.given)

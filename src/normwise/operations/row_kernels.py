@@ -10,7 +10,7 @@ from torch import Tensor
 
 from normwise.backends import Gradients, Rows, RowTables
 
-from .higher import differentiable_gradients, direct_call
+from .higher import check_unchanged, differentiable_gradients, direct_call
 from .transforms import needs_graph
 
 #: The same in plain differentiable operations: of x, weight and bias.
@@ -66,6 +66,7 @@ class _Normalize(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, *tables = ctx.saved_tensors
+        check_unchanged(x, grad_y)
         if torch.is_grad_enabled():
             return (None, *differentiable_gradients(ctx.call.plain, (x, weight, bias), grad_y))
         return (None, *ctx.call.backward(grad_y, x, weight, bias, tuple(tables), ctx.needs_input_grad[1:]))

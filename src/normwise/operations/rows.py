@@ -49,7 +49,7 @@ def layer_norm(
             y = row_kernels.Call(backend, math.prod(shape), eps, True, plain)(x, weight, bias)
         elif operator is not None:
             values, weight, bias = operator(x, weight, bias)
-            y = native.guarded(F.layer_norm(values, shape, weight, bias, eps), weight)
+            y = native.guarded(F.layer_norm(values, shape, weight, bias, eps), values, weight)
         else:
             y = plain(x, weight, bias)
         return native.narrowed(finish(y, activation, residual), x)
@@ -89,7 +89,7 @@ def rms_norm(
             y = row_kernels.Call(backend, math.prod(shape), known, False, plain)(x, weight, None)
         elif operator is not None:
             values, weight, _ = operator(x, weight, None)
-            y = native.guarded(F.rms_norm(values, shape, weight, known), weight)
+            y = native.guarded(F.rms_norm(values, shape, weight, known), values, weight)
         else:
             y = plain(x, weight, None)
         return native.narrowed(finish(y, activation, residual), x)

@@ -10,6 +10,7 @@ from torch import Tensor
 from normwise.core.moments import widen
 
 from .epilogue import finish
+from .native import guarded
 from .transforms import without_autocast
 
 
@@ -24,7 +25,9 @@ def dynamic_tanh(
     residual: Tensor | None = None,
 ) -> Tensor:
     r""":math:`\gamma\tanh(\alpha x) + \beta`, with γ and β per channel of dimension ``dim``."""
-    return _squash(x, lambda values: torch.tanh(alpha * values), weight, bias, dim, activation, residual)
+    return _squash(
+        x, lambda values: torch.tanh(guarded(alpha * values, alpha, values)), weight, bias, dim, activation, residual
+    )
 
 
 def dynamic_erf(
@@ -39,7 +42,15 @@ def dynamic_erf(
     residual: Tensor | None = None,
 ) -> Tensor:
     r""":math:`\gamma\,\text{erf}(\alpha x + s) + \beta`, with γ and β per channel of dimension ``dim``."""
-    return _squash(x, lambda values: torch.erf(alpha * values + shift), weight, bias, dim, activation, residual)
+    return _squash(
+        x,
+        lambda values: torch.erf(guarded(alpha * values, alpha, values) + shift),
+        weight,
+        bias,
+        dim,
+        activation,
+        residual,
+    )
 
 
 def _squash(
@@ -56,7 +67,7 @@ def _squash(
         shape = [1] * x.dim()
         shape[dim] = -1
         if weight is not None:
-            y = y * weight.view(shape)
+            y = guarded(y * weight.view(shape), weight)
         if bias is not None:
             y = y + bias.view(shape)
         return finish(y.to(x.dtype), activation, residual)

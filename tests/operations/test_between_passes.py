@@ -1,0 +1,90 @@
+"""Values that a backward pass needs, and that somebody changes, replaces or releases after the forward pass."""
+
+import copy
+
+import pytest
+import torch
+
+import normwise as nw
+
+LAYERS = {
+    "batch": lambda: nw.BatchNorm2d(4),
+    "batch, evaluation": lambda: nw.BatchNorm2d(4).eval(),
+    "batch, activation": lambda: nw.BatchNorm2d(4, activation="gelu"),
+    "group": lambda: nw.GroupNorm(2, 4),
+    "instance": lambda: nw.InstanceNorm2d(4, affine=True),
+    "instance, tracked": lambda: nw.InstanceNorm2d(4, affine=True, track_running_stats=True),
+    "rows": lambda: nw.LayerNorm(8),
+    "rows, by power": lambda: nw.RMSNorm(8),
+    "pixels": lambda: nw.LayerNorm2d(4),
+    "pixels, by power": lambda: nw.RMSNorm2d(4),
+    "switchable": lambda: nw.SwitchableNorm2d(4),
+    "ghost": lambda: nw.GhostBatchNorm2d(4, ghost_size=2),
+    "renorm": lambda: nw.BatchRenorm2d(4, r_max=2.0, d_max=1.0),
+    "batch-instance": lambda: nw.BatchInstanceNorm2d(4),
+    "filter response": lambda: nw.FilterResponseNorm2d(4),
+    "global response": lambda: nw.GlobalResponseNorm(4),
+    "evo b0": lambda: nw.EvoNormB0(4),
+    "evo s0": lambda: nw.EvoNormS0(4),
+    "tanh": lambda: nw.DynamicTanh(8),
+}
+#: One that torch's operators are faster for, one for the kernels, and a large one.
+SHAPES = [(2, 4, 3, 8), (8, 4, 32, 8), (8, 4, 256, 8)]
+
+
+def _of_another_size(weight):
+    weight.data = torch.ones(1)
+
+
+def _larger(weight):
+    weight.data = torch.ones(4 * weight.numel())
+
+
+def _in_place(weight):
+    with torch.no_grad():
+        weight.add_(1)
+
+
+def _released(weight):
+    weight.untyped_storage().resize_(0)
+
+
+@pytest.mark.parametrize("frozen", [False, True], ids=["trained", "frozen"])
+@pytest.mark.parametrize("change", [_of_another_size, _larger, _in_place, _released])
+@pytest.mark.parametrize("shape", SHAPES, ids=["small", "medium", "large"])
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_weight_that_is_not_what_it_was_is_an_error(name, shape, change, frozen):
+    layer = LAYERS[name]().requires_grad_(not frozen)
+    x = torch.randn(shape, requires_grad=True)
+    y = layer(x)
+    change(layer.weight)
+    with pytest.raises((RuntimeError, ValueError), match=r"modified|go together|released|shape|size|now"):
+        y.backward(torch.randn_like(y))
+    assert x.grad is None
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_what_no_backward_needs_may_change(name):
+    """Running statistics are copied: other forward passes move them."""
+    layer = LAYERS[name]()
+    x = torch.randn(8, 4, 32, 8, dtype=torch.float64, requires_grad=True)
+    layer.double()
+    cotangent = torch.randn(x.shape, dtype=x.dtype)
+    before = torch.autograd.grad(copy.deepcopy(layer)(x), x, cotangent)[0]
+    y = layer(x)
+    if getattr(layer, "running_mean", None) is not None:
+        layer.running_mean.add_(1)
+    torch.testing.assert_close(torch.autograd.grad(y, x, cotangent)[0], before)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=["small", "medium", "large"])
+@pytest.mark.parametrize("name", LAYERS)
+def test_an_input_of_another_size_is_an_error(name, shape):
+    layer = LAYERS[name]()
+    x = torch.randn(shape)
+    for change in (_of_another_size, _released):
+        inner = x.clone().requires_grad_() * 1.0
+        y = layer(inner)
+        change(inner)
+        with pytest.raises((RuntimeError, ValueError)):
+            y.backward(torch.randn_like(y))
