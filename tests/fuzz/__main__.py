@@ -1,7 +1,7 @@
 """Calls with anything in them until the time is over; then the C interface alone, with random sizes.
 
     python -m tests.fuzz --minutes 2
-    python -m tests.fuzz --replay '{"subject": "rms_norm", "shape": [3, 4]}'
+    python -m tests.fuzz --replay '[{"subject": "rms_norm", "shape": [3, 4]}]'
 
 Needs g++ with its sanitizers. Every find is a line that `--replay` takes, kept in build/fuzz/finds.txt; the exit code
 is 1 where there is one.
@@ -26,7 +26,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=2.0, help="time, without that of compiling (default: 2)")
     parser.add_argument("--seed", type=int, default=None, help="of the first round; the clock's by default")
     parser.add_argument("--only", action="append", default=[], help="a subject's name or how it begins; may come often")
-    parser.add_argument("--replay", metavar="LINE", help="one call instead of a search")
+    parser.add_argument("--replay", metavar="LINE", help="the calls of one line instead of a search")
     options = parser.parse_args()
     if INSIDE not in os.environ:
         command = [sys.executable, "-m", "tests.fuzz", *sys.argv[1:]]
@@ -75,15 +75,15 @@ def run(minutes: float, seed: int | None, only: list[str]) -> int:
 
 
 def replay(line: str) -> int:
-    """One call again, with everything it says."""
+    """The calls of a line again, with everything that is to be said of them."""
     from .call import from_line
     from .isolated import judged_apart
     from .search import Find
 
-    call = from_line(line)
-    finding = judged_apart(call)
-    print("nothing wrong" if finding is None else Find(call, finding), flush=True)
-    return int(finding is not None)
+    history = from_line(line)
+    found = judged_apart(history)
+    print("nothing wrong" if found is None else Find(tuple(history[: found[0] + 1]), found[1]), flush=True)
+    return int(found is not None)
 
 
 if __name__ == "__main__":

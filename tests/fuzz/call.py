@@ -1,9 +1,10 @@
-"""A call as one line of text: everything that decides what happens, so that a find comes back wherever the line goes."""
+"""Calls as one line of text: everything that decides what happens, so that a find comes back wherever the line goes."""
 
 from __future__ import annotations
 
 import json
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 
@@ -44,20 +45,24 @@ class Call(NamedTuple):
         return self._replace(fault=None)
 
 
-def to_line(call: Call) -> str:
-    """What differs from the defaults, as JSON."""
-    shown = {
+def to_line(history: Sequence[Call]) -> str:
+    """One call after the other, of each what differs from the defaults, as JSON."""
+    return json.dumps([_shown(call) for call in history], ensure_ascii=False)
+
+
+def from_line(line: str) -> list[Call]:
+    """The calls that `to_line` wrote."""
+    return [_call(fields) for fields in json.loads(line)]
+
+
+def _shown(call: Call) -> dict[str, Any]:
+    return {
         name: value
         for name, value in call._asdict().items()
         if name not in Call._field_defaults or value != Call._field_defaults[name]
     }
-    return json.dumps(shown, ensure_ascii=False)
 
 
-def from_line(line: str) -> Call:
-    """The call that `to_line` wrote."""
-    fields = json.loads(line)
-    fields["shape"] = tuple(fields["shape"])
-    if fields.get("fault") is not None:
-        fields["fault"] = Fault(*fields["fault"])
-    return Call(**fields)
+def _call(fields: dict[str, Any]) -> Call:
+    fault = fields.get("fault")
+    return Call(**fields | {"shape": tuple(fields["shape"]), "fault": fault and Fault(*fault)})

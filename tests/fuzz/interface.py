@@ -21,12 +21,11 @@ def holds(seed: int) -> bool:
     compiler = build.find_compiler()
     program = abi.program(compiler, FOLDER / "abi", *FLAGS.split())
     preloaded = {"LD_PRELOAD": ""}  # the program brings its own
-    return all(
-        [
-            abi.run(program, _library(compiler, element), element, seed=seed, cases=CASES, environment=preloaded)
-            for element in build.ELEMENTS
-        ]
-    )
+    fine = [
+        abi.run(program, _library(compiler, element), element, seed=seed, cases=CASES, environment=preloaded)
+        for element in build.ELEMENTS
+    ]
+    return all(fine)
 
 
 def _library(compiler: list[str], element: str) -> Path:

@@ -1,4 +1,4 @@
-"""A call in a child process: whatever it does to itself, it does not do to the search."""
+"""Calls in a child process: whatever they do to it, they do not do to the search."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -19,42 +19,56 @@ from normwise.backends import cpu_library
 from .call import Call
 from .judge import Finding, judge
 
-#: Seconds after which a call counts as one that hangs.
+#: Seconds after which a child counts as one that hangs.
 PATIENCE = 120.0
+_BEGUN, _END = b".", b"\n"
 
 
-def judged_apart(call: Call, judge: Callable[[Call], Finding | None] = judge) -> Finding | None:
-    """`judge` in a child process. A child that dies or hangs is a find."""
+def judged_apart(
+    history: Sequence[Call], judge: Callable[[Call], Finding | None] = judge
+) -> tuple[int, Finding] | None:
+    """`judge` each of the calls in one child process, until there is a find: which call it is of.
+
+    What a call leaves behind in the process meets the next one. A child that dies or hangs is a find.
+    """
     reading, writing = os.pipe()
     with tempfile.TemporaryFile() as said:
         child = os.fork()
         if child == 0:
             os.close(reading)
-            _in_child(call, judge, writing, said.fileno())
+            _in_child(history, judge, writing, said.fileno())
         os.close(writing)
-        answer, status = _answer(child, reading)
+        begun, answer, status = _answer(child, reading)
         if answer is not None:
-            return pickle.loads(answer)
-        said.seek(0)
-        return _dead(status, said.read().decode(errors="replace"))
+            finding = pickle.loads(answer)
+        else:
+            said.seek(0)
+            finding = _dead(status, said.read().decode(errors="replace"))
+    return None if finding is None else (max(begun - 1, 0), finding)
 
 
-def _in_child(call: Call, judge: Callable[[Call], Finding | None], writing: int, said: int) -> None:
-    """Never returns: nothing of the parent may run twice."""
+def _in_child(history: Sequence[Call], judge: Callable[[Call], Finding | None], writing: int, said: int) -> None:
+    """Never returns: nothing of the parent may run twice. A byte says that a call begins."""
     try:
         os.dup2(said, sys.stderr.fileno())
         # No pool of threads was started before the fork, so that threads can be had here.
         cpu_library._forked = False
-        torch.set_num_threads(call.threads)
-        os.write(writing, pickle.dumps(judge(call)))
+        finding = None
+        for call in history:
+            os.write(writing, _BEGUN)
+            torch.set_num_threads(call.threads)
+            finding = judge(call)
+            if finding is not None:
+                break
+        os.write(writing, _END + pickle.dumps(finding))
     except BaseException:
         sys.excepthook(*sys.exc_info())
         os._exit(70)
     os._exit(0)
 
 
-def _answer(child: int, reading: int) -> tuple[bytes | None, int]:
-    """What the child wrote, or None and how it ended."""
+def _answer(child: int, reading: int) -> tuple[int, bytes | None, int]:
+    """How many calls began, what the child wrote at its end or None, and how it ended."""
     end = time.monotonic() + PATIENCE
     content = b""
     while select.select([reading], [], [], max(end - time.monotonic(), 0))[0]:
@@ -66,7 +80,8 @@ def _answer(child: int, reading: int) -> tuple[bytes | None, int]:
         os.kill(child, signal.SIGKILL)
     os.close(reading)
     _, status = os.waitpid(child, 0)
-    return (content, status) if content and status == 0 else (None, status)
+    begun, found, answer = content.partition(_END)
+    return len(begun), answer if found and status == 0 else None, status
 
 
 def _dead(status: int, said: str) -> Finding:

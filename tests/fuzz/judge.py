@@ -29,7 +29,9 @@ class Finding(NamedTuple):
 
 
 def judge(call: Call) -> Finding | None:
-    """What is wrong with how the call goes; None where nothing is."""
+    """What is wrong with how the call goes; None where nothing is, or where the call makes no sense."""
+    if not applies(call):
+        return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

@@ -16,7 +16,7 @@ from .call import DTYPES, Call
 from .paper import by_the_paper
 from .scene import Outcome, Scene, perform
 
-#: Roundings of fp32 that an input is off by in a trial: more than any way makes, so that a kink near a value is crossed.
+#: Roundings of fp32 that an input is off by in a trial: more than any way makes, so that a kink nearby is crossed.
 ROUNDINGS = 32
 TRIALS = 3
 #: What a result may differ by in terms of the trials' largest difference.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
@@ -11,11 +11,11 @@ from hypothesis.errors import Flaky
 
 from .call import Call, to_line
 from .isolated import judged_apart
-from .judge import Finding, applies
-from .strategies import calls
+from .judge import Finding
+from .strategies import histories
 
-ROUND = 100
-#: Calls that the shrinking of one find may take.
+ROUND = 25
+#: Processes that the shrinking of one find may take.
 SHRINKING = 60
 _SETTINGS = settings(
     max_examples=ROUND,
@@ -31,14 +31,14 @@ _SETTINGS = settings(
 
 
 class Find(NamedTuple):
-    """The smallest call that was found for it."""
+    """The smallest calls that were found for it; the last one is at fault."""
 
-    call: Call
+    history: tuple[Call, ...]
     finding: Finding
 
     def __str__(self) -> str:
         place = f" [{self.finding.place}]" if self.finding.place else ""
-        return f"{self.finding.kind}{place}: {self.finding.detail}\n  {to_line(self.call)}"
+        return f"{self.finding.kind}{place}: {self.finding.detail}\n  {to_line(self.history)}"
 
 
 def kind_of(call: Call, finding: Finding) -> tuple[str, ...]:
@@ -57,52 +57,53 @@ class _FoundError(Exception):
 class _Round:
     """One seed's examples; after the first find only finds of the same kind count."""
 
-    def __init__(self, known: set[tuple[str, ...]], end: float, judge: Callable[[Call], Finding | None]) -> None:
+    def __init__(
+        self, known: set[tuple[str, ...]], end: float, judge: Callable[[Sequence[Call]], tuple[int, Finding] | None]
+    ) -> None:
         self.known, self.end, self.judge = known, end, judge
         self.kind: tuple[str, ...] | None = None
         self.smallest: Find | None = None
-        self.tried: dict[Call, Finding | None] = {}
+        self.tried: dict[tuple[Call, ...], tuple[int, Finding] | None] = {}
         self.left = SHRINKING
         self.calls = 0
 
-    def check(self, call: Call) -> None:
-        finding = self._finding(call)
-        if finding is None:
+    def check(self, history: list[Call]) -> None:
+        found = self._found(tuple(history))
+        if found is None:
             return
-        kind = kind_of(call, finding)
+        last, finding = found
+        kind = kind_of(history[last], finding)
         if kind in self.known or self.kind not in (None, kind):
             return
-        self.kind, self.smallest = kind, Find(call, finding)
+        self.kind, self.smallest = kind, Find(tuple(history[: last + 1]), finding)
         raise _FoundError
 
-    def _finding(self, call: Call) -> Finding | None:
-        if call in self.tried:
-            return self.tried[call]
+    def _found(self, history: tuple[Call, ...]) -> tuple[int, Finding] | None:
+        if history in self.tried:
+            return self.tried[history]
         if self.kind is None and time.monotonic() > self.end:
             return None
         if self.kind is not None:
             self.left -= 1
             if self.left < 0:
                 return None
-        if not applies(call):
-            return None
-        self.calls += 1
-        self.tried[call] = self.judge(call)
-        return self.tried[call]
+        self.calls += len(history)
+        self.tried[history] = self.judge(history)
+        return self.tried[history]
 
 
 def search(
     end: float,
     first: int,
     only: tuple[str, ...] = (),
-    judge: Callable[[Call], Finding | None] = judged_apart,
+    judge: Callable[[Sequence[Call]], tuple[int, Finding] | None] = judged_apart,
 ) -> Iterator[tuple[int, int, Find | None]]:
     """Rounds until ``end``: the seed, the number of calls, and a find of a kind that did not come before."""
     known: set[tuple[str, ...]] = set()
     number = first
     while time.monotonic() < end:
         round_ = _Round(known, end, judge)
-        test = seed(number)(_SETTINGS(given(calls(only))(round_.check)))
+        test = seed(number)(_SETTINGS(given(histories(only))(round_.check)))
         try:
             test()
         except (_FoundError, Flaky):

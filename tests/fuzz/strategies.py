@@ -16,6 +16,8 @@ from .subjects import SUBJECTS, Subject
 #: Whole vectors, what is around them, and primes.
 SIZES = st.sampled_from([2, 3, 1, 4, 5, 0, 7, 8, 9, 15, 16, 17, 31, 33, 65, 127])
 MOST_VALUES = 6000
+#: Calls of one process, which costs more than any of them.
+LONGEST = 12
 #: Enough for several tasks of each kind, once in a while.
 LARGE = {2: [(2, 5000), (5000, 3)], 3: [(1, 2, 70001), (700, 6, 11)], 4: [(8, 4, 32, 32), (2, 64, 20, 20)]}
 FAULTS = [Fault("x", change) for change in BEFORE]
@@ -80,3 +82,8 @@ def calls(draw, only: tuple[str, ...] = ()) -> Call:
         seed=draw(st.integers(0, 2**16)),
         fault=draw(faults(subject, residual is not None, mask is not None)) if draw(st.booleans()) else None,
     )
+
+
+def histories(only: tuple[str, ...] = ()) -> st.SearchStrategy[list[Call]]:
+    """Calls in one process: none may depend on what came before."""
+    return st.lists(calls(only), min_size=1, max_size=LONGEST)

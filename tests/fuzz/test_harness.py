@@ -1,4 +1,4 @@
-"""The harness finds what it is for: each kind of fault planted once, in the library or in memory, and nothing without."""
+"""The harness finds what it is for, each kind of fault planted once in the library or in memory, and nothing else."""
 
 import os
 import signal
@@ -19,16 +19,16 @@ from .call import Call, Fault, from_line, to_line
 from .judge import Finding, judge
 from .sanitizers import FLAGS, ROOT, environment
 from .search import search
-from .strategies import calls
+from .strategies import histories
 from .subjects import SUBJECTS
 
 RMS = Call("rms_norm", (3, 4))
 
 
 @settings(max_examples=50)
-@given(calls())
-def test_a_line_says_everything(call):
-    assert from_line(to_line(call)) == call
+@given(histories())
+def test_a_line_says_everything(history):
+    assert from_line(to_line(history)) == history
 
 
 def test_every_normalizer_and_every_function_is_called():
@@ -49,7 +49,7 @@ def test_every_normalizer_and_every_function_is_called():
         Call("batch-2d", (2, 3, 5, 7), fault=Fault("weight", "complex"), graph=False, training=False),
         Call("batch_norm", (4, 3, 5), fault=Fault("x", "in place", True), warm=True),
     ],
-    ids=to_line,
+    ids=lambda call: to_line([call]),
 )
 def test_what_is_right_is_no_find(call):
     assert judge(call) is None
@@ -101,31 +101,45 @@ def test_a_result_where_only_an_error_is_right_is_found(monkeypatch):
     assert finding.kind == "accepted"
 
 
-def test_a_find_is_shrunk_and_its_kind_comes_once():
-    def finds_fault(call):
-        return Finding("wrong", "planted") if call.dtype == "fp16" and len(call.shape) > 1 else None
+def test_a_find_is_shrunk_to_the_calls_that_make_it():
+    """Here: one of fp16 with two dimensions, after any of bf16."""
 
-    found = [find for *_, find in search(time.monotonic() + 20, 3, ("rms_norm",), finds_fault) if find is not None][:1]
-    assert len(found) == 1
-    assert found[0].call == Call("rms_norm", (2, 2), "fp16", kept="fp16")
+    def finds_fault(history):
+        dtypes = [call.dtype if len(call.shape) > 1 else "" for call in history]
+        if "bf16" in dtypes and "fp16" in dtypes[dtypes.index("bf16") :]:
+            return dtypes.index("fp16", dtypes.index("bf16")), Finding("wrong", "planted")
+        return None
+
+    found = (find for *_, find in search(time.monotonic() + 60, 3, ("rms_norm",), finds_fault) if find is not None)
+    find = next(found)
+    assert [(call.dtype, call.shape, call.fault) for call in find.history] == [
+        ("bf16", (2, 2), None),
+        ("fp16", (2, 2), None),
+    ]
+    assert "fp16" in str(find)
 
 
-def test_the_search_ends_with_its_time():
+def test_the_search_ends_with_its_time_and_says_a_kind_once():
     start = time.monotonic()
-    assert len(list(search(start - 1, 0))) == 0
-    assert all(find is None for *_, find in search(start + 1, 0, judge=lambda call: None))
+    assert list(search(start - 1, 0)) == []
+    every = search(start + 2, 0, judge=lambda history: (0, Finding("hangs", "planted", "everywhere")))
+    assert len([find for *_, find in every if find is not None and find.finding.place]) == 1
     assert time.monotonic() - start < 60
 
 
 def die(call):
-    os.kill(os.getpid(), signal.SIGSEGV)
+    if call.seed:
+        os.kill(os.getpid(), signal.SIGSEGV)
 
 
-def test_a_child_that_dies_or_hangs_is_a_find(monkeypatch):
-    assert isolated.judged_apart(RMS, die) == Finding("crash", "SIGSEGV")
+def test_a_child_that_dies_or_hangs_is_a_find_of_the_call_that_it_died_of(monkeypatch):
+    fatal = RMS._replace(seed=1)
+    assert isolated.judged_apart([RMS, RMS], die) is None
+    assert isolated.judged_apart([RMS, fatal, RMS], die) == (1, Finding("crash", "SIGSEGV"))
     monkeypatch.setattr(isolated, "PATIENCE", 0.2)
-    assert isolated.judged_apart(RMS, lambda call: time.sleep(60)).kind == "hangs"
-    assert isolated.judged_apart(RMS, lambda call: None) is None
+    found = isolated.judged_apart([RMS], lambda call: time.sleep(60))
+    assert found is not None
+    assert found[1].kind == "hangs"
 
 
 OUTSIDE = """
@@ -134,7 +148,9 @@ extern "C" void nw_scribble(float* p, long i) { p[i] = 1; }
 """
 PROGRAM = """
 import ctypes, sys, torch
+from tests.fuzz.call import Call
 from tests.fuzz.isolated import judged_apart
+call = Call("rms_norm", (3, 4))
 library = ctypes.CDLL(sys.argv[1])
 def at(name, i):
     t = torch.ones(6)[:4]
@@ -143,8 +159,8 @@ def at(name, i):
     function(t.data_ptr(), i)
 for name in ("nw_look", "nw_scribble"):
     for i in (5, 6, -1):
-        found = judged_apart(None, lambda call: at(name, i))
-        print(found and (found.kind, found.detail, found.place))
+        found = judged_apart([call], lambda call: at(name, i))
+        print(found and tuple(found[1]))
 torch.use_deterministic_algorithms(True)
 from normwise.backends.huge_pages import empty_like
 print(empty_like(torch.ones(3)).isnan().all().item(), torch.ones(1).new_empty(2).isnan().all().item())
