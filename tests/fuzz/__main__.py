@@ -77,13 +77,12 @@ def run(minutes: float, seed: int | None, only: list[str]) -> int:
 def replay(line: str) -> int:
     """The calls of a line again, with everything that is to be said of them."""
     from .call import from_line
+    from .finds import find_in
     from .isolated import judged_apart
-    from .search import Find
 
-    history = from_line(line)
-    found = judged_apart(history)
-    print("nothing wrong" if found is None else Find(tuple(history[: found[0] + 1]), found[1]), flush=True)
-    return int(found is not None)
+    find = find_in(from_line(line), judged_apart)
+    print("nothing wrong" if find is None else find, flush=True)
+    return int(find is not None)
 
 
 if __name__ == "__main__":

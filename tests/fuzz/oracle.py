@@ -90,7 +90,7 @@ def _difference(value: Tensor, want: Tensor, spread: float) -> str | None:
     if not compared.any():
         return None
     largest = float(want[compared].abs().max())
-    bound = spread + LAST_ROUNDINGS * UNIT[kind] * largest + float(torch.finfo(kind).tiny) * 2
+    bound = spread + LAST_ROUNDINGS * torch.finfo(kind).eps / 2 * largest + float(torch.finfo(kind).tiny) * 2
     error = torch.where(compared, (got - want).abs(), 0)
     worst = float(error.max())
     if worst <= bound:

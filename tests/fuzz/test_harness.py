@@ -16,6 +16,7 @@ from normwise.layers import NORMALIZERS
 
 from . import isolated
 from .call import Call, Fault, from_line, to_line
+from .finds import find_in, shrunk
 from .judge import Finding, judge
 from .sanitizers import FLAGS, ROOT, environment
 from .search import search
@@ -107,16 +108,15 @@ def test_a_find_is_shrunk_to_the_calls_that_make_it():
     def finds_fault(history):
         dtypes = [call.dtype if len(call.shape) > 1 else "" for call in history]
         if "bf16" in dtypes and "fp16" in dtypes[dtypes.index("bf16") :]:
-            return dtypes.index("fp16", dtypes.index("bf16")), Finding("wrong", "planted")
+            return dtypes.index("fp16", dtypes.index("bf16")), Finding("wrong", "planted", "somewhere")
         return None
 
-    found = (find for *_, find in search(time.monotonic() + 60, 3, ("rms_norm",), finds_fault) if find is not None)
-    find = next(found)
-    assert [(call.dtype, call.shape, call.fault) for call in find.history] == [
-        ("bf16", (2, 2), None),
-        ("fp16", (2, 2), None),
-    ]
-    assert "fp16" in str(find)
+    large = Call("rms_norm", (17, 9), layout="turned", graph=False, distance=30.0)
+    history = [large, large._replace(dtype="bf16"), large, large._replace(dtype="fp16", threads=2), large]
+    found = find_in(history, finds_fault)
+    assert found is not None
+    assert shrunk(found, finds_fault).history == tuple(Call("rms_norm", (2, 2), dtype) for dtype in ("bf16", "fp16"))
+    assert "fp16" in str(found)
 
 
 def test_the_search_ends_with_its_time_and_says_a_kind_once():
