@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import pickle
 import re
@@ -50,7 +51,8 @@ def judged_apart(
 def _in_child(history: Sequence[Call], judge: Callable[[Call], Finding | None], writing: int, said: int) -> None:
     """Never returns: nothing of the parent may run twice. A byte says that a call begins."""
     try:
-        os.dup2(said, sys.stderr.fileno())
+        os.dup2(said, 2)
+        faulthandler.disable()  # which would speak elsewhere, and for long
         # No pool of threads was started before the fork, so that threads can be had here.
         cpu_library._forked = False
         finding = None

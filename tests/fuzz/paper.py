@@ -44,6 +44,8 @@ def by_the_paper(scene: Scene, y: Tensor) -> None:
     if name not in POOLS or not call.training or call.mask is not None or call.activation is not None or call.meta:
         return
     x = scene.x.detach().numpy()
+    if scene.subject.rank not in (None, x.ndim - 2):  # without the samples, or without space
+        return
     axes = POOLS[name](x.ndim)
     if x.size == 0 or any(size == 0 for size in x.shape):
         return
