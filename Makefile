@@ -5,7 +5,7 @@ READY := $(VENV)/.ready
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help compare bench gpu wheel sanitize no-compiler test test-all matrix lint clean
+.PHONY: help compare bench gpu wheel sanitize fuzz portable no-compiler test test-all matrix lint clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -31,6 +31,13 @@ wheel: ## the platform wheel with compiled kernels and the pure one, tried in a 
 
 sanitize: $(READY) ## the C++ kernels under the compiler's sanitizers
 	$(BIN)/python -m pytest tests/backends/test_cpu_sanitized.py -rs
+
+MINUTES ?= 2
+fuzz: $(READY) ## calls with anything in them on kernels with sanitizers, for MINUTES=2
+	$(BIN)/python -m tests.fuzz --minutes $(MINUTES)
+
+portable: ## the kernels' C interface with clang, without OpenMP, and emulated on aarch64
+	$(PYTHON) tools/portable.py
 
 no-compiler: $(READY) ## install, tests and compare on a machine without a compiler
 	$(BIN)/python tools/without_compiler.py

@@ -1,15 +1,14 @@
 """Build hook: with NORMWISE_PREBUILT=1 the wheel carries compiled kernels, and otherwise it is pure Python.
 
-Compiling needs g++ and takes minutes; installing from source must need neither. See tools/build_wheel.py.
+Compiling needs g++ and takes minutes; installing from source must need neither. A cross compiler in $CXX makes the wheel
+of its machine. See tools/build_wheel.py.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
-import platform
 import re
-import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -26,15 +25,16 @@ class PrebuiltKernels(BuildHookInterface):
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002
         if os.environ.get(SWITCH) != "1":
             return
-        if not (sys.platform.startswith("linux") and platform.machine() == "x86_64"):
-            raise SystemExit(f"{SWITCH}=1: kernels are prebuilt for Linux on x86-64 only; leave it unset elsewhere.")
         build = _build_module(Path(self.root))
-        folder = Path(self.directory) / "prebuilt"
-        libraries = build.prebuild(folder)
+        machine = build.target(build.find_compiler())
+        if not (sys.platform.startswith("linux") and machine in build.MACHINES):
+            known = " and ".join(build.MACHINES)
+            raise SystemExit(f"{SWITCH}=1: kernels are prebuilt on Linux, for {known}; leave it unset elsewhere.")
+        libraries = build.prebuild(Path(self.directory) / "prebuilt" / machine)
         for path in libraries:
             build_data["force_include"][str(path)] = f"normwise/backends/prebuilt/{path.name}"
         build_data["pure_python"] = False
-        build_data["tag"] = f"py3-none-manylinux_2_{max(map(_newest_glibc, libraries))}_x86_64"
+        build_data["tag"] = f"py3-none-manylinux_2_{max(map(_newest_glibc, libraries))}_{machine}"
 
 
 def _build_module(root: Path) -> ModuleType:
@@ -48,6 +48,6 @@ def _build_module(root: Path) -> ModuleType:
 
 
 def _newest_glibc(library: Path) -> int:
-    """The minor version of the newest glibc symbol that the library wants."""
-    listed = subprocess.run(["objdump", "-T", str(library)], capture_output=True, text=True, check=True).stdout
-    return max([OLDEST_GLIBC, *(int(minor) for minor in re.findall(r"GLIBC_2\.(\d+)", listed))])
+    """The minor version of the newest glibc symbol that the library wants, by the names that it holds."""
+    wanted = re.findall(rb"GLIBC_2\.(\d+)", library.read_bytes())
+    return max([OLDEST_GLIBC, *map(int, wanted)])

@@ -56,6 +56,14 @@ def test_missing_kernels_say_what_to_install(monkeypatch):
     assert checks["backend reference"].level == OK
 
 
+@pytest.mark.parametrize(("threaded", "said"), [(False, 1), (True, 0), (None, 0)])
+def test_kernels_on_one_thread_are_a_note(threaded, said, monkeypatch):
+    monkeypatch.setattr(doctor.cpu, "threaded", lambda: threaded)
+    checks = found("kernels' threads")
+    assert len(checks) == said
+    assert all(check.level == NOTE and "no OpenMP" in check.found for check in checks)
+
+
 @pytest.mark.skipif(available_backends()["cpu"] is not None, reason=str(available_backends()["cpu"]))
 @pytest.mark.skipif(not doctor.MAPS.exists(), reason="needs Linux's /proc")
 def test_the_library_that_serves_is_named():

@@ -1,10 +1,11 @@
-"""Build the platform wheel, with compiled kernels in it, and the pure one, and try both in a clean environment.
+"""Build the platform wheels, with compiled kernels in them, and the pure one, and try them in a clean environment.
 
     python tools/build_wheel.py --out dist
 
-Needs g++ to build the platform wheel. One after the other is installed into a fresh virtual environment and tried with
-no compiler on the PATH: the platform wheel must serve its kernels, every library that this processor can run must be
-right, and the pure wheel must say what to install.
+Needs g++ to build the platform wheel; where Debian's cross compiler for aarch64 is installed, the wheel for that
+machine is built, too, and its libraries are tried under an emulator. The others are installed into a fresh virtual
+environment, one after the other, and tried with no compiler on the PATH: the platform wheel must serve its kernels,
+every library that this processor can run must be right, and the pure wheel must say what to install.
 """
 
 from __future__ import annotations
@@ -12,14 +13,18 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
 from pathlib import Path
 
+import abi
+
 ROOT = Path(__file__).resolve().parent.parent
-LIBRARIES = 3 * 4  # instruction sets, element types
+LIBRARIES = {"x86_64": 3 * 4, "aarch64": 4}  # instruction sets, element types
+CROSS = "aarch64-linux-gnu-g++"
 LIBRARY = re.compile(r"normwise/backends/prebuilt/kernels-[\w.-]+\.so")
 
 CHECK_KERNELS = """
@@ -56,14 +61,22 @@ def main() -> None:
     out = parser.parse_args().out
     platform_wheel, pure_wheel = build(out, prebuilt=True), build(out, prebuilt=False)
     inspect(platform_wheel, pure_wheel)
+    if shutil.which(CROSS):
+        foreign_wheel = build(out, prebuilt=True, compiler=CROSS)
+        inspect(foreign_wheel, pure_wheel)
+        emulate(foreign_wheel)
+    else:
+        print(f"no wheel for aarch64: {CROSS} is not installed (g++-aarch64-linux-gnu, and qemu-user to try it)")
     try_out({platform_wheel: CHECK_KERNELS, pure_wheel: CHECK_PURE})
 
 
-def build(out: Path, *, prebuilt: bool) -> Path:
+def build(out: Path, *, prebuilt: bool, compiler: str | None = None) -> Path:
     """One wheel, built in isolation by the project's own back end; the pure one without a compiler on the PATH."""
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         environment = os.environ | {"NORMWISE_PREBUILT": "1"} if prebuilt else without_compiler(Path(folder))
+        if compiler:
+            environment = environment | {"CXX": compiler}
         command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, str(ROOT)]
         subprocess.run(command, check=True, env=environment)
         (wheel,) = Path(folder).glob("*.whl")
@@ -75,7 +88,8 @@ def inspect(platform_wheel: Path, pure_wheel: Path) -> None:
     found = {wheel: libraries(wheel) for wheel in (platform_wheel, pure_wheel)}
     for wheel, names in found.items():
         print(f"{wheel.name}: {wheel.stat().st_size / 2**20:.1f} MB, {len(names)} libraries", flush=True)
-    if len(found[platform_wheel]) != LIBRARIES or "-py3-none-manylinux_2_" not in platform_wheel.name:
+    tag = re.search(r"-py3-none-manylinux_2_\d+_(\w+)\.whl$", platform_wheel.name)
+    if tag is None or len(found[platform_wheel]) != LIBRARIES.get(tag[1]):
         raise SystemExit("The platform wheel lacks libraries, or its platform.")
     if found[pure_wheel] or not pure_wheel.name.endswith("-py3-none-any.whl"):
         raise SystemExit("The pure wheel is not pure.")
@@ -84,6 +98,19 @@ def inspect(platform_wheel: Path, pure_wheel: Path) -> None:
 def libraries(wheel: Path) -> list[str]:
     """The compiled libraries in a wheel."""
     return [name for name in zipfile.ZipFile(wheel).namelist() if LIBRARY.fullmatch(name)]
+
+
+def emulate(wheel: Path) -> None:
+    """Every library of a wheel for another machine under its emulator, by the tests of the C interface."""
+    if shutil.which(abi.EMULATORS["aarch64"][0]) is None:
+        print("  not tried: qemu-user is not installed")
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        program = abi.program([CROSS], Path(folder) / "abi")
+        for name in libraries(wheel):
+            path = Path(zipfile.ZipFile(wheel).extract(name, folder))
+            if not abi.run(program, path, path.name.split("-")[1], machine="aarch64"):
+                raise SystemExit(f"{name} is wrong.")
 
 
 def try_out(programs: dict[Path, str]) -> None:

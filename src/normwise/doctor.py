@@ -166,6 +166,9 @@ def _threads() -> Iterator[Check]:
 
 def _openmp() -> Iterator[Check]:
     """After the kernels were loaded, so that their runtime would show up."""
+    if cpu.threaded() is False:
+        advice = "compile with g++ (CXX=g++), or install your compiler's OpenMP, such as libomp, and empty the cache"
+        yield Check("kernels' threads", NOTE, "one, whatever torch uses: the C++ compiler has no OpenMP", advice)
     runtimes = [path for path in _mapped_files() if _OPENMP.search(path)]
     if len({os.path.realpath(path) for path in runtimes}) > 1:
         advice = "two pools of threads slow each other down; find who loads the second, often another package's copy"

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -134,6 +135,27 @@ def test_a_compiler_that_fails_is_quoted(tmp_path):
     reason, works = run(tmp_path, CXX=str(compiler))
     assert "could not compile the kernels: error: no such target" in reason
     assert works == "True"
+
+
+@needs_compiler
+def test_a_compiler_without_openmp_makes_kernels_on_one_thread(tmp_path):
+    """As Apple's clang, which refuses the flag."""
+    compiler = tmp_path / "apple"
+    command = shlex.join(build.find_compiler())
+    refusal = 'case " $* " in *" -fopenmp "*) echo "error: unsupported option -fopenmp" >&2; exit 1;; esac'
+    compiler.write_text(f'#!/bin/sh\n{refusal}\nexec {command} "$@"\n')
+    compiler.chmod(0o755)
+    program = (
+        PROGRAM
+        + """
+from normwise.backends import cpu
+from normwise.doctor import examine
+torch.set_num_threads(3)
+cpu.moments(torch.ones(8, 8, 200, 200), None)
+print(cpu.threaded(), *[check.level for check in examine() if check.name == "kernels' threads"])
+"""
+    )
+    assert run(tmp_path / "cache", program, CXX=str(compiler)) == ["None", "True", "False note"]
 
 
 @needs_compiler

@@ -14,7 +14,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 SOURCES = Path(__file__).parent / "cpu_kernels"
@@ -25,16 +25,21 @@ _COMMON = (
     *("-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden"),
 )
 FLAGS = (*_COMMON, "-march=native")
+#: For a compiler without OpenMP, as Apple's: the same vectors on one thread.
+SERIAL = tuple("-fopenmp-simd" if flag == "-fopenmp" else flag for flag in FLAGS)
 #: The element types as the sources know them.
 ELEMENTS = ("fp32", "fp64", "bf16", "fp16")
 #: Where a platform wheel keeps its libraries.
 PREBUILT = Path(__file__).parent / "prebuilt"
-#: Their instruction sets, best first, and what the processor must list for each.
+#: Their instruction sets, best first, and what the processor must list for each: no other kind of machine lists it.
 LEVELS = {
     "x86-64-v4": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx2", "fma", "f16c", "bmi2"},
     "x86-64-v3": {"avx2", "fma", "f16c", "bmi2"},
     "x86-64": {"sse2"},
+    "armv8-a": {"asimd"},
 }
+#: Those that are built for a machine, by the name that compilers have for it.
+MACHINES = {"x86_64": ("x86-64-v4", "x86-64-v3", "x86-64"), "aarch64": ("armv8-a",)}
 _DIGEST_SIZE = hashlib.sha256().digest_size
 
 
@@ -86,16 +91,29 @@ def prebuilt(element: str) -> list[Path]:
 def prebuild(folder: Path) -> list[Path]:
     """Compile a library for every level and element type into ``folder``, as a platform wheel brings them along.
 
-    The C++ runtime and OpenMP are those that torch has loaded: of the C library they want 2.29 (2019).
+    For the machine that the compiler compiles for, which a cross compiler in $CXX decides. The C++ runtime and OpenMP
+    are those that torch has loaded: of the C library they want 2.29 (2019).
+
+    Raises `BuildError` for a machine that there are no levels for.
     """
     compiler = find_compiler()
-    key = fingerprint(compiler)
+    key, machine = fingerprint(compiler), target(compiler)
+    if machine not in MACHINES:
+        raise BuildError(
+            f"libraries are prebuilt for {' and '.join(MACHINES)}, {shlex.join(compiler)} is for {machine!r}."
+        )
     built = []
-    for level in LEVELS:
+    for level in MACHINES[machine]:
         for element in ELEMENTS:
             built.append(folder / f"kernels-{element}-{level}.so")
-            _build(compiler, element, key, built[-1], (*_COMMON, f"-march={level}", "-s"))
+            _build(compiler, element, key, built[-1], [(*_COMMON, f"-march={level}", "-s")])
     return built
+
+
+def target(compiler: list[str]) -> str:
+    """The machine that a compiler compiles for, such as x86_64 or aarch64."""
+    said = subprocess.run([*compiler, "-dumpmachine"], capture_output=True, text=True, check=False).stdout
+    return said.strip().partition("-")[0]
 
 
 def find_compiler() -> list[str]:
@@ -138,14 +156,18 @@ def intact(path: Path) -> bool:
     return hashlib.sha256(content[:-_DIGEST_SIZE]).digest() == content[-_DIGEST_SIZE:]
 
 
-def _build(compiler: list[str], element: str, key: str, path: Path, flags: tuple[str, ...] = FLAGS) -> None:
-    """Compile beside the target and rename: another process sees all of the library or nothing."""
+def _build(
+    compiler: list[str], element: str, key: str, path: Path, choices: Sequence[tuple[str, ...]] = (FLAGS, SERIAL)
+) -> None:
+    """Compile beside the target and rename: another process sees all of the library or nothing.
+
+    With the first of the ``choices`` of flags that the compiler can compile with.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix="building-") as folder:
         built = Path(folder) / path.name
         defined = [f"-DNW_VERSION={version_number(key)}", f"-DNW_ELEMENT={element}"]
-        command = [*compiler, *flags, *defined, str(MAIN), "-o", str(built)]
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        result = _first_done([[*compiler, *flags, *defined, str(MAIN), "-o", str(built)] for flags in choices])
         if result.returncode:
             if shutil.disk_usage(folder).free < 2**24:
                 raise OSError("the disk is full")
@@ -155,6 +177,17 @@ def _build(compiler: list[str], element: str, key: str, path: Path, flags: tuple
         with built.open("ab") as file:
             file.write(hashlib.sha256(content).digest())
         os.replace(built, path)
+
+
+def _first_done(commands: Sequence[list[str]]) -> subprocess.CompletedProcess[str]:
+    """The first command that succeeds; where none does, the first of all, whose complaint is the one to read."""
+    failed = []
+    for command in commands:
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        if result.returncode == 0:
+            return result
+        failed.append(result)
+    return failed[0]
 
 
 def version_number(key: str) -> int:

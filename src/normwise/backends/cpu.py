@@ -49,6 +49,12 @@ def unavailable() -> str | None:
     return kernels(torch.float32)[1]
 
 
+def threaded() -> bool | None:
+    """Whether the kernels can use more than one thread; None where there are no kernels."""
+    functions, _ = kernels(torch.float32)
+    return bool(functions["nw_threaded"]()) if functions else None
+
+
 def serves(x: Tensor) -> bool:
     """Whether the kernels take this tensor: a plain one on the CPU with something in it."""
     return (

@@ -34,6 +34,7 @@ _MAPS = "n:N n:C n:S i:threads i:center"
 _PARAMETERS = {
     "nw_version": "",
     "nw_names": "i:list p:names",
+    "nw_threaded": "",
     "nw_moments": f"{_SHAPE} *x *mask *mean *var *count",
     "nw_apply": f"{_SHAPE} *x *residual *tables i:activation *y",
     "nw_backward_reduce": f"{_SHAPE} *grad_y *x *residual *tables i:activation *sum_g *sum_gx",

@@ -109,6 +109,15 @@ NW_PUBLIC(nw_names)(int list, const char** names) {
   return kDone;
 }
 
+// Whether more than one thread can work: not where the compiler has no OpenMP.
+NW_PUBLIC(nw_threaded)() {
+#ifdef _OPENMP
+  return 1;
+#else
+  return 0;
+#endif
+}
+
 NW_PUBLIC(nw_moments)(int last, int64_t N, int64_t C, int64_t S, int threads, NW_SPAN(const T, x),
                       NW_SPAN(const uint8_t, mask), NW_SPAN(double, mean), NW_SPAN(double, var), NW_SPAN(double, count)) {
   Sized check(N, C, S, threads);

@@ -1,0 +1,71 @@
+// Rows over their width, and positions of maps over their channels.
+#pragma once
+
+#include "standardize.hpp"
+
+namespace abi {
+
+struct RowOptions {
+  int center, kept;
+  bool affine;
+};
+
+// `number` pools of `width` values: value j of pool p is at at(p, j), and parameters are [width].
+template <class At, class Forward, class Backward>
+void check_pools(Suite& suite, const std::string& name, const Case& c, int64_t number, int64_t width, const RowOptions& o,
+                 At at, Forward forward, Backward backward) {
+  const double eps = 1e-3;
+  const Tensor x = suite.input(c), y = suite.output(c), gy = suite.input(c, 0), gx = suite.output(c);
+  const Kind of = kind_kept(suite.kind, o.kept);
+  const Tensor weight = suite.table(of, width), bias = suite.table(of, width), gw(of, width), gb(of, width);
+  Tensor table(kFp64, 2 * number);
+  const auto optional = [&](const Tensor& t) { return o.affine ? Given(t) : kNone; };
+  forward(eps, Given(x), optional(weight), optional(bias), Choice{o.kept}, Given(y), Given(table));
+  backward(Given(gy), Given(x), optional(weight), Choice{o.kept}, Given(table), Given(gx), optional(gw), optional(gb));
+
+  Values both = zeros(2 * number), y_want = zeros(c.values()), x_want = y_want, size = y_want;
+  Values to_w = zeros(width), to_b = to_w, of_w = to_w;
+  for (int64_t p = 0; p < number; ++p) {
+    double mean = 0, square = 0, level = 0, along = 0;
+    for (int64_t j = 0; j < width && o.center; ++j) mean += x[at(p, j)] / double(width);
+    for (int64_t j = 0; j < width; ++j) square += (x[at(p, j)] - mean) * (x[at(p, j)] - mean) / double(width);
+    const double root = 1 / std::sqrt(square + eps);
+    both[size_t(p)] = mean, both[size_t(number + p)] = root;
+    const auto normal = [&](int64_t j) { return (x[at(p, j)] - mean) * root; };
+    const auto gain = [&](int64_t j) { return o.affine ? weight[j] : 1.0; };
+    for (int64_t j = 0; j < width; ++j) {
+      const double g = gy[at(p, j)];
+      level += o.center ? g * gain(j) / double(width) : 0, along += g * gain(j) * normal(j) / double(width);
+      to_w[size_t(j)] += g * normal(j), to_b[size_t(j)] += g, of_w[size_t(j)] += 2 * std::fabs(g) * (2 + root * root);
+    }
+    for (int64_t j = 0; j < width; ++j) {
+      const size_t k = size_t(at(p, j));
+      y_want[k] = normal(j) * gain(j) + (o.affine ? bias[j] : 0);
+      x_want[k] = root * (gy[at(p, j)] * gain(j) - level - normal(j) * along);
+      size[k] = 4 * root * root + 4;
+    }
+  }
+  suite.expect(name + " table", table, both, Values(both.size(), 40.0));
+  suite.expect(name, y, y_want, size);
+  for (double& s : size) s *= 40;
+  suite.expect(name + "_backward", gx, x_want, size);
+  if (o.affine) suite.expect(name + "_backward", gw, to_w, of_w), suite.expect(name + "_backward", gb, to_b, of_w);
+}
+
+inline void check_rows(Suite& suite, const Case& c, const RowOptions& o) {
+  const int64_t rows = c.N * c.S, width = c.C;
+  check_pools(
+      suite, "rows", c, rows, width, o, [&](int64_t p, int64_t j) { return p * width + j; },
+      [&](auto... v) { suite.call("nw_rows", rows, width, Threads{c.threads}, o.center, v...); },
+      [&](auto... v) { suite.call("nw_rows_backward", rows, width, Threads{c.threads}, o.center, v...); });
+}
+
+inline void check_columns(Suite& suite, Case c, const RowOptions& o) {
+  c.last = 0;
+  check_pools(
+      suite, "columns", c, c.N * c.S, c.C, o, [&](int64_t p, int64_t j) { return c.at(p / c.S, j, p % c.S); },
+      [&](auto... v) { suite.call("nw_columns", c.N, c.C, c.S, Threads{c.threads}, o.center, v...); },
+      [&](auto... v) { suite.call("nw_columns_backward", c.N, c.C, c.S, Threads{c.threads}, o.center, v...); });
+}
+
+}  // namespace abi
