@@ -207,6 +207,16 @@ def test_the_fingerprint_depends_on_sources_flags_and_compiler(tmp_path, monkeyp
     assert len({first, second, build.fingerprint(compiler), build.fingerprint(["sh", "-c", "true"])}) == 4
 
 
+def test_the_environment_names_the_instruction_set(tmp_path):
+    program = "from normwise.backends import build; print(build.FLAGS[-1], build.fingerprint(['true']))"
+    native, older, empty = (
+        run(tmp_path, program, NORMWISE_MARCH=march)[0].split() for march in ("native", "x86-64", "")
+    )
+    assert (native[0], older[0]) == ("-march=native", "-march=x86-64")
+    assert native == empty
+    assert native[1] != older[1]
+
+
 @needs_compiler
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux's /proc")
 def test_there_is_one_openmp_runtime(built):
