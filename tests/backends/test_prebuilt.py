@@ -66,7 +66,7 @@ def test_a_level_that_the_processor_cannot_run_is_refused_before_anything_is_loa
     monkeypatch.setattr(build, "MARCH", "x86-64-v4")
     monkeypatch.setattr(build.ctypes, "CDLL", lambda name: pytest.fail("a library was loaded"))
     with pytest.raises(
-        build.BuildError, match="NORMWISE_MARCH=x86-64-v4 needs a processor with avx512bw, .*; unset it"
+        build.BuildError, match=r"NORMWISE_MARCH=x86-64-v4 needs a processor with avx512bw, .*; unset it"
     ):
         build.load("fp32", lambda library: None)
 
