@@ -45,6 +45,11 @@ class Case(NamedTuple):
         return layer.to(dtype)
 
     @property
+    def factors(self) -> tuple[str, int]:
+        """What a covering subset must combine with other arguments: not each layer at each rank."""
+        return self.name, self.rank
+
+    @property
     def maps(self) -> bool:
         """Whether the layer takes [N, C, *space], not rows [*, C]."""
         row = NORMALIZERS[self.name]
