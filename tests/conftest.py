@@ -29,7 +29,7 @@ settings.load_profile("repeatable")
 
 
 def factors(value) -> list[str]:
-    """What the value of an argument is made of, if it says so; values may be of any kind, and equal ones look the same."""
+    """What an argument's value is made of, if it says so; values may be of any kind, and equal ones look the same."""
     return [repr(factor) for factor in getattr(value, "factors", (value,))]
 
 

@@ -14,6 +14,8 @@ from torch import nn
 
 from normwise import nets
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "README.ja.md", *sorted((ROOT / "docs").glob("*.md"))]
 #: By how an example begins.
@@ -22,6 +24,7 @@ NOT_RUN = {
     "make ": "what it runs is tested piece by piece; `test_every_target_exists` looks for its name",
     "normwise compare": "minutes, or data of the reader's own: tests/test_cli_process.py runs a small one",
     "normwise bench": "minutes: tests/bench/test_bench_command.py runs a small one",
+    "normwise trace --paper": "minutes, five ResNet-50s: docs/make_signal.py draws them",
     "normwise trace --model nf_resnet50": "tests/signal/test_trace_cli.py runs it on smaller nets",
     "theirs = timm.create_model": "downloads weights: tests/nets/test_from_timm.py takes random ones",
     "x [N,C,*] ──moments": "a picture",
@@ -65,7 +68,7 @@ def reason_not_to(example: Example) -> str | None:
 def model_of_the_reader() -> dict[str, object]:
     """What the examples take for granted."""
     torch.manual_seed(0)
-    net = nets.resnet(8, norm="batch", num_classes=4)
+    net = nets.nf_resnet(8, width=8, num_classes=4, in_channels=3, skip_gain=1.0, stochastic_depth=0.0)
     batch = torch.randn(4, 3, 32, 32)
 
     def train(net: nn.Module) -> None:
