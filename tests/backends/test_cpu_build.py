@@ -32,13 +32,15 @@ def compiler(tmp_path_factory):
     if cpu.unavailable() is not None:
         pytest.skip(str(cpu.unavailable()))
     real = build.find_compiler()
-    paths = [*build.prebuilt("fp32"), *(f / f"kernels-fp32-{build.fingerprint(real)}.so" for f in build.cache_folders())]
+    paths = [
+        *build.prebuilt("fp32"),
+        *(f / f"kernels-fp32-{build.fingerprint(real)}.so" for f in build.cache_folders()),
+    ]
     folder = tmp_path_factory.mktemp("compiler")
     library, script = folder / "library", folder / "compiler"
     library.write_bytes(next(path for path in paths if build.intact(path)).read_bytes()[: -build._DIGEST_SIZE])
     script.write_text(
-        '#!/bin/sh\nwhile [ $# -gt 0 ]; do\n  [ "$1" = -o ] && { sleep 0.3; cp '
-        f'"{library}" "$2"; }}\n  shift\ndone\n'
+        f'#!/bin/sh\nwhile [ $# -gt 0 ]; do\n  [ "$1" = -o ] && {{ sleep 0.3; cp "{library}" "$2"; }}\n  shift\ndone\n'
     )
     script.chmod(0o755)
     with pytest.MonkeyPatch.context() as patch:
