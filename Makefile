@@ -5,10 +5,11 @@ READY := $(VENV)/.ready
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help compare bench gpu wheel sanitize fuzz portable no-compiler test test-all matrix lint clean
+.PHONY: help compare bench gpu wheel sanitize fuzz portable no-compiler test test-all test-levels libraries examples mutants \
+        matrix lint clean
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -50,6 +51,28 @@ test: $(READY) ## the test suite
 
 test-all: $(READY) ## the test suite with the slow tests
 	$(PYTEST)
+
+# Where numbers are computed. A level that this processor cannot run is refused, and fails.
+NUMBERS := tests/core tests/backends tests/operations tests/layers tests/weights tests/conformance tests/test_functional.py
+LEVELS ?= x86-64 x86-64-v3
+test-levels: $(READY) ## numbers as on other processors: kernels for LEVELS, ATen's instruction sets, two threads
+	for level in $(LEVELS); do NORMWISE_MARCH=$$level $(PYTEST) -m "not slow" $(NUMBERS) || exit 1; done
+	for set in default avx2; do ATEN_CPU_CAPABILITY=$$set $(PYTEST) -m "not slow" $(NUMBERS) || exit 1; done
+	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m "not slow" $(NUMBERS)
+
+LIBRARIES := $(VENV)/.libraries
+$(LIBRARIES): $(READY)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[libraries]'
+	touch $@
+
+libraries: $(LIBRARIES) ## the tests that need timm, torchvision or TensorBoard, which it installs
+	$(PYTEST) -m "not slow" tests/nets tests/signal tests/comparison/test_models.py
+
+examples: $(READY) ## every example of README and docs that runs in bounded time
+	$(PYTEST) tests/test_examples.py
+
+mutants: $(READY) ## break one behaviour at a time: which of the nearest tests notices?
+	$(BIN)/python tools/mutants.py
 
 matrix: $(READY) ## prove the conformance matrix and write docs/conformance.md
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.conformance.write

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ if not torch.cuda.is_available():
     # Triton decides when it is imported whether it interprets its kernels: before anything of it is.
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+from covering import covering
 from triton_interpreter import prepare
 
 from normwise import use_backend
@@ -24,6 +26,26 @@ from normwise.cli import main
 # The same examples in every run, and no clock: a failure is a defect of the code, and comes again.
 settings.register_profile("repeatable", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("repeatable")
+
+
+def factors(value) -> list[str]:
+    """What an argument's value is made of, if it says so; values may be of any kind, and equal ones look the same."""
+    return [repr(factor) for factor in getattr(value, "factors", (value,))]
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` looks at the marks
+def pytest_collection_modifyitems(items) -> None:
+    """Of every test's combinations, mark as slow those that a covering subset can do without."""
+    tests: dict[Callable, list[pytest.Item]] = {}
+    for item in items:
+        if hasattr(item, "callspec") and not item.get_closest_marker("slow"):
+            tests.setdefault(item.function, []).append(item)
+    for found in tests.values():
+        rows = [[factor for value in item.callspec.params.values() for factor in factors(value)] for item in found]
+        kept = covering(rows)
+        for number, item in enumerate(found):
+            if number not in kept:
+                item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)

@@ -133,7 +133,10 @@ def test_a_defect_keeps_its_traceback(tmp_path):
     assert "ZeroDivisionError: a defect" in done.stderr
 
 
-@pytest.mark.parametrize("missing", ["typer", "rich", "plotly", "sklearn"])
+# The first is missed on import, the second when the command wants it; each is a process of its own.
+@pytest.mark.parametrize(
+    "missing", ["typer", "plotly", *(pytest.param(m, marks=pytest.mark.slow) for m in ("rich", "sklearn"))]
+)
 def test_a_missing_extra_is_named_with_what_to_install(missing, tmp_path):
     program = (
         f"import sys; sys.modules[{missing!r}] = None; sys.argv = ['normwise', 'compare', '--out', 'out'];"

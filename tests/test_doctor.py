@@ -84,7 +84,13 @@ def test_the_compiler_is_run(monkeypatch, tmp_path):
     compiler.write_text("#!/bin/sh\necho mine 1.2\necho more\n")
     compiler.chmod(0o755)
     monkeypatch.setenv("CXX", str(compiler))
-    assert one("C++ compiler").found == f"{compiler} ({compiler}): mine 1.2"
+    monkeypatch.setattr(doctor.build, "MARCH", "native")
+    assert one("C++ compiler") == Check("C++ compiler", OK, f"{compiler} ({compiler}): mine 1.2")
+    monkeypatch.setattr(doctor.build, "MARCH", "x86-64-v3")
+    advice = "unset NORMWISE_MARCH to compile for this processor"
+    assert one("C++ compiler") == Check(
+        "C++ compiler", NOTE, f"{compiler} ({compiler}): mine 1.2, for x86-64-v3", advice
+    )
 
 
 def test_the_cache_counts_its_libraries(monkeypatch, tmp_path):

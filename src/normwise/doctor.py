@@ -116,7 +116,12 @@ def _compiler() -> Iterator[Check]:
         return
     done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False)
     version = done.stdout.partition("\n")[0]
-    yield Check("C++ compiler", OK, f"{shlex.join(command)} ({shutil.which(command[0])}): {version}")
+    found = f"{shlex.join(command)} ({shutil.which(command[0])}): {version}"
+    if build.MARCH == "native":
+        yield Check("C++ compiler", OK, found)
+    else:
+        advice = "unset NORMWISE_MARCH to compile for this processor"
+        yield Check("C++ compiler", NOTE, f"{found}, for {build.MARCH}", advice)
 
 
 def _cache() -> Iterator[Check]:

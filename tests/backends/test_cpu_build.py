@@ -25,6 +25,31 @@ print(nw.GroupNorm(3, 3)(x).square().mean().item() > 0.99)
 """
 
 
+@pytest.fixture(scope="module")
+def compiler(tmp_path_factory):
+    """A compiler that takes no time: it copies the library that the real one made.
+
+    What the cache does with a library is tested here; that the sources compile, by every other test of the kernels.
+    """
+    if cpu.unavailable() is not None:
+        pytest.skip(str(cpu.unavailable()))
+    real = build.find_compiler()
+    paths = [
+        *build.prebuilt("fp32"),
+        *(f / f"kernels-fp32-{build.fingerprint(real)}.so" for f in build.cache_folders()),
+    ]
+    folder = tmp_path_factory.mktemp("compiler")
+    library, script = folder / "library", folder / "compiler"
+    library.write_bytes(next(path for path in paths if build.intact(path)).read_bytes()[: -build._DIGEST_SIZE])
+    script.write_text(
+        f'#!/bin/sh\nwhile [ $# -gt 0 ]; do\n  [ "$1" = -o ] && {{ sleep 0.3; cp "{library}" "$2"; }}\n  shift\ndone\n'
+    )
+    script.chmod(0o755)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CXX", str(script))
+        yield
+
+
 def run(folder, program=PROGRAM, **environment):
     """What a fresh process prints, its cache in ``folder``."""
     settings = {**os.environ, "NORMWISE_CACHE": str(folder), "OMP_NUM_THREADS": "1", **environment}
@@ -51,10 +76,8 @@ def library_in(folder):
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory):
+def built(compiler, tmp_path_factory):
     """A cache with the library in it, built by two processes at once."""
-    if cpu.unavailable() is not None:
-        pytest.skip(str(cpu.unavailable()))
     folder = tmp_path_factory.mktemp("cache")
     settings = {**os.environ, "NORMWISE_CACHE": str(folder), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-W", "error", "-c", PROGRAM]
@@ -83,7 +106,6 @@ def test_a_damaged_library_is_noticed_before_it_is_loaded(built, tmp_path, damag
     assert not build.intact(bad)
 
 
-@needs_compiler
 def test_a_damaged_library_is_built_anew(built, tmp_path):
     good = library_in(built)
     (tmp_path / good.name).write_bytes(good.read_bytes()[:5000])
@@ -228,6 +250,16 @@ def test_the_fingerprint_depends_on_sources_flags_and_compiler(tmp_path, monkeyp
         (tmp_path / source.name).write_bytes(source.read_bytes() + b"\n")
     monkeypatch.setattr(build, "SOURCES", tmp_path)
     assert len({first, second, build.fingerprint(compiler), build.fingerprint(["sh", "-c", "true"])}) == 4
+
+
+def test_the_environment_names_the_instruction_set(tmp_path):
+    program = f"import runpy; m = runpy.run_path({build.__file__!r}); print(m['FLAGS'][-1], m['fingerprint'](['true']))"
+    native, older, empty = (
+        run(tmp_path, program, NORMWISE_MARCH=march)[0].split() for march in ("native", "x86-64", "")
+    )
+    assert (native[0], older[0]) == ("-march=native", "-march=x86-64")
+    assert native == empty
+    assert native[1] != older[1]
 
 
 @needs_compiler

@@ -99,6 +99,24 @@ def test_moments(case):
     assert torch.equal(torch.as_tensor(got.count), torch.as_tensor(want.count))
 
 
+@pytest.mark.parametrize("masked", [False, True], ids=["all", "masked"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_data_that_jumps_costs_the_mean_no_digits(dtype, masked):
+    """Chunks of 4096 values are summed around the mean so far; far from it the differences would be rounded.
+
+    Summed around its own mean, a chunk's mean is as good as a rounding of its deviations, which are of size 1: not of
+    the jump, 3 to 4 digits more.
+    """
+    jumps = torch.tensor([0.0, 1e4, -3e4, 0.0]).to(dtype).repeat_interleave(4096)
+    x = (torch.randn(1, 2, 4 * 4096, generator=torch.Generator().manual_seed(0)) + jumps).to(dtype)
+    mask = torch.rand(1, 1, 4 * 4096, generator=torch.Generator().manual_seed(1)) < 0.9 if masked else None
+    found, wide = cpu.moments(x, mask), x.double()
+    want = wide.mean(2) if mask is None else wide.masked_fill(~mask, 0).sum(2) / mask.sum(2)
+    # The sum of n deviations of size 1 in some lanes: at most their number of roundings, each of a partial sum.
+    unit = torch.finfo(dtype).eps / 2
+    assert_close(found.mean, want, rtol=0, atol=8 * unit + 2**-53 * 3e4)
+
+
 @settings(max_examples=100, deadline=None)
 @given(cases())
 def test_apply(case):

@@ -20,6 +20,7 @@ V3 = "flags : sse2 avx2 fma f16c bmi1 bmi2"
 def folder(tmp_path, monkeypatch):
     """A package folder for prebuilt libraries, empty."""
     monkeypatch.setattr(build, "PREBUILT", tmp_path / "prebuilt")
+    monkeypatch.setattr(build, "MARCH", "native")
     (tmp_path / "prebuilt").mkdir()
     return tmp_path / "prebuilt"
 
@@ -49,6 +50,25 @@ def test_the_best_that_the_processor_can_run_comes_first(processor, expected, fo
     for level in build.LEVELS:
         sealed(folder / f"kernels-fp32-{level}.so")
     assert [path.name for path in build.prebuilt("fp32")] == [f"kernels-fp32-{level}.so" for level in expected]
+
+
+def test_a_level_that_was_named_is_the_only_one(folder, monkeypatch):
+    monkeypatch.setattr(build, "_processor", lambda: V4)
+    monkeypatch.setattr(build, "MARCH", "x86-64-v3")
+    for level in build.LEVELS:
+        sealed(folder / f"kernels-fp32-{level}.so")
+    assert [path.name for path in build.prebuilt("fp32")] == ["kernels-fp32-x86-64-v3.so"]
+
+
+def test_a_level_that_the_processor_cannot_run_is_refused_before_anything_is_loaded(folder, monkeypatch):
+    """Its first instruction would end the process."""
+    monkeypatch.setattr(build, "_processor", lambda: V3)
+    monkeypatch.setattr(build, "MARCH", "x86-64-v4")
+    monkeypatch.setattr(build.ctypes, "CDLL", lambda name: pytest.fail("a library was loaded"))
+    with pytest.raises(
+        build.BuildError, match=r"NORMWISE_MARCH=x86-64-v4 needs a processor with avx512bw, .*; unset it"
+    ):
+        build.load("fp32", lambda library: None)
 
 
 def test_a_source_tree_brings_none_along():

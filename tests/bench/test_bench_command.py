@@ -66,17 +66,19 @@ BAD = {
 
 
 @pytest.mark.parametrize(("arguments", "said"), BAD.values(), ids=BAD)
-def test_bad_input_is_explained_in_one_line(arguments, said, tmp_path):
+def test_bad_input_is_explained_in_one_line(arguments, said, command, tmp_path):
     (tmp_path / "file").touch()
-    done = bench(*SMALL, *arguments, cwd=tmp_path, code=2)
-    (complaint,) = complaints(done.stderr)
+    code, output, errors = command("bench", *SMALL, *arguments)
+    (complaint,) = complaints(errors)
     assert said in complaint
     assert complaint.startswith("normwise: ")
-    assert done.stdout == ""
+    assert (code, output) == (2, "")
 
 
-def test_an_unknown_subject(tmp_path):
-    assert "layers" in bench("speed", cwd=tmp_path, code=2).stderr
+def test_an_unknown_subject(command):
+    code, _, errors = command("bench", "speed")
+    assert code == 2
+    assert "layers" in errors
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")

@@ -8,9 +8,16 @@ from . import cells, write
 from .cells import cases
 
 CASES = [pytest.param(case, id=f"{case.name}-{case.rank}d") for case in cases()]
-# Tracing takes seconds: every layer at two spatial dimensions always, at one and three in the slow suite.
+# Tracing takes seconds, and what is traced differs by kind: known statistics, a pool, a mixture, each response, no
+# statistics, rows, pixels, and each further input. One of each kind always, the others in the slow suite.
+KINDS = {"batch", "group", "switchable", "filter-response", "evo-b0", "evo-s0", "pixel-layer", "tanh", "token-rms"}
+KINDS |= {"adaptive-instance", "conditional-batch", "spade"}
 TRACED = [
-    pytest.param(case, id=f"{case.name}-{case.rank}d", marks=() if case.rank == 2 else pytest.mark.slow)
+    pytest.param(
+        case,
+        id=f"{case.name}-{case.rank}d",
+        marks=() if case.rank == 2 and case.name in KINDS else pytest.mark.slow,
+    )
     for case in cases()
 ]
 NORMAL = (cells.WORKS, cells.NOT_APPLICABLE)

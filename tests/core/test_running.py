@@ -64,8 +64,22 @@ def test_nothing_seen_changes_nothing(momentum):
     assert running.batches.item() == 0
 
 
-def test_known_moments_do_not_follow_later_updates():
-    running = buffers()
+@pytest.mark.parametrize("kept", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("given", [torch.float32, torch.float64], ids=str)
+def test_momentum_weighs_the_new_value_in_every_dtype(kept, given):
+    mean, var = torch.tensor([1.0, -2.0]).to(kept), torch.tensor([0.5, 4.0]).to(kept)
+    running = RunningStatistics(mean.clone(), var.clone(), None, 0.25)
+    new_mean, new_var = torch.tensor([3.0, 2.0]).to(given), torch.tensor([1.5, 8.0]).to(given)
+    running.update(new_mean, new_var)
+    # Quarters of small whole numbers are exact in all of these types.
+    assert torch.equal(running.mean.double(), 0.75 * mean.double() + 0.25 * new_mean.double())
+    assert torch.equal(running.var.double(), 0.75 * var.double() + 0.25 * new_var.double())
+
+
+@pytest.mark.parametrize("kept", [torch.float32, torch.float64], ids=str)
+def test_known_moments_do_not_follow_later_updates(kept):
+    """Nor do those whose dtype already is the table's, so that nothing had to be converted."""
+    running = RunningStatistics(torch.zeros(3, dtype=kept), torch.ones(3, dtype=kept), None, 0.5)
     known = running.moments()
     running.update(torch.ones(3), torch.ones(3) * 5)
     assert known.mean.eq(0).all()

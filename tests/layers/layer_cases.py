@@ -33,6 +33,11 @@ class Case(NamedTuple):
         return len(self.shape) - 2
 
     @property
+    def factors(self) -> tuple[Any, ...]:
+        """What a covering subset must combine with other arguments: not each layer with each option."""
+        return self.family, len(self.shape), (self.args, self.options)
+
+    @property
     def remembers(self) -> bool:
         """Whether the layer has running statistics."""
         return getattr(self.build(), "running_mean", None) is not None

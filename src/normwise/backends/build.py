@@ -2,6 +2,9 @@
 
 Compiled with the machine's own compiler, once, into a cache that any number of processes share. A library holds the
 kernels for one element type: fp32 takes a few seconds, and bf16 costs nothing until it is used.
+
+NORMWISE_MARCH in the environment names another instruction set than this processor's own, as gcc's ``-march`` does:
+with x86-64-v3, say, a processor with AVX-512 computes what one without it would.
 """
 
 from __future__ import annotations
@@ -24,7 +27,9 @@ _COMMON = (
     *("-std=c++17", "-O2", "-fopenmp", "-shared", "-fPIC"),
     *("-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden"),
 )
-FLAGS = (*_COMMON, "-march=native")
+#: The instruction set to compile for.
+MARCH = os.environ.get("NORMWISE_MARCH") or "native"
+FLAGS = (*_COMMON, f"-march={MARCH}")
 #: For a compiler without OpenMP, as Apple's: the same vectors on one thread.
 SERIAL = tuple("-fopenmp-simd" if flag == "-fopenmp" else flag for flag in FLAGS)
 #: The element types as the sources know them.
@@ -54,6 +59,7 @@ def load(element: str, check: Callable[[ctypes.CDLL], None]) -> ctypes.CDLL:
 
     Raises `BuildError` with the reason in words.
     """
+    _check_march()
     for path in prebuilt(element):
         try:
             library = ctypes.CDLL(str(path))
@@ -83,9 +89,20 @@ def load(element: str, check: Callable[[ctypes.CDLL], None]) -> ctypes.CDLL:
 
 def prebuilt(element: str) -> list[Path]:
     """The libraries of a platform wheel for an element type that this processor can run, best first."""
-    listed = set(_processor().split())
-    levels = (level for level, needed in LEVELS.items() if needed <= listed)
+    levels = (level for level in LEVELS if MARCH in ("native", level) and not _lacking(level))
     return [path for level in levels if intact(path := PREBUILT / f"kernels-{element}-{level}.so")]
+
+
+def _lacking(level: str) -> set[str]:
+    """What a level needs and this processor does not list."""
+    return LEVELS[level] - set(_processor().split())
+
+
+def _check_march() -> None:
+    """A library for instructions that are not there would end the process."""
+    if MARCH in LEVELS and (lacking := _lacking(MARCH)):
+        words = ", ".join(sorted(lacking))
+        raise BuildError(f"NORMWISE_MARCH={MARCH} needs a processor with {words}; unset it, or name an older level.")
 
 
 def prebuild(folder: Path) -> list[Path]:

@@ -1,0 +1,27 @@
+"""Kernels are the way only where they can read every tensor."""
+
+import pytest
+import torch
+
+import normwise as nw
+from normwise.backends import fused_for, rows_for
+from normwise.operations.choice import kernels
+
+X, META = torch.randn(2, 4, 3), torch.randn(4, device="meta")
+
+
+@pytest.mark.parametrize("find", [fused_for, rows_for])
+def test_kernels_get_nothing_from_another_device(find):
+    assert kernels(find, X, None, torch.ones(4), None) is find(X)
+    assert kernels(find, X, None, torch.ones(4), META) is None
+    assert kernels(find, X, None, META, None) is None
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 5, 5), (64, 4, 32, 32)], ids=["small", "large"])
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("name", ["batch", "group", "instance", "pixel-layer", "pixel-rms"])
+def test_a_parameter_on_another_device_is_an_error(name, training, shape):
+    layer = nw.make_norm(name, 4).train(training)
+    layer.weight = torch.nn.Parameter(torch.ones(4, device="meta"))
+    with pytest.raises((RuntimeError, ValueError), match="meta"):
+        layer(torch.randn(shape))

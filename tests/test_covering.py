@@ -1,0 +1,34 @@
+"""What the fast suite keeps of a test's combinations."""
+
+from itertools import combinations, product
+
+import pytest
+from covering import covering
+
+ARGUMENTS = [range(27), "abcdef", (True, False), range(6), ("automatic", "reference")]
+
+
+def pairs(rows):
+    return {pair for row in rows for pair in combinations(enumerate(row), 2)}
+
+
+@pytest.mark.parametrize("count", range(2, 6))
+def test_every_pair_of_values_is_kept_by_few_combinations(count):
+    rows = list(product(*ARGUMENTS[:count]))
+    chosen = covering(rows)
+    assert pairs(rows[k] for k in chosen) == pairs(rows)
+    assert len(chosen) <= 1.1 * 27 * 6  # the two largest arguments alone need as many
+
+
+def test_combinations_that_do_not_exist_are_not_asked_for():
+    rows = [row for row in product("abc", "abc", "abc") if row[0] != row[1]]
+    chosen = covering(rows)
+    assert pairs(rows[k] for k in chosen) == pairs(rows)
+    assert len(chosen) < len(rows)
+
+
+def test_the_choice_is_always_the_same_and_needs_no_second_argument():
+    rows = list(product(*ARGUMENTS))
+    assert covering(rows) == covering(rows)
+    assert covering([("a",), ("b",), ("a",)]) in ({0, 1}, {1, 2})
+    assert covering([]) == set()

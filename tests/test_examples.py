@@ -1,0 +1,113 @@
+"""Every example of README and docs runs as it stands there, or says here why it does not."""
+
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import nn
+
+from normwise import nets
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "README.ja.md", *sorted((ROOT / "docs").glob("*.md"))]
+#: By how an example begins.
+NOT_RUN = {
+    "git clone": "the checkout is there",
+    "make ": "what it runs is tested piece by piece; `test_every_target_exists` looks for its name",
+    "normwise compare": "minutes, or data of the reader's own: tests/test_cli_process.py runs a small one",
+    "normwise bench": "minutes: tests/bench/test_bench_command.py runs a small one",
+    "normwise trace --paper": "minutes, five ResNet-50s: docs/make_signal.py draws them",
+    "normwise trace --model nf_resnet50": "tests/signal/test_trace_cli.py runs it on smaller nets",
+    "theirs = timm.create_model": "downloads weights: tests/nets/test_from_timm.py takes random ones",
+    "x [N,C,*] ──moments": "a picture",
+    ">>> ": "from the docstrings, whose doctests the suite runs",
+}
+if not torch.cuda.is_available():
+    NOT_RUN['import torch, normwise as nw\n\nlayer = nw.GroupNorm(32, 256, activation="silu").cuda()'] = "needs a GPU"
+
+
+class Example(NamedTuple):
+    """A block of Python, or one line for the shell."""
+
+    page: Path
+    line: int
+    text: str
+    is_python: bool
+
+    @property
+    def id(self) -> str:
+        return f"{self.page.name}:{self.line}"
+
+
+def examples(page: Path) -> Iterator[Example]:
+    text = page.read_text(encoding="utf-8")
+    for found in re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        line = text[: found.start()].count("\n") + 2
+        if found[1] == "python" or found[2].startswith("x [N,C,*]"):
+            yield Example(page, line, found[2], True)
+            continue
+        for number, command in enumerate(found[2].splitlines()):
+            yield Example(page, line + number, command.partition(" #")[0].strip(), False)
+
+
+EXAMPLES = [example for page in PAGES for example in examples(page)]
+
+
+def reason_not_to(example: Example) -> str | None:
+    return next((reason for start, reason in NOT_RUN.items() if example.text.startswith(start)), None)
+
+
+def model_of_the_reader() -> dict[str, object]:
+    """What the examples take for granted."""
+    torch.manual_seed(0)
+    net = nets.nf_resnet(8, width=8, num_classes=4, in_channels=3, skip_gain=1.0, stochastic_depth=0.0)
+    batch = torch.randn(4, 3, 32, 32)
+
+    def train(net: nn.Module) -> None:
+        net(batch).square().mean().backward()
+
+    return {"net": net, "model": net, "batch": batch, "loader": [batch] * 16, "train": train}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_blocks_of_a_page_run_one_after_another(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = model_of_the_reader()
+    for example in examples(page):
+        if example.is_python and reason_not_to(example) is None:
+            code = compile("\n" * (example.line - 1) + example.text, str(page), "exec")
+            exec(code, names)
+
+
+@pytest.mark.parametrize(
+    "example", [e for e in EXAMPLES if not e.is_python], ids=[e.id for e in EXAMPLES if not e.is_python]
+)
+def test_a_command(example, tmp_path):
+    reason = reason_not_to(example)
+    if reason is not None:
+        pytest.skip(f"{example.text}: {reason}")
+    program, *arguments = shlex.split(example.text)
+    assert program == "normwise", f"{example.id}: say in NOT_RUN why `{example.text}` is not run"
+    command = [sys.executable, "-m", "normwise", *arguments]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_target_exists():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    named = {e.text.split()[1] for e in EXAMPLES if e.text.startswith("make ")}
+    named |= set(re.findall(r"`make ([a-z-]+)", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")))
+    assert named
+    assert named <= targets
+
+
+def test_no_reason_is_left_over():
+    assert [start for start in NOT_RUN if not any(e.text.startswith(start) for e in EXAMPLES)] == []
