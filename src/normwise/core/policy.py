@@ -70,8 +70,8 @@ class StatisticsPolicy:
         """Whether this forward pass may be remembered; a recomputed one was remembered the first time."""
         return not (self.frozen or self.paused or recomputing())
 
-    def admits(self, mean: Tensor, var: Tensor, layer: str) -> Tensor | bool:
-        """Whether the buffers may take the values ``mean`` and ``var``; where they may not is counted here.
+    def admits(self, moved: Tensor, layer: str) -> Tensor | bool:
+        """Whether the buffers may take the values ``moved``, mean and variance; where they may not is counted here.
 
         On the CPU the answer is a bool. Elsewhere, and under a compiler, it is a tensor, so that nothing waits for
         the device; the warning then comes with `warn_if_skipped`.
@@ -79,13 +79,13 @@ class StatisticsPolicy:
         if self.nonfinite == "propagate":
             return True
         if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:  # pyright: ignore[reportAttributeAccessIssue]
-            return _all_finite(mean, var)
-        if mean.device.type != "cpu":
-            finite = _all_finite(mean, var)
+            return torch.isfinite(moved).all()
+        if moved.device.type != "cpu":
+            finite = torch.isfinite(moved).all()
             self._skipped = self._skipped + (~finite).long()
             return finite
         # A sum is one operation where isfinite is several; that it alone overflows is possible, so it is asked again.
-        if math.isfinite((mean + var).sum().item()) or bool(_all_finite(mean, var)):
+        if math.isfinite(moved.sum().item()) or bool(torch.isfinite(moved).all()):
             return True
         self._skipped = self._skipped + 1
         self.warn_if_skipped(layer)
@@ -102,7 +102,3 @@ class StatisticsPolicy:
             RuntimeWarning,
             stacklevel=2,
         )
-
-
-def _all_finite(mean: Tensor, var: Tensor) -> Tensor:
-    return torch.isfinite(torch.stack((mean, var))).all()
