@@ -3,6 +3,7 @@
 import copy
 import inspect
 
+import numpy as np
 import pytest
 import torch
 from functional_cases import (
@@ -228,3 +229,16 @@ X = torch.randn(SHAPE)
 def test_errors(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("momentum", [0.1, 0.3, None])
+@pytest.mark.parametrize("function", [nf.batch_norm, nf.instance_norm], ids=["batch", "instance"])
+def test_fp64_statistics_lose_no_digit(function, momentum):
+    """The factor that makes the variance unbiased is a quotient of counts, which are integers."""
+    x, running = data(), nf.initial_statistics(C, dtype=torch.float64)
+    axes = (0, *range(2, x.dim())) if function is nf.batch_norm else tuple(range(2, x.dim()))
+    values, a = x.double().numpy(), 1.0 if momentum is None else momentum
+    mean, var = values.mean(axes).reshape(-1, C).mean(0), values.var(axes, ddof=1).reshape(-1, C).mean(0)
+    new = nf.update_statistics(running, function(x.double())[1], momentum)
+    np.testing.assert_allclose(new.mean, a * mean, rtol=1e-13, atol=1e-15)
+    np.testing.assert_allclose(new.var, (1 - a) + a * var, rtol=1e-13)

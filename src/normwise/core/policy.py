@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from dataclasses import dataclass, field
 
@@ -70,8 +69,8 @@ class StatisticsPolicy:
         """Whether this forward pass may be remembered; a recomputed one was remembered the first time."""
         return not (self.frozen or self.paused or recomputing())
 
-    def admits(self, mean: Tensor, var: Tensor, layer: str) -> Tensor | bool:
-        """Whether the buffers may take the values ``mean`` and ``var``; where they may not is counted here.
+    def admits(self, moved: tuple[Tensor, Tensor], kept: tuple[torch.dtype, torch.dtype], layer: str) -> Tensor | bool:
+        """Whether buffers of the types ``kept`` may take mean and variance; where they may not is counted here.
 
         On the CPU the answer is a bool. Elsewhere, and under a compiler, it is a tensor, so that nothing waits for
         the device; the warning then comes with `warn_if_skipped`.
@@ -79,13 +78,15 @@ class StatisticsPolicy:
         if self.nonfinite == "propagate":
             return True
         if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:  # pyright: ignore[reportAttributeAccessIssue]
-            return _all_finite(mean, var)
+            return _hold(kept, moved)
+        mean, var = moved
         if mean.device.type != "cpu":
-            finite = _all_finite(mean, var)
+            finite = _hold(kept, moved)
             self._skipped = self._skipped + (~finite).long()
             return finite
-        # A sum is one operation where isfinite is several; that it alone overflows is possible, so it is asked again.
-        if math.isfinite((mean + var).sum().item()) or bool(_all_finite(mean, var)):
+        # A sum below the limit is quicker than isfinite; where it is not, each value is asked.
+        limit = min(torch.finfo(kind).max for kind in kept)
+        if (mean.abs() + var).sum().item() < limit or bool(_hold(kept, moved)):
             return True
         self._skipped = self._skipped + 1
         self.warn_if_skipped(layer)
@@ -104,5 +105,7 @@ class StatisticsPolicy:
         )
 
 
-def _all_finite(mean: Tensor, var: Tensor) -> Tensor:
-    return torch.isfinite(torch.stack((mean, var))).all()
+def _hold(kept: tuple[torch.dtype, torch.dtype], moved: tuple[Tensor, Tensor]) -> Tensor:
+    """Whether all of the values are finite in the types that they are kept in."""
+    mean, var = (torch.isfinite(t.to(kind)).all() for t, kind in zip(moved, kept, strict=True))
+    return mean & var

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from .moments import Moments, table_dtype
 
-#: Whether buffers may take the values, mean and variance, that they would have after an update.
-Judge = Callable[[Tensor, Tensor], Tensor | bool]
+#: Whether buffers may take values, mean and variance, that are kept in these types: what they would be after an update.
+Judge = Callable[[tuple[Tensor, Tensor], tuple[torch.dtype, torch.dtype]], Tensor | bool]
 
 
 class RunningStatistics(NamedTuple):
@@ -71,19 +71,17 @@ class RunningStatistics(NamedTuple):
         if seen is False:
             return
         with torch.no_grad():
-            moved = self._moved(self.mean, mean), self._moved(self.var, var)
+            wide = torch.promote_types(self.mean.dtype, mean.dtype)
+            factor = self._factor(wide)
+            moved = self.mean.to(wide).lerp(mean.to(wide), factor), self.var.to(wide).lerp(var.to(wide), factor)
             if judge is not None:
-                seen = _both(seen, judge(*moved))
+                seen = _both(seen, judge(moved, (self.mean.dtype, self.var.dtype)))
             if seen is False:
                 return
             for running, new in zip((self.mean, self.var), moved, strict=True):
                 running.copy_(torch.where(seen, new, running) if isinstance(seen, Tensor) else new)
             if self.batches is not None:
                 self.batches.add_(seen.to(self.batches.dtype) if isinstance(seen, Tensor) else 1)
-
-    def _moved(self, running: Tensor, new: Tensor) -> Tensor:
-        wide = torch.promote_types(running.dtype, new.dtype)
-        return running.to(wide).lerp(new.to(wide), self._factor(wide)).to(running.dtype)
 
     def _factor(self, dtype: torch.dtype) -> Tensor | float:
         if self.momentum is not None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from normwise.backends import Fused, cpu, fused_for, select
 from normwise.core import formulas
 from normwise.core.arguments import check_residual, finite_padding
-from normwise.core.moments import Moments
+from normwise.core.moments import Moments, statistics_dtype
 from normwise.core.processes import ProcessGroup
 from normwise.core.running import RunningStatistics
 
@@ -132,7 +132,8 @@ def over_groups(
     if operator is not None and not under_function_transform() and x.numel() > 0:
         with without_autocast(x):
             # On every device: torch's operator keeps the statistics for its backward in the type of the values.
-            values, weight, bias = native.widened(x, weight, bias)
+            prepare = operator if statistics_dtype(x.dtype) is x.dtype else native.widened
+            values, weight, bias = prepare(x, weight, bias)
             y = native.over_groups(values, groups, weight, bias, eps, to_be_narrowed=values.dtype != x.dtype)
             return native.narrowed(finish(y, activation, residual), x)
     formula = partial(formulas.group_norm, groups=groups, eps=eps)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from .transforms import under_function_transform
+from .transforms import plain_operations_wanted
 
 
 def unit_interval(t: Tensor) -> Tensor:
@@ -39,9 +39,7 @@ def bring_back(parameter: Tensor) -> None:
     """
     if not (parameter.requires_grad and parameter.is_leaf and torch.is_grad_enabled()):
         return
-    if torch.jit.is_tracing() or torch.compiler.is_exporting():  # pyright: ignore[reportPrivateImportUsage]
-        return
-    if not torch.compiler.is_compiling() and under_function_transform():
+    if plain_operations_wanted() and not (torch.compiler.is_compiling() and not torch.compiler.is_exporting()):
         return
     # Through `data`, which no graph notices: to all that see the parameter by `unit_interval` the value is the same.
     parameter.data.clamp_(0, 1)

@@ -159,12 +159,11 @@ class SpectralNorm(WideBuffers):
     @torch.no_grad()
     def _trustworthy(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
         """The singular vectors in evaluation: the stored ones where they belong to the matrix."""
-        u, v = self._stored(matrix)
         if plain_operations_wanted():
-            return belonging(matrix, u, v)
-        now = [matrix, u, v]
+            return belonging(matrix, *self._stored(matrix))
+        now = (matrix, self._u, self._v)
         if self._last is None or not all(map(_is_same, self._last[0], now)):
-            self._last = [matrix.clone(), u, v], belonging(matrix, u, v)
+            self._last = [t.clone() for t in now], belonging(matrix, *self._stored(matrix))
         return self._last[1]
 
     def _stored(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
