@@ -366,8 +366,9 @@ NW_PUBLIC(nw_normalize)(int last, int64_t N, int64_t C, int64_t S, int threads, 
   Sized check(N, C, S, threads);
   const int64_t values = check.values;
   check.has(NW_GIVEN(x), values).may_have(NW_GIVEN(residual), values).may_have(NW_GIVEN(mask), check.positions);
-  check.has(NW_GIVEN(y), values).require(formula && nw::fits_forward<T>(*formula, N, C, measured != 0, mask != nullptr,
-                                                                       NW_GIVEN(entering), NW_GIVEN(leaving)));
+  check.has(NW_GIVEN(y), values);
+  check.require(check && formula && nw::fits_forward<T>(*formula, N, C, measured != 0, mask != nullptr, NW_GIVEN(entering),
+                                                        NW_GIVEN(leaving)));
   if (!check || !check.has(NW_GIVEN(tables), (1 + formula->tables) * check.planes)) return kRefused;
   return with_step(*formula, check, act, [&](auto step) {
     nw::normalize<T>({N, C, S, last != 0, threads}, *formula, step,
@@ -386,7 +387,8 @@ NW_PUBLIC(nw_normalize_backward)(int last, int64_t N, int64_t C, int64_t S, int 
   const int64_t values = check.values;
   check.has(NW_GIVEN(gy), values).has(NW_GIVEN(x), values).may_have(NW_GIVEN(residual), values);
   check.may_have(NW_GIVEN(mask), check.positions).may_have(NW_GIVEN(gx), values).may_have(NW_GIVEN(gr), values);
-  check.require(formula && nw::fits_backward<T>(*formula, N, C, measured != 0, NW_GIVEN(entering), NW_GIVEN(leaving)));
+  check.require(check && formula &&
+                nw::fits_backward<T>(*formula, N, C, measured != 0, NW_GIVEN(entering), NW_GIVEN(leaving)));
   if (!check || !check.has(NW_GIVEN(tables), (1 + formula->tables) * check.planes)) return kRefused;
   return with_step(*formula, check, act, [&](auto step) {
     nw::differentiate_normalized<T>({N, C, S, last != 0, threads}, *formula, step,
