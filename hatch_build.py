@@ -1,7 +1,7 @@
 """Build hook: with NORMWISE_PREBUILT=1 the wheel carries compiled kernels, and otherwise it is pure Python.
 
-Compiling needs g++ and takes minutes; installing from source must need neither. A cross compiler in $CXX makes the wheel
-of its machine. See tools/build_wheel.py.
+Compiling needs g++ and takes minutes; installing from source must need neither. A cross compiler in $CXX makes the
+wheel of its machine. See tools/build_wheel.py.
 """
 
 from __future__ import annotations

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from normwise.backends import build, cpu
+from normwise.backends import build, cpu, cpu_library
 from normwise.backends.cpu_library import kernels
+from normwise.core.activations import Activation
 
 needs_compiler = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
 
@@ -310,3 +311,24 @@ print(started())
 def test_the_number_of_threads_is_torch_s(built):
     """Seen from outside: one thread starts no other, three start two, whatever OpenMP's own setting is."""
     assert run(built, COUNT_THREADS, OMP_NUM_THREADS="4") == ["0", "2"]
+
+
+@needs_compiler
+@pytest.mark.parametrize("list_of", ["_ACTIVATIONS", "_RESPONSES", "OPERATIONS"])
+@pytest.mark.parametrize(
+    "change", [lambda names: names[::-1], lambda names: (*names, "another"), lambda names: names[1:]]
+)
+def test_a_number_means_the_same_to_the_package_and_to_the_library(monkeypatch, list_of, change):
+    """Otherwise an inserted row would silently compute another function."""
+    functions, _ = kernels(torch.float32)
+    cpu_library._check_names(functions)
+    monkeypatch.setattr(cpu_library, list_of, change(getattr(cpu_library, list_of)))
+    with pytest.raises(ArithmeticError, match="where the package has"):
+        cpu_library._check_names(functions)
+
+
+@needs_compiler
+def test_an_activation_that_the_kernels_do_not_know_is_an_error():
+    unknown = Activation("unknown", torch.sin, torch.cos)
+    with pytest.raises(ValueError, match="do not know the activation 'unknown'"):
+        cpu.standardize(torch.randn(2, 3, 4), 0, None, None, 1e-5, None, unknown, None, False)

@@ -11,13 +11,12 @@ from torch import Tensor
 
 from normwise.core.activations import Activation
 from normwise.core.moments import statistics_dtype
-from normwise.core.program import MOST_DIMENSIONS, OPERATIONS, Instruction, Operand, Program, RecordedFormula
+from normwise.core.program import MOST_DIMENSIONS, Instruction, Operand, Program, RecordedFormula
 
-from .cpu_library import RESPONSE_NUMBERS, activation_number, call
+from .cpu_library import OPERATION_NUMBERS, RESPONSE_NUMBERS, activation_number, call
 from .cpu_tensors import dense, like, room, shape_of, span
 from .huge_pages import empty_like
 
-_NUMBERS = {name: number for number, name in enumerate(OPERATIONS)}
 _SOURCES = 3
 _NOTHING = Operand(0, ())
 
@@ -165,7 +164,7 @@ def _array(kind: Callable[..., Any], values: Sequence[float]) -> Any:
 def _encoded(instruction: Instruction) -> list[int]:
     """The numbers of ``nw::Instruction``; sizes and strides that are not there come first."""
     missing = MOST_DIMENSIONS - len(instruction.sizes)
-    numbers = [_NUMBERS[instruction.operation], *(1,) * missing, *instruction.sizes]
+    numbers = [OPERATION_NUMBERS[instruction.operation], *(1,) * missing, *instruction.sizes]
     absent = (_NOTHING,) * (_SOURCES - len(instruction.sources))
     for operand in (instruction.target, *instruction.sources, *absent):
         numbers += [operand.at, *(0,) * (MOST_DIMENSIONS - len(operand.strides)), *operand.strides]

@@ -12,14 +12,19 @@ from typing import Any
 import torch
 
 from normwise.core.activations import ACTIVATIONS, Activation
+from normwise.core.program import OPERATIONS
 from normwise.core.responses import RESPONSES
 
 from . import build
 
 #: The types that kernels exist for, by the names that they have in C++.
 ELEMENTS = {torch.float32: "fp32", torch.float64: "fp64", torch.bfloat16: "bf16", torch.float16: "fp16"}
-RESPONSE_NUMBERS = {response.name: number for number, response in enumerate(RESPONSES.values())}
-ACTIVATION_NUMBERS = {None: 0} | {name: number for number, name in enumerate(ACTIVATIONS, start=1)}
+#: What the kernels know by number. A library must have the same names in the same order, see `_check_names`.
+_ACTIVATIONS = ("none", *ACTIVATIONS)
+_RESPONSES = tuple(response.name for response in RESPONSES.values())
+ACTIVATION_NUMBERS = {name: number for number, name in enumerate(_ACTIVATIONS)}
+RESPONSE_NUMBERS = {name: number for number, name in enumerate(_RESPONSES)}
+OPERATION_NUMBERS = {name: number for number, name in enumerate(OPERATIONS)}
 
 _KINDS = {"i": ctypes.c_int, "n": ctypes.c_int64, "d": ctypes.c_double, "p": ctypes.c_void_p}
 _SHAPE = "i:last n:N n:C n:S i:threads"
@@ -29,6 +34,7 @@ _MAPS = "n:N n:C n:S i:threads i:center"
 _PARAMETERS = {
     "nw_version": "",
     "nw_threaded": "",
+    "nw_names": "i:list p:names",
     "nw_moments": f"{_SHAPE} *x *mask *mean *var *count",
     "nw_apply": f"{_SHAPE} *x *residual *tables i:activation *y",
     "nw_backward_reduce": f"{_SHAPE} *grad_y *x *residual *tables i:activation *sum_g *sum_gx",
@@ -74,7 +80,12 @@ def threads() -> int:
 
 def activation_number(activation: Activation | None) -> int:
     """The activation as the kernels know it."""
-    return ACTIVATION_NUMBERS[None if activation is None else activation.name]
+    if activation is None:
+        return 0
+    number = ACTIVATION_NUMBERS.get(activation.name)
+    if number is None:
+        raise ValueError(f"The CPU kernels do not know the activation {activation.name!r}; apply it to the result.")
+    return number
 
 
 def function(kernel: str, dtype: torch.dtype) -> Callable[..., int]:
@@ -118,6 +129,7 @@ def kernels(dtype: torch.dtype) -> tuple[dict[str, Any], str | None]:
 
     def bind_and_check(library: ctypes.CDLL) -> None:
         found.update(_bound(library, element))
+        _check_names(found)
         _check(found, dtype)
 
     try:
@@ -146,6 +158,16 @@ def _types(parameters: str) -> list[Any]:
     for parameter in parameters.split():
         found += [ctypes.c_void_p, ctypes.c_int64] if parameter.startswith("*") else [_KINDS[parameter[0]]]
     return found
+
+
+def _check_names(functions: dict[str, Any]) -> None:
+    """ArithmeticError where a number means something else to the library: it would compute another function."""
+    for number, ours in enumerate((_ACTIVATIONS, _RESPONSES, OPERATIONS)):
+        names = ctypes.c_char_p()
+        functions["nw_names"](number, ctypes.byref(names))
+        theirs = (names.value or b"").decode()
+        if theirs != "".join(f"{name} " for name in ours):
+            raise ArithmeticError(f"they know {theirs.strip()!r} where the package has {' '.join(ours)!r}")
 
 
 def _check(functions: dict[str, Any], dtype: torch.dtype) -> None:

@@ -1,28 +1,19 @@
-// The activations of core/activations.py and their derivatives, on vectors; the numbers are their order in that table.
+// The activations of core/activations.py and their derivatives, on vectors. Their numbers are their order here; a library
+// tells its names when it is loaded, and one that has other names than the package does not serve.
 #pragma once
 
 #include "elements.hpp"
 
 namespace nw {
 
-enum Activation {
-  kNone,
-  kRelu,
-  kRelu6,
-  kLeakyRelu,
-  kElu,
-  kCelu,
-  kSelu,
-  kSilu,
-  kGelu,
-  kGeluTanh,
-  kMish,
-  kHardswish,
-  kSigmoid,
-  kTanh,
-  kSoftplus,
-  kSoftsign
-};
+#define NW_ACTIVATIONS(X) \
+  X(kNone, "none") X(kRelu, "relu") X(kRelu6, "relu6") X(kLeakyRelu, "leaky_relu") \
+  X(kElu, "elu") X(kCelu, "celu") X(kSelu, "selu") X(kSilu, "silu") \
+  X(kGelu, "gelu") X(kGeluTanh, "gelu_tanh") X(kMish, "mish") X(kHardswish, "hardswish") \
+  X(kSigmoid, "sigmoid") X(kTanh, "tanh") X(kSoftplus, "softplus") X(kSoftsign, "softsign")
+
+enum Activation { NW_ACTIVATIONS(NW_SYMBOL) kActivations };
+constexpr const char* kActivationNames = NW_ACTIVATIONS(NW_NAME);
 
 template <class V, size_t N>
 NW_INLINE V polynomial(V x, const float (&c)[N]) {

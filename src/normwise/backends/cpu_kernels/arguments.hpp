@@ -84,7 +84,7 @@ inline bool stays_inside(const Program& program) {
   for (int64_t i = 0; i < program.inputs + program.outputs; ++i) inside(program.ports[i].at, program.ports[i].count);
   for (int64_t i = 0; i < program.number; ++i) {
     const Instruction& in = program.instructions[i];
-    check.require(in.operation >= kCopy && in.operation <= kLargest);
+    check.require(in.operation >= kCopy && in.operation < kOperations);
     const bool nothing = check.product(in.size[0], in.size[1], in.size[2], in.size[3]) == 0;
     for (const Operand* o : {&in.to, &in.of[0], &in.of[1], &in.of[2]}) {
       int64_t reach = 1;

@@ -31,7 +31,7 @@ int guarded(const nw::Check& check, F f) noexcept {
 
 template <class F>
 int with_kind(const nw::Check& check, int act, F f) noexcept {
-  if (act < nw::kNone || act > nw::kSoftsign) return kRefused;
+  if (act < nw::kNone || act >= nw::kActivations) return kRefused;
   return guarded(check, [&] {
     if (act == nw::kNone)
       f(std::integral_constant<int, nw::kPlain>{});
@@ -109,6 +109,13 @@ NW_PUBLIC(nw_threaded)() {
 #else
   return 0;
 #endif
+}
+
+// What is known by number, in the order of the numbers: 0 activations, 1 responses, 2 operations of a program.
+NW_PUBLIC(nw_names)(int list, const char** names) {
+  if (list < 0 || list > 2 || !names) return kRefused;
+  *names = list == 0 ? nw::kActivationNames : list == 1 ? nw::kResponseNames : nw::kOperationNames;
+  return kDone;
 }
 
 NW_PUBLIC(nw_moments)(int last, int64_t N, int64_t C, int64_t S, int threads, NW_SPAN(const T, x),

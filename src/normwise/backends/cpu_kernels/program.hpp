@@ -6,12 +6,16 @@
 
 namespace nw {
 
-// Their order is that of `core/program.py`.
-enum Operation : int64_t {
-  kCopy, kRound, kNegate, kAbs, kSign, kSqrt, kRsqrt, kReciprocal, kExp,
-  kAdd, kSub, kMul, kDiv, kPow, kLess, kLessEqual, kGreater, kGreaterEqual, kEqual, kAnd, kOr,
-  kWhere, kSum, kLargest,
-};
+// By the names of core/program.py.
+#define NW_OPERATIONS(X) \
+  X(kCopy, "copy") X(kRound, "round") X(kNegate, "neg") X(kAbs, "abs") X(kSign, "sign") \
+  X(kSqrt, "sqrt") X(kRsqrt, "rsqrt") X(kReciprocal, "reciprocal") X(kExp, "exp") X(kAdd, "add") \
+  X(kSub, "sub") X(kMul, "mul") X(kDiv, "div") X(kPow, "pow") X(kLess, "lt") \
+  X(kLessEqual, "le") X(kGreater, "gt") X(kGreaterEqual, "ge") X(kEqual, "eq") X(kAnd, "and") \
+  X(kOr, "or") X(kWhere, "where") X(kSum, "sum") X(kLargest, "amax")
+
+enum Operation : int64_t { NW_OPERATIONS(NW_SYMBOL) kOperations };
+constexpr const char* kOperationNames = NW_OPERATIONS(NW_NAME);
 constexpr int kDimensions = 4;
 
 // The layout of both is what Python fills in: nothing but 64-bit integers.

@@ -6,7 +6,10 @@
 
 namespace nw {
 
-enum ResponseKind { kThresholded, kGated, kLargerScale };
+#define NW_RESPONSES(X) X(kThresholded, "thresholded") X(kGated, "gated") X(kLargerScale, "larger scale")
+
+enum ResponseKind { NW_RESPONSES(NW_SYMBOL) kResponses };
+constexpr const char* kResponseNames = NW_RESPONSES(NW_NAME);
 
 // Each has, for vectors V: the value of x with residual r, and its derivatives by x, and by each table but the shift,
 // whose derivative is the residual's.

@@ -14,6 +14,10 @@
 #define NW_INLINE inline __attribute__((always_inline))
 #define NW_LAMBDA __attribute__((always_inline))
 
+// Of a list of pairs, symbol and name: the symbols for an enumeration, and the names in one text.
+#define NW_SYMBOL(symbol, name) symbol,
+#define NW_NAME(symbol, name) name " "
+
 namespace nw {
 
 #if defined(__AVX512F__)
