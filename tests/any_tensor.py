@@ -85,6 +85,8 @@ def _expanded(dim):
     """Stride 0: the same values all along a dimension."""
 
     def expand(t):
+        if t.dim() == 0:
+            return t
         at = dim % t.dim()
         return t.narrow(at, 0, min(1, t.shape[at])).expand_as(t)
 

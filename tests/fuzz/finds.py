@@ -25,7 +25,7 @@ class Find(NamedTuple):
         """What is taken for one and the same fault: what happened where, from what."""
         call, finding = self.history[-1], self.finding
         where = finding.place or call.subject
-        if finding.kind in ("crash", "exception", "message", "refused"):
+        if finding.kind in ("crash", "hangs", "exception", "message", "refused"):
             return finding.kind, where, finding.detail.partition(":")[0]
         fault = ("right",) if call.fault is None else (call.fault.target, call.fault.change, str(call.fault.between))
         return finding.kind, where, *fault

@@ -23,6 +23,8 @@ TRIALS = 3
 MARGIN = 16.0
 #: Roundings of the output's own type: of y, of a sum with the residual and of an activation.
 LAST_ROUNDINGS = 4
+#: A gate that is all but closed stays at 2e-35, so that nothing becomes subnormal.
+LEAST = 1e-27
 
 
 def specification(call: Call, offset: int = 0) -> Outcome:
@@ -44,7 +46,7 @@ def specification(call: Call, offset: int = 0) -> Outcome:
         if unit:
             wide *= 1 + unit * (torch.randint(0, 2, wide.shape, generator=generator) * 2 - 1)
             wide = wide.float()
-        return wide.requires_grad_(t.requires_grad or originals[name].requires_grad)
+        return wide.requires_grad_(t.requires_grad)
 
     scene.x = exact("x", scene.x)
     scene.residual = None if scene.residual is None else exact("residual", scene.residual)
@@ -75,6 +77,8 @@ def difference(call: Call, expected: Outcome, got: Outcome) -> str | None:
         if problem is not None:
             return f"{name}{problem}"
     missing = {name for name, want in expected.values.items() if want.numel() > 0} - got.values.keys()
+    if call.fault is not None and call.fault.between:
+        missing.discard(f"{call.fault.target} gradient")  # torch itself forgets a leaf whose data has another type
     return f"missing: {', '.join(sorted(missing))}" if missing else None
 
 
@@ -90,7 +94,7 @@ def _difference(value: Tensor, want: Tensor, spread: float) -> str | None:
     if not compared.any():
         return None
     largest = float(want[compared].abs().max())
-    bound = spread + LAST_ROUNDINGS * torch.finfo(kind).eps / 2 * largest + float(torch.finfo(kind).tiny) * 2
+    bound = spread + LAST_ROUNDINGS * torch.finfo(kind).eps / 2 * largest + LEAST
     error = torch.where(compared, (got - want).abs(), 0)
     worst = float(error.max())
     if worst <= bound:

@@ -28,6 +28,7 @@ class Scene:
         self.generator = torch.Generator().manual_seed(call.seed)
         self.applied = call.fault is not None and call.fault.between
         self.x = self._given("x", self._data(call.layout, call.distance))
+        self.dtype = self.x.dtype  # before anything happens to it
         self.residual = None if call.residual is None else self._given("residual", self._data(call.residual))
         self.mask = None if call.mask is None else self._given("mask", self._mask(call.mask))
         self.tensors = {name: self._tensor(name, t) for name, t in self.instance.tensors.items()}

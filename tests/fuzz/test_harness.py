@@ -167,6 +167,7 @@ print(empty_like(torch.ones(3)).isnan().all().item(), torch.ones(1).new_empty(2)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="preloads the sanitizer's library")
 def test_an_access_behind_a_tensor_of_torch_s_is_a_find(tmp_path):

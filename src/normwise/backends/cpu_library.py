@@ -33,8 +33,8 @@ _MAPS = "n:N n:C n:S i:threads i:center"
 #: What each kernel takes, in order: a type and a name, or * and the name of a tensor: its address and number of values.
 _PARAMETERS = {
     "nw_version": "",
-    "nw_names": "i:list p:names",
     "nw_threaded": "",
+    "nw_names": "i:list p:names",
     "nw_moments": f"{_SHAPE} *x *mask *mean *var *count",
     "nw_apply": f"{_SHAPE} *x *residual *tables i:activation *y",
     "nw_backward_reduce": f"{_SHAPE} *grad_y *x *residual *tables i:activation *sum_g *sum_gx",

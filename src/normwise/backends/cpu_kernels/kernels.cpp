@@ -102,13 +102,6 @@ struct Sized : nw::Check {
 // Recompiled with the sources: a library that answers otherwise is not the one that was asked for.
 NW_PUBLIC(nw_version)() { return NW_VERSION; }
 
-// What is known by number, in the order of the numbers: 0 activations, 1 responses, 2 operations of a program.
-NW_PUBLIC(nw_names)(int list, const char** names) {
-  if (list < 0 || list > 2 || !names) return kRefused;
-  *names = list == 0 ? nw::kActivationNames : list == 1 ? nw::kResponseNames : nw::kOperationNames;
-  return kDone;
-}
-
 // Whether more than one thread can work: not where the compiler has no OpenMP.
 NW_PUBLIC(nw_threaded)() {
 #ifdef _OPENMP
@@ -116,6 +109,13 @@ NW_PUBLIC(nw_threaded)() {
 #else
   return 0;
 #endif
+}
+
+// What is known by number, in the order of the numbers: 0 activations, 1 responses, 2 operations of a program.
+NW_PUBLIC(nw_names)(int list, const char** names) {
+  if (list < 0 || list > 2 || !names) return kRefused;
+  *names = list == 0 ? nw::kActivationNames : list == 1 ? nw::kResponseNames : nw::kOperationNames;
+  return kDone;
 }
 
 NW_PUBLIC(nw_moments)(int last, int64_t N, int64_t C, int64_t S, int threads, NW_SPAN(const T, x),
@@ -373,8 +373,9 @@ NW_PUBLIC(nw_normalize)(int last, int64_t N, int64_t C, int64_t S, int threads, 
   Sized check(N, C, S, threads);
   const int64_t values = check.values;
   check.has(NW_GIVEN(x), values).may_have(NW_GIVEN(residual), values).may_have(NW_GIVEN(mask), check.positions);
-  check.has(NW_GIVEN(y), values).require(formula && nw::fits_forward<T>(*formula, N, C, measured != 0, mask != nullptr,
-                                                                       NW_GIVEN(entering), NW_GIVEN(leaving)));
+  check.has(NW_GIVEN(y), values);
+  check.require(check && formula && nw::fits_forward<T>(*formula, N, C, measured != 0, mask != nullptr, NW_GIVEN(entering),
+                                                        NW_GIVEN(leaving)));
   if (!check || !check.has(NW_GIVEN(tables), (1 + formula->tables) * check.planes)) return kRefused;
   return with_step(*formula, check, act, [&](auto step) {
     nw::normalize<T>({N, C, S, last != 0, threads}, *formula, step,
@@ -393,7 +394,8 @@ NW_PUBLIC(nw_normalize_backward)(int last, int64_t N, int64_t C, int64_t S, int 
   const int64_t values = check.values;
   check.has(NW_GIVEN(gy), values).has(NW_GIVEN(x), values).may_have(NW_GIVEN(residual), values);
   check.may_have(NW_GIVEN(mask), check.positions).may_have(NW_GIVEN(gx), values).may_have(NW_GIVEN(gr), values);
-  check.require(formula && nw::fits_backward<T>(*formula, N, C, measured != 0, NW_GIVEN(entering), NW_GIVEN(leaving)));
+  check.require(check && formula &&
+                nw::fits_backward<T>(*formula, N, C, measured != 0, NW_GIVEN(entering), NW_GIVEN(leaving)));
   if (!check || !check.has(NW_GIVEN(tables), (1 + formula->tables) * check.planes)) return kRefused;
   return with_step(*formula, check, act, [&](auto step) {
     nw::differentiate_normalized<T>({N, C, S, last != 0, threads}, *formula, step,
