@@ -42,6 +42,18 @@ void check_all(Suite& suite, const Case& c) {
   }
 }
 
+// What a library says of itself.
+void check_answers(Suite& suite, const Library& library) {
+  for (int list = -1; list < 4; ++list) {
+    const char* names = nullptr;
+    const bool known = list >= 0 && list < 3;
+    if (library.call("nw_names", list, static_cast<const char**>(&names)) != (known ? kDone : kRefused) || known != (names != nullptr))
+      suite.fail("names: list %d", list);
+  }
+  if (library.call("nw_names", 0, static_cast<const char**>(nullptr)) != kRefused) suite.fail("names: %s", "no place for them");
+  if (library.call("nw_threaded") / 2 != 0) suite.fail("threaded: %s", "neither yes nor no");
+}
+
 }  // namespace abi
 
 int main(int count, char** arguments) {
@@ -59,6 +71,7 @@ int main(int count, char** arguments) {
       check_all(suite, {s[0], s[1], s[2], last, 1 + last, last});
     }
   suite.refusing = true;
+  check_answers(suite, library);
   check_operations(suite, 3, 8), check_operations(suite, 2, 19);
   for (int64_t i = 0; i < cases; ++i) {
     Random& random = suite.random;
