@@ -76,7 +76,7 @@ def spectral_norm(
     access, evaluation does without vectors that are not those of W, no NaN for a zero weight, fp32 vectors for fp16
     and bf16 weights.
 
-    >>> layer = spectral_norm(nn.Linear(20, 40)).eval()
+    >>> layer = spectral_norm(torch.nn.Linear(20, 40)).eval()
     >>> bool((torch.linalg.matrix_norm(layer.weight, 2) - 1).abs() < 0.02)
     True
     >>> with torch.no_grad():
