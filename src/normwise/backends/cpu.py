@@ -32,8 +32,9 @@ from .cpu_tensors import (
     dense,
     in_dtype_of,
     laid_out,
-    like,
+    matched,
     new_table,
+    of_bytes,
     room,
     shape_of,
     span,
@@ -73,7 +74,7 @@ def moments(x: Tensor, mask: Tensor | None) -> Moments:
     samples, channels = x.shape[:2]
     mean, var = new_table((2, samples, channels)).unbind()
     count = None if mask is None else new_table((samples, 1))
-    mask = None if mask is None else mask.contiguous()
+    mask = of_bytes(mask)
     call("nw_moments", x.dtype, *shape_of(x, last), *span(x), *span(mask), *room(mean), *room(var), *room(count))
     return Moments(mean, var, math.prod(x.shape[2:]) if count is None else count)
 
@@ -91,7 +92,7 @@ def apply(
         wide = (t.to(mean.dtype) for t in (x, residual))
         return apply(next(wide), mean, scale, shift, next(wide), activation).to(x.dtype)
     x, last = dense(x)
-    residual = like(x, residual)
+    residual = matched(x, residual)
     y = empty_like(x)
     tables = Tables(x.dtype, mean, scale, shift)
     call(
@@ -120,7 +121,7 @@ def backward_reduce(
     if residual is not None and residual.dtype != x.dtype:
         grad_y, x, residual = (t.to(mean.dtype) for t in (grad_y, x, residual))
     x, last = dense(x)
-    grad_y, residual = like(x, grad_y), like(x, residual)
+    grad_y, residual = matched(x, grad_y), matched(x, residual)
     sums = mean.new_empty(2, *x.shape[:2]).unbind()
     tables = Tables(x.dtype, mean, scale, shift)
     call(
@@ -157,10 +158,10 @@ def backward_apply(
         grads = backward_apply(grad_y, x, mean, scale, shift, residual, activation, slope, offset, mask)
         return grads[0].to(kinds[0]), None if grads[1] is None else grads[1].to(kinds[1])
     x, last = dense(x)
-    grad_y, residual = like(x, grad_y), like(x, residual)
+    grad_y, residual = matched(x, grad_y), matched(x, residual)
     grad_x = empty_like(x)
     grad_residual = None if residual is None else empty_like(x)
-    mask = None if mask is None else mask.contiguous()
+    mask = of_bytes(mask)
     tables = Tables(x.dtype, mean, scale, shift, slope, offset)
     call(
         "nw_backward_apply",
@@ -196,7 +197,7 @@ def standardize(
         y, table = standardize(x.to(wide), groups, weight, bias, eps, residual.to(wide), activation, known, keep)
         return y.to(kind), table
     x, shape = laid_out(x)
-    residual = like(x, residual)
+    residual = matched(x, residual)
     y = empty_like(x)
     # Named, so that what was converted lives until the kernel has read it: an address alone keeps nothing.
     weight, bias, kept = as_parameters(kind, weight, bias)
@@ -250,7 +251,7 @@ def standardize_backward(
         )
         return of_x, of_residual, grads[2], grads[3]
     x, shape = laid_out(x)
-    grad_y, residual = like(x, grad_y), like(x, residual)
+    grad_y, residual = matched(x, grad_y), matched(x, residual)
     grad_x = empty_like(x) if values else None
     grad_residual = empty_like(x) if values and residual is not None else None
     read, other, kept = as_parameters(kind, weight, bias)

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from normwise.core.activations import Activation
 from normwise.core.moments import statistics_dtype
-from normwise.core.program import MOST_DIMENSIONS, Instruction, Operand, Program, RecordedFormula
+from normwise.core.program import MOST_DIMENSIONS, Instruction, Operand, Port, Program, RecordedFormula
 
 from .cpu_library import OPERATION_NUMBERS, RESPONSE_NUMBERS, activation_number, call
-from .cpu_tensors import dense, like, room, shape_of, span
+from .cpu_tensors import dense, matched, of_bytes, room, shape_of, span
 from .huge_pages import empty_like
 
 _SOURCES = 3
@@ -59,7 +59,13 @@ class _Formula(ctypes.Structure):
 
 def run(program: Program, dtype: torch.dtype, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
     """See `Formulas.run`."""
-    call("nw_run", dtype, ctypes.byref(_Program(program)), *_spans(inputs), *_spans(outputs))
+    call(
+        "nw_run",
+        dtype,
+        ctypes.byref(_Program(program)),
+        *_spans(inputs, program.inputs),
+        *_spans(outputs, program.outputs),
+    )
 
 
 class Prepared:
@@ -71,6 +77,7 @@ class Prepared:
         self.kept = programs
         self.formula = ctypes.byref(_Formula(*programs, recorded.tables, number))
         self.tables = 1 + recorded.tables
+        self.entering = recorded.forward.inputs
 
 
 def prepare(recorded: RecordedFormula) -> Prepared:
@@ -90,8 +97,8 @@ def normalize(
 ) -> tuple[Tensor, Tensor]:
     """See `Formulas.normalize`."""
     x, last = dense(x)
-    residual = like(x, residual)
-    mask = None if mask is None else mask.contiguous()
+    residual = matched(x, residual)
+    mask = of_bytes(mask)
     y = empty_like(x)
     tables = torch.empty(formula.tables, *x.shape[:2], dtype=statistics_dtype(x.dtype), device=x.device)
     call(
@@ -100,8 +107,8 @@ def normalize(
         *shape_of(x, last),
         formula.formula,
         measured,
-        *_spans(entering),
-        *_spans(leaving),
+        *_spans(entering, formula.entering),
+        *_spans(leaving, ()),
         *span(x),
         *span(residual),
         *span(mask),
@@ -127,8 +134,8 @@ def normalize_backward(
 ) -> tuple[Tensor | None, Tensor | None]:
     """See `Formulas.normalize_backward`."""
     x, last = dense(x)
-    grad_y, residual = like(x, grad_y), like(x, residual)
-    mask = None if mask is None else mask.contiguous()
+    grad_y, residual = matched(x, grad_y), matched(x, residual)
+    mask = of_bytes(mask)
     grad_x = empty_like(x) if values else None
     grad_residual = empty_like(x) if values and residual is not None else None
     call(
@@ -137,8 +144,8 @@ def normalize_backward(
         *shape_of(x, last),
         formula.formula,
         measured,
-        *_spans(entering),
-        *_spans(leaving),
+        *_spans(entering, formula.entering),
+        *_spans(leaving, ()),
         *span(grad_y),
         *span(x),
         *span(residual),
@@ -151,8 +158,14 @@ def normalize_backward(
     return grad_x, grad_residual
 
 
-def _spans(tensors: Sequence[Tensor]) -> tuple[Any, int]:
-    """An array of ``nw::Span``, and how many they are."""
+def _spans(tensors: Sequence[Tensor], ports: Sequence[Port]) -> tuple[Any, int]:
+    """An array of ``nw::Span``, and how many they are, after the check that each has its port's type."""
+    for t, port in zip(tensors, ports, strict=False):
+        if t.dtype is not (torch.float64 if port.wide else torch.float32):
+            raise ValueError(
+                f"A tensor of shape {list(t.shape)} that a formula takes is {t.dtype} now, which it was not when the "
+                "formula was recorded; do not assign to its .data between forward and backward."
+            )
     numbers = [number for t in tensors for number in span(t)]
     return _array(ctypes.c_int64, numbers), len(tensors)  # type: ignore[arg-type]
 

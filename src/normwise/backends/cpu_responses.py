@@ -11,7 +11,7 @@ from normwise.core.moments import statistics_dtype
 from normwise.core.responses import Response
 
 from .cpu_library import RESPONSE_NUMBERS, call
-from .cpu_tensors import Tables, dense, like, room, shape_of, span
+from .cpu_tensors import Tables, dense, matched, of_bytes, room, shape_of, span
 from .huge_pages import empty_like
 
 
@@ -21,7 +21,7 @@ def respond(x: Tensor, response: Response, tables: Sequence[Tensor], residual: T
         kind = statistics_dtype(x.dtype)
         return respond(x.to(kind), response, tables, residual.to(kind)).to(x.dtype)
     x, last = dense(x)
-    residual = like(x, residual)
+    residual = matched(x, residual)
     y = empty_like(x)
     call(
         "nw_respond",
@@ -44,7 +44,7 @@ def respond_reduce(
     if residual is not None and residual.dtype != x.dtype:
         grad_y, x, residual = (t.to(kind) for t in (grad_y, x, residual))
     x, last = dense(x)
-    grad_y, residual = like(x, grad_y), like(x, residual)
+    grad_y, residual = matched(x, grad_y), matched(x, residual)
     sums = torch.empty(len(tables), *x.shape[:2], dtype=kind, device=x.device)
     call(
         "nw_respond_reduce",
@@ -78,10 +78,10 @@ def respond_backward(
         grads = respond_backward(grad_y, x, response, tables, residual, mean, slope, offset, mask)
         return grads[0].to(kinds[0]), None if grads[1] is None else grads[1].to(kinds[1])
     x, last = dense(x)
-    grad_y, residual = like(x, grad_y), like(x, residual)
+    grad_y, residual = matched(x, grad_y), matched(x, residual)
     grad_x = empty_like(x)
     grad_residual = None if residual is None else empty_like(x)
-    mask = None if mask is None else mask.contiguous()
+    mask = of_bytes(mask)
     call(
         "nw_respond_backward",
         x.dtype,

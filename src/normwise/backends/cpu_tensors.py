@@ -166,15 +166,34 @@ def like(x: Tensor, t: None) -> None: ...
 def like(x: Tensor, t: Tensor | None) -> Tensor | None:
     """``t``, of ``x``'s shape, in the layout of ``x``."""
     if t is None:
-        return t
-    if t.stride() == x.stride() and t.dtype is x.dtype:
+        return None
+    if t.stride() == x.stride():
         return resolved(t)
     if t.shape != x.shape or not t.is_floating_point():
         raise ValueError(
             f"A tensor beside an input {list(x.shape)} of {x.dtype} must have its shape and a floating dtype, received "
             f"{list(t.shape)} of {t.dtype}."
         )
-    return torch.empty_like(x).copy_(t)
+    return torch.empty_like(x, dtype=t.dtype).copy_(t)
+
+
+@overload
+def matched(x: Tensor, t: Tensor) -> Tensor: ...
+@overload
+def matched(x: Tensor, t: None) -> None: ...
+def matched(x: Tensor, t: Tensor | None) -> Tensor | None:
+    """``t``, of ``x``'s shape, in the layout and the dtype of ``x``."""
+    t = like(x, t)
+    return t if t is None or t.dtype is x.dtype else t.to(x.dtype)
+
+
+def of_bytes(mask: Tensor | None) -> Tensor | None:
+    """A mask as the kernels read it, a byte for each position."""
+    if mask is None:
+        return None
+    if mask.dtype is not torch.bool:
+        raise TypeError(f"A mask must be boolean, this one is {mask.dtype} now; do not assign to its .data.")
+    return mask.contiguous()
 
 
 def shape_of(x: Tensor, last: bool) -> tuple[int, int, int, int, int]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .tables import check_place
+from .layout import check_memory
+from .tables import REAL, check_place
 
 _STRIDED = torch.strided
 
@@ -24,8 +25,11 @@ def check_floating(x: Tensor, caller: str) -> None:
     """Integers have no mean of their own type and complex numbers no order: refused, not converted."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{caller} expects a tensor, received {type(x).__name__}.")
-    if not x.is_floating_point():
-        raise TypeError(f"{caller} expects a floating tensor, received {x.dtype}; convert it with x.float().")
+    if x.dtype not in REAL:
+        raise TypeError(
+            f"{caller} expects a floating tensor (fp64, fp32, bf16 or fp16), received {x.dtype}; convert it with "
+            "x.float()."
+        )
     if x.layout is not _STRIDED:
         raise TypeError(f"{caller} expects a dense tensor, received {x.layout}; convert it with x.to_dense().")
 
@@ -76,6 +80,7 @@ def finite_padding(mask: Tensor | None, x: Tensor, residual: Tensor | None) -> t
         check_residual(residual, x)
     if mask is None:
         return x, residual
+    check_memory(mask, x, residual)
     return finite_outside(mask, x), None if residual is None else finite_outside(mask, residual)
 
 

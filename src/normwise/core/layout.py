@@ -20,6 +20,21 @@ def values_in_memory(t: Tensor) -> int:
     return t.untyped_storage().nbytes() // t.itemsize - t.storage_offset()  # type: ignore[return-value]
 
 
+def check_memory(*tensors: Tensor | None) -> None:
+    """RuntimeError where the memory of a tensor was released: torch's own operators would read it all the same.
+
+    Not while somebody traces or transforms, when there may be none.
+    """
+    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:  # pyright: ignore[reportAttributeAccessIssue]
+        return
+    for t in tensors:
+        if t is not None and type(t) in PLAIN and t.untyped_storage().nbytes() == 0 and t.numel() > 0:
+            raise RuntimeError(
+                f"The memory of a tensor of shape {list(t.shape)} was released after it was made (an "
+                "untyped_storage().resize_(0), as FSDP does); restore it before the call."
+            )
+
+
 def in_layout_of(x: Tensor, y: Tensor) -> Tensor:
     """``y``, of ``x``'s shape: in channels_last(_3d) where the channels of ``x`` are neighbours, else contiguous.
 

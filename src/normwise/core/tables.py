@@ -13,6 +13,8 @@ from torch import Tensor
 from .layout import PLAIN
 
 Shape = tuple[int, ...]
+#: What normalizers compute with; of the narrower floating types torch itself has hardly an operator.
+REAL = frozenset((torch.float64, torch.float32, torch.bfloat16, torch.float16))
 _STRIDED = torch.strided
 
 
@@ -112,7 +114,7 @@ def _goes_with(t: object, x: Tensor) -> bool:
     """Whether ``t`` is a dense tensor of real floating numbers where ``x`` is, in the fewest steps."""
     return (
         isinstance(t, Tensor)
-        and t.is_floating_point()
+        and t.dtype in REAL
         and t.layout is _STRIDED
         and ((t.is_cpu and x.is_cpu) or t.device == x.device)
     )
@@ -123,7 +125,7 @@ def _misfit(caller: object, name: str, t: object, x: Tensor, *shapes: Shape, all
     allowed = allowed or " or ".join(str(list(shape)) for shape in shapes)
     if not isinstance(t, Tensor):
         return TypeError(f"{called(caller)}: {name} must be a tensor {allowed}, received {type(t).__name__}.")
-    if not t.is_floating_point():
+    if t.dtype not in REAL:
         remedy = f"take {name}.real" if t.is_complex() else f"convert it with {name}.float()"
         return TypeError(f"{called(caller)}: {name} must hold real floating numbers, received {t.dtype}; {remedy}.")
     try:

@@ -7,18 +7,16 @@ compiler and the exporters know best. Masks, unusual mixtures of dtypes and chos
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
-from typing import NamedTuple
-from weakref import ref
 
 import torch
 from torch import Tensor
 
 from normwise.backends import forced
-from normwise.core.layout import PLAIN, in_layout_of
+from normwise.core.layout import check_memory, in_layout_of
 from normwise.core.moments import Moments, statistics_dtype, widen
 
-from .transforms import needs_graph, plain_operations_wanted
+from .saved import guarded
+from .transforms import needs_graph
 
 #: ``x``, weight and bias for an operator.
 Prepared = tuple[Tensor, Tensor | None, Tensor | None]
@@ -81,41 +79,9 @@ def over_batch_measured(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`over_batch` with the mean and 1/√(σ² + ε) that the operator keeps for its backward, ``[C]``."""
+    check_memory(x, weight, bias)
     y, mean, root = torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, eps)
     return guarded(y, x, weight), mean, root
-
-
-def guarded(y: Tensor, *read: Tensor | None) -> Tensor:
-    """``y``, whose backward raises RuntimeError if a tensor that it reads does not hold its values any more.
-
-    torch's operators trust what they saved. ``weight.data = ...`` may have put a tensor of another size there, and a
-    ``resize_`` of its storage released the memory, neither of which autograd notices.
-    """
-    if plain_operations_wanted() or not y.requires_grad:
-        return y
-    saved = [
-        _Extent(ref(t), t.numel(), t.untyped_storage().nbytes()) for t in read if t is not None and type(t) in PLAIN
-    ]
-    y.grad_fn.register_prehook(partial(_check_extents, saved))  # type: ignore[union-attr]
-    return y
-
-
-class _Extent(NamedTuple):
-    """How large a tensor was; it is not kept alive for that."""
-
-    tensor: ref[Tensor]
-    count: int
-    bytes: int
-
-
-def _check_extents(saved: list[_Extent], _: object) -> None:
-    for extent in saved:
-        t = extent.tensor()
-        if t is not None and (t.numel() != extent.count or t.untyped_storage().nbytes() < extent.bytes):
-            raise RuntimeError(
-                f"A tensor of {extent.count} values that the backward pass needs has shape {list(t.shape)} and "
-                f"{t.untyped_storage().nbytes()} bytes of memory now; change it in place, or after the backward pass."
-            )
 
 
 def over_groups(
@@ -125,6 +91,7 @@ def over_groups(
 
     Of values ``to_be_narrowed`` half the digits are kept.
     """
+    check_memory(x, weight, bias)
     # On CPU group_norm computes E[x²] − E[x]² for channels_last, which cancels; for contiguous input it does not.
     dense = x.contiguous() if x.is_cpu else x
     if groups == x.shape[1] and not to_be_narrowed:
@@ -142,6 +109,7 @@ def over_groups(
 
 def by_known(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     """Standardize by given statistics, ``[C]`` each, which may change before a backward comes."""
+    check_memory(x, mean, var, weight, bias)
     kind = statistics_dtype(x.dtype)
     if mean.dtype is not kind or var.dtype is not kind:
         mean, var = mean.to(kind), var.to(kind)

@@ -27,7 +27,7 @@ def normalize_plainly(
 ) -> tuple[Tensor, Moments]:
     """See `normalize_and_measure`; the statistics keep their history."""
     table = Moments.of(x, mask) if moments is None else moments.detached()
-    step = last_step(reference, formula(table, *wide(parameters)), table.mean, x, activation)
+    step = last_step(reference, formula(table, *wide(parameters, x)), table.mean, x, activation)
     y = step.apply(x, residual)
     y = y if step.behind is None else step.behind.function(y)
     return y, table if step.statistics is None else step.statistics

@@ -154,7 +154,7 @@ class _Occasion:
         # a formula may ask whether it is 1.
         number = given is not None or mask is not None or self.size == 1
         self.entering = self.table if number else self.table._replace(count=_as_tensor(self.size))
-        self.parameters = wide(parameters)
+        self.parameters = wide(parameters, x)
         self.flows = differentiable and given is None and x.requires_grad
         self.needs = tuple(differentiable and p is not None and p.requires_grad for p in parameters)
         tensors: list[Tensor] = []

@@ -12,13 +12,14 @@ from torch import Tensor
 
 from normwise.backends import Rows, rows_for
 from normwise.core.arguments import finite_padding
-from normwise.core.layout import in_layout_of
+from normwise.core.layout import check_memory, in_layout_of
 from normwise.core.moments import statistics_dtype, widen
 from normwise.core.tables import check_optional
 
 from . import native, row_kernels
 from .choice import kernels
 from .epilogue import finish, to_be_finished
+from .saved import guarded
 from .transforms import needs_graph, plain_operations_wanted, without_autocast
 
 #: Below these numbers of values torch's operators are faster in fp32 (fp64), as in `standardize.NATIVE_BELOW`.
@@ -51,7 +52,8 @@ def layer_norm(
             y = row_kernels.Call(backend, math.prod(shape), eps, True, plain)(values, weight, bias)
         elif operator is not None:
             values, weight, bias = (operator if values is x else native.widened)(x, weight, bias)
-            y = native.guarded(F.layer_norm(values, shape, weight, bias, eps), values, weight)
+            check_memory(values, weight, bias)
+            y = guarded(F.layer_norm(values, shape, weight, bias, eps), values, weight)
         else:
             y = plain(values, weight, bias)
         return native.narrowed(finish(y, activation, residual), x)
@@ -91,7 +93,8 @@ def rms_norm(
             y = row_kernels.Call(backend, math.prod(shape), known, False, plain)(values, weight, None)
         elif operator is not None:
             values, weight, _ = (operator if values is x else native.widened)(x, weight, None)
-            y = native.guarded(F.rms_norm(values, shape, weight, known), values, weight)
+            check_memory(values, weight)
+            y = guarded(F.rms_norm(values, shape, weight, known), values, weight)
         else:
             y = plain(values, weight, None)
         return native.narrowed(finish(y, activation, residual), x)
@@ -205,5 +208,5 @@ def _mean(values: Tensor, mask: Tensor | None, dims: int) -> Tensor:
 
 def _affine(y: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     if weight is not None:
-        y = y * weight
+        y = guarded(y * weight, weight)
     return y if bias is None else y + bias

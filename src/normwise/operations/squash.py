@@ -7,11 +7,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from normwise.core.layout import check_memory
 from normwise.core.moments import widen
 from normwise.core.tables import check_optional, check_scalars
 
 from .epilogue import finish
-from .native import guarded
+from .saved import guarded
 from .transforms import without_autocast
 
 
@@ -59,6 +60,7 @@ def _squash(
 ) -> Tensor:
     check_optional(caller, x, (x.shape[dim],), weight=weight, bias=bias)
     with without_autocast(x):
+        check_memory(x, alpha, weight, bias)
         values = widen(x)
         y = curve(guarded(alpha * values, alpha, values))
         shape = [1] * x.dim()

@@ -13,11 +13,9 @@ from torch.autograd.graph import saved_tensors_hooks
 from normwise.backends import Backend
 from normwise.core.activations import Activation
 from normwise.core.formulas import Formula
-from normwise.core.moments import Moments, widen
+from normwise.core.moments import Moments, statistics_dtype
 
 from .last_step import last_step
-
-_WIDE = (torch.float32, torch.float64)
 
 
 class Pulled(NamedTuple):
@@ -52,7 +50,7 @@ class TinyGraph:
             self.mean = table.mean.detach().requires_grad_(self.measured)
             self.var = table.var.detach().requires_grad_(self.measured)
             self.parameters = [
-                None if p is None else p.detach().requires_grad_(p.requires_grad) for p in wide(parameters)
+                None if p is None else p.detach().requires_grad_(p.requires_grad) for p in wide(parameters, x)
             ]
             found = formula(Moments(self.mean, self.var, table.count), *self.parameters)
             self.result = type(found)
@@ -114,9 +112,13 @@ def _itself(t: Tensor) -> Tensor:
     return t
 
 
-def wide(parameters: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """What a formula computes with: a gradient may be the small difference of two terms."""
-    return [p if p is None or p.dtype in _WIDE or not p.is_floating_point() else widen(p) for p in parameters]
+def wide(parameters: Sequence[Tensor | None], x: Tensor) -> list[Tensor | None]:
+    """What a formula for ``x`` computes with, in the type of its statistics: a gradient may be a small difference."""
+    kind = statistics_dtype(x.dtype)
+    return [
+        p if p is None or p.dtype is kind or p.dtype is torch.float64 or not p.is_floating_point() else p.to(kind)
+        for p in parameters
+    ]
 
 
 def is_ours(formula: Formula) -> bool:

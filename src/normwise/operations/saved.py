@@ -1,0 +1,54 @@
+"""What torch's own operators save for a backward pass, which they trust to be there when it comes."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+from weakref import ref
+
+import torch
+from torch import Tensor
+
+from normwise.core.layout import PLAIN
+
+from .transforms import plain_operations_wanted
+
+
+def guarded(y: Tensor, *read: Tensor | None) -> Tensor:
+    """``y``, whose backward raises RuntimeError if a tensor that it reads does not hold its values any more.
+
+    ``weight.data = ...`` may have put a tensor of another size or dtype there, and a ``resize_`` of its storage
+    released the memory, neither of which autograd notices.
+    """
+    if plain_operations_wanted() or not y.requires_grad:
+        return y
+    saved = [
+        _Extent(ref(t), t.numel(), t.dtype, t.untyped_storage().nbytes())
+        for t in read
+        if t is not None and type(t) in PLAIN
+    ]
+    y.grad_fn.register_prehook(partial(_check, saved))  # type: ignore[union-attr]
+    return y
+
+
+class _Extent(NamedTuple):
+    """How large a tensor was; it is not kept alive for that."""
+
+    tensor: ref[Tensor]
+    count: int
+    dtype: torch.dtype
+    bytes: int
+
+
+def _check(saved: list[_Extent], _: object) -> None:
+    for extent in saved:
+        t = extent.tensor()
+        if t is None or (
+            t.numel() == extent.count and t.dtype is extent.dtype and t.untyped_storage().nbytes() >= extent.bytes
+        ):
+            continue
+        raise RuntimeError(
+            f"A tensor of {extent.count} values of {extent.dtype} that the backward pass needs is {t.dtype} of shape "
+            f"{list(t.shape)} in {t.untyped_storage().nbytes()} bytes of memory now; change it in place, or after the "
+            "backward pass."
+        )
