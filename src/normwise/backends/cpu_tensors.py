@@ -167,7 +167,7 @@ def like(x: Tensor, t: Tensor | None) -> Tensor | None:
     """``t``, of ``x``'s shape, in the layout of ``x``."""
     if t is None:
         return None
-    if t.stride() == x.stride():
+    if t.stride() == x.stride() and t.numel() == x.numel():
         return resolved(t)
     if t.shape != x.shape or not t.is_floating_point():
         raise ValueError(

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from normwise.core.layout import PLAIN, values_in_memory
+
 ELEMENTS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
@@ -28,7 +30,7 @@ def unavailable() -> str | None:
 def serves(x: Tensor) -> bool:
     """Whether the kernels take this tensor: a plain one on a CUDA device with something in it."""
     return (
-        type(x) in (Tensor, torch.nn.Parameter)
+        type(x) in PLAIN
         and (x.is_cuda or (interpreted() and x.device.type == "cpu"))
         and x.layout == torch.strided
         and x.dtype in ELEMENTS
@@ -40,6 +42,28 @@ def serves(x: Tensor) -> bool:
 def interpreted() -> bool:
     """Whether Triton interprets its kernels; it decides when it is imported, so a later change has no effect."""
     return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def flat(x: Tensor, parameter: Tensor | None, count: int) -> Tensor | None:
+    """A layer's parameter or statistic beside ``x`` as the kernels read it: ``count`` values in a row.
+
+    Raises ValueError for another size, device or type, and for memory that was released: a kernel would read past it.
+    """
+    if parameter is None:
+        return None
+    if (
+        type(parameter) not in PLAIN
+        or parameter.numel() != count
+        or parameter.device != x.device
+        or parameter.dtype not in ELEMENTS
+        or values_in_memory(parameter) <= 0
+    ):
+        raise ValueError(
+            f"The Triton kernels read {count} values of each parameter beside an input {list(x.shape)} on {x.device}, "
+            f"received {parameter.dtype} of shape {list(parameter.shape)} on {parameter.device}. Was it replaced, "
+            "resized or released, perhaps between forward and backward?"
+        )
+    return parameter.detach().contiguous()
 
 
 def on_device_of(x: Tensor) -> AbstractContextManager[object]:

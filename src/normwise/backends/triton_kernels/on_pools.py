@@ -14,7 +14,7 @@ from normwise.core.activations import Activation
 from normwise.core.moments import Moments, statistics_dtype
 
 from . import geometry, on_planes
-from .device import code, on_device_of, wide
+from .device import code, flat, on_device_of, wide
 from .geometry import ON_CHIP_BACKWARD, ON_CHIP_FORWARD, Pools, ceiling
 
 
@@ -51,10 +51,11 @@ def standardize(
 ) -> tuple[Tensor, Tensor | None]:
     """See `Fused.standardize`."""
     x, last = dense(x)
-    residual, weight, bias = like(x, residual), _flat(weight), _flat(bias)
+    residual, weight, bias = like(x, residual), flat(x, weight, x.shape[1]), flat(x, bias, x.shape[1])
     pooling = _Pooling.of(x, last, groups)
     if known is not None:
-        table = torch.stack([t.detach().to(torch.float64) for t in known]).unsqueeze(1)
+        mean, var = (flat(x, t, x.shape[1]) for t in known)
+        table = torch.stack([t.to(torch.float64) for t in (mean, var) if t is not None]).unsqueeze(1)
         tables = _coefficients(x, table[0], table[1], None, weight, bias, eps)[0]
         return on_planes.apply(x, *tables, residual, activation), table if keep else None
     shape = (x.shape[0], groups) if groups else (1, x.shape[1])
@@ -142,7 +143,7 @@ def standardize_backward(
     moments = Moments(table[0], table[1], 1)
     x, last = dense(x)
     grad_y, residual = like(x, grad_y), like(x, residual)
-    parameters = _flat(weight), _flat(bias)
+    parameters = flat(x, weight, x.shape[1]), flat(x, bias, x.shape[1])
     pooling = _Pooling.of(x, last, 0 if known else groups)
     rest = (*parameters, eps, residual, activation, moments)
     grads = None, None
@@ -242,8 +243,3 @@ def _parameter_gradients(
             *(eps, min(geometry.power(kept // channels * splits), 64), block, wide(x.dtype)),
         )
     return grads[0], grads[1]
-
-
-def _flat(parameter: Tensor | None) -> Tensor | None:
-    """A layer's parameter as the kernels read it."""
-    return None if parameter is None else parameter.detach().contiguous()

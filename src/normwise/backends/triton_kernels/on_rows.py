@@ -12,7 +12,7 @@ from normwise.backends.protocols import Gradients, RowTables
 from normwise.core.moments import statistics_dtype
 
 from . import geometry
-from .device import code, on_device_of, wide
+from .device import code, flat, on_device_of, wide
 from .geometry import ROW_PROGRAMS, Pools, ceiling
 
 
@@ -78,7 +78,7 @@ def _forward(
     mean = torch.empty_like(rstd) if center else None
     with on_device_of(x):
         kernel[(tile.blocks(pools),)](
-            *(x, y, _flat(weight), _flat(bias), mean, rstd, *_strides(pools)),
+            *(x, y, flat(x, weight, pools.length), flat(x, bias, pools.length), mean, rstd, *_strides(pools)),
             EPS=eps,
             CENTER=center,
             **_options(x, tile),
@@ -125,7 +125,7 @@ def _gradients_and_sums(
     sums = [torch.empty(programs, pools.length, dtype=kind, device=x.device) if n else None for n in needs[1:]]
     with on_device_of(x):
         code("rows").backward[(programs,)](
-            *(grad_y, x, grad_x, _flat(weight), mean, rstd, *sums, tiles, *_strides(pools)),
+            *(grad_y, x, grad_x, flat(x, weight, pools.length), mean, rstd, *sums, tiles, *_strides(pools)),
             CENTER=center,
             **_options(x, tile),
         )
@@ -152,7 +152,7 @@ def _wide_backward(
     sums = [torch.empty(shares, pools.length, dtype=rstd.dtype, device=x.device) if n else None for n in needs[1:]]
     with on_device_of(x):
         code("wide_rows").backward[(tiles,)](
-            *(grad_y, x, grad_x, _flat(weight), mean, rstd, rests, *_strides(pools)),
+            *(grad_y, x, grad_x, flat(x, weight, pools.length), mean, rstd, rests, *_strides(pools)),
             CENTER=center,
             **_options(x, tile),
         )
@@ -177,8 +177,3 @@ def _options(x: Tensor, tile: geometry.Tiling) -> dict[str, Any]:
         "WIDE": wide(x.dtype),
         "num_warps": tile.warps,
     }
-
-
-def _flat(parameter: Tensor | None) -> Tensor | None:
-    """A layer's parameter as the kernels read it: one value for each position of a row."""
-    return None if parameter is None else parameter.detach().contiguous()
