@@ -136,7 +136,7 @@ MUTATIONS = [
         "operations/rows.py",
         "centered = centered - _mean(centered, mask, dims)",
         "",
-        "tests/operations/test_plain_operations.py",
+        "tests/operations/test_rows.py",
     ),
     Mutation(
         "ghost batches have their own statistics",

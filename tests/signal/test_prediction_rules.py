@@ -267,3 +267,12 @@ def test_evaluation_uses_the_running_statistics_only_when_asked_to():
     assert by_memory.variance == pytest.approx((1 / 4 + 1 / 0.25) / 2, rel=1e-4)
     assert by_memory.squared_mean == pytest.approx((0.25 + 16) / 2, rel=1e-4)
     assert predict(net, (4, 2, 8, 8)).taps[0].variance == pytest.approx(1, rel=1e-4)
+
+
+def test_a_signal_seen_along_another_dimension_pools_its_channels():
+    """What differs from channel to channel becomes variance: the law of total variance, here on drawn values."""
+    mean, variance = torch.tensor([-1.0, 0.0, 4.0]), torch.tensor([0.5, 2.0, 1.0])
+    seen = Signal.gaussian((8, 3, 5), 1, mean, variance).along(2)
+    values = torch.randn(100_000, 3, generator=torch.Generator().manual_seed(0)) * variance.sqrt() + mean
+    assert seen.mean.tolist() == pytest.approx([values.mean().item()] * 5, abs=0.02)
+    assert seen.variance.tolist() == pytest.approx([values.var().item()] * 5, rel=0.01)

@@ -96,6 +96,13 @@ def test_mean_square():
     assert mean_square(x) == pytest.approx(x.double().square().mean().item(), rel=1e-6)
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e25])
+def test_mean_square_outside_of_the_range_of_squares(scale):
+    """Gradients vanish long before they are 0: their squares are not in fp32."""
+    x = torch.randn(5, 7, generator=torch.Generator().manual_seed(0)) * scale
+    assert mean_square(x) == pytest.approx(x.double().square().mean().item(), rel=1e-6)
+
+
 def test_what_has_no_moments():
     assert not measurable(torch.zeros(3, dtype=torch.long))
     assert not measurable(torch.zeros(0, 3))
