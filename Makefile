@@ -35,7 +35,7 @@ sanitize: $(READY) ## the C++ kernels under the compiler's sanitizers
 
 MINUTES ?= 2
 fuzz: $(READY) ## calls with anything in them on kernels with sanitizers, for MINUTES=2
-	$(BIN)/python -m tests.fuzz --minutes $(MINUTES)
+	$(BIN)/python -m tests.fuzz --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 portable: ## the kernels' C interface with clang, without OpenMP, and emulated on aarch64
 	$(PYTHON) tools/portable.py
