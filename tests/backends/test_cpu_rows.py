@@ -39,7 +39,7 @@ def close(got, want, dtype, scale=None):
     assert error <= 2 * TOLERANCE[dtype] * scale, (error, scale)
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("center", [True, False], ids=["layer", "rms"])
 @pytest.mark.parametrize(("rows", "width"), WIDTHS)
 @pytest.mark.parametrize("columns", [False, True], ids=["rows", "columns"])
@@ -107,7 +107,7 @@ def leave_nan_in_freed_memory():
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs the C library's malloc")
-@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 def test_what_lies_behind_the_last_value_has_no_part_in_the_sums(dtype):
     """A row of 7 ends within a vector; the NaN behind it once made every gradient of bf16 a zero."""
     x, grad_y = torch.randn(2, 15, 7, generator=torch.Generator().manual_seed(0)).to(dtype).unbind()

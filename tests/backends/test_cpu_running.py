@@ -30,7 +30,7 @@ def moved(old, new):
 
 @pytest.mark.parametrize("root", [False, True], ids=["table", "root"])
 @pytest.mark.parametrize("kept", [False, True], ids=["narrow", "wide"])
-@pytest.mark.parametrize("dtype", ROUNDING)
+@pytest.mark.parametrize("dtype", ROUNDING, ids=str)
 def test_the_recurrence_in_every_type(dtype, kept, root):
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     running, table = buffers(wide if kept else dtype), batch()

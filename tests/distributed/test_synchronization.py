@@ -23,7 +23,7 @@ def free_port():
         return str(s.getsockname()[1])
 
 
-@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("world", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_any_split_over_processes_is_one_process_on_the_whole(world):
     command = [sys.executable, "-m", "torch.distributed.run", "--master-port", free_port()]
     command += ["--nproc-per-node", str(world), str(WORKER)]
