@@ -12,7 +12,7 @@ from typing import overload
 import torch
 from torch import Tensor
 
-from normwise.core.layout import PLAIN, in_layout_of, values_in_memory
+from normwise.core.layout import PLAIN, check_memory, in_layout_of, values_in_memory
 from normwise.core.moments import statistics_dtype
 
 from .cpu_library import threads
@@ -128,8 +128,12 @@ def _in_dtype(t: Tensor | None, kind: torch.dtype) -> Tensor | None:
     if t.dtype is not kind:
         if not t.is_floating_point():
             raise TypeError(f"A layer's parameters and statistics must be floating, received {t.dtype}; convert them.")
+        check_memory(t)
         t = t.detach().to(kind)
-    return resolved(t if t.is_contiguous() else t.detach().contiguous())
+    if not t.is_contiguous():
+        check_memory(t)
+        t = t.detach().contiguous()
+    return resolved(t)
 
 
 def resolved(t: Tensor) -> Tensor:
@@ -156,6 +160,7 @@ def dense(x: Tensor) -> tuple[Tensor, bool]:
         return x, True
     if x.dim() == 3 and x.transpose(1, 2).is_contiguous():
         return x, True
+    check_memory(x)
     return dense(in_layout_of(x, x))
 
 
@@ -174,6 +179,7 @@ def like(x: Tensor, t: Tensor | None) -> Tensor | None:
             f"A tensor beside an input {list(x.shape)} of {x.dtype} must have its shape and a floating dtype, received "
             f"{list(t.shape)} of {t.dtype}."
         )
+    check_memory(t)
     return torch.empty_like(x, dtype=t.dtype).copy_(t)
 
 
@@ -184,7 +190,10 @@ def matched(x: Tensor, t: None) -> None: ...
 def matched(x: Tensor, t: Tensor | None) -> Tensor | None:
     """``t``, of ``x``'s shape, in the layout and the dtype of ``x``."""
     t = like(x, t)
-    return t if t is None or t.dtype is x.dtype else t.to(x.dtype)
+    if t is None or t.dtype is x.dtype:
+        return t
+    check_memory(t)
+    return t.to(x.dtype)
 
 
 def of_bytes(mask: Tensor | None) -> Tensor | None:

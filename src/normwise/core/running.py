@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .layout import check_memory
 from .moments import Moments, table_dtype
 
 #: Whether buffers may take values, mean and variance, that are kept in these types: what they would be after an update.
@@ -44,6 +45,7 @@ class RunningStatistics(NamedTuple):
 
     def moments(self) -> Moments:
         """The remembered statistics as a known table, ``[1, C]``, safe from later updates."""
+        check_memory(self.mean, self.var)
         kind = table_dtype(self.mean)
         mean, var = (t.detach().to(kind, copy=True).unsqueeze(0) for t in (self.mean, self.var))
         return Moments(mean, var, 1)
@@ -70,6 +72,7 @@ class RunningStatistics(NamedTuple):
         """Move the buffers towards ``mean`` and (unbiased) ``var``, ``[C]`` each, where ``seen`` and not refused."""
         if seen is False:
             return
+        check_memory(self.mean, self.var, self.batches)
         with torch.no_grad():
             wide = torch.promote_types(self.mean.dtype, mean.dtype)
             factor = self._factor(wide)

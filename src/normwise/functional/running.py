@@ -9,6 +9,7 @@ from torch import Tensor
 
 from normwise.core.arguments import check_input
 from normwise.core.known import check_counter, check_moments
+from normwise.core.layout import check_memory
 from normwise.core.moments import Moments, table_dtype
 from normwise.core.numbers import check_eps, check_momentum
 from normwise.core.running import RunningStatistics
@@ -106,6 +107,7 @@ def as_known(caller: str, statistics: Statistics, x: Tensor) -> Moments:
             )
         check_required_tables(caller, x, **{name: table})
     mean, var = (t if t.dim() == 2 else t.unsqueeze(0) for t in (statistics.mean, statistics.var))
+    check_memory(mean, var)
     kind = table_dtype(x)
     known = Moments(mean.to(kind), var.to(kind), statistics.count if isinstance(statistics, Moments) else 1)
     check_moments(caller, x, known)

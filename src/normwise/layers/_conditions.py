@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from normwise.core.layout import check_memory
 from normwise.core.moments import widen
 from normwise.core.numbers import check_whole
 from normwise.core.tables import check_place, check_required
@@ -60,6 +61,7 @@ class ConditionTables(nn.Module):
     def _rows(self, condition: Tensor, samples: int) -> tuple[Tensor, Tensor]:
         """Each sample's γ and β, ``[N, C]``: rows of the tables, or their weighted sums."""
         name = type(self).__name__
+        check_memory(self.weight, self.bias)
         # Widened, so that the gradients of samples with one label are not summed in a narrow type.
         tables = widen(self.weight), widen(self.bias)
         labels = is_labels(condition, name)

@@ -9,6 +9,7 @@ from torch.utils._device import DeviceContext
 
 from normwise.core.activations import activation_named
 from normwise.core.arguments import check_residual
+from normwise.core.layout import check_memory
 from normwise.core.moments import widen
 
 
@@ -16,6 +17,7 @@ def finish(y: Tensor, activation: str | None, residual: Tensor | None) -> Tensor
     """Residual and activation after an operator that cannot fuse them."""
     if residual is not None:
         check_residual(residual, y)
+        check_memory(residual)
         y = (y + residual).to(y.dtype)
     act = activation_named(activation)
     return y if act is None else act.function(y)

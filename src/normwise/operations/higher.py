@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from normwise.core.layout import check_memory
+
 
 def direct_call(function: type[torch.autograd.Function]) -> Callable[..., Tensor]:
     """``function.apply`` for where a kernel is called: without its search for transforms, of which there are none."""
@@ -14,7 +16,8 @@ def direct_call(function: type[torch.autograd.Function]) -> Callable[..., Tensor
 
 
 def check_unchanged(x: Tensor, grad_y: Tensor) -> None:
-    """RuntimeError where ``x``, saved for a backward pass, has another shape than it had in the forward pass."""
+    """RuntimeError where ``x``, saved for a backward pass, has another shape than in the forward pass, or no memory."""
+    check_memory(x)
     if x.shape != grad_y.shape:
         raise RuntimeError(
             f"An input of shape {list(grad_y.shape)} that the backward pass needs has shape {list(x.shape)} now; do "

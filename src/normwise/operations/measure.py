@@ -7,6 +7,7 @@ from torch import Tensor
 
 from normwise.backends import select
 from normwise.core.arguments import as_mask, check_input
+from normwise.core.layout import check_memory
 from normwise.core.moments import Moments
 
 from .transforms import plain_operations_wanted, without_autocast
@@ -23,6 +24,7 @@ def measure(x: Tensor, mask: Tensor | None = None) -> Moments:
     """
     check_input(x, "measure")
     mask = None if mask is None else as_mask(mask, x)
+    check_memory(x, mask)
     with without_autocast(x):
         if plain_operations_wanted() or (torch.is_grad_enabled() and x.requires_grad):
             return Moments.of(x, mask)

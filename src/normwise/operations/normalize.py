@@ -12,6 +12,7 @@ from normwise.core.activations import activation_named
 from normwise.core.arguments import as_mask, check_input, finite_padding
 from normwise.core.formulas import Formula
 from normwise.core.known import check_moments
+from normwise.core.layout import check_memory
 from normwise.core.moments import Moments
 from normwise.core.tables import check_parameters
 
@@ -96,8 +97,10 @@ def normalize_and_measure(
     """
     check_input(x, "normalize")
     check_parameters(x, parameters)
+    check_memory(x, *parameters)
     if moments is not None:
         check_moments("normalize", x, moments)
+        check_memory(moments.mean, moments.var)
     act = activation_named(activation)
     mask = None if mask is None else as_mask(mask, x)
     x, residual = finite_padding(mask, x, residual)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from normwise.backends import Gradients, Rows, RowTables
+from normwise.core.layout import check_memory
 
 from .higher import check_unchanged, differentiable_gradients, direct_call
 from .transforms import needs_graph
@@ -35,7 +36,9 @@ class Call(NamedTuple):
         return self.forward(x, weight, bias, keep=False)[0]
 
     def forward(self, x: Tensor, weight: Tensor | None, bias: Tensor | None, *, keep: bool) -> tuple[Tensor, RowTables]:
-        x = x.contiguous()
+        if not x.is_contiguous():
+            check_memory(x)
+            x = x.contiguous()
         if self.width:
             return self.backend.rows(x, self.width, weight, bias, self.eps, self.center, keep)
         return self.backend.columns(x, weight, bias, self.eps, self.center, keep)

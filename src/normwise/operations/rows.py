@@ -207,6 +207,7 @@ def _mean(values: Tensor, mask: Tensor | None, dims: int) -> Tensor:
 
 
 def _affine(y: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    check_memory(weight, bias)
     if weight is not None:
         y = guarded(y * weight, weight)
     return y if bias is None else y + bias
