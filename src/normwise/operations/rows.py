@@ -55,7 +55,7 @@ def layer_norm(
             check_memory(values, weight, bias)
             y = guarded(F.layer_norm(values, shape, weight, bias, eps), values, weight)
         else:
-            y = plain(values, weight, bias)
+            y = guarded(plain(values, weight, bias), values, mask, weight)
         return native.narrowed(finish(y, activation, residual), x)
 
 
@@ -96,7 +96,7 @@ def rms_norm(
             check_memory(values, weight)
             y = guarded(F.rms_norm(values, shape, weight, known), values, weight)
         else:
-            y = plain(values, weight, None)
+            y = guarded(plain(values, weight, None), values, mask, weight)
         return native.narrowed(finish(y, activation, residual), x)
 
 
@@ -209,5 +209,5 @@ def _mean(values: Tensor, mask: Tensor | None, dims: int) -> Tensor:
 def _affine(y: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     check_memory(weight, bias)
     if weight is not None:
-        y = guarded(y * weight, weight)
+        y = y * weight
     return y if bias is None else y + bias
