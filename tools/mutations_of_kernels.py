@@ -64,10 +64,10 @@ MUTATIONS = [
         FUSED + " -k far_from_zero",
     ),
     Mutation(
-        "nothing flows back through known statistics",
+        "known statistics are not measured",
         KERNELS + "fused.hpp",
-        "if (pool.known) return;",
-        "",
+        "if (!tile.pool.known) {",
+        "if (true) {",
         FUSED,
     ),
     Mutation(
