@@ -64,7 +64,7 @@ def run(program: Program, dtype: torch.dtype, inputs: Sequence[Tensor], outputs:
         dtype,
         ctypes.byref(_Program(program)),
         *_spans(inputs, program.inputs),
-        *_spans(outputs, program.outputs),
+        *_rooms(outputs),
     )
 
 
@@ -108,7 +108,7 @@ def normalize(
         formula.formula,
         measured,
         *_spans(entering, formula.entering),
-        *_spans(leaving, ()),
+        *_rooms(leaving),
         *span(x),
         *span(residual),
         *span(mask),
@@ -145,7 +145,7 @@ def normalize_backward(
         formula.formula,
         measured,
         *_spans(entering, formula.entering),
-        *_spans(leaving, ()),
+        *_rooms(leaving),
         *span(grad_y),
         *span(x),
         *span(residual),
@@ -160,14 +160,20 @@ def normalize_backward(
 
 def _spans(tensors: Sequence[Tensor], ports: Sequence[Port]) -> tuple[Any, int]:
     """An array of ``nw::Span``, and how many they are, after the check that each has its port's type."""
+    numbers: list[Any] = []
     for t, port in zip(tensors, ports, strict=False):
         if t.dtype is not (torch.float64 if port.wide else torch.float32):
             raise ValueError(
                 f"A tensor of shape {list(t.shape)} that a formula takes is {t.dtype} now, which it was not when the "
                 "formula was recorded; do not assign to its .data between forward and backward."
             )
-    numbers = [number for t in tensors for number in span(t)]
-    return _array(ctypes.c_int64, numbers), len(tensors)  # type: ignore[arg-type]
+        numbers += span(t)
+    return _array(ctypes.c_int64, numbers), len(numbers) // 2
+
+
+def _rooms(tensors: Sequence[Tensor]) -> tuple[Any, int]:
+    """The same of tensors that were allocated for the call."""
+    return _array(ctypes.c_int64, [number for t in tensors for number in room(t)]), len(tensors)  # type: ignore[arg-type]
 
 
 def _array(kind: Callable[..., Any], values: Sequence[float]) -> Any:

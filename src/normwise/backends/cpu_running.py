@@ -8,7 +8,7 @@ from torch import Tensor
 from normwise.core.running import RunningStatistics
 
 from .cpu_library import NOT_FINITE, failure, function
-from .cpu_tensors import kept_in, span
+from .cpu_tensors import kept_in, room, span
 
 
 def remembers(dtype: torch.dtype, running: RunningStatistics) -> bool:
@@ -35,12 +35,12 @@ def remember(
         return False
     running_mean, running_var, batches, momentum = running
     moved = [running_mean, running_var] if batches is None else [running_mean, running_var, batches]
-    address, count_of_means = span(mean)
+    address, count_of_means = room(mean)  # made by the operator or the kernel just now
     if root is None:
         count_of_means //= 2
         measured = address, count_of_means, address + mean.nbytes // 2, count_of_means  # type: ignore[operator]
     else:
-        measured = address, count_of_means, *span(root)
+        measured = address, count_of_means, *room(root)
     arguments = (
         count_of_means,
         *measured,

@@ -40,8 +40,15 @@ def span(t: Tensor | None) -> Span:
     """A dense tensor that a kernel reads, after the check that its memory is there."""
     if t is None:
         return _NOTHING
+    # Every tensor of every call comes here: an offset into a storage is what is rare.
     count = t.numel()
-    if type(t) not in PLAIN or not t.is_cpu or not 0 < count <= values_in_memory(t):
+    if (
+        type(t) not in PLAIN
+        or not t.is_cpu
+        or count == 0
+        or t.untyped_storage().nbytes() < t.nbytes
+        or (t.storage_offset() and values_in_memory(t) < count)
+    ):
         raise _refusal(t)
     return t.data_ptr(), count
 

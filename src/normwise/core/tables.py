@@ -21,10 +21,15 @@ _STRIDED = torch.strided
 def check_optional(caller: object, x: Tensor, shape: Shape, **tensors: Tensor | None) -> None:
     """Each of the ``shape``, or None. ``caller`` is a layer, or the name of a function."""
     # Every pass of every layer comes here: what is usual is told in the fewest steps.
-    on_cpu, kind = x.is_cpu, x.dtype
+    on_cpu, kind, line = x.is_cpu, x.dtype, shape[0] if len(shape) == 1 else -1
     for name, t in tensors.items():
         if t is None or (
-            type(t) in PLAIN and t.dtype is kind and t.shape == shape and on_cpu and t.is_cpu and t.layout is _STRIDED
+            type(t) in PLAIN
+            and t.dtype is kind
+            and (t.dim() == 1 and t.numel() == line if line >= 0 else t.shape == shape)
+            and on_cpu
+            and t.is_cpu
+            and t.layout is _STRIDED
         ):
             continue
         if not (_goes_with(t, x) and t.shape == shape):

@@ -11,7 +11,7 @@ from torch import Tensor
 from normwise.backends import Backend
 from normwise.core.activations import Activation
 from normwise.core.formulas import Formula
-from normwise.core.layout import in_layout_of
+from normwise.core.layout import check_memory, in_layout_of
 from normwise.core.moments import Moments
 
 from .last_step import LastStep, last_step
@@ -56,6 +56,7 @@ class GraphRun:
         self.behind: Activation | None = None
 
     def forward(self, x: Tensor, residual: Tensor | None, parameters: Sequence[Tensor | None]) -> Tensor:
+        check_memory(x, *parameters)
         with torch.no_grad():
             table = self.backend.moments(x.detach(), self.mask) if self.given is None else self.given.detached()
         self.step = self._step(x, table, parameters)

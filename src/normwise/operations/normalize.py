@@ -97,7 +97,6 @@ def normalize_and_measure(
     """
     check_input(x, "normalize")
     check_parameters(x, parameters)
-    check_memory(x, *parameters)
     if moments is not None:
         check_moments("normalize", x, moments)
         check_memory(moments.mean, moments.var)

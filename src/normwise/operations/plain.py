@@ -9,6 +9,7 @@ from torch import Tensor
 from normwise.backends import reference
 from normwise.core.activations import Activation
 from normwise.core.formulas import Formula
+from normwise.core.layout import check_memory
 from normwise.core.moments import Moments
 
 from .higher import differentiable_gradients
@@ -26,6 +27,7 @@ def normalize_plainly(
     moments: Moments | None,
 ) -> tuple[Tensor, Moments]:
     """See `normalize_and_measure`; the statistics keep their history."""
+    check_memory(x, *parameters)
     table = Moments.of(x, mask) if moments is None else moments.detached()
     step = last_step(reference, formula(table, *wide(parameters, x)), table.mean, x, activation)
     y = step.apply(x, residual)

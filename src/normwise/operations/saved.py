@@ -20,7 +20,7 @@ def guarded(y: Tensor, *read: Tensor | None) -> Tensor:
     ``weight.data = ...`` may have put a tensor of another size or dtype there, and a ``resize_`` of its storage
     released the memory, neither of which autograd notices.
     """
-    if plain_operations_wanted() or not y.requires_grad:
+    if not y.requires_grad or plain_operations_wanted():
         return y
     saved = [
         _Extent(ref(t), t.numel(), t.dtype, t.untyped_storage().nbytes())

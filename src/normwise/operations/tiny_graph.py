@@ -13,6 +13,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from normwise.backends import Backend
 from normwise.core.activations import Activation
 from normwise.core.formulas import Formula
+from normwise.core.layout import check_memory
 from normwise.core.moments import Moments, statistics_dtype
 
 from .last_step import last_step
@@ -115,10 +116,14 @@ def _itself(t: Tensor) -> Tensor:
 def wide(parameters: Sequence[Tensor | None], x: Tensor) -> list[Tensor | None]:
     """What a formula for ``x`` computes with, in the type of its statistics: a gradient may be a small difference."""
     kind = statistics_dtype(x.dtype)
-    return [
-        p if p is None or p.dtype is kind or p.dtype is torch.float64 or not p.is_floating_point() else p.to(kind)
-        for p in parameters
-    ]
+    return [p if p is None or p.dtype is kind else _wide(p, kind) for p in parameters]
+
+
+def _wide(p: Tensor, kind: torch.dtype) -> Tensor:
+    if p.dtype is torch.float64 or not p.is_floating_point():
+        return p
+    check_memory(p)
+    return p.to(kind)
 
 
 def is_ours(formula: Formula) -> bool:
