@@ -158,6 +158,6 @@ def test_a_program_stays_inside_its_array():
         with pytest.raises(ValueError, match="nw_run"):
             cpu_formulas.run(_program(**change), torch.float32, [given], [found])
     for wrong in ([], [given[:3]], [given, given]):
-        with pytest.raises(ValueError, match="nw_run"):
+        with pytest.raises(ValueError, match=r"nw_run|program takes"):
             cpu_formulas.run(_program(), torch.float32, wrong, [found])
     assert ctypes.sizeof(cpu_formulas._Program) == 8 * 8

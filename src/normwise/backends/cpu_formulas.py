@@ -160,8 +160,10 @@ def normalize_backward(
 
 def _spans(tensors: Sequence[Tensor], ports: Sequence[Port]) -> tuple[Any, int]:
     """An array of ``nw::Span``, and how many they are, after the check that each has its port's type."""
+    if len(tensors) != len(ports):
+        raise ValueError(f"The formula's program takes {len(ports)} tensors, received {len(tensors)}.")
     numbers: list[Any] = []
-    for t, port in zip(tensors, ports, strict=False):
+    for t, port in zip(tensors, ports, strict=True):
         if t.dtype is not (torch.float64 if port.wide else torch.float32):
             raise ValueError(
                 f"A tensor of shape {list(t.shape)} that a formula takes is {t.dtype} now, which it was not when the "
