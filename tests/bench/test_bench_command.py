@@ -81,6 +81,7 @@ def test_an_unknown_subject(command):
     assert "layers" in errors
 
 
+@pytest.mark.slow  # the fast suite: tests/test_cli_process.py, by `compare`
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_ctrl_c_leaves_rows_and_a_page_and_the_same_command_goes_on(tmp_path, start):
     arguments = ("--shapes", "2x8x64x64", "--layers", "batch,group,instance,switchable", "--threads", "1")

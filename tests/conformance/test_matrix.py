@@ -38,7 +38,11 @@ def test_masks_transforms_and_second_derivatives(case, cell):
 
 
 @pytest.mark.parametrize("case", TRACED)
-@pytest.mark.parametrize("cell", [cells.compiled, cells.exported], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    "cell",  # the export to ONNX begins with torch.export
+    [cells.compiled, pytest.param(cells.exported, marks=pytest.mark.slow)],
+    ids=lambda f: f.__name__,
+)
 def test_compiled_and_exported(case, cell):
     assert cell(case) in NORMAL
 

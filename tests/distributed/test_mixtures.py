@@ -6,7 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
+
+@pytest.mark.slow  # the fast suite: tests/conformance, all layers in one pair of processes
 def test_any_split_over_processes_is_one_process_on_the_whole():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))

@@ -37,7 +37,7 @@ DEEP = {"nf_resnet152", "nf_resnet200", "nf_resnet288", "nf_regnet_b4", "nf_regn
 DEEP |= {f"nfnet_f{i}" for i in range(2, 7)}
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in DEEP)) for n in PUBLISHED])
 def test_published_parameters(name):
     with torch.device("meta"):
         counted = count_parameters(getattr(nets, name)())
