@@ -160,8 +160,9 @@ def test_a_compiler_that_fails_is_quoted(tmp_path):
 
 
 @needs_compiler
-def test_a_compiler_without_openmp_makes_kernels_on_one_thread(tmp_path):
+def test_a_compiler_without_openmp_makes_kernels_on_one_thread(tmp_path, monkeypatch):
     """As Apple's clang, which refuses the flag."""
+    monkeypatch.delenv("CXX", raising=False)  # of the one that copies
     compiler = tmp_path / "apple"
     command = shlex.join(build.find_compiler())
     refusal = 'case " $* " in *" -fopenmp "*) echo "error: unsupported option -fopenmp" >&2; exit 1;; esac'

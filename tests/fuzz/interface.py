@@ -12,7 +12,7 @@ from normwise.backends import build
 from .sanitizers import FLAGS, FOLDER, ROOT
 
 #: Random sizes for each element type; each is some hundred calls.
-CASES = 12
+CASES = 3
 
 
 def holds(seed: int) -> bool:

@@ -26,10 +26,7 @@ def check_floating(x: Tensor, caller: str) -> None:
     if not isinstance(x, Tensor):
         raise TypeError(f"{caller} expects a tensor, received {type(x).__name__}.")
     if x.dtype not in REAL:
-        raise TypeError(
-            f"{caller} expects a floating tensor (fp64, fp32, bf16 or fp16), received {x.dtype}; convert it with "
-            "x.float()."
-        )
+        raise TypeError(f"{caller} expects a floating tensor, received {x.dtype}; convert it with x.float().")
     if x.layout is not _STRIDED:
         raise TypeError(f"{caller} expects a dense tensor, received {x.layout}; convert it with x.to_dense().")
 

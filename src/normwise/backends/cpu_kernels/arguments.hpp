@@ -118,8 +118,9 @@ void tables_at_ports(Check& check, const Program& program, int64_t first, int64_
 inline bool fits(const Program& program, const Span* entering, int64_t entering_count, const Span* leaving,
                  int64_t leaving_count) {
   Check check;
-  if (!check.require(stays_inside(program))) return false;
+  // The numbers first: they say how many ports there are to read.
   check.require(entering_count == program.inputs && leaving_count == program.outputs);
+  if (!check || !check.require(stays_inside(program))) return false;
   at_ports(check, program, 0, entering, check ? entering_count : 0);
   at_ports(check, program, program.inputs, leaving, check ? leaving_count : 0);
   return bool(check);
@@ -132,9 +133,10 @@ bool fits_forward(const Formula& formula, int64_t N, int64_t C, bool measured, b
                   int64_t entering_count, const Span* leaving, int64_t leaving_count) {
   const Program& program = formula.forward;
   Check check;
-  if (!check.require(stays_inside(program) && formula.tables >= 0 && formula.tables < program.outputs)) return false;
+  if (!check.require(formula.tables >= 0 && formula.tables < program.outputs)) return false;
   const int64_t own = 1 + formula.tables;
   check.require(entering_count == program.inputs && leaving_count == program.outputs - own);
+  if (!check || !check.require(stays_inside(program))) return false;
   if (measured) {
     check.require(program.inputs >= (counted ? 3 : 2));
     tables_at_ports<double>(check, program, 0, 2, N * C);
@@ -153,10 +155,11 @@ bool fits_backward(const Formula& formula, int64_t N, int64_t C, bool measured, 
                    int64_t entering_count, const Span* leaving, int64_t leaving_count) {
   const Program& program = formula.backward;
   Check check;
-  if (!check.require(stays_inside(program) && formula.tables >= 0)) return false;
+  if (!check.require(formula.tables >= 0 && program.inputs >= 0 && program.outputs >= 0)) return false;
   const int64_t given = program.inputs - formula.tables, gradients = program.outputs - (measured ? 2 : 0);
   check.require(given >= 0 && gradients >= 0 && entering_count == given && leaving_count == gradients);
   check.require(given == formula.forward.inputs);
+  if (!check || !check.require(stays_inside(program))) return false;
   tables_at_ports<acc<T>>(check, program, given, check ? formula.tables : 0, N * C);
   tables_at_ports<acc<T>>(check, program, program.inputs + gradients, check && measured ? 2 : 0, N * C);
   at_ports(check, program, 0, entering, check ? entering_count : 0);
