@@ -1,4 +1,4 @@
-"""torchvision, and timm's models with random weights, or the visible reason why they are not there."""
+"""torchvision, timm, and timm's models with random weights, or the visible reason why they are not there."""
 
 import importlib.util
 import sys
@@ -30,14 +30,18 @@ def torchvision():
     return torchvision
 
 
-def timm_model(name: str, **options) -> nn.Module:
-    """In evaluation, with every gain and bias random: timm starts them at values that hide a branch."""
+def timm():
     if importlib.util.find_spec("timm") is None:
         pytest.skip("timm is not installed")
-    torchvision()
+    torchvision()  # which timm imports
     import timm
 
-    model = timm.create_model(name, **options)
+    return timm
+
+
+def timm_model(name: str, **options) -> nn.Module:
+    """In evaluation, with every gain and bias random: timm starts them at values that hide a branch."""
+    model = timm().create_model(name, **options)
     with torch.no_grad():
         for key, parameter in model.named_parameters():
             if key.endswith(("gain", "bias")):
