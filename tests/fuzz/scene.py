@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from normwise.core.layout import values_in_memory
 from tests import any_tensor
 
 from .call import DTYPES, Call
@@ -105,7 +106,8 @@ def perform(scene: Scene) -> Outcome:
         with torch.set_grad_enabled(call.graph):
             y, remembered = instance(scene.x, **options)
         values["y"] = y.detach()
-        values |= {name: t.detach().clone() for name, t in remembered.items()}
+        # A fault may have released what evaluation does not read, and neither must this.
+        values |= {name: t.detach().clone() for name, t in remembered.items() if values_in_memory(t) >= t.numel()}
         leaves = {name: leaf for name, leaf in scene.leaves().items() if y.requires_grad}
         if leaves:
             stage = "backward"
