@@ -18,13 +18,13 @@ from collections.abc import Callable
 import torch
 
 #: The same settings from outside, for a program that cannot be changed.
-TUNABLES = "GLIBC_TUNABLES=glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184:glibc.malloc.arena_max=1"
+VARIABLES = "MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=-1 MALLOC_ARENA_MAX=1"
 #: jemalloc gives memory back by default, too.
 JEMALLOC = "LD_PRELOAD=libjemalloc.so.2 MALLOC_CONF=dirty_decay_ms:-1"
 #: Parameters of mallopt(3) by name: (number, value). Older glibc takes no M_MMAP_THRESHOLD above 32 MB. Without
 #: M_ARENA_MAX, threads other than the first have heaps of 64 MB, and what does not fit is mapped all the same.
 SETTINGS = {"M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, -1), "M_ARENA_MAX": (-8, 1)}
-_VARIABLES = ("GLIBC_TUNABLES", "MALLOC_", "MIMALLOC_", "TCMALLOC_", "THP_MEM_ALLOC_ENABLE")
+_PREFIXES = ("GLIBC_TUNABLES", "MALLOC_", "MIMALLOC_", "TCMALLOC_", "THP_MEM_ALLOC_ENABLE")
 # Small enough to come from the heap: freeing a mapped block would raise glibc's own threshold. Of three sizes, since
 # another thread may free as much in between.
 _PROBES = (64 << 10, 80 << 10, 96 << 10)
@@ -85,7 +85,7 @@ def allocator() -> str:
         name = " ".join(map(os.path.basename, libraries)) or "another allocator"
     else:
         name = f"{platform.system()}'s allocator"
-    return ", ".join([name, *(f"{key}={os.environ[key]}" for key in sorted(os.environ) if key.startswith(_VARIABLES))])
+    return ", ".join([name, *(f"{key}={os.environ[key]}" for key in sorted(os.environ) if key.startswith(_PREFIXES))])
 
 
 def _glibc_version() -> str | None:

@@ -20,6 +20,7 @@ from .summary import (
     advantage,
     baseline,
     by_layer,
+    by_memory,
     faulty,
     figures,
     place,
@@ -76,8 +77,11 @@ def show(console: Console, rows: Sequence[Row], files: Iterable[tuple[str, Path]
     if good:
         console.print(_machine(good[0]), style="dim", soft_wrap=True)
         console.print()
-        console.print(_table(good, wide=console.width >= WIDE))
-        console.print()
+        for memory, members in by_memory(good).items():
+            if memory:
+                console.print(memory.capitalize(), style="bold")
+            console.print(_table(members, wide=console.width >= WIDE))
+            console.print()
         for line in _legend(good):
             console.print(line, style="dim")
     _list(console, "Slower than the baseline", slower(rows), lambda row: f"{row['ratio']}: {place(row)}")
@@ -89,7 +93,7 @@ def show(console: Console, rows: Sequence[Row], files: Iterable[tuple[str, Path]
 
 def _machine(row: Row) -> str:
     parts = [row["machine"], f"torch {row['torch']}", f"commit {row['commit'] or 'unknown'}", f"{row['clock']} clock"]
-    parts += [f"backend {row['backend']}", f"huge pages {row['huge_pages']}"]
+    parts += [f"backend {row['backend']}", f"huge pages {row['huge_pages']}", row["allocator"]]
     return ", ".join(parts)
 
 
