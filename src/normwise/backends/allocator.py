@@ -38,9 +38,10 @@ def reuse_memory() -> dict[str, int]:
     one of their own holds no block above 64 MB), and returns them by name. It concerns all that the process allocates:
     torch's own operators gain as much as this package's, or more.
 
-    Call it once, before the first large tensor; later it holds for what is allocated from then on. What it costs:
-    memory stays with the process until it ends, and a mixture of sizes leaves gaps. `docs/performance.md` has
-    measurements, and ``normwise doctor`` measures yours. Huge pages go on as before.
+    Call it once, before the first large tensor and before other threads start: a thread that has a heap keeps it, and
+    what is allocated already goes back when it is freed. What it costs: memory stays with the process until it ends,
+    and a mixture of sizes leaves gaps. `docs/performance.md` has measurements, and ``normwise doctor`` measures
+    yours. Huge pages go on as before.
 
     It cannot be undone: only a new process has the old behaviour. Forked processes inherit it, others call it
     themselves. ``malloc_trim(0)`` of the C library gives back what is free at that moment.
