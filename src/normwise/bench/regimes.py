@@ -62,7 +62,12 @@ class _Process:
         self._pipe, theirs = context.Pipe()
         self._memory = memory
         self._process = context.Process(target=_serve, args=(theirs, memory))
-        self._process.start()
+        # Ctrl-C reaches every process of a terminal, and this one is the caller's to end: deaf from its first moment.
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            self._process.start()
+        finally:
+            signal.signal(signal.SIGINT, before)
         theirs.close()
 
     def call(self, function: Callable[..., Any], *arguments: object) -> Any:
@@ -88,7 +93,7 @@ class _Process:
 
 def _serve(pipe: Connection, memory: str) -> None:
     """Answer calls until the other side is gone."""
-    # Ctrl-C reaches every process of a terminal; the caller ends this one.
+    # Where that is not inherited.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if memory == REUSED:
         reuse_memory()
