@@ -281,13 +281,16 @@ class TestTerminal:
         assert re.search(r"BatchNorm +forward \+ backward +14\.0 +20\.5 +\+6\.5", console.file.getvalue())
 
     def test_a_step_and_the_share_of_its_normalizers(self):
-        console = Console(file=io.StringIO(), width=100, markup=False, highlight=False)
+        console = Console(file=io.StringIO(), width=80, markup=False, highlight=False)
         times = {"native_ms": "200", "ours_ms": "125", "none_ms": "100"}
         reused = {"native_ms": "130", "ours_ms": "104", "none_ms": "78", "memory": "reused"}
-        show_steps(console, [row(norm="group", **times, ratio="1.6"), row(norm="group", **reused, ratio="1.25")])
+        last = {"norm": "instance", "dtype": "bf16", "layout": "channels_last", "ratio": "0.9859"}
+        shown = [row(norm="group", **times, ratio="1.6"), row(**reused | {"norm": "group", "ratio": "1.25"})]
+        show_steps(console, [*shown, row(**times | {"native_ms": "12345"} | last)])
         comes, reused = console.file.getvalue().partition("Memory as it comes\n")[2].split("Memory reused\n")
-        assert re.search(r"GroupNorm +fp32 contiguous +1 +200 +125 +100 +1\.6 +50% -> 20%", comes)
-        assert re.search(r"GroupNorm +fp32 contiguous +1 +130 +104 +78 +1\.25 +40% -> 25%", reused)
+        assert re.search(r"GroupNorm +fp32 +1 +200 +125 +100 +1\.6 +50% -> 20%", comes)
+        assert re.search(r"GroupNorm +fp32 +1 +130 +104 +78 +1\.25 +40% -> 25%", reused)
+        assert re.search(r"InstanceNorm +bf16 last +1 +12345 +125 +100 +0\.9859 +99% -> 20%", comes)
 
     def test_a_finished_step_names_its_regime(self):
         console = Console(file=io.StringIO(), width=100, markup=False, highlight=False)

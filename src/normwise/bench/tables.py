@@ -11,7 +11,7 @@ from .measure import OK, WRONG
 from .storage import Row
 from .subjects import SUBJECTS
 from .summary import DIRECTION_TITLES, by_memory, faulty, place, timed
-from .terminal import outcome
+from .terminal import kind, outcome
 
 
 def show_overhead(console: Console, rows: Sequence[Row]) -> None:
@@ -34,16 +34,16 @@ def show_steps(console: Console, rows: Sequence[Row]) -> None:
         if memory:
             console.print(memory.capitalize(), style="bold")
         console.print(_steps(members))
+    console.print("\nMilliseconds of a step; share: what of it the normalizers take, torch's -> ours.", style="dim")
 
 
 def _steps(rows: Sequence[Row]) -> Table:
-    table = _table("norm", "type, layout", "threads", "native, ms", "ours, ms", "none, ms", "ratio", "norms' share")
+    table = _table("norm", "type", "threads", "native", "ours", "none", "ratio", "share")
     for row in rows:
         native, ours, none = (float(row[name]) for name in ("native_ms", "ours_ms", "none_ms"))
         share = f"{(native - none) / native:.0%} -> {(ours - none) / ours:.0%}"
-        kind = f"{row['dtype']} {row['layout']}"
         cells = (f"{native:.0f}", f"{ours:.0f}", f"{none:.0f}", row["ratio"], share)
-        table.add_row(SUBJECTS[row["norm"]].title, kind, row["threads"], *cells)
+        table.add_row(SUBJECTS[row["norm"]].title, kind(row), row["threads"], *cells)
     return table
 
 
@@ -61,5 +61,5 @@ def _table(first: str, *headings: str) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, header_style="bold", pad_edge=False)
     table.add_column(first, no_wrap=True)
     for heading in headings:
-        table.add_column(heading, no_wrap=True, justify="right" if heading not in ("pass", "type, layout") else "left")
+        table.add_column(heading, no_wrap=True, justify="right" if heading not in ("pass", "type") else "left")
     return table

@@ -127,7 +127,7 @@ def _table(rows: Sequence[Row], *, wide: bool) -> Table:
             cells += _cells(figures([row for row in members if row["direction"] == direction]))
         cells += [_number(advantage(members, column)) for column in extra]
         for split in splits:
-            of = figures([row for row in members if _kind(row) == split])
+            of = figures([row for row in members if kind(row) == split])
             cells.append(_number(of.ratio if of else None))
         table.add_row(*(Text(cell) for cell in cells))
     return table
@@ -141,10 +141,11 @@ def _headings(directions: Sequence[str]) -> list[str]:
 def _kinds(rows: Sequence[Row]) -> list[str]:
     order = list(DTYPES)
     ranked = sorted(rows, key=lambda row: (order.index(row["dtype"]), row["layout"] != LAYOUTS[0]))
-    return list(dict.fromkeys(map(_kind, ranked)))
+    return list(dict.fromkeys(map(kind, ranked)))
 
 
-def _kind(row: Row) -> str:
+def kind(row: Row) -> str:
+    """Dtype and layout, shortly: "fp32", "bf16 last"."""
     return row["dtype"] if row["layout"] == LAYOUTS[0] else f"{row['dtype']} last"
 
 
