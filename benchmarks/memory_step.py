@@ -1,4 +1,4 @@
-"""A training step of ResNet-50 with GroupNorm, with memory as the allocator comes or reused: one process, one figure.
+"""A training step of ResNet-50 with GroupNorm(32), with memory as the allocator comes or reused: one process each.
 
 python benchmarks/memory_step.py reused ours --batch 16
 """
@@ -17,7 +17,6 @@ from torch import nn
 
 import normwise as nw
 from normwise.bench.regimes import AS_IT_COMES, REUSED
-from normwise.bench.step import NATIVE, OURS
 
 STATM = Path("/proc/self/statm")
 REGIMES = {"comes": AS_IT_COMES, "reused": REUSED}
@@ -33,7 +32,8 @@ def main() -> None:
     if REGIMES[given.memory] == REUSED:
         nw.reuse_memory()
     torch.set_num_threads(1)
-    net = nw.nets.resnet(50, (OURS if given.layers == "ours" else NATIVE)["group"], num_classes=1000)
+    norm = nw.GroupNorm if given.layers == "ours" else nn.GroupNorm
+    net = nw.nets.resnet(50, lambda channels: norm(32, channels), num_classes=1000)
     optimizer = torch.optim.SGD(net.parameters(), lr=1e-4, momentum=0.9)
     x, labels = torch.randn(given.batch, 3, 224, 224), torch.randint(1000, (given.batch,))
 
