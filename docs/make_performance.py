@@ -10,6 +10,7 @@ from statistics import fmean
 
 from normwise.bench import environment
 from normwise.bench.pictures import panels, speed_up
+from normwise.bench.regimes import REUSED
 from normwise.bench.storage import Row, read_rows
 from normwise.bench.subjects import SUBJECTS
 from normwise.bench.summary import (
@@ -18,6 +19,7 @@ from normwise.bench.summary import (
     advantage,
     baseline,
     by_layer,
+    by_memory,
     faulty,
     figures,
     groups,
@@ -39,24 +41,33 @@ def page(text: str) -> str:
 
 
 def layers(name: str) -> str:
-    """The table of a grid, and its pictures."""
+    """The tables of a grid, one for each regime of memory, and its pictures."""
     rows = latest(read_rows(RESULTS / f"{name}.csv"))
     if not rows:
         return "Not measured yet.\n"
-    good, directions = timed(rows), [d for d in DIRECTION_TITLES if any(row["direction"] == d for row in rows)]
-    compiled = any(row["compiled_ms"] for row in good)
+    good, text = timed(rows), about(rows)
+    for memory, members in by_memory(good).items():
+        said = f"{len(slower(members))} of {len(members)} cells are slower than their baseline.\n"
+        text += f"\n{memory.capitalize()}: {said}" if memory else f"\n{said}"
+        text += f"\n{layers_table(members)}"
+    return f"{text}\n{len(faulty(rows))} of {len(rows)} cells are wrong.\n{pictures(name, good)}"
+
+
+def layers_table(rows: Sequence[Row]) -> str:
+    """Layer by layer, what was measured in one regime."""
+    directions = [d for d in DIRECTION_TITLES if any(row["direction"] == d for row in rows)]
+    compiled = any(row["compiled_ms"] for row in rows)
     heads = ["layer", "against", "cells"]
     heads += [f"{DIRECTION_TITLES[d]}{part}" for d in directions for part in (", ratio", ", least", ", x floor")]
+    heads += ["compiled baseline, ratio"] if compiled else []
     lines = []
-    for heading, members in by_layer(good):
+    for heading, members in by_layer(rows):
         cells = [heading, baseline(members[0]), str(len(members))]
         for direction in directions:
             of = figures([row for row in members if row["direction"] == direction])
             cells += ["", "", ""] if of is None else [number(of.ratio), number(of.least), number(of.floor)]
         lines.append([*cells, number(advantage(members, "compiled_ms"))] if compiled else cells)
-    heads += ["compiled baseline, ratio"] if compiled else []
-    notes = f"{len(slower(rows))} of {len(good)} cells are slower than their baseline; {len(faulty(rows))} are wrong.\n"
-    return f"{about(rows)}\n{table(heads, lines)}\n{notes}{pictures(name, good)}"
+    return table(heads, lines)
 
 
 def on_cpu() -> list[Row]:
@@ -70,13 +81,18 @@ def targets() -> str:
     if not rows:
         return "Not measured yet.\n"
     both = [row for row in timed(rows) if row["direction"] == "both"]
-    counts = list(groups(both, lambda row: row["threads"]))
-    heads = ["aim", *(f"{count} thread{'' if count == '1' else 's'}" for count in counts)]
+    columns = groups(both, column)
+    heads = ["aim", *columns]
     lines = []
     for aim, wanted, value in AIMS:
-        found = [value([row for row in both if row["threads"] == count and wanted(row)]) for count in counts]
+        found = [value([row for row in members if wanted(row)]) for members in columns.values()]
         lines.append([aim, *found])
     return table(heads, lines)
+
+
+def column(row: Row) -> str:
+    """What a column of the aims has in common: threads and regime of memory."""
+    return f"{row['threads']} thread{'' if row['threads'] == '1' else 's'}, memory {row['memory']}"
 
 
 def mean_ratio(rows: Sequence[Row]) -> str:
@@ -138,12 +154,12 @@ def slower_cells() -> str:
     if not on_cpu():
         return "Not measured yet.\n"
     rows = slower(on_cpu())
-    heads = ["layer", "shape", "type", "layout", "pass", "threads", "ratio", "x floor"]
+    heads = ["layer", "shape", "type", "layout", "pass", "threads", "memory", "ratio", "x floor"]
     lines = []
     for row in rows:
         names = [title(row), row["shape"], row["dtype"], row["layout"], DIRECTION_TITLES[row["direction"]]]
         floor = number(float(row["x_of_floor"])) if large(row) else ""
-        lines.append([*names, row["threads"], row["ratio"], floor])
+        lines.append([*names, row["threads"], row["memory"], row["ratio"], floor])
     summary = f"<details><summary>All {len(rows)} slower cells</summary>"
     return f"{summary}\n\n{table(heads, lines)}\n</details>\n"
 
@@ -154,7 +170,8 @@ def pictures(name: str, rows: Sequence[Row]) -> str:
     shown = {k: v for k, v in panels(rows).items() if v[0]["direction"] == "both" and v[0]["threads"] == most}
     text = ""
     for heading, members in shown.items():
-        path = IMAGES / f"bench-{name}-{members[0]['dtype']}-{members[0]['layout']}.svg"
+        kept = "-reused" if members[0]["memory"] == REUSED else ""
+        path = IMAGES / f"bench-{name}-{members[0]['dtype']}-{members[0]['layout']}{kept}.svg"
         path.write_text(speed_up(members) + "\n", encoding="utf-8")
         text += f"\n![Speed-up, {heading}](images/{path.name})\n"
     return text
@@ -180,9 +197,9 @@ def step() -> str:
         return "Not measured yet.\n"
     lines = []
     for row in timed(rows):
-        names = [SUBJECTS[row["norm"]].title, f"{row['dtype']}, {row['layout']}", row["threads"]]
+        names = [SUBJECTS[row["norm"]].title, f"{row['dtype']}, {row['layout']}", row["threads"], row["memory"]]
         lines.append(names + [f"{float(row[k]):.0f}" for k in ("native_ms", "ours_ms", "none_ms")] + [row["ratio"]])
-    heads = ["norm", "type, layout", "threads", "native, ms", "ours, ms", "no norm, ms", "ratio"]
+    heads = ["norm", "type, layout", "threads", "memory", "native, ms", "ours, ms", "no norm, ms", "ratio"]
     return f"{about(rows)}\n{table(heads, lines)}"
 
 
@@ -222,7 +239,8 @@ def about(rows: Sequence[Row]) -> str:
     """Where and when, in a sentence."""
     row = rows[-1]
     facts = [row["machine"], f"torch {row['torch']}", f"commit {row['commit']}", f"{row['clock']} clock"]
-    facts += [f"backend {row['backend']}", f"huge pages {row['huge_pages']}", row[environment.DATE]]
+    facts += [f"backend {row['backend']}", f"huge pages {row['huge_pages']}", row["allocator"]]
+    facts += [row[environment.DATE]]
     return f"{', '.join(facts)}.\n"
 
 

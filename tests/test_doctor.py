@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from normwise import available_backends, doctor, huge_pages
+from normwise.backends import allocator
+from normwise.bench.allocation import Cost
 from normwise.doctor import NOTE, OK, PROBLEM, Check, examine, healthy
 
 
@@ -24,7 +26,17 @@ def one(name):
 
 def test_every_part_is_looked_at_once():
     names = [check.name for check in examine()]
-    wanted = ["normwise", "Python", "torch", "C++ compiler", "cache", "huge pages", "threads", "optional packages"]
+    wanted = [
+        "normwise",
+        "Python",
+        "torch",
+        "C++ compiler",
+        "cache",
+        "huge pages",
+        "memory",
+        "threads",
+        "optional packages",
+    ]
     assert [name for name in wanted if names.count(name) != 1] == []
     assert [name for name in available_backends() if names.count(f"backend {name}") != 1] == []
 
@@ -141,6 +153,46 @@ def test_huge_pages(text, enabled, level, said, monkeypatch, tmp_path, switch):
     check = one("huge pages")
     assert check.level == level
     assert said in check.found
+
+
+@pytest.mark.parametrize(
+    ("faults", "reason", "level", "said"),
+    [
+        ((0, 0), None, OK, "allocator 1.0 reuses what is freed: 64 MB allocated, written and freed in 9.0 ms (0 page"),
+        ((16385, 3), None, NOTE, "gives back what is freed: 64 MB allocated, written and freed in 9.0 ms (16385 page"),
+        (
+            (16385, 3),
+            "needs glibc.",
+            NOTE,
+            "written and freed in 9.0 ms (16385 page faults), kept and written again in",
+        ),
+        ((None, None), None, NOTE, "written and freed in 9.0 ms, kept and written again in 5.0 ms"),
+    ],
+)
+def test_what_the_allocator_costs(faults, reason, level, said, monkeypatch):
+    monkeypatch.setattr(doctor.allocation, "measure", lambda: Cost(64 << 20, 9.0, 5.0, *faults))
+    monkeypatch.setattr(doctor, "allocator", lambda: "allocator 1.0")
+    monkeypatch.setattr(doctor, "unavailable", lambda: reason)
+    check = one("memory")
+    assert check.level == level
+    assert said in check.found
+    settings = "call normwise.reuse_memory() before the first large tensor, or from outside: " + allocator.VARIABLES
+    wanted = settings if reason is None else f"normwise.reuse_memory() {reason}"
+    assert check.advice == ("" if level == OK else wanted)
+
+
+WITHOUT = allocator.unavailable()
+
+
+@pytest.mark.skipif(WITHOUT is not None, reason=f"reuse_memory() {WITHOUT}")
+def test_the_settings_that_it_names_end_what_it_notes():
+    variables = dict(setting.split("=") for setting in allocator.VARIABLES.split())
+    code = 0 if available_backends()["cpu"] is None else 1
+    clean = dict.fromkeys((*variables, "GLIBC_TUNABLES"), "")
+    for settings, level in ((clean, NOTE), (clean | variables, OK)):
+        checks = json.loads(run("--json", code=code, **settings).stdout)["checks"]
+        (check,) = (check for check in checks if check["name"] == "memory")
+        assert check["level"] == level, check
 
 
 def test_more_threads_than_cores_is_noted():

@@ -28,6 +28,7 @@ NOT_RUN = {
     "normwise trace --model nf_resnet50": "tests/signal/test_trace_cli.py runs it on smaller nets",
     "theirs = timm.create_model": "downloads weights: tests/nets/test_from_timm.py takes random ones",
     "x [N,C,*] ──moments": "a picture",
+    "import normwise as nw\n\nprint(nw.reuse_memory())": "cannot be undone: tests/backends/test_allocator.py",
     ">>> ": "from the docstrings, whose doctests the suite runs",
 }
 if not torch.cuda.is_available():

@@ -7,6 +7,7 @@ from . import functional as functional
 from . import nets as nets
 from .backends import available_backends as available_backends
 from .backends import use_backend as use_backend
+from .backends.allocator import reuse_memory as reuse_memory
 from .backends.huge_pages import huge_pages as huge_pages
 from .core.activations import ACTIVATIONS as ACTIVATIONS
 from .core.formulas import Affine as Affine

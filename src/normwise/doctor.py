@@ -19,7 +19,9 @@ from typing import NamedTuple
 import torch
 
 from .backends import available_backends, build, cpu
+from .backends.allocator import VARIABLES, allocator, unavailable
 from .backends.huge_pages import SYSTEM_FILE, huge_pages, system_huge_pages
+from .bench import allocation
 
 OK, NOTE, PROBLEM = "ok", "note", "problem"
 OLDEST_TORCH = (2, 10)
@@ -157,6 +159,24 @@ def _huge_pages() -> Iterator[Check]:
         yield Check("huge pages", OK, f"on for large outputs (system: {system})")
 
 
+def _memory() -> Iterator[Check]:
+    """Fresh memory against kept memory, with the threads that torch has."""
+    cost = allocation.measure()
+    fresh, kept = (f"{ms:.1f} ms" for ms in (cost.fresh_ms, cost.kept_ms))
+    if cost.fresh_faults is not None:
+        fresh, kept = f"{fresh} ({cost.fresh_faults:.0f} page faults)", f"{kept} ({cost.kept_faults:.0f})"
+    found = f"{cost.size >> 20} MB allocated, written and freed in {fresh}, kept and written again in {kept}"
+    if not cost.anew:
+        yield Check("memory", OK, f"{allocator()} reuses what is freed: {found}")
+        return
+    reason = unavailable()
+    if reason is None:
+        advice = f"call normwise.reuse_memory() before the first large tensor, or from outside: {VARIABLES}"
+    else:
+        advice = f"normwise.reuse_memory() {reason}"
+    yield Check("memory", NOTE, f"{allocator()} gives back what is freed: {found}", advice)
+
+
 def _threads() -> Iterator[Check]:
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     wanted = os.environ.get("OMP_NUM_THREADS")
@@ -212,5 +232,5 @@ def _version(name: str, distribution: str) -> str:
 
 
 _LOOKS: tuple[Callable[[], Iterator[Check]], ...] = (
-    *(_installation, _backends, _compiler, _cache, _huge_pages, _threads, _openmp, _gpus, _packages),
+    *(_installation, _backends, _compiler, _cache, _huge_pages, _memory, _threads, _openmp, _gpus, _packages),
 )

@@ -9,6 +9,8 @@ import sys
 import pytest
 from command_output import complaints
 
+from normwise.bench.regimes import regimes
+
 SMALL = ("--shapes", "2x8x6x5", "--layers", "batch,switchable", "--dtypes", "fp32", "--threads", "1")
 
 
@@ -37,11 +39,12 @@ def rows_in(path):
 def test_rows_page_and_table(finished):
     folder, done = finished
     rows = rows_in(folder / "out" / "layers.csv")
-    assert len(rows) == 8
+    assert len(rows) == 8 * len(regimes())
+    assert {row["memory"] for row in rows} == set(regimes())
     assert {row["status"] for row in rows} == {"ok"}
     assert {row["layer"] for row in rows} == {"batch", "switchable"}
-    assert (folder / "out" / "bench.html").read_text(encoding="utf-8").count("<rect ") == 8
-    assert "[8/8] SwitchableNorm" in done.stdout
+    assert (folder / "out" / "bench.html").read_text(encoding="utf-8").count("<rect ") == len(rows)
+    assert f"[{len(rows)}/{len(rows)}] SwitchableNorm" in done.stdout
     assert done.stdout.endswith("Page: out/bench.html\nRows: out/layers.csv\n")
     assert complaints(done.stderr) == []
 
@@ -85,20 +88,21 @@ def test_an_unknown_subject(command):
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_ctrl_c_leaves_rows_and_a_page_and_the_same_command_goes_on(tmp_path, start):
     arguments = ("--shapes", "2x8x64x64", "--layers", "batch,group,instance,switchable", "--threads", "1")
+    cells = 32 * len(regimes())
     command = [sys.executable, "-m", "normwise", "bench", *arguments, "--out", "out"]
     running = start(command, cwd=tmp_path, env=environment())
-    assert running.stdout.readline().startswith("[1/32] ")
+    assert running.stdout.readline().startswith(f"[1/{cells}] ")
     running.send_signal(signal.SIGINT)
     rest, errors = running.communicate(timeout=120)
     assert running.returncode == 130, errors
     assert complaints(errors) == []
     before = rows_in(tmp_path / "out" / "layers.csv")
-    assert 1 <= len(before) < 32
-    assert rest.endswith(f"Unfinished: {len(before)} of 32 cells. The same command does the rest.\n")
+    assert 1 <= len(before) < cells
+    assert rest.endswith(f"Unfinished: {len(before)} of {cells} cells. The same command does the rest.\n")
     assert (tmp_path / "out" / "bench.html").exists()
     bench(*arguments, "--out", "out", cwd=tmp_path)
     after = rows_in(tmp_path / "out" / "layers.csv")
-    assert len(after) == 32
+    assert len(after) == cells
     assert after[: len(before)] == before
 
 

@@ -1,6 +1,7 @@
 """The grids: every layer and shape that the field asks for, and what an expansion leaves out."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,11 +10,12 @@ import normwise as nw
 from normwise.bench import bytes_model, grid_cpu, grid_cuda
 from normwise.bench.cases import DTYPES, Axes, Case, Site, expand
 from normwise.bench.entry import Request
+from normwise.bench.regimes import AS_IT_COMES
 from normwise.bench.subjects import SUBJECTS, baselines, ours
 from normwise.comparison import InputError
 
 GRID = list(expand(grid_cpu.SITES, Axes()))
-GPU_AXES = Axes(grid_cuda.DTYPES, directions=grid_cuda.DIRECTIONS, threads=(0,))
+GPU_AXES = Axes(grid_cuda.DTYPES, directions=grid_cuda.DIRECTIONS, threads=(0,), memory=("",))
 GPU_GRID = list(expand([Site(*row) for row in grid_cuda.ROWS], GPU_AXES))
 
 
@@ -159,7 +161,9 @@ def test_shapes_of_ones_own_get_the_layers_that_take_them():
 
 def test_a_quick_run_is_small_and_of_one_direction():
     cases = Request(quick=True, threads=(1,)).cases()
-    assert len(cases) < 40
+    as_it_comes = [case for case in cases if case.memory == AS_IT_COMES]
+    assert len(as_it_comes) < 40
+    assert cases == [replace(case, memory=memory) for case in as_it_comes for memory in Request().memory()]
     assert {case.direction for case in cases} == {"both"}
     assert {case.dtype for case in cases} == {"fp32"}
 

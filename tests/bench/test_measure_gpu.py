@@ -12,10 +12,18 @@ import torch
 from normwise.bench.measure import FAILED, OK
 
 SCRIPT = Path(__file__).parents[2] / "tools" / "measure_gpu.py"
-ABOUT = dict.fromkeys(("normwise", "commit", "torch", "machine", "clock", "backend", "huge_pages"), "?")
+ABOUT = dict.fromkeys(("normwise", "commit", "torch", "machine", "clock", "backend", "huge_pages", "allocator"), "?")
 ABOUT |= {"machine": "A GPU", "backend": "triton", "date": "2026-01-02"}
 CELL = {"layer": "group", "shape": "64x256x56x56", "dtype": "bf16", "layout": "contiguous", "direction": "forward"}
-CELL |= {"activation": "", "residual": "0", "threads": "0", "status": OK, "message": "", "x_of_floor": "1"}
+CELL |= {
+    "activation": "",
+    "residual": "0",
+    "memory": "",
+    "threads": "0",
+    "status": OK,
+    "message": "",
+    "x_of_floor": "1",
+}
 CELL |= dict.fromkeys(("compiled_ms", "autotuned_ms", "liger_ms", "quack_ms"), "") | {"copy_gb_per_s": "4000"}
 
 

@@ -32,9 +32,10 @@ def rows_file(path, columns, rows):
 
 
 ABOUT = {"machine": "A Processor", "torch": "2.13", "commit": "abc1234", "clock": "wall", "backend": "automatic"}
-ABOUT |= {"huge_pages": "on, system: madvise", "date": "2026-01-02", "status": OK}
+ABOUT |= {"huge_pages": "on, system: madvise", "allocator": "glibc 2.36", "date": "2026-01-02", "status": OK}
 CELL = {"layer": "batch", "net": "U-Net", "shape": "2x64x128x128", "dtype": "fp32", "layout": "contiguous"}
 CELL |= {"direction": "both", "threads": "1", "residual": "0", "ours_ms": "2", "native_ms": "6", "x_of_floor": "1.25"}
+CELL |= {"memory": "as it comes"}
 
 
 def test_the_committed_page_is_what_the_committed_rows_say(maker):
@@ -54,20 +55,27 @@ def test_a_table_by_hand(maker, tmp_path, monkeypatch):
     monkeypatch.setattr(maker, "RESULTS", tmp_path)
     rows = [CELL | ABOUT | {"ratio": "3"}, CELL | ABOUT | {"ratio": "0.75", "shape": "2x4x8x8", "x_of_floor": "30"}]
     older = CELL | ABOUT | {"ratio": "100", "commit": "old"}
-    rows_file(tmp_path / "cpu.csv", sweep.ALL_COLUMNS, [older, *rows])
+    reused = CELL | ABOUT | {"ratio": "1.5", "memory": "reused"}
+    rows_file(tmp_path / "cpu.csv", sweep.ALL_COLUMNS, [older, *rows, reused])
     text = maker.layers("cpu")
     assert "A Processor, torch 2.13, commit abc1234, wall clock, backend automatic" in text
-    assert "| BatchNorm | native | 2 | 1.50 | 0.75 | 1.25 |" in text
-    assert "1 of 2 cells are slower than their baseline; 0 are wrong." in text
+    assert "huge pages on, system: madvise, glibc 2.36, 2026-01-02." in text
+    comes, kept = text.split("\nMemory reused: 0 of 1 cells are slower than their baseline.\n")
+    assert "\nMemory as it comes: 1 of 2 cells are slower than their baseline.\n" in comes
+    assert "| BatchNorm | native | 2 | 1.50 | 0.75 | 1.25 |" in comes
+    assert "| BatchNorm | native | 1 | 1.50 | 1.50 | 1.25 |" in kept
+    assert "0 of 3 cells are wrong." in kept
     assert (tmp_path / "bench-cpu-fp32-contiguous.svg").read_text().count("<rect ") == 2
+    assert (tmp_path / "bench-cpu-fp32-contiguous-reused.svg").read_text().count("<rect ") == 1
 
 
 def test_steps_and_calls(maker, tmp_path, monkeypatch):
     monkeypatch.setattr(maker, "RESULTS", tmp_path)
     row = {"norm": "group", "dtype": "bf16", "layout": "channels_last", "threads": "2"}
+    row |= {"memory": "reused"}
     row |= {"native_ms": "200", "ours_ms": "125", "none_ms": "100", "ratio": "1.6"}
     rows_file(tmp_path / "step.csv", step.COLUMNS, [row | ABOUT])
-    assert "| GroupNorm | bf16, channels_last | 2 | 200 | 125 | 100 | 1.6 |" in maker.step()
+    assert "| GroupNorm | bf16, channels_last | 2 | reused | 200 | 125 | 100 | 1.6 |" in maker.step()
     rows_file(tmp_path / "overhead.csv", sweep.ALL_COLUMNS, [CELL | ABOUT | {"ours_ms": "0.02", "native_ms": "0.0145"}])
     assert "| BatchNorm | forward + backward | 14.5 | 20.0 | +5.5 |" in maker.overhead()
 
@@ -79,7 +87,7 @@ def test_aims_and_slower_cells(maker, tmp_path, monkeypatch):
     rows_file(tmp_path / "cpu.csv", sweep.ALL_COLUMNS, cells)
     rows_file(tmp_path / "cpu_threads.csv", sweep.ALL_COLUMNS, [CELL | ABOUT | {"ratio": "2.0", "threads": "2"}])
     lines = maker.targets().splitlines()
-    assert lines[0] == "| aim | 1 thread | 2 threads |"
+    assert lines[0] == "| aim | 1 thread, memory as it comes | 2 threads, memory as it comes |"
     assert "| 1.00 (least 0.25, 2 cells) | 2.00 (least 2.00, 1 cells) |" in lines[2]
     assert any("| 1 of 2 slower | 0 of 1 slower |" in line for line in lines)
     text = maker.slower_cells()

@@ -15,10 +15,11 @@ from normwise.bench.cases import Case
 from normwise.bench.measure import FAILED, OK, WRONG, Options
 from normwise.bench.page import build_page, write_page
 from normwise.bench.pictures import panels, roof, roofline, shade, speed_up
+from normwise.bench.regimes import AS_IT_COMES, REUSED
 from normwise.bench.storage import Rows, read_rows
 from normwise.bench.summary import advantage, by_layer, figures, slower, timed, title
 from normwise.bench.svg import LogScale
-from normwise.bench.tables import show_overhead, show_steps
+from normwise.bench.tables import show_overhead, show_step_line, show_steps
 from normwise.bench.terminal import Ticker, show
 from normwise.comparison import InputError
 
@@ -114,7 +115,7 @@ class TestSweep:
         assert len(sweep.run(CASES, OPTIONS, path)) == 4
         assert measured == CASES
 
-    @pytest.mark.parametrize("changed", ["clock", "commit", "backend", "huge pages"])
+    @pytest.mark.parametrize("changed", ["clock", "commit", "backend", "huge pages", "allocator"])
     def test_what_was_measured_otherwise_is_measured_anew(self, tmp_path, measured, monkeypatch, changed):
         path = tmp_path / "layers.csv"
         sweep.run(CASES[:1], OPTIONS, path)
@@ -125,6 +126,8 @@ class TestSweep:
             monkeypatch.setattr(environment, "commit", lambda: "abc1234")
         elif changed == "backend":
             options = options._replace(backend="reference")
+        elif changed == "allocator":
+            monkeypatch.setattr(environment, "allocator", lambda: "libjemalloc.so.2")
         else:
             monkeypatch.setattr(environment, "system_huge_pages", lambda: "never")
         sweep.run(CASES[:1], options, path, clock=clock)
@@ -140,6 +143,23 @@ class TestSweep:
         assert len(measured) == 2
         sweep.run(CASES[:1], OPTIONS, path)
         assert len(measured) == 2, "the row with more in it serves"
+
+    def test_a_row_of_one_regime_never_serves_another(self, tmp_path, measured):
+        """Where a run was stopped between the two, the other is still measured."""
+        both = [replace(CASES[0], memory=memory) for memory in (AS_IT_COMES, REUSED)]
+        path = tmp_path / "layers.csv"
+        asked = []
+
+        def call(memory, function, *arguments):
+            asked.append(memory)
+            return function(*arguments)
+
+        first = sweep.run(both[:1], OPTIONS, path, call=call)
+        rows = sweep.run(both, OPTIONS, path, call=call)
+        assert asked == [row["memory"] for row in rows] == ["as it comes", "reused"]
+        assert rows[:1] == first
+        assert sweep.run(both[::-1], OPTIONS, path, call=call) == rows[::-1]
+        assert measured == both
 
     def test_threads_are_those_of_the_case_and_are_given_back(self, tmp_path, monkeypatch):
         seen = []
@@ -165,6 +185,7 @@ def row(layer="batch", ratio=2.0, **more):
     base |= {"direction": "both", "threads": "1", "residual": "0", "status": OK, "ratio": str(ratio), "error": "1e-07"}
     base |= {"ours_ms": "2", "native_ms": str(2 * ratio), "x_of_floor": "1.5", "gb_per_s": "8", "copy_gb_per_s": "12"}
     about = {"machine": "A Processor", "torch": "2.13", "commit": "abc1234", "clock": "wall", "date": "2026-01-02"}
+    about |= {"memory": "as it comes", "allocator": "glibc 2.36"}
     return base | about | {"backend": "automatic", "huge_pages": "on, system: madvise"} | more
 
 
@@ -221,6 +242,20 @@ class TestTerminal:
         assert re.search(r"^  \+ residual \+ relu +1 ", text, re.MULTILINE)
         assert ("bf16 last" in text) is (width == 120)
 
+    @pytest.mark.parametrize("width", [80, 120])
+    def test_each_regime_has_a_table_of_its_own(self, width):
+        text = shown(width, [*ROWS, row(ratio=1.25, memory="reused")])
+        comes, reused = text.partition("\nMemory as it comes\n")[2].split("\nMemory reused\n")
+        assert re.search(r"^BatchNorm +2 .* 1\.00 +0\.50 +1\.50", comes, re.MULTILINE)
+        assert re.search(r"^BatchNorm +1 .* 1\.25 +1\.25 +1\.50", reused, re.MULTILINE)
+        assert "GroupNorm" not in reused
+        assert "huge pages on, system: madvise, glibc 2.36\n" in text
+
+    def test_a_gpu_has_no_regimes(self):
+        text = shown(80, [row(memory="")])
+        assert not re.search(r"^ *[Mm]emory", text, re.MULTILINE)
+        assert re.search(r"^BatchNorm +1 ", text, re.MULTILINE)
+
     def test_what_is_slow_or_wrong_is_named(self):
         text = shown(80)
         assert "Slower than the baseline: 1 cell\n  0.5: BatchNorm, 2x4x8x8, fp32, contiguous" in text
@@ -236,7 +271,7 @@ class TestTerminal:
         with Ticker(console) as ticker:
             ticker(ROWS[0], 1, 2)
         assert console.file.getvalue() == (
-            "[1/2] BatchNorm, 2x64x128x128, fp32, contiguous, forward + backward, 1 thread: "
+            "[1/2] BatchNorm, 2x64x128x128, fp32, contiguous, forward + backward, 1 thread, memory as it comes: "
             "2.0 x native, 1.5 x floor, error 1e-07\n"
         )
 
@@ -246,10 +281,21 @@ class TestTerminal:
         assert re.search(r"BatchNorm +forward \+ backward +14\.0 +20\.5 +\+6\.5", console.file.getvalue())
 
     def test_a_step_and_the_share_of_its_normalizers(self):
-        console = Console(file=io.StringIO(), width=100, markup=False, highlight=False)
+        console = Console(file=io.StringIO(), width=80, markup=False, highlight=False)
         times = {"native_ms": "200", "ours_ms": "125", "none_ms": "100"}
-        show_steps(console, [row(norm="group", **times, ratio="1.6")])
-        assert re.search(r"GroupNorm +fp32 contiguous +1 +200 +125 +100 +1\.6 +50% -> 20%", console.file.getvalue())
+        reused = {"native_ms": "130", "ours_ms": "104", "none_ms": "78", "memory": "reused"}
+        last = {"norm": "instance", "dtype": "bf16", "layout": "channels_last", "ratio": "0.9859"}
+        shown = [row(norm="group", **times, ratio="1.6"), row(**reused | {"norm": "group", "ratio": "1.25"})]
+        show_steps(console, [*shown, row(**times | {"native_ms": "12345"} | last)])
+        comes, reused = console.file.getvalue().partition("Memory as it comes\n")[2].split("Memory reused\n")
+        assert re.search(r"GroupNorm +fp32 +1 +200 +125 +100 +1\.6 +50% -> 20%", comes)
+        assert re.search(r"GroupNorm +fp32 +1 +130 +104 +78 +1\.25 +40% -> 25%", reused)
+        assert re.search(r"InstanceNorm +bf16 last +1 +12345 +125 +100 +0\.9859 +99% -> 20%", comes)
+
+    def test_a_finished_step_names_its_regime(self):
+        console = Console(file=io.StringIO(), width=100, markup=False, highlight=False)
+        show_step_line(console, row(norm="group", ratio="1.6", memory="reused"))
+        assert console.file.getvalue() == "GroupNorm, fp32, contiguous, threads 1, memory reused: 1.6 x native\n"
 
 
 class TestPage:
@@ -273,10 +319,12 @@ class TestPage:
 
     def test_a_picture_shows_what_may_be_compared(self):
         assert list(panels(ROWS)) == [
-            "forward + backward, fp32, contiguous, threads: 1",
-            "forward + backward, bf16, channels_last, threads: 1",
-            "forward, fp32, contiguous, threads: 1",
+            "forward + backward, fp32, contiguous, threads: 1, memory as it comes",
+            "forward + backward, bf16, channels_last, threads: 1, memory as it comes",
+            "forward, fp32, contiguous, threads: 1, memory as it comes",
         ]
+        assert len(panels([row(), row(memory="reused")])) == 2
+        assert list(panels([row(memory="", threads="0")])) == ["forward + backward, fp32, contiguous"]
 
     def test_cells_stand_in_the_column_of_their_shape(self):
         rows = [row(shape="1x2x3x4"), row(shape="5x6x7x8"), row("group", shape="5x6x7x8", ratio=3.25)]
@@ -320,10 +368,18 @@ class TestStep:
         assert {r["ratio"] for r in rows} == {"1.5"}
         monkeypatch.setattr(step, "measure", None)
         assert step.run(wanted, OPTIONS, tmp_path / "step.csv") == rows, "finished steps are not repeated"
+        reused = [wanted[0]._replace(memory="reused")]
+        found = {"status": OK, "ratio": 1.25}
+        calls = []
+        more = step.run(reused, OPTIONS, tmp_path / "step.csv", call=lambda *given: calls.append(given) or found)
+        assert calls == [("reused", step._measured, reused[0], OPTIONS)], "a row of one regime never serves another"
+        assert more[0]["ratio"] == "1.25"
 
     def test_some_of_the_steps(self):
         found = step.steps([2], norms=["group"], dtypes=["bf16"], shapes=[(2, 3, 64, 64)])
         assert found == [step.Step("group", "bf16", "channels_last", 2, 64, 2)]
+        pairs = step.steps([2], norms=["group"], dtypes=["bf16"], memory=["as it comes", "reused"])
+        assert [s.memory for s in pairs] == ["as it comes", "reused"]
         with pytest.raises(ValueError, match="No step is left: there are steps for batch, group, instance"):
             step.steps([1], norms=["evo-s0"])
         with pytest.raises(ValueError, match=r"square images, .* received 8x64x32x32"):

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from .regimes import AS_IT_COMES
+
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
 LAYOUTS = ("contiguous", "channels_last")
 #: Layers of rows ``[*, C]``; everything else normalizes maps ``[N, C, *space]``.
@@ -29,7 +31,7 @@ class Site:
 
 @dataclass(frozen=True)
 class Case:
-    """One cell of the grid. ``threads`` is 0 on a GPU."""
+    """One cell of the grid. On a GPU ``threads`` is 0, and ``memory``, the regime of the CPU's, is empty."""
 
     layer: str
     net: str
@@ -40,6 +42,7 @@ class Case:
     threads: int
     activation: str | None = None
     residual: bool = False
+    memory: str = AS_IT_COMES
 
     def columns(self) -> dict[str, Any]:
         """The case as a row of the CSV has it."""
@@ -62,6 +65,7 @@ class Axes:
     layouts: tuple[str, ...] = LAYOUTS
     directions: tuple[str, ...] = ("forward", "both")
     threads: tuple[int, ...] = (1,)
+    memory: tuple[str, ...] = (AS_IT_COMES,)
 
 
 def expand(sites: Iterable[Site], axes: Axes, layers: Sequence[str] | None = None) -> Iterator[Case]:
@@ -80,7 +84,9 @@ def expand(sites: Iterable[Site], axes: Axes, layers: Sequence[str] | None = Non
                             continue
                         for direction in axes.directions:
                             for epilogue in site.epilogues:
-                                yield Case(layer, site.net, site.shape, dtype, layout, direction, threads, *epilogue)
+                                cell = (layer, site.net, site.shape, dtype, layout, direction, threads, *epilogue)
+                                # One after the other, so that the machine is in the same state for both.
+                                yield from (Case(*cell, memory) for memory in axes.memory)
 
 
 def _exists(layout: str, layer: str, shape: tuple[int, ...]) -> bool:

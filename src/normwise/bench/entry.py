@@ -12,6 +12,7 @@ from ..comparison.settings import InputError
 from . import grid_cpu, grid_cuda
 from .cases import DTYPES, LAYOUTS, ROWS, Axes, Case, Site, expand
 from .measure import AUTOMATIC, Options
+from .regimes import regimes
 from .subjects import SUBJECTS
 from .timing import CLOCKS, ROUNDS, Timer, cpu_timer, cuda_timer
 
@@ -83,6 +84,7 @@ class Request:
             self.layouts or LAYOUTS,
             ("both",) if self.quick else directions,
             self.thread_counts(),
+            self.memory(),
         )
 
     def thread_counts(self) -> tuple[int, ...]:
@@ -91,6 +93,10 @@ class Request:
             return (0,)
         counts = self.threads or ((torch.get_num_threads(),) if self.quick else (1, torch.get_num_threads()))
         return tuple(dict.fromkeys(counts))
+
+    def memory(self) -> tuple[str, ...]:
+        """The regimes of the CPU's memory; none to choose on a GPU."""
+        return ("",) if self.on_gpu else regimes()
 
     def overhead_cases(self) -> list[Case]:
         """The tiny tensor that shows what a call costs before any arithmetic."""

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import torch
 
+from ..backends.allocator import allocator
 from ..backends.huge_pages import huge_pages, system_huge_pages
 from ..comparison.machine import machine, versions
 
-COLUMNS = ("normwise", "commit", "torch", "machine", "clock", "backend", "huge_pages")
+COLUMNS = ("normwise", "commit", "torch", "machine", "clock", "backend", "huge_pages", "allocator")
 DATE = "date"
 
 
@@ -27,6 +28,7 @@ def environment(device: torch.device, clock: str, backend: str) -> dict[str, str
         "clock": clock,
         "backend": backend,
         "huge_pages": f"{'on' if huge_pages() else 'off'}, system: {system_huge_pages() or 'unknown'}",
+        "allocator": allocator(),
     }
 
 

@@ -45,6 +45,7 @@ def _about(rows: Sequence[Row]) -> str:
         "backend": row["backend"],
         "clock": row["clock"],
         "huge pages": row["huge_pages"],
+        "allocator": row["allocator"],
         "date": " to ".join(dict.fromkeys((dates[0], dates[-1]))),
     }
     return f'<p class="quiet">{escape("; ".join(f"{name} {value}" for name, value in facts.items()))}</p>'

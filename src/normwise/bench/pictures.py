@@ -111,10 +111,11 @@ def _legend(rows: Sequence[Row], looks: dict[str, Style]) -> list[str]:
 
 
 def panels(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """The timed rows by what a picture may mix: direction, dtype, layout and threads, in words."""
+    """The timed rows by what no picture mixes: direction, dtype, layout, threads and memory, in words."""
 
     def panel(row: Row) -> str:
         count = f", threads: {row['threads']}" if row["threads"] != "0" else ""
-        return f"{DIRECTION_TITLES[row['direction']]}, {row['dtype']}, {row['layout']}{count}"
+        memory = f", memory {row['memory']}" if row["memory"] else ""
+        return f"{DIRECTION_TITLES[row['direction']]}, {row['dtype']}, {row['layout']}{count}{memory}"
 
     return groups(timed(rows), panel)

@@ -17,6 +17,7 @@ from ..layers.normalizers import default_groups
 from ..nets import resnet
 from . import environment
 from .measure import AUTOMATIC, FAILED, OK, WRONG, Options
+from .regimes import AS_IT_COMES, here
 from .storage import Row, Rows
 from .sweep import is_of, threads
 
@@ -26,11 +27,11 @@ _WEIGHT = 0.5
 #: Of the loss of one step, between torch's and ours.
 TOLERANCE = {"fp32": 1e-3, "bf16": 5e-2}
 COLUMNS = (
-    *("norm", "dtype", "layout", "batch", "image", "threads", "status", "message"),
+    *("norm", "dtype", "layout", "batch", "image", "threads", "memory", "status", "message"),
     *("ours_ms", "native_ms", "none_ms", "ratio", "loss_error", "rounds"),
     *(*environment.COLUMNS, environment.DATE),
 )
-_KEY = COLUMNS[:6]
+_KEY = COLUMNS[:7]
 
 NATIVE: dict[str, Callable[[int], nn.Module]] = {
     "batch": nn.BatchNorm2d,
@@ -45,7 +46,7 @@ OURS: dict[str, Callable[[int], nn.Module]] = {
 
 
 class Step(NamedTuple):
-    """One training step: the normalizer, the type (bf16 by autocast), the layout and the size of the batch."""
+    """One training step: the normalizer, the type (bf16 by autocast), the layout, the size of the batch, the regime."""
 
     norm: str
     dtype: str
@@ -53,6 +54,7 @@ class Step(NamedTuple):
     batch: int = 8
     image: int = 224
     threads: int = 1
+    memory: str = AS_IT_COMES
 
 
 KINDS = (("fp32", "contiguous"), ("bf16", "channels_last"))
@@ -66,6 +68,7 @@ def steps(
     norms: Collection[str] = (),
     dtypes: Collection[str] = (),
     shapes: Collection[tuple[int, ...]] = (),
+    memory: Collection[str] = (AS_IT_COMES,),
 ) -> list[Step]:
     """fp32 contiguous and bf16 channels_last, for each normalizer; of normalizers and types all, or some.
 
@@ -78,11 +81,12 @@ def steps(
                 "example, 2x3x224x224."
             )
     found = [
-        Step(norm, *kind, shape[0], shape[2], count)
+        Step(norm, *kind, shape[0], shape[2], count, regime)
         for count in threads
         for shape in shapes or (IMAGES,)
         for kind in KINDS
         for norm in NATIVE
+        for regime in memory
         if norm in (norms or NATIVE) and kind[0] in (dtypes or kind)
     ]
     if not found:
@@ -98,6 +102,7 @@ def run(
     path: Path,
     *,
     clock: str = "wall",
+    call: Callable[..., Any] = here,
     listen: Callable[[Row], None] | None = None,
 ) -> list[Row]:
     """Measure the steps that the CSV file does not have yet; see `sweep.run`."""
@@ -108,7 +113,9 @@ def run(
         for step in wanted:
             row = known.get(tuple(map(str, step)))
             if row is None:
-                row = file.append(_measured(step, options) | about | {environment.DATE: environment.today()})
+                row = file.append(
+                    call(step.memory, _measured, step, options) | about | {environment.DATE: environment.today()}
+                )
             rows.append(row)
             if listen is not None:
                 listen(row)

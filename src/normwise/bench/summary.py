@@ -51,6 +51,11 @@ def baseline(row: Row) -> str:
     return "native" if SUBJECTS[row["layer"]].native else "paper"
 
 
+def by_memory(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """The rows by regime, in words: "memory as it comes", "memory reused", or "" for those of a GPU."""
+    return groups(rows, lambda row: row["memory"] and f"memory {row['memory']}")
+
+
 def timed(rows: Iterable[Row]) -> list[Row]:
     """The rows that have times."""
     return [row for row in rows if row["status"] == OK]
@@ -126,10 +131,12 @@ def place(row: Row) -> str:
     """A cell in words.
 
     >>> place({"layer": "group", "activation": "", "residual": "0", "shape": "2x32x8x8", "dtype": "bf16",
-    ...        "layout": "channels_last", "direction": "both", "threads": "1"})
-    'GroupNorm, 2x32x8x8, bf16, channels_last, forward + backward, 1 thread'
+    ...        "layout": "channels_last", "direction": "both", "threads": "1", "memory": "reused"})
+    'GroupNorm, 2x32x8x8, bf16, channels_last, forward + backward, 1 thread, memory reused'
     """
     parts = [title(row), row["shape"], row["dtype"], row["layout"], DIRECTION_TITLES[row["direction"]]]
     if row["threads"] != "0":
         parts.append(f"{row['threads']} thread{'' if row['threads'] == '1' else 's'}")
+    if row["memory"]:
+        parts.append(f"memory {row['memory']}")
     return ", ".join(parts)

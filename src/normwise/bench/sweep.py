@@ -12,6 +12,7 @@ import torch
 from . import environment
 from .cases import COLUMNS, Case
 from .measure import OK, RESULTS, Options, measure
+from .regimes import here
 from .storage import Row, Rows
 
 ALL_COLUMNS = (*COLUMNS, *RESULTS, "rounds", *environment.COLUMNS, environment.DATE)
@@ -21,11 +22,18 @@ Listener = Callable[[Row, int, int], None]
 
 
 def run(
-    cases: Sequence[Case], options: Options, path: Path, *, clock: str = "wall", listen: Listener | None = None
+    cases: Sequence[Case],
+    options: Options,
+    path: Path,
+    *,
+    clock: str = "wall",
+    call: Callable[..., Any] = here,
+    listen: Listener | None = None,
 ) -> list[Row]:
     """Measure every case that the CSV file does not have yet for this machine, commit and settings.
 
-    Returns the rows of the cases, in their order. Ctrl-C loses at most the cell that was being measured.
+    ``call`` takes a regime of memory, a function and its arguments, as `regimes.Processes` does. Returns the rows of
+    the cases, in their order. Ctrl-C loses at most the cell that was being measured.
     """
     about = environment.environment(options.device, clock, options.backend)
     with Rows(path, ALL_COLUMNS) as file:
@@ -35,7 +43,7 @@ def run(
             columns = {name: str(value) for name, value in case.columns().items()}
             row = known.get(_key(columns))
             if row is None:
-                row = file.append(_measured(case, options) | about)
+                row = file.append(call(case.memory, _measured, case, options) | about)
             rows.append(row)
             if listen is not None:
                 listen(row, len(rows), len(cases))

@@ -10,8 +10,8 @@ from rich.table import Table
 from .measure import OK, WRONG
 from .storage import Row
 from .subjects import SUBJECTS
-from .summary import DIRECTION_TITLES, faulty, place, timed
-from .terminal import outcome
+from .summary import DIRECTION_TITLES, by_memory, faulty, place, timed
+from .terminal import kind, outcome
 
 
 def show_overhead(console: Console, rows: Sequence[Row]) -> None:
@@ -28,18 +28,23 @@ def show_overhead(console: Console, rows: Sequence[Row]) -> None:
 
 
 def show_steps(console: Console, rows: Sequence[Row]) -> None:
-    """Milliseconds of a training step, and what of torch's step the normalizers take."""
-    table = _table("norm", "type, layout", "threads", "native, ms", "ours, ms", "none, ms", "ratio", "norms' share")
+    """Milliseconds of a training step, and what of torch's step the normalizers take, for each regime of memory."""
+    for memory, members in by_memory(timed(rows)).items():
+        console.print()
+        if memory:
+            console.print(memory.capitalize(), style="bold")
+        console.print(_steps(members))
+    console.print("\nMilliseconds of a step; share: what of it the normalizers take, torch's -> ours.", style="dim")
+
+
+def _steps(rows: Sequence[Row]) -> Table:
+    table = _table("norm", "type", "threads", "native", "ours", "none", "ratio", "share")
     for row in rows:
-        if row["status"] != OK:
-            continue
         native, ours, none = (float(row[name]) for name in ("native_ms", "ours_ms", "none_ms"))
         share = f"{(native - none) / native:.0%} -> {(ours - none) / ours:.0%}"
-        kind = f"{row['dtype']} {row['layout']}"
         cells = (f"{native:.0f}", f"{ours:.0f}", f"{none:.0f}", row["ratio"], share)
-        table.add_row(SUBJECTS[row["norm"]].title, kind, row["threads"], *cells)
-    console.print()
-    console.print(table)
+        table.add_row(SUBJECTS[row["norm"]].title, kind(row), row["threads"], *cells)
+    return table
 
 
 def show_step_line(console: Console, row: Row) -> None:
@@ -47,15 +52,14 @@ def show_step_line(console: Console, row: Row) -> None:
     said = f"{row['ratio']} x native" if row["status"] == OK else row["message"] or "failed"
     if row["status"] == WRONG:
         said = f"wrong, the losses differ by {row['loss_error']}; not timed"
-    console.print(
-        f"{SUBJECTS[row['norm']].title}, {row['dtype']}, {row['layout']}, threads {row['threads']}: {said}",
-        soft_wrap=True,
-    )
+    parts = [SUBJECTS[row["norm"]].title, row["dtype"], row["layout"], f"threads {row['threads']}"]
+    parts += [f"memory {row['memory']}"] if row["memory"] else []
+    console.print(f"{', '.join(parts)}: {said}", soft_wrap=True)
 
 
 def _table(first: str, *headings: str) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, header_style="bold", pad_edge=False)
     table.add_column(first, no_wrap=True)
     for heading in headings:
-        table.add_column(heading, no_wrap=True, justify="right" if heading not in ("pass", "type, layout") else "left")
+        table.add_column(heading, no_wrap=True, justify="right" if heading not in ("pass", "type") else "left")
     return table

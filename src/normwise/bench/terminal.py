@@ -20,6 +20,7 @@ from .summary import (
     advantage,
     baseline,
     by_layer,
+    by_memory,
     faulty,
     figures,
     place,
@@ -76,8 +77,11 @@ def show(console: Console, rows: Sequence[Row], files: Iterable[tuple[str, Path]
     if good:
         console.print(_machine(good[0]), style="dim", soft_wrap=True)
         console.print()
-        console.print(_table(good, wide=console.width >= WIDE))
-        console.print()
+        for memory, members in by_memory(good).items():
+            if memory:
+                console.print(memory.capitalize(), style="bold")
+            console.print(_table(members, wide=console.width >= WIDE))
+            console.print()
         for line in _legend(good):
             console.print(line, style="dim")
     _list(console, "Slower than the baseline", slower(rows), lambda row: f"{row['ratio']}: {place(row)}")
@@ -89,7 +93,7 @@ def show(console: Console, rows: Sequence[Row], files: Iterable[tuple[str, Path]
 
 def _machine(row: Row) -> str:
     parts = [row["machine"], f"torch {row['torch']}", f"commit {row['commit'] or 'unknown'}", f"{row['clock']} clock"]
-    parts += [f"backend {row['backend']}", f"huge pages {row['huge_pages']}"]
+    parts += [f"backend {row['backend']}", f"huge pages {row['huge_pages']}", row["allocator"]]
     return ", ".join(parts)
 
 
@@ -123,7 +127,7 @@ def _table(rows: Sequence[Row], *, wide: bool) -> Table:
             cells += _cells(figures([row for row in members if row["direction"] == direction]))
         cells += [_number(advantage(members, column)) for column in extra]
         for split in splits:
-            of = figures([row for row in members if _kind(row) == split])
+            of = figures([row for row in members if kind(row) == split])
             cells.append(_number(of.ratio if of else None))
         table.add_row(*(Text(cell) for cell in cells))
     return table
@@ -137,10 +141,11 @@ def _headings(directions: Sequence[str]) -> list[str]:
 def _kinds(rows: Sequence[Row]) -> list[str]:
     order = list(DTYPES)
     ranked = sorted(rows, key=lambda row: (order.index(row["dtype"]), row["layout"] != LAYOUTS[0]))
-    return list(dict.fromkeys(map(_kind, ranked)))
+    return list(dict.fromkeys(map(kind, ranked)))
 
 
-def _kind(row: Row) -> str:
+def kind(row: Row) -> str:
+    """Dtype and layout, shortly: "fp32", "bf16 last"."""
     return row["dtype"] if row["layout"] == LAYOUTS[0] else f"{row['dtype']} last"
 
 

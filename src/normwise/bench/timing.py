@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 
@@ -23,16 +24,18 @@ Timer = Callable[[Mapping[str, Callable[[], object]], int], dict[str, float]]
 
 
 def cpu_timer(clock: str = "wall") -> Timer:
-    """A timer by one of the `CLOCKS`."""
-    now = CLOCKS[clock]
+    """A timer by one of the `CLOCKS`, which other processes can be sent."""
+    return partial(_on_cpu, CLOCKS[clock])
 
+
+def _on_cpu(now: Callable[[], float], functions: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
     def seconds(function: Callable[[], object], repeats: int) -> float:
         start = now()
         for _ in range(repeats):
             function()
         return (now() - start) / repeats
 
-    return lambda functions, rounds: _medians(functions, rounds, seconds)
+    return _medians(functions, rounds, seconds)
 
 
 def cuda_timer(device: torch.device) -> Timer:

@@ -16,6 +16,7 @@ import typer
 from ..bench import step, sweep
 from ..bench.entry import OVERHEAD_ROUNDS, Request
 from ..bench.page import write_page
+from ..bench.regimes import Processes
 from ..bench.subjects import SUBJECTS
 from ..bench.tables import show_overhead, show_step_line, show_steps
 from ..bench.terminal import Ticker, show
@@ -37,6 +38,9 @@ EPILOG = f"""Examples:
 
 Every cell is checked against fp64 before it is timed, and its row is on disk when the next one begins: the same command
 goes on where it was stopped, and measures anew after a change of the sources, of torch or of the machine.
+
+On a CPU with glibc, layers and steps are measured twice, each in a process of its own: with memory as the allocator
+comes, and with memory that is reused (normwise.reuse_memory()).
 
 LAYERS are separated by commas:
 
@@ -127,8 +131,9 @@ def _layers(request: Request, out: Path) -> None:
 
     path = out / "layers.csv"
     try:
-        with Ticker(console) as ticker:
-            sweep.run(cases, request.options(), path, clock=request.clock, listen=partial(finished, ticker))
+        with Ticker(console) as ticker, Processes(request.memory()) as call:
+            listen = partial(finished, ticker)
+            sweep.run(cases, request.options(), path, clock=request.clock, call=call, listen=listen)
     finally:
         if rows:
             write_page(out / "bench.html", rows, shlex.join(["normwise", *sys.argv[1:]]))
@@ -149,11 +154,18 @@ def _overhead(request: Request, out: Path) -> None:
 def _step(request: Request, out: Path) -> None:
     console, path = make_console(), out / "step.csv"
     try:
-        wanted = step.steps(request.thread_counts(), norms=request.layers, dtypes=request.dtypes, shapes=request.shapes)
+        wanted = step.steps(
+            request.thread_counts(),
+            norms=request.layers,
+            dtypes=request.dtypes,
+            shapes=request.shapes,
+            memory=request.memory(),
+        )
     except ValueError as error:
         raise InputError(str(error)) from error
     listen = partial(show_step_line, console)
-    rows = step.run(wanted, request.options(), path, clock=request.clock, listen=listen)
+    with Processes(request.memory()) as call:
+        rows = step.run(wanted, request.options(), path, clock=request.clock, call=call, listen=listen)
     show_steps(console, rows)
     console.print(f"\nRows: {path}", soft_wrap=True)
 
