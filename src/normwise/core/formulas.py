@@ -21,7 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .moments import Moments
+from .moments import Moments, PairedMoments
 from .processes import ProcessGroup
 from .responses import Coefficient, Gated, LargerScale, Responding
 
@@ -47,7 +47,12 @@ def standardized(pooled: Moments, weight: Tensor | None, bias: Tensor | None, ep
     scale = torch.rsqrt(pooled.var + eps)
     if weight is not None:
         scale = weight * scale
-    return Affine(pooled.mean, scale, 0.0 if bias is None else bias, pooled)
+    return Affine(pooled.mean, scale, _with_rest(pooled, scale, 0.0 if bias is None else bias), pooled)
+
+
+def _with_rest(center: Moments, scale: Tensor, shift: Coefficient) -> Coefficient:
+    """What makes of ``(x - mean) · scale + shift`` the same around the means as they were before they were rounded."""
+    return shift if center.rest is None else shift - center.rest * scale
 
 
 def batch_norm(
@@ -118,9 +123,10 @@ def batch_renorm(
     scale = torch.rsqrt(target.var + eps)
     # The bounds are two numbers or two tensors, which `clamp` types apart.
     r = (torch.sqrt(batch.var + eps) * scale).clamp(1 / target.r_max, target.r_max)  # type: ignore[call-overload]
-    d = ((batch.mean - target.mean) * scale).clamp(-target.d_max, target.d_max)  # type: ignore[call-overload]
-    affine = standardized(pooled, weight, bias, eps)
-    return affine._replace(scale=affine.scale * r, shift=affine.shift + (d if weight is None else weight * d))
+    away = batch.away_from(Moments(target.mean, target.var, 1))
+    d = (away * scale).clamp(-target.d_max, target.d_max)  # type: ignore[call-overload]
+    affine = standardized(pooled, r if weight is None else weight * r, bias, eps)
+    return affine._replace(shift=affine.shift + (d if weight is None else weight * d))
 
 
 def switchable_norm(
@@ -147,14 +153,26 @@ def switchable_norm(
             tables.append(batch)
         else:
             tables.append(moments if branch == "instance" else moments.over_channels())
-    mean = _mixed(mean_weight, [table.mean for table in tables])
     var = _mixed(var_weight, [table.var for table in tables])
-    return standardized(Moments(mean, var, moments.count), weight, bias, eps)._replace(statistics=batch)
+    mixed = _mixed_means(mean_weight, tables)._replace(var=var)
+    return standardized(mixed, weight, bias, eps)._replace(statistics=batch)
 
 
 def mixture(logits: Tensor) -> Tensor:
     """Softmax, in which an infinite logit is the limit: all or nothing."""
     return logits.clamp(-1e4, 1e4).softmax(0)
+
+
+def _mixed_means(logits: Tensor, tables: list[Moments]) -> Moments:
+    """The first table with the mixture of all means."""
+    first = tables[0]
+    if first.rest is None:
+        return first._replace(mean=_mixed(logits, [table.mean for table in tables]))
+    # The shares add up to 1, and only their rounding would not be of the size of the differences.
+    away = _mixed(logits, [table.away_from(first) for table in tables])
+    mean = first.mean + away
+    rest = (away - (mean - first.mean)).detach() + first.rest
+    return PairedMoments(mean, first.var, first.count, rest)
 
 
 def _mixed(logits: Tensor, parts: list[Tensor]) -> Tensor:
@@ -180,10 +198,10 @@ def batch_instance_norm(
     by_batch = gate * torch.rsqrt(batch.var + eps)
     by_instance = (1 - gate) * torch.rsqrt(moments.var + eps)
     # Around the plane's own mean both branches are small; around 0 they would cancel.
-    scale, shift = by_batch + by_instance, (moments.mean - batch.mean) * by_batch
+    scale, shift = by_batch + by_instance, moments.away_from(batch) * by_batch
     if weight is not None:
         scale, shift = weight * scale, weight * shift
-    return Affine(moments.mean, scale, shift if bias is None else shift + bias, batch)
+    return Affine(moments.mean, scale, _with_rest(moments, scale, shift if bias is None else shift + bias), batch)
 
 
 def filter_response_norm(

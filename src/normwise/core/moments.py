@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from .precision import table_dtype
 from .processes import ProcessGroup, gather
 
 Count = int | Tensor
+Average = Callable[[Tensor], Tensor]
 
 
 class Moments(NamedTuple):
@@ -36,7 +38,8 @@ class Moments(NamedTuple):
 
     The big tensor is summed in fp32 (fp64 for fp64 input), but the table itself is fp64 wherever the device
     has fp64: it costs nothing on a table this small, and where the mean is a thousand standard deviations
-    the rounding of an fp32 mean would be most of the output's error.
+    the rounding of an fp32 mean would be most of the output's error. Elsewhere it is fp32 and keeps what the rounding
+    took from the means (`PairedMoments`).
 
     >>> x = torch.arange(24, dtype=torch.float64).reshape(2, 3, 4)
     >>> table = Moments.of(x)
@@ -62,8 +65,7 @@ class Moments(NamedTuple):
         if planes.shape[-1] == 0:
             zeros = planes.new_zeros(planes.shape[:2], dtype=table_dtype(x))
             return cls(zeros, zeros, 0)
-        mean, var = _mean_and_variance(planes, lambda t: t.mean(-1))
-        return cls(mean, var, planes.shape[-1])
+        return _measured(planes, lambda t: t.mean(-1), planes.shape[-1])
 
     @classmethod
     def _of_masked(cls, planes: Tensor, mask: Tensor) -> Moments:
@@ -75,8 +77,25 @@ class Moments(NamedTuple):
             # `where`, not a product: a NaN in the padding must not leak into the sums.
             return torch.where(mask, t, 0).sum(-1) / divisor
 
-        mean, var = _mean_and_variance(planes, average)
-        return cls(mean, var, count)
+        return _measured(planes, average, count)
+
+    @property
+    def rest(self) -> Tensor | None:
+        """What rounding took from the means, where that is known: it belongs to them, and no gradient passes it."""
+        return None
+
+    def away_from(self, other: Moments) -> Tensor:
+        """The means minus the ``other`` ones, with an error that is small against the difference.
+
+        >>> x = torch.arange(24.0).reshape(2, 3, 4)
+        >>> table = Moments.of(x)
+        >>> table.away_from(table.over_channels())[0]
+        tensor([-4.,  0.,  4.], dtype=torch.float64)
+        """
+        away = self.mean - other.mean
+        if self.rest is not None:
+            away = away + self.rest
+        return away if other.rest is None else away - other.rest
 
     def over_batch(self, processes: ProcessGroup | None = None) -> Moments:
         """Pool over the samples: one entry per channel, ``[1, C]`` (batch normalization).
@@ -87,7 +106,7 @@ class Moments(NamedTuple):
         local = self._pool(0)
         if processes is None:
             return local
-        return Moments(*gather(torch.stack(local._as_tensors()), processes).unbind(1))._pool(0).squeezed(0)
+        return _table(gather(torch.stack(local._as_tensors()), processes).unbind(1))._pool(0).squeezed(0)
 
     def over_channels(self) -> Moments:
         """Pool over the channels: one entry per sample, ``[N, 1]`` (layer normalization)."""
@@ -148,7 +167,7 @@ class Moments(NamedTuple):
         """The same table without an axis of size 1."""
         return self._map(lambda t: t.squeeze(axis))
 
-    def _as_tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+    def _as_tensors(self) -> tuple[Tensor, ...]:
         """Mean, variance and a count for each entry, all of one shape and dtype."""
         count = self.count.to(self.mean) if isinstance(self.count, Tensor) else self.mean.new_full((), self.count)
         return self.mean, self.var, count.expand_as(self.mean)
@@ -159,17 +178,19 @@ class Moments(NamedTuple):
 
     def _pool(self, axis: int) -> Moments:
         """The law of total variance over one axis of the table, which stays with size 1."""
+        average, count = self._average_over(axis)
+        mean = average(self.mean)
+        return Moments(mean, average(self.var + (self.mean - mean).square()), count)
+
+    def _average_over(self, axis: int) -> tuple[Average, Count]:
+        """How to average over an axis, weighted by the counts, and the counts of what comes out."""
         size = self.mean.shape[axis]
         if self._is_even() and size > 0:
-            mean = self.mean.mean(axis, keepdim=True)
-            var = (self.var + (self.mean - mean).square()).mean(axis, keepdim=True)
-            return Moments(mean, var, self.count * size)
-        _, _, weight = self._as_tensors()
+            return lambda t: t.mean(axis, keepdim=True), self.count * size
+        weight = self._as_tensors()[2]
         total = weight.sum(axis, keepdim=True)
         weight = weight / torch.where(total > 0, total, 1)
-        mean = (weight * self.mean).sum(axis, keepdim=True)
-        var = (weight * (self.var + (self.mean - mean).square())).sum(axis, keepdim=True)
-        return Moments(mean, var, total)
+        return lambda t: (weight * t).sum(axis, keepdim=True), total
 
     def _split_channels(self, groups: int) -> Moments:
         return self._map(lambda t: t.unflatten(1, (groups, -1)) if t.shape[1] != 1 else t.unsqueeze(-1))
@@ -179,37 +200,93 @@ class Moments(NamedTuple):
         return Moments(change(self.mean), change(self.var), count)
 
 
-def _mean_and_variance(planes: Tensor, average: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+class PairedMoments(Moments):
+    """A table in fp32, for a device without fp64: the means are the sums ``mean + rest`` of two numbers each.
+
+    ``mean`` alone is the mean rounded to fp32. That is off by up to 6e-8 of its own size, which is nothing for most
+    uses, and most of the error where a mean of many standard deviations is subtracted: `away_from` and
+    `formulas.standardized` take the rest along.
+
+    >>> third, zero = torch.tensor([[1 / 3]]), torch.zeros(1, 1)
+    >>> table = PairedMoments.corrected(torch.tensor([[1000.0]]), third, zero, 1)
+    >>> table.mean.item() - 1000, (table.mean - 1000 + table.rest - third).item()
+    (0.33331298828125, 0.0)
+    """
+
+    _rest: Tensor
+
+    def __new__(cls, mean: Tensor, var: Tensor, count: Count, rest: Tensor) -> PairedMoments:
+        table = super().__new__(cls, mean, var, count)
+        table._rest = rest.detach()
+        return table
+
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        return *self, self.rest
+
+    @property
+    def rest(self) -> Tensor:
+        return self._rest
+
+    @classmethod
+    def corrected(cls, mean: Tensor, correction: Tensor, var: Tensor, count: Count) -> PairedMoments:
+        """The table of the means ``mean + correction``, of which the second is a small number without a gradient."""
+        rounded = mean + correction
+        return cls(rounded, var, count, correction - (rounded - mean))
+
+    def _as_tensors(self) -> tuple[Tensor, ...]:
+        return *super()._as_tensors(), self.rest
+
+    def _pool(self, axis: int) -> Moments:
+        average, count = self._average_over(axis)
+        mean = average(self.mean)
+        # What the average lost, from numbers of the size of the differences between the means.
+        correction = average((self.mean - mean + self.rest).detach())
+        pooled = PairedMoments.corrected(mean, correction, self.var, count)
+        return pooled._replace(var=average(self.var + self.away_from(pooled).square()))
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Moments:
+        return PairedMoments(*super()._map(change), change(self.rest))
+
+    def _replace(self, **changes: Any) -> PairedMoments:
+        return PairedMoments(*Moments(*self)._replace(**changes), self.rest)
+
+
+def _measured(planes: Tensor, average: Average, count: Count) -> Moments:
     """Average, then average what the first average's rounding left over, then the squares around both.
 
     The rest is small, and so is its error. It corrects a rounding, not the value, so no gradient passes it.
     """
-    table = table_dtype(planes)
-    mean = average(planes)
+    kind, mean = table_dtype(planes), average(planes)
     centered = planes - mean.unsqueeze(-1)
     rest = average(centered.detach())
     var = average((centered - rest.unsqueeze(-1)).square())
-    return mean.to(table) + rest, var.to(table)
+    if kind is torch.float32:
+        return PairedMoments.corrected(mean, rest, var, count)
+    return Moments(mean.to(kind) + rest, var.to(kind), count)
 
 
 def stack(tables: list[Moments]) -> Moments:
     """Put tables of one shape behind each other on a new first axis, with a count for each entry."""
-    return Moments(*(torch.stack(column) for column in zip(*(t._as_tensors() for t in tables), strict=True)))
+    return _table([torch.stack(column) for column in _columns(tables)])
 
 
 def concatenate(tables: list[Moments]) -> Moments:
     """Put the rows of tables behind each other, with a count for each entry."""
-    return Moments(*(torch.cat(column) for column in zip(*(t._as_tensors() for t in tables), strict=True)))
+    return _table([torch.cat(column) for column in _columns(tables)])
+
+
+def _columns(tables: list[Moments]) -> Iterable[tuple[Tensor, ...]]:
+    """Means, variances and counts, and the rests if all tables have them."""
+    return zip(*(t._as_tensors() for t in tables), strict=False)
+
+
+def _table(columns: Sequence[Tensor]) -> Moments:
+    return Moments(*columns) if len(columns) == 3 else PairedMoments(*columns)
 
 
 def statistics_dtype(dtype: torch.dtype) -> torch.dtype:
     """fp64 for fp64, fp32 for everything narrower."""
     return torch.float64 if dtype is torch.float64 else torch.float32
-
-
-def table_dtype(x: Tensor) -> torch.dtype:
-    """The dtype of a table of moments of ``x``: fp64, or fp32 on a device that has no fp64."""
-    return torch.float32 if x.device.type == "mps" else torch.float64
 
 
 def widen(x: Tensor) -> Tensor:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from .layout import check_memory
-from .moments import Moments, table_dtype
+from .moments import Moments
+from .precision import table_dtype
 
 #: Whether buffers may take values, mean and variance, that are kept in these types: what they would be after an update.
 Judge = Callable[[tuple[Tensor, Tensor], tuple[torch.dtype, torch.dtype]], Tensor | bool]

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .moments import table_dtype
+from .precision import table_dtype
 
 #: A constant, or the points ``(step, value)`` of a polygon that is constant before its first and after its last.
 Schedule = float | tuple[tuple[float, float], ...]

@@ -10,8 +10,9 @@ from torch import Tensor
 from normwise.core.arguments import check_input
 from normwise.core.known import check_counter, check_moments
 from normwise.core.layout import check_memory
-from normwise.core.moments import Moments, table_dtype
+from normwise.core.moments import Moments
 from normwise.core.numbers import check_eps, check_momentum
+from normwise.core.precision import table_dtype
 from normwise.core.running import RunningStatistics
 from normwise.core.tables import check_required, check_required_tables, check_tables
 

@@ -73,7 +73,7 @@ class _SwitchableNorm(MixtureLayer):
                     f"{type(self).__name__}: {statistic}_weight is {logits.tolist()}, which is no mixture; "
                     "load a checkpoint from before it became NaN."
                 )
-            values = formulas.mixture(logits.detach().double()).tolist()
+            values = formulas.mixture(logits.detach().cpu().double()).tolist()
             shares[statistic] = dict(zip(self.branches, values, strict=True))
         return shares
 

@@ -98,7 +98,7 @@ def _gain_of_module(caller: str, make: Callable[[], nn.Module]) -> float:
             f"{caller}(activation={make!r}): expected a name, or a class or function that makes the activation's "
             "module, such as torch.nn.PReLU."
         )
-    return function_gain(module.double())
+    return function_gain(module.cpu().double())
 
 
 class SqueezeExcite(nn.Module):

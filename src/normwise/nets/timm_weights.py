@@ -103,9 +103,9 @@ def from_timm(
 
 
 def _gain(weight: Tensor, gain: Tensor, eps: float) -> Tensor:
-    variance = weight.flatten(1).double().var(1, correction=0)
+    variance = weight.flatten(1).cpu().double().var(1, correction=0)
     fan_in = weight[0].numel()
-    return gain.flatten() * ((variance * fan_in).clamp_min(eps) / ((variance + TIMM_EPS) * fan_in)).sqrt()
+    return gain.flatten().cpu() * ((variance * fan_in).clamp_min(eps) / ((variance + TIMM_EPS) * fan_in)).sqrt()
 
 
 def _family(state_dict: Mapping[str, Tensor]) -> Family:

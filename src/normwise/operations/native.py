@@ -14,6 +14,7 @@ from torch import Tensor
 from normwise.backends import forced
 from normwise.core.layout import check_memory, in_layout_of
 from normwise.core.moments import Moments, statistics_dtype, widen
+from normwise.core.precision import table_dtype
 
 from .saved import guarded
 from .transforms import needs_graph
@@ -65,7 +66,7 @@ def over_batch(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
     if x.is_cpu:
         # The way of `over_batch_measured`, so that a checkpoint that is run again saves the same tensors.
         y, mean, root = over_batch_measured(x, weight, bias, eps)
-        mean, root = mean.detach().double(), root.detach().double()
+        mean, root = (t.detach().to(table_dtype(x)) for t in (mean, root))
         return y, Moments(mean.unsqueeze(0), (root.pow(-2) - eps).clamp_min(0).unsqueeze(0), count)
     # With momentum 1 the operator leaves the statistics of this very batch in the buffers.
     mean, unbiased = torch.zeros(2, x.shape[1], dtype=kind, device=x.device).unbind()

@@ -19,7 +19,8 @@ from normwise.backends import Backend, Formulas, formulas_of
 from normwise.core.activations import Activation
 from normwise.core.formulas import Affine, Formula
 from normwise.core.layout import PLAIN
-from normwise.core.moments import Count, Moments, statistics_dtype, table_dtype
+from normwise.core.moments import Count, Moments, statistics_dtype
+from normwise.core.precision import table_dtype
 from normwise.core.program import Program
 from normwise.core.program import RecordedFormula as Recorded
 from normwise.core.responses import RESPONSES, Responding

@@ -44,7 +44,7 @@ class TinyGraph:
         *,
         measured: bool,
     ) -> None:
-        self.count = table.count
+        self.count, self.rest = table.count, table.rest
         self.measured = measured and x.requires_grad
         # Hooks of a checkpoint or the like are for what is as large as x.
         with torch.enable_grad(), saved_tensors_hooks(_itself, _itself):
@@ -53,7 +53,7 @@ class TinyGraph:
             self.parameters = [
                 None if p is None else p.detach().requires_grad_(p.requires_grad) for p in wide(parameters, x)
             ]
-            found = formula(Moments(self.mean, self.var, table.count), *self.parameters)
+            found = formula(table._replace(mean=self.mean, var=self.var), *self.parameters)
             self.result = type(found)
             self.step = last_step(backend, found, self.mean, x, activation)
         candidates = (self.mean, self.var, *self.parameters)
@@ -103,7 +103,7 @@ class TinyGraph:
         to_mean, to_var = (grads.get(id(leaf)) for leaf in (self.mean, self.var))
         slope = torch.zeros_like(mean) if to_var is None else to_var * (2 * share)
         # The variance's slope is about the exact mean; the kernels center on the rounded one.
-        offset = slope * (around - mean)
+        offset = slope * (around - mean if self.rest is None else around - mean - self.rest)
         if to_mean is not None:
             offset = offset + to_mean * share
         return slope.to(around.dtype), offset.to(around.dtype)

@@ -8,6 +8,8 @@ from collections import Counter
 import torch
 from torch import Tensor
 
+from normwise.core.precision import in_fp64
+
 from .records import Histogram
 
 BINS = 64
@@ -26,7 +28,7 @@ class Bins:
     def of(cls, x: Tensor) -> Bins:
         """Of the finite values."""
         with torch.no_grad():
-            values = x.detach().double().flatten()
+            values = in_fp64(x.detach()).flatten()
             values = values[values.isfinite()]
             if values.numel() == 0:
                 return cls(NARROWEST, Counter())

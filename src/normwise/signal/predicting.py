@@ -18,6 +18,7 @@ from .prediction.modules import rule_of
 from .prediction.options import Options
 from .prediction.residuals import residuals_of
 from .prediction.walk import walk
+from .protection import on_cpu
 from .records import Kind, Tap, Trace
 
 
@@ -70,9 +71,10 @@ def predict(
     if input is None:
         input, _ = default_input(model, torch.Generator().manual_seed(0))
         input = tuple(input.shape) if input.is_floating_point() else input
-    structure = structure_of(_followed(model))
-    values = walk(structure, _inputs(structure.root, input), Options(skip_gain, batch_statistics))
-    return Trace(name, tuple(_taps(structure, values)), f"predicted for {_words(input)}")
+    with on_cpu(model):
+        structure = structure_of(_followed(model))
+        values = walk(structure, _inputs(structure.root, input), Options(skip_gain, batch_statistics))
+        return Trace(name, tuple(_taps(structure, values)), f"predicted for {_words(input)}")
 
 
 def _taps(structure: Structure, values: Mapping[fx.Node, Any]) -> Iterator[Tap]:

@@ -46,6 +46,25 @@ def as_it_was(model: nn.Module) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def on_cpu(model: nn.Module) -> Iterator[None]:
+    """Parameters and buffers are copies on the CPU meanwhile: a prediction computes there, in fp64."""
+    copies: dict[int, Tensor] = {}
+    with ExitStack() as stack:
+        for module in model.modules():
+            stores: Any = () if is_scripted(module) else (module._parameters, module._buffers)
+            for tensors in stores:
+                away = {name: t for name, t in tensors.items() if t is not None and not t.is_cpu}
+                stack.callback(tensors.update, away)
+                tensors.update({name: copies.setdefault(id(t), _copy_on_cpu(t)) for name, t in away.items()})
+        yield
+
+
+def _copy_on_cpu(t: Tensor) -> Tensor:
+    copy = t.detach().cpu()
+    return nn.Parameter(copy, t.requires_grad) if isinstance(t, nn.Parameter) else copy
+
+
 def _snapshot(attributes: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Each attribute with a copy of what it contains, one level deep."""
     return {

@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from normwise.core.moments import Moments, statistics_dtype, table_dtype
+from normwise.core.moments import Moments, statistics_dtype
+from normwise.core.precision import in_fp64
 from normwise.operations.measure import measure
 from normwise.operations.transforms import without_autocast
 
@@ -22,10 +23,13 @@ def measurable(x: Tensor) -> bool:
 
 
 def channel_moments(x: Tensor, axis: int) -> tuple[Moments, int]:
-    """Mean and **biased** variance of each channel, ``[1, C]``, and how many values were NaN or inf and left out."""
+    """Mean and **biased** variance of each channel, ``[1, C]``, and how many values were NaN or inf and left out.
+
+    The table is in fp64, on the CPU where the device has none: what fp32 cannot square, it cannot hold either.
+    """
     with torch.no_grad(), without_autocast(x):
         x = x.detach()
-        table = _moments(x, axis)
+        table = _in_fp64(_moments(x, axis))
         if _in_range(table, x):
             return table, 0
         return _moments_of_finite(x, axis)
@@ -36,7 +40,7 @@ def mean_square(x: Tensor) -> float:
     with torch.no_grad(), without_autocast(x):
         norm = torch.linalg.vector_norm(x.detach(), dtype=statistics_dtype(x.dtype)).item()
         if not SMALLEST_NORM < norm < LARGEST_NORM:
-            norm = torch.linalg.vector_norm(x.detach(), dtype=table_dtype(x)).item()
+            norm = torch.linalg.vector_norm(in_fp64(x.detach())).item()
     return norm * norm / x.numel()
 
 
@@ -64,7 +68,11 @@ def _moments(x: Tensor, axis: int) -> Moments:
     return measure(planes).over_batch()
 
 
+def _in_fp64(table: Moments) -> Moments:
+    return Moments(in_fp64(table.mean), in_fp64(table.var), table.count)
+
+
 def _moments_of_finite(x: Tensor, axis: int) -> tuple[Moments, int]:
-    values = x.movedim(axis, 0).reshape(1, x.shape[axis], -1).to(table_dtype(x))
+    values = in_fp64(x.movedim(axis, 0).reshape(1, x.shape[axis], -1))
     finite = values.isfinite()
     return Moments.of(values, finite), int((~finite).sum())

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from normwise.core.precision import in_fp64
 from normwise.layers import NORMALIZERS
 from normwise.weights.layers import LAYERS
 
@@ -106,7 +107,7 @@ def gather(model: nn.Module, data: Any, *, skip_gain: float | None, forward: For
     def recorded(batch_statistics: bool) -> Forward:
         def forward(model: nn.Module, batch: Any) -> Any:
             output = call(model, batch)
-            outputs[batch_statistics] += [t.detach().double() for t in tensors_in(output) if t.is_floating_point()][:1]
+            outputs[batch_statistics] += [in_fp64(t.detach()) for t in tensors_in(output) if t.is_floating_point()][:1]
             return output
 
         return forward

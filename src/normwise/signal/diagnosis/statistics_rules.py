@@ -73,7 +73,7 @@ def _never_updated(site: Site) -> Finding:
 
 def _disagreement(site: Site, mean: Tensor, variance: Tensor) -> tuple[float, float]:
     ours, spread = site.moments()
-    mean, variance = (t.detach().double().cpu().flatten() for t in (mean, variance))
+    mean, variance = (t.detach().cpu().double().flatten() for t in (mean, variance))
     eps = float(getattr(site.module, "eps", 1e-5))
     distance = ((mean - ours).square() / (spread + eps)).mean().sqrt()
     ratio = torch.exp(torch.log((variance.clamp_min(0) + eps) / (spread + eps)).mean())

@@ -70,7 +70,7 @@ class Signal:
     @classmethod
     def measured(cls, x: Tensor, axis: int) -> Signal:
         """The moments of a tensor that is there: an input, a position embedding."""
-        values = x.detach().double().movedim(axis, 0).flatten(1).cpu()
+        values = x.detach().cpu().double().movedim(axis, 0).flatten(1)
         variance, mean = torch.var_mean(values, dim=1, correction=0)
         return cls.gaussian(x.shape, axis, mean, variance)
 

@@ -94,7 +94,7 @@ def _numbers(weight: Tensor) -> Tensor:
 
 
 def _biased(mean: Tensor, bias: Tensor | None) -> Tensor:
-    return mean if bias is None else mean + bias.detach().double().cpu()
+    return mean if bias is None else mean + bias.detach().cpu().double()
 
 
 def _linear_module(module: nn.Linear, options: Options, x: Signal) -> Signal:
