@@ -43,8 +43,10 @@ portable: ## the kernels' C interface with clang, without OpenMP, and emulated o
 no-compiler: $(READY) ## install, tests and compare on a machine without a compiler
 	$(BIN)/python tools/without_compiler.py
 
-# One process per core with one thread each: the tests are many and small.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+# One process per core with one thread each: the tests are many and small. Each begins with a part of the files in one
+# piece, so that what a file prepares is prepared once. Bytecode is kept whatever the environment says: some hundred
+# processes import the package.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 test: $(READY) ## the test suite
 	$(PYTEST) -m "not slow"

@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ if not torch.cuda.is_available():
     # Triton decides when it is imported whether it interprets its kernels: before anything of it is.
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-from covering import covering
+from covering import leave_out
 from triton_interpreter import prepare
 
 from normwise import use_backend
@@ -28,24 +28,13 @@ settings.register_profile("repeatable", derandomize=True, deadline=None, suppres
 settings.load_profile("repeatable")
 
 
-def factors(value) -> list[str]:
-    """What an argument's value is made of, if it says so; values may be of any kind, and equal ones look the same."""
-    return [repr(factor) for factor in getattr(value, "factors", (value,))]
-
-
-@pytest.hookimpl(tryfirst=True)  # before `-m` looks at the marks
-def pytest_collection_modifyitems(items) -> None:
-    """Of every test's combinations, mark as slow those that a covering subset can do without."""
-    tests: dict[Callable, list[pytest.Item]] = {}
-    for item in items:
-        if hasattr(item, "callspec") and not item.get_closest_marker("slow"):
-            tests.setdefault(item.function, []).append(item)
-    for found in tests.values():
-        rows = [[factor for value in item.callspec.params.values() for factor in factors(value)] for item in found]
-        kept = covering(rows)
-        for number, item in enumerate(found):
-            if number not in kept:
-                item.add_marker(pytest.mark.slow)
+@pytest.hookimpl(wrapper=True)
+def pytest_generate_tests(metafunc) -> Iterator[None]:
+    """Of a test's combinations, leave all but a covering subset to the slow suite."""
+    yield
+    if metafunc.definition.get_closest_marker("slow") is None:
+        # What pytest makes tests of; there is no public hook between the combinations and their tests.
+        leave_out(metafunc._calls, made=metafunc.config.option.markexpr != "not slow")
 
 
 @pytest.fixture(autouse=True)
@@ -98,8 +87,8 @@ def start():
 def command(tmp_path, monkeypatch, capsys):
     """The command line within this process, which spares the import of torch: exit code, stdout, stderr."""
 
-    def run(*arguments, columns=80):
-        monkeypatch.chdir(tmp_path)
+    def run(*arguments, columns=80, folder=tmp_path):
+        monkeypatch.chdir(folder)
         monkeypatch.setattr(sys, "path", list(sys.path))
         monkeypatch.setattr(sys, "argv", ["normwise", *arguments])
         monkeypatch.setenv("COLUMNS", str(columns))

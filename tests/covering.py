@@ -11,6 +11,8 @@ import random
 from collections.abc import Hashable, Sequence
 from itertools import combinations
 
+import pytest
+
 Row = Sequence[Hashable]
 
 
@@ -38,6 +40,27 @@ def covering(rows: Sequence[Row]) -> set[int]:
         chosen.add(row)
         missing -= pairs[row]
     return chosen
+
+
+def leave_out(calls: list, made: bool) -> None:
+    """Mark as slow those of pytest's combinations that a covering subset of the fast ones can do without.
+
+    They are more than the others: unless they are to be ``made``, for `-m` to choose among them, they are taken out of
+    the list, which never becomes empty.
+    """
+    fast = [call for call in calls if all(mark.name != "slow" for mark in call.marks)]
+    rows = [[factor for value in call.params.values() for factor in _factors(value)] for call in fast]
+    kept = {id(fast[number]) for number in covering(rows)}
+    for call in calls:
+        if id(call) not in kept:
+            call.marks.append(pytest.mark.slow.mark)
+    if kept and not made:
+        calls[:] = [call for call in calls if id(call) in kept]
+
+
+def _factors(value: object) -> list[str]:
+    """What an argument's value is made of, if it says so; values may be of any kind, and equal ones look the same."""
+    return [repr(factor) for factor in getattr(value, "factors", (value,))]
 
 
 def _pairs(row: Row) -> set[Hashable]:

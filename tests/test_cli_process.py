@@ -1,4 +1,7 @@
-"""The `normwise` command as people run it: real processes, their output and exit codes."""
+"""The `normwise` command as people run it: real processes, their output and exit codes.
+
+What a second run of the same command does is asked within this process, where a process of its own adds nothing.
+"""
 
 import csv
 import json
@@ -79,37 +82,40 @@ def test_the_report_says_what_the_rows_say(finished):
     assert "Unfinished" not in page
 
 
-def test_the_command_in_the_report_repeats_the_sweep(finished):
+def test_the_command_in_the_report_repeats_the_sweep(finished, command):
     folder, _ = finished
     page = (folder / "out" / "report.html").read_text(encoding="utf-8")
     found = re.search(r"<pre><code>(.*?)</code></pre>", page)
     assert found
     program, *arguments = shlex.split(unescape(found[1]))
     assert program == "normwise"
-    done = normwise(*arguments, cwd=folder)
-    assert done.stdout.splitlines()[0] == "2 of 2 runs were finished before and are not repeated."
+    code, output, _ = command(*arguments, folder=folder)
+    assert code == 0
+    assert output.splitlines()[0] == "2 of 2 runs were finished before and are not repeated."
 
 
-def test_json_on_stdout_leaves_stdout_to_json(finished):
+def test_json_on_stdout_leaves_stdout_to_json(finished, command):
     folder, _ = finished
-    done = normwise("compare", *SMALL, "--out", "out", "--json", "-", cwd=folder)
-    assert json.loads(done.stdout) == stored_rows(folder / "out")
-    assert "Test accuracy, %" in done.stderr
-    assert not CONTROL.search(done.stderr)
+    code, output, errors = command("compare", *SMALL, "--out", "out", "--json", "-", folder=folder)
+    assert code == 0
+    assert json.loads(output) == stored_rows(folder / "out")
+    assert "Test accuracy, %" in errors
+    assert not CONTROL.search(errors)
 
 
-def test_the_console_script_is_the_module(finished):
-    folder, _ = finished
-    script = Path(sys.executable).with_name("normwise")
-    done = subprocess.run([script, "--version"], capture_output=True, text=True, env=environment(), timeout=60)
-    assert done.stdout == normwise("--version", cwd=folder).stdout
-    assert re.fullmatch(r"normwise \d+\.\d+\.\d+\n", done.stdout)
+def test_the_version(command):
+    code, output, errors = command("--version")
+    assert re.fullmatch(r"normwise \d+\.\d+\.\d+\n", output)
+    assert (code, errors) == (0, "")
 
 
-def test_bad_input_in_a_process_of_its_own(tmp_path):
-    done = normwise("compare", "--data", "nowhere", cwd=tmp_path, code=2)
+def test_bad_input_of_the_console_script(tmp_path, command):
+    arguments = ("compare", "--data", "nowhere")
+    script = [Path(sys.executable).with_name("normwise"), *arguments]
+    done = subprocess.run(script, capture_output=True, text=True, cwd=tmp_path, env=environment(), timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == command(*arguments)
+    assert done.returncode == 2
     assert done.stderr.startswith("normwise: data='nowhere': there is no such folder.")
-    assert done.stdout == ""
 
 
 def test_a_defect_keeps_its_traceback(tmp_path):
@@ -160,11 +166,10 @@ def test_importing_the_command_line_imports_no_extra(tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
-def test_ctrl_c_leaves_a_report_and_the_same_command_goes_on(tmp_path, start):
-    arguments = ["compare", "--norms", "batch,none", "--batch-sizes", "64", "--seeds", "2", "--epochs", "2"]
+def test_ctrl_c_leaves_a_report_and_the_same_command_goes_on(tmp_path, start, command):
+    arguments = ["compare", "--norms", "batch,none", "--batch-sizes", "64", "--seeds", "2", "--epochs", "1"]
     arguments += ["--out", "out", "--csv", "rows.csv"]
-    command = [sys.executable, "-m", "normwise", *arguments]
-    running = start(command, cwd=tmp_path, env=environment())
+    running = start([sys.executable, "-m", "normwise", *arguments], cwd=tmp_path, env=environment())
     first = running.stdout.readline()
     assert first.startswith("[1/4] ")
     running.send_signal(signal.SIGINT)
@@ -178,9 +183,10 @@ def test_ctrl_c_leaves_a_report_and_the_same_command_goes_on(tmp_path, start):
     assert notice in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert len((tmp_path / "rows.csv").read_text().splitlines()) == 1 + len(rows)
 
-    resumed = normwise(*arguments, cwd=tmp_path)
-    assert f"{len(rows)} of 4 runs were finished before and are not repeated." in resumed.stdout
-    assert len(re.findall(r"^\[\d/4\] ", resumed.stdout, re.MULTILINE)) == 4 - len(rows)
+    code, resumed, _ = command(*arguments)
+    assert code == 0
+    assert f"{len(rows)} of 4 runs were finished before and are not repeated." in resumed
+    assert len(re.findall(r"^\[\d/4\] ", resumed, re.MULTILINE)) == 4 - len(rows)
     assert stored_rows(tmp_path / "out")[: len(rows)] == rows
     assert len(stored_rows(tmp_path / "out")) == 4
     assert "Unfinished" not in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")

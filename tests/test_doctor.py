@@ -254,18 +254,21 @@ def test_the_command_without_a_compiler(tmp_path):
     assert [check["name"] for check in data["checks"] if check["level"] == PROBLEM] == ["backend cpu"]
 
 
+@pytest.fixture(scope="module")
+def fresh():
+    """What `normwise doctor --json` says; not in this process, where scikit-learn may have brought another OpenMP."""
+    return run("--json", code=0 if available_backends()["cpu"] is None else 1)
+
+
 @pytest.mark.skipif(not doctor.MAPS.exists(), reason="needs Linux's /proc")
-def test_a_fresh_process_has_one_openmp_runtime():
-    """Not this one: scikit-learn, which another test may have loaded, brings its own."""
-    code = 0 if available_backends()["cpu"] is None else 1
-    (check,) = (check for check in json.loads(run("--json", code=code).stdout)["checks"] if check["name"] == "OpenMP")
+def test_a_fresh_process_has_one_openmp_runtime(fresh):
+    (check,) = (check for check in json.loads(fresh.stdout)["checks"] if check["name"] == "OpenMP")
     assert check["level"] == OK
     assert "omp" in check["found"]
 
 
 @pytest.mark.skipif(available_backends()["cpu"] is not None, reason=str(available_backends()["cpu"]))
-def test_the_command_on_a_machine_that_has_everything():
-    done = run("--json")
-    assert done.stderr == ""
-    assert json.loads(done.stdout)["healthy"] is True
+def test_the_command_on_a_machine_that_has_everything(fresh):
+    assert fresh.stderr == ""
+    assert json.loads(fresh.stdout)["healthy"] is True
     assert run().stdout.endswith("\nNo problem.\n")

@@ -49,12 +49,13 @@ def test_rows_page_and_table(finished):
     assert complaints(done.stderr) == []
 
 
-def test_the_command_on_the_page_repeats_the_run(finished):
+def test_the_command_on_the_page_repeats_the_run(finished, command):
     folder, _ = finished
     page = (folder / "out" / "bench.html").read_text(encoding="utf-8")
     assert f"normwise bench {' '.join(SMALL)} --out out</code>" in page
     before = rows_in(folder / "out" / "layers.csv")
-    bench(*SMALL, "--out", "out", cwd=folder)
+    code, _, errors = command("bench", *SMALL, "--out", str(folder / "out"))
+    assert (code, complaints(errors)) == (0, [])
     assert rows_in(folder / "out" / "layers.csv") == before
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from normwise.comparison import compare
+from normwise.comparison import RunFinished, compare
 from normwise.comparison.storage import read_rows
 
 SMALL = {
@@ -21,17 +21,15 @@ SMALL = {
 }
 SCRIPT = """
 import json, os, signal, sys
-from normwise.comparison import EpochFinished, RunFinished, compare
+from normwise.comparison import EpochFinished, compare
 
-small, out, kill = json.loads(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
+small, out = json.loads(sys.argv[1]), sys.argv[2]
 
 def on_event(event):
-    if kill and isinstance(event, EpochFinished) and (event.done, event.epoch) == (2, 2):
+    if isinstance(event, EpochFinished) and (event.done, event.epoch) == (2, 2):
         with open(os.path.join(out, "results.jsonl"), "ab") as file:
             file.write(b'{"key": "cut off in the mid')
         os.kill(os.getpid(), signal.SIGKILL)
-    if isinstance(event, RunFinished):
-        print(event.run.norm, event.run.seed)
 
 compare(**small, out=out, on_event=on_event)
 """
@@ -44,19 +42,17 @@ def untimed(rows):
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
 def test_a_killed_sweep_resumes_to_the_rows_of_an_undisturbed_one(tmp_path):
-    def run(kill):
-        command = [sys.executable, "-c", SCRIPT, json.dumps(SMALL), str(tmp_path), json.dumps(kill)]
-        return subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
-
-    killed = run(kill=True)
+    command = [sys.executable, "-c", SCRIPT, json.dumps(SMALL), str(tmp_path)]
+    killed = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     before = (tmp_path / "results.jsonl").read_bytes()
     assert before.endswith(b"cut off in the mid")
     assert len(read_rows(tmp_path)) == 2
 
-    resumed = run(kill=False)
-    assert resumed.returncode == 0, resumed.stderr
-    assert resumed.stdout.split("\n")[:-1] == ["batch 1", "group 1"]
+    events = []
+    compare(**SMALL, out=tmp_path, on_event=events.append)
+    done = [(event.run.norm, event.run.seed) for event in events if isinstance(event, RunFinished)]
+    assert done == [("batch", 1), ("group", 1)]
     after = (tmp_path / "results.jsonl").read_bytes()
     assert after.startswith(before[: before.rindex(b"\n") + 1])
     assert untimed(read_rows(tmp_path)) == untimed(compare(**SMALL))

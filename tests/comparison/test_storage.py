@@ -64,12 +64,24 @@ def test_settings_are_replaced_as_a_whole(folder):
 
 
 def test_two_processes_do_not_share_a_folder(folder):
-    script = f"import pathlib, normwise.comparison.storage as s\nwith s.Store(pathlib.Path({str(folder)!r})): pass"
-    with Store(folder):
-        other = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert "Another process is writing to" in other.stderr
-    assert "choose another output folder" in other.stderr
-    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+    script = f"""
+import pathlib, normwise.comparison.storage as s
+for _ in range(2):
+    try:
+        with s.Store(pathlib.Path({str(folder)!r})):
+            print("mine", flush=True)
+    except s.InputError as error:
+        print(error, flush=True)
+        input()
+"""
+    pipes = dict.fromkeys(("stdin", "stdout"), subprocess.PIPE)
+    with subprocess.Popen([sys.executable, "-c", script], text=True, **pipes) as other:
+        with Store(folder):
+            refused = other.stdout.readline()
+        taken, _ = other.communicate("now it is free\n", timeout=60)
+    assert "Another process is writing to" in refused
+    assert "choose another output folder" in refused
+    assert (taken, other.returncode) == ("mine\n", 0)
 
 
 def test_the_lock_is_free_after_an_error(folder):

@@ -12,6 +12,8 @@ import copy
 import inspect
 import io
 import warnings
+from collections.abc import Sequence
+from itertools import chain, islice
 from typing import NamedTuple
 
 import torch
@@ -119,7 +121,8 @@ def assert_near(got: dict[str, torch.Tensor], truth: dict[str, torch.Tensor], to
         value = value.to(want.dtype)
         if name == "x.grad" and "tau.grad" in truth:
             value = without_ties(value, want, tolerance * scale)
-        assert_close(value / scale, want / scale, atol=tolerance, rtol=tolerance)
+        said = f"{name}: {{}}".format
+        assert_close(value / scale, want / scale, atol=tolerance, rtol=tolerance, msg=said)
 
 
 def without_ties(value, want, tolerance):
@@ -194,20 +197,34 @@ def exported(case: Case) -> str:
     return WORKS
 
 
-def onnx_runtime(case: Case) -> str:
-    """ONNX export of the evaluated layer, run by ONNX Runtime."""
+class Together(torch.nn.Module):
+    """Layers side by side, each with inputs of its own; the outputs are theirs."""
+
+    def __init__(self, layers: Sequence[torch.nn.Module], inputs: Sequence[int]):
+        super().__init__()
+        self.layers, self.inputs = torch.nn.ModuleList(layers), inputs
+
+    def forward(self, *tensors: torch.Tensor) -> list[torch.Tensor]:
+        rest = iter(tensors)
+        return [layer(*islice(rest, count)) for layer, count in zip(self.layers, self.inputs, strict=True)]
+
+
+def onnx_runtime(*found: Case) -> str:
+    """ONNX export of the evaluated layers in one model, since an export takes seconds; run by ONNX Runtime."""
     import onnxruntime
 
-    layer, inputs = case.layer(torch.float32).eval(), (case.input(torch.float32), *case.condition(torch.float32))
+    given = [(case.input(torch.float32), *case.condition(torch.float32)) for case in found]
+    model = Together([case.layer(torch.float32) for case in found], [len(inputs) for inputs in given]).eval()
+    inputs, file = tuple(chain(*given)), io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own deprecations
-        program = torch.onnx.export(layer, inputs, dynamo=True, verbose=False)
-    model = io.BytesIO()
-    program.save(model)
-    session = onnxruntime.InferenceSession(model.getvalue())
+        torch.onnx.export(model, inputs, dynamo=True, verbose=False).save(file)
+    session = onnxruntime.InferenceSession(file.getvalue())
     named = {slot.name: t.numpy() for slot, t in zip(session.get_inputs(), inputs, strict=True)}
-    (y,) = session.run(None, named)
-    assert_near({"y": torch.from_numpy(y)}, truth(case, torch.float32, False), TOLERANCE[torch.float32])
+    names = [f"{case.name}-{case.rank}d" for case in found]
+    want = {name: truth(case, torch.float32, False)["y"] for name, case in zip(names, found, strict=True)}
+    got = {name: torch.from_numpy(y) for name, y in zip(names, session.run(None, named), strict=True)}
+    assert_near(got, want, TOLERANCE[torch.float32])
     return WORKS
 
 

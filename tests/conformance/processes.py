@@ -1,7 +1,8 @@
-"""The matrix' column of processes: one process of a group, started by torchrun, prints an outcome for each layer."""
+"""The matrix' column of processes: one of two, given where to meet and its rank; the first prints all outcomes."""
 
 import json
 import sys
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -16,7 +17,9 @@ SIZES = (3, SAMPLES - 3)
 
 def main():
     torch.set_num_threads(1)
-    dist.init_process_group("gloo")
+    store, rank = sys.argv[1:]
+    timeout = timedelta(seconds=60)
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=int(rank), world_size=2, timeout=timeout)
     outcomes = {f"{case.name}-{case.rank}": synchronized(case) for case in cases()}
     dist.barrier()
     if dist.get_rank() == 0:

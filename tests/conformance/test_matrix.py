@@ -12,14 +12,9 @@ CASES = [pytest.param(case, id=f"{case.name}-{case.rank}d") for case in cases()]
 # statistics, rows, pixels, and each further input. One of each kind always, the others in the slow suite.
 KINDS = {"batch", "group", "switchable", "filter-response", "evo-b0", "evo-s0", "pixel-layer", "tanh", "token-rms"}
 KINDS |= {"adaptive-instance", "conditional-batch", "spade"}
-TRACED = [
-    pytest.param(
-        case,
-        id=f"{case.name}-{case.rank}d",
-        marks=() if case.rank == 2 and case.name in KINDS else pytest.mark.slow,
-    )
-    for case in cases()
-]
+OF_EACH_KIND = [case for case in cases() if case.rank == 2 and case.name in KINDS]
+# Each kind is compiled, with its gradients, by tests of its own in tests/layers; here that the cell finds it so.
+COMPILED = {"batch", "spade"}
 NORMAL = (cells.WORKS, cells.NOT_APPLICABLE)
 
 
@@ -37,20 +32,23 @@ def test_masks_transforms_and_second_derivatives(case, cell):
     assert cell(case) in NORMAL
 
 
-@pytest.mark.parametrize("case", TRACED)
-@pytest.mark.parametrize(
-    "cell",  # the export to ONNX begins with torch.export
-    [cells.compiled, pytest.param(cells.exported, marks=pytest.mark.slow)],
-    ids=lambda f: f.__name__,
-)
-def test_compiled_and_exported(case, cell):
-    assert cell(case) in NORMAL
+@pytest.mark.parametrize("case", [case for case in OF_EACH_KIND if case.name in COMPILED], ids=lambda case: case.name)
+def test_compiled(case):
+    assert cells.compiled(case) == cells.WORKS
 
 
 @pytest.mark.onnx
-@pytest.mark.parametrize("case", TRACED)
-def test_onnx_runtime(case):
-    assert cells.onnx_runtime(case) in NORMAL
+def test_one_of_each_kind_in_onnx_runtime():
+    """The export to ONNX begins with torch.export."""
+    assert cells.onnx_runtime(*OF_EACH_KIND) == cells.WORKS
+
+
+@pytest.mark.onnx
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("cell", [cells.compiled, cells.exported, cells.onnx_runtime], ids=lambda f: f.__name__)
+def test_traced(case, cell):
+    assert cell(case) in NORMAL
 
 
 def test_processes():

@@ -6,6 +6,8 @@ import subprocess
 import sys
 import textwrap
 
+import pytest
+
 SCRIPT = textwrap.dedent(
     """
     import torch, torch.distributed as dist, normwise as nw
@@ -45,6 +47,7 @@ SCRIPT = textwrap.dedent(
 )
 
 
+@pytest.mark.slow  # the fast suite: tests/conformance, all layers in one pair of processes
 def test_any_split_over_processes_is_one_process_on_the_whole():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))

@@ -126,6 +126,7 @@ def test_compile_and_export(cls):
 
 
 @pytest.mark.onnx
+@pytest.mark.slow  # the fast suite: tests/conformance, one layer of each kind in one model
 @pytest.mark.filterwarnings("ignore")  # the exporter's own deprecations
 def test_onnx_runtime(tmp_path):
     import onnxruntime

@@ -25,20 +25,28 @@ PATHS = [
     in ("BatchNorm2d", "InstanceNorm2d-plain", "InstanceNorm2d-tracked", "GroupNorm-2d", "LayerNorm", "RMSNorm")
 ]
 REMEMBERING = [case for case in PATHS if case.remembers]
+# What the compiler does with options, sizes and layouts does not depend on the path: the batch with its memory, pools
+# within a sample and rows stand for all.
+FEW = [case for case in PATHS if case.id in ("BatchNorm2d", "GroupNorm-2d", "LayerNorm")]
 
 
-def in_both_modes(cases):
-    """Training and evaluation, as slow tests but for `PATHS`, and for evaluation where it is the same as training."""
+def in_both_modes(cases, fast=PATHS):
+    """Training and evaluation, as slow tests but for ``fast``, and for evaluation where it is the same as training."""
     return [
         pytest.param(
             case,
             training,
             id=f"{case.id}-{'train' if training else 'eval'}",
-            marks=() if case in PATHS and (training or case.remembers) else pytest.mark.slow,
+            marks=() if case in fast and (training or case.remembers) else pytest.mark.slow,
         )
         for case in cases
         for training in (True, False)
     ]
+
+
+def few_of(cases):
+    """All of them, as slow tests but for `FEW`."""
+    return [pytest.param(case, id=case.id, marks=() if case in FEW else pytest.mark.slow) for case in cases]
 
 
 @pytest.fixture(autouse=True)
@@ -81,12 +89,12 @@ def test_compile(case, training):
     check(case, training=training)
 
 
-@pytest.mark.parametrize("case", PATHS, ids=ids)
+@pytest.mark.parametrize("case", few_of(PATHS))
 def test_compile_with_everything(case):
     check(case, training=True, activation="silu", with_residual=True, mask=mask_of(case))
 
 
-@pytest.mark.parametrize("case", REMEMBERING, ids=ids)
+@pytest.mark.parametrize("case", few_of(REMEMBERING))
 def test_compile_without_momentum(case):
     check(case, training=True, momentum=None)
 
@@ -110,7 +118,7 @@ def test_inductor_with_mask_and_without_momentum(case):
     check(case, training=True, backend="inductor", mask=mask_of(case), momentum=None)
 
 
-@pytest.mark.parametrize(("case", "training"), in_both_modes(PATHS))
+@pytest.mark.parametrize(("case", "training"), in_both_modes(PATHS, FEW))
 def test_compile_once_for_any_batch_and_size(case, training):
     layer = randomize(case.build(activation="relu")).train(training)
     graphs = []
@@ -126,7 +134,7 @@ def test_compile_once_for_any_batch_and_size(case, training):
     assert len(graphs) == 1
 
 
-@pytest.mark.parametrize(("case", "training"), in_both_modes([case for case in MAP_CASES if case.rank in (2, 3)]))
+@pytest.mark.parametrize(("case", "training"), in_both_modes([case for case in MAP_CASES if case.rank in (2, 3)], FEW))
 def test_compile_keeps_the_layout(case, training):
     layout = "channels_last" if case.rank == 2 else "channels_last_3d"
     layer = randomize(case.build()).train(training)
@@ -138,7 +146,7 @@ def test_compile_keeps_the_layout(case, training):
     assert_close(y, expected, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("case", REMEMBERING, ids=ids)
+@pytest.mark.parametrize("case", few_of(REMEMBERING))
 def test_compile_a_narrow_layer(case):
     layer = randomize(case.build()).bfloat16()
     x = torch.randn(case.shape).bfloat16()
@@ -171,7 +179,7 @@ def test_export_with_a_dynamic_batch(case, training):
     assert_close({name: buffers[name] for name, _ in layer.named_buffers()}, dict(layer.named_buffers()), **CLOSE)
 
 
-@pytest.mark.parametrize("case", PATHS, ids=ids)
+@pytest.mark.parametrize("case", few_of(PATHS))
 def test_export_with_a_mask(case):
     layer = randomize(case.build()).eval()
     x, mask = torch.randn(case.shape), mask_of(case)

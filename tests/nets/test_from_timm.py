@@ -9,7 +9,7 @@ from normwise import bake, nets
 # Each at a size where "same" and symmetric padding differ, and at one where rounding up halves odd sides.
 CASES = [
     ("nf_resnet26", (64, 65)),
-    ("nf_resnet50", (64, 71)),
+    pytest.param("nf_resnet50", (64, 71), marks=pytest.mark.slow),
     ("nf_seresnet26", (64, 64)),
     ("nf_regnet_b0", (64, 97)),
     ("nf_regnet_b1", (96, 65)),

@@ -170,9 +170,9 @@ def test_stochastic_depth_drops_the_branches_of_samples():
 
 
 FACTORIES = [
-    *("nf_resnet26", "nf_resnet50", "nf_regnet_b0", "nf_regnet_b1", "nfnet_f0"),
-    *(pytest.param(f"nf_resnet{depth}", marks=pytest.mark.slow) for depth in (101, 152, 200, 288)),
-    *(pytest.param(f"nf_regnet_b{i}", marks=pytest.mark.slow) for i in range(2, 6)),
+    *("nf_resnet26", "nf_regnet_b0", "nfnet_f0"),
+    *(pytest.param(f"nf_resnet{depth}", marks=pytest.mark.slow) for depth in (50, 101, 152, 200, 288)),
+    *(pytest.param(f"nf_regnet_b{i}", marks=pytest.mark.slow) for i in range(1, 6)),
     *(pytest.param(f"nfnet_f{i}", marks=pytest.mark.slow) for i in range(1, 8)),
 ]
 
@@ -210,7 +210,8 @@ def test_baked_nets_give_the_same_outputs(name):
     assert all(type(m) is nn.Conv2d for m in net.modules() if isinstance(m, nn.Conv2d))
 
 
-@pytest.mark.parametrize("training", [True, False])
+# Nothing in it asks for the mode: neither dropout nor stochastic depth is on.
+@pytest.mark.parametrize("training", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_compiles_whole(training):
     net = nets.nf_resnet(8, width=4, skip_gain=1.0, stochastic_depth=0.0).train(training)
     x = torch.randn(2, 3, 9, 8)

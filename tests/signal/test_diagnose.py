@@ -46,20 +46,29 @@ class Loader:
         return iter(self.batches)
 
 
-def healthy():
-    yield "pre-activation ResNet", nets.resnet(20, preactivation=True), (16, 3, 32, 32)
-    yield "post-activation ResNet", nets.resnet(50), (8, 3, 64, 64)
-    yield "ResNet with GroupNorm", nets.resnet(20, norm="group"), (16, 3, 32, 32)
-    yield "NF-ResNet", nets.nf_resnet26(stem="small"), (16, 3, 32, 32)
-    yield "plain net with standardized weights", conv_net(8), (16, 3, 16, 16)
+def trained_with_batch_norm():
     batches = loader()
-    yield "trained with BatchNorm", trained(conv_net(4, norm=nn.BatchNorm2d), batches), Loader(batches)
-    tokens = nn.Sequential(nn.Linear(32, 64), nn.LayerNorm(64), nn.GELU(), nn.Linear(64, 10))
-    yield "tokens with LayerNorm", tokens, (4, 16, 32)
+    return trained(conv_net(4, norm=nn.BatchNorm2d), batches), Loader(batches)
 
 
-@pytest.mark.parametrize(("name", "net", "data"), list(healthy()), ids=lambda v: v if isinstance(v, str) else "")
-def test_nothing_is_found_in_a_healthy_net(name, net, data):
+#: Each makes a net and its data, in the test that asks for them.
+HEALTHY = {
+    "pre-activation ResNet": lambda: (nets.resnet(20, preactivation=True), (16, 3, 32, 32)),
+    "post-activation ResNet": lambda: (nets.resnet(50), (8, 3, 64, 64)),
+    "ResNet with GroupNorm": lambda: (nets.resnet(20, norm="group"), (16, 3, 32, 32)),
+    "NF-ResNet": lambda: (nets.nf_resnet26(stem="small"), (16, 3, 32, 32)),
+    "plain net with standardized weights": lambda: (conv_net(8), (16, 3, 16, 16)),
+    "trained with BatchNorm": trained_with_batch_norm,
+    "tokens with LayerNorm": lambda: (
+        nn.Sequential(nn.Linear(32, 64), nn.LayerNorm(64), nn.GELU(), nn.Linear(64, 10)),
+        (4, 16, 32),
+    ),
+}
+
+
+@pytest.mark.parametrize("make", HEALTHY.values(), ids=HEALTHY)
+def test_nothing_is_found_in_a_healthy_net(make):
+    net, data = make()
     findings = diagnose(net, data)
     assert list(findings) == []
     assert not findings

@@ -2,6 +2,7 @@
 
 import copy
 
+import libraries
 import pytest
 import signal_nets as nets
 import torch
@@ -280,8 +281,7 @@ def test_loops_and_branches_in_python():
     "kind", ["resnet18", "vit_tiny_patch16_224", "convnext_atto", "nf_resnet26", "swin_tiny_patch4_window7_224"]
 )
 def test_timm(kind):
-    timm = pytest.importorskip("timm")
-    model = timm.create_model(kind)
+    model = libraries.timm().create_model(kind)
     kinds = ("Block", "BasicBlock", "ConvNeXtBlock", "NormFreeBlock", "SwinTransformerBlock")
     blocks = [name for name, m in model.named_modules() if type(m).__name__ in kinds]
     result = nw.trace(model, (2, 3, 224, 224))

@@ -26,9 +26,10 @@ def kernels_in_the_sources():
 
 @needs_triton
 @pytest.mark.parametrize("options", [(), pytest.param(("--all",), marks=pytest.mark.slow)], ids=["once", "all"])
-def test_every_kernel_compiles_for_sm_90(options, tmp_path):
+def test_every_kernel_compiles_for_sm_90(options):
+    """What is in Triton's cache was compiled from the same sources, by the same Triton, and is not compiled again."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    environment |= {"TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(Path(normwise.__file__).parents[1])}
+    environment |= {"PYTHONPATH": str(Path(normwise.__file__).parents[1])}
     command = [sys.executable, str(SCRIPT), *options]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1200)
     assert run.returncode == 0, run.stderr[-3000:]
