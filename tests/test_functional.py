@@ -242,3 +242,14 @@ def test_fp64_statistics_lose_no_digit(function, momentum):
     new = nf.update_statistics(running, function(x.double())[1], momentum)
     np.testing.assert_allclose(new.mean, a * mean, rtol=1e-13, atol=1e-15)
     np.testing.assert_allclose(new.var, (1 - a) + a * var, rtol=1e-13)
+
+
+@pytest.mark.parametrize("function", [nw.functional.layer_norm2d, nw.functional.rms_norm2d])
+def test_a_mask_of_positions_keeps_nan_out_of_the_gradients_of_pixels(function):
+    """``[N, *space]`` beside as many samples as channels: the mask is of samples and positions, not of channels."""
+    x, mask = torch.randn(2, 2, 3), torch.tensor([[True, True, False], [True, True, True]])
+    clean = x.masked_fill(~mask.unsqueeze(1), 0)
+    x = x.masked_fill(~mask.unsqueeze(1), float("nan")).requires_grad_()
+    y = function(x, mask=mask)
+    torch.testing.assert_close(y, function(clean))
+    assert torch.autograd.grad(y.sum(), x)[0].isfinite().all()

@@ -64,6 +64,7 @@ from .layers import statistics_bank as statistics_bank
 from .layers import unfreeze as unfreeze
 from .operations.normalize import normalize as normalize
 from .operations.normalize import normalize_and_measure as normalize_and_measure
+from .operations.ways import explain_way as explain_way
 from .optim import AdaptiveGradientClipping as AdaptiveGradientClipping
 from .optim import ClipReport as ClipReport
 from .optim import adaptive_clip_grad_ as adaptive_clip_grad_

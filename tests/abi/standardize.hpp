@@ -86,26 +86,25 @@ inline void check_standardize(Suite& suite, const Case& c, const Standardization
 }
 
 // Running statistics take in a batch's, by momentum; numbers that are not finite change nothing.
-inline void check_remember(Suite& suite, int64_t channels, int kept, int running_kept, bool by_root) {
-  const double eps = by_root ? 1e-3 : 0, bessel = 1.25, momentum = 0.1;
+inline void check_remember(Suite& suite, int64_t channels, int kept, int running_kept) {
+  const double bessel = 1.25, momentum = 0.1;
   Tensor mean = suite.table(kind_kept(suite.kind, kept), channels), var = suite.table(mean.kind(), channels);
   Tensor running_mean = suite.table(kind_kept(suite.kind, running_kept), channels);
   Tensor running_var = suite.table(running_mean.kind(), channels), batches(kInt64, 1);
   batches.set(0, 4);
   Values means, vars;
   for (int64_t i = 0; i < channels; ++i) {
-    const double of_batch = by_root ? std::max(1 / (var[i] * var[i]) - eps, 0.0) : var[i];
     means.push_back(running_mean[i] + momentum * (mean[i] - running_mean[i]));
-    vars.push_back(running_var[i] + momentum * (of_batch * bessel - running_var[i]));
+    vars.push_back(running_var[i] + momentum * (var[i] * bessel - running_var[i]));
   }
-  suite.call("nw_remember", channels, Given(mean), Given(var), Choice{kept}, eps, bessel, momentum, Given(running_mean),
+  suite.call("nw_remember", channels, Given(mean), Given(var), Choice{kept}, bessel, momentum, Given(running_mean),
              Given(running_var), Choice{running_kept}, Given(batches));
   const Values size(means.size(), 1e-3);
   suite.expect("remember mean", running_mean, means, size);
   suite.expect("remember var", running_var, vars, size);
   suite.expect("remember batches", batches, {5}, {0});
   mean.set(channels - 1, HUGE_VAL);
-  const int answer = suite.library.call("nw_remember", channels, Given(mean), Given(var), kept, eps, bessel, momentum,
+  const int answer = suite.library.call("nw_remember", channels, Given(mean), Given(var), kept, bessel, momentum,
                                         Given(running_mean), Given(running_var), running_kept, Given(batches));
   if (answer != kNotFinite) suite.fail("remember: an infinite mean is answered by %d", answer);
   suite.expect("remember mean", running_mean, means, size);

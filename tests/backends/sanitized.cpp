@@ -120,14 +120,14 @@ void exercise_without_options(int64_t N, int64_t C, int64_t S, int threads, int 
   }
   auto running_mean = filled<T>(C + 1), running_var = running_mean;
   std::vector<int64_t> batches{0};
-  std::vector<double> of_mean(mean.begin(), mean.begin() + C), of_var(size_t(C), 2);  // a root
-  failed |= CALL(nw_remember)(C, ALL(of_mean), ALL(of_var), nw::kDouble, 1e-3, 1.5, 0.1, TAIL(running_mean),
+  std::vector<double> of_mean(mean.begin(), mean.begin() + C), of_var(size_t(C), 2);
+  failed |= CALL(nw_remember)(C, ALL(of_mean), ALL(of_var), nw::kDouble, 1.5, 0.1, TAIL(running_mean),
                               TAIL(running_var), nw::kNarrow, ALL(batches));
-  failed |= CALL(nw_remember)(C, TAIL(running_mean), TAIL(running_var), nw::kNarrow, 0, 1.5, 0.1, ALL(of_mean), ALL(of_var),
+  failed |= CALL(nw_remember)(C, TAIL(running_mean), TAIL(running_var), nw::kNarrow, 1.5, 0.1, ALL(of_mean), ALL(of_var),
                               nw::kDouble, NONE);
   failed |= batches[0] != 1;
   of_mean[0] = std::numeric_limits<double>::quiet_NaN();
-  failed |= CALL(nw_remember)(C, ALL(of_mean), ALL(of_var), nw::kDouble, 0, 1.5, 0.1, TAIL(running_mean),
+  failed |= CALL(nw_remember)(C, ALL(of_mean), ALL(of_var), nw::kDouble, 1.5, 0.1, TAIL(running_mean),
                               TAIL(running_var), nw::kNarrow, ALL(batches)) != kNotFinite;
   for (int center = 0; center < 2; ++center) {
     failed |= CALL(nw_rows)(N * S, C, threads, center, 1e-3, TAIL(x), NONE, NONE, 0, TAIL(y), NONE);

@@ -7,13 +7,13 @@ import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import given, settings
+from standardizing import by_running, over_batch, over_groups
 from torch.testing import assert_close
 
 import normwise as nw
 from normwise import ACTIVATIONS, Moments, normalize_and_measure, use_backend
 from normwise.backends import cpu
 from normwise.core import formulas
-from normwise.operations import standardize
 
 from .test_cpu_kernels import DTYPES, ROUNDING, threads
 
@@ -45,10 +45,10 @@ def kernels(x, groups, weight, bias, activation, residual, known):
     with use_backend("cpu"):
         if known is not None:
             running = nw.core.running.RunningStatistics(known.mean[0], known.var[0], None, 0.1)
-            return standardize.by_running(x, running, weight, bias, EPS, **options)
+            return by_running(x, running, weight, bias, EPS, **options)
         if groups:
-            return standardize.over_groups(x, groups, weight, bias, EPS, **options)
-        return standardize.over_batch(x, weight, bias, EPS, **options)[0]
+            return over_groups(x, groups, weight, bias, EPS, **options)
+        return over_batch(x, weight, bias, EPS, **options)[0]
 
 
 def results(function, case, dtype):
@@ -192,7 +192,7 @@ def test_data_far_from_zero_costs_no_digits(offset, groups, layout):
 def test_the_moments_are_those_of_the_batch(layout):
     x = seeded(6, 5, 20, 21, dtype=torch.float32).to(memory_format=layout)
     with use_backend("cpu"):
-        _, table = standardize.over_batch(x, None, None, EPS)
+        _, table = over_batch(x, None, None, EPS)
     assert table.mean.shape == table.var.shape == (1, 5)
     assert table.count == 6 * 20 * 21
     assert_close(table.mean[0], x.double().mean((0, 2, 3)), rtol=0, atol=1e-7)

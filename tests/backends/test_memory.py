@@ -38,13 +38,13 @@ def test_a_parameter_has_one_value_for_each_channel(size):
 
 
 @WRONG_SIZES
-@pytest.mark.parametrize("which", ["running_mean", "running_var", "mean", "root"])
+@pytest.mark.parametrize("which", ["running_mean", "running_var", "mean", "var"])
 def test_running_statistics_have_one_value_for_each_channel(size, which):
-    tensors = {name: torch.ones(4) for name in ("running_mean", "running_var", "mean", "root")}
+    tensors = {name: torch.ones(4) for name in ("running_mean", "running_var", "mean", "var")}
     tensors[which] = torch.ones(size)
     running = RunningStatistics(tensors["running_mean"], tensors["running_var"], torch.tensor(0), 0.1)
     with pytest.raises(ValueError, match="one value for each channel"):
-        cpu_running.remember(torch.float32, running, tensors["mean"], tensors["root"], 1e-5, 18)
+        cpu_running.remember(torch.float32, running, tensors["mean"].double(), tensors["var"].double(), 18)
     assert running.batches == 0
 
 

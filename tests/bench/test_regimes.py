@@ -26,6 +26,8 @@ def test_each_regime_has_a_process_with_its_own_memory(monkeypatch):
     with Processes(BOTH) as call:
         pids = [call(memory, os.getpid) for memory in (*BOTH, *BOTH)]
         comes, reused = (call(memory, allocation.measure) for memory in BOTH)
+        for _ in range(2):  # rarely, on a loaded machine, a heap takes longer to find its size
+            reused = call(BOTH[1], allocation.measure) if reused.anew else reused
     assert pids[:2] == pids[2:]
     assert len({*pids, os.getpid()}) == 3
     assert comes.anew

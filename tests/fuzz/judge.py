@@ -104,10 +104,8 @@ def _judge_recovery(call: Call, scene: Scene, text: str) -> Finding | None:
 def _judge_values(call: Call, scene: Scene, got: Outcome) -> Finding | None:
     y = got.values["y"]
     if call.meta:
-        right = y.device.type == "meta" and y.shape == scene.x.shape and y.dtype == scene.dtype
-        return (
-            None if right else Finding("meta", f"{y.device} {y.dtype} {list(y.shape)} for meta {list(scene.x.shape)}")
-        )
+        right = y.device.type == "meta" and y.shape == scene.shape and y.dtype == scene.dtype
+        return None if right else Finding("meta", f"{y.device} {y.dtype} {list(y.shape)} for meta {list(scene.shape)}")
     counter = call.fault is not None and call.fault.target.endswith("num_batches_tracked")
     learned = call.fault is not None and call.fault.target in scene.instance.learned
     refused = must_be_refused(call, learned=learned, broadcasts=scene.subject.broadcasts, counter=counter)

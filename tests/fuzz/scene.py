@@ -29,11 +29,14 @@ class Scene:
         self.generator = torch.Generator().manual_seed(call.seed)
         self.applied = call.fault is not None and call.fault.between
         self.x = self._given("x", self._data(call.layout, call.distance))
-        self.dtype = self.x.dtype  # before anything happens to it
+        self.dtype, self.shape = self.x.dtype, self.x.shape  # before anything happens to it
         self.residual = None if call.residual is None else self._given("residual", self._data(call.residual))
         self.mask = None if call.mask is None else self._given("mask", self._mask(call.mask))
         self.tensors = {name: self._tensor(name, t) for name, t in self.instance.tensors.items()}
-        self.cotangent = self._data(call.cotangent).to("meta" if call.meta else "cpu")
+        cotangent = self._data(call.cotangent).to("meta" if call.meta else "cpu")
+        if self.dtype in DTYPES.values() and self.dtype is not cotangent.dtype:
+            cotangent = cotangent.to(self.dtype).to(cotangent.dtype)  # as y rounds it
+        self.cotangent = cotangent
 
     def everything(self) -> dict[str, Tensor]:
         """All that was handed in, by name."""

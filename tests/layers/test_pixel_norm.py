@@ -110,11 +110,13 @@ class Operators(TorchDispatchMode):
 @pytest.mark.parametrize("grad", [True, False], ids=["grad", "no_grad"])
 def test_channels_last_is_not_copied(grad):
     layer, x = nw.LayerNorm2d(C), LAYOUTS["channels_last"](torch.randn(SHAPES["2d"])).requires_grad_(grad)
+    cotangent = LAYOUTS["channels_last"](torch.randn(SHAPES["2d"]))
+    layer(x.detach())  # the first call compiles and checks the kernels
     with torch.set_grad_enabled(grad), Operators() as ran:
         y = layer(x)
         if grad:
-            y.sum().backward()
-    assert "aten::native_layer_norm" in ran.names
+            y.backward(cotangent)
+    assert ran.names
     assert not {"aten::clone", "aten::copy_", "aten::_to_copy"} & set(ran.names)
 
 

@@ -88,3 +88,12 @@ def test_an_input_of_another_size_is_an_error(name, shape):
         change(inner)
         with pytest.raises((RuntimeError, ValueError)):
             y.backward(torch.randn_like(y))
+
+
+@pytest.mark.parametrize("name", ["batch", "group", "evo-b0", "switchable", "pixel-layer"])
+def test_an_input_that_became_complex_is_an_error(name):
+    layer, x = nw.make_norm(name, 4), torch.randn(2, 4, 3, 3, requires_grad=True)
+    y = layer(x)
+    x.data = x.data + 1j
+    with pytest.raises(RuntimeError, match=r"complex64|shape or dtype"):
+        y.sum().backward()

@@ -4,17 +4,6 @@ import pytest
 import torch
 
 import normwise as nw
-from normwise.backends import fused_for, rows_for
-from normwise.operations.choice import kernels
-
-X, META = torch.randn(2, 4, 3), torch.randn(4, device="meta")
-
-
-@pytest.mark.parametrize("find", [fused_for, rows_for])
-def test_kernels_get_nothing_from_another_device(find):
-    assert kernels(find, X, None, torch.ones(4), None) is find(X)
-    assert kernels(find, X, None, torch.ones(4), META) is None
-    assert kernels(find, X, None, META, None) is None
 
 
 @pytest.mark.parametrize("shape", [(3, 4, 5, 5), (64, 4, 32, 32)], ids=["small", "large"])

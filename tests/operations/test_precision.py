@@ -1,5 +1,7 @@
 """One precision on every way: narrow input is computed in fp32, and the result is rounded once."""
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch
@@ -147,3 +149,18 @@ def test_three_hundred_small_batches_find_their_mean(dtype):
         for _ in range(300):
             layer(x)
     np.testing.assert_allclose(layer.running_mean.double(), x.double().mean(0), rtol=300 * FP32)
+
+
+@pytest.mark.parametrize("backend", ["automatic", "reference"])
+@pytest.mark.parametrize("make", [nw.EvoNormB0, nw.EvoNormS0])
+def test_an_activation_behind_a_response_is_rounded_once(make, backend):
+    """The gradients are those of the activation at the response itself, not at its rounding to bf16."""
+    torch.manual_seed(0)
+    layer = make(4, activation="softplus")
+    x, grad_y = torch.randn(3, 4, 5).bfloat16(), torch.randn(3, 4, 5).bfloat16()
+    with use_backend(backend) if backend != "automatic" else contextlib.nullcontext():
+        found = torch.autograd.grad(layer(x), list(layer.parameters()), grad_y)
+        exact = torch.autograd.grad(layer.double()(x.double()), list(layer.parameters()), grad_y.double())
+    for got, want in zip(found, exact, strict=True):
+        # Terms of size 1 in fp32, 15 of each channel; a rounding of y to bf16 would show as 1e-3.
+        torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-5)

@@ -19,15 +19,20 @@ from normwise.backends import cpu
 from normwise.core import formulas
 from normwise.core.formulas import RenormTarget
 from normwise.core.moments import Moments
-from normwise.operations import recorded
-from normwise.operations.lowering import Lowering, NotRecordableError
-from normwise.operations.recording import Recording, aten
-
-normalize = importlib.import_module("normwise.operations.normalize")
+from normwise.operations import by_graph, plain, ways
+from normwise.operations.recorder import recorded
+from normwise.operations.recorder.lowering import Lowering, NotRecordableError
+from normwise.operations.recorder.recording import Recording, aten
 
 pytestmark = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
 
 C = 6
+
+
+@pytest.fixture(autouse=True)
+def by_the_formula(monkeypatch):
+    """Also what one kernel standardizes goes the way of all formulas here."""
+    monkeypatch.setattr(ways, "WAYS", (by_graph.bind, plain.bind))
 
 
 def _known(dtype=torch.float64):
@@ -51,6 +56,7 @@ FORMULAS = {
     "switchable, known": partial(formulas.switchable_norm, branches=("layer", "batch"), eps=1e-5, known=_known()),
     "batch instance": partial(formulas.batch_instance_norm, eps=1e-5),
     "batch instance, known": partial(formulas.batch_instance_norm, eps=1e-5, known=_known()),
+    "root mean square": partial(formulas.rms_norm, eps=1e-6),
     "response": partial(formulas.filter_response_norm, eps=1e-6),
     "evo b0": partial(formulas.evo_norm_b0, eps=1e-5),
     "evo b0, known": partial(formulas.evo_norm_b0, eps=1e-5, known=_known()),
@@ -83,17 +89,17 @@ def both_ways(monkeypatch, run):
     """What ``run`` gives by the recorded formula, whose use is checked, and by autograd."""
     used = []
     with monkeypatch.context() as patch, nw.use_backend("cpu"):
-        real = normalize.recorded_run
+        real = by_graph.recorded_run
 
         def watched(*args, **options):
             used.append(real(*args, **options))
             return used[-1]
 
-        patch.setattr(normalize, "recorded_run", watched)
+        patch.setattr(by_graph, "recorded_run", watched)
         mine = run()
         assert used, "the general path was not taken"
         assert None not in used, "not recorded"
-        patch.setattr(normalize, "recorded_run", lambda *_, **__: None)
+        patch.setattr(by_graph, "recorded_run", lambda *_, **__: None)
         return mine, run()
 
 
@@ -228,7 +234,7 @@ def test_an_operation_without_an_instruction_is_said_once_and_served_by_autograd
     monkeypatch.setattr(recorded, "_kinds", {})
     formula = partial(formulas.instance_norm, eps=1e-5)
     with monkeypatch.context() as patch, caplog.at_level(logging.WARNING, "normwise"), nw.use_backend("cpu"):
-        patch.setattr(importlib.import_module("normwise.operations.lowering"), "_ELEMENTWISE", {})
+        patch.setattr(importlib.import_module("normwise.operations.recorder.lowering"), "_ELEMENTWISE", {})
         found = [nw.normalize(x, formula, weight, None) for _ in range(2)]
     torch.testing.assert_close(found[0], torch.nn.functional.instance_norm(x, weight=weight, bias=torch.zeros(C)))
     torch.testing.assert_close(*found)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from normwise.operations import rows
+import normwise as nw
 
 WIDTH, EPS = 96, 1e-5
 
@@ -19,7 +19,7 @@ def far_rows(seed=0):
 def test_a_mean_a_hundred_thousand_times_the_deviation_costs_no_digits(kept):
     x = far_rows()
     mask = torch.rand(5, WIDTH, generator=torch.Generator().manual_seed(1)) <= kept
-    y = rows.layer_norm(x, (WIDTH,), None, None, EPS, mask=mask)
+    y = nw.LayerNorm(WIDTH, eps=EPS, elementwise_affine=False)(x, mask=mask)
     # Every x is within a factor of 2 of the mean: the difference is exact, and so is that of its own mean but for a
     # rounding of values of size 1. Then some ten roundings of values up to 4.
     for row, keeps, found in zip(x.double(), mask, y, strict=True):

@@ -2,10 +2,9 @@
 
 A backend is one module with the same few functions: `unavailable`, `serves`, and the kernels `moments`,
 `apply`, `backward_reduce`, `backward_apply`; `reference.py` is their specification. To add one: write the
-module and name it in `_BACKENDS`. One that also has `standardize` and `standardize_backward`
-does plain standardization in one kernel each way; the general path is their specification. One that has `respond`,
-`respond_reduce` and `respond_backward` serves the layers that are not affine in ``x`` (EvoNorm, FilterResponseNorm with
-its threshold); for one that has not, as the Triton kernels, the reference serves.
+module and name it in `_BACKENDS`. What else it has (`protocols.py`: `Fused`, `Rows`, `Responses`, `Formulas`,
+`Remembering`) is used where it is there, see `offering`; for one without `Responses`, as the Triton kernels, the
+reference serves the layers that are not affine in ``x`` (EvoNorm, FilterResponseNorm with its threshold).
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -23,9 +23,11 @@ from .protocols import Formulas as Formulas
 from .protocols import Fused as Fused
 from .protocols import Gradients as Gradients
 from .protocols import Known as Known
+from .protocols import Remembering as Remembering
 from .protocols import Responses as Responses
 from .protocols import Rows as Rows
 from .protocols import RowTables as RowTables
+from .protocols import Standardization as Standardization
 
 _BACKENDS: dict[str, Backend] = {
     cpu.name: cpu,
@@ -82,9 +84,13 @@ def use_backend(name: str) -> Iterator[None]:
         _forced.reset(token)
 
 
+#: The backend chosen by `use_backend`, if any.
+chosen = _forced.get
+
+
 def forced() -> Backend | None:
-    """The backend chosen by `use_backend`, if any; the compiler sees plain operations and no choice."""
-    return None if torch.compiler.is_compiling() else _forced.get()
+    """The same, also for the compiler, which sees plain operations and no choice."""
+    return None if torch.compiler.is_compiling() else chosen()
 
 
 def select(x: Tensor) -> Backend:
@@ -99,36 +105,18 @@ def select(x: Tensor) -> Backend:
     return reference
 
 
-_kinds: dict[tuple[str, type], bool] = {}
+P = TypeVar("P")
+_offered: dict[tuple[str, type], bool] = {}
 
 
-def fused_for(x: Tensor) -> Fused | None:
-    """The backend that serves ``x``, if it standardizes in one kernel."""
-    return _of_kind(x, Fused)  # type: ignore[return-value]
-
-
-def rows_for(x: Tensor) -> Rows | None:
-    """The backend that serves ``x``, if it normalizes rows."""
-    return _of_kind(x, Rows)  # type: ignore[return-value]
+def offering(backend: Backend, protocol: type[P]) -> P | None:
+    """The backend itself where it has the functions of one of the protocols `Fused`, `Rows`, ..., otherwise None."""
+    asked = (backend.name, protocol)
+    if asked not in _offered:
+        _offered[asked] = isinstance(backend, protocol)
+    return backend if _offered[asked] else None  # type: ignore[return-value]
 
 
 def responses_of(backend: Backend) -> Responses:
     """The backend itself where it serves responses, otherwise the reference."""
-    return backend if _is(backend, Responses) else reference  # type: ignore[return-value]
-
-
-def formulas_of(backend: Backend) -> Formulas | None:
-    """The backend itself where it runs recorded formulas."""
-    return backend if _is(backend, Formulas) else None  # type: ignore[return-value]
-
-
-def _of_kind(x: Tensor, protocol: type) -> Backend | None:
-    backend = select(x)
-    return backend if _is(backend, protocol) else None
-
-
-def _is(backend: Backend, protocol: type) -> bool:
-    kind = (backend.name, protocol)
-    if kind not in _kinds:
-        _kinds[kind] = isinstance(backend, protocol)
-    return _kinds[kind]
+    return offering(backend, Responses) or reference  # type: ignore[type-abstract]

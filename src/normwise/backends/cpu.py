@@ -9,7 +9,7 @@ from torch import Tensor
 
 from normwise.core.activations import Activation
 from normwise.core.layout import PLAIN
-from normwise.core.moments import Moments, statistics_dtype
+from normwise.core.moments import Moments
 
 from .cpu_formulas import normalize as normalize
 from .cpu_formulas import normalize_backward as normalize_backward
@@ -25,22 +25,11 @@ from .cpu_rows import rows as rows
 from .cpu_rows import rows_backward as rows_backward
 from .cpu_running import remember as remember
 from .cpu_running import remembers as remembers
-from .cpu_tensors import (
-    WIDE,
-    Tables,
-    as_parameters,
-    dense,
-    in_dtype_of,
-    laid_out,
-    matched,
-    new_table,
-    of_bytes,
-    room,
-    shape_of,
-    span,
-)
+from .cpu_standardize import standardization as standardization
+from .cpu_standardize import standardize as standardize
+from .cpu_standardize import standardize_backward as standardize_backward
+from .cpu_tensors import Tables, dense, matched, new_table, of_bytes, room, shape_of, span
 from .huge_pages import empty_like
-from .protocols import Known
 
 name = "cpu"
 
@@ -177,104 +166,3 @@ def backward_apply(
         *room(grad_residual),
     )
     return grad_x, grad_residual
-
-
-def standardize(
-    x: Tensor,
-    groups: int,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    eps: float,
-    residual: Tensor | None,
-    activation: Activation | None,
-    known: Known | None,
-    keep: bool,
-) -> tuple[Tensor, Tensor | None]:
-    """See `Fused.standardize`."""
-    kind = x.dtype
-    if residual is not None and residual.dtype is not kind:
-        wide = statistics_dtype(kind)
-        y, table = standardize(x.to(wide), groups, weight, bias, eps, residual.to(wide), activation, known, keep)
-        return y.to(kind), table
-    x, shape = laid_out(x)
-    residual = matched(x, residual)
-    y = empty_like(x)
-    # Named, so that what was converted lives until the kernel has read it: an address alone keeps nothing.
-    weight, bias, kept = as_parameters(kind, weight, bias)
-    mean, var, kept_known = (None, None, WIDE) if known is None else as_parameters(kind, *known)
-    table = None
-    if keep:
-        table = new_table((2, shape[1], groups) if groups else (2, 1, shape[2]))
-    call(
-        "nw_standardize",
-        kind,
-        *shape,
-        groups,
-        eps,
-        *span(x),
-        *span(residual),
-        *span(weight),
-        *span(bias),
-        kept,
-        *span(mean),
-        *span(var),
-        kept_known,
-        0 if activation is None else activation_number(activation),
-        *room(y),
-        *room(table),
-    )
-    return y, table
-
-
-def standardize_backward(
-    grad_y: Tensor,
-    x: Tensor,
-    groups: int,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    eps: float,
-    residual: Tensor | None,
-    activation: Activation | None,
-    table: Tensor,
-    *,
-    known: bool,
-    values: bool,
-) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
-    """See `Fused.standardize_backward`."""
-    kind = x.dtype
-    if residual is not None and residual.dtype is not kind:
-        wide = statistics_dtype(kind)
-        rest = (groups, weight, bias, eps, residual.to(wide), activation, table)
-        grads = standardize_backward(grad_y.to(wide), x.to(wide), *rest, known=known, values=values)
-        of_x, of_residual = (
-            None if g is None else g.to(k) for g, k in zip(grads, (kind, residual.dtype), strict=False)
-        )
-        return of_x, of_residual, grads[2], grads[3]
-    x, shape = laid_out(x)
-    grad_y, residual = matched(x, grad_y), matched(x, residual)
-    grad_x = empty_like(x) if values else None
-    grad_residual = empty_like(x) if values and residual is not None else None
-    read, other, kept = as_parameters(kind, weight, bias)
-    grad_weight = None if read is None else torch.empty_like(read)
-    grad_bias = None if other is None else torch.empty_like(other)
-    call(
-        "nw_standardize_backward",
-        kind,
-        *shape,
-        groups,
-        known,
-        eps,
-        *span(grad_y),
-        *span(x),
-        *span(residual),
-        *span(read),
-        *span(other),
-        kept,
-        0 if activation is None else activation_number(activation),
-        *span(table),
-        *room(grad_x),
-        *room(grad_residual),
-        *room(grad_weight),
-        *room(grad_bias),
-    )
-    return grad_x, grad_residual, in_dtype_of(weight, grad_weight), in_dtype_of(bias, grad_bias)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .cpu_library import call, threads
+from .cpu_library import call_packed, threads
 from .cpu_tensors import as_parameters, in_dtype_of, new_table, resolved, room, span
 from .huge_pages import empty_like
 from .protocols import Gradients, RowTables
@@ -76,7 +76,7 @@ def _forward(
     # Named, so that a converted parameter lives until the kernel has read it: an address alone keeps nothing.
     weight, bias, kept = as_parameters(x.dtype, weight, bias)
     tensors = *span(x), *span(weight), *span(bias), kept, *room(y), *room(table)
-    call(kernel, x.dtype, *sizes, threads(), center, eps, *tensors)
+    call_packed(kernel, x.dtype, *sizes, threads(), center, eps, *tensors)
     return y, (table,)
 
 
@@ -97,5 +97,5 @@ def _backward(
     grad_weight = None if read is None or not needs[1] else torch.empty_like(read)
     grad_bias = None if other is None or not needs[2] else torch.empty_like(other)
     given = *span(grad_y), *span(x), *span(read), kept, *span(tables[0])
-    call(kernel, x.dtype, *sizes, threads(), center, *given, *room(grad_x), *room(grad_weight), *room(grad_bias))
+    call_packed(kernel, x.dtype, *sizes, threads(), center, *given, *room(grad_x), *room(grad_weight), *room(grad_bias))
     return grad_x, in_dtype_of(weight, grad_weight), in_dtype_of(bias, grad_bias)

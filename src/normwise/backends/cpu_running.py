@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from normwise.core.running import RunningStatistics
 
-from .cpu_library import NOT_FINITE, failure, function
-from .cpu_tensors import kept_in, room, span
+from .cpu_library import NOT_FINITE, answer_packed, failure
+from .cpu_tensors import DOUBLE, address, kept_in, room
 
 
 def remembers(dtype: torch.dtype, running: RunningStatistics) -> bool:
-    """Whether `remember` can move these buffers, of a layer whose input is of ``dtype``."""
+    """See `Remembering.remembers`."""
     mean, var, batches, momentum = running
     kind = mean.dtype
     if momentum is None or kind is not var.dtype or kept_in(kind, dtype) is None:
@@ -23,37 +25,31 @@ def remembers(dtype: torch.dtype, running: RunningStatistics) -> bool:
     return batches is None or batches.dtype is torch.int64
 
 
-def remember(
-    dtype: torch.dtype, running: RunningStatistics, mean: Tensor, root: Tensor | None, eps: float, count: int
-) -> bool:
-    """`RunningStatistics.update` by a batch of ``count`` values with ``mean`` and ``root`` = 1/√(σ² + ε).
-
-    Without a ``root``, the mean is a whole table of mean and variance, see `Fused.standardize`. False, and nothing
-    changed, where the statistics are not finite or of a tensor's subclass.
-    """
-    if type(mean) is not Tensor:
-        return False
+def remember(dtype: torch.dtype, running: RunningStatistics, mean: Tensor, var: Tensor | None, count: int) -> bool:
+    """See `Remembering.remember`."""
     running_mean, running_var, batches, momentum = running
-    moved = [running_mean, running_var] if batches is None else [running_mean, running_var, batches]
-    address, count_of_means = room(mean)  # made by the operator or the kernel just now
-    if root is None:
-        count_of_means //= 2
-        measured = address, count_of_means, address + mean.nbytes // 2, count_of_means  # type: ignore[operator]
+    place, channels = room(mean)  # made by a kernel just now, as the variance
+    if var is None:
+        channels //= 2
+        measured = place, channels, place + mean.nbytes // 2, channels
     else:
-        measured = address, count_of_means, *room(root)
-    arguments = (
-        count_of_means,
+        measured = place, channels, *room(var)
+    moved = [running_mean, running_var] if batches is None else [running_mean, running_var, batches]
+    arguments: tuple[Any, ...] = (
+        channels,
         *measured,
-        kept_in(mean.dtype, dtype),
-        0.0 if root is None else eps,
+        DOUBLE,
         count / (count - 1),
         momentum,
-        *span(running_mean),
-        *span(running_var),
+        address(running_mean, running_mean.numel()),
+        running_mean.numel(),
+        address(running_var, running_var.numel()),
+        running_var.numel(),
         kept_in(running_mean.dtype, dtype),
-        *span(batches),
+        0 if batches is None else address(batches, 1),
+        0 if batches is None else batches.numel(),
     )
-    answer = function("nw_remember", dtype)(*arguments)
+    answer = answer_packed("nw_remember", dtype, *arguments)
     if answer == NOT_FINITE:
         return False
     if answer:

@@ -31,9 +31,9 @@ def new_table(shape: tuple[int, ...]) -> Tensor:
     return _PROTOTYPE.new_empty(shape)
 
 
-#: An address, or a null pointer, and how many values are there.
-Span = tuple[int | None, int]
-_NOTHING: Span = (None, 0)
+#: An address, 0 for none, and how many values are there.
+Span = tuple[int, int]
+_NOTHING: Span = (0, 0)
 
 
 def span(t: Tensor | None) -> Span:
@@ -51,6 +51,16 @@ def span(t: Tensor | None) -> Span:
     ):
         raise _refusal(t)
     return t.data_ptr(), count
+
+
+def address(t: Tensor, count: int) -> int:
+    """Where the ``count`` values are of a tensor of a kind that was looked at before.
+
+    What is left to ask is whether its memory is there.
+    """
+    if t.untyped_storage().nbytes() < (t.storage_offset() + count) * t.itemsize:
+        raise _refusal(t)
+    return t.data_ptr()
 
 
 def room(t: Tensor | None) -> Span:

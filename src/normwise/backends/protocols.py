@@ -12,6 +12,7 @@ from normwise.core.activations import Activation
 from normwise.core.moments import Moments
 from normwise.core.program import Program, RecordedFormula
 from normwise.core.responses import Response
+from normwise.core.running import RunningStatistics
 
 
 class Backend(Protocol):
@@ -64,17 +65,53 @@ class Backend(Protocol):
 
 #: Mean and variance that are known, one of each channel, in any floating dtype.
 Known = tuple[Tensor, Tensor]
+#: Of x, residual, weight and bias, those that are needed; a parameter's in its shape and dtype.
+StandardizationGradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 #: What a backend keeps of the statistics of rows for its own backward.
 RowTables = tuple[Tensor | None, ...]
 #: Of x, weight and bias, those that are needed; a parameter's in its shape and dtype.
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 
+class Standardization(Protocol):
+    """Standardization over plain pools, for all calls whose tensors are of the kinds that it was made for."""
+
+    def forward(
+        self,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        known: Known | None,
+        keep: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        """``y`` and, to ``keep`` for the backward, the table ``[2, N, groups]`` or ``[2, 1, C]`` of mean and variance.
+
+        ``known`` moments may change later on; the table does not.
+        """
+        ...
+
+    def backward(
+        self,
+        grad_y: Tensor,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        table: Tensor,
+        *,
+        known: bool,
+        values: bool,
+    ) -> StandardizationGradients:
+        """The gradients, those of x and the residual only where the ``values`` need them."""
+        ...
+
+
 @runtime_checkable
 class Fused(Backend, Protocol):
     """A backend that also standardizes over plain pools in one kernel each way: measured, pooled, applied."""
 
-    def standardize(
+    def standardization(
         self,
         x: Tensor,
         groups: int,
@@ -84,31 +121,8 @@ class Fused(Backend, Protocol):
         residual: Tensor | None,
         activation: Activation | None,
         known: Known | None,
-        keep: bool,
-    ) -> tuple[Tensor, Tensor | None]:
-        """``y`` and, to ``keep`` for the backward, the table ``[2, N, groups]`` or ``[2, 1, C]`` of mean and variance.
-
-        ``groups`` are of channels in each sample, 0 for each channel over the batch. ``known`` moments may change later
-        on; the table does not.
-        """
-        ...
-
-    def standardize_backward(
-        self,
-        grad_y: Tensor,
-        x: Tensor,
-        groups: int,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        eps: float,
-        residual: Tensor | None,
-        activation: Activation | None,
-        table: Tensor,
-        *,
-        known: bool,
-        values: bool,
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
-        """The gradients of x, residual, weight and bias; the first two only where the ``values`` need them."""
+    ) -> Standardization:
+        """For the kinds of these tensors; ``groups`` of channels in each sample, 0 for each channel over the batch."""
         ...
 
 
@@ -231,4 +245,28 @@ class Formulas(Backend, Protocol):
         values: bool,
     ) -> tuple[Tensor | None, Tensor | None]:
         """The gradients of x and the residual, where ``values`` need them; those of what entered are written."""
+        ...
+
+
+@runtime_checkable
+class Remembering(Protocol):
+    """A backend that moves running statistics in one call."""
+
+    def remembers(self, dtype: torch.dtype, running: RunningStatistics) -> bool:
+        """Whether `remember` takes these buffers, of a layer whose input is of ``dtype``."""
+        ...
+
+    def remember(
+        self,
+        dtype: torch.dtype,
+        running: RunningStatistics,
+        mean: Tensor,
+        var: Tensor | None,
+        count: int,
+    ) -> bool:
+        """`RunningStatistics.update_from_batch` for contiguous fp64 ``mean`` and ``var`` of ``count`` values each.
+
+        `remembers` was asked of such buffers. Without ``var`` the mean is a whole table, see `Standardization.forward`.
+        False, and nothing changed, where the statistics would not be finite: the layer's policy judges.
+        """
         ...

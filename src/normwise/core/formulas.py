@@ -204,6 +204,12 @@ def batch_instance_norm(
     return Affine(moments.mean, scale, _with_rest(moments, scale, shift if bias is None else shift + bias), batch)
 
 
+def rms_norm(moments: Moments, weight: Tensor | None, bias: Tensor | None, *, eps: float) -> Affine:
+    r""":math:`\gamma x/\sqrt{\overline{x^2} + \epsilon} + \beta` (Zhang and Sennrich 2019, arXiv:1910.07467)."""
+    scale = torch.rsqrt(_power(moments) + eps)
+    return Affine(0.0, scale if weight is None else weight * scale, 0.0 if bias is None else bias)
+
+
 def filter_response_norm(
     moments: Moments, weight: Tensor | None, bias: Tensor | None, learned_eps: Tensor | None, *, eps: float
 ) -> Affine:

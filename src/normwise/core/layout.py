@@ -28,11 +28,22 @@ def check_memory(*tensors: Tensor | None) -> None:
     if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:  # pyright: ignore[reportAttributeAccessIssue]
         return
     for t in tensors:
-        if t is not None and type(t) in PLAIN and t.untyped_storage().nbytes() == 0 and t.numel() > 0:
+        if t is None or type(t) not in PLAIN or t.is_meta or t.numel() == 0:
+            continue
+        held = t.untyped_storage().nbytes()
+        if (
+            held < (t.storage_offset() + t.numel()) * t.itemsize
+            and held < (t.storage_offset() + _extent(t)) * t.itemsize
+        ):
             raise RuntimeError(
-                f"The memory of a tensor of shape {list(t.shape)} was released after it was made (an "
-                "untyped_storage().resize_(0), as FSDP does); restore it before the call."
+                f"The memory of a tensor of shape {list(t.shape)} was released or cut after it was made (an "
+                "untyped_storage().resize_, as FSDP does); restore it before the call."
             )
+
+
+def _extent(t: Tensor) -> int:
+    """How many values of memory a tensor spans; fewer than it has where it was expanded."""
+    return 1 + sum((size - 1) * stride for size, stride in zip(t.shape, t.stride(), strict=True))
 
 
 def in_layout_of(x: Tensor, y: Tensor) -> Tensor:

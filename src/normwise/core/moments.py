@@ -289,6 +289,13 @@ def statistics_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype is torch.float64 else torch.float32
 
 
+def epsilon(x: Tensor, eps: float | None) -> float:
+    """``eps``, for None the machine epsilon of the type that statistics of ``x`` are computed in."""
+    if eps is not None:
+        return eps
+    return torch.finfo(statistics_dtype(x.dtype) if isinstance(x, Tensor) else torch.float32).eps
+
+
 def widen(x: Tensor) -> Tensor:
     """``x`` in the type its statistics are accumulated in."""
     return x.to(statistics_dtype(x.dtype))

@@ -7,6 +7,7 @@ from functools import partial
 from torch import Tensor
 
 from normwise.core import formulas
+from normwise.core.bound import bound
 from normwise.core.formulas import Formula
 from normwise.core.moments import Moments
 from normwise.core.single_value import WITHOUT_EFFECT, check_values_per_channel
@@ -38,7 +39,7 @@ def standardized(
     if statistics is None:
         return measured(x, formula, options, weight, bias)
     known = as_known(caller, statistics, x)
-    y, table = normalize_and_measure(x, partial(formulas.standardized, eps=eps), weight, bias, moments=known, **options)
+    y, table = normalize_and_measure(x, bound(formulas.standardized, eps=eps), weight, bias, moments=known, **options)
     return y, in_tensors(table)
 
 
@@ -51,8 +52,9 @@ def mixed(
     *parameters: Tensor | None,
 ) -> tuple[Tensor, Moments]:
     """By a formula in which given statistics stand in for the batch's only."""
-    known = None if statistics is None else as_known(caller, statistics, x)
-    return measured(x, partial(formula, known=known), options, *parameters)
+    if statistics is not None:
+        formula = partial(formula, known=as_known(caller, statistics, x))
+    return measured(x, formula, options, *parameters)
 
 
 def measured(x: Tensor, formula: Formula, options: Options, *parameters: Tensor | None) -> tuple[Tensor, Moments]:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from normwise.core import formulas
-from normwise.core.arguments import check_floating, check_input
+from normwise.core.arguments import as_mask, check_floating, check_input
+from normwise.core.bound import bound
+from normwise.core.formulas import Formula
+from normwise.core.moments import epsilon
 from normwise.core.numbers import as_row_shape, check_dim, check_eps, check_groups, check_rows
 from normwise.core.single_value import WITHOUT_EFFECT, check_values_per_group
-from normwise.core.tables import check_required_tables, check_scalars_or_tables
-from normwise.operations import adaptive, rows, squash
-from normwise.operations.normalize import normalize
+from normwise.core.tables import check_optional, check_required_tables, check_scalars_or_tables
+from normwise.operations import adaptive, pointwise
+from normwise.operations.normalize import normalize, run
+from normwise.operations.request import PIXELS, Request, View
 
 from .running import Epilogue, Options, check_maps
 
@@ -55,7 +58,7 @@ def filter_response_norm(
     check_maps("filter_response_norm", x, eps, weight=weight, bias=bias)
     if learned_eps is not None:
         check_scalars_or_tables("filter_response_norm", x, learned_eps=learned_eps)
-    formula = partial(formulas.filter_response_norm, eps=eps)
+    formula = bound(formulas.filter_response_norm, eps=eps)
     return normalize(x, formula, weight, bias, learned_eps, **options)
 
 
@@ -71,7 +74,7 @@ def global_response_norm(
     """
     check_maps("global_response_norm", x, eps, bias=bias)
     check_required_tables("global_response_norm", x, weight=weight)
-    return normalize(x, partial(formulas.global_response_norm, eps=eps), weight, bias, **options)
+    return normalize(x, bound(formulas.global_response_norm, eps=eps), weight, bias, **options)
 
 
 def evo_norm_s0(
@@ -94,7 +97,7 @@ def evo_norm_s0(
     check_required_tables("evo_norm_s0", x, v=v)
     check_groups("evo_norm_s0", num_groups, x.shape[1])
     check_values_per_group("evo_norm_s0", x, x.shape[1] // num_groups)
-    return normalize(x, partial(formulas.evo_norm_s0, groups=num_groups, eps=eps), weight, bias, v, **options)
+    return normalize(x, bound(formulas.evo_norm_s0, groups=num_groups, eps=eps), weight, bias, v, **options)
 
 
 def layer_norm(
@@ -115,7 +118,7 @@ def layer_norm(
     """
     shape = _row_shape("layer_norm", x, normalized_shape)
     check_eps("layer_norm", eps)
-    return rows.layer_norm(x, shape, weight, bias, eps, **epilogue)
+    return _along_rows("layer_norm", x, shape, bound(formulas.instance_norm, eps=eps), (weight, bias), epilogue)
 
 
 def rms_norm(
@@ -135,7 +138,8 @@ def rms_norm(
     shape = _row_shape("rms_norm", x, normalized_shape)
     if eps is not None:
         check_eps("rms_norm", eps)
-    return rows.rms_norm(x, shape, weight, eps, **epilogue)
+    formula = bound(formulas.rms_norm, eps=epsilon(x, eps))
+    return _along_rows("rms_norm", x, shape, formula, (weight, None), epilogue)
 
 
 def layer_norm2d(
@@ -156,7 +160,7 @@ def layer_norm2d(
     check_maps("layer_norm2d", x, eps)
     if x.shape[1] == 1:
         raise ValueError(f"layer_norm2d: a single channel is its own mean, got {list(x.shape)}; {WITHOUT_EFFECT}")
-    return rows.layer_norm_of_pixels(x, weight, bias, eps, **options)
+    return _along_pixels("layer_norm2d", x, bound(formulas.instance_norm, eps=eps), (weight, bias), options)
 
 
 def rms_norm2d(
@@ -171,7 +175,8 @@ def rms_norm2d(
     check_input(x, "rms_norm2d")
     if eps is not None:
         check_eps("rms_norm2d", eps)
-    return rows.rms_norm_of_pixels(x, weight, eps, **options)
+    formula = bound(formulas.rms_norm, eps=epsilon(x, eps))
+    return _along_pixels("rms_norm2d", x, formula, (weight, None), options)
 
 
 def dynamic_tanh(
@@ -191,7 +196,7 @@ def dynamic_tanh(
     """
     check_floating(x, "dynamic_tanh")
     check_dim("dynamic_tanh", x, dim)
-    return squash.dynamic_tanh(x, alpha, weight, bias, dim=dim, **epilogue)
+    return pointwise.dynamic_tanh(x, alpha, weight, bias, dim=dim, **epilogue)
 
 
 def dynamic_erf(
@@ -212,7 +217,28 @@ def dynamic_erf(
     """
     check_floating(x, "dynamic_erf")
     check_dim("dynamic_erf", x, dim)
-    return squash.dynamic_erf(x, alpha, shift, weight, bias, dim=dim, **epilogue)
+    return pointwise.dynamic_erf(x, alpha, shift, weight, bias, dim=dim, **epilogue)
+
+
+def _along_rows(
+    caller: str,
+    x: Tensor,
+    shape: tuple[int, ...],
+    formula: Formula,
+    parameters: tuple[Tensor | None, Tensor | None],
+    epilogue: Epilogue,
+) -> Tensor:
+    check_optional(caller, x, shape, weight=parameters[0], bias=parameters[1])
+    return run(Request(x, formula, parameters, view=View("rows", len(shape)), **epilogue)).y
+
+
+def _along_pixels(
+    caller: str, x: Tensor, formula: Formula, parameters: tuple[Tensor | None, Tensor | None], options: Options
+) -> Tensor:
+    check_optional(caller, x, tuple(x.shape[1:2]), weight=parameters[0], bias=parameters[1])
+    mask = options.get("mask")
+    options["mask"] = None if mask is None else as_mask(mask, x)
+    return run(Request(x, formula, parameters, view=PIXELS, **options)).y
 
 
 def _row_shape(caller: str, x: Tensor, normalized_shape: Any) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from normwise.core import formulas
+from normwise.core.bound import bound
 from normwise.core.formulas import RenormTarget
 from normwise.core.moments import Moments
 from normwise.core.numbers import check_groups, check_number, check_whole
@@ -42,7 +43,7 @@ def batch_norm(
     True
     """
     check_batch("batch_norm", x, statistics, weight, bias, eps)
-    formula = partial(formulas.batch_norm, eps=eps)
+    formula = bound(formulas.batch_norm, eps=eps)
     return standardized("batch_norm", x, formula, statistics, weight, bias, eps, options)
 
 
@@ -66,7 +67,7 @@ def ghost_batch_norm(
     check_whole("ghost_batch_norm", "ghost_size", ghost_size, 1)
     if statistics is None:
         check_values_per_chunk("ghost_batch_norm", x, ghost_size)
-    formula = partial(formulas.ghost_batch_norm, ghost_size=ghost_size, eps=eps)
+    formula = bound(formulas.ghost_batch_norm, ghost_size=ghost_size, eps=eps)
     return standardized("ghost_batch_norm", x, formula, statistics, weight, bias, eps, options)
 
 
@@ -121,7 +122,7 @@ def instance_norm(
     check_maps("instance_norm", x, eps, weight=weight, bias=bias)
     if statistics is None:
         check_values_per_group("instance_norm", x, 1)
-    formula = partial(formulas.instance_norm, eps=eps)
+    formula = bound(formulas.instance_norm, eps=eps)
     return standardized("instance_norm", x, formula, statistics, weight, bias, eps, options)
 
 
@@ -146,7 +147,7 @@ def group_norm(
     check_groups("group_norm", num_groups, x.shape[1])
     if statistics is None:
         check_values_per_group("group_norm", x, x.shape[1] // num_groups)
-    formula = partial(formulas.group_norm, groups=num_groups, eps=eps)
+    formula = bound(formulas.group_norm, groups=num_groups, eps=eps)
     return standardized("group_norm", x, formula, statistics, weight, bias, eps, options)
 
 
@@ -174,7 +175,7 @@ def switchable_norm(
     branches = ("instance", "layer", "batch")
     check_batch("switchable_norm", x, statistics, weight, bias, eps)
     check_required("switchable_norm", x, (len(branches),), mean_weight=mean_weight, var_weight=var_weight)
-    formula = partial(formulas.switchable_norm, branches=branches, eps=eps)
+    formula = bound(formulas.switchable_norm, branches=branches, eps=eps)
     return mixed("switchable_norm", x, formula, statistics, options, weight, bias, mean_weight, var_weight)
 
 
@@ -199,7 +200,7 @@ def batch_instance_norm(
     """
     check_batch("batch_instance_norm", x, statistics, weight, bias, eps)
     check_required_tables("batch_instance_norm", x, gate=gate)
-    formula = partial(formulas.batch_instance_norm, eps=eps)
+    formula = bound(formulas.batch_instance_norm, eps=eps)
     return mixed("batch_instance_norm", x, formula, statistics, options, weight, bias, gate)
 
 
@@ -221,5 +222,5 @@ def evo_norm_b0(
     """
     check_batch("evo_norm_b0", x, statistics, weight, bias, eps)
     check_required_tables("evo_norm_b0", x, v=v)
-    formula = partial(formulas.evo_norm_b0, eps=eps)
+    formula = bound(formulas.evo_norm_b0, eps=eps)
     return mixed("evo_norm_b0", x, formula, statistics, options, weight, bias, v)

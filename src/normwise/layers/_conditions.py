@@ -12,7 +12,7 @@ from normwise.core.layout import check_memory
 from normwise.core.moments import widen
 from normwise.core.numbers import check_whole
 from normwise.core.tables import check_place, check_required
-from normwise.operations.transforms import plain_operations_wanted, without_autocast
+from normwise.operations.context import plain_operations_wanted, without_autocast
 
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 

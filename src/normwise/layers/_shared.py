@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from normwise.core.activations import activation_named
-from normwise.core.arguments import as_mask, check_floating, length_mask
+from normwise.core.arguments import as_mask, check_floating, check_input, length_mask
 
 _STRIDED = torch.strided
 SPACE = {1: "L", 2: "H, W", 3: "D, H, W"}
@@ -32,8 +32,11 @@ class FusedActivation(nn.Module):
 
     def _mask(self, x: Tensor, mask: Tensor | None, lengths: Tensor | None) -> Tensor | None:
         """The mask of what counts, ``[N, 1, *space]``, from a mask or from the lengths of sequences."""
+        if lengths is None and mask is None:
+            return None
+        check_input(x, type(self).__name__)
         if lengths is None:
-            return None if mask is None else as_mask(mask, x)
+            return as_mask(mask, x)  # type: ignore[arg-type]
         if mask is not None:
             raise ValueError(f"{type(self).__name__}: give either mask or lengths, not both.")
         return length_mask(lengths, x)

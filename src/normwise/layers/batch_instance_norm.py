@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from normwise.core.running import RunningStatistics
 from normwise.core.tables import check_required
 from normwise.operations.unit_interval import bring_back, unit_interval
 
+from .batch_layer import pooled
 from .mixture_layer import MixtureLayer
 
 
@@ -38,13 +38,14 @@ class _BatchInstanceNorm(MixtureLayer):
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, **options)
         self._set_mixing((num_features,), device, dtype)
 
-    def _formula(self, **constants: Any) -> Formula:
-        return partial(_with_the_gate_inside, eps=self.eps, **constants)
+    def _formula(self, group: ProcessGroup | None) -> Formula:
+        return pooled(_with_the_gate_inside, group, eps=self.eps)
 
-    def _by_batch(self, x: Tensor, group: ProcessGroup | None, **options: Any) -> tuple[Tensor, Moments]:
+    def _by_batch(self, x: Tensor, group: ProcessGroup | None) -> Formula:
         if self.training:
+            self._check_before(x)
             bring_back(self.gate)
-        return super()._by_batch(x, group, **options)
+        return super()._by_batch(x, group)
 
     def _tensors(self) -> tuple[Tensor | None, ...]:
         return self.weight, self.bias, self.gate

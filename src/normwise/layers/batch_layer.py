@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from normwise.core import formulas
+from normwise.core.bound import bound
+from normwise.core.formulas import Formula
 from normwise.core.known import check_channels
 from normwise.core.moments import Moments
 from normwise.core.numbers import check_eps, check_momentum, check_whole
 from normwise.core.processes import ProcessGroup, resolve_group
 from normwise.core.running import RunningStatistics
 from normwise.core.single_value import WITHOUT_EFFECT, check_values_per_channel
-from normwise.operations import standardize
+from normwise.operations.normalize import Result, run, run_for_y
+from normwise.operations.request import Request
+from normwise.operations.request import check as check_request
 
 from ._shared import parameters_of, values_per_channel, without_bias
 from .running_layer import RunningLayer
@@ -67,44 +73,80 @@ class BatchLayer(RunningLayer, nn.modules.batchnorm._BatchNorm):
         mask: Tensor | None = None,
         lengths: Tensor | None = None,
     ) -> Tensor:
-        return self._forward(x, mask, lengths, residual=residual)
+        return self._forward(x, residual, mask, lengths)
 
-    def _forward(self, x: Tensor, mask: Tensor | None, lengths: Tensor | None, **options: Any) -> Tensor:
-        """`forward` with what a subclass adds to the options of `_by_batch` and `_by_running`."""
-        self._check_input_dim(x)
-        running = self.running_statistics()
-        self._check_tensors(x, running)
+    def _forward(
+        self,
+        x: Tensor,
+        residual: Tensor | None,
+        mask: Tensor | None,
+        lengths: Tensor | None,
+        tensors: tuple[Tensor | None, ...] | None = None,
+    ) -> Tensor:
+        """`forward`; the formula's ``tensors`` are those of `_tensors` unless they are given."""
         if mask is not None or lengths is not None:
             mask = self._mask(x, mask, lengths)
-        options["mask"], options["activation"] = mask, self.activation
+        if tensors is None:
+            tensors = self._tensors()
+        running = self.running_statistics()
         if running is not None and not self._uses_batch(x):
-            return self._by_running(x, running, **options)
-        together = self.training and self.process_group is not None
-        group = resolve_group(self.process_group) if together else None
-        self._check_statistics(x, group)
-        learning = running if self.training and self.track_running_stats else None
-        return self._train(x, learning, group, **options)
+            formula, known = self._by_running(x, running)
+            asker = (type(self), self.num_features, "running")
+            beside = (running.batches,)
+            request = Request(x, formula, tensors, self.activation, residual, mask, known, asker=asker, beside=beside)
+            return run_for_y(request, self._check_request)
+        return self._train(x, residual, mask, tensors, running if self.training and self.track_running_stats else None)
 
     def _train(
-        self, x: Tensor, learning: RunningStatistics | None, group: ProcessGroup | None, **options: Any
+        self,
+        x: Tensor,
+        residual: Tensor | None,
+        mask: Tensor | None,
+        tensors: tuple[Tensor | None, ...],
+        learning: RunningStatistics | None,
     ) -> Tensor:
         """The output by the batch's statistics, which ``learning`` takes in."""
-        y, statistics = self._by_batch(x, group, **options)
-        self._check_total(statistics, group)
-        if learning is not None:
-            self._remember(statistics, x)
-        return y
+        group, check = None, self._check_alone
+        if self.training and self.process_group is not None:
+            group, check = resolve_group(self.process_group), self._check_together
+        policy = self.policy
+        at_once = learning is not None and policy.pending is None and policy.admits_updates()
+        request = Request(
+            x,
+            self._by_batch(x, group),
+            tensors,
+            self.activation,
+            residual,
+            mask,
+            memory=learning if at_once else None,
+            measured=learning is not None or group is not None,
+            asker=(type(self), self.num_features, "batch"),
+        )
+        result = run(request, check)
+        self._note(request.formula, result)
+        if group is not None:
+            self._check_total(result.statistics())
+        if learning is not None and not (at_once and result.remembered()):
+            self._remember(result.statistics())
+        return result.y
 
-    def _by_batch(self, x: Tensor, group: ProcessGroup | None, **options: Any) -> tuple[Tensor, Moments]:
-        """The output in training, and the statistics to remember."""
+    def _note(self, formula: Formula, result: Result) -> None:
+        """What a layer keeps of a training pass besides the running statistics, before they take it in."""
+
+    def _by_batch(self, x: Tensor, group: ProcessGroup | None) -> Formula:
+        """The formula in training, over the processes of a group."""
         raise NotImplementedError
 
-    def _by_running(self, x: Tensor, running: RunningStatistics, **options: Any) -> Tensor:
-        """The output in evaluation."""
-        return standardize.by_running(x, running, *parameters_of(self), self.eps, **options)
+    def _by_running(self, x: Tensor, running: RunningStatistics) -> tuple[Formula, Moments | None]:
+        """The formula in evaluation, and what it knows besides its constants."""
+        return bound(formulas.standardized, eps=self.eps), Moments(running.mean, running.var, 1)
 
-    def _check_total(self, statistics: Moments, group: ProcessGroup | None) -> None:
-        if group is None or not isinstance(statistics.count, Tensor) or statistics.count.device.type != "cpu":
+    def _tensors(self) -> tuple[Tensor | None, ...]:
+        """The formula's parameters."""
+        return parameters_of(self)
+
+    def _check_total(self, statistics: Moments) -> None:
+        if not isinstance(statistics.count, Tensor) or statistics.count.device.type != "cpu":
             return  # on a GPU, asking would wait for the device
         if statistics.count.max() == 1:
             raise ValueError(
@@ -115,11 +157,30 @@ class BatchLayer(RunningLayer, nn.modules.batchnorm._BatchNorm):
     def _uses_batch(self, x: Tensor) -> bool:
         if not self.training or self.policy.frozen:
             return False
-        lonely = self.policy.single_value == "running" and values_per_channel(x) == 1
-        return not lonely
+        if self.policy.single_value != "running":
+            return True
+        self._check_input_dim(x)
+        return values_per_channel(x) != 1
 
     def _check_input_dim(self, input: Tensor) -> None:
         self._check(input, dims=(2, 3) if self.rank == 1 else (self.rank + 2,), channel=1)
+
+    def _check_before(self, x: Tensor) -> None:
+        """For a formula that is made of what the layer's tensors hold."""
+        self._check_input_dim(x)
+        self._check_tensors(x, self.running_statistics())
+
+    def _check_request(self, request: Request) -> None:
+        self._check_before(request.x)
+        check_request(request)
+
+    def _check_alone(self, request: Request) -> None:
+        self._check_request(request)
+        self._check_statistics(request.x, None)
+
+    def _check_together(self, request: Request) -> None:
+        self._check_request(request)
+        self._check_statistics(request.x, resolve_group(self.process_group))
 
     def _check_tensors(self, x: Tensor, running: RunningStatistics | None) -> None:
         """Parameters and buffers as they are now; a subclass adds its own."""
@@ -130,3 +191,8 @@ class BatchLayer(RunningLayer, nn.modules.batchnorm._BatchNorm):
             check_values_per_channel(self, x, _LARGER_BATCH)
         if not self.eps > 0:
             raise ValueError(f"{type(self).__name__}: eps must be positive in training, received {self.eps}.")
+
+
+def pooled(formula: Formula, group: ProcessGroup | None, **constants: Any) -> Formula:
+    """A formula with constants, which pools the batch over the processes of a group if there is one."""
+    return bound(formula, **constants) if group is None else partial(formula, processes=group, **constants)

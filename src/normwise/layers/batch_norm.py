@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -10,31 +9,17 @@ from torch import Tensor, nn
 
 from normwise.core import formulas
 from normwise.core.arguments import check_input
-from normwise.core.moments import Moments
+from normwise.core.formulas import Formula
 from normwise.core.numbers import check_whole
 from normwise.core.processes import ProcessGroup
-from normwise.core.running import RunningStatistics
 from normwise.core.single_value import check_values_per_chunk
-from normwise.operations import standardize
-from normwise.operations.normalize import normalize_and_measure
 
-from ._shared import parameters_of
-from .batch_layer import BatchLayer
+from .batch_layer import BatchLayer, pooled
 
 
 class _BatchNorm(BatchLayer):
-    def _train(
-        self, x: Tensor, learning: RunningStatistics | None, group: ProcessGroup | None, **options: Any
-    ) -> Tensor:
-        alone = group is None and options["mask"] is None and options["residual"] is None
-        if learning is not None and alone and self.policy.pending is None and self.policy.admits_updates():
-            y = standardize.over_batch_remembered(x, learning, *parameters_of(self), self.eps, self.activation)
-            if y is not None:
-                return y
-        return super()._train(x, learning, group, **options)
-
-    def _by_batch(self, x: Tensor, group: ProcessGroup | None, **options: Any) -> tuple[Tensor, Moments]:
-        return standardize.over_batch(x, self.weight, self.bias, self.eps, processes=group, **options)
+    def _by_batch(self, x: Tensor, group: ProcessGroup | None) -> Formula:
+        return pooled(formulas.batch_norm, group, eps=self.eps)
 
 
 class BatchNorm1d(_BatchNorm, nn.BatchNorm1d):
@@ -188,9 +173,8 @@ class _GhostBatchNorm(BatchLayer):
         super().__init__(*args, **options)
         self.ghost_size = ghost_size
 
-    def _by_batch(self, x: Tensor, group: ProcessGroup | None, **options: Any) -> tuple[Tensor, Moments]:
-        formula = partial(formulas.ghost_batch_norm, ghost_size=self.ghost_size, eps=self.eps, processes=group)
-        return normalize_and_measure(x, formula, self.weight, self.bias, **options)
+    def _by_batch(self, x: Tensor, group: ProcessGroup | None) -> Formula:
+        return pooled(formulas.ghost_batch_norm, group, ghost_size=self.ghost_size, eps=self.eps)
 
     def _check_statistics(self, x: Tensor, group: ProcessGroup | None) -> None:
         super()._check_statistics(x, group)

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from normwise.core import formulas
-from normwise.core.formulas import Affine, RenormTarget
+from normwise.core.formulas import Affine, Formula, RenormTarget
 from normwise.core.moments import Moments
 from normwise.core.policy import recomputing
 from normwise.core.processes import ProcessGroup
 from normwise.core.schedule import Schedule, as_schedule, value_at
-from normwise.operations.normalize import normalize_and_measure
-from normwise.operations.transforms import plain_operations_wanted
+from normwise.operations.context import plain_operations_wanted
+from normwise.operations.normalize import Result
 
 from .batch_layer import BatchLayer
 
@@ -66,17 +66,17 @@ class _BatchRenorm(BatchLayer):
         known = running.moments()
         return _Before(known.mean, known.var, running.batches.to(known.mean.dtype, copy=True))
 
-    def _by_batch(self, x: Tensor, group: ProcessGroup | None, **options: Any) -> tuple[Tensor, Moments]:
-        constants: dict[str, Any] = {"eps": self.eps, "processes": group}
+    def _by_batch(self, x: Tensor, group: ProcessGroup | None) -> Formula:
+        self._check_before(x)
+        constants = {"r_max": self.r_max, "d_max": self.d_max, "eps": self.eps, "processes": group}
         if recomputing() and self._passes:
-            formula = partial(_as_before, passes=tuple(self._passes), r_max=self.r_max, d_max=self.d_max, **constants)
-            return normalize_and_measure(x, formula, self.weight, self.bias, **options)
-        before = self._before()
-        formula = partial(_corrected, before=before, r_max=self.r_max, d_max=self.d_max, **constants)
-        y, statistics = normalize_and_measure(x, formula, self.weight, self.bias, **options)
-        if not plain_operations_wanted():
-            self._passes.append((statistics.mean, before))
-        return y, statistics
+            return partial(_as_before, passes=tuple(self._passes), **constants)
+        return partial(_corrected, before=self._before(), **constants)
+
+    def _note(self, formula: Formula, result: Result) -> None:
+        before = formula.keywords.get("before")  # type: ignore[attr-defined]
+        if before is not None and not plain_operations_wanted():
+            self._passes.append((result.statistics().mean, before))
 
     def extra_repr(self) -> str:
         shown = super().extra_repr()

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from normwise.core import formulas
+from normwise.core.formulas import Formula
 from normwise.core.known import check_channels
-from normwise.core.moments import Moments
 from normwise.core.processes import ProcessGroup
 from normwise.core.running import RunningStatistics
-from normwise.operations.normalize import normalize, normalize_and_measure
 
 from ._conditions import ConditionTables
-from .batch_layer import BatchLayer
+from .batch_layer import BatchLayer, pooled
 from .batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 
 _BATCH = {1: BatchNorm1d, 2: BatchNorm2d, 3: BatchNorm3d}
@@ -49,22 +47,13 @@ class _ConditionalBatchNorm(ConditionTables, BatchLayer):
         self._check_input_dim(x)
         self._check_tables(x)
         affine = self._rows(condition, x.shape[0])
-        return self._forward(x, mask, lengths, residual=residual, affine=affine)
+        return self._forward(x, residual, mask, lengths, affine)
 
     def _check_tensors(self, x: Tensor, running: RunningStatistics | None) -> None:
         check_channels(self, x, self.num_features, None, None, running)  # the tables have been read by now
 
-    def _by_batch(
-        self, x: Tensor, group: ProcessGroup | None, *, affine: tuple[Tensor, Tensor], **options: Any
-    ) -> tuple[Tensor, Moments]:
-        formula = partial(formulas.batch_norm, eps=self.eps, processes=group)
-        return normalize_and_measure(x, formula, *affine, **options)
-
-    def _by_running(
-        self, x: Tensor, running: RunningStatistics, *, affine: tuple[Tensor, Tensor], **options: Any
-    ) -> Tensor:
-        formula, known = partial(formulas.standardized, eps=self.eps), running.moments()
-        return normalize(x, formula, *affine, moments=known, **options)
+    def _by_batch(self, x: Tensor, group: ProcessGroup | None) -> Formula:
+        return pooled(formulas.batch_norm, group, eps=self.eps)
 
     def fold(self, condition: int | Tensor) -> nn.Module:
         """The plain BatchNorm of one condition: a label, or the weights ``[K]`` of a mixture.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from normwise.core import formulas
+from normwise.core.bound import bound
 from normwise.core.numbers import check_eps, check_whole
 from normwise.core.single_value import check_values_per_group
 from normwise.operations.normalize import normalize
@@ -51,7 +51,7 @@ class _ConditionalInstanceNorm(ConditionTables, ChannelLayer, nn.modules.instanc
         check_values_per_group(self, x, 1)
         weight, bias = self._rows(condition, x.shape[0])
         mask = self._mask(x, mask, lengths)
-        formula = partial(formulas.instance_norm, eps=self.eps)
+        formula = bound(formulas.instance_norm, eps=self.eps)
         return normalize(x, formula, weight, bias, activation=self.activation, residual=residual, mask=mask)
 
     def fold(self, condition: int | Tensor) -> nn.Module:

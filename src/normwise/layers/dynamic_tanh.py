@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from normwise.core.arguments import check_floating
 from normwise.core.numbers import check_number, check_whole
-from normwise.operations import squash
+from normwise.operations import pointwise
 
 from ._shared import FusedActivation
 
@@ -96,7 +96,7 @@ class DynamicTanh(_Squash):
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         self._check(x)
         epilogue: dict[str, Any] = {"activation": self.activation, "residual": residual}
-        return squash.dynamic_tanh(x, self.alpha, self.weight, self.bias, dim=self.dim, **epilogue)
+        return pointwise.dynamic_tanh(x, self.alpha, self.weight, self.bias, dim=self.dim, **epilogue)
 
 
 class DynamicErf(_Squash):
@@ -138,4 +138,4 @@ class DynamicErf(_Squash):
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         self._check(x)
         epilogue: dict[str, Any] = {"activation": self.activation, "residual": residual}
-        return squash.dynamic_erf(x, self.alpha, self.shift, self.weight, self.bias, dim=self.dim, **epilogue)
+        return pointwise.dynamic_erf(x, self.alpha, self.shift, self.weight, self.bias, dim=self.dim, **epilogue)

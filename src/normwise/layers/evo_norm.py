@@ -10,16 +10,20 @@ from torch import Tensor, nn
 
 from normwise.core import formulas
 from normwise.core.arguments import check_input
+from normwise.core.bound import bound
+from normwise.core.formulas import Formula
 from normwise.core.moments import Moments
 from normwise.core.numbers import check_eps, check_groups, check_whole
 from normwise.core.processes import ProcessGroup
 from normwise.core.running import RunningStatistics
 from normwise.core.single_value import check_values_per_group
 from normwise.core.tables import check_optional, check_required
-from normwise.operations.normalize import normalize, normalize_and_measure
+from normwise.operations.normalize import run_for_y
+from normwise.operations.request import Request
+from normwise.operations.request import check as check_request
 
 from ._shared import ChannelLayer
-from .batch_layer import BatchLayer
+from .batch_layer import BatchLayer, pooled
 
 
 class EvoNormB0(BatchLayer):
@@ -74,13 +78,15 @@ class EvoNormB0(BatchLayer):
         super()._check_tensors(x, running)
         check_required(self, x, (self.num_features,), v=self.v)
 
-    def _by_batch(self, x: Tensor, group: ProcessGroup | None, **options: Any) -> tuple[Tensor, Moments]:
-        formula = partial(formulas.evo_norm_b0, eps=self.eps, processes=group)
-        return normalize_and_measure(x, formula, self.weight, self.bias, self.v, **options)
+    def _by_batch(self, x: Tensor, group: ProcessGroup | None) -> Formula:
+        return pooled(formulas.evo_norm_b0, group, eps=self.eps)
 
-    def _by_running(self, x: Tensor, running: RunningStatistics, **options: Any) -> Tensor:
-        formula = partial(formulas.evo_norm_b0, eps=self.eps, known=running.moments())
-        return normalize(x, formula, self.weight, self.bias, self.v, **options)
+    def _by_running(self, x: Tensor, running: RunningStatistics) -> tuple[Formula, Moments | None]:
+        self._check_before(x)
+        return partial(formulas.evo_norm_b0, eps=self.eps, known=running.moments()), None
+
+    def _tensors(self) -> tuple[Tensor | None, ...]:
+        return self.weight, self.bias, self.v
 
     def _check_input_dim(self, input: Tensor) -> None:
         check_input(input, type(self).__name__)
@@ -156,14 +162,21 @@ class EvoNormS0(ChannelLayer):
         mask: Tensor | None = None,
         lengths: Tensor | None = None,
     ) -> Tensor:
+        mask = self._mask(x, mask, lengths)
+        formula = bound(formulas.evo_norm_s0, groups=self.num_groups, eps=self.eps)
+        tensors, asker = (self.weight, self.bias, self.v), (type(self), self.num_features)
+        return run_for_y(
+            Request(x, formula, tensors, self.activation, residual, mask, asker=asker), self._check_request
+        )
+
+    def _check_request(self, request: Request) -> None:
+        x = request.x
         check_input(x, "EvoNormS0")
         self._check(x, dims=(x.dim(),), channel=1)
         check_optional(self, x, (self.num_features,), weight=self.weight, bias=self.bias)
         check_required(self, x, (self.num_features,), v=self.v)
         check_values_per_group(self, x, self.num_features // self.num_groups)
-        formula = partial(formulas.evo_norm_s0, groups=self.num_groups, eps=self.eps)
-        parameters, mask = (self.weight, self.bias, self.v), self._mask(x, mask, lengths)
-        return normalize(x, formula, *parameters, activation=self.activation, residual=residual, mask=mask)
+        check_request(request)
 
     def extra_repr(self) -> str:
         shown = f"{self.num_features}, num_groups={self.num_groups}, eps={self.eps}, affine={self.affine}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -10,13 +9,15 @@ from torch import Tensor, nn
 
 from normwise.core import formulas
 from normwise.core.arguments import check_input
+from normwise.core.bound import bound
 from normwise.core.known import check_channels
 from normwise.core.moments import Moments
 from normwise.core.numbers import check_eps, check_groups, check_momentum, check_whole
 from normwise.core.running import Judge, RunningStatistics
 from normwise.core.single_value import check_values_per_group
-from normwise.operations import standardize
-from normwise.operations.normalize import normalize_and_measure
+from normwise.operations.normalize import run, run_for_y
+from normwise.operations.request import Request
+from normwise.operations.request import check as check_request
 
 from ._shared import FusedActivation, parameters_of, without_bias
 from .running_layer import RunningLayer
@@ -53,27 +54,45 @@ class _InstanceNorm(RunningLayer, nn.modules.instancenorm._InstanceNorm):
         mask: Tensor | None = None,
         lengths: Tensor | None = None,
     ) -> Tensor:
-        self._check_input_dim(x)
-        if x.dim() == self.rank + 2:
-            return self._normalize(x, residual, self._mask(x, mask, lengths))
-        batched = [None if t is None else t.unsqueeze(0) for t in (residual, mask, lengths)]
-        x = x.unsqueeze(0)
-        return self._normalize(x, batched[0], self._mask(x, *batched[1:])).squeeze(0)
-
-    def _normalize(self, x: Tensor, residual: Tensor | None, mask: Tensor | None) -> Tensor:
-        options: dict[str, Any] = {"activation": self.activation, "residual": residual}
-        weight, bias = parameters_of(self)
+        if not isinstance(x, Tensor) or x.dim() != self.rank + 2:
+            self._check_input_dim(x)
+            batched = [None if t is None else t.unsqueeze(0) for t in (residual, mask, lengths)]
+            return self(x.unsqueeze(0), *batched).squeeze(0)
+        if mask is not None or lengths is not None:
+            mask = self._mask(x, mask, lengths)
         running = self.running_statistics() if self.track_running_stats else None
-        check_channels(self, x, self.num_features, weight, bias, running)
-        if running is not None and (not self.training or self.policy.frozen):
-            return standardize.by_running(x, running, weight, bias, self.eps, mask=mask, **options)
-        check_values_per_group(self, x, 1)
-        if running is None:
-            return standardize.over_groups(x, x.shape[1], weight, bias, self.eps, mask=mask, **options)
-        formula = partial(formulas.instance_norm, eps=self.eps)
-        y, table = normalize_and_measure(x, formula, weight, bias, mask=mask, **options)
-        self._remember(table, x)
-        return y
+        known, check = None, self._check_request
+        formula = bound(formulas.instance_norm, eps=self.eps)
+        learning = running is not None and self.training and not self.policy.frozen
+        if running is not None and not learning:
+            formula, check = bound(formulas.standardized, eps=self.eps), self._check_tensors
+            known = Moments(running.mean, running.var, 1)
+        request = Request(
+            x,
+            formula,
+            parameters_of(self),
+            self.activation,
+            residual,
+            mask,
+            known,
+            measured=learning,
+            beside=() if running is None else running[:3],
+            asker=(type(self), self.num_features),
+        )
+        result = run(request, check)
+        if learning:
+            self._remember(result.statistics())
+        return result.y
+
+    def _check_tensors(self, request: Request) -> None:
+        running = self.running_statistics() if self.track_running_stats else None
+        self._check_input_dim(request.x)
+        check_channels(self, request.x, self.num_features, *parameters_of(self), running)
+        check_request(request)
+
+    def _check_request(self, request: Request) -> None:
+        self._check_tensors(request)
+        check_values_per_group(self, request.x, 1)
 
     def _update(self, running: RunningStatistics, statistics: Moments, judge: Judge) -> None:
         running.update_from_instances(statistics, judge)
@@ -202,24 +221,21 @@ class GroupNorm(FusedActivation, nn.GroupNorm):
         mask: Tensor | None = None,
         lengths: Tensor | None = None,
     ) -> Tensor:
-        check_input(x, "GroupNorm")
         if mask is not None or lengths is not None:
             mask = self._mask(x, mask, lengths)
+        formula = bound(formulas.group_norm, groups=self.num_groups, eps=self.eps)
+        asker = (type(self), self.num_channels)
+        request = Request(x, formula, parameters_of(self), self.activation, residual, mask, asker=asker)
+        return run_for_y(request, self._check_request)
+
+    def _check_request(self, request: Request) -> None:
+        x = request.x
+        check_input(x, "GroupNorm")
         if x.shape[1] != self.num_channels:
             raise ValueError(
                 f"GroupNorm({self.num_groups}, {self.num_channels}) expected {self.num_channels} channels in "
                 f"dimension 1, got input {list(x.shape)}; write num_channels={x.shape[1]} or move the channels there."
             )
-        weight, bias = parameters_of(self)
-        check_channels(self, x, self.num_channels, weight, bias, None)
+        check_channels(self, x, self.num_channels, *parameters_of(self), None)
         check_values_per_group(self, x, self.num_channels // self.num_groups)
-        return standardize.over_groups(
-            x,
-            self.num_groups,
-            weight,
-            bias,
-            self.eps,
-            activation=self.activation,
-            residual=residual,
-            mask=mask,
-        )
+        check_request(request)

@@ -7,10 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normwise.core.arguments import check_boolean, check_floating
+from normwise.core import formulas
+from normwise.core.arguments import check_floating
+from normwise.core.bound import bound
+from normwise.core.formulas import Formula
+from normwise.core.moments import epsilon
 from normwise.core.numbers import as_row_shape, check_eps, check_rows
-from normwise.core.tables import broadcasts
-from normwise.operations import rows
+from normwise.core.tables import broadcasts, check_optional
+from normwise.operations.normalize import run_for_y
+from normwise.operations.request import Request, View
+from normwise.operations.request import check as check_request
 
 from ._shared import FusedActivation, parameters_of
 
@@ -18,14 +24,27 @@ from ._shared import FusedActivation, parameters_of
 class _RowNorm(FusedActivation):
     normalized_shape: tuple[int, ...]
 
-    def _check(self, x: Tensor, mask: Tensor | None) -> None:
-        name, shape = type(self).__name__, self.normalized_shape
-        check_floating(x, name)
-        check_rows(self, x, shape)
-        if mask is None:
-            return
-        check_boolean(mask, x)
-        if not broadcasts(mask.shape, x.shape):
+    def _normalize(
+        self,
+        x: Tensor,
+        formula: Formula,
+        tensors: tuple[Tensor | None, Tensor | None],
+        residual: Tensor | None,
+        mask: Tensor | None,
+    ) -> Tensor:
+        shape = self.normalized_shape
+        view, asker = View("rows", len(shape)), (type(self), shape)
+        request = Request(x, formula, tensors, self.activation, residual, mask, view=view, asker=asker)
+        return run_for_y(request, self._check_request)
+
+    def _check_request(self, request: Request) -> None:
+        x, mask = request.x, request.mask
+        check_floating(x, type(self).__name__)
+        check_rows(self, x, self.normalized_shape)
+        weight, bias = request.parameters
+        check_optional(self, x, tuple(self.normalized_shape), weight=weight, bias=bias)
+        check_request(request)
+        if mask is not None and not broadcasts(mask.shape, x.shape):
             raise ValueError(f"mask must broadcast against the input {list(x.shape)}, received {list(mask.shape)}.")
 
 
@@ -70,16 +89,7 @@ class LayerNorm(_RowNorm, nn.LayerNorm):
         self._set_activation(activation)
 
     def forward(self, x: Tensor, residual: Tensor | None = None, mask: Tensor | None = None) -> Tensor:  # type: ignore[override]
-        self._check(x, mask)
-        return rows.layer_norm(
-            x,
-            self.normalized_shape,
-            *parameters_of(self),
-            self.eps,
-            activation=self.activation,
-            residual=residual,
-            mask=mask,
-        )
+        return self._normalize(x, bound(formulas.instance_norm, eps=self.eps), parameters_of(self), residual, mask)
 
 
 class RMSNorm(_RowNorm, nn.RMSNorm):
@@ -120,13 +130,5 @@ class RMSNorm(_RowNorm, nn.RMSNorm):
         self._set_activation(activation)
 
     def forward(self, x: Tensor, residual: Tensor | None = None, mask: Tensor | None = None) -> Tensor:  # type: ignore[override]
-        self._check(x, mask)
-        return rows.rms_norm(
-            x,
-            self.normalized_shape,
-            self.weight,
-            self.eps,
-            activation=self.activation,
-            residual=residual,
-            mask=mask,
-        )
+        formula = bound(formulas.rms_norm, eps=epsilon(x, self.eps))
+        return self._normalize(x, formula, (self.weight, None), residual, mask)

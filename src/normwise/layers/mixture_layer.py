@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +13,6 @@ from normwise.core.formulas import Formula
 from normwise.core.moments import Moments
 from normwise.core.processes import ProcessGroup
 from normwise.core.running import RunningStatistics
-from normwise.operations.normalize import normalize, normalize_and_measure
 
 from .batch_layer import BatchLayer
 
@@ -31,19 +31,16 @@ class MixtureLayer(BatchLayer):
         for name in self.mixing:
             self.register_parameter(name, nn.Parameter(torch.ones(shape, device=device, dtype=dtype)))
 
-    def _formula(self, **constants: Any) -> Formula:
-        """The formula with ``known=`` statistics of the batch, or the ``processes=`` to pool it over."""
+    def _formula(self, group: ProcessGroup | None) -> Formula:
+        """The formula, which takes ``known=`` statistics of the batch in evaluation."""
         raise NotImplementedError
 
-    def _tensors(self) -> tuple[Tensor | None, ...]:
-        """The formula's parameters."""
-        raise NotImplementedError
+    def _by_batch(self, x: Tensor, group: ProcessGroup | None) -> Formula:
+        return self._formula(group)
 
-    def _by_batch(self, x: Tensor, group: ProcessGroup | None, **options: Any) -> tuple[Tensor, Moments]:
-        return normalize_and_measure(x, self._formula(processes=group), *self._tensors(), **options)
-
-    def _by_running(self, x: Tensor, running: RunningStatistics, **options: Any) -> Tensor:
-        return normalize(x, self._formula(known=running.moments()), *self._tensors(), **options)
+    def _by_running(self, x: Tensor, running: RunningStatistics) -> tuple[Formula, Moments | None]:
+        self._check_before(x)
+        return partial(self._formula(None), known=running.moments()), None
 
     def reset_parameters(self) -> None:
         super().reset_parameters()

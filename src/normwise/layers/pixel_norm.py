@@ -7,15 +7,40 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from normwise.core import formulas
 from normwise.core.arguments import check_input
+from normwise.core.bound import bound
+from normwise.core.formulas import Formula
+from normwise.core.moments import epsilon
 from normwise.core.numbers import check_eps
-from normwise.operations import rows
+from normwise.core.tables import check_optional
+from normwise.operations.normalize import run_for_y
+from normwise.operations.request import PIXELS, Request
+from normwise.operations.request import check as check_request
 
-from ._shared import FusedActivation
+from ._shared import FusedActivation, parameters_of
 
 
 class _PixelNorm(FusedActivation):
     normalized_shape: tuple[int, ...]
+
+    def _normalize(
+        self,
+        x: Tensor,
+        formula: Formula,
+        tensors: tuple[Tensor | None, Tensor | None],
+        residual: Tensor | None,
+        mask: Tensor | None,
+    ) -> Tensor:
+        asker = (type(self), self.normalized_shape)
+        request = Request(x, formula, tensors, self.activation, residual, mask, view=PIXELS, asker=asker)
+        return run_for_y(request, self._check_request)
+
+    def _check_request(self, request: Request) -> None:
+        self._check(request.x)
+        weight, bias = request.parameters
+        check_optional(self, request.x, tuple(self.normalized_shape), weight=weight, bias=bias)
+        check_request(request)
 
     def _check(self, x: Tensor) -> None:
         name, channels = type(self).__name__, self.normalized_shape[0]
@@ -87,16 +112,8 @@ class LayerNorm2d(_PixelNorm, nn.LayerNorm):
         mask: Tensor | None = None,
         lengths: Tensor | None = None,
     ) -> Tensor:
-        self._check(x)
-        return rows.layer_norm_of_pixels(
-            x,
-            self.weight,
-            self.bias,
-            self.eps,
-            activation=self.activation,
-            residual=residual,
-            mask=self._mask(x, mask, lengths),
-        )
+        formula, mask = bound(formulas.instance_norm, eps=self.eps), self._mask(x, mask, lengths)
+        return self._normalize(x, formula, parameters_of(self), residual, mask)
 
 
 class RMSNorm2d(_PixelNorm, nn.RMSNorm):
@@ -144,15 +161,8 @@ class RMSNorm2d(_PixelNorm, nn.RMSNorm):
         mask: Tensor | None = None,
         lengths: Tensor | None = None,
     ) -> Tensor:
-        self._check(x)
-        return rows.rms_norm_of_pixels(
-            x,
-            self.weight,
-            self.eps,
-            activation=self.activation,
-            residual=residual,
-            mask=self._mask(x, mask, lengths),
-        )
+        formula, mask = bound(formulas.rms_norm, eps=epsilon(x, self.eps)), self._mask(x, mask, lengths)
+        return self._normalize(x, formula, (self.weight, None), residual, mask)
 
 
 def _check_channels(channels: Any, name: str) -> None:

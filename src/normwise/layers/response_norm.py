@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -10,11 +9,14 @@ from torch import Tensor, nn
 
 from normwise.core import formulas
 from normwise.core.arguments import check_input
+from normwise.core.bound import bound
 from normwise.core.moments import Moments
 from normwise.core.numbers import check_eps, check_whole
 from normwise.core.responses import Thresholded
 from normwise.core.tables import check_optional, check_required
-from normwise.operations.normalize import normalize
+from normwise.operations.normalize import run_for_y
+from normwise.operations.request import Request
+from normwise.operations.request import check as check_request
 
 from ._shared import ChannelLayer
 
@@ -74,17 +76,22 @@ class _FilterResponseNorm(ChannelLayer):
         mask: Tensor | None = None,
         lengths: Tensor | None = None,
     ) -> Tensor:
+        mask = self._mask(x, mask, lengths)
+        tensors, activation = (self.weight, self.bias, self.learned_eps), self.activation
+        formula = bound(formulas.filter_response_norm, eps=self.eps)
+        if self.tau is not None:
+            tensors, activation = (*tensors, self.tau), None
+            formula = bound(_thresholded, eps=self.eps)
+        request = Request(x, formula, tensors, activation, residual, mask, asker=(type(self), self.num_features))
+        return run_for_y(request, self._check_request)
+
+    def _check_request(self, request: Request) -> None:
+        x = request.x
         self._check(x, dims=(2, 3) if self.rank == 1 else (self.rank + 2,), channel=1)
         channels = {"weight": self.weight, "bias": self.bias, "tau": self.tau}
         check_optional(self, x, (self.num_features,), **channels)
         check_optional(self, x, (1,), learned_eps=self.learned_eps)
-        tensors, activation = (self.weight, self.bias, self.learned_eps), self.activation
-        formula = partial(formulas.filter_response_norm, eps=self.eps)
-        if self.tau is not None:
-            tensors, activation = (*tensors, self.tau), None
-            formula = partial(_thresholded, eps=self.eps)
-        mask = self._mask(x, mask, lengths)
-        return normalize(x, formula, *tensors, activation=activation, residual=residual, mask=mask)
+        check_request(request)
 
     def extra_repr(self) -> str:
         shown = f"{self.num_features}, eps={self.eps}, affine={self.affine}{super().extra_repr()}"
@@ -200,13 +207,18 @@ class GlobalResponseNorm(ChannelLayer):
         mask: Tensor | None = None,
         lengths: Tensor | None = None,
     ) -> Tensor:
+        mask, asker = self._mask(x, mask, lengths), (type(self), self.num_features)
+        formula = bound(formulas.global_response_norm, eps=self.eps)
+        request = Request(x, formula, (self.weight, self.bias), self.activation, residual, mask, asker=asker)
+        return run_for_y(request, self._check_request)
+
+    def _check_request(self, request: Request) -> None:
+        x = request.x
         check_input(x, type(self).__name__)
         self._check(x, dims=(x.dim(),), channel=1)
         check_required(self, x, (self.num_features,), weight=self.weight)
         check_optional(self, x, (self.num_features,), bias=self.bias)
-        formula = partial(formulas.global_response_norm, eps=self.eps)
-        mask = self._mask(x, mask, lengths)
-        return normalize(x, formula, self.weight, self.bias, activation=self.activation, residual=residual, mask=mask)
+        check_request(request)
 
     def extra_repr(self) -> str:
         return f"{self.num_features}, eps={self.eps}{super().extra_repr()}"

@@ -14,8 +14,7 @@ from normwise.core.moments import Moments, concatenate
 from normwise.core.policy import StatisticsPolicy
 from normwise.core.running import Judge, RunningStatistics
 from normwise.core.wide_buffers import WideBuffers
-from normwise.operations.remember import remember
-from normwise.operations.transforms import under_function_transform
+from normwise.operations.context import under_function_transform
 
 from ._shared import ChannelLayer
 
@@ -92,14 +91,12 @@ class RunningLayer(WideBuffers, ChannelLayer):
     def _update(self, running: RunningStatistics, statistics: Moments, judge: Judge) -> None:
         running.update_from_batch(statistics, judge)
 
-    def _remember(self, statistics: Moments, x: Tensor) -> None:
+    def _remember(self, statistics: Moments) -> None:
         if not self.policy.admits_updates():
             return
         if self.policy.pending is not None:
             self.policy.pending.append(statistics)
-            return
-        running = self.running_statistics()
-        if running is not None and not remember(running, statistics, x):
+        else:
             self.commit(statistics)
 
     def commit_pending(self) -> None:

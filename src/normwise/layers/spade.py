@@ -13,8 +13,8 @@ from normwise.core.layout import in_layout_of
 from normwise.core.moments import widen
 from normwise.core.numbers import check_whole
 from normwise.core.tables import check_place, check_required
+from normwise.operations.context import without_autocast
 from normwise.operations.epilogue import finish
-from normwise.operations.transforms import without_autocast
 
 from ._conditions import check_labels, is_labels
 from ._shared import FusedActivation

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from normwise.core.running import RunningStatistics
 from normwise.core.single_value import check_values_per_channel
 from normwise.core.tables import check_required
 
+from .batch_layer import pooled
 from .batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from .group_norm import GroupNorm, InstanceNorm1d, InstanceNorm2d, InstanceNorm3d
 from .mixture_layer import MixtureLayer
@@ -124,8 +124,8 @@ class _SwitchableNorm(MixtureLayer):
                 setattr(plain, name, getattr(self, name))
         return plain
 
-    def _formula(self, **constants: Any) -> Formula:
-        return partial(formulas.switchable_norm, branches=self.branches, eps=self.eps, **constants)
+    def _formula(self, group: ProcessGroup | None) -> Formula:
+        return pooled(formulas.switchable_norm, group, branches=self.branches, eps=self.eps)
 
     def _tensors(self) -> tuple[Tensor | None, ...]:
         return self.weight, self.bias, self.mean_weight, self.var_weight

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from normwise.core import formulas
 from normwise.core.arguments import check_floating, check_input
+from normwise.core.bound import bound
 from normwise.core.tables import check_place
 
 from .measure import measure
@@ -43,7 +43,7 @@ def adaptive_instance_norm(
                 f"AdaptiveInstanceNorm: the style's {name} must be [N, C] = {list(x.shape[:2])} or {[1, x.shape[1]]}, "
                 f"received {list(table.shape)}; content and style need the same channels."
             )
-    formula = partial(formulas.instance_norm, eps=eps)
+    formula = bound(formulas.instance_norm, eps=eps)
     return normalize(x, formula, style.std, style.mean, activation=activation, residual=residual, mask=mask)
 
 

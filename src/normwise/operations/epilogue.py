@@ -1,11 +1,8 @@
-"""Residual and activation as operations of their own, where no kernel takes them along."""
+"""Residual and activation as operations of their own, where no kernel fuses them."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
-from torch.overrides import _get_current_function_mode_stack
-from torch.utils._device import DeviceContext
 
 from normwise.core.activations import activation_named
 from normwise.core.arguments import check_residual
@@ -28,8 +25,6 @@ def to_be_finished(x: Tensor, activation: str | None, residual: Tensor | None) -
     return x if activation is None and residual is None else widen(x)
 
 
-def additions_are_watched() -> bool:
-    """Whether a torch function mode, such as that of `trace`, looks for them: then no kernel may take one along."""
-    if torch._C._len_torch_function_stack() == 0:  # pyright: ignore[reportAttributeAccessIssue]
-        return False
-    return any(not isinstance(mode, DeviceContext) for mode in _get_current_function_mode_stack())
+def narrowed(y: Tensor, x: Tensor) -> Tensor:
+    """The result in the type of what came."""
+    return y if y.dtype == x.dtype else y.to(x.dtype)

@@ -10,7 +10,7 @@ from normwise.core.arguments import as_mask, check_input
 from normwise.core.layout import check_memory
 from normwise.core.moments import Moments
 
-from .transforms import plain_operations_wanted, without_autocast
+from .context import plain_operations_wanted, without_autocast
 
 
 def measure(x: Tensor, mask: Tensor | None = None) -> Moments:

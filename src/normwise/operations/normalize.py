@@ -1,27 +1,74 @@
-"""Measure, formula, apply: every normalizer of activations, with one fused backward."""
+"""The door: a request, its way, the result."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from normwise.backends import reference, select
-from normwise.core.activations import activation_named
 from normwise.core.arguments import as_mask, check_input, finite_padding
 from normwise.core.formulas import Formula
 from normwise.core.known import check_moments
 from normwise.core.layout import check_memory
 from normwise.core.moments import Moments
-from normwise.core.tables import check_parameters
 
-from .epilogue import additions_are_watched
-from .graph_run import GraphRun, Run
-from .higher import check_unchanged, direct_call
-from .plain import differentiable_backward, normalize_plainly
-from .recorded import recorded_run
-from .transforms import needs_graph, plain_operations_wanted, without_autocast
+from .context import without_autocast
+from .request import Request
+from .request import check as check_request
+from .ways import Way, way_for
+
+Check = Callable[[Request], None]
+
+
+class Result(NamedTuple):
+    """``y``, and on demand the statistics."""
+
+    y: Tensor
+    request: Request
+    way: Way
+    kept: Any
+
+    def statistics(self) -> Moments:
+        """What the formula states, otherwise the table; without a gradient."""
+        return self.way.statistics(self.request, self.kept)
+
+    def remembered(self) -> bool:
+        """Whether the request's memory took the statistics in, in one call; if not, nothing has changed."""
+        return self.way.remembers and self.way.remember(self.request, self.kept)  # type: ignore[attr-defined]
+
+
+def run(request: Request, check: Check = check_request) -> Result:
+    """The request's result. ``check`` sees a request of each kind once, before anything else."""
+    if request.mask is not None:
+        check(request)
+        request, check = _padded(request), _nothing
+    way = way_for(request, check)
+    if torch._C._is_any_autocast_enabled():  # pyright: ignore[reportAttributeAccessIssue]
+        with without_autocast(request.x):
+            y, kept = way.run(request)
+    else:
+        y, kept = way.run(request)
+    return Result(y, request, way, kept)
+
+
+def run_for_y(request: Request, check: Check = check_request) -> Tensor:
+    """`run` where the statistics do not matter, in the least time of the host."""
+    if request.mask is not None or torch._C._is_any_autocast_enabled():  # pyright: ignore[reportAttributeAccessIssue]
+        return run(request, check).y
+    return way_for(request, check).run(request)[0]
+
+
+def _padded(request: Request) -> Request:
+    """With 0 for what is NaN or inf outside the mask, which is dropped where nothing is measured that it changes."""
+    x, residual = finite_padding(request.mask, request.x, request.residual)
+    matters = request.known is None and request.view.over != "pixels"
+    return request._replace(x=x, residual=residual, mask=request.mask if matters else None)
+
+
+def _nothing(request: Request) -> None:
+    pass
 
 
 def normalize(
@@ -68,9 +115,7 @@ def normalize(
     >>> torch.allclose(y.square().mean((1, 2, 3)), torch.ones(2), atol=1e-3)
     True
     """
-    return normalize_and_measure(
-        x, formula, *parameters, activation=activation, residual=residual, mask=mask, moments=moments
-    )[0]
+    return run(_asked(x, formula, parameters, activation, residual, mask, moments)).y
 
 
 def normalize_and_measure(
@@ -95,51 +140,23 @@ def normalize_and_measure(
     >>> torch.allclose(table.over_batch().mean.flatten(), x.double().mean((0, 2)))
     True
     """
+    request = _asked(x, formula, parameters, activation, residual, mask, moments)
+    result = run(request._replace(measured=True))
+    return result.y, result.statistics()
+
+
+def _asked(
+    x: Tensor,
+    formula: Formula,
+    parameters: tuple[Tensor | None, ...],
+    activation: str | None,
+    residual: Tensor | None,
+    mask: Tensor | None,
+    moments: Moments | None,
+) -> Request:
     check_input(x, "normalize")
-    check_parameters(x, parameters)
     if moments is not None:
         check_moments("normalize", x, moments)
         check_memory(moments.mean, moments.var)
-    act = activation_named(activation)
     mask = None if mask is None else as_mask(mask, x)
-    x, residual = finite_padding(mask, x, residual)
-    with without_autocast(x):
-        if plain_operations_wanted():
-            y, statistics = normalize_plainly(x, formula, parameters, act, residual, mask, moments)
-            return y, statistics.detached()
-        backend = reference if residual is not None and additions_are_watched() else select(x)
-        wanted = needs_graph(x, residual, *parameters)
-        run = recorded_run(backend, formula, x, residual, mask, moments, parameters, act, differentiable=wanted)
-        if run is None:
-            run = GraphRun(backend, formula, mask, moments, act, differentiable=wanted)
-        y = _apply(run, x, residual, mask, *parameters) if wanted else run.forward(x, residual, parameters)
-        return (y if run.behind is None else run.behind.function(y)), run.statistics
-
-
-class _Normalize(torch.autograd.Function):
-    """Moments → formula → last step, and a backward of one pass pair around the formula's own."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, run: Run, x: Tensor, residual: Tensor | None, mask: Tensor | None, *parameters: Tensor | None
-    ) -> Tensor:
-        ctx.run = run
-        ctx.save_for_backward(x, residual, mask, *parameters)
-        return run.forward(x, residual, parameters)
-
-    @staticmethod
-    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
-        run, (x, residual, mask, *parameters) = ctx.run, ctx.saved_tensors
-        check_unchanged(x, grad_y)
-        if torch.is_grad_enabled():
-            # What stands behind the run is no part of this function.
-            what = (run.formula, run.activation, mask, run.given)
-            found = differentiable_backward(grad_y, x, residual, parameters, *what)
-            return (None, *found[:2], None, *found[2:])
-        values = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
-        grad_x, grad_residual, gradients = run.backward(grad_y, x, residual, values=values)
-        narrow = (None if g is None else g.to(p.dtype) for g, p in zip(gradients, parameters, strict=True))
-        return (None, grad_x, grad_residual, None, *narrow)
-
-
-_apply = direct_call(_Normalize)
+    return Request(x, formula, parameters, activation, residual, mask, moments)

@@ -1,53 +1,107 @@
-"""The general path as differentiable, traceable PyTorch operations: nothing fused, nothing hidden."""
+"""Every request as differentiable, traceable PyTorch operations: nothing fused, nothing hidden."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from normwise.backends import reference
-from normwise.core.activations import Activation
-from normwise.core.formulas import Formula
-from normwise.core.layout import check_memory
-from normwise.core.moments import Moments
+from normwise.core import formulas
+from normwise.core.activations import activation_named
+from normwise.core.layout import check_memory, in_layout_of
+from normwise.core.moments import Moments, widen
+from normwise.core.precision import table_dtype
 
-from .higher import differentiable_gradients
+from .context import Context
+from .epilogue import finish, narrowed, to_be_finished
 from .last_step import last_step
+from .request import Request
+from .saved import guarded
 from .tiny_graph import wide
 
 
-def normalize_plainly(
-    x: Tensor,
-    formula: Formula,
-    parameters: Sequence[Tensor | None],
-    activation: Activation | None,
-    residual: Tensor | None,
-    mask: Tensor | None,
-    moments: Moments | None,
-) -> tuple[Tensor, Moments]:
-    """See `normalize_and_measure`; the statistics keep their history."""
+class Plainly:
+    """A way that takes everything: the specification of all others."""
+
+    name = "plain operations"
+    remembers = False
+
+    def run(self, request: Request) -> tuple[Tensor, Moments | None]:
+        if request.view.over == "planes":
+            return planes(request)
+        x = to_be_finished(request.x, request.activation, request.residual)
+        y = guarded(rows(request._replace(x=x)), x, request.mask, request.parameters[0])
+        return narrowed(finish(y, request.activation, request.residual), request.x), None
+
+    def statistics(self, _request: Request, kept: Moments | None) -> Moments:
+        assert kept is not None
+        return kept.detached()
+
+
+def bind(_request: Request, _context: Context) -> Plainly:
+    """The way for a kind of call."""
+    return Plainly()
+
+
+def planes(request: Request) -> tuple[Tensor, Moments]:
+    """``y``, and the statistics with their history."""
+    x, residual, parameters = request.x, request.residual, request.parameters
     check_memory(x, *parameters)
-    table = Moments.of(x, mask) if moments is None else moments.detached()
-    step = last_step(reference, formula(table, *wide(parameters, x)), table.mean, x, activation)
-    y = step.apply(x, residual)
-    y = y if step.behind is None else step.behind.function(y)
+    table = Moments.of(x, request.mask) if request.known is None else as_table(request.known, x)
+    found = request.formula(table, *wide(parameters, x))
+    step = last_step(reference, found, table.mean, x, activation_named(request.activation))
+    if step.behind is None:
+        y = step.apply(x, residual)
+    else:  # rounded once, at the end
+        y = step.behind.function(step.apply(widen(x), residual)).to(x.dtype)
     return y, table if step.statistics is None else step.statistics
 
 
-def differentiable_backward(
-    grad_y: Tensor,
-    x: Tensor,
-    residual: Tensor | None,
-    parameters: Sequence[Tensor | None],
-    formula: Formula,
-    activation: Activation | None,
-    mask: Tensor | None,
-    moments: Moments | None,
-) -> list[Tensor | None]:
-    """The gradients of x, residual and parameters as functions that can be differentiated again."""
+def as_table(known: Moments, x: Tensor) -> Moments:
+    """Known statistics as a table of their own, without a history, that broadcasts against ``[N, C]``."""
+    if known.mean.dim() != 1:
+        return known.detached()
+    kind = table_dtype(x)
+    mean, var = (t.detach().to(kind, copy=True).unsqueeze(0) for t in (known.mean, known.var))
+    return Moments(mean, var, known.count)
 
-    def operation(x: Tensor, residual: Tensor | None, *parameters: Tensor | None) -> Tensor:
-        return normalize_plainly(x, formula, parameters, activation, residual, mask, moments)[0]
 
-    return differentiable_gradients(operation, (x, residual, *parameters), grad_y)
+def rows(request: Request) -> Tensor:
+    r"""Rows and pixels: :math:`\gamma (x - \mu)/\sqrt{\sigma^2 + \epsilon} + \beta`, or by the root mean square."""
+    x, view = request.x, request.view
+    if view.over == "pixels":
+        y = _row(request, x.movedim(1, -1), 1).movedim(-1, 1)
+        return y if y.stride() == x.stride() else in_layout_of(x, y)
+    return _row(request, x, view.dims)
+
+
+def _row(request: Request, x: Tensor, dims: int) -> Tensor:
+    weight, bias = request.parameters
+    eps: Any = request.formula.keywords["eps"]  # type: ignore[attr-defined]
+    mask = request.mask if request.view.over == "rows" else None
+    values = widen(x)
+    if centers(request):
+        values = values - _mean(values, mask, dims)
+        # Once more, for what the rounding of a large mean has left over.
+        values = values - _mean(values, mask, dims)
+    y = values * torch.rsqrt(_mean(values.square(), mask, dims) + eps)
+    check_memory(weight, bias)
+    if weight is not None:
+        y = y * weight
+    return (y if bias is None else y + bias).to(x.dtype)
+
+
+def centers(request: Request) -> bool:
+    """Whether the mean of a row is subtracted."""
+    return request.formula.func is not formulas.rms_norm  # type: ignore[attr-defined]
+
+
+def _mean(values: Tensor, mask: Tensor | None, dims: int) -> Tensor:
+    last = tuple(range(-dims, 0))
+    if mask is None:
+        return values.mean(last, keepdim=True)
+    mask = mask.expand_as(values)
+    total = torch.where(mask, values, 0).sum(last, keepdim=True)
+    return total / mask.sum(last, keepdim=True).clamp_min(1)

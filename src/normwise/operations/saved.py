@@ -9,9 +9,10 @@ from weakref import ref
 import torch
 from torch import Tensor
 
-from normwise.core.layout import PLAIN
+from normwise.core.kinds import kinds_of
+from normwise.core.layout import PLAIN, check_memory
 
-from .transforms import plain_operations_wanted
+from .context import plain_operations_wanted
 
 
 def guarded(y: Tensor, *read: Tensor | None) -> Tensor:
@@ -29,6 +30,45 @@ def guarded(y: Tensor, *read: Tensor | None) -> Tensor:
     ]
     y.grad_fn.register_prehook(partial(_check, saved))  # type: ignore[union-attr]
     return y
+
+
+class SavedKinds:
+    """`guarded` for all calls of one kind: what their saved tensors must still be when a backward pass comes."""
+
+    __slots__ = ("kinds", "sizes")
+
+    def __init__(self, *read: Tensor) -> None:
+        self.kinds, self.sizes = kinds_of(*read), [t.numel() * t.itemsize for t in read]
+
+    def guard(self, y: Tensor, *read: Tensor) -> None:
+        """``read``: the tensors that the operator behind ``y`` saved."""
+        y.grad_fn.register_prehook(_Reader(self, *read))  # type: ignore[union-attr]
+
+
+class _Reader:
+    """One call's tensors, not kept alive for that, before its backward pass."""
+
+    __slots__ = ("of", "tensors")
+
+    def __init__(self, of: SavedKinds, *read: Tensor) -> None:
+        self.of, self.tensors = of, [ref(t) for t in read]
+
+    def __call__(self, _: object) -> None:
+        found: list[Tensor] = []
+        for reference, size in zip(self.tensors, self.of.sizes, strict=True):
+            t = reference()
+            if t is None:
+                return  # nobody can have changed what the graph alone holds
+            if t.untyped_storage().nbytes() < size + t.storage_offset() * t.itemsize:
+                check_memory(t)
+            found.append(t)
+        if self.of.kinds.check(*found):
+            return
+        received = ", ".join(f"{list(t.shape)} {t.dtype}" for t in found)
+        raise RuntimeError(
+            f"A tensor that the backward pass needs is another one now, in shape or dtype ({received}); change it "
+            "in place, or after the backward pass."
+        )
 
 
 class _Extent(NamedTuple):

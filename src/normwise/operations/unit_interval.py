@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from .transforms import plain_operations_wanted
+from .context import plain_operations_wanted
 
 
 def unit_interval(t: Tensor) -> Tensor:

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from normwise.core.moments import Moments, statistics_dtype
 from normwise.core.precision import in_fp64
+from normwise.operations.context import without_autocast
 from normwise.operations.measure import measure
-from normwise.operations.transforms import without_autocast
 
 # Below this variance the squares of fp32 values are about to vanish.
 SMALLEST_VARIANCE = 1e-28

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from normwise.operations.transforms import plain_operations_wanted, without_autocast
+from normwise.operations.context import plain_operations_wanted, without_autocast
 
 from .layers import CONVOLUTIONS, TRANSPOSED, check_layer, computing_dtype
 

@@ -9,7 +9,7 @@ from torch.nn.utils import parametrize
 from normwise.core.arguments import check_floating
 from normwise.core.tables import check_required
 from normwise.core.wide_buffers import WideBuffers
-from normwise.operations.transforms import plain_operations_wanted, without_autocast
+from normwise.operations.context import plain_operations_wanted, without_autocast
 
 from .layers import TRANSPOSED, AnyModule, computing_dtype, weight_of
 from .operator_norm import Grid, OperatorNorm

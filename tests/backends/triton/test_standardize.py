@@ -4,13 +4,13 @@ from functools import partial
 
 import pytest
 import torch
+from standardizing import by_running, over_batch, over_groups
 from torch.testing import assert_close
 
 import normwise as nw
 from normwise import Moments, normalize_and_measure, use_backend
 from normwise.backends.triton_kernels import geometry
 from normwise.core import formulas
-from normwise.operations import standardize
 
 from .support import DTYPES, close, laid_out, needs_triton, seeded
 
@@ -64,10 +64,10 @@ def kernels(leaves, groups, activation, known):
     with use_backend("triton"):
         if known is not None:
             running = nw.core.running.RunningStatistics(known.mean[0], known.var[0], None, 0.1)
-            return standardize.by_running(x, running, *rest, **options)
+            return by_running(x, running, *rest, **options)
         if groups:
-            return standardize.over_groups(x, groups, *rest, **options)
-        return standardize.over_batch(x, *rest, **options)[0]
+            return over_groups(x, groups, *rest, **options)
+        return over_batch(x, *rest, **options)[0]
 
 
 def results(function, tensors, grad_y, dtype, *rest):
@@ -147,7 +147,7 @@ def test_data_far_from_zero_in_narrow_types(groups, dtype, layout, room):
 def test_the_moments_are_those_of_the_batch(layout, room):
     x = laid_out(seeded(6, 5, 10, 11, dtype=torch.float32), layout)
     with use_backend("triton"):
-        _, table = standardize.over_batch(x, None, None, EPS)
+        _, table = over_batch(x, None, None, EPS)
     assert table.mean.shape == table.var.shape == (1, 5)
     assert table.count == 6 * 10 * 11
     assert_close(table.mean[0], x.double().mean((0, 2, 3)), rtol=0, atol=1e-7)

@@ -2,7 +2,10 @@
 // name is NW_ELEMENT and part of every function's. Every pointer comes with the number of its values. 0 = done; otherwise
 // nothing was read or written: 1 = out of memory, 2 = sizes that do not go together, a pointer that is missing, an activation
 // or a response that is not known here, 3 = statistics that are not finite.
+#include <cstring>
 #include <new>
+#include <type_traits>
+#include <utility>
 
 #include "arguments.hpp"
 #include "positions.hpp"
@@ -93,11 +96,40 @@ struct Sized : nw::Check {
   }
 };
 
+// What was packed into eight bytes.
+template <class V>
+V unpacked(int64_t packed) noexcept {
+  static_assert(sizeof(V) <= sizeof packed);
+  if constexpr (std::is_pointer_v<V>) {
+    return reinterpret_cast<V>(packed);
+  } else if constexpr (std::is_floating_point_v<V>) {
+    V value;
+    std::memcpy(&value, &packed, sizeof value);
+    return value;
+  } else {
+    return V(packed);
+  }
+}
+
+template <class... V, size_t... I>
+int call_unpacked(int (*kernel)(V...), const int64_t* packed, std::index_sequence<I...>) noexcept {
+  return kernel(unpacked<V>(packed[I])...);
+}
+
+// A kernel whose arguments come in one array: for the caller in Python, a tenth of the time of two dozen arguments.
+template <class... V>
+int call_packed(int (*kernel)(V...), const int64_t* packed, int64_t count) noexcept {
+  if (!packed || count != int64_t(sizeof...(V))) return kRefused;
+  return call_unpacked(kernel, packed, std::index_sequence_for<V...>());
+}
+
 }  // namespace
 
 #define NW_JOINED(name, element) name##_##element
 #define NW_NAMED(name, element) NW_JOINED(name, element)
 #define NW_PUBLIC(name) extern "C" __attribute__((visibility("default"))) int NW_NAMED(name, NW_ELEMENT)
+#define NW_PACKED(name) \
+  NW_PUBLIC(name##_packed)(const int64_t* packed, int64_t count) { return call_packed(NW_NAMED(name, NW_ELEMENT), packed, count); }
 
 // Recompiled with the sources: a library that answers otherwise is not the one that was asked for.
 NW_PUBLIC(nw_version)() { return NW_VERSION; }
@@ -222,10 +254,9 @@ NW_PUBLIC(nw_standardize_backward)(int last, int64_t N, int64_t C, int64_t S, in
   });
 }
 
-// A batch's mean and variance (with a positive eps 1/√(variance + eps)), one of each channel; batches: one number, null
-// where nobody counts.
-NW_PUBLIC(nw_remember)(int64_t C, NW_SPAN(const void, mean), NW_SPAN(const void, var), int kept, double eps, double bessel,
-                       double momentum, NW_SPAN(void, running_mean), NW_SPAN(void, running_var), int running_kept,
+// A batch's mean and variance, one of each channel; batches: one number, null where nobody counts.
+NW_PUBLIC(nw_remember)(int64_t C, NW_SPAN(const void, mean), NW_SPAN(const void, var), int kept, double bessel, double momentum,
+                       NW_SPAN(void, running_mean), NW_SPAN(void, running_var), int running_kept,
                        NW_SPAN(int64_t, batches)) {
   nw::Check check;
   check.product(C);
@@ -233,7 +264,7 @@ NW_PUBLIC(nw_remember)(int64_t C, NW_SPAN(const void, mean), NW_SPAN(const void,
   check.has(NW_GIVEN(running_mean), C).has(NW_GIVEN(running_var), C).kept(running_kept).may_have(NW_GIVEN(batches), 1);
   bool finite = true;
   const int answer = guarded(check, [&] {
-    finite = nw::remember<T>({running_mean, running_var, running_kept, batches}, {mean, var, kept, eps, bessel}, C, momentum);
+    finite = nw::remember<T>({running_mean, running_var, running_kept, batches}, {mean, var, kept, bessel}, C, momentum);
   });
   return finite ? answer : kNotFinite;
 }
@@ -403,3 +434,12 @@ NW_PUBLIC(nw_normalize_backward)(int last, int64_t N, int64_t C, int64_t S, int 
                                     {gy, x, residual}, mask, gx, gr, tables);
   });
 }
+
+// What small tensors call most.
+NW_PACKED(nw_standardize)
+NW_PACKED(nw_standardize_backward)
+NW_PACKED(nw_remember)
+NW_PACKED(nw_rows)
+NW_PACKED(nw_rows_backward)
+NW_PACKED(nw_columns)
+NW_PACKED(nw_columns_backward)

@@ -13,11 +13,10 @@ struct Running {
   int64_t* batches;  // or null
 };
 
-// Mean and variance of a batch, one of each channel; with a positive `eps` it is 1/√(variance + eps) instead.
+// Mean and variance of a batch, one of each channel.
 struct Batch {
   const void *mean, *var;
   int kept;
-  double eps;
   double bessel;  // what makes the variance unbiased
 };
 
@@ -27,10 +26,7 @@ template <class T>
 bool remember(const Running& running, const Batch& batch, int64_t channels, double momentum) {
   Buffer<double> mean = read_kept<T, double>(batch.mean, batch.kept, channels);
   Buffer<double> var = read_kept<T, double>(batch.var, batch.kept, channels);
-  for (int64_t c = 0; c < channels; ++c) {
-    if (batch.eps > 0) var[c] = std::max(1 / (var[c] * var[c]) - batch.eps, 0.0);
-    var[c] *= batch.bessel;
-  }
+  for (int64_t c = 0; c < channels; ++c) var[c] *= batch.bessel;
   bool finite = true;
   const auto moved = [&](const void* kept, const Buffer<double>& now) {
     const auto old = read_kept<T, double>(kept, running.kept, channels);

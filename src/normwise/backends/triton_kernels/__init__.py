@@ -10,6 +10,7 @@ from .on_planes import apply as apply
 from .on_planes import backward_apply as backward_apply
 from .on_planes import backward_reduce as backward_reduce
 from .on_planes import moments as moments
+from .on_pools import standardization as standardization
 from .on_pools import standardize as standardize
 from .on_pools import standardize_backward as standardize_backward
 from .on_rows import columns as columns

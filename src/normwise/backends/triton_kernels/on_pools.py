@@ -9,7 +9,7 @@ from torch import Tensor
 
 from normwise.backends.cpu_tensors import dense, like
 from normwise.backends.huge_pages import empty_like
-from normwise.backends.protocols import Known
+from normwise.backends.protocols import Known, StandardizationGradients
 from normwise.core.activations import Activation
 from normwise.core.moments import Moments, statistics_dtype
 
@@ -38,6 +38,55 @@ class _Pooling(NamedTuple):
         return geometry.on_chip(self.pools, statistics_dtype(x.dtype), budget)
 
 
+class Standardization:
+    """See `protocols.Standardization`; geometry is worked out at every call."""
+
+    def __init__(self, groups: int, eps: float, activation: Activation | None) -> None:
+        self.groups, self.eps, self.activation = groups, eps, activation
+
+    def forward(
+        self,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        known: Known | None,
+        keep: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        """`standardize`."""
+        return standardize(x, self.groups, weight, bias, self.eps, residual, self.activation, known, keep)
+
+    def backward(
+        self,
+        grad_y: Tensor,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        table: Tensor,
+        *,
+        known: bool,
+        values: bool,
+    ) -> StandardizationGradients:
+        """`standardize_backward`."""
+        rest = (self.groups, weight, bias, self.eps, residual, self.activation, table)
+        return standardize_backward(grad_y, x, *rest, known=known, values=values)
+
+
+def standardization(
+    x: Tensor,
+    groups: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    residual: Tensor | None,
+    activation: Activation | None,
+    known: Known | None,
+) -> Standardization:
+    """See `Fused.standardization`."""
+    return Standardization(groups, eps, activation)
+
+
 def standardize(
     x: Tensor,
     groups: int,
@@ -49,7 +98,7 @@ def standardize(
     known: Known | None,
     keep: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """See `Fused.standardize`."""
+    """`Standardization.forward`."""
     x, last = dense(x)
     residual, weight, bias = like(x, residual), flat(x, weight, x.shape[1]), flat(x, bias, x.shape[1])
     pooling = _Pooling.of(x, last, groups)
@@ -138,8 +187,8 @@ def standardize_backward(
     *,
     known: bool,
     values: bool,
-) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
-    """See `Fused.standardize_backward`."""
+) -> StandardizationGradients:
+    """`Standardization.backward`."""
     moments = Moments(table[0], table[1], 1)
     x, last = dense(x)
     grad_y, residual = like(x, grad_y), like(x, residual)

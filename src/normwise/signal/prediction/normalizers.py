@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -77,7 +78,8 @@ def _by_power(module: Any, pooled: Moments) -> Affine:
 def _mixture(module: Any, options: Options, x: Signal, residual: Signal | None = None) -> Signal:
     """Switchable and Batch-Instance Normalization: only the batch's branch has a memory."""
     x = x.along(1)
-    affine = module._formula(known=_remembered(module, options))(_table(x), *module._tensors())
+    formula = partial(module._formula(None), known=_remembered(module, options))
+    affine = formula(_table(x), *module._tensors())
     return _finish(module, _transformed(x, affine), residual)
 
 

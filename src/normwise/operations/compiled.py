@@ -18,8 +18,11 @@ from torch import Tensor
 
 from normwise.backends import cpu
 from normwise.core.activations import activation_named
-from normwise.core.arguments import check_residual
 from normwise.core.moments import Moments
+
+from . import plain
+from .context import Context
+from .request import Request
 
 _LIBRARY = torch.library.Library("normwise", "DEF")
 # Of moments, [2, ...], the first half is the mean and the second the variance: results may not share memory.
@@ -47,40 +50,52 @@ def _kernels_are_there() -> bool:
 _kernels_are_there._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
-def takes(x: Tensor, *others: Tensor | None) -> bool:
-    """Whether the operators serve ``x`` in the graph that is being compiled; an export stays plain PyTorch."""
-    return (
-        torch.compiler.is_compiling()
-        and not torch.compiler.is_exporting()
-        and x.device.type == "cpu"
-        and x.dtype in cpu.ELEMENTS
-        and all(t is None or t.device == x.device for t in others)
-        and x.numel() >= WORTHWHILE
-        and _kernels_are_there()
-    )
+class Compiled:
+    """Plain standardization as an operator that the compiler calls."""
+
+    name = "an operator of the compiler's"
+    remembers = False
+
+    def __init__(self, request: Request, groups: int) -> None:
+        self.groups = groups
+        self.eps: Any = request.formula.keywords["eps"]  # type: ignore[attr-defined]
+
+    def run(self, request: Request) -> tuple[Tensor, Tensor]:
+        known = request.known
+        table = None if known is None else torch.stack([known.mean.reshape(-1), known.var.reshape(-1)]).double()
+        rest = (request.residual, *request.parameters, table, self.groups, self.eps, request.activation)
+        return torch.ops.normwise.standardize(request.x, *rest)
+
+    def statistics(self, request: Request, kept: Tensor) -> Moments:
+        if request.known is not None:
+            return plain.as_table(request.known, request.x)
+        x, (mean, var) = request.x, kept.detach().unbind()
+        pools = x.shape[0] * self.groups if self.groups else x.shape[1]
+        if self.groups not in (0, x.shape[1]):
+            mean, var = (t.repeat_interleave(x.shape[1] // self.groups, dim=1) for t in (mean, var))
+        return Moments(mean, var, x.numel() // pools)
 
 
-def standardize(
-    x: Tensor,
-    groups: int,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    eps: float,
-    activation: str | None,
-    residual: Tensor | None,
-    known: Moments | None = None,
-) -> tuple[Tensor, Moments]:
-    """`fused.standardize` as an operator: over groups of channels, over the batch (0), or by ``known`` moments."""
-    if residual is not None:
-        check_residual(residual, x)
-    activation_named(activation)  # raises for an unknown name
-    table = None if known is None else torch.stack([known.mean, known.var])
-    y, moments = torch.ops.normwise.standardize(x, residual, weight, bias, table, groups, eps, activation)
-    if known is not None:
-        return y, known
-    pools = x.shape[0] * groups if groups else x.shape[1]
-    mean, var = moments.detach().unbind()
-    return y, Moments(mean, var, x.numel() // pools)
+def bind(request: Request, context: Context) -> Compiled | str:
+    """The way for a kind of call, or why it is none."""
+    if not (context.plain and torch.compiler.is_compiling()) or torch.compiler.is_exporting():
+        return "nothing is being compiled"
+    x = request.x
+    if request.mask is not None or request.view.over != "planes":
+        return "it is not plain standardization without a mask"
+    groups = context.pool
+    if groups is None:
+        return "the formula is not plain standardization over one pool, with one weight and bias of each channel"
+    others = (request.residual, *request.parameters)
+    if (
+        x.device.type != "cpu"
+        or x.dtype not in cpu.ELEMENTS
+        or any(t is not None and t.device != x.device for t in others)
+    ):
+        return "x or what goes with it is not a tensor on the CPU that the kernels take"
+    if x.numel() < WORTHWHILE or not _kernels_are_there():
+        return "the compiler's own code is faster for so few values, or there are no kernels"
+    return Compiled(request, groups)
 
 
 def _forward(

@@ -11,9 +11,9 @@ from normwise.core.layout import check_memory
 from normwise.core.moments import widen
 from normwise.core.tables import check_optional, check_scalars
 
+from .context import without_autocast
 from .epilogue import finish
 from .saved import guarded
-from .transforms import without_autocast
 
 
 def dynamic_tanh(

@@ -15,19 +15,19 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from normwise.backends import Backend, Formulas, formulas_of
+from normwise.backends import Backend, Formulas, offering
 from normwise.core.activations import Activation
 from normwise.core.formulas import Affine, Formula
 from normwise.core.layout import PLAIN
-from normwise.core.moments import Count, Moments, statistics_dtype
+from normwise.core.moments import Count, Moments, statistics_dtype, widen
 from normwise.core.precision import table_dtype
 from normwise.core.program import Program
 from normwise.core.program import RecordedFormula as Recorded
 from normwise.core.responses import RESPONSES, Responding
 
+from ..tiny_graph import TinyGraph, is_ours, wide
 from .lowering import Lowering, NotRecordableError
 from .recording import Recording
-from .tiny_graph import TinyGraph, is_ours, wide
 
 _log = logging.getLogger("normwise")
 
@@ -63,10 +63,13 @@ class RecordedRun:
         self.backend, self.kind, self.occasion, self.mask = backend, kind, occasion, mask
         self.formula, self.given = occasion.formula, occasion.given
         self.behind, self.activation = (activation, None) if kind.is_response else (None, activation)
-        self.statistics = occasion.table
+        self.widened, self.statistics = False, occasion.table
 
-    def forward(self, x: Tensor, residual: Tensor | None, _parameters: Sequence[Tensor | None]) -> Tensor:
+    def forward(self, x: Tensor, residual: Tensor | None, parameters: Sequence[Tensor | None]) -> Tensor:
         kind, occasion = self.kind, self.occasion
+        self.widened = self.behind is not None and statistics_dtype(x.dtype) is not x.dtype
+        if self.widened:
+            x, residual = widen(x), None if residual is None else widen(residual)
         found: list[Any] = [form.new(x) for form in kind.statistics]
         what = (x, residual, self.activation, self.mask, occasion.tensors, found)
         y, self.tables = self.backend.normalize(kind.prepared, *what, measured=self.given is None)
@@ -107,7 +110,7 @@ def recorded_run(
     differentiable: bool,
 ) -> RecordedRun | None:
     """The pass by the formula's programs, which are recorded now if this kind is the first; None where it cannot be."""
-    able = formulas_of(backend)
+    able = offering(backend, Formulas)  # type: ignore[type-abstract]
     if able is None or not isinstance(formula, partial) or formula.args or not is_ours(formula):
         return None
     if residual is not None and residual.dtype != x.dtype:

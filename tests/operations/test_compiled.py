@@ -7,8 +7,12 @@ from torch.testing import assert_close
 
 import normwise as nw
 from normwise.backends import cpu
+from normwise.core import formulas
+from normwise.core.bound import bound
 from normwise.core.moments import Moments
-from normwise.operations import library
+from normwise.operations import compiled
+from normwise.operations.context import context_of
+from normwise.operations.request import Request
 
 pytestmark = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
 
@@ -20,7 +24,7 @@ LAYOUTS = [torch.contiguous_format, torch.channels_last]
 @pytest.fixture
 def always(monkeypatch):
     """Small tensors take the operators, too."""
-    monkeypatch.setattr(library, "WORTHWHILE", 1)
+    monkeypatch.setattr(compiled, "WORTHWHILE", 1)
 
 
 def tensors(dtype=torch.float32, layout=torch.contiguous_format, *, known=False, residual=True, affine=True, grad=True):
@@ -130,7 +134,7 @@ def test_sizes_may_change_without_another_compilation(always):
     assert any("normwise.standardize" in str(node.target) for node in graphs[0].graph.nodes)
 
 
-@pytest.mark.parametrize(("size", "taken"), [(library.WORTHWHILE // 2, False), (library.WORTHWHILE, True)])
+@pytest.mark.parametrize(("size", "taken"), [(compiled.WORTHWHILE // 2, False), (compiled.WORTHWHILE, True)])
 def test_small_tensors_are_left_to_the_compiler(size, taken, monkeypatch):
     layer, calls = nw.GroupNorm(3, 6), counted(monkeypatch)
     x = torch.randn(1, 6, 8, -(-size // 48))
@@ -164,7 +168,9 @@ def test_an_export_stays_plain(always):
 
 
 def test_eager_mode_does_not_go_through_the_operators():
-    assert not library.takes(torch.randn(2, 6, 8, 9))
+    x = torch.randn(2, 6, 8, 9)
+    asked = Request(x, bound(formulas.batch_norm, eps=1e-5), (None, None))
+    assert compiled.bind(asked, context_of(asked)) == "nothing is being compiled"
 
 
 def test_a_wrong_residual_is_refused_while_compiling(always):
@@ -176,8 +182,12 @@ def test_a_wrong_residual_is_refused_while_compiling(always):
 def test_known_moments_get_no_gradient_and_come_back():
     x = torch.randn(2, 6, 8, 9, requires_grad=True)
     known = Moments(torch.randn(1, 6, dtype=torch.float64), torch.rand(1, 6, dtype=torch.float64) + 0.5, 1)
-    y, table = library.standardize(x, 0, None, None, 1e-5, None, None, known)
-    assert table is known
+    request = Request(x, bound(formulas.standardized, eps=1e-5), (None, None), known=known)
+    way = compiled.Compiled(request, 0)
+    y, kept = way.run(request)
+    table = way.statistics(request, kept)
+    assert torch.equal(table.mean, known.mean)
+    assert not y.requires_grad or table.mean.requires_grad is False
     want = (x.double() - known.mean[..., None, None]) / (known.var[..., None, None] + 1e-5).sqrt()
     assert_close(y.double(), want, rtol=0, atol=1e-6)
 

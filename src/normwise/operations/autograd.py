@@ -1,0 +1,116 @@
+"""The one function of autograd: a pass over a tensor by kernels, and its backward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from normwise.core.layout import check_memory
+from normwise.core.moments import Moments
+
+from .request import Request
+
+Parameters = Sequence[Tensor | None]
+#: Of x and the residual, then of the parameters, where they are needed.
+Gradients = Sequence[Tensor | None]
+
+
+class Call:
+    """One call of a pass: what it keeps for its backward besides the tensors that autograd saves."""
+
+    __slots__ = ("kept", "known", "one_pass")
+
+    def __init__(self, one_pass: Pass, known: Moments | None) -> None:
+        self.one_pass, self.known, self.kept = one_pass, known, None
+        self.kept: Any
+
+
+class Pass:
+    """A way bound to one kind of call: a pass over ``x`` that brings its own backward."""
+
+    #: Whether a backward pass may come.
+    graph: bool
+
+    def forward(self, call: Call, x: Tensor, residual: Tensor | None, mask: Tensor | None, p: Parameters) -> Tensor:
+        raise NotImplementedError
+
+    def backward(
+        self,
+        call: Call,
+        grad_y: Tensor,
+        x: Tensor,
+        residual: Tensor | None,
+        mask: Tensor | None,
+        p: Parameters,
+        needs: Sequence[bool],
+    ) -> Gradients:
+        """The gradients of x, residual and parameters; ``needs`` says of each of them whether it is wanted."""
+        raise NotImplementedError
+
+    def plainly(self, call: Call, mask: Tensor | None, x: Tensor, residual: Tensor | None, *p: Tensor | None) -> Tensor:
+        """The same as `forward` in plain differentiable operations, for higher derivatives."""
+        raise NotImplementedError
+
+    def run(self, request: Request) -> tuple[Tensor, Any]:
+        """``y``, and what was kept."""
+        call = Call(self, request.known)
+        if self.graph:
+            y = _apply(call, request.x, request.residual, request.mask, *request.parameters)
+        else:
+            y = self.forward(call, request.x, request.residual, request.mask, request.parameters)
+        return y, call.kept
+
+
+class _OverTensor(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, call: Call, x: Tensor, residual: Tensor | None, mask: Tensor | None, *p: Tensor | None
+    ) -> Tensor:
+        ctx.call = call
+        ctx.save_for_backward(x, residual, mask, *p)
+        return call.one_pass.forward(call, x, residual, mask, p)
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+        call, (x, residual, mask, *p) = ctx.call, ctx.saved_tensors
+        check_unchanged(x, grad_y)
+        if torch.is_grad_enabled():
+            check_memory(x)
+            plainly = partial(call.one_pass.plainly, call, mask)
+            found = differentiable_gradients(plainly, (x, residual, *p), grad_y)
+        else:
+            needs = ctx.needs_input_grad
+            found = call.one_pass.backward(call, grad_y, x, residual, mask, p, (*needs[1:3], *needs[4:]))
+        return None, found[0], found[1], None, *found[2:]
+
+
+# Called directly, without `apply`'s search for transforms: there are none where a kernel runs.
+_apply = super(torch.autograd.Function, _OverTensor).apply  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def check_unchanged(x: Tensor, grad_y: Tensor) -> None:
+    """RuntimeError where ``x``, saved for a backward pass, is not what it was in the forward pass."""
+    if x.shape != grad_y.shape or not x.is_floating_point():
+        raise RuntimeError(
+            f"An input of shape {list(grad_y.shape)} that the backward pass needs is {x.dtype} of shape "
+            f"{list(x.shape)} now; do not assign to its .data before the backward pass."
+        )
+
+
+def differentiable_gradients(
+    operation: Callable[..., Tensor], inputs: Sequence[Tensor | None], grad_y: Tensor
+) -> list[Tensor | None]:
+    """The gradients of ``operation(*inputs)``, as functions of the inputs and ``grad_y``; None where none is wanted.
+
+    ``operation`` consists of plain differentiable operations.
+    """
+    # Aliases: the derivative is taken with respect to this use of the tensors, not through their history.
+    aliases = [None if t is None else t.view_as(t) for t in inputs]
+    wanted = [t for t in aliases if t is not None and t.requires_grad]
+    found = torch.autograd.grad(operation(*aliases), wanted, grad_y, create_graph=True, allow_unused=True)
+    grads = iter(found)
+    return [None if t is None or not t.requires_grad else next(grads) for t in aliases]

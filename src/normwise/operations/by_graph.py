@@ -1,0 +1,165 @@
+"""Any formula: by its recorded program where there is one, by autograd where not; the passes by a backend's kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from normwise.backends import Backend, Remembering, offering, reference, select
+from normwise.core.activations import Activation, activation_named
+from normwise.core.formulas import Formula
+from normwise.core.layout import check_memory, in_layout_of
+from normwise.core.moments import Moments, statistics_dtype, widen
+
+from . import plain
+from .autograd import Call, Gradients, Parameters, Pass
+from .context import Context
+from .last_step import LastStep, last_step
+from .recorder.recorded import recorded_run
+from .request import Request
+from .tiny_graph import TinyGraph, wide
+
+
+class Run(Protocol):
+    """One pass over a tensor, ready to be run once and differentiated."""
+
+    #: An activation that no kernel fuses; the caller applies it afterwards.
+    behind: Activation | None
+    #: Whether it runs in the type of the statistics, for what is applied afterwards.
+    widened: bool
+    #: What the formula states, otherwise the table; after `forward`, without a gradient.
+    statistics: Moments
+
+    def forward(self, x: Tensor, residual: Tensor | None, parameters: Sequence[Tensor | None]) -> Tensor: ...
+
+    def backward(
+        self, grad_y: Tensor, x: Tensor, residual: Tensor | None, *, values: bool
+    ) -> tuple[Tensor | None, Tensor | None, list[Tensor | None]]:
+        """The gradients of x and residual, where the ``values`` need them, and of the parameters, perhaps wider."""
+        ...
+
+
+class ByFormula(Pass):
+    """The formula on the table of moments, between two passes over the tensor."""
+
+    name = "the formula between two passes"
+
+    def __init__(self, request: Request, backend: Backend, *, graph: bool) -> None:
+        self.backend, self.graph = backend, graph
+        self.formula, self.activation = request.formula, activation_named(request.activation)
+        self.memory = offering(backend, Remembering)  # type: ignore[type-abstract]
+        self.remembers = request.memory is not None and self.memory is not None
+
+    def run(self, request: Request) -> tuple[Tensor, Any]:
+        y, run = super().run(request)
+        if run.behind is not None:
+            y = run.behind.function(y).to(request.x.dtype)
+        return y, run
+
+    def forward(self, call: Call, x: Tensor, residual: Tensor | None, mask: Tensor | None, p: Parameters) -> Tensor:
+        known = None if call.known is None else plain.as_table(call.known, x)
+        what = (self.backend, self.formula, x, residual, mask, known, tuple(p), self.activation)
+        run: Run | None = recorded_run(*what, differentiable=self.graph)
+        if run is None:
+            run = GraphRun(self.backend, self.formula, mask, known, self.activation, differentiable=self.graph)
+        call.kept = run
+        return run.forward(x, residual, p)
+
+    def backward(
+        self,
+        call: Call,
+        grad_y: Tensor,
+        x: Tensor,
+        residual: Tensor | None,
+        mask: Tensor | None,
+        p: Parameters,
+        needs: Sequence[bool],
+    ) -> Gradients:
+        check_memory(x)
+        run = call.kept
+        values = needs[0] or needs[1]
+        wide = (widen(x), None if residual is None else widen(residual)) if run.widened else (x, residual)
+        grad_x, grad_residual, gradients = run.backward(grad_y, *wide, values=values)
+        found = zip((grad_x, grad_residual, *gradients), (x, residual, *p), strict=True)
+        return tuple(None if g is None or t is None else g.to(t.dtype) for g, t in found)
+
+    def plainly(self, call: Call, mask: Tensor | None, x: Tensor, residual: Tensor | None, *p: Tensor | None) -> Tensor:
+        # What stands behind the pass is no part of it.
+        name = None if self.activation is None or call.kept.behind is not None else self.activation.name
+        y = plain.planes(Request(x, self.formula, p, name, residual, mask, call.kept.given))[0]
+        return widen(y) if call.kept.widened else y
+
+    def statistics(self, _request: Request, kept: Run) -> Moments:
+        return kept.statistics
+
+    def remember(self, request: Request, kept: Run) -> bool:
+        """Whether the memory took the statistics in."""
+        mean, var, count = kept.statistics
+        running, kind = request.memory, request.x.dtype
+        assert running is not None
+        assert self.memory is not None
+        if isinstance(count, Tensor) or count < 2 or mean.shape[0] != 1 or mean.dtype is not torch.float64:
+            return False
+        if not (mean.is_contiguous() and var.is_contiguous() and self.memory.remembers(kind, running)):
+            return False
+        return self.memory.remember(kind, running, mean, var, count)
+
+
+def bind(request: Request, context: Context) -> ByFormula | str:
+    """The way for a kind of call, or why it is none."""
+    if context.plain:
+        return "somebody looks at the operations: a compiler, an exporter, a transform"
+    if request.view.over != "planes":
+        return "it takes planes only"
+    watched = request.residual is not None and context.watched
+    return ByFormula(request, reference if watched else select(request.x), graph=context.graph)
+
+
+class GraphRun:
+    """See `Run`; the formula by autograd."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        formula: Formula,
+        mask: Tensor | None,
+        given: Moments | None,
+        activation: Activation | None,
+        *,
+        differentiable: bool,
+    ) -> None:
+        self.backend, self.formula, self.mask, self.given = backend, formula, mask, given
+        self.activation, self.differentiable = activation, differentiable
+        self.behind: Activation | None = None
+        self.widened = False
+
+    def forward(self, x: Tensor, residual: Tensor | None, parameters: Sequence[Tensor | None]) -> Tensor:
+        check_memory(x, *parameters)
+        with torch.no_grad():
+            table = self.backend.moments(x.detach(), self.mask) if self.given is None else self.given.detached()
+        self.step = self._step(x, table, parameters)
+        if self.step.behind is not None:
+            self.activation, self.behind = None, self.step.behind
+            self.widened = statistics_dtype(x.dtype) is not x.dtype
+        self.statistics = (table if self.step.statistics is None else self.step.statistics).detached()
+        return self.step.apply(widen(x) if self.widened else x, residual)
+
+    def _step(self, x: Tensor, table: Moments, parameters: Sequence[Tensor | None]) -> LastStep:
+        what = (self.backend, self.formula, x, table, parameters, self.activation)
+        if self.differentiable:
+            self.graph = TinyGraph(*what, measured=self.given is None)
+            return self.graph.step
+        return last_step(self.backend, self.formula(table, *wide(parameters, x)), table.mean, x, self.activation)
+
+    def backward(
+        self, grad_y: Tensor, x: Tensor, residual: Tensor | None, *, values: bool
+    ) -> tuple[Tensor | None, Tensor | None, list[Tensor | None]]:
+        grad_y = in_layout_of(x, grad_y)
+        pulled = self.graph.pull(self.step.reduce(grad_y, x, residual))
+        pair: tuple[Tensor | None, Tensor | None] = (None, None)
+        if values:
+            pair = self.step.differentiate(grad_y, x, residual, (pulled.slope, pulled.offset, self.mask))
+        return pair[0], pair[1], pulled.parameters

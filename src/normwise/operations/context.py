@@ -1,0 +1,95 @@
+"""What is going on around a call: a transform, a compiler, an exporter, a mode, autocast, a chosen backend?"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._device import DeviceContext
+
+from normwise.backends import Backend, forced
+
+from .request import PLANES, Request, plain_pool
+
+_NOTHING = nullcontext()
+
+
+class Context(NamedTuple):
+    """What the choice of a way depends on besides the request itself."""
+
+    plain: bool  # somebody looks at the operations themselves
+    transformed: bool  # and transforms them
+    watched: bool  # a function mode looks for additions
+    forced: Backend | None
+    graph: bool  # a backward pass may come
+    pool: int | None  # the groups of a plain standardization, see `plain_pool`
+
+
+def context_of(request: Request) -> Context:
+    """The context of a request."""
+    transformed = under_function_transform()
+    return Context(
+        torch.compiler.is_compiling() or torch._C._is_tracing() or transformed,  # pyright: ignore[reportAttributeAccessIssue]
+        transformed,
+        additions_are_watched(),
+        forced(),
+        needs_graph(request.x, request.residual, *request.parameters),
+        plain_pool(request) if request.view is PLANES else None,
+    )
+
+
+def is_ordinary() -> bool:
+    """Whether nothing of all this is going on, so that the kind of a call says everything about it."""
+    return not (
+        torch.compiler.is_compiling()
+        or torch._C._functorch.peek_interpreter_stack() is not None  # pyright: ignore[reportAttributeAccessIssue]
+        or torch._C._len_torch_function_stack()  # pyright: ignore[reportAttributeAccessIssue]
+        or torch._C._is_tracing()  # pyright: ignore[reportAttributeAccessIssue]
+        or forward_ad._current_level >= 0
+    )
+
+
+def plain_operations_wanted() -> bool:
+    """True under `torch.compile`, `torch.export`, tracing, ONNX export, `torch.func` and forward-mode AD.
+
+    There the kernels behind an autograd function would be opaque, wrong, or silently constant, so the same
+    public call is expressed in plain PyTorch operations.
+    """
+    # The exporter to ONNX compiles or traces.
+    return torch.compiler.is_compiling() or torch._C._is_tracing() or under_function_transform()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def under_function_transform() -> bool:
+    """True under `torch.func` and forward-mode AD, for which some of torch's own operators lack rules."""
+    inside = torch._C._functorch.peek_interpreter_stack()  # pyright: ignore[reportAttributeAccessIssue]
+    return inside is not None or forward_ad._current_level >= 0
+
+
+def additions_are_watched() -> bool:
+    """Whether a torch function mode, such as that of `trace`, looks for them: then no kernel may fuse one."""
+    if torch._C._len_torch_function_stack() == 0:  # pyright: ignore[reportAttributeAccessIssue]
+        return False
+    return any(not isinstance(mode, DeviceContext) for mode in _get_current_function_mode_stack())
+
+
+def needs_graph(*tensors: Tensor | None) -> bool:
+    """Whether autograd will want a backward of an operation on these."""
+    if torch.is_grad_enabled():
+        for t in tensors:
+            if t is not None and t.requires_grad:
+                return True
+    return False
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[object]:
+    """The dtype policy is ours on every device; CUDA's autocast would widen some norms and not others."""
+    if not torch._C._is_any_autocast_enabled():  # pyright: ignore[reportAttributeAccessIssue]
+        return _NOTHING
+    kind = x.device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return torch.autocast(kind, enabled=False)
+    return _NOTHING

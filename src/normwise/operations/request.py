@@ -1,0 +1,91 @@
+"""What is asked of the door: one tensor to normalize, and everything that goes with it."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from functools import partial
+from typing import NamedTuple
+
+from torch import Tensor
+
+from normwise.core import formulas
+from normwise.core.activations import activation_named
+from normwise.core.arguments import check_boolean, check_input, check_residual
+from normwise.core.formulas import Formula
+from normwise.core.known import check_moments
+from normwise.core.moments import Moments
+from normwise.core.running import RunningStatistics
+from normwise.core.tables import check_parameters
+
+
+class View(NamedTuple):
+    """Over which values of ``x`` the moments are taken: the table's entries.
+
+    ``"planes"``: each (sample, channel) of ``[N, C, *space]``. ``"rows"``: the last ``dims`` dimensions of any tensor.
+    ``"pixels"``: the channels at each position of ``[N, C, *space]``. Of rows and pixels the parameters are weight and
+    bias, which run along the row.
+    """
+
+    over: str
+    dims: int = 0
+
+
+PLANES, PIXELS = View("planes"), View("pixels")
+#: In the place of a number of groups: each channel over the batch.
+BATCH = 0
+
+
+class Request(NamedTuple):
+    r"""``y = f((x - center) · scale + shift + residual)``, center, scale and shift by a formula on a view's moments."""
+
+    x: Tensor
+    formula: Formula
+    parameters: tuple[Tensor | None, ...] = ()
+    activation: str | None = None
+    residual: Tensor | None = None
+    #: Boolean, ``[N, 1, *space]`` (of rows, what broadcasts against ``x``): true where a value counts.
+    mask: Tensor | None = None
+    #: Statistics that are known, one row ``[C]`` or a table: nothing is measured.
+    known: Moments | None = None
+    #: What takes in the batch's statistics.
+    memory: RunningStatistics | None = None
+    #: Whether the caller wants the statistics.
+    measured: bool = False
+    view: View = PLANES
+    #: Who asks, and what for: all that a check of the tensors depends on besides them.
+    asker: Hashable = None
+    #: Tensors that only the asker's check looks at.
+    beside: tuple[Tensor | None, ...] = ()
+
+
+def plain_pool(request: Request) -> int | None:
+    """The groups of channels that a plain standardization pools in each sample, 0 over the batch; None for another."""
+    formula, known, channels = request.formula, request.known, request.x.shape[1]
+    if not isinstance(formula, partial) or formula.args or not set(formula.keywords) <= {"eps", "groups"}:
+        return None
+    if any(isinstance(constant, Tensor) for constant in formula.keywords.values()):
+        return None
+    parameters = request.parameters
+    if len(parameters) != 2 or any(p is not None and p.shape != (channels,) for p in parameters):
+        return None
+    if known is not None:
+        rows = all(t.numel() == channels and t.shape[-1] == channels for t in known[:2])
+        return BATCH if formula.func is formulas.standardized and rows else None
+    if formula.func is formulas.group_norm:
+        return formula.keywords["groups"]
+    return {formulas.batch_norm: BATCH, formulas.instance_norm: channels, formulas.layer_norm: 1}.get(formula.func)
+
+
+def check(request: Request) -> None:
+    """What the operations ask of every request, whoever it comes from."""
+    x, view = request.x, request.view
+    if view.over != "rows":
+        check_input(x, "normalize")
+    check_parameters(x, request.parameters)
+    if request.known is not None and request.known.mean.dim() != 1:
+        check_moments("normalize", x, request.known)
+    activation_named(request.activation)  # raises for an unknown name
+    if request.residual is not None:
+        check_residual(request.residual, x)
+    if request.mask is not None:
+        check_boolean(request.mask, x)

@@ -1,0 +1,152 @@
+"""The one choice: which way a kind of call goes, found out once and kept.
+
+A way is a function ``bind(request, context)``: it gives the way bound to a kind of call, or says why it is none.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Hashable
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from normwise.backends import chosen
+from normwise.core.bound import Bound
+from normwise.core.kinds import kinds_of
+from normwise.core.moments import Moments
+
+from . import by_graph, by_kernels, by_torch, compiled, plain
+from .context import Context, context_of, is_ordinary
+from .request import Request
+
+
+class Way(Protocol):
+    """A way bound to a kind of call."""
+
+    name: str
+    #: Whether `remember` may be asked to take in what was measured.
+    remembers: bool
+
+    def run(self, request: Request) -> tuple[Tensor, Any]:
+        """``y``, and what `statistics` needs."""
+        ...
+
+    def statistics(self, request: Request, kept: Any) -> Moments:
+        """What the formula states, otherwise the table; without a gradient."""
+        ...
+
+
+#: In this order: the first that takes a request is its way.
+WAYS: tuple[Callable[[Request, Context], Any], ...] = (
+    compiled.bind,
+    by_torch.bind_few_rows,
+    by_kernels.bind,
+    by_torch.bind,
+    by_graph.bind,
+    plain.bind,
+)
+
+
+def choose(request: Request, context: Context, reasons: list[str]) -> Way:
+    """The first way that takes the request; why the others before it did not is added to ``reasons``."""
+    for bind in WAYS:
+        way = bind(request, context)
+        if not isinstance(way, str):
+            return way
+        reasons.append(f"{bind.__module__.rpartition('.')[2]}.{bind.__name__}: {way}")
+    raise AssertionError("plain operations take everything")
+
+
+#: For each kind of call, by what can be hashed: the tensors' kinds, and the way.
+_kept: dict[Hashable, list[tuple[Any, Way]]] = {}
+#: More are not kept: a detection net brings new sizes for as long as it trains.
+_MOST_KINDS = 2048
+#: Stand for tensors that are not there, each for another one: of a kind are only calls that share no tensors.
+_ABSENT = tuple(torch.empty(0, device="cpu") for _ in range(16))
+
+
+def way_for(request: Request, check: Callable[[Request], None]) -> Way:
+    """The way of a request, which is checked if it is the first of its kind.
+
+    The kind is everything but the values: the formula, the type, device, dtype, sizes and strides of each tensor,
+    whether it requires a gradient, and what torch is set to do with it. What is unusual is looked at anew each time.
+    """
+    if type(request.formula) is not Bound or _explanations is not None or not is_ordinary():
+        return _checked(request, check)
+    x, formula, parameters, activation, residual, mask, known, memory, measured, view, asker, beside = request
+    given = (x, residual, mask, *parameters, *beside)
+    momentum = None
+    if known is not None:
+        given += known[:2]
+    if memory is not None:
+        given += memory[:3]
+        momentum = memory.momentum
+    tensors = [absent if t is None else t for t, absent in zip(given, _ABSENT, strict=False)]
+    try:
+        shape, graph = x.shape, torch.is_grad_enabled()
+        key = (formula, asker, shape, activation, graph, chosen(), measured, momentum, view, len(given))
+        kinds = _kept.get(key)
+    except (AttributeError, TypeError):  # x is no tensor; the check says so
+        return _checked(request, check)
+    if kinds is not None:
+        for seen, way in kinds:
+            if seen.check(*tensors):
+                return way
+    way = _checked(request, check)
+    seen = kinds_of(*tensors)
+    if seen.check(*tensors):  # not where one tensor comes twice
+        if len(_kept) >= _MOST_KINDS:
+            _kept.clear()
+        _kept.setdefault(key, []).append((seen, way))
+    return way
+
+
+def _checked(request: Request, check: Callable[[Request], None]) -> Way:
+    check(request)
+    reasons: list[str] = []
+    way = choose(request, context_of(request), reasons)
+    if _explanations is not None:
+        _explanations.append(Explanation(way.name, tuple(reasons)))
+    return way
+
+
+class Explanation(NamedTuple):
+    """Which way a call goes, and why not one of those that were asked before."""
+
+    way: str
+    reasons: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "\n  ".join((self.way, *(f"not {reason}" for reason in self.reasons)))
+
+
+_explanations: list[Explanation] | None = None
+
+
+def explain_way(layer: nn.Module, *inputs: Any, **options: Any) -> list[Explanation]:
+    """Which way each normalization in ``layer(*inputs, **options)`` goes, in their order, and why.
+
+    The layer, or model, runs once, as a copy: nothing of it changes. Ways are one kernel each way, torch's operator,
+    the formula between two passes, and plain operations; `use_backend`, masks, dtypes, devices, transforms and the
+    compiler decide among them.
+
+    Raises what the call raises.
+
+    >>> import normwise as nw
+    >>> x, mask = torch.randn(2, 8, 4, 4), torch.ones(2, 4, 4, dtype=torch.bool)
+    >>> print(nw.explain_way(nw.GroupNorm(2, 8), x, mask=mask)[0])
+    the formula between two passes
+      not compiled.bind: nothing is being compiled
+      not by_torch.bind_few_rows: it is for rows around their mean
+      not by_kernels.bind: there is a mask
+      not by_torch.bind: there is a mask
+    """
+    global _explanations
+    before, _explanations = _explanations, []
+    try:
+        copy.deepcopy(layer)(*inputs, **options)
+        return _explanations
+    finally:
+        _explanations = before
