@@ -10,6 +10,7 @@ from .backends import use_backend as use_backend
 from .backends.allocator import reuse_memory as reuse_memory
 from .backends.huge_pages import huge_pages as huge_pages
 from .core.activations import ACTIVATIONS as ACTIVATIONS
+from .core.bound import formula as formula
 from .core.formulas import Affine as Affine
 from .core.moments import Moments as Moments
 from .core.responses import Gated as Gated

@@ -1,13 +1,51 @@
-"""Formulas with their constants, one object for each: what is computed can then be told by identity."""
+"""Which formulas are pure, and formulas with their constants, told by identity."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
-from .formulas import Formula
+from .formulas import Affine, Formula
+from .responses import Responding
+
+_PURE = "_normwise_pure"
+F = TypeVar("F", bound=Callable[..., Affine | Responding])
+
+
+def formula(function: F) -> F:
+    """Promise that a formula of your own is pure, and it runs as those of the package do.
+
+    It is then recorded when a kind of call first comes: run once under the eyes of a recorder, and from then on a small
+    program inside the kernels, forward and backward. The promise: the result depends on nothing but the arguments and
+    constants bound with `functools.partial` (numbers, names, tensors), and nothing else is read or written: no global
+    that changes, no random numbers, no branch on a tensor's values. What cannot be recorded says so once, in a warning,
+    and runs operator by operator, as an unmarked formula does.
+
+    Raises TypeError for what cannot be called.
+
+    >>> import normwise as nw
+    >>> @nw.formula
+    ... def root_mean_square(moments, weight, eps=1e-6):
+    ...     power = moments.over_channels()
+    ...     return nw.Affine(0.0, weight * (power.var + power.mean**2 + eps).rsqrt(), 0.0)
+    >>> y = nw.normalize(torch.randn(2, 3, 5, 5), root_mean_square, torch.ones(3))
+    >>> torch.allclose(y.square().mean((1, 2, 3)), torch.ones(2), atol=1e-3)
+    True
+    """
+    if not callable(function):
+        raise TypeError(
+            f"formula marks a function (moments, *parameters) -> Affine, received {type(function).__name__}."
+        )
+    setattr(function, _PURE, True)
+    return function
+
+
+def is_pure(function: Formula) -> bool:
+    """Whether a formula, without its constants, is one of the package or marked by `formula`."""
+    return str(getattr(function, "__module__", "")).startswith("normwise.") or getattr(function, _PURE, False)
 
 
 class Bound(partial):

@@ -12,6 +12,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from normwise.backends import Backend
 from normwise.core.activations import Activation
+from normwise.core.bound import is_pure
 from normwise.core.formulas import Formula
 from normwise.core.layout import check_memory
 from normwise.core.moments import Moments, statistics_dtype
@@ -58,7 +59,7 @@ class TinyGraph:
             self.step = last_step(backend, found, self.mean, x, activation)
         candidates = (self.mean, self.var, *self.parameters)
         self.leaves = [t for t in candidates if t is not None and t.requires_grad]
-        if not is_ours(formula):
+        if not _hides_nothing(formula):
             self._refuse_captured_parameters()
 
     def _refuse_captured_parameters(self) -> None:
@@ -126,13 +127,17 @@ def _wide(p: Tensor, kind: torch.dtype) -> Tensor:
     return p.to(kind)
 
 
-def is_ours(formula: Formula) -> bool:
-    """Whether nothing can be hidden in a formula: one of this package, whose constants have no gradient."""
+def is_recordable(formula: Formula) -> bool:
+    """Whether a formula depends on nothing but what it is given: a pure one, whose constants have no gradient."""
     constants: list[object] = []
     if isinstance(formula, partial):
         constants = [*formula.args, *formula.keywords.values()]
         formula = formula.func
     flat = [t for c in constants for t in (c if isinstance(c, tuple) else (c,))]
-    if any(isinstance(t, Tensor) and t.requires_grad for t in flat):
-        return False
-    return str(getattr(formula, "__module__", "")).startswith("normwise.")
+    return is_pure(formula) and not any(isinstance(t, Tensor) and t.requires_grad for t in flat)
+
+
+def _hides_nothing(formula: Formula) -> bool:
+    """Whether it is one of the package, whose tensors are all known."""
+    function = formula.func if isinstance(formula, partial) else formula
+    return is_recordable(formula) and str(getattr(function, "__module__", "")).startswith("normwise.")

@@ -1,7 +1,8 @@
 """Formulas recorded once for each kind of call.
 
 From then on a pass is one call of the kernels, where autograd takes a few microseconds for every operator of the
-formula. Only formulas of this package are recorded: what another one depends on cannot be known.
+formula. Only pure formulas are recorded, those of this package and marked ones: what another one depends on cannot be
+known.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from normwise.core.program import Program
 from normwise.core.program import RecordedFormula as Recorded
 from normwise.core.responses import RESPONSES, Responding
 
-from ..tiny_graph import TinyGraph, is_ours, wide
+from ..tiny_graph import TinyGraph, is_recordable, wide
 from .lowering import Lowering, NotRecordableError
 from .recording import Recording
 
@@ -111,7 +112,11 @@ def recorded_run(
 ) -> RecordedRun | None:
     """The pass by the formula's programs, which are recorded now if this kind is the first; None where it cannot be."""
     able = offering(backend, Formulas)  # type: ignore[type-abstract]
-    if able is None or not isinstance(formula, partial) or formula.args or not is_ours(formula):
+    if able is None or not is_recordable(formula):
+        return None
+    if not isinstance(formula, partial):
+        formula = partial(formula)
+    if formula.args:
         return None
     if residual is not None and residual.dtype != x.dtype:
         return None

@@ -1,0 +1,122 @@
+"""Formulas of a user: marked as pure they run as those of the package do, with the numbers of an unmarked one."""
+
+import logging
+from functools import partial
+
+import pytest
+import torch
+
+import normwise as nw
+from normwise.backends import cpu
+from normwise.operations import by_graph
+from normwise.operations.recorder import recorded
+
+needs_kernels = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
+C = 6
+
+
+def between(moments, weight, bias, *, share=0.5, eps=1e-5, target=None):
+    """Between batch and instance normalization, or towards given moments."""
+    batch = moments.over_batch() if target is None else target
+    mean, var = ((1 - share) * mine + share * other for mine, other in zip(moments[:2], batch[:2], strict=True))
+    return nw.Affine(mean, weight * (var + eps).rsqrt(), bias)
+
+
+def gated(moments, weight, bias):
+    return nw.Gated(weight * (moments.var + 1e-5).rsqrt(), bias, weight)
+
+
+def marked(function):
+    """A marked formula of its own, so that the other stays unmarked."""
+
+    @nw.formula
+    def pure(*arguments, **constants):
+        return function(*arguments, **constants)
+
+    return pure
+
+
+KNOWN = nw.Moments(torch.linspace(-1, 1, C).double()[None], torch.linspace(0.5, 2, C).double()[None], 1)
+FORMULAS = {
+    "plain": (between, {}),
+    "numbers": (between, {"share": 0.25, "eps": 1e-3}),
+    "tensors": (between, {"target": KNOWN}),
+    "response": (gated, {}),
+}
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """What `recorded_run` gave."""
+    given, real = [], by_graph.recorded_run
+    monkeypatch.setattr(by_graph, "recorded_run", lambda *a, **k: given.append(real(*a, **k)) or given[-1])
+    monkeypatch.setattr(recorded, "_kinds", {})
+    return given
+
+
+def results(formula, dtype, layout, **options):
+    generator = torch.Generator().manual_seed(0)
+    x = (torch.randn(3, C, 5, 4, generator=generator) + 3).to(dtype).contiguous(memory_format=layout).requires_grad_()
+    parameters = [torch.rand(C, generator=generator).add(0.5).requires_grad_() for _ in range(2)]
+    y = nw.normalize(x, formula, *parameters, **options)
+    grad_y = torch.randn(y.shape, generator=generator).to(dtype)
+    return [y.detach(), *torch.autograd.grad(y, [x, *parameters], grad_y)]
+
+
+@needs_kernels
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("name", FORMULAS)
+def test_a_marked_formula_is_recorded_and_gives_the_same(name, dtype, layout, runs):
+    function, constants = FORMULAS[name]
+    found = results(partial(marked(function), **constants), dtype, layout, activation="silu")
+    assert len(runs) == 1
+    assert runs[0] is not None
+    want = results(partial(function, **constants), dtype, layout, activation="silu")
+    assert runs[1] is None
+    for got, expected in zip(found, want, strict=True):
+        rounding = torch.finfo(got.dtype).eps
+        torch.testing.assert_close(got, expected, rtol=8 * rounding, atol=8 * rounding * float(expected.abs().max()))
+
+
+@needs_kernels
+def test_a_decorated_function_needs_no_constants(runs):
+    @nw.formula
+    def instance(moments):
+        return nw.Affine(moments.mean, (moments.var + 1e-5).rsqrt(), 0.0)
+
+    x = torch.randn(2, C, 7)
+    torch.testing.assert_close(nw.normalize(x, instance), torch.nn.functional.instance_norm(x), rtol=0, atol=1e-6)
+    assert runs[0] is not None
+
+
+@pytest.mark.parametrize("mark", [marked, lambda f: f])
+def test_a_hidden_parameter_is_refused_all_the_same(mark):
+    hidden = torch.nn.Parameter(torch.ones(C))
+    formula = mark(lambda moments: nw.Affine(moments.mean, hidden * (moments.var + 1e-5).rsqrt(), 0.0))
+    with pytest.raises(ValueError, match="not among its parameters"):
+        nw.normalize(torch.randn(2, C, 7, requires_grad=True), formula)
+
+
+@needs_kernels
+def test_what_cannot_be_recorded_says_so_once_and_is_right(caplog, runs):
+    constant = torch.linspace(1, 2, C)
+
+    @nw.formula
+    def hides_a_constant(moments):
+        return nw.Affine(moments.mean, constant * (moments.var + 1e-5).rsqrt(), 0.0)
+
+    x = torch.randn(2, C, 7)
+    with caplog.at_level(logging.WARNING, "normwise"):
+        found = [nw.normalize(x, hides_a_constant) for _ in range(2)]
+    want = torch.nn.functional.instance_norm(x) * constant[:, None]
+    for y in found:
+        torch.testing.assert_close(y, want, rtol=0, atol=2e-6)
+    assert [r.message for r in caplog.records if "hides_a_constant runs operator by operator" in r.message] != []
+    assert len(caplog.records) == 1
+    assert runs == [None, None]
+
+
+def test_what_is_marked_is_a_function():
+    with pytest.raises(TypeError, match="received float"):
+        nw.formula(0.5)
