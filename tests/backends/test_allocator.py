@@ -68,7 +68,8 @@ def settled(*arguments, **environment):
     """`measured` in a process whose heap found its size: rarely, a small block lies where a large one was."""
     for _ in range(4):
         found = measured(*arguments, **environment)
-        reused = (n for faults in found["faults"][1:] for name, n in faults.items() if name != "given back")
+        after = found["faults"]["reuse" in arguments :]
+        reused = (n for faults in after for name, n in faults.items() if name != "given back")
         if max(reused) < PAGES / 20:
             break
     return found
