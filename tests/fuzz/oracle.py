@@ -114,4 +114,5 @@ def _unit(call: Call) -> float:
     """One rounding of the type that the call computes in."""
     if "spade" in call.subject:  # whose convolutions compute in their parameters' type
         return max(UNIT[DTYPES[call.dtype]], UNIT[DTYPES[call.kept]])
-    return UNIT[torch.float64 if call.dtype == "fp64" else torch.float32]
+    narrowed = call.fault is not None and call.fault.target == "x" and call.fault.change != "data fp64"
+    return UNIT[torch.float64 if call.dtype == "fp64" and not narrowed else torch.float32]

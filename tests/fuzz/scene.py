@@ -110,7 +110,9 @@ def perform(scene: Scene) -> Outcome:
             y, remembered = instance(scene.x, **options)
         values["y"] = y.detach()
         # A fault may have released what evaluation does not read, and neither must this.
-        values |= {name: t.detach().clone() for name, t in remembered.items() if values_in_memory(t) >= t.numel()}
+        values |= {
+            name: t.detach().clone() for name, t in remembered.items() if values_in_memory(t) > 0 or t.numel() == 0
+        }
         leaves = {name: leaf for name, leaf in scene.leaves().items() if y.requires_grad}
         if leaves:
             stage = "backward"

@@ -97,3 +97,27 @@ def test_an_input_that_became_complex_is_an_error(name):
     x.data = x.data + 1j
     with pytest.raises(RuntimeError, match=r"complex64|shape or dtype"):
         y.sum().backward()
+
+
+@pytest.mark.parametrize("graph", [False, True], ids=["gradient", "second derivative"])
+@pytest.mark.parametrize("which", ["x", "weight"])
+@pytest.mark.parametrize("change", [torch.Tensor.half, torch.Tensor.double, lambda t: t.flatten()[:1]])
+@pytest.mark.parametrize("name", ["batch", "group", "instance affine", "pixel-layer", "pixel-rms", "ghost", "evo-s0"])
+def test_another_dtype_or_shape_is_an_error_on_every_way(name, change, which, graph):
+    layer = nw.InstanceNorm2d(4, affine=True) if name == "instance affine" else nw.make_norm(name, 4)
+    x = torch.randn(2, 4, 3, 3, requires_grad=True)
+    y = layer(x)
+    t = {"x": x, "weight": layer.weight}[which]
+    t.data = change(t.data)
+    with pytest.raises((RuntimeError, ValueError), match=r"backward pass|between forward and backward|now"):
+        torch.autograd.grad(y.square().sum(), [x, *layer.parameters()], create_graph=graph)
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 3, 3), (2, 4, 0, 3)], ids=["values", "none"])
+@pytest.mark.parametrize("name", ["batch", "group", "ghost", "evo-s0"])
+def test_a_released_parameter_is_an_error_of_no_values_too(name, shape):
+    layer, x = nw.make_norm(name, 4), torch.randn(shape, requires_grad=True)
+    y = layer(x)
+    layer.weight.untyped_storage().resize_(0)
+    with pytest.raises((RuntimeError, ValueError), match="released"):
+        torch.autograd.grad(y.sum(), [x, *layer.parameters()], allow_unused=True)

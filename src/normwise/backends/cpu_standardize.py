@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from normwise.core.activations import Activation
-from normwise.core.kinds import kinds_of
 from normwise.core.moments import statistics_dtype
 
 from .cpu_library import activation_number, call_packed, failure, packed, threads
@@ -41,7 +40,6 @@ class Standardization:
             tensors += [(known[0], mean), (known[1], var)]
         #: Whether the kernels read the tensors as they come, none of them converted.
         self.direct = all(given is read for given, read in tensors)
-        self.saved = kinds_of(*(t for t in (x, weight, bias, residual) if t is not None))
         *self.shape, _ = laid_out(x)[1]
         self.size, self.channels = x.numel(), x.shape[1]
         self.of_weight, self.of_bias = (0 if p is None else self.channels for p in (weight, bias))
@@ -108,11 +106,10 @@ class Standardization:
         *,
         known: bool,
         values: bool,
+        same: bool,
     ) -> StandardizationGradients:
         """`standardize_backward`."""
-        saved = [t for t in (x, weight, bias, residual) if t is not None]
-        # What was saved may have been replaced since: nothing is taken for granted.
-        if not (values and self.direct and self.saved.check(*saved) and self._fits(grad_y)):
+        if not (values and self.direct and same and self._fits(grad_y)):
             rest = (self.groups, weight, bias, self.eps, residual, self.activation, table)
             return standardize_backward(grad_y, x, *rest, known=known, values=values)
         size, channels = self.size, self.channels

@@ -102,8 +102,12 @@ class Standardization(Protocol):
         *,
         known: bool,
         values: bool,
+        same: bool,
     ) -> StandardizationGradients:
-        """The gradients, those of x and the residual only where the ``values`` need them."""
+        """The gradients, those of x and the residual only where the ``values`` need them.
+
+        ``same``: whether x, residual and parameters are of the kinds that it was made for, strides included.
+        """
         ...
 
 

@@ -35,6 +35,8 @@ def adaptive_instance_norm(
     r""":math:`\sigma_s (x-\mu_x)/\sqrt{\sigma_x^2+\epsilon} + \mu_s` (Huang and Belongie 2017, arXiv:1703.06868)."""
     check_input(x, "AdaptiveInstanceNorm")
     _check_planes(x, "content")
+    if isinstance(style, Tensor) and style.is_floating_point() and x.dtype is torch.float64:
+        style = style.double()  # or its statistics would be fp32's
     style = as_style(style)
     for name, table in style._asdict().items():
         check_place("AdaptiveInstanceNorm", f"the style's {name}", table, x)

@@ -15,6 +15,8 @@ from normwise.core.moments import Moments
 from .request import Request
 
 Parameters = Sequence[Tensor | None]
+#: Dtype and shape of tensors, None for one that is not there.
+Forms = list[tuple[torch.dtype, torch.Size] | None]
 #: Of x and the residual, then of the parameters, where they are needed.
 Gradients = Sequence[Tensor | None]
 
@@ -22,11 +24,12 @@ Gradients = Sequence[Tensor | None]
 class Call:
     """One call of a pass: what it keeps for its backward besides the tensors that autograd saves."""
 
-    __slots__ = ("kept", "known", "one_pass")
+    __slots__ = ("forms", "kept", "known", "one_pass")
 
     def __init__(self, one_pass: Pass, known: Moments | None) -> None:
         self.one_pass, self.known, self.kept = one_pass, known, None
         self.kept: Any
+        self.forms: Forms = []
 
 
 class Pass:
@@ -34,6 +37,8 @@ class Pass:
 
     #: Whether a backward pass may come.
     graph: bool
+    #: Whether `backward` compares what was saved with `forms`.
+    looks_itself = False
 
     def forward(self, call: Call, x: Tensor, residual: Tensor | None, mask: Tensor | None, p: Parameters) -> Tensor:
         raise NotImplementedError
@@ -50,6 +55,10 @@ class Pass:
     ) -> Gradients:
         """The gradients of x, residual and parameters; ``needs`` says of each of them whether it is wanted."""
         raise NotImplementedError
+
+    def forms(self, x: Tensor, residual: Tensor | None, mask: Tensor | None, p: Parameters) -> Forms:
+        """What the saved tensors must still be in the backward pass."""
+        return forms_of(x, residual, mask, *p)
 
     def plainly(self, call: Call, mask: Tensor | None, x: Tensor, residual: Tensor | None, *p: Tensor | None) -> Tensor:
         """The same as `forward` in plain differentiable operations, for higher derivatives."""
@@ -70,16 +79,18 @@ class _OverTensor(torch.autograd.Function):
     def forward(
         ctx: Any, call: Call, x: Tensor, residual: Tensor | None, mask: Tensor | None, *p: Tensor | None
     ) -> Tensor:
-        ctx.call = call
+        ctx.call, call.forms = call, call.one_pass.forms(x, residual, mask, p)
         ctx.save_for_backward(x, residual, mask, *p)
         return call.one_pass.forward(call, x, residual, mask, p)
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         call, (x, residual, mask, *p) = ctx.call, ctx.saved_tensors
-        check_unchanged(x, grad_y)
-        if torch.is_grad_enabled():
-            check_memory(x)
+        again = torch.is_grad_enabled()
+        if again or not call.one_pass.looks_itself:
+            check_unchanged(call.forms, x, residual, mask, *p)
+        if again:
+            check_memory(x, residual, mask, *p)
             plainly = partial(call.one_pass.plainly, call, mask)
             found = differentiable_gradients(plainly, (x, residual, *p), grad_y)
         else:
@@ -92,13 +103,19 @@ class _OverTensor(torch.autograd.Function):
 _apply = super(torch.autograd.Function, _OverTensor).apply  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def check_unchanged(x: Tensor, grad_y: Tensor) -> None:
-    """RuntimeError where ``x``, saved for a backward pass, is not what it was in the forward pass."""
-    if x.shape != grad_y.shape or not x.is_floating_point():
-        raise RuntimeError(
-            f"An input of shape {list(grad_y.shape)} that the backward pass needs is {x.dtype} of shape "
-            f"{list(x.shape)} now; do not assign to its .data before the backward pass."
-        )
+def forms_of(*tensors: Tensor | None) -> Forms:
+    """What `check_unchanged` compares."""
+    return [None if t is None else (t.dtype, t.shape) for t in tensors]
+
+
+def check_unchanged(forms: Forms, *saved: Tensor | None) -> None:
+    """RuntimeError where what was saved for a backward pass is not what it was in the forward pass."""
+    for form, t in zip(forms, saved, strict=True):
+        if form is not None and t is not None and (t.dtype is not form[0] or t.shape != form[1]):
+            raise RuntimeError(
+                f"A tensor of shape {list(form[1])} of {form[0]} that the backward pass needs is of shape "
+                f"{list(t.shape)} of {t.dtype} now; do not assign to its .data before the backward pass."
+            )
 
 
 def differentiable_gradients(

@@ -78,7 +78,7 @@ class ByFormula(Pass):
         p: Parameters,
         needs: Sequence[bool],
     ) -> Gradients:
-        check_memory(x)
+        check_memory(x, residual, mask, *p)
         run = call.kept
         values = needs[0] or needs[1]
         wide = (widen(x), None if residual is None else widen(residual)) if run.widened else (x, residual)

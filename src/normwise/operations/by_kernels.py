@@ -11,11 +11,12 @@ from torch import Tensor
 from normwise.backends import Backend, Fused, Remembering, Rows, offering, select
 from normwise.core import formulas
 from normwise.core.activations import activation_named
+from normwise.core.kinds import kinds_of
 from normwise.core.layout import PLAIN, check_memory, in_layout_of
 from normwise.core.moments import Moments
 
 from . import plain
-from .autograd import Call, Gradients, Parameters, Pass
+from .autograd import Call, Forms, Gradients, Parameters, Pass, check_unchanged, forms_of
 from .context import Context
 from .epilogue import finish, narrowed, to_be_finished
 from .request import BATCH, Request, View
@@ -25,11 +26,15 @@ class OverPools(Pass):
     """Plain standardization over the batch, over groups of channels, or by known statistics."""
 
     name = "one kernel each way"
+    looks_itself = True
 
     def __init__(self, request: Request, backend: Fused, groups: int, *, graph: bool) -> None:
         x, known = request.x, request.known
         self.graph, self.groups, self.by_known = graph, groups, known is not None
         self.formula, self.activation = request.formula, request.activation
+        given = (x, request.residual, request.mask, *request.parameters)
+        #: Of all calls of this kind.
+        self.of_kind, self.saved = forms_of(*given), kinds_of(*(t for t in given if t is not None))
         self.keep = graph or ((request.measured or request.memory is not None) and known is None)
         act = activation_named(request.activation)
         weight, bias = request.parameters
@@ -56,8 +61,15 @@ class OverPools(Pass):
         p: Parameters,
         needs: Sequence[bool],
     ) -> Gradients:
-        (weight, bias), values = p, needs[0] or needs[1]
-        return self.kernel.backward(grad_y, x, weight, bias, residual, call.kept, known=self.by_known, values=values)
+        weight, bias = p
+        same = self.saved.check(*(t for t in (x, residual, weight, bias) if t is not None))
+        if not same:
+            check_unchanged(self.of_kind, x, residual, mask, weight, bias)
+        options = {"known": self.by_known, "values": needs[0] or needs[1], "same": same}
+        return self.kernel.backward(grad_y, x, weight, bias, residual, call.kept, **options)
+
+    def forms(self, x: Tensor, residual: Tensor | None, mask: Tensor | None, p: Parameters) -> Forms:
+        return self.of_kind
 
     def plainly(self, call: Call, mask: Tensor | None, x: Tensor, residual: Tensor | None, *p: Tensor | None) -> Tensor:
         known = Moments(call.kept[0], call.kept[1], 1) if self.by_known else None

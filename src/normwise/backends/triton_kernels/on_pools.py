@@ -67,6 +67,7 @@ class Standardization:
         *,
         known: bool,
         values: bool,
+        same: bool,
     ) -> StandardizationGradients:
         """`standardize_backward`."""
         rest = (self.groups, weight, bias, self.eps, residual, self.activation, table)
