@@ -202,3 +202,19 @@ def test_other_errors():
         spade()(torch.randn(2, 5, 4, 6), labels())
     with pytest.raises(ValueError, match="residual must have the input's shape"):
         spade()(torch.randn(SHAPE), labels(), torch.randn(2, C, 1, 1))
+
+
+@pytest.mark.parametrize("wrong", ["convolution", "residual", "segmentation"])
+def test_a_call_that_fails_leaves_the_running_statistics(wrong):
+    layer = nw.SPADE(4, 3, norm="batch")
+    x, segmentation, residual = torch.randn(2, 4, 5, 5), torch.randn(2, 3, 5, 5), torch.randn(2, 4, 5, 5)
+    if wrong == "convolution":
+        layer.mlp_beta = torch.nn.Conv2d(7, 4, 3, padding=1)
+    elif wrong == "residual":
+        residual = residual[:1]
+    else:
+        segmentation = segmentation[:, :2]
+    before = {name: t.clone() for name, t in layer.state_dict().items()}
+    with pytest.raises((RuntimeError, ValueError)):
+        layer(x, segmentation, residual=residual)
+    assert all(torch.equal(t, before[name]) for name, t in layer.state_dict().items())

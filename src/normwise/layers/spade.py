@@ -89,13 +89,15 @@ class SPADE(FusedActivation):
     def forward(
         self, x: Tensor, segmentation: Tensor, residual: Tensor | None = None, mask: Tensor | None = None
     ) -> Tensor:
-        normalized = self.param_free_norm(x, mask=mask)
+        self.param_free_norm._check_input_dim(x)  # type: ignore[operator]
         self._check_convolutions(x)
         shared = self.mlp_shared(self._resized(segmentation, x))
         gamma, beta = self.mlp_gamma(shared), self.mlp_beta(shared)
         # The map of a convolution that was replaced may fit by broadcasting.
         check_required(self, x, x.shape, mlp_gamma=gamma, mlp_beta=beta)
         _, residual = finite_padding(None if mask is None else as_mask(mask, x), x, residual)
+        # Last, since it may move running statistics, which an error leaves as they were.
+        normalized = self.param_free_norm(x, mask=mask)
         with without_autocast(x):
             y = torch.addcmul(widen(normalized) + widen(beta), widen(normalized), widen(gamma))
             return in_layout_of(x, finish(y, self.activation, residual).to(x.dtype))
