@@ -157,7 +157,7 @@ MUTATIONS = [
         "operations/by_kernels.py",
         " or t.device != x.device",
         "",
-        "tests/operations/test_choice.py",
+        "tests/operations/test_ways.py",
     ),
     Mutation(
         "a weight that torch's operator saved is looked at before its backward",

@@ -5,8 +5,11 @@ import torch
 
 import normwise as nw
 from normwise.backends import cpu
-from normwise.core import kinds
+from normwise.core import formulas, kinds
+from normwise.core.bound import bound as bound_formula
 from normwise.operations import by_graph, by_kernels, by_torch, plain, ways
+from normwise.operations.context import context_of
+from normwise.operations.request import Request
 
 KERNELS = cpu.unavailable() is None
 needs_kernels = pytest.mark.skipif(not KERNELS, reason=str(cpu.unavailable()))
@@ -92,6 +95,16 @@ def test_another_backend_and_a_transform_go_their_own_way():
     seen = []
     torch.func.vmap(lambda x: seen.extend(nw.explain_way(layer, x)) or x)(IMAGES[None])
     assert seen[0].way == plain.Plainly.name
+
+
+@needs_kernels
+@pytest.mark.parametrize("other", [torch.ones(8, device="meta"), torch.ones(8).to_sparse(), torch.ones(8).long()])
+def test_kernels_get_plain_floating_tensors_of_one_device(other):
+    formula = bound_formula(formulas.group_norm, groups=2, eps=1e-5)
+    asked = [Request(IMAGES, formula, pair) for pair in ((torch.ones(8), None), (other, None), (None, other))]
+    found = [by_kernels.bind(request, context_of(request)) for request in asked]
+    assert isinstance(found[0], by_kernels.OverPools)
+    assert all("goes with x" in str(reason) for reason in found[1:])
 
 
 def test_without_kernels_torchs_operators_serve(monkeypatch):

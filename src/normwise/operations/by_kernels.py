@@ -165,7 +165,7 @@ def bind(request: Request, context: Context) -> OverPools | AlongRows | str:
         return "there is a mask"
     known = () if request.known is None else request.known[:2]
     for t in (residual, *request.parameters, *known):
-        if t is not None and (type(t) not in PLAIN or not t.is_floating_point() or t.device != x.device):
+        if t is not None and (type(t) not in PLAIN or not t.is_floating_point() or t.is_sparse or t.device != x.device):
             return f"a {type(t).__name__} of {t.dtype} on {t.device} goes with x"
     backend = select(x)
     if request.view.over != "planes":
