@@ -162,8 +162,8 @@ MUTATIONS = [
     Mutation(
         "a weight that torch's operator saved is looked at before its backward",
         "operations/saved.py",
-        "t.numel() == extent.count and t.dtype is extent.dtype",
-        "t.dtype is extent.dtype",
+        "t.numel() != count or t.dtype is not dtype",
+        "t.dtype is not dtype",
         "tests/operations/test_between_passes.py",
     ),
     Mutation(

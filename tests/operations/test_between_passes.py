@@ -1,9 +1,11 @@
 """Values that a backward pass needs, and that somebody changes, replaces or releases after the forward pass."""
 
+import contextlib
 import copy
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 import normwise as nw
 
@@ -121,3 +123,21 @@ def test_a_released_parameter_is_an_error_of_no_values_too(name, shape):
     layer.weight.untyped_storage().resize_(0)
     with pytest.raises((RuntimeError, ValueError), match="released"):
         torch.autograd.grad(y.sum(), [x, *layer.parameters()], allow_unused=True)
+
+
+@pytest.mark.parametrize("where", ["forward", "backward", "mode"])
+@pytest.mark.parametrize("name", ["batch", "group", "instance", "row-layer", "row-rms", "pixel-layer", "switchable"])
+def test_the_backward_pass_may_run_where_other_modes_hold(name, where):
+    """Autocast around the forward pass alone is how everybody trains; a dispatch mode around the backward counts."""
+    rows = {"row-layer": nw.LayerNorm, "row-rms": nw.RMSNorm}
+    layer, shape = (rows[name](8), (4, 8)) if name in rows else (nw.make_norm(name, 8), (2, 8, 4, 4))
+    x, grad_y = torch.randn(shape, requires_grad=True), torch.randn(shape)
+    want = torch.autograd.grad(layer(x), [x, *layer.parameters()], grad_y)
+    inside, outside = torch.autocast("cpu", dtype=torch.bfloat16), contextlib.nullcontext()
+    for _ in range(2):  # the first of its kind, and one that is known
+        with inside if where == "forward" else outside:
+            y = layer(x)
+        with FlopCounterMode(display=False) if where == "mode" else inside if where == "backward" else outside:
+            found = torch.autograd.grad(y, [x, *layer.parameters()], grad_y)
+        for got, expected in zip(found, want, strict=True):
+            torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)

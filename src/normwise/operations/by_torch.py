@@ -21,7 +21,7 @@ from . import plain
 from .context import Context, needs_graph
 from .epilogue import finish, narrowed
 from .request import Request
-from .saved import SavedKinds, guarded
+from .saved import guarded, watch
 
 #: Below these numbers of values torch's layer_norm is faster than a kernel on the CPU, with a graph and without one:
 #: the time of the host decides, and it has less of it. Measured by `benchmarks/ways.py` in fp32 on one thread of an AMD
@@ -109,9 +109,7 @@ class FewRows:
         self.eps: Any = request.formula.keywords["eps"]  # type: ignore[attr-defined]
         self.shape = x.shape[-request.view.dims :]
         self.sizes = [0 if t is None else t.numel() for t in (x, weight, bias)]
-        self.saved = None
-        if graph:
-            self.saved = SavedKinds(x) if weight is None else SavedKinds(x, weight)
+        self.graph = graph
 
     def run(self, request: Request) -> tuple[Tensor, None]:
         x, (weight, bias), sizes = request.x, request.parameters, self.sizes
@@ -119,11 +117,8 @@ class FewRows:
             if t is not None and t.untyped_storage().nbytes() < (t.storage_offset() + size) * t.itemsize:
                 check_memory(t)
         y = torch.layer_norm(x, self.shape, weight, bias, self.eps)
-        if self.saved is not None:
-            if weight is None:
-                self.saved.guard(y, x)
-            else:
-                self.saved.guard(y, x, weight)
+        if self.graph:
+            watch(y, x, weight)
         return y, None
 
     def statistics(self, request: Request, kept: None) -> Moments:
