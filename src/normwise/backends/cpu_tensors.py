@@ -12,7 +12,7 @@ from typing import overload
 import torch
 from torch import Tensor
 
-from normwise.core.layout import PLAIN, check_memory, in_layout_of, values_in_memory
+from normwise.core.layout import PLAIN, check_memory, holds, in_layout_of, values_in_memory
 from normwise.core.moments import statistics_dtype
 
 from .cpu_library import threads
@@ -58,7 +58,7 @@ def address(t: Tensor, count: int) -> int:
 
     What is left to ask is whether its memory is there.
     """
-    if t.untyped_storage().nbytes() < (t.storage_offset() + count) * t.itemsize:
+    if not holds(t, count):
         raise _refusal(t)
     return t.data_ptr()
 

@@ -20,6 +20,11 @@ def values_in_memory(t: Tensor) -> int:
     return t.untyped_storage().nbytes() // t.itemsize - t.storage_offset()  # type: ignore[return-value]
 
 
+def holds(t: Tensor, count: int) -> bool:
+    """Whether the memory of ``count`` values from the first one on is there."""
+    return t.untyped_storage().nbytes() >= (t.storage_offset() + count) * t.itemsize
+
+
 def check_memory(*tensors: Tensor | None) -> None:
     """RuntimeError where the memory of a tensor was released: torch's own operators would read it all the same.
 
@@ -30,11 +35,7 @@ def check_memory(*tensors: Tensor | None) -> None:
     for t in tensors:
         if t is None or type(t) not in PLAIN or t.is_meta or t.numel() == 0:
             continue
-        held = t.untyped_storage().nbytes()
-        if (
-            held < (t.storage_offset() + t.numel()) * t.itemsize
-            and held < (t.storage_offset() + _extent(t)) * t.itemsize
-        ):
+        if not holds(t, t.numel()) and not holds(t, _extent(t)):
             raise RuntimeError(
                 f"The memory of a tensor of shape {list(t.shape)} was released or cut after it was made (an "
                 "untyped_storage().resize_, as FSDP does); restore it before the call."

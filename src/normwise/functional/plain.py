@@ -16,7 +16,7 @@ from normwise.core.numbers import as_row_shape, check_dim, check_eps, check_grou
 from normwise.core.single_value import WITHOUT_EFFECT, check_values_per_group
 from normwise.core.tables import check_optional, check_required_tables, check_scalars_or_tables
 from normwise.operations import adaptive, pointwise
-from normwise.operations.normalize import normalize, run
+from normwise.operations.normalize import normalize, run_for_y
 from normwise.operations.request import PIXELS, Request, View
 
 from .running import Epilogue, Options, check_maps
@@ -229,7 +229,7 @@ def _along_rows(
     epilogue: Epilogue,
 ) -> Tensor:
     check_optional(caller, x, shape, weight=parameters[0], bias=parameters[1])
-    return run(Request(x, formula, parameters, view=View("rows", len(shape)), **epilogue)).y
+    return run_for_y(Request(x, formula, parameters, view=View("rows", len(shape)), **epilogue))
 
 
 def _along_pixels(
@@ -238,7 +238,7 @@ def _along_pixels(
     check_optional(caller, x, tuple(x.shape[1:2]), weight=parameters[0], bias=parameters[1])
     mask = options.get("mask")
     options["mask"] = None if mask is None else as_mask(mask, x)
-    return run(Request(x, formula, parameters, view=PIXELS, **options)).y
+    return run_for_y(Request(x, formula, parameters, view=PIXELS, **options))
 
 
 def _row_shape(caller: str, x: Tensor, normalized_shape: Any) -> tuple[int, ...]:

@@ -5,21 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from normwise.backends import Backend, Fused, Remembering, Rows, offering, select
-from normwise.core import formulas
 from normwise.core.activations import activation_named
 from normwise.core.kinds import kinds_of
-from normwise.core.layout import PLAIN, check_memory, in_layout_of
+from normwise.core.layout import PLAIN, check_memory
 from normwise.core.moments import Moments
 
 from . import plain
 from .autograd import Call, Forms, Gradients, Parameters, Pass, check_unchanged, forms_of
-from .context import Context
+from .context import Context, needs_graph
 from .epilogue import finish, narrowed, to_be_finished
-from .request import BATCH, Request, View
+from .request import NO_POOL, Request, View
 
 
 class OverPools(Pass):
@@ -79,11 +77,7 @@ class OverPools(Pass):
         """The pools' moments, of groups for each of their channels."""
         if request.known is not None:
             return plain.as_table(request.known, request.x)
-        mean, var = kept.unbind()
-        channels = request.x.shape[1]
-        if self.groups not in (BATCH, channels) and self.formula.func is not formulas.layer_norm:  # type: ignore[attr-defined]
-            mean, var = (t.repeat_interleave(channels // self.groups, dim=1) for t in (mean, var))
-        return Moments(mean, var, self.count)
+        return plain.moments_of_pools(request, self.groups, kept)
 
     def remember(self, request: Request, kept: Tensor) -> bool:
         """Whether the memory took the statistics in."""
@@ -117,8 +111,7 @@ class AlongRows(Pass):
             values = values.movedim(1, -1)
         y, _ = super().run(request._replace(x=values, residual=None))
         if self.turned:
-            y = y.movedim(-1, 1)
-            y = y if y.stride() == x.stride() else in_layout_of(x, y)
+            y = plain.as_maps(y, x)
         return narrowed(finish(y, request.activation, request.residual), x), None
 
     def forward(self, call: Call, x: Tensor, residual: Tensor | None, mask: Tensor | None, p: Parameters) -> Tensor:
@@ -169,10 +162,10 @@ def bind(request: Request, context: Context) -> OverPools | AlongRows | str:
             return f"a {type(t).__name__} of {t.dtype} on {t.device} goes with x"
     backend = select(x)
     if request.view.over != "planes":
-        return _rows(request, backend, context)
+        return _rows(request, backend)
     groups = context.pool
     if groups is None:
-        return "the formula is not plain standardization over one pool, with one weight and bias of each channel"
+        return NO_POOL
     fused = offering(backend, Fused)  # type: ignore[type-abstract]
     if fused is None:
         return f"the backend {backend.name!r}, which serves x, has no such kernel"
@@ -181,16 +174,11 @@ def bind(request: Request, context: Context) -> OverPools | AlongRows | str:
     return OverPools(request, fused, groups, graph=context.graph)
 
 
-def _rows(request: Request, backend: Backend, context: Context) -> AlongRows | str:
+def _rows(request: Request, backend: Backend) -> AlongRows | str:
     able = offering(backend, Rows)  # type: ignore[type-abstract]
     if able is None:
         return f"the backend {backend.name!r}, which serves x, has no kernels of rows"
-    graph = context.graph and (torch.is_grad_enabled() and _wants_graph(request))
-    return AlongRows(request, able, graph=graph)
-
-
-def _wants_graph(request: Request) -> bool:
-    return any(t is not None and t.requires_grad for t in (request.x, *request.parameters))
+    return AlongRows(request, able, graph=needs_graph(request.x, *request.parameters))
 
 
 def _memory_of(backend: Backend, request: Request) -> Remembering | None:

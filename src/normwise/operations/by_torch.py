@@ -13,14 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from normwise.core.layout import check_memory, in_layout_of
+from normwise.core.layout import check_memory, holds, in_layout_of
 from normwise.core.moments import Moments, statistics_dtype, widen
 from normwise.core.precision import table_dtype
 
 from . import plain
 from .context import Context, needs_graph
 from .epilogue import finish, narrowed
-from .request import Request
+from .request import BATCH, NO_POOL, Request
 from .saved import guarded, watch
 
 #: Below these numbers of values torch's layer_norm is faster than a kernel on the CPU, with a graph and without one:
@@ -50,7 +50,7 @@ class OverPools:
         kept = None
         if known is not None:
             y = by_known(values, known.mean.reshape(-1), known.var.reshape(-1), weight, bias, self.eps)
-        elif self.groups == 0:
+        elif self.groups == BATCH:
             y, kept = over_batch(values, weight, bias, self.eps)
         else:
             narrow = values.dtype != x.dtype
@@ -90,8 +90,7 @@ class AlongRows:
             y = F.rms_norm(values, shape, weight, self.eps)
         y = guarded(y, values, weight)
         if pixels:
-            y = y.movedim(-1, 1)
-            y = y if y.stride() == x.stride() else in_layout_of(x, y)
+            y = plain.as_maps(y, x)
         return narrowed(finish(y, request.activation, request.residual), x), None
 
     def statistics(self, request: Request, kept: None) -> Moments:
@@ -114,7 +113,7 @@ class FewRows:
     def run(self, request: Request) -> tuple[Tensor, None]:
         x, (weight, bias), sizes = request.x, request.parameters, self.sizes
         for t, size in zip((x, weight, bias), sizes, strict=True):
-            if t is not None and t.untyped_storage().nbytes() < (t.storage_offset() + size) * t.itemsize:
+            if t is not None and not holds(t, size):
                 check_memory(t)
         y = torch.layer_norm(x, self.shape, weight, bias, self.eps)
         if self.graph:
@@ -156,13 +155,13 @@ def bind(request: Request, context: Context) -> OverPools | AlongRows | str:
         return AlongRows(request, prepare)
     groups = context.pool
     if groups is None:
-        return "the formula is not plain standardization over one pool, with one weight and bias of each channel"
+        return NO_POOL
     if groups and context.transformed:
         return "torch's operators lack rules for the transform"
     # Of no values torch's operators make errors, and here a gradient of NaN.
     if not (context.plain and request.known is not None) and x.numel() == 0:
         return "there are no values"
-    if request.known is None and (context.plain if groups == 0 else request.measured):
+    if request.known is None and (context.plain if groups == BATCH else request.measured):
         return "its operator keeps the statistics for itself"
     if groups and statistics_dtype(x.dtype) is not x.dtype:
         # On every device: torch's operator keeps the statistics for its backward in the type of the values.

@@ -22,7 +22,7 @@ from normwise.core.moments import Moments
 
 from . import plain
 from .context import Context
-from .request import Request
+from .request import NO_POOL, Request
 
 _LIBRARY = torch.library.Library("normwise", "DEF")
 # Of moments, [2, ...], the first half is the mean and the second the variance: results may not share memory.
@@ -69,11 +69,7 @@ class Compiled:
     def statistics(self, request: Request, kept: Tensor) -> Moments:
         if request.known is not None:
             return plain.as_table(request.known, request.x)
-        x, (mean, var) = request.x, kept.detach().unbind()
-        pools = x.shape[0] * self.groups if self.groups else x.shape[1]
-        if self.groups not in (0, x.shape[1]):
-            mean, var = (t.repeat_interleave(x.shape[1] // self.groups, dim=1) for t in (mean, var))
-        return Moments(mean, var, x.numel() // pools)
+        return plain.moments_of_pools(request, self.groups, kept.detach())
 
 
 def bind(request: Request, context: Context) -> Compiled | str:
@@ -85,7 +81,7 @@ def bind(request: Request, context: Context) -> Compiled | str:
         return "it is not plain standardization without a mask"
     groups = context.pool
     if groups is None:
-        return "the formula is not plain standardization over one pool, with one weight and bias of each channel"
+        return NO_POOL
     others = (request.residual, *request.parameters)
     if (
         x.device.type != "cpu"

@@ -31,10 +31,9 @@ class Context(NamedTuple):
 
 def context_of(request: Request) -> Context:
     """The context of a request."""
-    transformed = under_function_transform()
     return Context(
-        torch.compiler.is_compiling() or torch._C._is_tracing() or transformed,  # pyright: ignore[reportAttributeAccessIssue]
-        transformed,
+        plain_operations_wanted(),
+        under_function_transform(),
         additions_are_watched(),
         forced(),
         needs_graph(request.x, request.residual, *request.parameters),

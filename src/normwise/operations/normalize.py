@@ -115,7 +115,7 @@ def normalize(
     >>> torch.allclose(y.square().mean((1, 2, 3)), torch.ones(2), atol=1e-3)
     True
     """
-    return run(_asked(x, formula, parameters, activation, residual, mask, moments)).y
+    return run_for_y(_asked(x, formula, parameters, activation, residual, mask, moments))
 
 
 def normalize_and_measure(

@@ -17,7 +17,7 @@ from normwise.core.precision import table_dtype
 from .context import Context
 from .epilogue import finish, narrowed, to_be_finished
 from .last_step import last_step
-from .request import Request
+from .request import BATCH, Request
 from .saved import guarded
 from .tiny_graph import wide
 
@@ -68,13 +68,27 @@ def as_table(known: Moments, x: Tensor) -> Moments:
     return Moments(mean, var, known.count)
 
 
+def moments_of_pools(request: Request, groups: int, table: Tensor) -> Moments:
+    """The table of a kernel as the formula states it: of ``groups``, for each of their channels."""
+    x, (mean, var) = request.x, table.unbind()
+    channels = x.shape[1]
+    if groups not in (BATCH, channels) and request.formula.func is not formulas.layer_norm:  # type: ignore[attr-defined]
+        mean, var = (t.repeat_interleave(channels // groups, dim=1) for t in (mean, var))
+    return Moments(mean, var, x.numel() // max(x.shape[0] * groups if groups else channels, 1))
+
+
 def rows(request: Request) -> Tensor:
     r"""Rows and pixels: :math:`\gamma (x - \mu)/\sqrt{\sigma^2 + \epsilon} + \beta`, or by the root mean square."""
     x, view = request.x, request.view
     if view.over == "pixels":
-        y = _row(request, x.movedim(1, -1), 1).movedim(-1, 1)
-        return y if y.stride() == x.stride() else in_layout_of(x, y)
+        return as_maps(_row(request, x.movedim(1, -1), 1), x)
     return _row(request, x, view.dims)
+
+
+def as_maps(y: Tensor, x: Tensor) -> Tensor:
+    """Rows of channels ``[N, *space, C]`` as ``x`` lies, ``[N, C, *space]``."""
+    y = y.movedim(-1, 1)
+    return y if y.stride() == x.stride() else in_layout_of(x, y)
 
 
 def _row(request: Request, x: Tensor, dims: int) -> Tensor:

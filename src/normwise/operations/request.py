@@ -33,6 +33,8 @@ class View(NamedTuple):
 PLANES, PIXELS = View("planes"), View("pixels")
 #: In the place of a number of groups: each channel over the batch.
 BATCH = 0
+#: Why a way of plain standardization does not take a request.
+NO_POOL = "the formula is not plain standardization over one pool, with one weight and bias of each channel"
 
 
 class Request(NamedTuple):
