@@ -35,7 +35,7 @@ def check_memory(*tensors: Tensor | None) -> None:
     for t in tensors:
         if t is None or type(t) not in PLAIN or t.is_meta or t.numel() == 0:
             continue
-        if not holds(t, t.numel()) and not holds(t, _extent(t)):
+        if not holds(t, t.numel() if t.is_contiguous() else _extent(t)):
             raise RuntimeError(
                 f"The memory of a tensor of shape {list(t.shape)} was released or cut after it was made (an "
                 "untyped_storage().resize_, as FSDP does); restore it before the call."
@@ -43,7 +43,7 @@ def check_memory(*tensors: Tensor | None) -> None:
 
 
 def _extent(t: Tensor) -> int:
-    """How many values of memory a tensor spans; fewer than it has where it was expanded."""
+    """How many values of memory a tensor spans: fewer than it has where it was expanded, more where it has gaps."""
     return 1 + sum((size - 1) * stride for size, stride in zip(t.shape, t.stride(), strict=True))
 
 
