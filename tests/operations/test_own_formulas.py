@@ -117,6 +117,7 @@ def test_what_cannot_be_recorded_says_so_once_and_is_right(caplog, runs):
     assert runs == [None, None]
 
 
-def test_what_is_marked_is_a_function():
-    with pytest.raises(TypeError, match="received float"):
-        nw.formula(0.5)
+@pytest.mark.parametrize(("what", "name"), [(0.5, "float"), (len, "len"), (int, "int"), (None, "NoneType")])
+def test_what_is_marked_is_a_function_of_ones_own(what, name):
+    with pytest.raises(TypeError, match=f"formula marks a function .* received {name}; write one that calls it"):
+        nw.formula(what)

@@ -246,6 +246,8 @@ def test_an_explanation_changes_nothing():
     assert torch.equal(layer.running_mean, torch.zeros(8))
     with pytest.raises(ValueError, match="expected 8 channels"):
         nw.explain_way(layer, x[:, :3])
+    with pytest.raises(TypeError, match="takes a layer, a model or a function, received int"):
+        nw.explain_way(3, x)
     assert ways._explanations is None
 
 

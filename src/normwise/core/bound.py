@@ -24,7 +24,7 @@ def formula(function: F) -> F:
     that changes, no random numbers, no branch on a tensor's values. What cannot be recorded says so once, in a warning,
     and runs operator by operator, as an unmarked formula does.
 
-    Raises TypeError for what cannot be called.
+    Raises TypeError for what is no function of one's own.
 
     >>> import normwise as nw
     >>> @nw.formula
@@ -35,11 +35,15 @@ def formula(function: F) -> F:
     >>> torch.allclose(y.square().mean((1, 2, 3)), torch.ones(2), atol=1e-3)
     True
     """
-    if not callable(function):
+    name = getattr(function, "__name__", type(function).__name__)
+    try:
+        if not callable(function):
+            raise AttributeError
+        setattr(function, _PURE, True)
+    except (AttributeError, TypeError) as error:  # a class or function of Python's own takes no mark
         raise TypeError(
-            f"formula marks a function (moments, *parameters) -> Affine, received {type(function).__name__}."
-        )
-    setattr(function, _PURE, True)
+            f"formula marks a function (moments, *parameters) -> Affine, received {name}; write one that calls it."
+        ) from error
     return function
 
 

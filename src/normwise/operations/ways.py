@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from normwise.backends import chosen
 from normwise.core.bound import Bound
@@ -125,14 +125,14 @@ class Explanation(NamedTuple):
 _explanations: list[Explanation] | None = None
 
 
-def explain_way(layer: nn.Module, *inputs: Any, **options: Any) -> list[Explanation]:
+def explain_way(layer: Callable[..., Any], *inputs: Any, **options: Any) -> list[Explanation]:
     """Which way each normalization in ``layer(*inputs, **options)`` goes, in their order, and why.
 
     The layer, or model, runs once, as a copy: nothing of it changes. Ways are one kernel each way, torch's operator,
     the formula between two passes, and plain operations; `use_backend`, masks, dtypes, devices, transforms and the
     compiler decide among them.
 
-    Raises what the call raises.
+    Raises TypeError for what is no layer, model or function, and what the call raises.
 
     >>> import normwise as nw
     >>> x, mask = torch.randn(2, 8, 4, 4), torch.ones(2, 4, 4, dtype=torch.bool)
@@ -144,6 +144,8 @@ def explain_way(layer: nn.Module, *inputs: Any, **options: Any) -> list[Explanat
       not by_torch.bind: there is a mask
     """
     global _explanations
+    if not callable(layer):
+        raise TypeError(f"explain_way takes a layer, a model or a function, received {type(layer).__name__}.")
     before, _explanations = _explanations, []
     try:
         copy.deepcopy(layer)(*inputs, **options)
