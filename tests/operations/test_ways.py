@@ -51,7 +51,7 @@ MASK = torch.ones(2, 5, 5, dtype=torch.bool)
         (nw.GroupNorm(2, 8), IMAGES, {}, by_kernels.OverPools.name),
         (nw.GroupNorm(2, 8), torch.randn(8, 8, 64, 64), {}, by_kernels.OverPools.name),
         (nw.LayerNorm(8), TOKENS, {}, by_torch.AlongRows.name),
-        (nw.LayerNorm(256), torch.randn(1024, 256), {}, by_kernels.AlongRows.name),
+        (nw.LayerNorm(256), torch.randn(4096, 256), {}, by_kernels.AlongRows.name),
         (nw.RMSNorm(8), TOKENS, {}, by_kernels.AlongRows.name),
         (nw.LayerNorm2d(8), IMAGES, {}, by_kernels.AlongRows.name),
         (nw.SwitchableNorm2d(8), IMAGES, {}, by_graph.ByFormula.name),

@@ -60,11 +60,14 @@ class OverPools(Pass):
         needs: Sequence[bool],
     ) -> Gradients:
         weight, bias = p
-        same = self.saved.check(*(t for t in (x, residual, weight, bias) if t is not None))
+        saved = [t for t in (x, residual, weight, bias) if t is not None]
+        same = self.saved.check(*saved)
         if not same:
             check_unchanged(self.of_kind, x, residual, mask, weight, bias)
-        options = {"known": self.by_known, "values": needs[0] or needs[1], "same": same}
-        return self.kernel.backward(grad_y, x, weight, bias, residual, call.kept, **options)
+        values, kept = needs[0] or needs[1], call.kept
+        return self.kernel.backward(
+            grad_y, x, weight, bias, residual, kept, known=self.by_known, values=values, same=same
+        )
 
     def forms(self, x: Tensor, residual: Tensor | None, mask: Tensor | None, p: Parameters) -> Forms:
         return self.of_kind

@@ -25,9 +25,9 @@ from .saved import guarded, watch
 
 #: Below these numbers of values torch's layer_norm is faster than a kernel on the CPU, with a graph and without one:
 #: the time of the host decides, and it has less of it. Measured by `benchmarks/ways.py` in fp32 on one thread of an AMD
-#: EPYC (AVX2). Pools, and rows by their root mean square, are faster by the kernel at all sizes, or level (groups of
-#: channels), and exact where the mean is large.
-_ROWS_FASTER_BELOW = (1 << 18, 1 << 16)
+#: EPYC (AVX2). Pools, and rows by their root mean square, are faster by the kernel at all sizes, but for groups of
+#: channels of up to 2^14 values: there it is up to a tenth behind, and exact where the mean is large.
+_ROWS_FASTER_BELOW = (1 << 20, 1 << 16)
 
 #: ``x``, weight and bias for an operator.
 Prepared = tuple[Tensor, Tensor | None, Tensor | None]
