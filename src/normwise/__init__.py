@@ -6,6 +6,7 @@ from importlib import import_module as _import_module
 from . import functional as functional
 from . import nets as nets
 from .backends import available_backends as available_backends
+from .backends import build_kernels as build_kernels
 from .backends import use_backend as use_backend
 from .backends.allocator import reuse_memory as reuse_memory
 from .backends.huge_pages import huge_pages as huge_pages

@@ -26,12 +26,12 @@ void check_pools(Suite& suite, const std::string& name, const Case& c, int64_t n
   Values both = zeros(2 * number), y_want = zeros(c.values()), x_want = y_want, size = y_want;
   Values to_w = zeros(width), to_b = to_w, of_w = to_w;
   for (int64_t p = 0; p < number; ++p) {
-    double mean = 0, square = 0, level = 0, along = 0;
-    for (int64_t j = 0; j < width && o.center; ++j) mean += x[at(p, j)] / double(width);
+    long double mean = 0, square = 0, level = 0, along = 0;
+    for (int64_t j = 0; j < width && o.center; ++j) mean += x[at(p, j)] / static_cast<long double>(width);
     for (int64_t j = 0; j < width; ++j) square += (x[at(p, j)] - mean) * (x[at(p, j)] - mean) / double(width);
-    const double root = 1 / std::sqrt(square + eps);
-    both[size_t(p)] = mean, both[size_t(number + p)] = root;
-    const auto normal = [&](int64_t j) { return (x[at(p, j)] - mean) * root; };
+    const double root = 1 / std::sqrt(double(square) + eps);
+    both[size_t(p)] = double(mean), both[size_t(number + p)] = root;
+    const auto normal = [&](int64_t j) { return double(x[at(p, j)] - mean) * root; };
     const auto gain = [&](int64_t j) { return o.affine ? weight[j] : 1.0; };
     for (int64_t j = 0; j < width; ++j) {
       const double g = gy[at(p, j)];

@@ -15,7 +15,7 @@ from .cpu_formulas import normalize as normalize
 from .cpu_formulas import normalize_backward as normalize_backward
 from .cpu_formulas import prepare as prepare
 from .cpu_formulas import run as run
-from .cpu_library import ELEMENTS, activation_number, call, kernels
+from .cpu_library import ELEMENTS, activation_number, call, kernels, ready
 from .cpu_responses import respond as respond
 from .cpu_responses import respond_backward as respond_backward
 from .cpu_responses import respond_reduce as respond_reduce
@@ -46,14 +46,17 @@ def threaded() -> bool | None:
 
 
 def serves(x: Tensor) -> bool:
-    """Whether the kernels take this tensor: a plain one on the CPU with something in it."""
+    """Whether the kernels take this tensor: a plain one on the CPU with something in it.
+
+    Not while they are being compiled, which the first question begins.
+    """
     return (
         type(x) in PLAIN
         and x.is_cpu
         and x.layout is torch.strided
         and x.dtype in ELEMENTS
         and x.numel() > 0
-        and kernels(x.dtype)[1] is None
+        and ready(x.dtype)
     )
 
 

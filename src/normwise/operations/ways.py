@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from normwise.backends import chosen
+from normwise.backends import chosen, is_anything_compiling
 from normwise.core.bound import Bound
 from normwise.core.kinds import kinds_of
 from normwise.core.moments import Moments
@@ -94,9 +94,10 @@ def way_for(request: Request, check: Callable[[Request], None]) -> Way:
         for seen, way in kinds:
             if seen.check(*tensors):
                 return way
+    may_stay = not is_anything_compiling()  # before the choice, and still after it
     way = _checked(request, check)
     seen = kinds_of(*tensors)
-    if seen.check(*tensors):  # not where one tensor comes twice
+    if may_stay and not is_anything_compiling() and seen.check(*tensors):  # not where one tensor comes twice
         if len(_kept) >= _MOST_KINDS:
             _kept.clear()
         _kept.setdefault(key, []).append((seen, way))
