@@ -35,9 +35,9 @@ class Plainly:
         y = guarded(rows(request._replace(x=x)), x, request.mask, request.parameters[0])
         return narrowed(finish(y, request.activation, request.residual), request.x), None
 
-    def statistics(self, _request: Request, kept: Moments | None) -> Moments:
+    def statistics(self, request: Request, kept: Moments | None) -> Moments:
         assert kept is not None
-        return kept.detached()
+        return kept if request.differentiable else kept.detached()
 
 
 def bind(_request: Request, _context: Context) -> Plainly:

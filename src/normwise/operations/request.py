@@ -34,7 +34,10 @@ PLANES, PIXELS = View("planes"), View("pixels")
 #: In the place of a number of groups: each channel over the batch.
 BATCH = 0
 #: Why a way of plain standardization does not take a request.
-NO_POOL = "the formula is not plain standardization over one pool, with one weight and bias of each channel"
+NO_POOL = (
+    "the formula is not plain standardization over one pool, with one weight and bias of each channel, "
+    "and no gradient through the statistics"
+)
 
 
 class Request(NamedTuple):
@@ -53,6 +56,8 @@ class Request(NamedTuple):
     memory: RunningStatistics | None = None
     #: Whether the caller wants the statistics.
     measured: bool = False
+    #: Whether they have a gradient.
+    differentiable: bool = False
     view: View = PLANES
     #: Who asks, and what for: all that a check of the tensors depends on besides them.
     asker: Hashable = None
@@ -63,7 +68,12 @@ class Request(NamedTuple):
 def plain_pool(request: Request) -> int | None:
     """The groups of channels that a plain standardization pools in each sample, 0 over the batch; None for another."""
     formula, known, channels = request.formula, request.known, request.x.shape[1]
-    if not isinstance(formula, partial) or formula.args or not set(formula.keywords) <= {"eps", "groups"}:
+    if (
+        request.differentiable
+        or not isinstance(formula, partial)
+        or formula.args
+        or not set(formula.keywords) <= {"eps", "groups"}
+    ):
         return None
     if any(isinstance(constant, Tensor) for constant in formula.keywords.values()):
         return None

@@ -75,7 +75,7 @@ def way_for(request: Request, check: Callable[[Request], None]) -> Way:
     """
     if type(request.formula) is not Bound or _explanations is not None or not is_ordinary():
         return _checked(request, check)
-    x, formula, parameters, activation, residual, mask, known, memory, measured, view, asker, beside = request
+    x, formula, parameters, activation, residual, mask, known, memory, measured, flowing, view, asker, beside = request
     given = (x, residual, mask, *parameters, *beside)
     momentum = None
     if known is not None:
@@ -86,7 +86,7 @@ def way_for(request: Request, check: Callable[[Request], None]) -> Way:
     tensors = [absent if t is None else t for t, absent in zip(given, _ABSENT, strict=False)]
     try:
         shape, graph = x.shape, torch.is_grad_enabled()
-        key = (formula, asker, shape, activation, graph, chosen(), measured, momentum, view, len(given))
+        key = (formula, asker, shape, activation, graph, chosen(), measured, flowing, momentum, view, len(given))
         kinds = _kept.get(key)
     except (AttributeError, TypeError):  # x is no tensor; the check says so
         return _checked(request, check)
