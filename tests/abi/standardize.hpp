@@ -71,7 +71,8 @@ inline void check_standardize(Suite& suite, const Case& c, const Standardization
     const size_t p = size_t(pool_of(c, o.groups, n, ch)), k = size_t(i);
     const double g = gy[i] * activation(o.act, z[k]).slope, large_z = std::fabs(gy[i]) * (1 + std::fabs(normal[k]) + root[p]);
     to_r[k] = g, to_b[size_t(ch)] += g, to_w[size_t(ch)] += g * normal[k];
-    of_b[size_t(ch)] += std::fabs(gy[i]), of_w[size_t(ch)] += 2 * large_z;
+    // An activation's slope has the roundings of z.
+    of_b[size_t(ch)] += o.act ? large_z : std::fabs(gy[i]), of_w[size_t(ch)] += 2 * large_z;
     level[p] += g * gain(ch) / count[p], along[p] += g * gain(ch) * normal[k] / count[p];
   });
   c.each([&](int64_t n, int64_t ch, int64_t, int64_t i) {

@@ -30,6 +30,7 @@ from .protocols import Known as Known
 from .protocols import Remembering as Remembering
 from .protocols import Responses as Responses
 from .protocols import Rows as Rows
+from .protocols import RowsOfSums as RowsOfSums
 from .protocols import RowTables as RowTables
 from .protocols import Standardization as Standardization
 

@@ -23,6 +23,8 @@ from .cpu_rows import columns as columns
 from .cpu_rows import columns_backward as columns_backward
 from .cpu_rows import rows as rows
 from .cpu_rows import rows_backward as rows_backward
+from .cpu_rows import rows_of_sum as rows_of_sum
+from .cpu_rows import rows_of_sum_backward as rows_of_sum_backward
 from .cpu_running import remember as remember
 from .cpu_running import remembers as remembers
 from .cpu_standardize import standardization as standardization

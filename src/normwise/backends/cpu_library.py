@@ -48,8 +48,8 @@ _PARAMETERS = {
     "nw_standardize_backward": f"{_SHAPE} n:groups i:known d:eps *grad_y *x *residual *weight *bias i:kept "
     "i:activation *table *grad_x *grad_residual *grad_weight *grad_bias",
     "nw_remember": "n:C *mean *var i:kept d:bessel d:momentum *running_mean *running_var i:running_kept *batches",
-    "nw_rows": f"{_ROWS} d:eps *x *weight *bias i:kept *y *table",
-    "nw_rows_backward": f"{_ROWS} *grad_y *x *weight i:kept *table *grad_x *grad_weight *grad_bias",
+    "nw_rows": f"{_ROWS} d:eps *x *added *sum *weight *bias i:kept *y *table",
+    "nw_rows_backward": f"{_ROWS} *grad_y *x *grad_sum *weight i:kept *table *grad_x *grad_weight *grad_bias",
     "nw_columns": f"{_MAPS} d:eps *x *weight *bias i:kept *y *table",
     "nw_columns_backward": f"{_MAPS} *grad_y *x *weight i:kept *table *grad_x *grad_weight *grad_bias",
     "nw_run": "p:program *entering *leaving",

@@ -39,6 +39,8 @@ class Pass:
     graph: bool
     #: Whether `backward` compares what was saved with `forms`.
     looks_itself = False
+    #: Whether the second result is the sum of x and the residual, which is saved in their place.
+    saves_sum = False
 
     def forward(self, call: Call, x: Tensor, residual: Tensor | None, mask: Tensor | None, p: Parameters) -> Any:
         """``y``; or a tuple, ``y`` and what else has a gradient."""
@@ -83,9 +85,13 @@ class _OverTensor(torch.autograd.Function):
     def forward(
         ctx: Any, call: Call, x: Tensor, residual: Tensor | None, mask: Tensor | None, *p: Tensor | None
     ) -> Any:
-        ctx.call, call.forms = call, call.one_pass.forms(x, residual, mask, p)
+        ctx.call, one_pass = call, call.one_pass
+        found = one_pass.forward(call, x, residual, mask, p)
+        if one_pass.saves_sum:
+            x, residual = found[1], None
+        call.forms = one_pass.forms(x, residual, mask, p)
         ctx.save_for_backward(x, residual, mask, *p)
-        return call.one_pass.forward(call, x, residual, mask, p)
+        return found
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor, *others: Tensor) -> tuple[Tensor | None, ...]:
@@ -98,6 +104,8 @@ class _OverTensor(torch.autograd.Function):
             check_memory(x, residual, mask, *p)
             plainly = partial(call.one_pass.plainly, call, mask)
             found = differentiable_gradients(plainly, (x, residual, *p), (grad_y, *others))
+            if call.one_pass.saves_sum:
+                found[1] = found[0]
         else:
             needs = ctx.needs_input_grad
             found = call.one_pass.backward(call, grads, x, residual, mask, p, (*needs[1:3], *needs[4:]))

@@ -22,8 +22,8 @@ class View(NamedTuple):
     """Over which values of ``x`` the moments are taken: the table's entries.
 
     ``"planes"``: each (sample, channel) of ``[N, C, *space]``. ``"rows"``: the last ``dims`` dimensions of any tensor.
-    ``"pixels"``: the channels at each position of ``[N, C, *space]``. Of rows and pixels the parameters are weight and
-    bias, which run along the row.
+    ``"sums"``: the rows of ``x + residual``; the result is a pair, ``y`` and that sum. ``"pixels"``: the channels at
+    each position of ``[N, C, *space]``. Of rows and pixels the parameters are weight and bias, which run along the row.
     """
 
     over: str
@@ -91,7 +91,7 @@ def plain_pool(request: Request) -> int | None:
 def check(request: Request) -> None:
     """What the operations ask of every request, whoever it comes from."""
     x, view = request.x, request.view
-    if view.over != "rows":
+    if view.over not in ("rows", "sums"):
         check_input(x, "normalize")
     check_parameters(x, request.parameters)
     if request.known is not None and request.known.mean.dim() != 1:
