@@ -1,0 +1,1 @@
+"""Tools that change models people already have."""
