@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -34,6 +35,7 @@ class _Written(NamedTuple):
     old: Tensor
     version: int
     name: str
+    moved: bool
 
 
 class ModelChange:
@@ -55,6 +57,7 @@ class ModelChange:
         self._root = model
         self._swaps: list[_Swap] = []
         self._written: list[_Written] = []
+        self._others: list[Callable[[], object]] = []
         self._undone = False
         tree = module_tree(model)
         self._places = {module: list(node.places) for module, node in tree.items()}
@@ -103,8 +106,17 @@ class ModelChange:
     @torch.no_grad()
     def write(self, tensor: Tensor, values: Tensor, name: str) -> None:
         """Give a tensor of the model other values; it stays the object that it is."""
-        self._written.append(_Written(tensor, tensor.detach().clone(), tensor._version + 1, name))
+        self._written.append(_Written(tensor, tensor.detach().clone(), tensor._version + 1, name, False))
         tensor.copy_(values)
+
+    def move(self, tensor: Tensor, values: Tensor, name: str) -> None:
+        """As `write`, into memory of its own: whoever shares the tensor's memory, another model too, keeps the old."""
+        self._written.append(_Written(tensor, tensor.data, tensor._version, name, True))
+        tensor.data = values.detach().to(tensor.dtype).clone()
+
+    def on_undo(self, action: Callable[[], object]) -> None:
+        """Something that is no place in the model: how to take it back, once it was done."""
+        self._others.append(action)
 
     def roll_back(self) -> None:
         """Take everything back, whatever became of it since."""
@@ -112,7 +124,12 @@ class ModelChange:
             _put(swap.place, swap.old)
         with torch.no_grad():
             for written in reversed(self._written):
-                written.tensor.copy_(written.old)
+                if written.moved:
+                    written.tensor.data = written.old
+                else:
+                    written.tensor.copy_(written.old)
+        for action in reversed(self._others):
+            action()
         self.model, self._undone = self._root, True
 
     def undo(self) -> nn.Module:
@@ -139,7 +156,7 @@ class ModelChange:
                     f"{_called(new)}; put that back first."
                 )
         written = {id(w.tensor): w for w in self._written}
-        for tensor, _, version, name in written.values():
+        for tensor, _, version, name, _ in written.values():
             if tensor._version != version:
                 raise ValueError(f"{self._caller} cannot be undone: {name} has been changed since.")
 
