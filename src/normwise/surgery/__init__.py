@@ -3,3 +3,4 @@
 from .fold import Folded as Folded
 from .fold import FoldRow as FoldRow
 from .fold import fold as fold
+from .unsync import unsync as unsync

@@ -144,7 +144,7 @@ def _sides(into: str | Sequence[str]) -> tuple[str, ...]:
 def _copied(model: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(model)
-    except (RuntimeError, TypeError, AttributeError) as error:
+    except Exception as error:  # whatever stands in the way of a copy
         raise ValueError(
             f"fold: {type(model).__name__} cannot be copied ({str(error).partition(chr(10))[0]}); write inplace=True."
         ) from error
@@ -169,7 +169,7 @@ def _plan(model: nn.Module, example: Any, sides: Sequence[str], standalone: bool
 
     try:
         found = on_loan(model, example, None, lambda forward: observe(model, watched, forward))
-    except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
+    except Exception as error:  # whatever the user's code raises
         raise ValueError(
             f"fold: {type(model).__name__} does not take the example: {type(error).__name__}: "
             f"{str(error).strip().partition(chr(10))[0]}"

@@ -190,8 +190,9 @@ class _Observer(TorchDispatchMode):
 
     def note_what_is_kept(self) -> None:
         """A signal that is alive after the run is held by an attribute, a list or a hook, which may read it."""
-        gc.collect()
-        for calls in self.found.calls.values():
-            for call in calls:
-                if call.result is not None and call.result.tensor() is not None and not call.result.others:
-                    call.result.others.append("something that keeps it after the run")
+        signals = [call.result for calls in self.found.calls.values() for call in calls if call.result is not None]
+        if any(signal.tensor() is not None for signal in signals):
+            gc.collect()  # a cycle of garbage holds nothing
+        for signal in signals:
+            if signal.tensor() is not None and not signal.others:
+                signal.others.append("something that keeps it after the run")

@@ -210,17 +210,17 @@ class Planner:
     def _why_not_into(
         self, layer: nn.Module, call: LayerCall, shape: tuple[int, ...], dtype: torch.dtype
     ) -> str | None:
-        own = [self._found.calls[layer][0].name] if self._found.calls.get(layer) else ["the layer"]
+        name = self._found.calls[layer][0].name
+        if any(id(p) in self._tied for p in layer.parameters(recurse=False)):
+            return f"{name} shares its parameters with another module"
         reason = layers.why_not(layer) or self._use(layer)
         if reason:
-            return f"{own[0]}: {reason}"
-        if any(id(p) in self._tied for p in layer.parameters(recurse=False)):
-            return f"{own[0]} shares its parameters with another module"
+            return f"{name}: {reason}"
         if dtype != call.dtype:
-            return f"{own[0]} and it compute in different dtypes"
+            return f"{name} and it compute in different dtypes"
         axis = layers.channel_axis(layer, len(shape))
         if axis != norms.channel_axis(call.module, len(shape)):
-            return f"{own[0]} has its channels in dimension {axis} of {list(shape)}, it normalizes another"
+            return f"{name} has its channels in dimension {axis} of {list(shape)}, it normalizes another"
         return None
 
     def _new_fold(self, layer: nn.Module) -> Fold:

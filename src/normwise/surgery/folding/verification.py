@@ -104,7 +104,8 @@ def _judged(y: Tensor, expected: Tensor, sizes: Tensor, terms: Tensor, axis: int
     error = deviation(y, expected)
     of_channel = partial(torch.amax, dim=[d for d in range(error.dim()) if d != axis])
     rounding = _ROUNDINGS * torch.finfo(expected.dtype).eps
-    bound = of_channel(in_fp64(sizes)) + terms.to(error.device) + of_channel(in_fp64(expected).abs().nan_to_num())
+    sizes, values = (in_fp64(t).abs().nan_to_num(0.0, 0.0, 0.0) for t in (sizes, expected))
+    bound = of_channel(sizes) + terms.to(error.device) + of_channel(values)
     share = torch.where(of_channel(error) == 0, 0.0, of_channel(error) / (rounding * bound))
     return Local(error.max().item(), share.nan_to_num(nan=torch.inf).max().item())
 
@@ -140,7 +141,7 @@ class Yardstick:
         for dtype in (dtype for dtype in self._judged if self._known[dtype] is not None):
             try:
                 error, found = self.error(folds, dtype), self.distances(folds, dtype)
-            except (RuntimeError, TypeError, ValueError, AttributeError, LookupError) as failure:
+            except Exception as failure:  # whatever the user's code raises
                 return f"without it the model fails: {type(failure).__name__}: {_first_line(failure)}"
             allowed = self._allowed(dtype, None if found is None else found[0])
             if (error if found is None else found[1]) > allowed:
