@@ -35,7 +35,6 @@ class _Written(NamedTuple):
     old: Tensor
     version: int
     name: str
-    moved: bool
 
 
 class ModelChange:
@@ -57,8 +56,8 @@ class ModelChange:
         self._root = model
         self._swaps: list[_Swap] = []
         self._written: list[_Written] = []
-        self._others: list[Callable[[], object]] = []
         self._undone = False
+        self._others: list[Callable[[], object]] = []
         tree = module_tree(model)
         self._places = {module: list(node.places) for module, node in tree.items()}
         self._names = {module: node.name for module, node in tree.items()}
@@ -106,30 +105,28 @@ class ModelChange:
     @torch.no_grad()
     def write(self, tensor: Tensor, values: Tensor, name: str) -> None:
         """Give a tensor of the model other values; it stays the object that it is."""
-        self._written.append(_Written(tensor, tensor.detach().clone(), tensor._version + 1, name, False))
+        self._written.append(_Written(tensor, tensor.detach().clone(), tensor._version + 1, name))
         tensor.copy_(values)
 
-    def move(self, tensor: Tensor, values: Tensor, name: str) -> None:
+    def move(self, tensor: Tensor, values: Tensor) -> None:
         """As `write`, into memory of its own: whoever shares the tensor's memory, another model too, keeps the old."""
-        self._written.append(_Written(tensor, tensor.data, tensor._version, name, True))
+        old = tensor.data
+        self.on_undo(lambda: setattr(tensor, "data", old))
         tensor.data = values.detach().to(tensor.dtype).clone()
 
     def on_undo(self, action: Callable[[], object]) -> None:
-        """Something that is no place in the model: how to take it back, once it was done."""
+        """How to take something else back that is being done to the model; it must do no harm where it was not."""
         self._others.append(action)
 
     def roll_back(self) -> None:
         """Take everything back, whatever became of it since."""
+        for action in reversed(self._others):
+            action()
         for swap in reversed(self._swaps):
             _put(swap.place, swap.old)
         with torch.no_grad():
             for written in reversed(self._written):
-                if written.moved:
-                    written.tensor.data = written.old
-                else:
-                    written.tensor.copy_(written.old)
-        for action in reversed(self._others):
-            action()
+                written.tensor.copy_(written.old)
         self.model, self._undone = self._root, True
 
     def undo(self) -> nn.Module:
@@ -156,7 +153,7 @@ class ModelChange:
                     f"{_called(new)}; put that back first."
                 )
         written = {id(w.tensor): w for w in self._written}
-        for tensor, _, version, name, _ in written.values():
+        for tensor, _, version, name in written.values():
             if tensor._version != version:
                 raise ValueError(f"{self._caller} cannot be undone: {name} has been changed since.")
 

@@ -192,29 +192,29 @@ def _held_elsewhere(model: nn.Module, tensors: list[Tensor]) -> set[int]:
 
 
 def _write(change: ModelChange, job: _Job, elsewhere: set[int]) -> list[str]:
-    module, key, name, _ = job
+    module, key = job.module, job.key
     kinds = []
     if parametrize.is_parametrized(module, key):
         kinds += [KINDS[type(p)] for p in chain_of(module, key)]
         value = parametrized_value(module, key)
         last = list(chain_of(module, key)._parameters.values() or chain_of(module, key)._buffers.values())[-1]
         _unparametrize(change, module, key)
-        _register(change, module, key, _holding(change, last, value, name, elsewhere))  # type: ignore[arg-type]
+        _register(change, module, key, _holding(change, last, value, elsewhere))  # type: ignore[arg-type]
     for number, hook in list(module._forward_pre_hooks.items()):
         if type(hook) in HOOKS and hook.name == key:  # type: ignore[attr-defined]
             kinds.append(HOOKS[type(hook)][0])
-            _unhook(change, module, number, hook, name, elsewhere)
+            _unhook(change, module, number, hook, elsewhere)
     if isinstance(module, StandardizedConv) and key == "weight":
         kinds.append(KINDS[parametrize.type_before_parametrizations(module)])
-        _make_plain(change, module, name, elsewhere)
+        _make_plain(change, module, elsewhere)
     return kinds
 
 
-def _holding(change: ModelChange, tensor: Tensor, value: Tensor, name: str, elsewhere: set[int]) -> Tensor:
+def _holding(change: ModelChange, tensor: Tensor, value: Tensor, elsewhere: set[int]) -> Tensor:
     """The tensor with another value, or one of its kind where the tensor is another model's too."""
     if id(tensor) in elsewhere:
         return nn.Parameter(value.detach().clone(), tensor.requires_grad)
-    change.move(tensor, value, name)
+    change.move(tensor, value)
     return tensor
 
 
@@ -222,8 +222,8 @@ def _register(change: ModelChange, module: nn.Module, key: str, tensor: Tensor) 
     if isinstance(tensor, nn.Parameter):
         change.set(module, key, tensor)
     else:
+        change.on_undo(lambda: module._buffers.pop(key, None))
         module.register_buffer(key, tensor)
-        change.on_undo(lambda: module._buffers.pop(key))
 
 
 def _unparametrize(change: ModelChange, module: nn.Module, key: str) -> None:
@@ -245,7 +245,7 @@ def _unparametrize(change: ModelChange, module: nn.Module, key: str) -> None:
         parametrize._inject_property(module, other)
 
 
-def _unhook(change: ModelChange, module: nn.Module, number: int, hook: Any, name: str, elsewhere: set[int]) -> None:
+def _unhook(change: ModelChange, module: nn.Module, number: int, hook: Any, elsewhere: set[int]) -> None:
     """Write what torch's hook computes in evaluation, and take the hook and its tensors out."""
     key = hook.name
     if isinstance(hook, WeightNorm):
@@ -263,7 +263,7 @@ def _unhook(change: ModelChange, module: nn.Module, number: int, hook: Any, name
     for suffix in ("", "_g", "_u", "_v", "_orig"):
         if any(key + suffix in store for store in (module._parameters, module._buffers, vars(module))):
             change.remove(module, key + suffix)
-    change.set(module, key, _holding(change, kept, value, name, elsewhere))
+    change.set(module, key, _holding(change, kept, value, elsewhere))
 
 
 def _drop(change: ModelChange, hooks: dict[int, Any], numbers: list[int]) -> None:
@@ -274,8 +274,8 @@ def _drop(change: ModelChange, hooks: dict[int, Any], numbers: list[int]) -> Non
         del hooks[number]
 
 
-def _make_plain(change: ModelChange, conv: Any, name: str, elsewhere: set[int]) -> None:
-    weight = _holding(change, conv.weight, conv.standardized(conv.weight), name, elsewhere)
+def _make_plain(change: ModelChange, conv: Any, elsewhere: set[int]) -> None:
+    weight = _holding(change, conv.weight, conv.standardized(conv.weight), elsewhere)
     if weight is not conv.weight:
         change.set(conv, "weight", weight)
     for attribute in ("gain", "gamma", "eps"):
