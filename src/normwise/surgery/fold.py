@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ from .report import Report, Table
 
 FOLDED, KEPT = "folded", "kept"
 SIDES = (BEFORE, AFTER)
+_OF_EACH_INPUT = (nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 STANDALONE = ("keep", "affine")
 
 
@@ -64,6 +66,10 @@ class Folded(Report):
         notes = [f"In the model's own dtype: largest error {self.own_error:.3g}."]
         if self.bf16 is not None:
             notes.append("Distance from fp64 in bf16: {:.3g} before, {:.3g} after.".format(*self.bf16))
+        others = Counter(type(m).__name__ for m in self.model.modules() if isinstance(m, _OF_EACH_INPUT))
+        if others:
+            counts = ", ".join(f"{count} {name}" for name, count in others.items())
+            notes.append(f"Of each input's own statistics, and so never folded: {counts}.")
         if self.baked:
             notes.append(f"Written into plain weights first: {', '.join(self.baked)}.")
         return Table(title, columns, [row._asdict() for row in self.rows], notes)

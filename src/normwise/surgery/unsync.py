@@ -59,16 +59,18 @@ def _plain(sync: nn.SyncBatchNorm, name: str, rank: int | None) -> nn.Module:
         return _of_timm(sync)
     if type(sync) not in (nn.SyncBatchNorm, layers.SyncBatchNorm):
         raise ValueError(f"unsync: {name} is a {type(sync).__name__}, whose forward of its own would be lost.")
+    options = (sync.num_features, sync.eps, sync.momentum, sync.affine, sync.track_running_stats)
+    ours = isinstance(sync, layers.SyncBatchNorm)
+    if ours and sync.converted_from is not None and sync.activation is None:
+        return _with_tensors(sync.converted_from(*options), sync)
     if rank is None:
         raise ValueError(
             f"unsync: nothing says whether {name} was a BatchNorm1d, 2d or 3d; write unsync(model, example_inputs)."
         )
-    options = (sync.num_features, sync.eps, sync.momentum, sync.affine, sync.track_running_stats)
-    if not isinstance(sync, layers.SyncBatchNorm):
+    if not ours:
         return _with_tensors(_TORCH[rank](*options), sync)
-    policy = sync.policy
     plain = _OURS[rank](*options, activation=sync.activation)
-    plain.policy, plain.bank = policy, sync.bank
+    plain.policy, plain.bank = sync.policy, sync.bank
     if getattr(sync, "banks", None) is not None:
         plain.banks = sync.banks
     return _with_tensors(plain, sync)

@@ -172,6 +172,8 @@ class _Observer(TorchDispatchMode):
 
     def _leave(self, name: str, hooked: bool, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:  # noqa: ARG002
         call = self._stack.pop()
+        while call.module is not module:  # a call that the model saw fail, and went on
+            call = self._stack.pop()
         if isinstance(call, LayerCall):
             if isinstance(output, Tensor):
                 call.result = Signal(call, weakref.ref(output), tuple(output.shape), output.dtype)

@@ -99,3 +99,5 @@ def _convert(model: nn.Module, dtype: torch.dtype) -> None:
                     is_parameter = isinstance(tensor, nn.Parameter)
                     copies[id(tensor)] = nn.Parameter(converted, tensor.requires_grad) if is_parameter else converted
                 store[name] = copies[id(tensor)]  # type: ignore[assignment]
+        if isinstance(module, nn.RNNBase):  # which keeps a second list of its parameters
+            module._flat_weights = [module._parameters.get(name) for name in module._flat_weights_names]
