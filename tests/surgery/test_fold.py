@@ -304,3 +304,36 @@ def test_a_folded_copy_takes_the_folded_state():
     fresh = nw.fold(other, x).model
     fresh.load_state_dict(state)
     assert error(fresh(x), in_fp64(net, x)) < FINE
+
+
+class Between(nn.Module):
+    """What passes a signal on, or asks only for its shape, is no reader of it; an output size goes along."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.drop, self.norm = nn.Conv2d(3, 4, 3, stride=2), nn.Identity(), nn.BatchNorm2d(4)
+        self.grow, self.last = nn.ConvTranspose2d(4, 4, 3, stride=2), nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        y = self.conv(x)
+        size = y.shape
+        y = self.norm(self.drop(y)).view(size)
+        return self.last(self.grow(y, output_size=x.shape[2:]))
+
+
+def test_an_identity_between_a_shape_and_an_output_size():
+    net = trained(Between())
+    for size in (8, 9):
+        assert outcomes(folded(net, torch.randn(2, 3, size, size))) == {"norm": "folded", "last": "folded"}
+
+
+def test_memory_layout_gradients_and_inference_mode():
+    net = trained(nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4)))
+    net.to(memory_format=torch.channels_last)
+    net[1].weight.requires_grad_(False)
+    with torch.inference_mode():
+        model = nw.fold(net, torch.randn(2, 3, 8, 8)).model
+    assert model[1].weight.is_contiguous(memory_format=torch.channels_last)
+    assert not model[1].weight.requires_grad
+    assert not any(p.is_inference() for p in model.parameters())
+    model(torch.randn(2, 3, 8, 8, requires_grad=True)).sum().backward()

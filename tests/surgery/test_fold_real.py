@@ -1,4 +1,4 @@
-"""fold on a trained ImageNet net with 52 BatchNorms, and photographs; skipped where their packages are not installed."""
+"""fold on a trained ImageNet net with 52 BatchNorms, and photographs: skipped where they are not installed."""
 
 import copy
 

@@ -75,6 +75,7 @@ class Folded(Report):
         return Table(title, columns, [row._asdict() for row in self.rows], notes)
 
 
+@torch.inference_mode(False)
 def fold(
     model: nn.Module,
     example_inputs: Any,

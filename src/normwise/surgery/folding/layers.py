@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -32,9 +32,9 @@ class Refit(NamedTuple):
 
     def attributes(self, layer: nn.Module) -> Iterator[tuple[str, Any]]:
         """What to set in the layer: names and values."""
-        like: Tensor = layer.weight  # type: ignore[assignment]
+        like: Tensor = layer.weight.detach()  # type: ignore[assignment, operator, union-attr]
         trained = any(p.requires_grad for p in layer.parameters(recurse=False))
-        yield "weight", nn.Parameter(self.weight.to(like.device, like.dtype), like.requires_grad)
+        yield "weight", nn.Parameter(torch.empty_like(like).copy_(self.weight), layer.weight.requires_grad)  # type: ignore[union-attr, arg-type]
         yield "bias", nn.Parameter(self.bias.to(like.device, like.dtype), trained)
         if self.pads:
             padding = layer.padding if isinstance(layer.padding, str) else (0,) * len(layer.kernel_size)  # type: ignore[union-attr, arg-type]
@@ -145,10 +145,19 @@ def _pads_with_zeros(layer: nn.Module) -> bool:
     return any(layer._reversed_padding_repeated_twice)
 
 
-def sizes_of_terms(layer: nn.Module, tensors: Refit, x: Tensor) -> Tensor:
+def computed(layer: nn.Module, tensors: Refit, x: Tensor, beside: Mapping[str | int, Any]) -> Tensor:
+    """What the layer would return with these tensors, called as it was: with an ``output_size``, for example."""
+    if tensors.values is not None:
+        x = padded(x, tensors.pads, tensors.values)
+    args = [beside[key] for key in sorted(key for key in beside if isinstance(key, int))]
+    return tensors.twin(layer).forward(x, *args, **{key: v for key, v in beside.items() if isinstance(key, str)})
+
+
+def sizes_of_terms(layer: nn.Module, tensors: Refit, x: Tensor, beside: Mapping[str | int, Any]) -> Tensor:
     """The sum of the magnitudes of what a layer adds up for each value of its output, the bias left out."""
-    nothing = torch.zeros_like(tensors.bias)
-    return tensors._replace(weight=tensors.weight.abs(), bias=nothing).twin(layer).forward(x.abs())
+    values = None if tensors.values is None else tensors.values.abs()
+    sizes = Refit(tensors.weight.abs(), torch.zeros_like(tensors.bias), tensors.pads, values)
+    return computed(layer, sizes, x.abs(), beside)
 
 
 def padded(x: Tensor, pads: tuple[int, ...], values: Tensor) -> Tensor:

@@ -80,8 +80,7 @@ def observe(model: nn.Module, layers: Mapping[nn.Module, str], forward: Callable
     with torch.no_grad(), observer:
         output = forward(model)
     observer.note_outputs(output)
-    del output
-    observer.note_what_is_kept()
+    observer.note_what_is_kept()  # while the output is there, of whatever kind it is
     return observer.found
 
 
@@ -178,11 +177,13 @@ class _Observer(TorchDispatchMode):
             if isinstance(output, Tensor):
                 call.result = Signal(call, weakref.ref(output), tuple(output.shape), output.dtype)
                 self._signals[id(output)] = call.result
-        elif hooked:
-            for tensor in tensors_in(output):
-                signal = self._signal(tensor)
-                if signal is not None:
-                    signal.others.append(f"the hooks of {name or 'the model'}")
+            return
+        for tensor in tensors_in(output):
+            signal = self._signal(tensor)
+            if signal is not None and hooked:
+                signal.others.append(f"the hooks of {name or 'the model'}")
+            if signal is not None and call in signal.takers and output is tensor:
+                signal.takers.remove(call)  # it passes on what it took, as Identity does
 
     def note_outputs(self, output: Any) -> None:
         for tensor in tensors_in(output):
@@ -191,7 +192,7 @@ class _Observer(TorchDispatchMode):
                 signal.others.append("whoever gets the model's output")
 
     def note_what_is_kept(self) -> None:
-        """A signal that is alive after the run is held by an attribute, a list or a hook, which may read it."""
+        """A signal that is alive after the run is held by an attribute, a list, a hook or an unusual output."""
         signals = [call.result for calls in self.found.calls.values() for call in calls if call.result is not None]
         if any(signal.tensor() is not None for signal in signals):
             gc.collect()  # a cycle of garbage holds nothing

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from ...core.model_change import ModelChange
 from ...core.precision import in_fp64
 from . import layers
-from .layers import padded
 from .norms import channel_axis
 from .plan import Fold, Lone
 from .runs import Forward, on_loan, outputs, outputs_if_any
@@ -64,10 +63,8 @@ def _listen_to_layer(fold: Fold, found: dict[Fold | Lone, Local]) -> None:
 
     def enter(module: nn.Module, args: Any, kwargs: Any) -> None:  # noqa: ARG001
         x = next(iter((*args, *kwargs.values())))
-        pads, values = fold.refit.pads, fold.refit.values
-        if values is not None:
-            x = padded(x, pads, values)
-        waiting.append((fold.refit.twin(fold.layer).forward(x), layers.sizes_of_terms(fold.layer, fold.refit, x)))
+        given = (fold.layer, fold.refit, x, fold.call.beside)
+        waiting.append((layers.computed(*given), layers.sizes_of_terms(*given)))
 
     def leave(module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> None:
         y, sizes = waiting.pop()
