@@ -8,7 +8,7 @@ import pytest
 
 import normwise as nw
 
-LATER = ("comparison", "bench", "signal", "pages", "cli", "doctor")
+LATER = ("comparison", "bench", "signal", "surgery", "pages", "cli", "doctor")
 HEAVY = ("matplotlib", "sklearn", "scipy", "pandas", "plotly", "PIL", "rich", "typer", "torchvision", "timm", "onnx")
 HEAVY += ("torch.utils.flop_counter", "torch._dynamo", "torch._inductor", "triton")
 

@@ -88,6 +88,7 @@ from .weights import weight_standardization as weight_standardization
 if _typing.TYPE_CHECKING:
     from . import comparison as comparison
     from . import signal as signal
+    from . import surgery as surgery
     from .comparison import compare as compare
     from .signal import Figure as Figure
     from .signal import Finding as Finding
@@ -102,6 +103,10 @@ if _typing.TYPE_CHECKING:
     from .signal import predict as predict
     from .signal import trace as trace
     from .signal import watch as watch
+    from .surgery import Folded as Folded
+    from .surgery import FoldRow as FoldRow
+    from .surgery import fold as fold
+    from .surgery import unsync as unsync
 
 __version__ = "0.1.0"
 
@@ -110,7 +115,9 @@ _IN_SIGNAL = (
     *("signal", "Figure", "Finding", "Findings", "Histogram", "Tap", "Trace", "assert_signal", "diagnose"),
     *("plot", "plot_histograms", "predict", "trace", "watch"),
 )
-_LATER = dict.fromkeys(_IN_SIGNAL, "signal") | dict.fromkeys(("comparison", "compare"), "comparison")
+_IN_SURGERY = ("surgery", "Folded", "FoldRow", "fold", "unsync")
+_LATER = dict.fromkeys(_IN_SIGNAL, "signal") | dict.fromkeys(_IN_SURGERY, "surgery")
+_LATER |= dict.fromkeys(("comparison", "compare"), "comparison")
 
 
 if not _typing.TYPE_CHECKING:  # a type checker would take every misspelt name for one of these
