@@ -87,6 +87,7 @@ from .weights import weight_standardization as weight_standardization
 if _typing.TYPE_CHECKING:
     from . import comparison as comparison
     from . import signal as signal
+    from . import surgery as surgery
     from .comparison import compare as compare
     from .signal import Figure as Figure
     from .signal import Finding as Finding
@@ -101,6 +102,7 @@ if _typing.TYPE_CHECKING:
     from .signal import predict as predict
     from .signal import trace as trace
     from .signal import watch as watch
+    from .surgery import recalibrate as recalibrate
 
 __version__ = "0.1.0"
 
@@ -109,7 +111,12 @@ _IN_SIGNAL = (
     *("signal", "Figure", "Finding", "Findings", "Histogram", "Tap", "Trace", "assert_signal", "diagnose"),
     *("plot", "plot_histograms", "predict", "trace", "watch"),
 )
-_LATER = dict.fromkeys(_IN_SIGNAL, "signal") | dict.fromkeys(("comparison", "compare"), "comparison")
+_IN_SURGERY = ("surgery", "recalibrate")
+_LATER = (
+    dict.fromkeys(_IN_SIGNAL, "signal")
+    | dict.fromkeys(_IN_SURGERY, "surgery")
+    | dict.fromkeys(("comparison", "compare"), "comparison")
+)
 
 
 if not _typing.TYPE_CHECKING:  # a type checker would take every misspelt name for one of these

@@ -28,10 +28,11 @@ class _Swap(NamedTuple):
 
 
 class _Written(NamedTuple):
-    """A tensor whose values were written, with those from before and its version after it."""
+    """A tensor whose values were written, with those from before and after, and its version then."""
 
     tensor: Tensor
     old: Tensor
+    new: Tensor
     version: int
     name: str
 
@@ -103,7 +104,7 @@ class ModelChange:
     @torch.no_grad()
     def write(self, tensor: Tensor, values: Tensor, name: str) -> None:
         """Give a tensor of the model other values; it stays the object that it is."""
-        self._written.append(_Written(tensor, tensor.detach().clone(), tensor._version + 1, name))
+        self._written.append(_Written(tensor, tensor.detach().clone(), values, tensor._version + 1, name))
         tensor.copy_(values)
 
     def roll_back(self) -> None:
@@ -139,8 +140,9 @@ class ModelChange:
                     f"{_called(new)}; put that back first."
                 )
         written = {id(w.tensor): w for w in self._written}
-        for tensor, _, version, name in written.values():
-            if tensor._version != version:
+        for tensor, _, new, version, name in written.values():
+            # A later change that was undone has written the same values again.
+            if tensor._version != version and not torch.equal(tensor, new.to(tensor)):
                 raise ValueError(f"{self._caller} cannot be undone: {name} has been changed since.")
 
     def _place(self, module: nn.Module, store: Any, key: str) -> Place:

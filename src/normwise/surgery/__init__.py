@@ -1,1 +1,3 @@
 """Tools that change models people already have."""
+
+from .recalibrate import recalibrate as recalibrate
