@@ -57,12 +57,10 @@ from .layers import SwitchableNorm1d as SwitchableNorm1d
 from .layers import SwitchableNorm2d as SwitchableNorm2d
 from .layers import SwitchableNorm3d as SwitchableNorm3d
 from .layers import SyncBatchNorm as SyncBatchNorm
-from .layers import freeze as freeze
 from .layers import make_norm as make_norm
 from .layers import no_update as no_update
 from .layers import pool_updates as pool_updates
 from .layers import statistics_bank as statistics_bank
-from .layers import unfreeze as unfreeze
 from .operations.normalize import normalize as normalize
 from .operations.normalize import normalize_and_measure as normalize_and_measure
 from .operations.ways import explain_way as explain_way
@@ -102,7 +100,9 @@ if _typing.TYPE_CHECKING:
     from .signal import predict as predict
     from .signal import trace as trace
     from .signal import watch as watch
+    from .surgery import freeze as freeze
     from .surgery import recalibrate as recalibrate
+    from .surgery import unfreeze as unfreeze
 
 __version__ = "0.1.0"
 
@@ -111,7 +111,7 @@ _IN_SIGNAL = (
     *("signal", "Figure", "Finding", "Findings", "Histogram", "Tap", "Trace", "assert_signal", "diagnose"),
     *("plot", "plot_histograms", "predict", "trace", "watch"),
 )
-_IN_SURGERY = ("surgery", "recalibrate")
+_IN_SURGERY = ("surgery", "freeze", "recalibrate", "unfreeze")
 _LATER = (
     dict.fromkeys(_IN_SIGNAL, "signal")
     | dict.fromkeys(_IN_SURGERY, "surgery")

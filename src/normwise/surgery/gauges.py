@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.moments import Moments
-from ..core.remembering import memory_of, remembers_instances
+from ..layers.remembering import memory_of, remembers_instances
 from ..layers.running_layer import RunningLayer
 from ..operations.measure import measure
 from .population import InstancePopulation, Population

@@ -11,8 +11,7 @@ from torch import nn
 from ..core.model_change import ModelChange
 from ..core.numbers import check_number
 from ..core.processes import ProcessGroup
-from ..core.remembering import Memory, memory_of
-from ..layers.running_layer import StatisticsBank
+from ..layers.remembering import Memory, memory_of
 from ..signal.modules import unwrapped, watched_modules
 from .batches import Batches, Forward
 from .recalibrated import SURE, Recalibrated
@@ -133,8 +132,7 @@ def _check_options(method: str, blend: float, upstream: str, tolerance: float | 
 
 def remembering_layers(model: nn.Module) -> dict[nn.Module, str]:
     """The layers with running statistics by name; ValueError where there is none."""
-    names = watched_modules(model).items()
-    found = {m: name for m, name in names if not isinstance(m, StatisticsBank) and memory_of(m) is not None}
+    found = {m: name for m, name in watched_modules(model).items() if memory_of(m) is not None}
     if not found:
         raise ValueError(
             f"{_NAME}: {type(model).__name__} has no layer with running statistics (running_mean and running_var)."

@@ -95,8 +95,8 @@ class Recalibrated(Report):
             yield (
                 f"Few samples: after {worst.samples} the mean of a channel of layer {worst.name} is known to "
                 f"{worst.uncertainty:.2g} of its σ (standard error; {self._tolerance:g} is asked for, and missed in "
-                f"{len(unsure)} of {len(self.rows)} layers). Statistics of few samples may be worse than the old ones: pass more, or keep "
-                "a part of the old ones with blend=0.5."
+                f"{len(unsure)} of {len(self.rows)} layers). Statistics of few samples may be worse than the old ones: "
+                "pass more, or keep a part of the old ones with blend=0.5."
             )
         drifts = {row.name: row.drift for row in self.rows if row.drift is not None}
         far = max(drifts, key=lambda name: drifts[name], default=None)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.precision import in_fp64
-from ..core.remembering import Memory, memory_of
+from ..layers.remembering import Memory, memory_of
 from .gauges import remember
 from .generations import generations
 from .population import Population

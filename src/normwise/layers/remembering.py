@@ -7,6 +7,8 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from .running_layer import StatisticsBank
+
 
 class Memory(NamedTuple):
     """The buffers of one layer: ``[C]``, ``[C]`` and the counter of batches, where it has one."""
@@ -25,6 +27,8 @@ def memory_of(layer: nn.Module) -> Memory | None:
     >>> memory_of(nn.BatchNorm2d(3)).var, memory_of(nn.BatchNorm2d(3, track_running_stats=False))
     (tensor([1., 1., 1.]), None)
     """
+    if isinstance(layer, StatisticsBank):
+        return None
     bank = getattr(layer, "bank", None)
     holder = layer if bank is None else layer._bank(bank)  # type: ignore[operator]
     mean, var = (holder._buffers.get(name) for name in ("running_mean", "running_var"))
