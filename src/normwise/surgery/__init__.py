@@ -2,4 +2,6 @@
 
 from .freezing import freeze as freeze
 from .freezing import unfreeze as unfreeze
-from .recalibrate import recalibrate as recalibrate
+from .recalibrating import recalibrate as recalibrate
+from .swapping import Swap as Swap
+from .swapping import swap as swap

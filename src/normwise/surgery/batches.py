@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -48,17 +49,23 @@ class Batches:
 
     def through(self, model: nn.Module) -> Iterator[int]:
         """Run the model on one batch after the other; yields how many there were so far."""
-        number = 0
-        for number, batch in enumerate(islice(self._loader, self._steps), 1):
-            self._run(model, copied(batch, device_of(model), torch.clone), number)
+        for number, run in enumerate(self.runs(), 1):
+            run(model)
             yield number
-        if number == 0:
+
+    def runs(self) -> Iterator[Callable[[nn.Module], Any]]:
+        """For each batch the way to run a model on it."""
+        empty = True
+        for number, batch in enumerate(islice(self._loader, self._steps), 1):
+            empty = False
+            yield partial(self._run, batch=batch, number=number)
+        if empty:
             raise ValueError(f"{self._caller}: the loader has no batches.")
 
-    def _run(self, model: nn.Module, batch: Any, number: int) -> None:
+    def _run(self, model: nn.Module, batch: Any, number: int) -> Any:
+        batch = copied(batch, device_of(model), torch.clone)
         if self._forward is not None:
-            self._forward(model, batch)
-            return
+            return self._forward(model, batch)
         arguments, named = _arguments(model, batch)
         try:
             inspect.signature(model.forward).bind(*arguments, **named)
@@ -67,7 +74,7 @@ class Batches:
                 f"{self._caller}: batch {number} is {_described(batch)}, which {type(model).__name__}.forward does not "
                 f"take ({error}); say how with forward=lambda model, batch: model(...)."
             ) from error
-        model(*arguments, **named)
+        return model(*arguments, **named)
 
 
 def _arguments(model: nn.Module, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
