@@ -53,7 +53,7 @@ class ModelChange:
     def __init__(self, model: nn.Module, caller: str) -> None:
         self.model = model
         self._caller = caller
-        self._root = model
+        self._roots = [model]
         self._swaps: list[_Swap] = []
         self._written: list[_Written] = []
         self._undone = False
@@ -91,6 +91,7 @@ class ModelChange:
             self._swap(place, old, new)
         if old is self.model:
             self.model = new
+            self._roots.append(new)
 
     def set(self, module: nn.Module, name: str, value: Any) -> None:
         """Register or set what an assignment would: a parameter, a buffer, a child or another attribute."""
@@ -114,7 +115,7 @@ class ModelChange:
         with torch.no_grad():
             for written in reversed(self._written):
                 written.tensor.copy_(written.old)
-        self.model, self._undone = self._root, True
+        self.model, self._undone = self._roots[0], True
 
     def undo(self) -> nn.Module:
         """Take everything back and return the model as it was before.
@@ -128,7 +129,7 @@ class ModelChange:
         return self.model
 
     def _check_untouched(self) -> None:
-        theirs = [self.model, *(s.old for s in self._swaps if isinstance(s.old, nn.Module))]
+        theirs = [*self._roots, *(s.old for s in self._swaps if isinstance(s.old, nn.Module))]
         reachable = {module for root in theirs for module in root.modules()}
         last = {(id(swap.place.store), swap.place.key, swap.place.inner): swap for swap in self._swaps}
         for place, _, new in last.values():

@@ -18,6 +18,7 @@ from .recalibrated import SURE, Recalibrated
 from .renewal import Renewal, Statistics, row_of
 from .surveying import Stop, Survey, on_loan
 from .together import Together
+from .transition import check_closed
 
 METHODS = ("population",)
 UPSTREAM = ("batch", "running")
@@ -86,6 +87,7 @@ def recalibrate(
     together = Together(process_group, _NAME)
     _check_options(method, blend, upstream, tolerance, together)
     whole = unwrapped(model, _NAME)
+    check_closed(whole, _NAME)
     layers = remembering_layers(whole)
     batches = Batches(loader, forward, steps, _NAME)
     if upstream == "running" and batches.once_only():

@@ -20,7 +20,7 @@ from .given import Where, check_model, matching
 from .optimizers import Move
 from .successors import Maker, Successor, is_normalizer, why_kept
 from .swapped import SwappedLayer, SwapReport
-from .transition import Transition
+from .transition import Transition, check_closed
 
 STARTS = ("copy", "data-free", "exact")
 _NAME = "swap"
@@ -115,16 +115,26 @@ class Swap:
         self._move: Move | None = None
         self._flags = {p: p.requires_grad for old in successors for p in old.parameters(recurse=False)}
         self._transitions: list[Transition] = []
-        with ModelChange(model, _NAME) as self._change:
-            for old, new in successors.items():
-                if start == "exact":
-                    self._transitions.append(Transition(old, new))
-                self._change.replace(old, self._transitions[-1] if start == "exact" else new)
-            if optimizer is not None:
-                self._move = Move(optimizer, successors.items())
+        modes = {old: old.training for old in successors}
+        try:
+            with ModelChange(model, _NAME) as self._change:
+                for old, new in successors.items():
+                    self._put(old, new, exact=start == "exact")
+                if optimizer is not None:
+                    self._move = Move(optimizer, successors.items())
+        except BaseException:
+            _set_modes(modes)
+            raise
         for p in self._flags if start == "exact" else ():
             p.requires_grad_(False)
         self._versions = {p: p._version for p in self.model.parameters()}
+
+    def _put(self, old: nn.Module, new: nn.Module, *, exact: bool) -> None:
+        mode = old.training
+        if exact:
+            self._transitions.append(Transition(old, new))
+        self._change.replace(old, self._transitions[-1] if exact else new)
+        (self._transitions[-1] if exact else new).train(mode)
 
     def __repr__(self) -> str:
         return f"Swap({type(self.model).__name__}, t={self.t:g})"
@@ -199,6 +209,7 @@ class Swap:
 
         Raises ValueError, and changes nothing, where a place holds something else by now, or after an earlier undo.
         """
+        modes = {old: new.training for old, new in self._successors.items()}
         model = self._change.undo()
         if self._move is not None:
             self._move.undo()
@@ -206,6 +217,7 @@ class Swap:
             p.requires_grad_(flag)
         for old, new in self._successors.items():
             _follow(old, new)
+        _set_modes(modes)
         self._transitions, self._teacher, self._undone = [], None, True
         return model
 
@@ -233,15 +245,6 @@ class Swap:
             if isinstance(module, Transition):
                 module.t = 0.0
         return teacher
-
-
-def check_closed(model: nn.Module, caller: str) -> None:
-    """No tool works on a model in the middle of a swap."""
-    for name, module in model.named_modules():
-        if isinstance(module, Transition):
-            raise ValueError(
-                f"{caller}: {name or 'the model'} is in the middle of a swap; call its finish() or undo()."
-            )
 
 
 def _chosen(model: nn.Module, where: Where | None) -> dict[nn.Module, Node]:
@@ -274,6 +277,11 @@ def _follow(layer: nn.Module, other: nn.Module) -> None:
     like = next((t for t in (*other.parameters(), *other.buffers()) if t.is_floating_point()), None)
     if like is not None:
         layer.to(like.device, like.dtype)
+
+
+def _set_modes(modes: dict[nn.Module, bool]) -> None:
+    for layer, mode in modes.items():
+        layer.train(mode)
 
 
 def _row(node: Node, kept: str | None, made: Successor | None, drift: float | None) -> SwappedLayer:

@@ -25,8 +25,8 @@ class Transition(nn.Module):
 
     def __init__(self, before: nn.Module, after: nn.Module) -> None:
         super().__init__()
-        self.before, self.after = before, after
-        self.train(before.training)
+        mode, self.before, self.after = before.training, before, after
+        self.train(mode)
 
     def forward(self, x: Tensor, *arguments: Any, **named: Any) -> Tensor:
         if self.t == 0:
@@ -43,3 +43,12 @@ class Transition(nn.Module):
 
     def extra_repr(self) -> str:
         return f"t={self.t:g}"
+
+
+def check_closed(model: nn.Module, caller: str) -> None:
+    """No tool works on a model in the middle of a swap."""
+    for name, module in model.named_modules():
+        if isinstance(module, Transition):
+            raise ValueError(
+                f"{caller}: {name or 'the model'} is in the middle of a swap; call its finish() or undo()."
+            )
