@@ -100,6 +100,7 @@ if _typing.TYPE_CHECKING:
     from .signal import predict as predict
     from .signal import trace as trace
     from .signal import watch as watch
+    from .surgery import adapt as adapt
     from .surgery import freeze as freeze
     from .surgery import recalibrate as recalibrate
     from .surgery import swap as swap
@@ -112,7 +113,7 @@ _IN_SIGNAL = (
     *("signal", "Figure", "Finding", "Findings", "Histogram", "Tap", "Trace", "assert_signal", "diagnose"),
     *("plot", "plot_histograms", "predict", "trace", "watch"),
 )
-_IN_SURGERY = ("surgery", "freeze", "recalibrate", "swap", "unfreeze")
+_IN_SURGERY = ("surgery", "adapt", "freeze", "recalibrate", "swap", "unfreeze")
 _LATER = (
     dict.fromkeys(_IN_SIGNAL, "signal")
     | dict.fromkeys(_IN_SURGERY, "surgery")

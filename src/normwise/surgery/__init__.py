@@ -1,7 +1,10 @@
 """Tools that change models people already have."""
 
+from .adapting import Adapted as Adapted
+from .adapting import adapt as adapt
 from .freezing import freeze as freeze
 from .freezing import unfreeze as unfreeze
+from .recalibrated import Recalibrated as Recalibrated
 from .recalibrating import recalibrate as recalibrate
 from .swapping import Swap as Swap
 from .swapping import swap as swap

@@ -88,7 +88,7 @@ def recalibrate(
     _check_options(method, blend, upstream, tolerance, together)
     whole = unwrapped(model, _NAME)
     check_closed(whole, _NAME)
-    layers = remembering_layers(whole)
+    layers = remembering_layers(whole, _NAME)
     batches = Batches(loader, forward, steps, _NAME)
     if upstream == "running" and batches.once_only():
         raise TypeError(
@@ -132,11 +132,11 @@ def _check_options(method: str, blend: float, upstream: str, tolerance: float | 
             raise ValueError(f"{_NAME}: tolerance stops one process, and a group reads in step; give steps instead.")
 
 
-def remembering_layers(model: nn.Module) -> dict[nn.Module, str]:
+def remembering_layers(model: nn.Module, caller: str) -> dict[nn.Module, str]:
     """The layers with running statistics by name; ValueError where there is none."""
     found = {m: name for m, name in watched_modules(model).items() if memory_of(m) is not None}
     if not found:
         raise ValueError(
-            f"{_NAME}: {type(model).__name__} has no layer with running statistics (running_mean and running_var)."
+            f"{caller}: {type(model).__name__} has no layer with running statistics (running_mean and running_var)."
         )
     return found

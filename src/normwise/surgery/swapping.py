@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import copy
-from collections import Counter
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..core.model_change import ModelChange
-from ..core.module_tree import Node, module_tree
 from ..core.numbers import check_number
 from ..layers import Norm
 from ..signal.inputs import Forward
+from .candidates import chosen_normalizers, follow, ranks_for, row_of, successors_for
 from .distillation import Distilled, distill
-from .drifting import Example, local_drifts, ranks_of
-from .given import Where, check_model, matching
+from .drifting import Example, local_drifts
+from .given import Where, check_model
 from .optimizers import Move
-from .successors import Maker, Successor, is_normalizer, why_kept
+from .successors import Maker, why_kept
 from .swapped import SwappedLayer, SwapReport
 from .transition import Transition, check_closed
 
 STARTS = ("copy", "data-free", "exact")
 _NAME = "swap"
-_RANKS = {"1d": 1, "2d": 2, "3d": 3}
 
 
 def swap(
@@ -82,17 +80,17 @@ def swap(
     maker = Maker(norm, groups, channels_per_group, start)
     check_model(model, _NAME)
     check_closed(model, _NAME)
-    chosen = _chosen(model, where)
+    chosen = chosen_normalizers(model, where)
     kept = {layer: why_kept(layer) for layer in chosen}
     swapped = {layer: node for layer, node in chosen.items() if kept[layer] is None}
-    ranks = _ranks(model, list(swapped), example_inputs)
-    successors = _successors(maker, swapped, ranks)
+    ranks = ranks_for(model, list(swapped), example_inputs)
+    successors = successors_for(maker, swapped, ranks)
     example = drifts = None
     if example_inputs is not None:
         example = Example(model, example_inputs)
         drifts = local_drifts(model, {old: made.layer for old, made in successors.items()}, example_inputs)
     drifts = drifts or {}
-    rows = [_row(node, kept[layer], successors.get(layer), drifts.get(layer)) for layer, node in chosen.items()]
+    rows = [row_of(node, kept[layer], successors.get(layer), drifts.get(layer)) for layer, node in chosen.items()]
     return Swap(model, {old: made.layer for old, made in successors.items()}, rows, start, optimizer, example)
 
 
@@ -216,7 +214,7 @@ class Swap:
         for p, flag in self._flags.items():
             p.requires_grad_(flag)
         for old, new in self._successors.items():
-            _follow(old, new)
+            follow(old, new)
         _set_modes(modes)
         self._transitions, self._teacher, self._undone = [], None, True
         return model
@@ -247,55 +245,6 @@ class Swap:
         return teacher
 
 
-def _chosen(model: nn.Module, where: Where | None) -> dict[nn.Module, Node]:
-    tree = module_tree(model)
-    candidates = {module: node for module, node in tree.items() if is_normalizer(module)}
-    if not candidates:
-        raise ValueError(f"{_NAME}: {type(model).__name__} has no BatchNorm, InstanceNorm or GroupNorm layer.")
-    return {layer: tree[layer] for layer in matching(candidates, where, _NAME)}
-
-
-def _ranks(model: nn.Module, layers: list[nn.Module], example: Any) -> dict[nn.Module, int]:
-    """The spatial dimensions of each layer's input: what its class says, or the example shows."""
-    ranks = {layer: rank for layer in layers for end, rank in _RANKS.items() if type(layer).__name__.endswith(end)}
-    return ranks if example is None else ranks | ranks_of(model, layers, example)
-
-
-def _successors(maker: Maker, layers: dict[nn.Module, Node], ranks: dict[nn.Module, int]) -> dict[nn.Module, Successor]:
-    holders = Counter(p for layer in layers for p in layer.parameters(recurse=False))
-    copies: dict[int, Tensor] = {}
-    made = {}
-    for layer, node in layers.items():
-        tied = any(holders[p] > 1 for p in layer.parameters(recurse=False))
-        made[layer] = maker.make(layer, node.name, ranks.get(layer, 2), copies, tied)
-        _follow(made[layer].layer, layer)
-    return made
-
-
-def _follow(layer: nn.Module, other: nn.Module) -> None:
-    """To the other's device and dtype."""
-    like = next((t for t in (*other.parameters(), *other.buffers()) if t.is_floating_point()), None)
-    if like is not None:
-        layer.to(like.device, like.dtype)
-
-
 def _set_modes(modes: dict[nn.Module, bool]) -> None:
     for layer, mode in modes.items():
         layer.train(mode)
-
-
-def _row(node: Node, kept: str | None, made: Successor | None, drift: float | None) -> SwappedLayer:
-    old = described(node.module)
-    if made is None:
-        return SwappedLayer(node.name, old, None, "kept", kept)
-    words = "; ".join([made.rule, *made.notes] if made.rule else made.notes)
-    return SwappedLayer(node.name, old, described(made.layer), "swapped", words or None, drift)
-
-
-def described(layer: nn.Module) -> str:
-    """A layer in few words, such as "GroupNorm(2, 16)"."""
-    norm = layer.get_submodule("norm") if "norm" in layer._modules else layer
-    if isinstance(norm, nn.GroupNorm):
-        return f"{type(norm).__name__}({norm.num_groups}, {norm.num_channels})"
-    channels = getattr(norm, "num_features", None)
-    return type(norm).__name__ if channels is None else f"{type(norm).__name__}({channels})"
