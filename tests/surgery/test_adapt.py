@@ -55,7 +55,7 @@ def test_a_bank_keeps_both_domains_in_one_net(ours):
     assert_close(at_night, expected)
     assert hooked
     assert "nw.statistics_bank(model, 'night')" in str(night)
-    assert [*model.state_dict()][: len(names)] == names
+    assert set(names) < set(model.state_dict())
     night.undo()
     assert list(model[1].banks) == ["day"]
     day.undo()
