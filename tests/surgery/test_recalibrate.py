@@ -316,3 +316,51 @@ def test_the_counter_is_raised_and_never_lowered():
     layer.num_batches_tracked.fill_(100)
     recalibrated(layer, x.split(8))
     assert layer.num_batches_tracked == 100
+
+
+def small_batches(x, size):
+    return [part for part in x.split(size) if len(part) == size]
+
+
+def test_evalnorm_measures_the_share_of_independent_samples():
+    torch.manual_seed(0)
+    x = torch.randn(3000, 4, 3, 3) + torch.randn(3000, 4, 1, 1) * 2 + 5
+    model = nn.Sequential(nn.BatchNorm2d(4))
+    nw.recalibrate(model, small_batches(x, 5), method="evalnorm")
+    assert model[0].share == pytest.approx(1 / 5, rel=0.1)
+    check(model[0], x, tolerance=1e-5)
+
+
+@pytest.mark.parametrize("kind", [nn.BatchNorm2d, nw.BatchNorm2d, nn.SyncBatchNorm])
+def test_evalnorm_evaluates_by_the_paper(kind):
+    """The statistics of the sample and of the population, mixed in fp64 NumPy."""
+    torch.manual_seed(0)
+    x = torch.randn(40, 3, 4, 4) * 3 + torch.randn(40, 3, 1, 1) + 2
+    model = nn.Sequential(kind(3)).eval()
+    with torch.no_grad():
+        model[0].weight.uniform_(0.5, 2)
+        model[0].bias.normal_()
+    old, names = model[0], list(model.state_dict())
+    with unwarned():
+        result = nw.recalibrate(model, x.split(4), method="evalnorm")
+    layer = model[0]
+    assert layer.weight is old.weight
+    data, alpha = x.double().numpy(), layer.share.item()
+    mean, var = (t.view(1, 3, 1, 1).numpy() for t in moments(x))
+    own_mean, own_var = data.mean((2, 3), keepdims=True), data.var((2, 3), keepdims=True)
+    mixed = (1 - alpha) * mean + alpha * own_mean
+    spread = (1 - alpha) * var + alpha * own_var + alpha * (1 - alpha) * (own_mean - mean) ** 2
+    gain, bias = (t.detach().double().view(1, 3, 1, 1).numpy() for t in (layer.weight, layer.bias))
+    expected = gain * (data - mixed) / (spread + 1e-5) ** 0.5 + bias
+    assert 0.1 < alpha < 0.5
+    assert_close(model(x).detach().double(), torch.tensor(expected), rtol=1e-5, atol=1e-5)
+    assert result.undo()[0] is old
+    assert list(model.state_dict()) == names
+
+
+def test_evalnorm_is_for_batchnorm_and_several_batches():
+    x = torch.randn(8, 3)
+    with pytest.raises(ValueError, match=r"compares batches, and the loader has a single one"):
+        nw.recalibrate(nn.Sequential(nn.BatchNorm1d(3)), [x], method="evalnorm")
+    with pytest.raises(ValueError, match=r"0 is a BatchRenorm1d; write method='population'"):
+        nw.recalibrate(nn.Sequential(nw.BatchRenorm1d(3)), [x, x], method="evalnorm")

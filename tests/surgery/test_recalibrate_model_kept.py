@@ -198,7 +198,12 @@ ARGUMENTS = {
     "NaN": ([photographs(4), NOT_FINITE], {}, ValueError, "batch 2 at 0 holds NaN or infinite values"),
     "squares": ([HUGE], {}, ValueError, "batch 1 at 0 holds .* or values whose squares are"),
     "channels": ([torch.randn(4, 5, 2, 2)], {}, ValueError, r"0 remembers 3 channels .* is given \[4, 5, 2, 2\]"),
-    "method": ([NOT_FINITE], {"method": "mean"}, ValueError, "method must be 'population'"),
+    "method": (
+        [NOT_FINITE],
+        {"method": "mean"},
+        ValueError,
+        "method must be 'population' or 'evalnorm', rec",
+    ),
     "upstream": ([NOT_FINITE], {"upstream": "old"}, ValueError, "upstream must be 'batch' or 'running', received"),
     "blend": ([NOT_FINITE], {"blend": 1.5}, ValueError, "blend must be from 0 to 1, received 1.5"),
     "steps": ([NOT_FINITE], {"steps": 0}, ValueError, "steps must be at least 1"),

@@ -131,9 +131,11 @@ def test_groups_auto_is_the_divisor_nearest_to_32_with_8_channels_each():
             assert abs(groups - 32) == min(abs(g - 32) for g in fits)
         else:
             assert groups == 1
-    rows = nw.swap(net(), "group").rows
-    assert [row.new for row in rows] == ["GroupNorm(2, 16)", "GroupNorm(3, 24)"]
-    assert rows[0].reason == "2 groups: the divisor nearest to 32 with at least 8 channels each"
+    change = nw.swap(net(), "group")
+    assert [row.new for row in change.rows] == ["GroupNorm(2, 16)", "GroupNorm(3, 24)"]
+    assert (
+        "Groups: the divisor of the channels nearest to 32 that leaves at least 8 in each" in change.report().to_json()
+    )
 
 
 def test_channels_per_group_and_groups():
@@ -389,8 +391,13 @@ REFUSED = {
     "where": (net, {"where": "head"}, ValueError, "where='head' matches none of the layers; there are 1, 4"),
     "norm": (net, {"norm": "grupp"}, ValueError, "Unknown normalizer 'grupp': did you mean 'group'"),
     "start": (net, {"start": "best"}, ValueError, "start must be 'copy', 'data-free', 'exact', received 'best'"),
-    "groups": (net, {"groups": 5}, ValueError, "1 has 16 channels, which are not divisible into 5 groups"),
-    "size": (net, {"channels_per_group": 5}, ValueError, "1 has 16 channels, .* by channels_per_group=5"),
+    "groups": (net, {"groups": 5}, ValueError, "1 has 16 channels, which do not divide by groups=5"),
+    "size": (
+        net,
+        {"channels_per_group": 5},
+        ValueError,
+        "1 has 16 channels, .* by channels_per_group=5",
+    ),
     "both": (net, {"groups": 4, "channels_per_group": 4}, ValueError, "one of them; received"),
     "words": (net, {"groups": "many"}, ValueError, "groups must be 'auto' or a number, received 'many'"),
     "norm without groups": (net, {"norm": "layer", "groups": 4}, ValueError, "go with norm='group'"),

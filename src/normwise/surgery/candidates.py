@@ -55,8 +55,7 @@ def row_of(node: Node, kept: str | None, made: Successor | None, drift: float | 
     old = described(node.module)
     if made is None:
         return SwappedLayer(node.name, old, None, "kept", kept)
-    words = "; ".join([made.rule, *made.notes] if made.rule else made.notes)
-    return SwappedLayer(node.name, old, described(made.layer), "swapped", words or None, drift)
+    return SwappedLayer(node.name, old, described(made.layer), "swapped", "; ".join(made.notes) or None, drift)
 
 
 def described(layer: nn.Module) -> str:

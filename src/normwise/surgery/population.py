@@ -28,12 +28,15 @@ class Population:
     def __init__(self) -> None:
         self._pooled: Moments | None = None
         self._between: Moments | None = None
+        self._batches: Moments | None = None
 
     def add(self, table: Moments) -> None:
         """Take in the moments of one batch, ``[N, C]``."""
         held = table.count > 0 if isinstance(table.count, Tensor) else int(table.count > 0)
         self._pooled = _merged(self._pooled, self._over(table))
-        self._between = _merged(self._between, _of_numbers(table.mean, held).over_batch())
+        samples = _of_numbers(table.mean, held).over_batch()
+        self._between = _merged(self._between, samples)
+        self._batches = _merged(self._batches, _of_numbers(samples.mean, samples.count))
 
     def over(self, group: ProcessGroup, like: Tensor) -> Population:
         """That of all processes together, which each of them gets; one that has seen nothing takes part, too."""
@@ -42,6 +45,7 @@ class Population:
         together = type(self)()
         together._pooled = (self._pooled or nothing).over_batch(group)
         together._between = (self._between or nothing).over_batch(group)
+        together._batches = (self._batches or nothing).over_batch(group)
         return together
 
     @property
@@ -78,6 +82,17 @@ class Population:
         error, deviation = (between.unbiased_var() / self.samples).sqrt(), self._deviation()
         share = torch.where(error > 0, error / deviation, 0)
         return float(share.max()) if share.numel() else 0.0
+
+    def share_of_a_sample(self) -> float:
+        r"""By how much of its own distance from the mean a sample moves the mean of its batch.
+
+        The slope of the regression, :math:`\sum N(\mu_B - \mu)^2 / \sum(\mu_n - \mu)^2`, with every channel in its own
+        σ: 1/N for independent samples in batches of N.
+        """
+        sigma = self._deviation().square().clamp_min(torch.finfo(torch.float32).tiny)
+        together, alone = (self._seen(table).var / sigma for table in (self._batches, self._between))
+        total = float(alone.sum())
+        return min(1.0, float(together.sum()) / total) if total > 0 else 0.0
 
     def _over(self, table: Moments) -> Moments:
         return table.over_batch()

@@ -14,13 +14,15 @@ from ..core.processes import ProcessGroup
 from ..layers.remembering import Memory, memory_of
 from ..signal.modules import unwrapped, watched_modules
 from .batches import Batches, Forward
+from .evalnorm import EvalNorm, evalnorm_of
+from .given import check_model
 from .recalibrated import SURE, Recalibrated
 from .renewal import Renewal, Statistics, row_of
 from .surveying import Stop, Survey, on_loan
 from .together import Together
 from .transition import check_closed
 
-METHODS = ("population",)
+METHODS = ("population", "evalnorm")
 UPSTREAM = ("batch", "running")
 _NAME = "recalibrate"
 
@@ -55,7 +57,10 @@ def recalibrate(
         loader: an iterable of batches. Of a tuple or list the model gets as many items as its ``forward`` requires, of
             a dict the entries that its ``forward`` names.
         forward: called as ``forward(model, batch)`` instead.
-        method: ``"population"``.
+        method: ``"population"``, or ``"evalnorm"`` for nets that were trained with few samples in a batch: BatchNorm
+            layers become `EvalNorm`, which count each sample into the statistics that evaluate it, as a batch of the
+            training did. The loader's batches must be as large as those. The share of a sample is how much it moves
+            the mean of its batch, by regression, layer for layer.
         steps: how many batches are read at most; a shorter loader is no error. By default all of them.
         blend: the weight of the new statistics; the old ones keep the rest.
         process_group: the processes whose data are pooled: by default all of them where `torch.distributed` is
@@ -74,7 +79,9 @@ def recalibrate(
     raise.
 
     Source: Wu and Johnson 2021, arXiv:2105.07576 ("precise BatchNorm"), which averages the batches' variances; torch's
-    `update_bn` weighs batches and not samples. The trap: statistics of few samples are worse than old ones.
+    `update_bn` weighs batches and not samples. Singh and Shrivastava 2019, arXiv:1904.06031 (EvalNorm), who learn two
+    shares by gradient descent, where here one is measured and the variance follows from it. The traps: statistics of
+    few samples are worse than old ones, and crops of few photographs are few samples whatever their number.
 
     >>> net = nn.Sequential(nn.BatchNorm1d(2), nn.ReLU())
     >>> x = torch.randn(1003, 2)
@@ -87,6 +94,8 @@ def recalibrate(
     together = Together(process_group, _NAME)
     _check_options(method, blend, upstream, tolerance, together)
     whole = unwrapped(model, _NAME)
+    if method == "evalnorm":
+        check_model(model, _NAME)
     check_closed(whole, _NAME)
     layers = remembering_layers(whole, _NAME)
     batches = Batches(loader, forward, steps, _NAME)
@@ -102,15 +111,29 @@ def recalibrate(
     if not new:
         raise ValueError(f"{_NAME}: none of the {len(layers)} layers with running statistics was called.")
     count = sum(together.collect(survey.batches))
+    twins = _evalnorms(new, layers, survey.batches) if method == "evalnorm" else {}
     rows = [
         row_of(name, layer, renewal.old[layer], new.get(layer), tolerance or SURE) for layer, name in layers.items()
     ]
     with ModelChange(whole, _NAME) as change:
         for layer, statistics in new.items():
             _write(change, renewal.old[layer], statistics, count, layers[layer])
+            if layer in twins:
+                change.replace(layer, twins[layer])
         result = Recalibrated(change, rows, count, tolerance or SURE)
         result.warn()  # as errors, warnings take the change back
     return result
+
+
+def _evalnorms(
+    new: dict[nn.Module, Statistics], layers: dict[nn.Module, str], batches: int
+) -> dict[nn.Module, EvalNorm]:
+    if batches < 2:
+        raise ValueError(f"{_NAME}: method='evalnorm' compares batches, and the loader has a single one.")
+    return {
+        layer: evalnorm_of(layer, layers[layer], statistics.population.share_of_a_sample(), _NAME)
+        for layer, statistics in new.items()
+    }
 
 
 def _write(change: ModelChange, old: Memory, new: Statistics, batches: int, name: str) -> None:

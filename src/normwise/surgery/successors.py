@@ -29,7 +29,6 @@ class Successor:
     """A new layer, and what to say of it."""
 
     layer: nn.Module
-    rule: str = ""
     notes: list[str] = field(default_factory=list)
 
 
@@ -94,31 +93,38 @@ class Maker:
     def make(self, old: nn.Module, name: str, rank: int, copies: dict[int, Tensor], tied: bool) -> Successor:
         """The successor of ``old``, which is not changed; ``copies`` keep tied parameters tied."""
         channels = channels_of(old)
-        norm, rule = self._with_groups(channels, name)
-        made = Successor(make_norm(norm, channels, max(rank, 1)), rule)
+        made = Successor(make_norm(self._with_groups(channels, name), channels, max(rank, 1)))
         self._dress(made, old)
         self._fill(made, old, channels, copies, tied)
         return self._with_tail(made, old)
 
-    def _with_groups(self, channels: int, name: str) -> tuple[Norm, str]:
+    @property
+    def rule(self) -> str | None:
+        """How the groups are chosen."""
         if not self._grouped:
-            return self._norm, ""
-        groups, rule = self._groups, "as asked"
+            return None
         if self._size is not None:
+            return f"{self._size} channels in each"
+        if self._groups != "auto":
+            return f"{self._groups}"
+        return "the divisor of the channels nearest to 32 that leaves at least 8 in each, 1 if none does"
+
+    def _with_groups(self, channels: int, name: str) -> Norm:
+        if not self._grouped:
+            return self._norm
+        groups, given = self._groups, f"groups={self._groups!r}"
+        if self._size is not None:
+            groups, given = channels // self._size, f"channels_per_group={self._size}"
             if channels % self._size:
-                raise ValueError(
-                    f"{_CALLER}: {name} has {channels} channels, which are not divisible by channels_per_group="
-                    f"{self._size}; leave it out by where=, or write groups='auto'."
-                )
-            groups, rule = channels // self._size, f"{self._size} channels each"
+                groups = 0
         elif groups == "auto":
-            groups, rule = groups_for(channels), "the divisor nearest to 32 with at least 8 channels each"
-        if channels % int(groups):
+            groups = groups_for(channels)
+        if not groups or channels % int(groups):
             raise ValueError(
-                f"{_CALLER}: {name} has {channels} channels, which are not divisible into {groups} groups; leave it "
-                "out by where=, or write groups='auto'."
+                f"{_CALLER}: {name} has {channels} channels, which do not divide by {given}; leave it out by where=, "
+                "or write groups='auto'."
             )
-        return f"{self._norm}:{groups}", f"{groups} groups: {rule}"
+        return f"{self._norm}:{groups}"
 
     def _dress(self, made: Successor, old: nn.Module) -> None:
         """eps, momentum and the fused activation."""

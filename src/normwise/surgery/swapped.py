@@ -14,8 +14,8 @@ COLUMNS = {"name": "layer", "old": "old", "new": "new", "outcome": "outcome", "d
 class SwappedLayer(NamedTuple):
     """One normalizer.
 
-    outcome: ``"swapped"``, or ``"kept"`` with the ``reason``; of a swapped one the reason is the rule by which its
-        groups were chosen, and what it could not take along.
+    outcome: ``"swapped"``, or ``"kept"`` with the ``reason``; of a swapped one the reason is what it could not
+        take along.
     drift: the root mean square of how the new layer's output differs from the old one's, over that of the old one, on
         what the layer was given in the old model; None without an example.
     """
@@ -36,15 +36,18 @@ class SwapReport(Report):
     with the same largest output.
     """
 
-    def __init__(self, model: str, rows: Sequence[SwappedLayer], t: float, distance: Distance | None) -> None:
-        self.model, self.rows, self.t = model, tuple(rows), t
+    def __init__(
+        self, model: str, rows: Sequence[SwappedLayer], rule: str | None, t: float, distance: Distance | None
+    ) -> None:
+        self.model, self.rows, self.rule, self.t = model, tuple(rows), rule, t
         self.drift = None if distance is None else distance.drift
         self.agreement = None if distance is None else distance.agreement
 
     def table(self) -> Table:
         swapped = sum(row.outcome == "swapped" for row in self.rows)
         title = f"{self.model}: {swapped} of {len(self.rows)} normalizers swapped, t = {self.t:g}"
-        return Table(title, COLUMNS, [row._asdict() for row in self.rows], [self._whole()])
+        notes = [] if self.rule is None else [f"Groups: {self.rule}."]
+        return Table(title, COLUMNS, [row._asdict() for row in self.rows], [*notes, self._whole()])
 
     def _whole(self) -> str:
         if self.drift is None:

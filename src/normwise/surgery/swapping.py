@@ -91,23 +91,25 @@ def swap(
         drifts = local_drifts(model, {old: made.layer for old, made in successors.items()}, example_inputs)
     drifts = drifts or {}
     rows = [row_of(node, kept[layer], successors.get(layer), drifts.get(layer)) for layer, node in chosen.items()]
-    return Swap(model, {old: made.layer for old, made in successors.items()}, rows, start, optimizer, example)
+    new = {old: made.layer for old, made in successors.items()}
+    return Swap(model, new, rows, maker.rule, start, optimizer, example)
 
 
 class Swap:
     """A swap that was made, with the way on and the way back. ``model`` is the model: another one where it was a layer
-    itself. ``rows`` are `SwappedLayer`."""
+    itself. ``rows`` are `SwappedLayer`, ``rule`` says how groups were chosen."""
 
     def __init__(
         self,
         model: nn.Module,
         successors: dict[nn.Module, nn.Module],
         rows: list[SwappedLayer],
+        rule: str | None,
         start: str,
         optimizer: torch.optim.Optimizer | None,
         example: Example | None,
     ) -> None:
-        self.rows = tuple(rows)
+        self.rows, self.rule = tuple(rows), rule
         self._example, self._successors, self._undone = example, successors, False
         self._teacher: nn.Module | None = None
         self._move: Move | None = None
@@ -222,7 +224,7 @@ class Swap:
     def report(self) -> SwapReport:
         """The rows, and the drift of the whole model on the example as it is now."""
         distance = None if self._example is None else self._example.distance(self.model)
-        return SwapReport(type(self.model).__name__, self.rows, self.t, distance)
+        return SwapReport(type(self.model).__name__, self.rows, self.rule, self.t, distance)
 
     def _check_open(self, method: str) -> None:
         if not self._transitions:
