@@ -175,3 +175,14 @@ def test_what_cannot_be_frozen():
         nw.freeze([nn.BatchNorm1d(2)])
     with pytest.raises(TypeError, match="freeze: RecursiveScriptModule runs in TorchScript"):
         nw.freeze(torch.jit.script(nn.BatchNorm1d(2)))
+
+
+def test_a_frozen_layer_is_frozen_after_a_swap_and_its_undo():
+    model = nn.Sequential(used(nn.BatchNorm2d))
+    nw.freeze(model)
+    change = nw.swap(model, "renorm", start="copy")
+    before = memory(model)
+    model.train()(torch.randn(4, 3, 2, 2))
+    assert_close(memory(model), before)
+    change.undo()
+    assert not model.train()[0].training

@@ -292,6 +292,22 @@ def test_parameters_without_a_counterpart():
     assert "γ and β dropped" in nw.swap(net(), "none").rows[0].reason
 
 
+def test_without_a_normalizer_an_activation_in_place_does_not_reach_the_shortcut():
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.act = nn.BatchNorm2d(3), nn.ReLU(inplace=True)
+
+        def forward(self, x):
+            return x + self.act(self.norm(x))
+
+    model, x = Block(), torch.randn(2, 3, 4, 4)
+    change = nw.swap(model, "none", start="copy")
+    assert_close(model(x.clone()), x + x.relu())
+    assert "in place" in change.rows[0].reason
+    assert change.undo().act.inplace
+
+
 def test_the_report_measures_the_drift():
     model = net().eval()
     before = model(X)

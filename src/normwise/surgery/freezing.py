@@ -41,7 +41,7 @@ def freeze(model: nn.Module, affine: bool = False, where: Where | None = None) -
     for layer in matching(candidates, where, "freeze"):
         if isinstance(layer, RunningLayer):
             layer.policy.frozen = True
-        elif not isinstance(vars(layer).get("train"), StaysInEvaluation):
+        elif not is_frozen(layer):
             layer.train = StaysInEvaluation(layer)  # type: ignore[assignment]
             layer.training = False
         if affine:
@@ -62,6 +62,13 @@ def unfreeze(model: nn.Module) -> None:
             layer.training = held.asked
         for name in vars(layer).pop(_PARAMETERS, ()):
             layer.get_parameter(name).requires_grad_(True)
+
+
+def is_frozen(layer: nn.Module) -> bool:
+    """Whether `freeze` has frozen the layer's statistics."""
+    if isinstance(layer, RunningLayer):
+        return layer.policy.frozen
+    return isinstance(vars(layer).get("train"), StaysInEvaluation)
 
 
 class StaysInEvaluation:

@@ -15,6 +15,8 @@ from ..layers._conditions import ConditionTables
 from ..layers._shared import FusedActivation
 from ..layers.evo_norm import EvoNormB0
 from ..layers.remembering import memory_of
+from ..layers.running_layer import RunningLayer
+from .freezing import is_frozen
 from .starts import Affine, data_free
 
 _FAMILIES = (nn.modules.batchnorm._NormBase, nn.GroupNorm)
@@ -133,6 +135,8 @@ class Maker:
             new.eps = eps  # type: ignore[assignment]
         if hasattr(new, "momentum") and hasattr(old, "momentum"):
             new.momentum = old.momentum
+        if isinstance(new, RunningLayer) and is_frozen(old):
+            new.policy.frozen = True
         activation = old.activation if isinstance(old, FusedActivation) else None
         if activation is not None:
             if not isinstance(new, FusedActivation) or activates(new):
@@ -177,6 +181,8 @@ def _copy(made: Successor, old: nn.Module, copies: dict[int, Tensor]) -> None:
     dropped = [symbol for name, symbol in (("weight", "γ"), ("bias", "β")) if name not in {*own, *lacking}]
     if dropped:
         made.notes.append(f"{' and '.join(dropped)} dropped: the new layer has none")
+    if isinstance(new, nn.Identity):
+        made.notes.append("activations in place became ordinary ones")
     for name in own - set(lacking):
         theirs = getattr(old, name)
         if theirs.shape != getattr(new, name).shape:

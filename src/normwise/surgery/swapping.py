@@ -120,6 +120,8 @@ class Swap:
             with ModelChange(model, _NAME) as self._change:
                 for old, new in successors.items():
                     self._put(old, new, exact=start == "exact")
+                if any(isinstance(new, nn.Identity) for new in successors.values()):
+                    self._keep_inputs(model)
                 if optimizer is not None:
                     self._move = Move(optimizer, successors.items())
         except BaseException:
@@ -135,6 +137,12 @@ class Swap:
             self._transitions.append(Transition(old, new))
         self._change.replace(old, self._transitions[-1] if exact else new)
         (self._transitions[-1] if exact else new).train(mode)
+
+    def _keep_inputs(self, model: nn.Module) -> None:
+        """An activation in place behind nothing would overwrite what a shortcut may still need."""
+        for module in model.modules():
+            if getattr(module, "inplace", None) is True:
+                self._change.set(module, "inplace", False)
 
     def __repr__(self) -> str:
         return f"Swap({type(self.model).__name__}, t={self.t:g})"
