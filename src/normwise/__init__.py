@@ -104,6 +104,7 @@ if _typing.TYPE_CHECKING:
     from .surgery import freeze as freeze
     from .surgery import recalibrate as recalibrate
     from .surgery import swap as swap
+    from .surgery import tiles as tiles
     from .surgery import unfreeze as unfreeze
 
 __version__ = "0.1.0"
@@ -113,7 +114,7 @@ _IN_SIGNAL = (
     *("signal", "Figure", "Finding", "Findings", "Histogram", "Tap", "Trace", "assert_signal", "diagnose"),
     *("plot", "plot_histograms", "predict", "trace", "watch"),
 )
-_IN_SURGERY = ("surgery", "adapt", "freeze", "recalibrate", "swap", "unfreeze")
+_IN_SURGERY = ("surgery", "adapt", "freeze", "recalibrate", "swap", "tiles", "unfreeze")
 _LATER = (
     dict.fromkeys(_IN_SIGNAL, "signal")
     | dict.fromkeys(_IN_SURGERY, "surgery")

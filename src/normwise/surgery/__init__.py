@@ -8,3 +8,4 @@ from .recalibrated import Recalibrated as Recalibrated
 from .recalibrating import recalibrate as recalibrate
 from .swapping import Swap as Swap
 from .swapping import swap as swap
+from .tiling import tiles as tiles
