@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,38 +14,57 @@ from .tile_grid import Span, Tile
 from .whole_image import WholeImage
 
 
-def check_reach(model: nn.Module, image: Tensor, edges: Sequence[int], overlap: int) -> None:
-    """Raises ValueError, with the first layer that does, where NaN from beyond the overlap reach the core of a tile.
+def overlap_for(model: nn.Module, image: Tensor, edges: Sequence[int], overlap: int) -> int:
+    """The overlap, doubled until the core of a tile depends on nothing beyond it.
 
-    NaN passes every operation that so much as looks at it, which no value or gradient does reliably. Inside `on_loan`
-    only.
+    Raises ValueError, with the first such layer, where a layer sees the whole tile and what is around it. Inside
+    `on_loan` only.
     """
+    while True:
+        seen = _seen_beyond(model, image, edges, overlap)
+        if seen is None:
+            return overlap
+        if seen.everywhere:
+            raise ValueError(
+                f"tiles: {seen.layer} depends on the whole image, or on more than a tile and overlap={overlap} around "
+                "it; choose larger ones, or consistency='collect'."
+            )
+        overlap = 2 * overlap or min(edges)
+
+
+class _Seen(NamedTuple):
+    """The first layer whose output in the core comes from beyond the overlap, and whether all of its output does."""
+
+    layer: str
+    everywhere: bool
+
+
+def _seen_beyond(model: nn.Module, image: Tensor, edges: Sequence[int], overlap: int) -> _Seen | None:
+    """NaN pass every operation that so much as looks at them, which no value or gradient does reliably."""
     probe, part = _probe(image, edges, overlap)
     if not bool(probe.isnan().any()):
-        return  # a single tile
-    found: list[str] = []
+        return None  # a single tile
+    found: list[_Seen] = []
     names = watched_modules(model)
 
-    def look(module: nn.Module, _: Any, output: Any) -> None:
+    def look(output: Any, layer: str) -> None:
         if not found and isinstance(output, Tensor) and _is_spoiled(output, part):
-            found.append(f"{names[module]} ({type(module).__name__})")
+            found.append(_Seen(layer, bool(torch.isnan(output).all())))
+
+    def hook(module: nn.Module, _: Any, output: Any) -> None:
+        look(output, f"{names[module]} ({type(module).__name__})")
 
     leaves = [module for module in names if not list(module.children())]
-    handles = [module.register_forward_hook(look) for module in leaves]
+    handles = [module.register_forward_hook(hook) for module in leaves]
     statistics = WholeImage(pretend=True)
     try:
         with statistics.of(model):
             statistics.begin(lambda x: x, stop=False)
-            output = model(probe.to(device_of(model)))
+            look(model(probe.to(device_of(model))), "the output")
     finally:
         for handle in handles:
             handle.remove()
-    if found or (isinstance(output, Tensor) and _is_spoiled(output, part)):
-        raise ValueError(
-            f"tiles: the core of a tile depends on more than overlap={overlap} positions around it, first at "
-            f"{found[0] if found else 'the output'}; choose a larger overlap, or consistency='collect' for a net that "
-            "sees the whole image."
-        )
+    return found[0] if found else None
 
 
 def _probe(image: Tensor, edges: Sequence[int], overlap: int) -> tuple[Tensor, Tile]:

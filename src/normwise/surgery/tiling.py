@@ -10,7 +10,7 @@ from ..core.arguments import check_input
 from ..core.numbers import check_whole
 from ..signal.inputs import device_of
 from ..signal.modules import unwrapped
-from .reach import check_reach
+from .reach import overlap_for
 from .surveying import on_loan
 from .tile_grid import Tile, joined, tiles_of
 from .whole_image import Enough, WholeImage
@@ -34,7 +34,7 @@ def tiles(
     Args:
         image: ``[N, C, *space]``.
         tile: the core's size, or one for each axis of space.
-        overlap: at least the net's receptive field, from its middle to its edge, for an exact result.
+        overlap: from the core's edge; "exact" doubles it until it holds the net's receptive field.
         consistency: ``"exact"`` measures one normalizer after the other over the whole image, each with all before it
             known: the output is that of the whole image up to rounding, in about half as many passes as there are
             calls of normalizers. ``"collect"`` measures all in one pass, in which each tile normalizes by itself, and
@@ -44,8 +44,7 @@ def tiles(
     The output, without a gradient, is on the model's device; the model and its modes are as before.
 
     Raises TypeError for what is no module or no image; ValueError for a net whose output is no map of the image or
-    whose sizes are no whole factors of it, and for "exact" where the core of a tile depends on more than the overlap
-    (found by a probe of NaN), be it a wide receptive field or a layer that sees the whole image: the first is named.
+    whose sizes are no whole factors of it, and for "exact" where a layer sees the whole image, which is named.
 
     The trap: the memory that is saved is paid for in passes. LayerNorm over (C, H, W), squeeze-and-excitation and
     attention see the whole image, and "exact" refuses them.
@@ -70,14 +69,11 @@ def tiles(
     for edge in edges:
         check_whole(_NAME, "tile", edge, 1)
     check_whole(_NAME, "overlap", overlap, 0)
-    parts = tiles_of(sizes, edges, overlap)
     with on_loan(whole):
-        passes = _Passes(whole, image, parts)
-        if consistency == "none":
-            return passes.plain()
         if consistency == "exact":
-            check_reach(whole, image, edges, overlap)
-        return passes.exact() if consistency == "exact" else passes.collected()
+            overlap = overlap_for(whole, image, edges, overlap)
+        passes = _Passes(whole, image, tiles_of(sizes, edges, overlap))
+        return {"exact": passes.exact, "collect": passes.collected, "none": passes.plain}[consistency]()
 
 
 class _Passes:
