@@ -118,7 +118,7 @@ class Excited(nn.Sequential):
 
 REFUSED = {
     "squeeze and excitation": (Excited, {}, ValueError, r"1 \(AdaptiveAvgPool2d\) depends on the whole image"),
-    "filter response": (
+    "filter response": (lambda: nw.FilterResponseNorm2d(3), {}, ValueError, "FilterResponseNorm2d.* depends on the"),
         lambda: nw.FilterResponseNorm2d(3),
         {},
         ValueError,
