@@ -58,12 +58,10 @@ from .layers import SwitchableNorm1d as SwitchableNorm1d
 from .layers import SwitchableNorm2d as SwitchableNorm2d
 from .layers import SwitchableNorm3d as SwitchableNorm3d
 from .layers import SyncBatchNorm as SyncBatchNorm
-from .layers import freeze as freeze
 from .layers import make_norm as make_norm
 from .layers import no_update as no_update
 from .layers import pool_updates as pool_updates
 from .layers import statistics_bank as statistics_bank
-from .layers import unfreeze as unfreeze
 from .operations.normalize import normalize as normalize
 from .operations.normalize import normalize_and_measure as normalize_and_measure
 from .operations.ways import explain_way as explain_way
@@ -105,7 +103,13 @@ if _typing.TYPE_CHECKING:
     from .signal import watch as watch
     from .surgery import Folded as Folded
     from .surgery import FoldRow as FoldRow
+    from .surgery import adapt as adapt
     from .surgery import fold as fold
+    from .surgery import freeze as freeze
+    from .surgery import recalibrate as recalibrate
+    from .surgery import swap as swap
+    from .surgery import tiles as tiles
+    from .surgery import unfreeze as unfreeze
     from .surgery import unsync as unsync
 
 __version__ = "0.1.0"
@@ -115,9 +119,15 @@ _IN_SIGNAL = (
     *("signal", "Figure", "Finding", "Findings", "Histogram", "Tap", "Trace", "assert_signal", "diagnose"),
     *("plot", "plot_histograms", "predict", "trace", "watch"),
 )
-_IN_SURGERY = ("surgery", "Folded", "FoldRow", "fold", "unsync")
-_LATER = dict.fromkeys(_IN_SIGNAL, "signal") | dict.fromkeys(_IN_SURGERY, "surgery")
-_LATER |= dict.fromkeys(("comparison", "compare"), "comparison")
+_IN_SURGERY = (
+    *("surgery", "Folded", "FoldRow", "adapt", "fold", "freeze", "recalibrate", "swap", "tiles", "unfreeze"),
+    "unsync",
+)
+_LATER = (
+    dict.fromkeys(_IN_SIGNAL, "signal")
+    | dict.fromkeys(_IN_SURGERY, "surgery")
+    | dict.fromkeys(("comparison", "compare"), "comparison")
+)
 
 
 if not _typing.TYPE_CHECKING:  # a type checker would take every misspelt name for one of these

@@ -30,8 +30,7 @@ class StatisticsPolicy:
         ``running_var`` NaN for good.
     single_value: what a training batch with one value per channel does. ``"error"`` raises; ``"running"``
         normalizes it by the running statistics and does not update them.
-    frozen: use the running statistics in training, too, and never update them; `frozen_parameters` are those whose
-        gradients `freeze` switched off.
+    frozen: use the running statistics in training, too, and never update them.
     paused: how many `no_update` blocks are open.
     pending: the statistics of the micro-batches of an open `pool_updates` block, or None outside of one.
 
@@ -46,7 +45,6 @@ class StatisticsPolicy:
     nonfinite: str = "skip"
     single_value: str = "error"
     frozen: bool = False
-    frozen_parameters: tuple[str, ...] = ()
     paused: int = 0
     pending: list[Moments] | None = field(default=None, repr=False)
     _skipped: int | Tensor = field(default=0, repr=False)
