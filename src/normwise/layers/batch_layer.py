@@ -113,7 +113,7 @@ class BatchLayer(RunningLayer, nn.modules.batchnorm._BatchNorm):
         at_once = learning is not None and policy.pending is None and policy.admits_updates()
         request = Request(
             x,
-            self._by_batch(x, group),
+            self._by_batch(x, mask, group),
             tensors,
             self.activation,
             residual,
@@ -127,13 +127,13 @@ class BatchLayer(RunningLayer, nn.modules.batchnorm._BatchNorm):
         if group is not None:
             self._check_total(result.statistics())
         if learning is not None and not (at_once and result.remembered()):
-            self._remember(result.statistics())
+            self._remember(result)
         return result.y
 
     def _note(self, formula: Formula, result: Result) -> None:
         """What a layer keeps of a training pass besides the running statistics, before they take it in."""
 
-    def _by_batch(self, x: Tensor, group: ProcessGroup | None) -> Formula:
+    def _by_batch(self, x: Tensor, mask: Tensor | None, group: ProcessGroup | None) -> Formula:
         """The formula in training, over the processes of a group."""
         raise NotImplementedError
 

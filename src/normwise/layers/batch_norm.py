@@ -18,7 +18,7 @@ from .batch_layer import BatchLayer, pooled
 
 
 class _BatchNorm(BatchLayer):
-    def _by_batch(self, x: Tensor, group: ProcessGroup | None) -> Formula:
+    def _by_batch(self, x: Tensor, mask: Tensor | None, group: ProcessGroup | None) -> Formula:
         return pooled(formulas.batch_norm, group, eps=self.eps)
 
 
@@ -173,7 +173,7 @@ class _GhostBatchNorm(BatchLayer):
         super().__init__(*args, **options)
         self.ghost_size = ghost_size
 
-    def _by_batch(self, x: Tensor, group: ProcessGroup | None) -> Formula:
+    def _by_batch(self, x: Tensor, mask: Tensor | None, group: ProcessGroup | None) -> Formula:
         return pooled(formulas.ghost_batch_norm, group, ghost_size=self.ghost_size, eps=self.eps)
 
     def _check_statistics(self, x: Tensor, group: ProcessGroup | None) -> None:
