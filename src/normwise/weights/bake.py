@@ -21,12 +21,15 @@ from .convolutions import (
 )
 from .effective import parametrized_value
 from .layers import StandardizedConv, chain_of
+from .old_names import forget_old_names
 from .operator_norm import OperatorNorm
 from .spectral_norm import SpectralNorm
 from .standardization import ScaledWeightStandardization, WeightStandardization
+from .vector_norm import VectorNorm
 
 KINDS: dict[type[nn.Module], str] = {
     SpectralNorm: "spectral norm",
+    VectorNorm: "spectral norm",
     OperatorNorm: "operator norm",
     WeightStandardization: "weight standardization",
     ScaledWeightStandardization: "scaled weight standardization",
@@ -162,6 +165,7 @@ def _unparametrize(module: nn.Module, name: str) -> None:
     chain: Any = chain_of(module, name)
     original = chain.original
     original.copy_(parametrized_value(module, name))
+    forget_old_names(module, name)
     others = [n for n in module.parametrizations if n != name]  # type: ignore[union-attr]
     module.__class__ = parametrize.type_before_parametrizations(module)
     if others:
