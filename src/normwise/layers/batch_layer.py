@@ -108,7 +108,7 @@ class BatchLayer(RunningLayer, nn.modules.batchnorm._BatchNorm):
         """The output by the batch's statistics, which ``learning`` takes in."""
         group, check = None, self._check_alone
         if self.training and self.process_group is not None:
-            group, check = resolve_group(self.process_group), self._check_together
+            group, check = self._processes(), self._check_together
         policy = self.policy
         at_once = learning is not None and policy.pending is None and policy.admits_updates()
         request = Request(
@@ -129,6 +129,10 @@ class BatchLayer(RunningLayer, nn.modules.batchnorm._BatchNorm):
         if learning is not None and not (at_once and result.remembered()):
             self._remember(result)
         return result.y
+
+    def _processes(self) -> ProcessGroup | None:
+        """The group that the batch extends over now; None for this process alone."""
+        return resolve_group(self.process_group)
 
     def _note(self, formula: Formula, result: Result) -> None:
         """What a layer keeps of a training pass besides the running statistics, before they take it in."""
@@ -180,7 +184,7 @@ class BatchLayer(RunningLayer, nn.modules.batchnorm._BatchNorm):
 
     def _check_together(self, request: Request) -> None:
         self._check_request(request)
-        self._check_statistics(request.x, resolve_group(self.process_group))
+        self._check_statistics(request.x, self._processes())
 
     def _check_tensors(self, x: Tensor, running: RunningStatistics | None) -> None:
         """Parameters and buffers as they are now; a subclass adds its own."""

@@ -16,6 +16,7 @@ from ._shared import FusedActivation
 
 
 class _Squash(FusedActivation):
+    alpha: nn.Parameter
     weight: nn.Parameter | None
     bias: nn.Parameter | None
 

@@ -113,8 +113,8 @@ def _chosen(model: nn.Module, no_decay: Iterable[nn.Module | nn.Parameter]) -> I
 def _named_by_the_model(model: nn.Module) -> Iterator[nn.Parameter]:
     """What modules say in ``no_weight_decay()``, by names from themselves on; names of nothing are passed over."""
     for module in model.modules():
-        ask = getattr(module, "no_weight_decay", None)
-        names = set(ask()) if callable(ask) else ()
+        ask: Any = getattr(module, "no_weight_decay", None)
+        names: set[str] = set(ask()) if callable(ask) else set()  # type: ignore[call-overload]
         if names:
             yield from (parameter for name, parameter in module.named_parameters() if name in names)
 
