@@ -1,7 +1,5 @@
 """When running statistics are updated: one small object that every layer with a memory owns."""
 
-from __future__ import annotations
-
 import warnings
 from dataclasses import dataclass, field
 
