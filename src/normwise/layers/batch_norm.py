@@ -67,10 +67,11 @@ class BatchNorm2d(_BatchNorm, nn.BatchNorm2d):
 
     Differs from torch: an empty batch is not counted in ``num_batches_tracked``; a batch that would make the running
     statistics inf or NaN is not taken into them (a single one makes torch's NaN for good); recomputing an activation
-    checkpoint does not update them again, in compiled and exported graphs either (a training graph that was exported
-    has an operator of this package for that, so it is loaded after ``import normwise``); ``running_mean`` and ``running_var`` stay in fp32 (fp64 under fp64) in a
-    layer of bf16 or fp16, cast where an operator or an exported graph wants one dtype. The trap: in evaluation the
-    layer is another function than in training, and with small batches a rather different one.
+    checkpoint does not update them again, in compiled and exported graphs either (a training graph that was
+    exported has an operator of this package for that, so it is loaded after ``import normwise``); ``running_mean``
+    and ``running_var`` stay in fp32 (fp64 under fp64) in a layer of bf16 or fp16, cast where an operator or an
+    exported graph wants one dtype. The trap: in evaluation the layer is another function than in training, and with
+    small batches a rather different one.
 
     >>> x = torch.randn(1, 3, 4, 4)                       # a batch of one: instance normalization
     >>> torch.allclose(BatchNorm2d(3)(x), nn.InstanceNorm2d(3)(x), atol=1e-6)
