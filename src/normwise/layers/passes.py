@@ -9,7 +9,7 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor
 
-from normwise.core.lasting import imagined_or_recorded
+from normwise.core.lasting import imagined_or_recorded, lasting
 from normwise.core.moments import Moments
 from normwise.core.operators import LIBRARY, OPERATORS
 from normwise.core.recomputing import recomputing
@@ -60,7 +60,8 @@ class Passes:
         number = secrets.randbits(62)
         _of_layers[number] = self
         #: What a graph knows them by: as a tensor, since the same graph may serve other layers.
-        self.key = torch.tensor(number, device="cpu")
+        with lasting():
+            self.key = torch.tensor(number, device="cpu")
 
     def keep(self, batch: Moments, before: Before) -> None:
         """Keep what a first pass found; the oldest gives way, first of those that were found again."""
