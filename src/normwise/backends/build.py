@@ -177,6 +177,8 @@ def find_compiler() -> list[str]:
 
 def fingerprint(compiler: list[str]) -> str:
     """What a compiled library depends on: sources, flags, compiler and processor."""
+    if not SOURCES.is_dir():  # in a zip file, or within torch.package
+        raise BuildError(f"the kernels' sources are not in a folder ({SOURCES}); import normwise from an installation.")
     digest = hashlib.sha256(repr((compiler, FLAGS, _version(compiler), _processor())).encode())
     for source in sorted(SOURCES.iterdir()):
         if source.suffix in {".cpp", ".hpp"}:

@@ -15,6 +15,7 @@ from torch import Tensor
 from normwise.backends import chosen, is_anything_compiling
 from normwise.core.bound import Bound
 from normwise.core.kinds import kinds_of
+from normwise.core.lasting import lasting
 from normwise.core.moments import Moments
 
 from . import by_graph, by_kernels, by_torch, compiled, plain
@@ -107,7 +108,9 @@ def way_for(request: Request, check: Callable[[Request], None]) -> Way:
 def _checked(request: Request, check: Callable[[Request], None]) -> Way:
     check(request)
     reasons: list[str] = []
-    way = choose(request, context_of(request), reasons)
+    context = context_of(request)
+    with lasting():
+        way = choose(request, context, reasons)
     if _explanations is not None:
         _explanations.append(Explanation(way.name, tuple(reasons)))
     return way
