@@ -119,11 +119,6 @@ class Excited(nn.Sequential):
 REFUSED = {
     "squeeze and excitation": (Excited, {}, ValueError, r"1 \(AdaptiveAvgPool2d\) depends on the whole image"),
     "filter response": (lambda: nw.FilterResponseNorm2d(3), {}, ValueError, "FilterResponseNorm2d.* depends on the"),
-        lambda: nw.FilterResponseNorm2d(3),
-        {},
-        ValueError,
-        r"FilterResponseNorm2d\\) depends on the whole",
-    ),
     "a vector": (lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(2)), {}, ValueError, "not initialized yet"),
     "a factor": (lambda: nn.AvgPool2d(3, 3), {"consistency": "none"}, ValueError, r"multiples of these \(3 here\)"),
     "no padding": (lambda: nn.Conv2d(3, 3, 3), {"consistency": "none"}, ValueError, "must keep the size"),
