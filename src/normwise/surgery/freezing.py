@@ -22,8 +22,9 @@ def freeze(model: nn.Module, affine: bool = False, where: Where | None = None) -
         affine: γ and β get no gradient either, and lose the one they have: an optimizer leaves them alone.
         where: a predicate ``(name, module)``, or names or globs; a name takes in everything below it.
 
-    Raises TypeError for what is no module or runs in TorchScript, ValueError where ``where`` matches none. The trap: a layer of torch is frozen by an attribute ``train`` of its own that leaves it in
-    evaluation; code that sets ``layer.training = True`` by hand goes past it.
+    Raises TypeError for what is no module or runs in TorchScript, ValueError where ``where`` matches none. The trap: a
+    layer of torch is frozen by an attribute ``train`` of its own that leaves it in evaluation; code that sets
+    ``layer.training = True`` by hand goes past it.
 
     >>> import torch
     >>> layer = nn.BatchNorm1d(2)
