@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .moments import Moments
+from .observed import is_imagined, is_observed
 
 NONFINITE = ("skip", "propagate")
 SINGLE_VALUE = ("error", "running")
@@ -72,14 +73,14 @@ class StatisticsPolicy:
     def admits(self, moved: tuple[Tensor, Tensor], kept: tuple[torch.dtype, torch.dtype], layer: str) -> Tensor | bool:
         """Whether buffers of the types ``kept`` may take mean and variance; where they may not is counted here.
 
-        On the CPU the answer is a bool. Elsewhere, and under a compiler, it is a tensor, so that nothing waits for
-        the device; the warning then comes with `warn_if_skipped`.
+        On the CPU the answer is a bool. Elsewhere, and where somebody looks at the operations, it is a tensor, so that
+        nothing waits for the device or reads a value; the warning then comes with `warn_if_skipped`.
         """
         if self.nonfinite == "propagate":
             return True
-        if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:  # pyright: ignore[reportAttributeAccessIssue]
-            return _hold(kept, moved)
         mean, var = moved
+        if is_observed() or is_imagined(mean):
+            return _hold(kept, moved)
         if mean.device.type != "cpu":
             finite = _hold(kept, moved)
             self._skipped = self._skipped + (~finite).long()

@@ -86,21 +86,42 @@ class _OverTensor(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         call, (x, residual, mask, *p) = ctx.call, ctx.saved_tensors
-        again = torch.is_grad_enabled()
-        if again or not call.one_pass.looks_itself:
+        # Or behind a forward pass that nobody looked at.
+        plainly = (
+            torch.is_grad_enabled()
+            or torch._C._len_torch_dispatch_stack() > 0  # pyright: ignore[reportAttributeAccessIssue]
+            or torch._C._functorch.peek_interpreter_stack() is not None  # pyright: ignore[reportAttributeAccessIssue]
+        )
+        if plainly or not call.one_pass.looks_itself:
             check_unchanged(call.forms, x, residual, mask, *p)
-        if again:
-            check_memory(x, residual, mask, *p)
-            plainly = partial(call.one_pass.plainly, call, mask)
-            found = differentiable_gradients(plainly, (x, residual, *p), grad_y)
+        if plainly:
+            found = _plainly(call, grad_y, x, residual, mask, p)
         else:
             needs = ctx.needs_input_grad
-            found = call.one_pass.backward(call, grad_y, x, residual, mask, p, (*needs[1:3], *needs[4:]))
+            try:
+                found = call.one_pass.backward(call, grad_y, x, residual, mask, p, (*needs[1:3], *needs[4:]))
+            except RuntimeError:
+                # Which kernels cannot read. Looked at only here, for it takes a share of what they take.
+                if not _are_many(grad_y):
+                    raise
+                found = _plainly(call, grad_y, x, residual, mask, p)
         return None, found[0], found[1], None, *found[2:]
 
 
 # Called directly, without `apply`'s search for transforms: there are none where a kernel runs.
 _apply = super(torch.autograd.Function, _OverTensor).apply  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _plainly(
+    call: Call, grad_y: Tensor, x: Tensor, residual: Tensor | None, mask: Tensor | None, p: Parameters
+) -> Gradients:
+    check_memory(x, residual, mask, *p)
+    return differentiable_gradients(partial(call.one_pass.plainly, call, mask), (x, residual, *p), grad_y)
+
+
+def _are_many(grad_y: Tensor) -> bool:
+    """Whether these are gradients side by side, of ``is_grads_batched=True`` and ``jacobian(vectorize=True)``."""
+    return torch._C._functorch.is_legacy_batchedtensor(grad_y)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def forms_of(*tensors: Tensor | None) -> Forms:
@@ -125,9 +146,12 @@ def differentiable_gradients(
 
     ``operation`` consists of plain differentiable operations.
     """
-    # Aliases: the derivative is taken with respect to this use of the tensors, not through their history.
-    aliases = [None if t is None else t.view_as(t) for t in inputs]
-    wanted = [t for t in aliases if t is not None and t.requires_grad]
-    found = torch.autograd.grad(operation(*aliases), wanted, grad_y, create_graph=True, allow_unused=True)
+    again = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # Aliases: the derivative is taken with respect to this use of the tensors, not through their history.
+        aliases = [None if t is None else t.view_as(t) for t in inputs]
+        wanted = [t for t in aliases if t is not None and t.requires_grad]
+        y = operation(*aliases)
+    found = torch.autograd.grad(y, wanted, grad_y, create_graph=again, allow_unused=True)
     grads = iter(found)
     return [None if t is None or not t.requires_grad else next(grads) for t in aliases]

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.utils import parametrize
 
 from normwise.core.arguments import check_floating
+from normwise.core.observed import has_values
 from normwise.core.tables import check_required
 from normwise.core.wide_buffers import WideBuffers
 from normwise.operations.context import plain_operations_wanted, without_autocast
@@ -183,7 +184,7 @@ class SpectralNorm(WideBuffers):
         # One of the two is not enough: the gradient is orthogonal to W, so for a single row Wv hardly changes.
         changed = (image != self._image).any() | (coimage != self._coimage).any()
         # The CPU can look at the answer; an accelerator would have to wait for it, and a graph cannot.
-        if changed.device.type == "cpu" and not plain_operations_wanted() and not changed:
+        if has_values(changed) and not changed:
             return u, v
         news = iterate(matrix, image, self.n_power_iterations)
         olds = (u, v, image, coimage)
