@@ -12,6 +12,7 @@ from normwise.core.arguments import as_mask, finite_padding
 from normwise.core.layout import in_layout_of
 from normwise.core.moments import widen
 from normwise.core.numbers import check_whole
+from normwise.core.sizes import product
 from normwise.core.tables import check_place, check_required
 from normwise.operations.context import without_autocast
 from normwise.operations.epilogue import finish
@@ -126,7 +127,7 @@ class SPADE(FusedActivation):
                 f"SPADE: the segmentation must be [N, K, h, w] = [{x.shape[0]}, {self.num_labels}, h, w] or labels "
                 f"[{x.shape[0]}, h, w], received a map [N, K, h, w] = {list(segmentation.shape)}."
             )
-        if x.shape[2:].numel() == 0:
+        if product(x.shape[2:]) == 0:
             raise ValueError(
                 f"SPADE: the segmentation is resized to the maps of x, which must not be empty, received "
                 f"{list(x.shape)}; leave such maps out."
