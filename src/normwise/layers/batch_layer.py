@@ -17,6 +17,7 @@ from normwise.core.numbers import check_eps, check_momentum, check_whole
 from normwise.core.processes import ProcessGroup, resolve_group
 from normwise.core.running import RunningStatistics
 from normwise.core.single_value import WITHOUT_EFFECT, check_values_per_channel
+from normwise.core.symbols import as_node, is_symbol
 from normwise.operations.normalize import Result, run, run_for_y
 from normwise.operations.request import Request
 from normwise.operations.request import check as check_request
@@ -68,12 +69,14 @@ class BatchLayer(RunningLayer, nn.modules.batchnorm._BatchNorm):
 
     def forward(  # type: ignore[override]
         self,
-        x: Tensor,
+        input: Tensor,
         residual: Tensor | None = None,
         mask: Tensor | None = None,
         lengths: Tensor | None = None,
     ) -> Tensor:
-        return self._forward(x, residual, mask, lengths)
+        if type(input) is not Tensor and is_symbol(input):
+            return as_node(self, input, residual, mask, lengths)
+        return self._forward(input, residual, mask, lengths)
 
     def _forward(
         self,

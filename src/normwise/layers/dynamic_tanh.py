@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from normwise.core.arguments import check_floating
 from normwise.core.numbers import check_number, check_whole
+from normwise.core.symbols import as_node, is_symbol
 from normwise.operations import pointwise
 
 from ._shared import FusedActivation
@@ -94,6 +95,8 @@ class DynamicTanh(_Squash):
     """
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        if type(x) is not Tensor and is_symbol(x):
+            return as_node(self, x, residual)
         self._check(x)
         epilogue: dict[str, Any] = {"activation": self.activation, "residual": residual}
         return pointwise.dynamic_tanh(x, self.alpha, self.weight, self.bias, dim=self.dim, **epilogue)
@@ -136,6 +139,8 @@ class DynamicErf(_Squash):
         self.shift = nn.Parameter(torch.full((1,), float(shift), device=device, dtype=dtype))
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        if type(x) is not Tensor and is_symbol(x):
+            return as_node(self, x, residual)
         self._check(x)
         epilogue: dict[str, Any] = {"activation": self.activation, "residual": residual}
         return pointwise.dynamic_erf(x, self.alpha, self.shift, self.weight, self.bias, dim=self.dim, **epilogue)

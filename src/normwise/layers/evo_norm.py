@@ -17,6 +17,7 @@ from normwise.core.numbers import check_eps, check_groups, check_whole
 from normwise.core.processes import ProcessGroup
 from normwise.core.running import RunningStatistics
 from normwise.core.single_value import check_values_per_group
+from normwise.core.symbols import as_node, is_symbol
 from normwise.core.tables import check_optional, check_required
 from normwise.operations.normalize import run_for_y
 from normwise.operations.request import Request
@@ -162,6 +163,8 @@ class EvoNormS0(ChannelLayer):
         mask: Tensor | None = None,
         lengths: Tensor | None = None,
     ) -> Tensor:
+        if type(x) is not Tensor and is_symbol(x):
+            return as_node(self, x, residual, mask, lengths)
         mask = self._mask(x, mask, lengths)
         formula = bound(formulas.evo_norm_s0, groups=self.num_groups, eps=self.eps)
         tensors, asker = (self.weight, self.bias, self.v), (type(self), self.num_features)

@@ -15,6 +15,7 @@ from normwise.core.moments import Moments
 from normwise.core.numbers import check_eps, check_groups, check_momentum, check_whole
 from normwise.core.running import Judge, RunningStatistics
 from normwise.core.single_value import check_values_per_group
+from normwise.core.symbols import as_node, is_symbol
 from normwise.operations.normalize import run, run_for_y
 from normwise.operations.request import Request
 from normwise.operations.request import check as check_request
@@ -49,12 +50,15 @@ class _InstanceNorm(RunningLayer, nn.modules.instancenorm._InstanceNorm):
 
     def forward(  # type: ignore[override]
         self,
-        x: Tensor,
+        input: Tensor,
         residual: Tensor | None = None,
         mask: Tensor | None = None,
         lengths: Tensor | None = None,
     ) -> Tensor:
+        x = input
         if not isinstance(x, Tensor) or x.dim() != self.rank + 2:
+            if is_symbol(x):
+                return as_node(self, x, residual, mask, lengths)
             self._check_input_dim(x)
             batched = [None if t is None else t.unsqueeze(0) for t in (residual, mask, lengths)]
             return self(x.unsqueeze(0), *batched).squeeze(0)
@@ -216,16 +220,18 @@ class GroupNorm(FusedActivation, nn.GroupNorm):
 
     def forward(  # type: ignore[override]
         self,
-        x: Tensor,
+        input: Tensor,
         residual: Tensor | None = None,
         mask: Tensor | None = None,
         lengths: Tensor | None = None,
     ) -> Tensor:
+        if type(input) is not Tensor and is_symbol(input):
+            return as_node(self, input, residual, mask, lengths)
         if mask is not None or lengths is not None:
-            mask = self._mask(x, mask, lengths)
+            mask = self._mask(input, mask, lengths)
         formula = bound(formulas.group_norm, groups=self.num_groups, eps=self.eps)
         asker = (type(self), self.num_channels)
-        request = Request(x, formula, parameters_of(self), self.activation, residual, mask, asker=asker)
+        request = Request(input, formula, parameters_of(self), self.activation, residual, mask, asker=asker)
         return run_for_y(request, self._check_request)
 
     def _check_request(self, request: Request) -> None:

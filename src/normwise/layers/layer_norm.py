@@ -13,6 +13,7 @@ from normwise.core.bound import bound
 from normwise.core.formulas import Formula
 from normwise.core.moments import epsilon
 from normwise.core.numbers import as_row_shape, check_eps, check_rows
+from normwise.core.symbols import as_node, is_symbol
 from normwise.core.tables import broadcasts, check_optional
 from normwise.operations.normalize import run_for_y
 from normwise.operations.request import Request, View
@@ -88,8 +89,10 @@ class LayerNorm(_RowNorm, nn.LayerNorm):
         super().__init__(shape, eps, elementwise_affine, bias, device, dtype)  # type: ignore[arg-type]
         self._set_activation(activation)
 
-    def forward(self, x: Tensor, residual: Tensor | None = None, mask: Tensor | None = None) -> Tensor:  # type: ignore[override]
-        return self._normalize(x, bound(formulas.instance_norm, eps=self.eps), parameters_of(self), residual, mask)
+    def forward(self, input: Tensor, residual: Tensor | None = None, mask: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        if type(input) is not Tensor and is_symbol(input):
+            return as_node(self, input, residual, mask)
+        return self._normalize(input, bound(formulas.instance_norm, eps=self.eps), parameters_of(self), residual, mask)
 
 
 class RMSNorm(_RowNorm, nn.RMSNorm):
@@ -130,5 +133,7 @@ class RMSNorm(_RowNorm, nn.RMSNorm):
         self._set_activation(activation)
 
     def forward(self, x: Tensor, residual: Tensor | None = None, mask: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        if type(x) is not Tensor and is_symbol(x):
+            return as_node(self, x, residual, mask)
         formula = bound(formulas.rms_norm, eps=epsilon(x, self.eps))
         return self._normalize(x, formula, (self.weight, None), residual, mask)

@@ -13,6 +13,7 @@ from normwise.core.bound import bound
 from normwise.core.formulas import Formula
 from normwise.core.moments import epsilon
 from normwise.core.numbers import check_eps
+from normwise.core.symbols import as_node, is_symbol
 from normwise.core.tables import check_optional
 from normwise.operations.normalize import run_for_y
 from normwise.operations.request import PIXELS, Request
@@ -107,13 +108,15 @@ class LayerNorm2d(_PixelNorm, nn.LayerNorm):
 
     def forward(  # type: ignore[override]
         self,
-        x: Tensor,
+        input: Tensor,
         residual: Tensor | None = None,
         mask: Tensor | None = None,
         lengths: Tensor | None = None,
     ) -> Tensor:
-        formula, mask = bound(formulas.instance_norm, eps=self.eps), self._mask(x, mask, lengths)
-        return self._normalize(x, formula, parameters_of(self), residual, mask)
+        if type(input) is not Tensor and is_symbol(input):
+            return as_node(self, input, residual, mask, lengths)
+        formula, mask = bound(formulas.instance_norm, eps=self.eps), self._mask(input, mask, lengths)
+        return self._normalize(input, formula, parameters_of(self), residual, mask)
 
 
 class RMSNorm2d(_PixelNorm, nn.RMSNorm):
@@ -161,6 +164,8 @@ class RMSNorm2d(_PixelNorm, nn.RMSNorm):
         mask: Tensor | None = None,
         lengths: Tensor | None = None,
     ) -> Tensor:
+        if type(x) is not Tensor and is_symbol(x):
+            return as_node(self, x, residual, mask, lengths)
         formula, mask = bound(formulas.rms_norm, eps=epsilon(x, self.eps)), self._mask(x, mask, lengths)
         return self._normalize(x, formula, (self.weight, None), residual, mask)
 

@@ -13,6 +13,7 @@ from normwise.core.bound import bound
 from normwise.core.moments import Moments
 from normwise.core.numbers import check_eps, check_whole
 from normwise.core.responses import Thresholded
+from normwise.core.symbols import as_node, is_symbol
 from normwise.core.tables import check_optional, check_required
 from normwise.operations.normalize import run_for_y
 from normwise.operations.request import Request
@@ -76,6 +77,8 @@ class _FilterResponseNorm(ChannelLayer):
         mask: Tensor | None = None,
         lengths: Tensor | None = None,
     ) -> Tensor:
+        if type(x) is not Tensor and is_symbol(x):
+            return as_node(self, x, residual, mask, lengths)
         mask = self._mask(x, mask, lengths)
         tensors, activation = (self.weight, self.bias, self.learned_eps), self.activation
         formula = bound(formulas.filter_response_norm, eps=self.eps)
@@ -207,6 +210,8 @@ class GlobalResponseNorm(ChannelLayer):
         mask: Tensor | None = None,
         lengths: Tensor | None = None,
     ) -> Tensor:
+        if type(x) is not Tensor and is_symbol(x):
+            return as_node(self, x, residual, mask, lengths)
         mask, asker = self._mask(x, mask, lengths), (type(self), self.num_features)
         formula = bound(formulas.global_response_norm, eps=self.eps)
         request = Request(x, formula, (self.weight, self.bias), self.activation, residual, mask, asker=asker)

@@ -13,6 +13,7 @@ from normwise.core.layout import in_layout_of
 from normwise.core.moments import widen
 from normwise.core.numbers import check_whole
 from normwise.core.sizes import product
+from normwise.core.symbols import as_node, is_symbol
 from normwise.core.tables import check_place, check_required
 from normwise.operations.context import without_autocast
 from normwise.operations.epilogue import finish
@@ -90,6 +91,8 @@ class SPADE(FusedActivation):
     def forward(
         self, x: Tensor, segmentation: Tensor, residual: Tensor | None = None, mask: Tensor | None = None
     ) -> Tensor:
+        if type(x) is not Tensor and is_symbol(x):
+            return as_node(self, x, segmentation, residual, mask)
         self.param_free_norm._check_input_dim(x)  # type: ignore[operator]
         self._check_convolutions(x)
         shared = self.mlp_shared(self._resized(segmentation, x))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from normwise.core.symbols import as_node, is_symbol
 from normwise.core.tables import check_required
 
 
@@ -28,6 +29,8 @@ class SkipGain(nn.Module):
         self.gain = nn.Parameter(torch.tensor(float(initial)))
 
     def forward(self, x: Tensor) -> Tensor:
+        if is_symbol(x):
+            return as_node(self, x)
         check_required(self, x, (), gain=self.gain)
         # A scalar of no dimensions never promotes: the output keeps the dtype of x under mixed precision.
         return x * self.gain
@@ -61,6 +64,8 @@ class StochasticDepth(nn.Module):
         self.rescale = rescale
 
     def forward(self, x: Tensor) -> Tensor:
+        if is_symbol(x):
+            return as_node(self, x)
         if not self.training or self.p == 0:
             return x
         keep = torch.rand(x.shape[:1] + (1,) * (x.dim() - 1), device=x.device) >= self.p
