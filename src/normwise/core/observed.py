@@ -26,7 +26,9 @@ def operators_are_observed() -> bool:
 
 def is_recorded() -> bool:
     """Whether a graph is made for others to run: by `torch.export`, `torch.jit.trace` or `make_fx`."""
-    return torch.compiler.is_exporting() or torch._C._is_tracing() or operators_are_observed()  # pyright: ignore[reportAttributeAccessIssue]
+    if torch.compiler.is_compiling():
+        return torch.compiler.is_exporting()
+    return torch._C._is_tracing() or operators_are_observed()  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def is_imagined(t: object) -> bool:
