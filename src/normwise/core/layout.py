@@ -60,7 +60,7 @@ def in_layout_of(x: Tensor, y: Tensor) -> Tensor:
 
 
 def as_operators_lay(x: Tensor, y: Tensor) -> Tensor:
-    """``y``, contiguous, as torch's elementwise operators lay their output for ``x``: channels_last by the strides alone.
+    """``y``, contiguous, as torch's elementwise operators lay an output for ``x``: channels_last by the strides alone.
 
     >>> x = torch.zeros(2, 3, 4, 5).to(memory_format=torch.channels_last)[:, :, ::2]
     >>> as_operators_lay(x, torch.zeros(2, 3, 2, 5)).is_contiguous(memory_format=torch.channels_last)

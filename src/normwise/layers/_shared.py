@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from normwise.core.activations import activation_named
 from normwise.core.arguments import as_mask, check_floating, check_input, length_mask
 
+from ._rebuilding import Epsilon
+
 _STRIDED = torch.strided
 SPACE = {1: "L", 2: "H, W", 3: "D, H, W"}
 
@@ -21,6 +23,11 @@ class FusedActivation(nn.Module):
     """
 
     activation: str | None = None
+    eps: Any = Epsilon()
+
+    def lost_in(self, mode: str) -> str:
+        """What a tool would lose that takes the layer for torch's own in ``"training"`` or ``"evaluation"``, or ""."""
+        return "" if self.activation is None else f"activation={self.activation!r}"
 
     def _set_activation(self, activation: str | None) -> None:
         activation_named(activation)  # raises for an unknown name

@@ -39,6 +39,9 @@ class BatchLayer(RunningLayer, nn.modules.batchnorm._BatchNorm):
     ``single_value``, see `StatisticsPolicy`.
     """
 
+    #: The modes in which the layer computes what torch's batch norm with its numbers does, but for its activation.
+    plain_in: tuple[str, ...] = ()
+
     def __init__(
         self,
         num_features: int,
@@ -133,6 +136,15 @@ class BatchLayer(RunningLayer, nn.modules.batchnorm._BatchNorm):
             self._remember(result.statistics())
         return result.y
 
+    def lost_in(self, mode: str) -> str:
+        if mode not in self.plain_in:
+            return "its formula"
+        if self.bank is not None:
+            return f"the statistics bank {self.bank!r}, which is in use"
+        if mode == "training" and self.policy.frozen:
+            return "that it is frozen"
+        return super().lost_in(mode)
+
     def _note(self, formula: Formula, result: Result) -> None:
         """What a layer keeps of a training pass besides the running statistics, before they take it in."""
 
@@ -142,7 +154,7 @@ class BatchLayer(RunningLayer, nn.modules.batchnorm._BatchNorm):
 
     def _by_running(self, x: Tensor, running: RunningStatistics) -> tuple[Formula, Moments | None]:
         """The formula in evaluation, and what it knows besides its constants."""
-        return bound(formulas.standardized, eps=self.eps), Moments(running.mean, running.var, 1)
+        return bound(formulas.standardized, eps=self.__dict__["eps"]), Moments(running.mean, running.var, 1)
 
     def _tensors(self) -> tuple[Tensor | None, ...]:
         """The formula's parameters."""

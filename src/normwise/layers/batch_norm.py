@@ -18,8 +18,10 @@ from .batch_layer import BatchLayer, pooled
 
 
 class _BatchNorm(BatchLayer):
+    plain_in = ("training", "evaluation")
+
     def _by_batch(self, x: Tensor, group: ProcessGroup | None) -> Formula:
-        return pooled(formulas.batch_norm, group, eps=self.eps)
+        return pooled(formulas.batch_norm, group, eps=self.__dict__["eps"])
 
 
 class BatchNorm1d(_BatchNorm, nn.BatchNorm1d):
@@ -168,13 +170,15 @@ def _synchronized(layer: nn.modules.batchnorm._BatchNorm, group: ProcessGroup | 
 
 
 class _GhostBatchNorm(BatchLayer):
+    plain_in = ("evaluation",)
+
     def __init__(self, *args: Any, ghost_size: int = 32, **options: Any) -> None:
         check_whole(self, "ghost_size", ghost_size, 1)
         super().__init__(*args, **options)
         self.ghost_size = ghost_size
 
     def _by_batch(self, x: Tensor, group: ProcessGroup | None) -> Formula:
-        return pooled(formulas.ghost_batch_norm, group, ghost_size=self.ghost_size, eps=self.eps)
+        return pooled(formulas.ghost_batch_norm, group, ghost_size=self.ghost_size, eps=self.__dict__["eps"])
 
     def _check_statistics(self, x: Tensor, group: ProcessGroup | None) -> None:
         super()._check_statistics(x, group)

@@ -30,6 +30,8 @@ _REMEMBERED_PASSES = 8
 
 
 class _BatchRenorm(BatchLayer):
+    plain_in = ("evaluation",)
+
     def __init__(
         self,
         num_features: int,
@@ -68,7 +70,7 @@ class _BatchRenorm(BatchLayer):
 
     def _by_batch(self, x: Tensor, group: ProcessGroup | None) -> Formula:
         self._check_before(x)
-        constants = {"r_max": self.r_max, "d_max": self.d_max, "eps": self.eps, "processes": group}
+        constants = {"r_max": self.r_max, "d_max": self.d_max, "eps": self.__dict__["eps"], "processes": group}
         if recomputing() and self._passes:
             return partial(_as_before, passes=tuple(self._passes), **constants)
         return partial(_corrected, before=self._before(), **constants)

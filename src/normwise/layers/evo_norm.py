@@ -80,11 +80,11 @@ class EvoNormB0(BatchLayer):
         check_required(self, x, (self.num_features,), v=self.v)
 
     def _by_batch(self, x: Tensor, group: ProcessGroup | None) -> Formula:
-        return pooled(formulas.evo_norm_b0, group, eps=self.eps)
+        return pooled(formulas.evo_norm_b0, group, eps=self.__dict__["eps"])
 
     def _by_running(self, x: Tensor, running: RunningStatistics) -> tuple[Formula, Moments | None]:
         self._check_before(x)
-        return partial(formulas.evo_norm_b0, eps=self.eps, known=running.moments()), None
+        return partial(formulas.evo_norm_b0, eps=self.__dict__["eps"], known=running.moments()), None
 
     def _tensors(self) -> tuple[Tensor | None, ...]:
         return self.weight, self.bias, self.v
@@ -166,7 +166,7 @@ class EvoNormS0(ChannelLayer):
         if type(x) is not Tensor and is_symbol(x):
             return as_node(self, x, residual, mask, lengths)
         mask = self._mask(x, mask, lengths)
-        formula = bound(formulas.evo_norm_s0, groups=self.num_groups, eps=self.eps)
+        formula = bound(formulas.evo_norm_s0, groups=self.num_groups, eps=self.__dict__["eps"])
         tensors, asker = (self.weight, self.bias, self.v), (type(self), self.num_features)
         return run_for_y(
             Request(x, formula, tensors, self.activation, residual, mask, asker=asker), self._check_request

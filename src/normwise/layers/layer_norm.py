@@ -92,7 +92,9 @@ class LayerNorm(_RowNorm, nn.LayerNorm):
     def forward(self, input: Tensor, residual: Tensor | None = None, mask: Tensor | None = None) -> Tensor:  # type: ignore[override]
         if type(input) is not Tensor and is_symbol(input):
             return as_node(self, input, residual, mask)
-        return self._normalize(input, bound(formulas.instance_norm, eps=self.eps), parameters_of(self), residual, mask)
+        return self._normalize(
+            input, bound(formulas.instance_norm, eps=self.__dict__["eps"]), parameters_of(self), residual, mask
+        )
 
 
 class RMSNorm(_RowNorm, nn.RMSNorm):
@@ -135,5 +137,5 @@ class RMSNorm(_RowNorm, nn.RMSNorm):
     def forward(self, x: Tensor, residual: Tensor | None = None, mask: Tensor | None = None) -> Tensor:  # type: ignore[override]
         if type(x) is not Tensor and is_symbol(x):
             return as_node(self, x, residual, mask)
-        formula = bound(formulas.rms_norm, eps=epsilon(x, self.eps))
+        formula = bound(formulas.rms_norm, eps=epsilon(x, self.__dict__["eps"]))
         return self._normalize(x, formula, (self.weight, None), residual, mask)

@@ -23,7 +23,7 @@ class _Conv(StandardizedConv):
 
     def forward(self, input: Tensor) -> Tensor:
         if type(input) is not Tensor and is_symbol(input):
-            return as_node(self, input)
+            return as_node(self, input)  # type: ignore[arg-type]
         return self._conv_forward(input, self.standardized(self.weight), self.bias)  # type: ignore[attr-defined]
 
     def _check_fan_in(self) -> None:
