@@ -17,7 +17,7 @@ from normwise.core.bound import Bound
 from normwise.core.kinds import kinds_of
 from normwise.core.moments import Moments
 
-from . import by_graph, by_kernels, by_torch, compiled, plain
+from . import by_graph, by_kernels, by_torch, compiled, per_sample, plain
 from .context import Context, context_of, is_ordinary
 from .request import Request
 
@@ -104,9 +104,12 @@ def way_for(request: Request, check: Callable[[Request], None]) -> Way:
 
 
 def _checked(request: Request, check: Callable[[Request], None]) -> Way:
-    check(request)
     reasons: list[str] = []
-    way = choose(request, context_of(request), reasons)
+    if per_sample.are_expanded(request):
+        way: Way = per_sample.bind(request)
+    else:
+        check(request)
+        way = choose(request, context_of(request), reasons)
     if _explanations is not None:
         _explanations.append(Explanation(way.name, tuple(reasons)))
     return way
