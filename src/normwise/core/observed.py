@@ -24,6 +24,14 @@ def operators_are_observed() -> bool:
     return torch._C._len_torch_dispatch_stack() > 0  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def is_mapped() -> bool:
+    """Whether `torch.vmap` runs this for many at once, whose values nobody can look at."""
+    if torch._C._functorch.peek_interpreter_stack() is None:  # pyright: ignore[reportAttributeAccessIssue]
+        return False
+    stack = torch._C._functorch.get_interpreter_stack()  # pyright: ignore[reportAttributeAccessIssue]
+    return any(level.key() == torch._C._functorch.TransformType.Vmap for level in stack)  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def is_recorded() -> bool:
     """Whether a graph is made for others to run: by `torch.export`, `torch.jit.trace` or `make_fx`."""
     if torch.compiler.is_compiling():
