@@ -9,8 +9,9 @@ from torch.nn.utils import parametrize
 from normwise.core.arguments import check_floating
 from normwise.core.observed import has_values
 from normwise.core.tables import check_required
+from normwise.core.transforms import outside, value_outside
 from normwise.core.wide_buffers import WideBuffers
-from normwise.operations.context import plain_operations_wanted, without_autocast
+from normwise.operations.context import plain_operations_wanted, under_function_transform, without_autocast
 
 from .layers import TRANSPOSED, AnyModule, computing_dtype, weight_of
 from .operator_norm import Grid, OperatorNorm
@@ -177,6 +178,15 @@ class SpectralNorm(WideBuffers):
     @torch.no_grad()
     def _iterated(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
         """The singular vectors in training."""
+        if under_function_transform() and not torch.compiler.is_compiling():
+            # As torch's, it remembers them inside of a transform, too, where it is not one of many at once.
+            matrix_outside = value_outside(matrix)
+            if matrix_outside is not None and all(value_outside(t) is t for t in self.buffers()):
+                with outside():
+                    return self._iterate(matrix_outside.detach())
+        return self._iterate(matrix)
+
+    def _iterate(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
         u, v = self._stored(matrix)
         check_required("spectral_norm", matrix, u.shape, _image=self._image)
         check_required("spectral_norm", matrix, v.shape, _coimage=self._coimage)
