@@ -24,6 +24,7 @@ from normwise.operations.request import check as check_request
 
 from ._shared import parameters_of, values_per_channel, without_bias
 from .running_layer import RunningLayer
+from .scripting import ScriptedBatchNorm
 
 _LARGER_BATCH = (
     f"{WITHOUT_EFFECT} Use a larger batch (drop_last=True drops a tail of one), single_value='running', eval(), or a "
@@ -144,6 +145,9 @@ class BatchLayer(RunningLayer, nn.modules.batchnorm._BatchNorm):
         if mode == "training" and self.policy.frozen:
             return "that it is frozen"
         return super().lost_in(mode)
+
+    def _scripted(self) -> nn.Module:
+        return ScriptedBatchNorm(self) if "evaluation" in self.plain_in else super()._scripted()
 
     def _note(self, formula: Formula, result: Result) -> None:
         """What a layer keeps of a training pass besides the running statistics, before they take it in."""

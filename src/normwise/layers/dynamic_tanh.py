@@ -14,6 +14,7 @@ from normwise.core.symbols import as_node, is_symbol
 from normwise.operations import pointwise
 
 from ._shared import FusedActivation
+from .scripting import ScriptedSquash
 
 
 class _Squash(FusedActivation):
@@ -42,6 +43,9 @@ class _Squash(FusedActivation):
             table = torch.full((num_channels,), start, device=device, dtype=dtype)
             self.register_parameter(name, nn.Parameter(table) if wanted else None)
         self._set_activation(activation)
+
+    def _scripted(self) -> nn.Module:
+        return ScriptedSquash(self)
 
     def _check(self, x: Tensor) -> None:
         name = type(self).__name__

@@ -25,6 +25,7 @@ from normwise.operations.request import check as check_request
 
 from ._shared import ChannelLayer
 from .batch_layer import BatchLayer, pooled
+from .scripting import ScriptedEvoNormB0, ScriptedEvoNormS0
 
 
 class EvoNormB0(BatchLayer):
@@ -88,6 +89,9 @@ class EvoNormB0(BatchLayer):
 
     def _tensors(self) -> tuple[Tensor | None, ...]:
         return self.weight, self.bias, self.v
+
+    def _scripted(self) -> nn.Module:
+        return ScriptedEvoNormB0(self) if self.running_mean is not None else super()._scripted()
 
     def _check_input_dim(self, input: Tensor) -> None:
         check_input(input, type(self).__name__)
@@ -171,6 +175,9 @@ class EvoNormS0(ChannelLayer):
         return run_for_y(
             Request(x, formula, tensors, self.activation, residual, mask, asker=asker), self._check_request
         )
+
+    def _scripted(self) -> nn.Module:
+        return ScriptedEvoNormS0(self)
 
     def _check_request(self, request: Request) -> None:
         x = request.x

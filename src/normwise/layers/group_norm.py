@@ -22,6 +22,7 @@ from normwise.operations.request import check as check_request
 
 from ._shared import FusedActivation, parameters_of, without_bias
 from .running_layer import RunningLayer
+from .scripting import ScriptedGroupNorm, ScriptedInstanceNorm
 
 
 class _InstanceNorm(RunningLayer, nn.modules.instancenorm._InstanceNorm):
@@ -87,6 +88,9 @@ class _InstanceNorm(RunningLayer, nn.modules.instancenorm._InstanceNorm):
         if learning:
             self._remember(result.statistics())
         return result.y
+
+    def _scripted(self) -> nn.Module:
+        return ScriptedInstanceNorm(self)
 
     def _check_tensors(self, request: Request) -> None:
         running = self.running_statistics() if self.track_running_stats else None
@@ -233,6 +237,9 @@ class GroupNorm(FusedActivation, nn.GroupNorm):
         asker = (type(self), self.num_channels)
         request = Request(input, formula, parameters_of(self), self.activation, residual, mask, asker=asker)
         return run_for_y(request, self._check_request)
+
+    def _scripted(self) -> nn.Module:
+        return ScriptedGroupNorm(self)
 
     def _check_request(self, request: Request) -> None:
         x = request.x

@@ -20,6 +20,7 @@ from normwise.operations.request import Request, View
 from normwise.operations.request import check as check_request
 
 from ._shared import FusedActivation, parameters_of
+from .scripting import ScriptedRows
 
 
 class _RowNorm(FusedActivation):
@@ -37,6 +38,9 @@ class _RowNorm(FusedActivation):
         view, asker = View("rows", len(shape)), (type(self), shape)
         request = Request(x, formula, tensors, self.activation, residual, mask, view=view, asker=asker)
         return run_for_y(request, self._check_request)
+
+    def _scripted(self) -> nn.Module:
+        return ScriptedRows(self, center=isinstance(self, nn.LayerNorm), pixels=False)
 
     def _check_request(self, request: Request) -> None:
         x, mask = request.x, request.mask

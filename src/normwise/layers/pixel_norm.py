@@ -20,6 +20,7 @@ from normwise.operations.request import PIXELS, Request
 from normwise.operations.request import check as check_request
 
 from ._shared import FusedActivation, parameters_of
+from .scripting import ScriptedRows
 
 
 class _PixelNorm(FusedActivation):
@@ -36,6 +37,9 @@ class _PixelNorm(FusedActivation):
         asker = (type(self), self.normalized_shape)
         request = Request(x, formula, tensors, self.activation, residual, mask, view=PIXELS, asker=asker)
         return run_for_y(request, self._check_request)
+
+    def _scripted(self) -> nn.Module:
+        return ScriptedRows(self, center=isinstance(self, nn.LayerNorm), pixels=True)
 
     def _check_request(self, request: Request) -> None:
         self._check(request.x)

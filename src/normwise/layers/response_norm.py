@@ -20,6 +20,7 @@ from normwise.operations.request import Request
 from normwise.operations.request import check as check_request
 
 from ._shared import ChannelLayer
+from .scripting import ScriptedFilterResponseNorm, ScriptedGlobalResponseNorm
 
 #: The first value of a learned ε.
 _LEARNED_EPS = 1e-4
@@ -87,6 +88,9 @@ class _FilterResponseNorm(ChannelLayer):
             formula = bound(_thresholded, eps=self.__dict__["eps"])
         request = Request(x, formula, tensors, activation, residual, mask, asker=(type(self), self.num_features))
         return run_for_y(request, self._check_request)
+
+    def _scripted(self) -> nn.Module:
+        return ScriptedFilterResponseNorm(self)
 
     def _check_request(self, request: Request) -> None:
         x = request.x
@@ -216,6 +220,9 @@ class GlobalResponseNorm(ChannelLayer):
         formula = bound(formulas.global_response_norm, eps=self.__dict__["eps"])
         request = Request(x, formula, (self.weight, self.bias), self.activation, residual, mask, asker=asker)
         return run_for_y(request, self._check_request)
+
+    def _scripted(self) -> nn.Module:
+        return ScriptedGlobalResponseNorm(self)
 
     def _check_request(self, request: Request) -> None:
         x = request.x
