@@ -1,7 +1,8 @@
 """The cells of the page of tools: one function per tool, which proves that a layer comes out of it right.
 
-An outcome is "works" (the result was compared and agrees) or "-" (the question does not arise). The yardstick is the
-layer itself, called as always; that this is right is proven against torch.nn and NumPy in tests/layers.
+An outcome is "works" (the result was compared and agrees), "evaluates" (in evaluation; in training it is a clear
+error), "error" (a clear one) or "-" (the question does not arise). The yardstick is the layer itself, called as always;
+that this is right is proven against torch.nn and NumPy in tests/layers.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.testing import assert_close
 
-from tests.conformance.cells import NOT_APPLICABLE, WORKS, Case, needs_processes
+from tests.conformance.cells import ERROR, NOT_APPLICABLE, WORKS, Case, needs_processes
 
+#: In evaluation; in training it says that it does not.
+EVALUATES = "evaluates"
 #: Another order of sums in fp32, on values of order ten.
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 KIND = torch.float32
@@ -182,6 +185,32 @@ def many_gradients(case: Case) -> str:
     return WORKS
 
 
+def scripted(case: Case) -> str:
+    """`torch.jit.script`: the layer's stand-in, in both modes or in evaluation alone, or one sentence."""
+    right = []
+    for training in modes(case):
+        model = model_of(case, training=training)
+        twin = copy.deepcopy(model)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # deprecated
+            try:
+                script = torch.jit.script(model)
+            except TypeError as error:
+                if "has no plain counterpart for torch.jit.script" not in str(error):
+                    raise
+                return ERROR
+        try:
+            for seed in (0, 1):
+                assert_close(script(*inputs_of(case, seed)), twin(*inputs_of(case, seed)), **CLOSE)
+        except torch.jit.Error as error:
+            if not training or "only evaluates" not in str(error):
+                raise
+            continue
+        assert_close(dict(script.named_buffers()), dict(twin.named_buffers()), **CLOSE)
+        right.append(training)
+    return WORKS if right == list(modes(case)) else EVALUATES
+
+
 def _size(t: Tensor) -> float:
     return max(1.0, t.abs().max().item())
 
@@ -193,7 +222,8 @@ CELLS = {
     "make_fx, backward": make_fx_gradients,
     "FakeTensorMode": imagined,
     "jit.trace": jit_trace,
+    "jit.script": scripted,
     "export": exported,
     "batched gradients": many_gradients,
 }
-__all__ = ["CELLS", "NOT_APPLICABLE", "WORKS"]
+__all__ = ["CELLS", "ERROR", "NOT_APPLICABLE", "WORKS"]
