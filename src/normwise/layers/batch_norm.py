@@ -51,7 +51,7 @@ class BatchNorm2d(_BatchNorm, nn.BatchNorm2d):
     extends the batch over processes; ``nonfinite`` and ``single_value`` say what becomes of unusable batches, see
     ``layer.policy``.
 
-    ``forward(x, residual=None, mask=None, lengths=None)``: ``residual`` has ``x``'s shape and is added before the
+    ``forward(input, residual=None, mask=None, lengths=None)``: ``residual``, of its shape, is added before the
     activation. ``mask`` is boolean, ``[N, *space]`` or ``[N, 1, *space]``: batch and running statistics are those of
     the values where it is true, all values are normalized, and a mask without a true value leaves the running
     statistics alone. ``lengths`` is an integer tensor ``[N]``: the mask of the first positions of sequences
@@ -109,9 +109,9 @@ class SyncBatchNorm(_BatchNorm, nn.SyncBatchNorm):
 
     Source: the synchronized statistics of Ioffe and Szegedy 2015, arXiv:1502.03167, over devices.
 
-    The trap: torch's `convert_sync_batchnorm` replaces any subclass of BatchNorm by its own class and silently drops
-    the subclass' forward; this class' method keeps each layer's class and sets its ``process_group``, and every
-    layer here whose statistics depend on the batch takes ``process_group`` directly.
+    The trap: torch's `convert_sync_batchnorm` makes its own class of every subclass of BatchNorm, and is refused where
+    an activation or a formula would be lost. This class' method keeps each layer's class and sets its
+    ``process_group``, and every layer here whose statistics depend on the batch takes ``process_group`` directly.
 
     >>> SyncBatchNorm(4).eval()(torch.zeros(2, 4, 3)).shape
     torch.Size([2, 4, 3])

@@ -135,7 +135,7 @@ class InstanceNorm2d(_InstanceNorm, nn.InstanceNorm2d):
 
     Args: as torch's. Keyword only: ``activation`` names an activation applied last, such as ``"relu"``.
 
-    ``forward(x, residual=None, mask=None, lengths=None)``: ``residual`` has ``x``'s shape and is added before the
+    ``forward(input, residual=None, mask=None, lengths=None)``: ``residual``, of its shape, is added before the
     activation. ``mask`` is boolean, ``[N, *space]`` or ``[N, 1, *space]``: the statistics are those of the values where
     it is true; a sample without any is divided by √ε. ``lengths`` is an integer tensor ``[N]``: the mask of the first
     positions of sequences ``[N, C, L]``.
@@ -185,7 +185,7 @@ class GroupNorm(FusedActivation, nn.GroupNorm):
 
     Args: as torch's. Keyword only: ``activation`` names an activation applied last, such as ``"silu"``.
 
-    ``forward(x, residual=None, mask=None, lengths=None)``: as in `InstanceNorm2d`.
+    ``forward(input, residual=None, mask=None, lengths=None)``: as in `InstanceNorm2d`.
 
     Raises ValueError where the channels are not divisible by the groups, where the input has other channels,
     and for groups of a single value, where the output would not depend on the input.

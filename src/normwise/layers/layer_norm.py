@@ -63,7 +63,7 @@ class LayerNorm(_RowNorm, nn.LayerNorm):
 
     Args: as torch's. Keyword only: ``activation`` names an activation applied last, such as ``"gelu"``.
 
-    ``forward(x, residual=None, mask=None)``: ``residual`` has ``x``'s shape and is added before the activation;
+    ``forward(input, residual=None, mask=None)``: ``residual``, of its shape, is added before the activation;
     ``mask`` is boolean and broadcasts against ``x``: the statistics are those of the values where it is true.
     (A mask of whole tokens changes nothing here: no token sees another.)
 

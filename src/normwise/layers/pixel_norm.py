@@ -70,7 +70,7 @@ class LayerNorm2d(_PixelNorm, nn.LayerNorm):
     layers whose checkpoints load here (ConvNeXt's ``channels_first`` LayerNorm, timm's ``LayerNorm2d``) use 1e-6.
     Keyword only: ``activation`` names an activation applied last, such as ``"gelu"``.
 
-    ``forward(x, residual=None, mask=None, lengths=None)``: ``residual`` has ``x``'s shape and is added before the
+    ``forward(input, residual=None, mask=None, lengths=None)``: ``residual``, of its shape, is added before the
     activation. No position sees another, so a ``mask`` of positions, or ``lengths`` of sequences, changes no
     statistics; NaN and inf in what it excludes count as 0 and do not reach the parameters' gradients.
 
