@@ -4,6 +4,7 @@ import typing as _typing
 from importlib import import_module as _import_module
 
 from . import functional as functional
+from . import integrations as _integrations  # noqa: F401  # tools are told of the layers
 from . import nets as nets
 from .backends import available_backends as available_backends
 from .backends import build_kernels as build_kernels

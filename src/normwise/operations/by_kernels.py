@@ -10,7 +10,7 @@ from torch import Tensor
 from normwise.backends import Backend, Fused, Remembering, Rows, RowsOfSums, offering, select
 from normwise.core.activations import activation_named
 from normwise.core.kinds import kinds_of
-from normwise.core.layout import PLAIN, check_memory
+from normwise.core.layout import PLAIN, as_operators_lay, check_memory
 from normwise.core.moments import Moments
 
 from . import plain
@@ -118,6 +118,7 @@ class AlongRows(Pass):
         return narrowed(finish(y, request.activation, request.residual), x), None
 
     def forward(self, call: Call, x: Tensor, residual: Tensor | None, mask: Tensor | None, p: Parameters) -> Tensor:
+        given = x
         if not x.is_contiguous():
             check_memory(x)
             x = x.contiguous()
@@ -127,7 +128,9 @@ class AlongRows(Pass):
             y, call.kept = self.backend.rows(x, self.width, *rest)
         else:
             y, call.kept = self.backend.columns(x, *rest)
-        return y
+        if given is x or self.center or self.turned:
+            return y
+        return as_operators_lay(given, y)  # torch's own layer_norm is always contiguous, its rms_norm elementwise
 
     def backward(
         self,

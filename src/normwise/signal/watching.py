@@ -16,7 +16,7 @@ from .readings import TapReadings
 from .records import Trace
 from .sightings import Sightings
 from .sinks import Target, sink_for
-from .tracing import NamedTaps, named_blocks, pool, run_eagerly
+from .tracing import NamedTaps, named_blocks, pool, run_eagerly, unseen_notes
 
 
 def watch(model: nn.Module, to: Target, *, every: int = 100, histograms: bool = False, taps: NamedTaps = ()) -> Watch:
@@ -72,6 +72,7 @@ class Watch:
         self._entered = ExitStack()
         self._logged = 0
         self._pending: Sightings | None = None
+        self._notes: tuple[str, ...] = ()
         self._is_queued = False
         self._sink = sink_for(to)
 
@@ -127,7 +128,7 @@ class Watch:
         self._leave()
         if failed:
             return
-        self._pending = running.sightings
+        self._pending, self._notes = running.sightings, tuple(unseen_notes(running.unseen))
         if not any(sighting.reading.listens for sighting in running.sightings):
             self._write()
 
@@ -148,7 +149,8 @@ class Watch:
             pooled: dict[tuple[str, str], TapReadings] = {}
             pool(pooled, sightings)
             taps = tuple(readings.tap() for readings in pooled.values())
-            self._sink.write(self._logged, Trace(type(self._watched).__name__, taps, f"step {self._logged}"))
+            name, source = type(self._watched).__name__, f"step {self._logged}"
+            self._sink.write(self._logged, Trace(name, taps, source, notes=self._notes))
 
 
 class _Hook:
