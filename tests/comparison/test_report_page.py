@@ -205,7 +205,7 @@ def test_unreliable_runs_and_their_rule_are_named():
             row["test_accuracy"] = 0.51 if row["seed"] else 0.70
     text = Page(build_page(rows, make_about(batch_sizes=(8,)))).text
     assert "Unreliable at batch size 8: InstanceNorm, 60.5% on average; its runs go from 51.0% to 70.0%." in text
-    assert "its interval is wide because its runs disagree" in text
+    assert "is unreliable, and neither leads nor ties, where its own runs lie more than 5 points apart" in text
 
 
 def test_what_is_left_out_is_said():

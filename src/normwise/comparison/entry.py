@@ -33,7 +33,7 @@ def compare(
     *,
     norms: Sequence[Norm] = ("batch", "group", "instance", "layer", "none", "nf"),
     batch_sizes: Sequence[int] = (2, 8, 64),
-    seeds: int | Sequence[int] = 2,
+    seeds: int | Sequence[int] = 3,
     epochs: int = 6,
     learning_rate: float = 0.6,
     weight_decay: float = 5e-4,
