@@ -13,9 +13,8 @@ import torch
 
 from ..layers import Norm
 from .isolation import isolated
-from .normalizer_free import NORMALIZER_FREE, why_left_out
 from .references import name_of
-from .settings import InputError, make_settings, named_norms
+from .settings import make_settings, named_norms
 from .sources import load_data
 from .storage import Store
 from .sweep import Listener, Row, Sweep
@@ -36,6 +35,7 @@ def compare(
     seeds: int | Sequence[int] = 3,
     epochs: int = 6,
     learning_rate: float = 0.6,
+    lrs: Sequence[float] | None = None,
     weight_decay: float = 5e-4,
     image_size: int = 32,
     device: str | torch.device | None = None,
@@ -59,13 +59,17 @@ def compare(
             or x, y; `package.module:function` or a function that returns (train, test), each a dataset of tensors or
             a pair (x, y).
         norms: names as in `normwise.layers.NORMALIZERS` (`"group:8"` for 8 groups), classes, or functions
-            `channels -> Module`; and `"nf"`, the normalizer-free counterpart that our nets (`resnet8`, ...) have; with
-            any other model it is left out, and `SweepStarted.about["left_out"]` says why.
-        batch_sizes: each at most the size of the training split.
+            `channels -> Module`; and `"nf"`, the normalizer-free counterpart that our nets (`resnet8`, ...) have. What
+            cannot run (InstanceNorm on 1×1 maps, `nf` with another model) is left out, and
+            `SweepStarted.about["left_out"]` says why.
+        batch_sizes: each at most the size of the training split; what needs a batch is left out at 1.
         seeds: how many, or which.
         epochs: passes over the training split, the same for every run.
         learning_rate: peak rate at batch sizes from 32 on. Of 0.3 to 0.8, 0.6 gave the best accuracy averaged over
             the default normalizers on the digits; large nets and long runs want less.
+        lrs: learning rates to choose from, in the place of `learning_rate`: each contestant gets, at each batch size,
+            the one with the best accuracy on a fifth of the training split, which its runs then train on again. The
+            held-out split, which the verdict rests on, has no part in that choice.
         weight_decay: for weights; biases and normalizers have none.
         image_size: side to which the images of a folder are resized.
         device: the GPU where there is one, else the CPU.
@@ -96,6 +100,7 @@ def compare(
         seeds=seeds,
         epochs=epochs,
         learning_rate=learning_rate,
+        lrs=lrs,
         weight_decay=weight_decay,
         image_size=image_size,
         device=device,
@@ -103,14 +108,8 @@ def compare(
     with isolated(0, "cpu"):
         loaded = load_data(data, image_size)
     recipe = open_model(model, loaded.x_train[:EXAMPLES], len(loaded.classes))
-    left_out = []
-    if NORMALIZER_FREE in named and recipe.normalizer_free is None:
-        del named[NORMALIZER_FREE]
-        left_out = [why_left_out(recipe.name)]
-    if not named:
-        raise InputError(f"{left_out[0]} Name other normalizers, such as batch and group.")
-    settings = replace(settings, norms=tuple(named), threads=threads_for(loaded.sample_shape))
-    sweep = Sweep(settings, named, loaded, recipe, left_out)
+    settings = replace(settings, threads=threads_for(loaded.sample_shape))
+    sweep = Sweep(settings, named, loaded, recipe)
     if out is None:
         return sweep.run(on_event, None)
     with Store(Path(out)) as store:
