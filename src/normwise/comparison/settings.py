@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ..errors import InputError as InputError
 from ..layers import Norm, find_normalizer
 from . import renorm
 from .normalizer_free import NORMALIZER_FREE, PROTOCOL, UNIT_CLIP
@@ -18,10 +19,6 @@ MOMENTUM = 0.9
 WARM_UP = 0.1
 CLIP_NORM = 1.0
 FULL_RATE_BATCH = 32
-
-
-class InputError(ValueError):
-    """What the caller asked for cannot be done; the message says what to write instead."""
 
 
 class Run(NamedTuple):
@@ -48,6 +45,8 @@ class Settings:
     device: str
     threads: int
     lrs: tuple[float, ...] = ()
+    target: str | None = None
+    standardize: bool = False
 
     def rate(self, batch_size: int) -> float:
         """Peak learning rate at a batch size: linear in it up to 32, constant from there on."""

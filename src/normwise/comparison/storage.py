@@ -75,6 +75,29 @@ class Store:
         files.replace(self.folder / SETTINGS, json.dumps(settings, indent=2))
 
 
+def read_sweep(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The finished rows of the sweep that was last started in a folder, and what its `settings.json` holds.
+
+    Raises InputError where the folder holds no sweep.
+    """
+    path = folder / SETTINGS
+    if not path.is_file():
+        raise InputError(
+            f"{folder} holds no comparison: there is no {SETTINGS} in it. Name the folder that was given to "
+            "`normwise compare --out`."
+        )
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+        keys = dict.fromkeys(about["keys"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} is not what this version of normwise writes; run the same `normwise compare` again, which repeats "
+            "no finished run."
+        ) from error
+    rows = {row["key"]: row for row in read_rows(folder)}
+    return [rows[key] for key in keys if key in rows], about
+
+
 def read_rows(folder: Path, name: str = RESULTS) -> list[dict[str, Any]]:
     """The rows in an output folder, oldest first; a last line that was cut off is left out."""
     path = folder / name

@@ -13,7 +13,7 @@ import torch
 
 from ..layers import Norm
 from . import renorm
-from .data import Data, fingerprint
+from .data import Data, fingerprint, scales_apart
 from .events import EpochFinished, Event, RateTried, RunFinished, RunSkipped, RunStarted, SweepStarted
 from .isolation import isolated
 from .machine import machine, versions
@@ -67,16 +67,14 @@ class Sweep:
         rows = {run: known[key] for run, key in keys.items() if key in known}
         progress = Progress(self.runs, self.cost, rows)
         if store:
-            store.write_settings(self.about())
+            store.write_settings(self.about() | {"keys": list(keys.values())})
         tell(SweepStarted(out=store.folder if store else None, about=self.about(), **_state(progress)))
+        for run, row in rows.items():
+            tell(RunSkipped(run=run, row=row, **_state(progress)))
         for (seed, size), group in itertools.groupby(self.runs, key=lambda run: (run.seed, run.batch_size)):
-            group = list(group)
-            pending = [run.norm for run in group if run not in rows]
-            step_ms = self._step_times(pending, size, seed)
-            for run in group:
-                if run in rows:
-                    tell(RunSkipped(run=run, row=rows[run], **_state(progress)))
-                    continue
+            pending = [run for run in group if run not in rows]
+            step_ms = self._step_times([run.norm for run in pending], size, seed)
+            for run in pending:
                 tell(RunStarted(run=run, **_state(progress)))
                 rows[run] = {"key": keys[run], **self._run(run, progress, tell), "step_ms": step_ms.get(run.norm)}
                 if store:
@@ -100,6 +98,7 @@ class Sweep:
             },
             "protocol": self.settings.protocol(),
             "left_out": list(self.left_out),
+            "notes": [note] if (note := scales_apart(self.data)) else [],
             "missing": sorted(map(list, self.missing)),
             "rates": {str(size): self.settings.rate(size) for size in self.settings.batch_sizes},
             "chosen_rates": [[norm, size, rate] for (norm, size), rate in self.rates.items()],
