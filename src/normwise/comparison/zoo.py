@@ -106,17 +106,17 @@ def find_in_library(library: str, name: str) -> Callable[..., nn.Module]:
 
 def _why_not_imported(library: str, error: Exception) -> str:
     """What to install: mostly torchvision, which timm imports, too, was built for another torch."""
-    version = ".".join(torch.__version__.partition("+")[0].split(".")[:2])
     if "torchvision" not in str(error) and library != "torchvision":
         return f"{library} cannot be imported: {first_line(error)} Install the build for torch {torch.__version__}."
+    number, _, build = str(torch.__version__).partition("+")
+    major, minor = number.split(".")[:2]
     # torchvision 0.15 came with torch 2.0, and both have counted on together since.
-    major, minor = map(int, version.split("."))
-    goes_with = f"torchvision 0.{minor + 15}" if major == 2 else "another torchvision"
-    pip = f"pip install 'torchvision==0.{minor + 15}.*'" if major == 2 else "pip install --upgrade torchvision"
-    reads = " and timm imports torchvision" if library == "timm" else ""
+    wanted = f"'torchvision==0.{int(minor) + 15}.*'" if major == "2" else "--upgrade torchvision"
+    index = f" --index-url https://download.pytorch.org/whl/{build}" if build else ""
+    reads = ", which timm imports," if library == "timm" else ""
     return (
-        f"the installed torchvision was not built for torch {torch.__version__}{reads} ({first_line(error)}) With "
-        f"torch {version} goes {goes_with}: run `{pip}`, from where torch came from."
+        f"the installed torchvision{reads} was not built for torch {torch.__version__} "
+        f"({first_line(error).rstrip('.')}). Run `pip install --force-reinstall --no-deps {wanted}{index}`."
     )
 
 
