@@ -7,25 +7,32 @@ from typing import Any
 
 from torch import nn
 
-from .diagnosis import signal_rules, statistics_rules
-from .diagnosis.evidence import Evidence, gather
+from .batches import Forward
+from .diagnosis import finite_rules, growth_rules, memory_rules, placement_rules, signal_rules
+from .diagnosis.evidence import Evidence
 from .diagnosis.findings import Finding, Findings
-from .inputs import Forward
+from .diagnosis.gathering import gather
+from .diagnosis.sites import has_memory
 from .modules import unwrapped
 
+# In the order in which findings of one severity stand: what breaks a net, the faults, what they lead to, waste.
 RULES: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
-    signal_rules.not_finite,
-    statistics_rules.poisoned_statistics,
-    statistics_rules.one_value_per_channel,
-    signal_rules.growing_variance,
-    signal_rules.vanishing_variance,
-    signal_rules.gradient_range,
+    finite_rules.not_finite,
+    finite_rules.poisoned_statistics,
+    placement_rules.one_value_per_channel,
     signal_rules.dead_layer,
+    growth_rules.growing_variance,
+    growth_rules.vanishing_variance,
+    signal_rules.gradient_range,
     signal_rules.mean_shift,
-    statistics_rules.stale_statistics,
-    statistics_rules.train_eval_gap,
-    statistics_rules.small_batch,
-    statistics_rules.useless_bias,
+    memory_rules.high_momentum,
+    memory_rules.no_running_statistics,
+    memory_rules.dropout_before_batch_norm,
+    memory_rules.small_batch,
+    memory_rules.stale_statistics,
+    memory_rules.train_eval_gap,
+    placement_rules.normalizers_in_a_row,
+    placement_rules.useless_bias,
 )
 
 
@@ -62,6 +69,11 @@ def diagnose(
     """
     model = unwrapped(model, "diagnose")
     evidence = gather(model, data, skip_gain=skip_gain, forward=forward, batches=batches)
-    findings = [finding for rule in RULES for finding in rule(evidence)]
-    notes = [] if evidence.failure is None else [f"The signal was not measured: {evidence.failure}"]
-    return Findings(type(model).__name__, findings, notes)
+    return Findings(type(model).__name__, [finding for rule in RULES for finding in rule(evidence)], _notes(evidence))
+
+
+def _notes(evidence: Evidence) -> Iterator[str]:
+    if evidence.failure is not None:
+        yield f"The signal was not measured: {evidence.failure}"
+    if evidence.real and evidence.fresh and any(has_memory(module) for _, module in evidence.batch_norms):
+        yield "The net is untrained: its running statistics are not judged."
