@@ -19,6 +19,7 @@ from .protection import as_it_was, evaluate, random_numbers_kept, set_skip_gains
 from .readings import TapReadings
 from .records import Trace
 from .sightings import Sighting
+from .zero_branches import zero_branches
 
 NamedTaps = Mapping[str, str | None] | Sequence[str]
 
@@ -103,13 +104,9 @@ def trace(
             source = "a batch" if is_batch(model, input) else "a loader"
             for batch in batches_of(model, input, batches):
                 observer.observe(batch)
-    return Trace(
-        type(model).__name__,
-        tuple(readings.tap() for readings in observer.pooled.values()),
-        source,
-        observer.batches,
-        tuple(notes + observer.notes()),
-    )
+    taps = tuple(readings.tap() for readings in observer.pooled.values())
+    notes += [*observer.notes(), *zero_branches(model, taps)]
+    return Trace(type(model).__name__, taps, source, observer.batches, tuple(notes))
 
 
 class _Observer:
@@ -194,11 +191,11 @@ class _Observer:
 
 def pool(pooled: dict[tuple[str, str], TapReadings], sightings: Iterable[Sighting]) -> None:
     """Add the readings of a forward pass to those of earlier ones."""
-    for kind, name, type_name, reading in sightings:
+    for kind, name, type_name, reading, _, part in sightings:
         if (kind, name) in pooled:
             pooled[kind, name].add(reading)
         else:
-            pooled[kind, name] = TapReadings(name, kind, type_name, reading)
+            pooled[kind, name] = TapReadings(name, kind, type_name, reading, part)
 
 
 def _nothing() -> None:

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from ..batches import Forward
-from ..modules import tensors_in, watched_modules
+from ..modules import module_name, tensors_in, watched_modules
 from ..readings import Reading, TapReadings
 from ..records import Tap, Trace
 
 DEAD = 0.5
 """From this share of constant channels on a layer is looked at again."""
-NEARLY_CONSTANT = 1e-8
+NEARLY_CONSTANT = 1e-10
 """Variance over squared mean."""
 
 
@@ -46,7 +46,7 @@ def constant_inputs(model: nn.Module, trace: Trace, again: Callable[..., Trace],
 
     with ExitStack() as stack:
         for module, name in watched_modules(model).items():
-            if name in {suspect.partition("#")[0] for suspect in suspects}:
+            if name in {module_name(suspect) for suspect in suspects}:
                 hook = partial(arrive, name)
                 stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
         again(forward=counted)

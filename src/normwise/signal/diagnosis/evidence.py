@@ -10,6 +10,7 @@ from torch import nn
 
 from normwise.weights.layers import LAYERS
 
+from ..modules import module_name
 from ..records import Tap, Trace
 from .sites import BATCH, Site, has_memory
 
@@ -56,8 +57,8 @@ class Evidence:
         return ((name, module) for name, module in self.model.named_modules() if isinstance(module, BATCH))
 
     def module_of(self, tap: Tap) -> nn.Module | None:
-        """The module of a tap, whose name says which of its calls and outputs it is."""
-        return dict(self.model.named_modules()).get(tap.name.partition("#")[0].partition("[")[0])
+        """The module whose output the tap is."""
+        return dict(self.model.named_modules()).get(module_name(tap.name))
 
     def path(self) -> tuple[Tap, ...]:
         """The taps along which the signal can be compared: blocks, or the outputs of layers with weights."""
