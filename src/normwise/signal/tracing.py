@@ -104,9 +104,9 @@ def trace(
             source = "a batch" if is_batch(model, input) else "a loader"
             for batch in batches_of(model, input, batches):
                 observer.observe(batch)
-    taps = tuple(readings.tap() for readings in observer.pooled.values())
-    notes += [*observer.notes(), *zero_branches(model, taps)]
-    return Trace(type(model).__name__, taps, source, observer.batches, tuple(notes))
+    measured = tuple(readings.tap() for readings in observer.pooled.values())
+    notes += [*observer.notes(), *zero_branches(model, measured)]
+    return Trace(type(model).__name__, measured, source, observer.batches, tuple(notes))
 
 
 class _Observer:
