@@ -186,6 +186,16 @@ FAULTS = {
     ),
     "a bias before BatchNorm": (lambda: (plain(bias=True), images()), "useless bias", "0"),
     "a bias before InstanceNorm": (lambda: (plain(nn.InstanceNorm2d, bias=True), images()), "useless bias", "0"),
+    "a bias before a pool before BatchNorm": (
+        lambda: (plain(bias=True, between=[nn.MaxPool2d(2), nn.Identity()])[3:], torch.randn(16, 16, 8, 8)),
+        "useless bias",
+        "3",
+    ),
+    "a bias before BatchNorm of flat features": (
+        lambda: (nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.BatchNorm1d(400)), images()),
+        "useless bias",
+        "0",
+    ),
     "a bias before GroupNorm of one channel each": (
         lambda: (plain(in_every_channel, bias=True), images()),
         "useless bias",

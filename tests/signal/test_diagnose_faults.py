@@ -6,6 +6,8 @@ from faulty_nets import FAULTS, SoundBlock, images, learned, plain, residual
 from torch import nn
 
 from normwise.signal import diagnose, trace
+from normwise.signal.diagnosing import RULES
+from normwise.signal.diagnosis.evidence import Evidence
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -101,3 +103,27 @@ def test_dropout_behind_the_last_batch_norm_is_sound():
 def test_momentum_that_remembers_enough():
     for momentum, batch in ((0.1, 8), (0.01, 8), (0.4, 16), (None, 8)):
         assert not diagnose(plain(lambda width, m=momentum: nn.BatchNorm2d(width, momentum=m)), images(batch))
+
+
+def test_rules_say_nothing_of_what_was_not_looked_at():
+    """And some need no run: settings alone are enough."""
+    assert not [finding for rule in RULES for finding in rule(Evidence(plain(bias=True)))]
+    for net, expected in (
+        (plain(lambda width: nn.BatchNorm2d(width, momentum=0.99)), "high momentum"),
+        (plain(lambda width: nn.BatchNorm2d(width, track_running_stats=False)), "no running statistics"),
+    ):
+        assert [finding.rule for rule in RULES for finding in rule(Evidence(net))] == [expected]
+
+
+def test_a_remedy_says_what_the_normalizer_has():
+    assert "affine=True" in diagnose(plain(nn.InstanceNorm2d, bias=True), images())[0].remedy
+    assert "a bias of its own" in diagnose(plain(bias=True), images())[0].remedy
+
+
+def test_order_is_that_of_causes():
+    """A warning that an error may follow from stands before it."""
+    net = learned(plain(lambda width: nn.BatchNorm2d(width, momentum=0.9)), images())
+    with torch.no_grad():
+        net[1].running_var.fill_(float("nan"))
+    rules = [finding.rule for finding in diagnose(net, [(images(), torch.arange(16))])]
+    assert rules[:3] == ["poisoned statistics", "high momentum", "train-eval gap"]

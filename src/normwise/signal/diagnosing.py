@@ -12,7 +12,6 @@ from .diagnosis import finite_rules, growth_rules, memory_rules, placement_rules
 from .diagnosis.evidence import Evidence
 from .diagnosis.findings import Finding, Findings
 from .diagnosis.gathering import gather
-from .diagnosis.sites import has_memory
 from .modules import unwrapped
 
 # In the order in which findings of one severity stand: what breaks a net, the faults, what they lead to, waste.
@@ -46,16 +45,20 @@ def diagnose(
 ) -> Findings:
     """Say what is wrong with the signal of a model: where, by how much, and what to do about it.
 
-    Looks for variance that doubles from block to block or dies out, mean shift, dead layers, vanishing and exploding
-    gradients, values that are not finite; running statistics that are stale or poisoned by NaN, one value per channel,
-    batches too small for BatchNorm, biases in front of a normalizer that removes them, and a gap between training
-    and evaluation. The page "signal" of the docs says what each rule takes for wrong.
+    Looks for values that are not finite, in the data, the weights, the outputs, the loss and the gradients; variance
+    that is multiplied from block to block or dies out, mean shift, dead layers, gradients that vanish or explode;
+    running statistics that are stale, poisoned by NaN, missing or of the last batch alone, dropout in front of
+    BatchNorm, batches too small for it, and a gap between training and evaluation; one value per channel or group,
+    normalizers in a row, and biases that a normalizer removes. Worst first, and causes before what they lead to. The
+    page "signal" of the docs says what each rule takes for wrong.
 
     Args:
         model: any module; it is given back as it was.
-        data: as `trace` takes it: None or a shape for noise; a batch or a loader. What a net remembers of its data
-            (stale statistics, train-eval gap) can only be judged on data.
-        skip_gain, forward, batches: as in `trace`.
+        data: as `trace` takes it: None or a shape for noise; a batch, a list of batches or a loader, also one that can
+            be read once. What a net remembers of its data (stale statistics, train-eval gap) can only be judged on
+            data, and of a net that has been trained.
+        skip_gain, forward, batches: as in `trace`. Where ``forward`` returns a loss, the gradients are the loss's, and
+            the gap between training and evaluation is that of what the model gives.
 
     Raises what `trace` raises; one value per channel, at which BatchNorm raises, is a finding.
 
@@ -69,11 +72,6 @@ def diagnose(
     """
     model = unwrapped(model, "diagnose")
     evidence = gather(model, data, skip_gain=skip_gain, forward=forward, batches=batches)
-    return Findings(type(model).__name__, [finding for rule in RULES for finding in rule(evidence)], _notes(evidence))
-
-
-def _notes(evidence: Evidence) -> Iterator[str]:
-    if evidence.failure is not None:
-        yield f"The signal was not measured: {evidence.failure}"
-    if evidence.real and evidence.fresh and any(has_memory(module) for _, module in evidence.batch_norms):
-        yield "The net is untrained: its running statistics are not judged."
+    findings = [finding for rule in RULES for finding in rule(evidence)]
+    notes = [] if evidence.failure is None else [f"The signal was not measured: {evidence.failure}"]
+    return Findings(type(model).__name__, findings, notes)

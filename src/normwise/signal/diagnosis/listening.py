@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -25,6 +26,9 @@ DROPOUTS = frozenset(
     for name in ("dropout", "alpha_dropout", "feature_alpha_dropout", "feature_dropout")
     for ending in ("", "_")
 ) | {"dropout1d", "dropout2d", "dropout3d"}
+# What a bias passes through: of all values of a channel the largest, or the mean, is larger by it.
+POOL = re.compile(r"_?(adaptive_)?(max|avg)_pool[123]d")
+REARRANGEMENTS = frozenset({"flatten", "reshape", "view", "contiguous", "squeeze", "unsqueeze"})
 
 
 @dataclass
@@ -71,11 +75,20 @@ class _Listener(TorchFunctionMode):
                 args, kwargs = _in_training(func, args, kwargs)
         out = func(*args, **kwargs)
         if not self._normalizing and next(tensors_in(out), None) is not None:
-            for x in tensors_in([args, kwargs]):
-                source = self._source_of(x)
-                if source is not None:
-                    source.shared = True
+            self._pass_on(name, out, args, kwargs)
         return out
+
+    def _pass_on(self, name: str, out: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """A function has read what a layer gave: it may be all that does, and leave a bias what it is."""
+        for x in tensors_in([args, kwargs]):
+            source = self._source_of(x)
+            if source is None or out is x:
+                continue
+            biased = isinstance(source.module, LAYERS)
+            if isinstance(out, Tensor) and (name in REARRANGEMENTS or (biased and POOL.fullmatch(name))):
+                self._sources[id(out)] = weakref.ref(out), source
+            else:
+                source.shared = True
 
     def enter(self, name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
         """A forward pre-hook of every module."""

@@ -64,15 +64,19 @@ def _repeats(site: Site) -> bool:
 
 def useless_bias(evidence: Evidence) -> Iterator[Finding]:
     """A bias that the mean's subtraction takes away again: a parameter that does nothing."""
-    layers = [site.source.name for site in evidence.sites.values() if site.source and _subtracts_bias(site)]
+    sites = [site for site in evidence.sites.values() if _subtracts_bias(site)]
+    layers = [site.source.name for site in sites if site.source]
     if layers:
+        own = getattr(sites[0].module, "bias", None) is not None
         yield Finding(
             "note",
             "useless bias",
             layers[0],
             f"{listed(layers)} add{'s' if len(layers) == 1 else ''} a bias that the normalizer behind "
             "subtracts again with the mean.",
-            "Write bias=False there; the normalizer has a bias of its own.",
+            "Write bias=False there; the normalizer has a bias of its own."
+            if own
+            else "Write bias=False there, and affine=True in the normalizer if a bias is wanted.",
             float(len(layers)),
         )
 
