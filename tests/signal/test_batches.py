@@ -19,7 +19,7 @@ class Net(nn.Module):
         return y if mask is None else y * mask
 
 
-X, Y = torch.randn(6, 3, 8, 8), torch.arange(6)
+X, Y = torch.randn(5, 3, 8, 8), torch.arange(5)  # as labels they are no mask of these maps
 
 
 class Dictionaries:
@@ -30,81 +30,75 @@ class Dictionaries:
         return iter([self.names] * 3)
 
 
-@pytest.mark.parametrize(
-    ("data", "batches"),
-    [
-        ([(X, Y), (X, Y)], 2),
-        ([[X, Y], [X, Y], [X, Y]], 3),
-        (((X, Y), (X, Y)), 2),
-        ([(X, Y)], 1),
-        ([{"x": X, "y": Y}, {"x": X, "y": Y}], 2),
-        ([X, X, X, X], 4),
-        (((X, Y) for _ in range(2)), 2),
-        (iter([X]), 1),
-        (DataLoader(TensorDataset(X, Y), batch_size=4), 2),
-        (Dictionaries(x=X, y=Y), 3),
-        ({"x": X, "labels": Y}, 1),
-        ([X, Y], 1),
-        ([X, None], 1),
-        ((X, None), 1),
-        ((X, None, Y), 1),
-        ({"x": X, "mask": None}, 1),
-    ],
-    ids=lambda value: type(value).__name__ if not isinstance(value, int) else str(value),
-)
-def test_batches_of_every_kind(data, batches):
-    result = nw.trace(Net(), data)
-    assert (result.batches, result.input) == (batches, "a batch" if batches == 1 and nw_is_one(data) else "a loader")
-    assert result.layers[0].name == "conv"
+#: Each makes its data anew: some can be read once.
+KINDS = {
+    "a list of tuples": (lambda: [(X, Y), (X, Y)], 2),
+    "a list of lists": (lambda: [[X, Y], [X, Y], [X, Y]], 3),
+    "a tuple of tuples": (lambda: ((X, Y), (X, Y)), 2),
+    "a list of one": (lambda: [(X, Y)], 1),
+    "a list of dicts": (lambda: [{"x": X, "y": Y}, {"x": X, "y": Y}], 2),
+    "a list of tensors": (lambda: [X, X, X, X], 4),
+    "a generator": (lambda: ((X, Y) for _ in range(2)), 2),
+    "a loader that yields once": (lambda: iter([X]), 1),
+    "a DataLoader": (lambda: DataLoader(TensorDataset(X, Y), batch_size=4), 2),
+    "a loader of dicts": (lambda: Dictionaries(x=X, y=Y), 3),
+}
+ONE = {
+    "a dict": lambda: {"x": X, "labels": Y},
+    "a pair on a list": lambda: [X, Y],
+    "a list with None": lambda: [X, None],
+    "a tuple with None": lambda: (X, None),
+    "a tuple of more than it takes": lambda: (X, None, Y),
+    "a dict with None": lambda: {"x": X, "mask": None},
+}
 
 
-def nw_is_one(data):
-    return isinstance(data, (dict, tuple)) or (isinstance(data, list) and isinstance(data[0], torch.Tensor))
+@pytest.mark.parametrize(("make", "batches"), KINDS.values(), ids=KINDS)
+def test_batches_of_every_kind(make, batches):
+    result = nw.trace(Net(), make())
+    assert (result.batches, result.input, result.layers[0].name) == (batches, "a loader", "conv")
+    assert not nw.diagnose(Net(), make())
 
 
-@pytest.mark.parametrize(
-    "data",
-    [[(X, Y), (X, Y)], iter([(X, Y)]), ((X, Y) for _ in range(3)), Dictionaries(x=X, y=Y), [X, Y], {"x": X, "y": Y}],
-    ids=["list", "once", "generator", "dicts", "pair", "dict"],
-)
-def test_diagnose_takes_them_too(data):
-    assert not nw.diagnose(Net(), data)
+@pytest.mark.parametrize("make", ONE.values(), ids=ONE)
+def test_one_batch_of_every_kind(make):
+    result = nw.trace(Net(), make())
+    assert (result.batches, result.input, result.layers[0].name) == (1, "a batch", "conv")
+    assert not nw.diagnose(Net(), make())
 
 
 NONE = r"The batch holds None where Net.forward\(x, mask\) takes x; pass forward=lambda model, batch: ..."
 NOTHING = r"A batch must hold a tensor; received "
+OTHER_NAMES = (
+    r"dict of 'image', 'label', and Net.forward\(x, mask\) has no such arguments; "
+    r"pass forward=lambda model, batch: model\(batch\['image'\]\)"
+)
+WRONG = {
+    "None on a list": (lambda: [None, Y], ValueError, NONE),
+    "None in a tuple": (lambda: (None, Y), ValueError, NONE),
+    "None in batches": (lambda: [(None, Y), (None, Y)], ValueError, NONE),
+    "None in a dict": (lambda: {"x": None, "y": Y}, ValueError, NONE),
+    "None alone": (lambda: [None], ValueError, NOTHING + "list"),
+    "batches that are None": (lambda: iter([None, None]), ValueError, NOTHING + "None"),
+    "batches of text": (lambda: iter(["a", "b"]), ValueError, NOTHING + "str"),
+    "a dict of other names": (lambda: Dictionaries(image=X, label=Y), ValueError, OTHER_NAMES),
+    "an array": (lambda: np.zeros((6, 3, 8, 8)), TypeError, r"received ndarray; write torch.as_tensor\(array\)"),
+    "a data set": (
+        lambda: TensorDataset(X, Y),
+        TypeError,
+        r"received TensorDataset; write DataLoader\(dataset, batch_size=...\)",
+    ),
+    "text": (lambda: "images", TypeError, "received str"),
+    "no batches": (lambda: iter([]), ValueError, "The loader has no batches"),
+}
 
 
 @pytest.mark.parametrize("tool", [nw.trace, nw.diagnose], ids=["trace", "diagnose"])
-@pytest.mark.parametrize(
-    ("data", "error", "words"),
-    [
-        ([None, Y], ValueError, NONE),
-        ((None, Y), ValueError, NONE),
-        ([(None, Y), (None, Y)], ValueError, NONE),
-        ({"x": None, "y": Y}, ValueError, NONE),
-        ([None], ValueError, NOTHING + "list"),
-        (iter([None, None]), ValueError, NOTHING + "None"),
-        (iter(["a", "b"]), ValueError, NOTHING + "str"),
-        (
-            Dictionaries(image=X, label=Y),
-            ValueError,
-            r"dict of 'image', 'label', and Net.forward\(x, mask\) has no such arguments; "
-            r"pass forward=lambda model, batch: model\(batch\['image'\]\)",
-        ),
-        (np.zeros((6, 3, 8, 8)), TypeError, r"received ndarray; write torch.as_tensor\(array\)"),
-        (TensorDataset(X, Y), TypeError, r"received TensorDataset; write DataLoader\(dataset, batch_size=...\)"),
-        ("images", TypeError, "received str"),
-        (iter([]), ValueError, "The loader has no batches"),
-    ],
-    ids=lambda value: type(value).__name__,
-)
-def test_one_sentence(tool, data, error, words):
+@pytest.mark.parametrize(("make", "error", "words"), WRONG.values(), ids=WRONG)
+def test_one_sentence(tool, make, error, words):
     net = Net()
-    if tool is nw.diagnose and hasattr(data, "__next__"):
-        pytest.skip("the iterator was read for trace")
     with pytest.raises(error, match=words):
-        tool(net, data)
+        tool(net, make())
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
     assert net.training
 

@@ -90,7 +90,7 @@ def test_the_decoder_of_a_unet(up):
     assert [t.text for t in elements(panel, "text") if t.text in ("UNet", "decoder")] == ["UNet", "decoder"]
     assert "residual block, then stage of the decoder" in figure.svg()
     places = [words.partition(": ")[0] for _, _, words in markers(panel)]
-    assert places[2:] == [f"decoder, {name}" for name in ("up", "up2.2", "gate", "up#2", "up1.2", "out")]
+    assert places[2:] == [f"decoder, {name}" for name in ("up", "up2.2", "up#2", "up1.2", "out")]
 
 
 def test_a_net_that_only_goes_up_or_down_has_no_decoder():
@@ -143,6 +143,9 @@ def test_long_names_keep_both_ends_and_are_whole_on_hover():
     text = next(t for t in elements(figure.panels[0], "text") if t.text == "a very l…ds in v2")
     assert next(iter(text)).text == name
     assert not [t for t in elements(figure.panels[0], "text") if t.text == "b" and len(t)]
+    parts = nw.plot({name: nw.trace(nets.ViT(), (2, 3, 16, 16)), "b": nw.trace(WrittenOut(), (2, 5, 6))})
+    labels = {t.text: next(iter(t)).text for t in elements(parts.panels[2], "text") if len(t)}
+    assert labels == {"a v… v2 attention": f"{name} attention", "a very… in v2 MLP": f"{name} MLP"}
 
 
 def test_bert_and_vit_of_transformers():

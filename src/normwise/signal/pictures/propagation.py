@@ -23,12 +23,13 @@ PARTS = {"attention": "attention", "mlp": "MLP", "decoder": "decoder"}
 class Curve(NamedTuple):
     """One line of a panel: the values of one model, or of a part of it, and the names and numbers of the places.
 
-    look: which of the looks it has; predicted: the values that theory expects, where there are any.
+    look: which of the looks it has; label: the name, made to fit; predicted: what theory expects, where there is any.
     """
 
     model: int
     look: int
     name: str
+    label: str
     places: tuple[str, ...]
     at: tuple[int, ...]
     values: tuple[float, ...]
@@ -72,7 +73,8 @@ def _places(trace: Trace, blocks: bool) -> Iterator[Tap]:
 
 
 def _stages(layers: Sequence[Tap]) -> Iterator[Tap]:
-    """Of the layers that stand in one module the last one."""
+    """Of the layers that stand in one module the last one; a gate of one position is beside the signal."""
+    layers = [tap for tap in layers if math.prod(tap.shape[2:]) > 1]
     for tap, after in zip_longest(layers, layers[1:]):
         parent, _, _ = tap.name.rpartition(".")
         if after is None or not parent or after.name.rpartition(".")[0] != parent:
@@ -100,12 +102,18 @@ def _curves(
             yield Curve(
                 model,
                 model + i * len(traces),
-                " ".join([*([] if len(traces) == 1 and part else [name]), *([PARTS[part]] if part else [])]),
+                *_named("" if len(traces) == 1 and part else name, PARTS.get(part, "")),
                 tuple(tap.name for tap in taps),
                 tuple(place + 1 for place in at),
                 _values(trace, taps, quantity),
                 _values(theory, taps, quantity) if theory else (),
             )
+
+
+def _named(model: str, part: str) -> tuple[str, str]:
+    """The name of a line, and as it fits behind the line: the part stays whole."""
+    left = LABEL_LETTERS - len(part) - 1 if part else LABEL_LETTERS
+    return f"{model} {part}".strip(), f"{shortened(model, left)} {part}".strip()
 
 
 def _parts_of(places: Sequence[Tap], quantity: Quantity) -> dict[str, list[int]]:
@@ -184,7 +192,7 @@ def _labels(curves: Sequence[Curve], x: Scale, y: Scale) -> Iterator[Shape]:
     places = spread([at for at, _, _ in wanted], LABEL_GAP, y.end, y.start)
     for place, (at, curve, (i, _)) in zip(places, wanted, strict=True):
         color = look(curve.look).color
-        name = Text(x.end + 6, place, shortened(curve.name, LABEL_LETTERS), color, size=12, whole=curve.name)
+        name = Text(x.end + 6, place, curve.label, color, size=12, whole=curve.name)
         tie = Path(((x(curve.at[i]) + 4, at), (x.end + 3, place)), color, 0.75)
         yield Series(curve.model, (tie, name))
 
