@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import nn
@@ -56,9 +57,13 @@ class Evidence:
         """All normalizers over the batch, whether they ran or not."""
         return ((name, module) for name, module in self.model.named_modules() if isinstance(module, BATCH))
 
+    @cached_property
+    def _modules(self) -> dict[str, nn.Module]:
+        return dict(self.model.named_modules())
+
     def module_of(self, tap: Tap) -> nn.Module | None:
         """The module whose output the tap is."""
-        return dict(self.model.named_modules()).get(module_name(tap.name))
+        return self._modules.get(module_name(tap.name))
 
     def path(self) -> tuple[Tap, ...]:
         """The taps along which the signal can be compared: blocks, or the outputs of layers with weights."""

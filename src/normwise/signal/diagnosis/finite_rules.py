@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
+from ..statistics import nonfinite_values
 from .evidence import Evidence
 from .findings import Finding
 
@@ -35,7 +36,7 @@ def _in_data(evidence: Evidence) -> Iterator[Finding]:
 
 def _in_parameters(evidence: Evidence) -> Iterator[Finding]:
     for name, parameter in evidence.model.named_parameters():
-        broken = int((~parameter.detach().isfinite()).sum())
+        broken = nonfinite_values(parameter)
         if broken:
             module, _, own = name.rpartition(".")
             yield Finding(

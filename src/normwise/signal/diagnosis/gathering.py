@@ -15,6 +15,7 @@ from ..batches import Forward, batches_of, call_for, is_batch, run
 from ..inputs import is_shape
 from ..modules import tensors_in
 from ..records import Trace
+from ..statistics import nonfinite_values
 from ..tracing import trace
 from .constant_inputs import constant_inputs
 from .evidence import Evidence
@@ -41,7 +42,7 @@ def gather(model: nn.Module, data: Any, *, skip_gain: float | None, forward: For
     evidence = Evidence(model, real, data is not None)
     if real:
         taken = list(batches_of(model, data, batches))
-        evidence.nonfinite_input = sum(_nonfinite(x) for x in tensors_in(taken))
+        evidence.nonfinite_input = sum(nonfinite_values(x) for x in tensors_in(taken))
         data = data if is_batch(model, data) else Batches(taken)
     again = partial(trace, model, data, forward=call, skip_gain=skip_gain, batches=batches)
     by_batch = _first_run(evidence, call, partial(again, backward=True))
@@ -58,7 +59,7 @@ def gather(model: nn.Module, data: Any, *, skip_gain: float | None, forward: For
 def _first_run(evidence: Evidence, call: Forward, run: Run) -> Heard:
     def looked_at(model: nn.Module, batch: Any) -> Any:
         output = call(model, batch)
-        evidence.nonfinite_result += sum(_nonfinite(x.detach()) for x in tensors_in(output))
+        evidence.nonfinite_result += sum(nonfinite_values(x) for x in tensors_in(output))
         return output
 
     with listening(evidence.model) as heard:
@@ -70,10 +71,6 @@ def _first_run(evidence: Evidence, call: Forward, run: Run) -> Heard:
             evidence.failure = str(error)
     evidence.sites, evidence.dropouts = heard.sites, heard.dropouts
     return heard
-
-
-def _nonfinite(x: Tensor) -> int:
-    return int((~x.isfinite()).sum()) if x.is_floating_point() else 0
 
 
 def _dropped(evidence: Evidence, again: Run) -> dict[str, float]:

@@ -114,7 +114,7 @@ class _Listener(TorchFunctionMode):
             if isinstance(output, Tensor) and (normalizer or (isinstance(module, LAYERS) and module.bias is not None)):
                 self._sources[id(output)] = weakref.ref(output), Source(name, module)
             tensors = [x for x in tensors_in(output) if x.is_floating_point() and x.numel() > 1]
-            if tensors:
+            if tensors and self.heard.outputs:
                 self.heard.outputs[-1] = tensors[0].detach()
 
     def _source_of(self, x: Tensor) -> Source | None:
