@@ -202,8 +202,6 @@ def test_freeze_survives_train_and_is_taken_back(affine):
 def test_a_model_without_such_layers_is_an_error(steer):
     with pytest.raises(ValueError, match="no layer of normwise with running statistics"), steer(nn.BatchNorm1d(3)):
         pass
-    with pytest.raises(ValueError, match="freeze: BatchNorm1d has no layer"):
-        nw.freeze(nn.BatchNorm1d(3))
 
 
 def test_unknown_policies_name_the_known():
@@ -323,9 +321,10 @@ def test_the_count_is_that_of_the_layers(steer):
 
 @pytest.mark.parametrize("steer", STEERING)
 def test_what_cannot_be_steered_says_so(steer):
-    with pytest.raises(ValueError, match="has no layer of normwise with running statistics, only torch's; replace"):
-        steered(steer(nn.Sequential(nn.BatchNorm1d(3))))
-    with pytest.raises(TypeError, match="expects a module such as a network, received NoneType"):
+    if steer not in (nw.freeze, nw.unfreeze):  # which serve torch's layers
+        with pytest.raises(ValueError, match="has no layer of normwise with running statistics, only torch's; replace"):
+            steered(steer(nn.Sequential(nn.BatchNorm1d(3))))
+    with pytest.raises(TypeError, match=r"expects a (torch\.nn\.Module|module such as a network), received NoneType"):
         steered(steer(None))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -28,10 +29,11 @@ class _Swap(NamedTuple):
 
 
 class _Written(NamedTuple):
-    """A tensor whose values were written, with those from before and its version after it."""
+    """A tensor whose values were written, with those from before and after, and its version then."""
 
     tensor: Tensor
     old: Tensor
+    new: Tensor
     version: int
     name: str
 
@@ -52,10 +54,11 @@ class ModelChange:
     def __init__(self, model: nn.Module, caller: str) -> None:
         self.model = model
         self._caller = caller
-        self._root = model
+        self._roots = [model]
         self._swaps: list[_Swap] = []
         self._written: list[_Written] = []
         self._undone = False
+        self._others: list[Callable[[], object]] = []
         tree = module_tree(model)
         self._places = {module: list(node.places) for module, node in tree.items()}
         self._names = {module: node.name for module, node in tree.items()}
@@ -90,6 +93,7 @@ class ModelChange:
             self._swap(place, old, new)
         if old is self.model:
             self.model = new
+            self._roots.append(new)
 
     def set(self, module: nn.Module, name: str, value: Any) -> None:
         """Register or set what an assignment would: a parameter, a buffer, a child or another attribute."""
@@ -103,17 +107,29 @@ class ModelChange:
     @torch.no_grad()
     def write(self, tensor: Tensor, values: Tensor, name: str) -> None:
         """Give a tensor of the model other values; it stays the object that it is."""
-        self._written.append(_Written(tensor, tensor.detach().clone(), tensor._version + 1, name))
+        self._written.append(_Written(tensor, tensor.detach().clone(), values, tensor._version + 1, name))
         tensor.copy_(values)
+
+    def move(self, tensor: Tensor, values: Tensor) -> None:
+        """As `write`, into memory of its own: whoever shares the tensor's memory, another model too, keeps the old."""
+        old = tensor.data
+        self.on_undo(lambda: setattr(tensor, "data", old))
+        tensor.data = values.detach().to(tensor.dtype).clone()
+
+    def on_undo(self, action: Callable[[], object]) -> None:
+        """How to take something else back that is being done to the model; it must do no harm where it was not."""
+        self._others.append(action)
 
     def roll_back(self) -> None:
         """Take everything back, whatever became of it since."""
+        for action in reversed(self._others):
+            action()
         for swap in reversed(self._swaps):
             _put(swap.place, swap.old)
         with torch.no_grad():
             for written in reversed(self._written):
                 written.tensor.copy_(written.old)
-        self.model, self._undone = self._root, True
+        self.model, self._undone = self._roots[0], True
 
     def undo(self) -> nn.Module:
         """Take everything back and return the model as it was before.
@@ -127,7 +143,7 @@ class ModelChange:
         return self.model
 
     def _check_untouched(self) -> None:
-        theirs = [self.model, *(s.old for s in self._swaps if isinstance(s.old, nn.Module))]
+        theirs = [*self._roots, *(s.old for s in self._swaps if isinstance(s.old, nn.Module))]
         reachable = {module for root in theirs for module in root.modules()}
         last = {(id(swap.place.store), swap.place.key, swap.place.inner): swap for swap in self._swaps}
         for place, _, new in last.values():
@@ -139,8 +155,9 @@ class ModelChange:
                     f"{_called(new)}; put that back first."
                 )
         written = {id(w.tensor): w for w in self._written}
-        for tensor, _, version, name in written.values():
-            if tensor._version != version:
+        for tensor, _, new, version, name in written.values():
+            # A later change that was undone has written the same values again.
+            if tensor._version != version and not torch.equal(tensor, new.to(tensor)):
                 raise ValueError(f"{self._caller} cannot be undone: {name} has been changed since.")
 
     def _place(self, module: nn.Module, store: Any, key: str) -> Place:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .moments import Moments
+from .observed import is_imagined, is_observed
 from .recomputing import graphs_may_ask, recomputing, recomputing_in_graph
 
 NONFINITE = ("skip", "propagate")
@@ -22,8 +23,7 @@ class StatisticsPolicy:
         ``running_var`` NaN for good.
     single_value: what a training batch with one value per channel does. ``"error"`` raises; ``"running"``
         normalizes it by the running statistics and does not update them.
-    frozen: use the running statistics in training, too, and never update them; `frozen_parameters` are those whose
-        gradients `freeze` switched off.
+    frozen: use the running statistics in training, too, and never update them.
     paused: how many `no_update` blocks are open.
     pending: the statistics of the micro-batches of an open `pool_updates` block, or None outside of one.
 
@@ -38,7 +38,6 @@ class StatisticsPolicy:
     nonfinite: str = "skip"
     single_value: str = "error"
     frozen: bool = False
-    frozen_parameters: tuple[str, ...] = ()
     paused: int = 0
     pending: list[Moments] | None = field(default=None, repr=False)
     _skipped: int | Tensor = field(default=0, repr=False)
@@ -70,17 +69,17 @@ class StatisticsPolicy:
 
         A graph asks whenever it runs whether that is a recomputation, which `admits_updates` cannot know beforehand.
 
-        On the CPU the answer is a bool. Elsewhere, and under a compiler, it is a tensor, so that nothing waits for
-        the device; the warning then comes with `warn_if_skipped`.
+        On the CPU the answer is a bool. Elsewhere, and where somebody looks at the operations, it is a tensor, so that
+        nothing waits for the device or reads a value; the warning then comes with `warn_if_skipped`.
         """
         if graphs_may_ask():
             first = recomputing_in_graph(moved[0]).logical_not()
             return first if self.nonfinite == "propagate" else first & _hold(kept, moved)
         if self.nonfinite == "propagate":
             return True
-        if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:  # pyright: ignore[reportAttributeAccessIssue]
-            return _hold(kept, moved)
         mean, var = moved
+        if is_observed() or is_imagined(mean):
+            return _hold(kept, moved)
         if mean.device.type != "cpu":
             finite = _hold(kept, moved)
             self._skipped = self._skipped + (~finite).long()

@@ -1,8 +1,8 @@
-"""Steering the running statistics of every layer of a model: do not update, pool updates, choose a bank, freeze."""
+"""Steering the running statistics of every layer of a model: do not update, pool updates, choose a bank."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import nn
@@ -98,48 +98,6 @@ def statistics_bank(model: nn.Module, name: str) -> Iterator[int]:
     finally:
         for layer, bank in zip(layers, before, strict=True):
             layer.bank = bank
-
-
-def freeze(model: nn.Module, *, affine: bool = False) -> int:
-    """Normalize by the running statistics from now on, in training too, and do not update them.
-
-    Survives ``model.train()`` and `torch.optim.swa_utils.update_bn`. With ``affine=True`` γ and β get no gradient
-    either. `unfreeze` takes it back. Returns the number of layers that are frozen now.
-
-    >>> import torch, normwise as nw
-    >>> layer = nw.BatchNorm1d(2)
-    >>> freeze(layer)
-    1
-    >>> x = torch.randn(1, 2)
-    >>> torch.allclose(layer.train()(x), x / (1 + 1e-5) ** 0.5)
-    True
-    """
-    layers = _layers_of(model, "freeze")
-    for layer in layers:
-        layer.policy.frozen = True
-        if affine:
-            trained = [name for name, p in layer.named_parameters(recurse=False) if p.requires_grad]
-            layer.policy.frozen_parameters += tuple(trained)
-            _require_gradients(layer, trained, False)
-    return len(layers)
-
-
-def unfreeze(model: nn.Module) -> int:
-    """Take `freeze` back: batch statistics in training, updates, and the gradients that `freeze` switched off.
-
-    Returns the number of layers that were frozen.
-    """
-    layers = [layer for layer in _layers_of(model, "unfreeze") if layer.policy.frozen]
-    for layer in layers:
-        layer.policy.frozen = False
-        _require_gradients(layer, layer.policy.frozen_parameters, True)
-        layer.policy.frozen_parameters = ()
-    return len(layers)
-
-
-def _require_gradients(layer: nn.Module, names: Iterable[str], wanted: bool) -> None:
-    for name in names:
-        layer.get_parameter(name).requires_grad_(wanted)
 
 
 def _layers_of(model: nn.Module, caller: str) -> list[RunningLayer]:
