@@ -29,10 +29,11 @@ class _Swap(NamedTuple):
 
 
 class _Written(NamedTuple):
-    """A tensor whose values were written, with those from before and its version after it."""
+    """A tensor whose values were written, with those from before and after, and its version then."""
 
     tensor: Tensor
     old: Tensor
+    new: Tensor
     version: int
     name: str
 
@@ -53,7 +54,7 @@ class ModelChange:
     def __init__(self, model: nn.Module, caller: str) -> None:
         self.model = model
         self._caller = caller
-        self._root = model
+        self._roots = [model]
         self._swaps: list[_Swap] = []
         self._written: list[_Written] = []
         self._undone = False
@@ -92,6 +93,7 @@ class ModelChange:
             self._swap(place, old, new)
         if old is self.model:
             self.model = new
+            self._roots.append(new)
 
     def set(self, module: nn.Module, name: str, value: Any) -> None:
         """Register or set what an assignment would: a parameter, a buffer, a child or another attribute."""
@@ -105,7 +107,7 @@ class ModelChange:
     @torch.no_grad()
     def write(self, tensor: Tensor, values: Tensor, name: str) -> None:
         """Give a tensor of the model other values; it stays the object that it is."""
-        self._written.append(_Written(tensor, tensor.detach().clone(), tensor._version + 1, name))
+        self._written.append(_Written(tensor, tensor.detach().clone(), values, tensor._version + 1, name))
         tensor.copy_(values)
 
     def move(self, tensor: Tensor, values: Tensor) -> None:
@@ -127,7 +129,7 @@ class ModelChange:
         with torch.no_grad():
             for written in reversed(self._written):
                 written.tensor.copy_(written.old)
-        self.model, self._undone = self._root, True
+        self.model, self._undone = self._roots[0], True
 
     def undo(self) -> nn.Module:
         """Take everything back and return the model as it was before.
@@ -141,7 +143,7 @@ class ModelChange:
         return self.model
 
     def _check_untouched(self) -> None:
-        theirs = [self.model, *(s.old for s in self._swaps if isinstance(s.old, nn.Module))]
+        theirs = [*self._roots, *(s.old for s in self._swaps if isinstance(s.old, nn.Module))]
         reachable = {module for root in theirs for module in root.modules()}
         last = {(id(swap.place.store), swap.place.key, swap.place.inner): swap for swap in self._swaps}
         for place, _, new in last.values():
@@ -153,8 +155,9 @@ class ModelChange:
                     f"{_called(new)}; put that back first."
                 )
         written = {id(w.tensor): w for w in self._written}
-        for tensor, _, version, name in written.values():
-            if tensor._version != version:
+        for tensor, _, new, version, name in written.values():
+            # A later change that was undone has written the same values again.
+            if tensor._version != version and not torch.equal(tensor, new.to(tensor)):
                 raise ValueError(f"{self._caller} cannot be undone: {name} has been changed since.")
 
     def _place(self, module: nn.Module, store: Any, key: str) -> Place:

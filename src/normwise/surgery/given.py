@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import TypeVar
 
 import torch
 from torch import nn
 
-from ..core.module_tree import module_tree
+from ..core.module_tree import Node, module_tree
 
 #: Which modules: a predicate (name, module), a name or glob, or several of them.
 Where = Callable[[str, nn.Module], bool] | str | Iterable[str]
@@ -67,8 +67,13 @@ def chosen(
         classes = kinds if isinstance(kinds, tuple) else (kinds,)
         known = ", ".join(dict.fromkeys(kind.__name__.lstrip("_") for kind in classes))
         raise ValueError(f"{caller}: {type(model).__name__} has no layer of these kinds: {known}.")
+    return matching(candidates, where, caller)  # type: ignore[return-value]
+
+
+def matching(candidates: Mapping[nn.Module, Node], where: Where | None, caller: str) -> list[nn.Module]:
+    """Those of some modules of a model that ``where`` matches, as in `chosen`."""
     matches = _predicate(where, caller)
-    found: list[Kind] = [m for m, node in candidates.items() if any(matches(n, m) for n in node.names)]  # type: ignore[misc]
+    found = [m for m, node in candidates.items() if any(matches(n, m) for n in node.names)]
     if not found:
         names = [node.name for node in candidates.values()]
         shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
