@@ -59,6 +59,20 @@ def on_loan(model: nn.Module, example: Any, dtype: torch.dtype | None, work: Cal
         return work(lambda module: run(module, batch))
 
 
+def on_example(model: nn.Module, example: Any, work: Callable[[Forward], Any], caller: str) -> Any:
+    """`on_loan` in the model's own dtype; ValueError with the cause where the model does not take the example."""
+    try:
+        return on_loan(model, example, None, work)
+    except Exception as error:  # whatever the user's code raises
+        raise ValueError(
+            f"{caller}: {type(model).__name__} does not take the example: {type(error).__name__}: {first_line(error)}"
+        ) from error
+
+
+def first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
 def outputs(model: nn.Module, example: Any, dtype: torch.dtype | None, change: Change | None = None) -> list[Tensor]:
     """The floating tensors that the model returns, with a change that is made in ``dtype`` and taken back again."""
 
