@@ -100,12 +100,16 @@ if _typing.TYPE_CHECKING:
     from .signal import predict as predict
     from .signal import trace as trace
     from .signal import watch as watch
+    from .surgery import Folded as Folded
+    from .surgery import FoldRow as FoldRow
     from .surgery import adapt as adapt
+    from .surgery import fold as fold
     from .surgery import freeze as freeze
     from .surgery import recalibrate as recalibrate
     from .surgery import swap as swap
     from .surgery import tiles as tiles
     from .surgery import unfreeze as unfreeze
+    from .surgery import unsync as unsync
 
 __version__ = "0.1.0"
 
@@ -114,12 +118,21 @@ _IN_SIGNAL = (
     *("signal", "Figure", "Finding", "Findings", "Histogram", "Tap", "Trace", "assert_signal", "diagnose"),
     *("plot", "plot_histograms", "predict", "trace", "watch"),
 )
-_IN_SURGERY = ("surgery", "adapt", "freeze", "recalibrate", "swap", "tiles", "unfreeze")
-_LATER = (
-    dict.fromkeys(_IN_SIGNAL, "signal")
-    | dict.fromkeys(_IN_SURGERY, "surgery")
-    | dict.fromkeys(("comparison", "compare"), "comparison")
+_IN_SURGERY = (
+    "surgery",
+    "Folded",
+    "FoldRow",
+    "adapt",
+    "fold",
+    "freeze",
+    "recalibrate",
+    "swap",
+    "tiles",
+    "unfreeze",
+    "unsync",
 )
+_LATER = dict.fromkeys(_IN_SIGNAL, "signal") | dict.fromkeys(_IN_SURGERY, "surgery")
+_LATER |= dict.fromkeys(("comparison", "compare"), "comparison")
 
 
 if not _typing.TYPE_CHECKING:  # a type checker would take every misspelt name for one of these

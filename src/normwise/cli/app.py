@@ -10,6 +10,8 @@ from .. import __version__
 from .bench import EPILOG as BENCH_EPILOG
 from .bench import bench
 from .compare import EPILOG, compare
+from .convert import EPILOG as CONVERT_EPILOG
+from .convert import convert
 from .doctor import doctor
 from .trace import EPILOG as TRACE_EPILOG
 from .trace import trace
@@ -24,6 +26,7 @@ app = typer.Typer(
 )
 app.command(epilog=EPILOG, short_help="Find the normalizer for a model and its data.")(compare)
 app.command(epilog=BENCH_EPILOG, short_help="Time every layer against torch's own.")(bench)
+app.command(epilog=CONVERT_EPILOG, short_help="Fold or convert the normalizers of a trained model.")(convert)
 app.command(short_help="Is everything here that makes it fast?")(doctor)
 app.command(epilog=TRACE_EPILOG, short_help="Show what a network does to its signal.")(trace)
 

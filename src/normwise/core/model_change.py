@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -57,6 +58,7 @@ class ModelChange:
         self._swaps: list[_Swap] = []
         self._written: list[_Written] = []
         self._undone = False
+        self._others: list[Callable[[], object]] = []
         tree = module_tree(model)
         self._places = {module: list(node.places) for module, node in tree.items()}
         self._names = {module: node.name for module, node in tree.items()}
@@ -108,8 +110,20 @@ class ModelChange:
         self._written.append(_Written(tensor, tensor.detach().clone(), values, tensor._version + 1, name))
         tensor.copy_(values)
 
+    def move(self, tensor: Tensor, values: Tensor) -> None:
+        """As `write`, into memory of its own: whoever shares the tensor's memory, another model too, keeps the old."""
+        old = tensor.data
+        self.on_undo(lambda: setattr(tensor, "data", old))
+        tensor.data = values.detach().to(tensor.dtype).clone()
+
+    def on_undo(self, action: Callable[[], object]) -> None:
+        """How to take something else back that is being done to the model; it must do no harm where it was not."""
+        self._others.append(action)
+
     def roll_back(self) -> None:
         """Take everything back, whatever became of it since."""
+        for action in reversed(self._others):
+            action()
         for swap in reversed(self._swaps):
             _put(swap.place, swap.old)
         with torch.no_grad():

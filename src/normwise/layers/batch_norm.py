@@ -116,6 +116,8 @@ class SyncBatchNorm(_BatchNorm, nn.SyncBatchNorm):
     """
 
     rank = 0
+    #: torch's class that the layer was before its conversion: `normwise.unsync` goes back to it.
+    converted_from: type[nn.Module] | None = None
 
     def __init__(
         self,
@@ -164,6 +166,8 @@ def _synchronized(layer: nn.modules.batchnorm._BatchNorm, group: ProcessGroup | 
         setattr(sync, name, tensor)
     if layer.affine and layer.bias is None:
         sync.bias = None  # type: ignore[assignment]
+    if type(layer) is not nn.SyncBatchNorm:
+        sync.converted_from = type(layer)
     return sync.train(layer.training)
 
 

@@ -2,6 +2,9 @@
 
 from .adapting import Adapted as Adapted
 from .adapting import adapt as adapt
+from .fold import Folded as Folded
+from .fold import FoldRow as FoldRow
+from .fold import fold as fold
 from .freezing import freeze as freeze
 from .freezing import unfreeze as unfreeze
 from .recalibrated import Recalibrated as Recalibrated
@@ -9,3 +12,4 @@ from .recalibrating import recalibrate as recalibrate
 from .swapping import Swap as Swap
 from .swapping import swap as swap
 from .tiling import tiles as tiles
+from .unsync import unsync as unsync

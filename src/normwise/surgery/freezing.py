@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from ..core.frozen import FROZEN_PARAMETERS, StaysInEvaluation
 from ..core.module_tree import module_tree
 from ..layers.remembering import memory_of
 from ..layers.running_layer import RunningLayer
@@ -41,9 +42,8 @@ def freeze(model: nn.Module, affine: bool = False, where: Where | None = None) -
     for layer in matching(candidates, where, "freeze"):
         if isinstance(layer, RunningLayer):
             layer.policy.frozen = True
-        elif not is_frozen(layer):
-            layer.train = StaysInEvaluation(layer)  # type: ignore[assignment]
-            layer.training = False
+        else:
+            StaysInEvaluation.freeze(layer)
         if affine:
             _freeze_parameters(layer)
 
@@ -54,13 +54,10 @@ def unfreeze(model: nn.Module) -> None:
     A layer of torch is then in the mode that was last asked for.
     """
     for layer in unwrapped(model, "unfreeze").modules():
-        held = vars(layer).get("train")
         if isinstance(layer, RunningLayer):
             layer.policy.frozen = False
-        elif isinstance(held, StaysInEvaluation):
-            del layer.train
-            layer.training = held.asked
-        for name in vars(layer).pop(_PARAMETERS, ()):
+        StaysInEvaluation.release(layer)
+        for name in vars(layer).pop(FROZEN_PARAMETERS, ()):
             layer.get_parameter(name).requires_grad_(True)
 
 
@@ -68,29 +65,12 @@ def is_frozen(layer: nn.Module) -> bool:
     """Whether `freeze` has frozen the layer's statistics."""
     if isinstance(layer, RunningLayer):
         return layer.policy.frozen
-    return isinstance(vars(layer).get("train"), StaysInEvaluation)
-
-
-class StaysInEvaluation:
-    """The method `train` of a frozen layer: what is inside the layer gets the mode, the layer itself stays."""
-
-    def __init__(self, layer: nn.Module) -> None:
-        self.layer, self.asked = layer, layer.training
-
-    def __call__(self, mode: bool = True) -> nn.Module:
-        self.asked = mode
-        for child in self.layer.children():
-            child.train(mode)
-        return self.layer
-
-
-#: The attribute of a layer that names the parameters whose gradients `freeze` switched off.
-_PARAMETERS = "_frozen_parameters"
+    return StaysInEvaluation.holds(layer)
 
 
 def _freeze_parameters(layer: nn.Module) -> None:
     trained = [name for name, p in layer.named_parameters(recurse=False) if p.requires_grad]
-    vars(layer)[_PARAMETERS] = (*vars(layer).get(_PARAMETERS, ()), *trained)
+    vars(layer)[FROZEN_PARAMETERS] = (*vars(layer).get(FROZEN_PARAMETERS, ()), *trained)
     for name in trained:
         parameter = layer.get_parameter(name).requires_grad_(False)
         parameter.grad = None
