@@ -6,6 +6,7 @@ from importlib import import_module as _import_module
 from . import functional as functional
 from . import nets as nets
 from .backends import available_backends as available_backends
+from .backends import build_kernels as build_kernels
 from .backends import use_backend as use_backend
 from .backends.allocator import reuse_memory as reuse_memory
 from .backends.huge_pages import huge_pages as huge_pages
@@ -119,20 +120,14 @@ _IN_SIGNAL = (
     *("plot", "plot_histograms", "predict", "trace", "watch"),
 )
 _IN_SURGERY = (
-    "surgery",
-    "Folded",
-    "FoldRow",
-    "adapt",
-    "fold",
-    "freeze",
-    "recalibrate",
-    "swap",
-    "tiles",
-    "unfreeze",
+    *("surgery", "Folded", "FoldRow", "adapt", "fold", "freeze", "recalibrate", "swap", "tiles", "unfreeze"),
     "unsync",
 )
-_LATER = dict.fromkeys(_IN_SIGNAL, "signal") | dict.fromkeys(_IN_SURGERY, "surgery")
-_LATER |= dict.fromkeys(("comparison", "compare"), "comparison")
+_LATER = (
+    dict.fromkeys(_IN_SIGNAL, "signal")
+    | dict.fromkeys(_IN_SURGERY, "surgery")
+    | dict.fromkeys(("comparison", "compare"), "comparison")
+)
 
 
 if not _typing.TYPE_CHECKING:  # a type checker would take every misspelt name for one of these

@@ -167,14 +167,25 @@ def test_frozen_layers_of_others_are_left_as_they_are():
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_what_cannot_be_frozen():
-    with pytest.raises(ValueError, match=r"freeze: Linear has no layer with running statistics"):
-        nw.freeze(nn.Linear(2, 2))
+    with pytest.raises(ValueError, match=r"freeze: where='norm' matches none of the layers"):
+        nw.freeze(nn.Linear(2, 2), where="norm")
     with pytest.raises(ValueError, match=r"freeze: where='head' matches none of the layers; there are 0\."):
         nw.freeze(nn.Sequential(nn.BatchNorm1d(2)), where="head")
     with pytest.raises(TypeError, match=r"freeze expects a torch\.nn\.Module, received list"):
         nw.freeze([nn.BatchNorm1d(2)])
     with pytest.raises(TypeError, match="freeze: RecursiveScriptModule runs in TorchScript"):
         nw.freeze(torch.jit.script(nn.BatchNorm1d(2)))
+
+
+def test_update_bn_leaves_a_frozen_layer_of_torch_alone():
+    model = nn.Sequential(used(nn.BatchNorm2d))
+    assert nw.freeze(model) == 1
+    before = memory(model)
+    torch.optim.swa_utils.update_bn([torch.randn(4, 3, 2, 2)], model)
+    assert_close(memory(model), before)
+    assert nw.unfreeze(model) == 1
+    torch.optim.swa_utils.update_bn([torch.randn(4, 3, 2, 2)], model)
+    assert not torch.equal(model[0].running_mean, before["0.running_mean"])
 
 
 def test_a_frozen_layer_is_frozen_after_a_swap_and_its_undo():

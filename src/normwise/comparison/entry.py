@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from ..backends import build_kernels
 from ..layers import Norm
 from .isolation import isolated
 from .normalizer_free import NORMALIZER_FREE, why_left_out
@@ -110,6 +111,8 @@ def compare(
     if not named:
         raise InputError(f"{left_out[0]} Name other normalizers, such as batch and group.")
     settings = replace(settings, norms=tuple(named), threads=threads_for(loaded.sample_shape))
+    if settings.device == "cpu":
+        build_kernels(torch.float32)  # or the first runs would be computed otherwise than the last
     sweep = Sweep(settings, named, loaded, recipe, left_out)
     if out is None:
         return sweep.run(on_event, None)

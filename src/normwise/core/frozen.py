@@ -8,6 +8,13 @@ from torch import nn
 FROZEN_PARAMETERS = "_frozen_parameters"
 
 
+class KeepsStatistics:
+    """The method `reset_running_stats` of a frozen layer, which torch's `update_bn` calls first."""
+
+    def __call__(self) -> None:
+        """Nothing is reset."""
+
+
 class StaysInEvaluation:
     """The method `train` of a frozen layer: what is inside the layer gets the mode, the layer itself stays.
 
@@ -30,14 +37,15 @@ class StaysInEvaluation:
     def freeze(cls, layer: nn.Module) -> None:
         if not cls.holds(layer):
             layer.train = cls(layer)  # type: ignore[assignment]
+            layer.reset_running_stats = KeepsStatistics()  # type: ignore[assignment]
             layer.training = False
 
     @classmethod
     def release(cls, layer: nn.Module) -> None:
         """The layer is then in the mode that was last asked for."""
         if cls.holds(layer):
-            mode = vars(layer).pop("train").asked
-            layer.training = mode
+            layer.training = vars(layer).pop("train").asked
+            del layer.reset_running_stats
 
     @classmethod
     def holds(cls, layer: nn.Module) -> bool:

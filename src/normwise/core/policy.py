@@ -1,7 +1,5 @@
 """When running statistics are updated: one small object that every layer with a memory owns."""
 
-from __future__ import annotations
-
 import warnings
 from dataclasses import dataclass, field
 
@@ -9,16 +7,10 @@ import torch
 from torch import Tensor
 
 from .moments import Moments
+from .recomputing import graphs_may_ask, recomputing, recomputing_in_graph
 
 NONFINITE = ("skip", "propagate")
 SINGLE_VALUE = ("error", "running")
-
-
-def recomputing() -> bool:
-    """Whether this forward pass runs inside a backward pass: an activation checkpoint, run again."""
-    if torch.compiler.is_compiling():
-        return False
-    return torch._C._current_graph_task_id() != -1  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @dataclass
@@ -63,16 +55,25 @@ class StatisticsPolicy:
         """Batches that were not taken in because their statistics were not finite."""
         return int(self._skipped)
 
+    def is_open(self) -> bool:
+        """Whether the memory may change at all."""
+        return not (self.frozen or self.paused)
+
     def admits_updates(self) -> bool:
         """Whether this forward pass may be remembered; a recomputed one was remembered the first time."""
-        return not (self.frozen or self.paused or recomputing())
+        return self.is_open() and not recomputing()
 
     def admits(self, moved: tuple[Tensor, Tensor], kept: tuple[torch.dtype, torch.dtype], layer: str) -> Tensor | bool:
         """Whether buffers of the types ``kept`` may take mean and variance; where they may not is counted here.
 
+        A graph asks whenever it runs whether that is a recomputation, which `admits_updates` cannot know beforehand.
+
         On the CPU the answer is a bool. Elsewhere, and under a compiler, it is a tensor, so that nothing waits for
         the device; the warning then comes with `warn_if_skipped`.
         """
+        if graphs_may_ask():
+            first = recomputing_in_graph(moved[0]).logical_not()
+            return first if self.nonfinite == "propagate" else first & _hold(kept, moved)
         if self.nonfinite == "propagate":
             return True
         if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:  # pyright: ignore[reportAttributeAccessIssue]

@@ -41,11 +41,11 @@ class _BatchInstanceNorm(MixtureLayer):
     def _formula(self, group: ProcessGroup | None) -> Formula:
         return pooled(_with_the_gate_inside, group, eps=self.eps)
 
-    def _by_batch(self, x: Tensor, group: ProcessGroup | None) -> Formula:
+    def _by_batch(self, x: Tensor, mask: Tensor | None, group: ProcessGroup | None) -> Formula:
         if self.training:
             self._check_before(x)
             bring_back(self.gate)
-        return super()._by_batch(x, group)
+        return super()._by_batch(x, mask, group)
 
     def _tensors(self) -> tuple[Tensor | None, ...]:
         return self.weight, self.bias, self.gate

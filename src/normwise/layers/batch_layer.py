@@ -108,12 +108,12 @@ class BatchLayer(RunningLayer, nn.modules.batchnorm._BatchNorm):
         """The output by the batch's statistics, which ``learning`` takes in."""
         group, check = None, self._check_alone
         if self.training and self.process_group is not None:
-            group, check = resolve_group(self.process_group), self._check_together
+            group, check = self._processes(), self._check_together
         policy = self.policy
         at_once = learning is not None and policy.pending is None and policy.admits_updates()
         request = Request(
             x,
-            self._by_batch(x, group),
+            self._by_batch(x, mask, group),
             tensors,
             self.activation,
             residual,
@@ -127,13 +127,17 @@ class BatchLayer(RunningLayer, nn.modules.batchnorm._BatchNorm):
         if group is not None:
             self._check_total(result.statistics())
         if learning is not None and not (at_once and result.remembered()):
-            self._remember(result.statistics())
+            self._remember(result)
         return result.y
+
+    def _processes(self) -> ProcessGroup | None:
+        """The group that the batch extends over now; None for this process alone."""
+        return resolve_group(self.process_group)
 
     def _note(self, formula: Formula, result: Result) -> None:
         """What a layer keeps of a training pass besides the running statistics, before they take it in."""
 
-    def _by_batch(self, x: Tensor, group: ProcessGroup | None) -> Formula:
+    def _by_batch(self, x: Tensor, mask: Tensor | None, group: ProcessGroup | None) -> Formula:
         """The formula in training, over the processes of a group."""
         raise NotImplementedError
 
@@ -180,7 +184,7 @@ class BatchLayer(RunningLayer, nn.modules.batchnorm._BatchNorm):
 
     def _check_together(self, request: Request) -> None:
         self._check_request(request)
-        self._check_statistics(request.x, resolve_group(self.process_group))
+        self._check_statistics(request.x, self._processes())
 
     def _check_tensors(self, x: Tensor, running: RunningStatistics | None) -> None:
         """Parameters and buffers as they are now; a subclass adds its own."""

@@ -52,7 +52,7 @@ class _ConditionalBatchNorm(ConditionTables, BatchLayer):
     def _check_tensors(self, x: Tensor, running: RunningStatistics | None) -> None:
         check_channels(self, x, self.num_features, None, None, running)  # the tables have been read by now
 
-    def _by_batch(self, x: Tensor, group: ProcessGroup | None) -> Formula:
+    def _by_batch(self, x: Tensor, mask: Tensor | None, group: ProcessGroup | None) -> Formula:
         return pooled(formulas.batch_norm, group, eps=self.eps)
 
     def fold(self, condition: int | Tensor) -> nn.Module:

@@ -16,6 +16,7 @@ from ._shared import FusedActivation
 
 
 class _Squash(FusedActivation):
+    alpha: nn.Parameter
     weight: nn.Parameter | None
     bias: nn.Parameter | None
 
@@ -36,11 +37,20 @@ class _Squash(FusedActivation):
         check_whole(self, "dim", dim, -math.inf)
         check_number(self, "alpha", alpha, -math.inf)
         self.num_channels, self.dim, self.elementwise_affine = num_channels, dim, elementwise_affine
-        self.alpha = nn.Parameter(torch.full((1,), float(alpha), device=device, dtype=dtype))
-        for name, start, wanted in (("weight", 1.0, elementwise_affine), ("bias", 0.0, elementwise_affine and bias)):
-            table = torch.full((num_channels,), start, device=device, dtype=dtype)
-            self.register_parameter(name, nn.Parameter(table) if wanted else None)
+        self._starts = {"alpha": float(alpha), "weight": 1.0, "bias": 0.0}
+        wanted = {"alpha": True, "weight": elementwise_affine, "bias": elementwise_affine and bias}
+        for name, is_wanted in wanted.items():
+            table = torch.empty(1 if name == "alpha" else num_channels, device=device, dtype=dtype)
+            self.register_parameter(name, nn.Parameter(table) if is_wanted else None)
+        self.reset_parameters()
         self._set_activation(activation)
+
+    def reset_parameters(self) -> None:
+        """What the constructor was given, γ = 1 and β = 0."""
+        for name, start in self._starts.items():
+            parameter = self._parameters[name]
+            if parameter is not None:
+                nn.init.constant_(parameter, start)
 
     def _check(self, x: Tensor) -> None:
         name = type(self).__name__
@@ -134,6 +144,7 @@ class DynamicErf(_Squash):
         super().__init__(num_channels, dim, alpha, elementwise_affine, bias, device, dtype, activation=activation)
         check_number(self, "shift", shift, -math.inf)
         self.shift = nn.Parameter(torch.full((1,), float(shift), device=device, dtype=dtype))
+        self._starts["shift"] = float(shift)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         self._check(x)

@@ -78,7 +78,7 @@ class EvoNormB0(BatchLayer):
         super()._check_tensors(x, running)
         check_required(self, x, (self.num_features,), v=self.v)
 
-    def _by_batch(self, x: Tensor, group: ProcessGroup | None) -> Formula:
+    def _by_batch(self, x: Tensor, mask: Tensor | None, group: ProcessGroup | None) -> Formula:
         return pooled(formulas.evo_norm_b0, group, eps=self.eps)
 
     def _by_running(self, x: Tensor, running: RunningStatistics) -> tuple[Formula, Moments | None]:

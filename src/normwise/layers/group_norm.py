@@ -81,7 +81,7 @@ class _InstanceNorm(RunningLayer, nn.modules.instancenorm._InstanceNorm):
         )
         result = run(request, check)
         if learning:
-            self._remember(result.statistics())
+            self._remember(result)
         return result.y
 
     def _check_tensors(self, request: Request) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from .running_layer import RunningLayer
 
@@ -16,10 +17,11 @@ def running_layers(model: nn.Module) -> list[RunningLayer]:
 
 
 @contextmanager
-def no_update(model: nn.Module) -> Iterator[None]:
+def no_update(model: nn.Module) -> Iterator[int]:
     """Forward passes inside the block leave the running statistics alone; everything else is as always.
 
-    For the extra passes of a training step: adversarial examples, a second view, a probe of the loss.
+    For the extra passes of a training step: adversarial examples, a second view, a probe of the loss. The block gets
+    the number of layers that it steers, 0 for a model without running statistics.
 
     >>> import torch, normwise as nw
     >>> layer = nw.BatchNorm1d(2)
@@ -32,19 +34,19 @@ def no_update(model: nn.Module) -> Iterator[None]:
     for layer in layers:
         layer.policy.paused += 1
     try:
-        yield
+        yield len(layers)
     finally:
         for layer in layers:
             layer.policy.paused -= 1
 
 
 @contextmanager
-def pool_updates(model: nn.Module) -> Iterator[None]:
+def pool_updates(model: nn.Module) -> Iterator[int]:
     """The forward passes inside the block count as one batch for the running statistics.
 
     For gradient accumulation: the memory moves once per optimizer step, by the exact pooled mean and variance of
     all micro-batches. Each micro-batch is still *normalized* by its own statistics. After an error nothing of the
-    block is remembered.
+    block is remembered. The block gets the number of layers.
 
     >>> import torch, normwise as nw
     >>> x, layer = torch.randn(8, 2), nw.BatchNorm1d(2, momentum=1.0)
@@ -60,7 +62,7 @@ def pool_updates(model: nn.Module) -> Iterator[None]:
     for layer in layers:
         layer.policy.pending = []
     try:
-        yield
+        yield len(layers)
     except BaseException:
         for layer in layers:
             layer.policy.pending = None
@@ -70,11 +72,12 @@ def pool_updates(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def statistics_bank(model: nn.Module, name: str) -> Iterator[None]:
+def statistics_bank(model: nn.Module, name: str) -> Iterator[int]:
     """Inside the block the model's layers use, and update, the running statistics of the bank ``name``.
 
     For data of several domains: one network, one memory per domain. A bank starts as a fresh layer does, belongs to
-    the model's state_dict from its first use, and is created when a state_dict that has it is loaded.
+    the model's state_dict from its first use, and is created when a state_dict that has it is loaded. The block gets
+    the number of layers.
 
     >>> import torch, normwise as nw
     >>> layer = nw.BatchNorm1d(2, momentum=1.0)
@@ -88,19 +91,24 @@ def statistics_bank(model: nn.Module, name: str) -> Iterator[None]:
     layers = _layers_of(model, "statistics_bank")
     before = [layer.bank for layer in layers]
     for layer in layers:
+        layer.make_bank(name)
         layer.bank = name
     try:
-        yield
+        yield len(layers)
     finally:
         for layer, bank in zip(layers, before, strict=True):
             layer.bank = bank
 
 
 def _layers_of(model: nn.Module, caller: str) -> list[RunningLayer]:
-    layers = running_layers(model)
-    if not layers:
+    """The layers to steer; none where nothing in the model has running statistics, ValueError where only torch's do."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{caller} expects a module such as a network, received {type(model).__name__}.")
+    layers = [layer for layer in running_layers(model) if layer.running_mean is not None]
+    theirs = [m for m in model.modules() if isinstance(m, _NormBase) and m.running_mean is not None]
+    if theirs and not layers:
         raise ValueError(
-            f"{caller}: {type(model).__name__} has no layer of normwise with running statistics; "
-            "replace torch's layers by those of normwise first."
+            f"{caller}: {type(model).__name__} has no layer of normwise with running statistics, only torch's; "
+            "replace those by layers of normwise first."
         )
     return layers

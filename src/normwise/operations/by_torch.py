@@ -71,13 +71,17 @@ class AlongRows:
     remembers = False
 
     def __init__(self, request: Request, prepare: Preparation) -> None:
-        alone = request.activation is None and request.residual is None
+        self.sums = request.view.over == "sums"
+        alone = request.activation is None and (request.residual is None or self.sums)
         self.prepare = prepare if alone else widened
         self.eps: Any = request.formula.keywords["eps"]  # type: ignore[attr-defined]
         self.center = plain.centers(request)
 
-    def run(self, request: Request) -> tuple[Tensor, None]:
-        x, view = request.x, request.view
+    def run(self, request: Request) -> tuple[Any, None]:
+        x, residual, view = request.x, request.residual, request.view
+        if self.sums:
+            check_memory(x, residual)
+            x, residual = x + residual, None  # type: ignore[operator]
         values, weight, bias = self.prepare(x, *request.parameters)
         pixels = view.over == "pixels"
         if pixels:
@@ -91,7 +95,8 @@ class AlongRows:
         y = guarded(y, values, weight)
         if pixels:
             y = plain.as_maps(y, x)
-        return narrowed(finish(y, request.activation, request.residual), x), None
+        y = narrowed(finish(y, request.activation, residual), x)
+        return (y, x) if self.sums else y, None
 
     def statistics(self, request: Request, kept: None) -> Moments:
         raise NotImplementedError
@@ -148,8 +153,9 @@ def bind(request: Request, context: Context) -> OverPools | AlongRows | str:
         return "there is a mask"
     if context.forced is not None:
         return f"the backend {context.forced.name!r} was chosen"
-    prepare = takes(x, *request.parameters)
-    if prepare is None:
+    added = (request.residual,) if request.view.over == "sums" else ()
+    prepare = takes(x, *request.parameters, *added)
+    if prepare is None or (added and added[0].dtype is not x.dtype):
         return "its operators do not take this mixture of dtypes"
     if request.view.over != "planes":
         return AlongRows(request, prepare)

@@ -17,7 +17,7 @@ from normwise.core.precision import table_dtype
 from .context import Context
 from .epilogue import finish, narrowed, to_be_finished
 from .last_step import last_step
-from .request import BATCH, Request
+from .request import BATCH, Request, View
 from .saved import guarded
 from .tiny_graph import wide
 
@@ -28,16 +28,18 @@ class Plainly:
     name = "plain operations"
     remembers = False
 
-    def run(self, request: Request) -> tuple[Tensor, Moments | None]:
+    def run(self, request: Request) -> tuple[Any, Moments | None]:
         if request.view.over == "planes":
             return planes(request)
+        if request.view.over == "sums":
+            return rows_of_sums(request), None
         x = to_be_finished(request.x, request.activation, request.residual)
         y = guarded(rows(request._replace(x=x)), x, request.mask, request.parameters[0])
         return narrowed(finish(y, request.activation, request.residual), request.x), None
 
-    def statistics(self, _request: Request, kept: Moments | None) -> Moments:
+    def statistics(self, request: Request, kept: Moments | None) -> Moments:
         assert kept is not None
-        return kept.detached()
+        return kept if request.differentiable else kept.detached()
 
 
 def bind(_request: Request, _context: Context) -> Plainly:
@@ -83,6 +85,15 @@ def rows(request: Request) -> Tensor:
     if view.over == "pixels":
         return as_maps(_row(request, x.movedim(1, -1), 1), x)
     return _row(request, x, view.dims)
+
+
+def rows_of_sums(request: Request) -> tuple[Tensor, Tensor]:
+    """The rows of ``x + residual``, normalized, and the sum."""
+    check_memory(request.x, request.residual)
+    total = request.x + request.residual  # type: ignore[operator]
+    of_rows = request._replace(x=total, residual=None, view=View("rows", request.view.dims))
+    y, _ = Plainly().run(of_rows)
+    return y, total
 
 
 def as_maps(y: Tensor, x: Tensor) -> Tensor:

@@ -12,53 +12,56 @@ from ..signal.modules import unwrapped
 from .given import Where, matching
 
 
-def freeze(model: nn.Module, affine: bool = False, where: Where | None = None) -> None:
+def freeze(model: nn.Module, affine: bool = False, where: Where | None = None) -> int:
     """Normalize by the running statistics from now on, in training too, and do not update them.
 
     For every layer that has some: torch's BatchNorm, SyncBatchNorm and tracked InstanceNorm, timm's, this package's,
-    and subclasses of anyone's. Survives ``model.train()``, copies and pickles. `unfreeze` takes it back.
+    and subclasses of anyone's. Survives ``model.train()``, `torch.optim.swa_utils.update_bn`, copies and pickles.
+    `unfreeze` takes it back. Returns the number of layers that were chosen: 0 for a model that has none.
 
     Args:
         affine: γ and β get no gradient either, and lose the one they have: an optimizer leaves them alone.
         where: a predicate ``(name, module)``, or names or globs; a name takes in everything below it.
 
-    Raises TypeError for what is no module or runs in TorchScript, ValueError for a model without such layers and where
-    ``where`` matches none. The trap: a layer of torch is frozen by an attribute ``train`` of its own that leaves it in
-    evaluation; code that sets ``layer.training = True`` by hand goes past it.
+    Raises TypeError for what is no module or runs in TorchScript, ValueError where ``where`` matches none. The trap: a
+    layer of torch is frozen by an attribute ``train`` of its own that leaves it in evaluation; code that sets
+    ``layer.training = True`` by hand goes past it.
 
     >>> import torch
     >>> layer = nn.BatchNorm1d(2)
     >>> freeze(layer)
+    1
     >>> x = torch.randn(1, 2)
     >>> torch.allclose(layer.train()(x), x / (1 + 1e-5) ** 0.5)
     True
     """
     whole = unwrapped(model, "freeze")
     candidates = {m: node for m, node in module_tree(whole).items() if memory_of(m) is not None}
-    if not candidates:
-        raise ValueError(
-            f"freeze: {type(whole).__name__} has no layer with running statistics (running_mean and running_var)."
-        )
-    for layer in matching(candidates, where, "freeze"):
+    chosen = matching(candidates, where, "freeze") if candidates or where is not None else []
+    for layer in chosen:
         if isinstance(layer, RunningLayer):
             layer.policy.frozen = True
         else:
             StaysInEvaluation.freeze(layer)
         if affine:
             _freeze_parameters(layer)
+    return len(chosen)
 
 
-def unfreeze(model: nn.Module) -> None:
+def unfreeze(model: nn.Module) -> int:
     """Take `freeze` back: batch statistics in training, updates, and the gradients that `freeze` switched off.
 
-    A layer of torch is then in the mode that was last asked for.
+    A layer of torch is then in the mode that was last asked for. Returns the number of layers that were frozen.
     """
+    count = 0
     for layer in unwrapped(model, "unfreeze").modules():
+        count += is_frozen(layer)
         if isinstance(layer, RunningLayer):
             layer.policy.frozen = False
         StaysInEvaluation.release(layer)
         for name in vars(layer).pop(FROZEN_PARAMETERS, ()):
             layer.get_parameter(name).requires_grad_(True)
+    return count
 
 
 def is_frozen(layer: nn.Module) -> bool:

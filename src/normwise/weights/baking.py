@@ -23,12 +23,15 @@ from .convolutions import (
 )
 from .effective import parametrized_value
 from .layers import StandardizedConv, chain_of
+from .old_names import forget_old_names
 from .operator_norm import OperatorNorm
 from .spectral_norm import SpectralNorm
 from .standardization import ScaledWeightStandardization, WeightStandardization
+from .vector_norm import VectorNorm
 
 KINDS: dict[type[nn.Module], str] = {
     SpectralNorm: "spectral norm",
+    VectorNorm: "spectral norm",
     OperatorNorm: "operator norm",
     WeightStandardization: "weight standardization",
     ScaledWeightStandardization: "scaled weight standardization",
@@ -116,8 +119,10 @@ def _unparametrize(change: ModelChange, module: nn.Module, key: str) -> None:
     `parametrize.remove_parametrizations` deletes the property from the class, which deep copies of the module share:
     they would lose their weight.
     """
-    kind = type(module)
+    kind, hooks = type(module), dict(module._load_state_dict_pre_hooks)
     change.on_undo(lambda: setattr(module, "__class__", kind))
+    change.on_undo(lambda: module._load_state_dict_pre_hooks.update(hooks))
+    forget_old_names(module, key)
     others = [name for name in module.parametrizations if name != key]  # type: ignore[union-attr]
     module.__class__ = parametrize.type_before_parametrizations(module)
     if not others:

@@ -86,8 +86,13 @@ def weight_of(module: nn.Module, name: str, caller: str) -> Tensor:
     weight = getattr(module, name)
     if isinstance(weight, (UninitializedParameter, UninitializedBuffer)):
         raise ValueError(f"{caller}: {name!r} of a lazy module has no shape yet; run one forward first.")
-    check_floating(weight, f"{caller}({name!r})")
+    check_numbers(weight, f"{caller}({name!r})")
     return weight
+
+
+def check_numbers(weight: Tensor, caller: str) -> None:
+    """Floating or complex, and dense."""
+    check_floating(weight.real if isinstance(weight, Tensor) and weight.is_complex() else weight, caller)
 
 
 def chain_of(module: nn.Module, name: str) -> nn.ModuleList:
@@ -104,5 +109,5 @@ def check_layer(module: nn.Module, caller: str) -> None:
 
 
 def computing_dtype(weight: Tensor) -> torch.dtype:
-    """fp32 for fp16, bf16 and fp32 weights, fp64 for fp64."""
+    """fp32 for fp16, bf16 and fp32 weights, fp64 for fp64, and the complex types of these."""
     return torch.promote_types(weight.dtype, torch.float32)
