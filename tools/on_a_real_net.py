@@ -105,7 +105,7 @@ def swap() -> Iterator[str]:
 
 def fine_tuned(net: nn.Module, change: nw.surgery.Swap | None, data: Tensor, labels: Tensor, steps: int) -> None:
     body = [p for p in net.features.parameters() if p.requires_grad]  # type: ignore[union-attr]
-    groups = [{"params": body, "lr": 1e-4}, {"params": [*net.classifier.parameters()], "lr": 1e-2}]  # type: ignore[union-attr]
+    groups = [{"params": body, "lr": 3e-5}, {"params": [*net.classifier.parameters()], "lr": 3e-3}]  # type: ignore[union-attr]
     optimizer = torch.optim.SGD(groups, momentum=0.9)
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
     for step in range(steps):
