@@ -19,7 +19,7 @@ from .given import Where, check_model
 from .optimizers import Move
 from .successors import Maker, why_kept
 from .swapped import SwappedLayer, SwapReport
-from .transition import Transition, check_closed
+from .transition import Transition
 
 STARTS = ("copy", "data-free", "exact")
 _NAME = "swap"
@@ -79,7 +79,6 @@ def swap(
         raise ValueError(f"{_NAME}: start must be {', '.join(map(repr, STARTS))}, received {start!r}.")
     maker = Maker(norm, groups, channels_per_group, start)
     check_model(model, _NAME)
-    check_closed(model, _NAME)
     chosen = chosen_normalizers(model, where)
     kept = {layer: why_kept(layer) for layer in chosen}
     swapped = {layer: node for layer, node in chosen.items() if kept[layer] is None}
