@@ -195,7 +195,7 @@ def test_trace(case, training):
     layer = randomize(case.build(activation="relu")).train(training)
     x = torch.randn(case.shape)
     with contextlib.nullcontext() if training else torch.no_grad():
-        traced = torch.jit.trace(copy.deepcopy(layer), (x,), check_trace=False)
+        traced = torch.jit.trace(copy.deepcopy(layer), (x,))
     fresh = torch.randn(case.shape[0] + 3, *case.shape[1:])
     assert_close(traced(fresh), layer(fresh), **CLOSE)
 
