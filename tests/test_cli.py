@@ -1,15 +1,19 @@
 """The command line within this process: help, bad input and usage errors."""
 
+import inspect
 import re
 
 import pytest
 
+from normwise import compare
+from normwise.cli.app import COMMANDS
+from normwise.cli.compare import compare as compare_command
 from normwise.layers.registry import map_normalizers
 
 SMALL = ("--norms", "batch,none", "--batch-sizes", "64", "--seeds", "1", "--epochs", "1")
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("compare", "--help"), ("compare", "-h")])
+@pytest.mark.parametrize("arguments", [("--help",), *((name, "--help") for name in COMMANDS), ("compare", "-h")])
 def test_help_fits_80_columns(arguments, command):
     code, output, _ = command(*arguments)
     assert code == 0
@@ -21,6 +25,21 @@ def test_help_of_compare_has_examples_and_every_name(command):
     assert "\n    normwise compare --data photos/ --model torchvision:resnet18 --image-size 64\n" in text
     names = re.split(r"[\s,]+", text.partition("any other MODEL):")[2].strip())
     assert names == [*map_normalizers(), "nf"]
+
+
+def test_the_defaults_of_the_command_are_those_of_the_function():
+    command = {name: of.default for name, of in inspect.signature(compare_command).parameters.items()}
+    function = {name: of.default for name, of in inspect.signature(compare).parameters.items()}
+    function = {n: ",".join(map(str, v)) if isinstance(v, tuple) else v for n, v in function.items() if n != "on_event"}
+    only_here = {"json_file": None, "csv_file": None, "out": command["out"]}
+    assert command == function | only_here
+
+
+def test_every_command_has_its_module_and_its_line_of_help(command):
+    code, text, _ = command("--help")
+    assert code == 0
+    for name, said in COMMANDS.items():
+        assert re.search(rf"^  {name} +{re.escape(said)}$", text, re.MULTILINE)
 
 
 BAD = {
@@ -37,6 +56,10 @@ BAD = {
     "unknown model": (("--model", "resnet"), "is unknown. Write resnet8"),
     "missing module": (("--model", "nowhere:model"), "there is no module 'nowhere'"),
     "missing data": (("--data", "nowhere"), "there is no such folder"),
+    "missing table": (("--data", "nowhere.csv"), "there is no such file"),
+    "a target of no table": (("--target", "class"), "only a table, .csv or .npy, has columns"),
+    "rates": (("--lrs", "0.1,x"), "write numbers separated by commas, such as 0.1,0.3,0.6"),
+    "one rate": (("--lrs", "0.1"), "must be a list of different learning rates"),
     "missing device": (("--device", "gpu"), "is not available here; write 'cpu'"),
     "groups": (("--norms", "group:5"), "group:5"),
     "out is a file": (("--out", "file"), "cannot be written"),

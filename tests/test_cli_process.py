@@ -3,6 +3,7 @@
 What a second run of the same command does is asked within this process, where a process of its own adds nothing.
 """
 
+import ast
 import csv
 import json
 import os
@@ -165,16 +166,76 @@ def test_importing_the_command_line_imports_no_extra(tmp_path):
     assert done.stdout == "[]\n"
 
 
+@pytest.mark.parametrize("arguments", [("--help",), ("compare", "--help"), ("report", "--help")])
+def test_help_does_without_torch(arguments, tmp_path):
+    assert loaded(arguments, 0, tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("compere",), ("compare", "--epoch", "3"), ("compare", "--epochs", "x"), ("compare", "--batch-sizes", "2,x")],
+)
+def test_usage_errors_do_without_torch(arguments, tmp_path):
+    assert loaded(arguments, 2, tmp_path) == []
+
+
+def loaded(arguments, code, folder):
+    """What of the heavy libraries a call of the command line has imported when it ends."""
+    program = (
+        f"import sys; sys.argv = ['normwise', *{list(arguments)!r}]\n"
+        "import atexit, os\n"
+        "heavy = ('torch', 'numpy', 'plotly', 'sklearn')\n"
+        "atexit.register(lambda: print('heavy:', [name for name in heavy if name in sys.modules]))\n"
+        "from normwise.cli import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=folder, env=environment(), timeout=60
+    )
+    assert done.returncode == code, done.stderr
+    return ast.literal_eval(done.stdout.splitlines()[-1].removeprefix("heavy: "))
+
+
+def test_the_report_is_written_again_from_its_folder(finished, command):
+    folder, _ = finished
+    page = folder / "out" / "report.html"
+    before = page.read_text(encoding="utf-8")
+    page.unlink()
+    code, output, errors = command("report", "out", "--csv", "again.csv", folder=folder)
+    assert (code, errors) == (0, "")
+    assert page.read_text(encoding="utf-8") == before
+    assert (folder / "again.csv").read_text() == (folder / "rows.csv").read_text()
+    assert "Test accuracy, %" in output
+    assert "Report: out/report.html" in output
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        ({}, "holds no comparison: there is no settings.json in it"),
+        ({"settings.json": "{"}, "is not what this version of normwise writes"),
+        ({"settings.json": '{"keys": ["a"]}'}, "no run of the last comparison in it is finished"),
+    ],
+)
+def test_a_folder_without_a_comparison_has_no_report(made, said, command, tmp_path):
+    (tmp_path / "out").mkdir()
+    for name, text in made.items():
+        (tmp_path / "out" / name).write_text(text)
+    code, output, errors = command("report", "out")
+    assert (code, output) == (2, "")
+    assert said in errors
+
+
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
-def test_ctrl_c_leaves_a_report_and_the_same_command_goes_on(tmp_path, start, command):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_leaves_a_report_and_the_same_command_goes_on(tmp_path, start, command, number, code):
     arguments = ["compare", "--norms", "batch,none", "--batch-sizes", "64", "--seeds", "2", "--epochs", "1"]
     arguments += ["--out", "out", "--csv", "rows.csv"]
     running = start([sys.executable, "-m", "normwise", *arguments], cwd=tmp_path, env=environment())
     first = running.stdout.readline()
     assert first.startswith("[1/4] ")
-    running.send_signal(signal.SIGINT)
+    running.send_signal(number)
     rest, errors = running.communicate(timeout=120)
-    assert running.returncode == 130, errors
+    assert running.returncode == code, errors
     assert complaints(errors) == []
     rows = stored_rows(tmp_path / "out")
     assert 1 <= len(rows) < 4
@@ -183,8 +244,8 @@ def test_ctrl_c_leaves_a_report_and_the_same_command_goes_on(tmp_path, start, co
     assert notice in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert len((tmp_path / "rows.csv").read_text().splitlines()) == 1 + len(rows)
 
-    code, resumed, _ = command(*arguments)
-    assert code == 0
+    done, resumed, _ = command(*arguments)
+    assert done == 0
     assert f"{len(rows)} of 4 runs were finished before and are not repeated." in resumed
     assert len(re.findall(r"^\[\d/4\] ", resumed, re.MULTILINE)) == 4 - len(rows)
     assert stored_rows(tmp_path / "out")[: len(rows)] == rows

@@ -93,3 +93,16 @@ def test_within_torch_package(caplog):
     x = torch.randn(8, 4, 5, 5)
     torch.testing.assert_close(found(x), torch.nn.BatchNorm2d(4)(x).relu())
     assert "sources are not in a folder" in caplog.text
+
+
+def test_importing_the_package_alone_imports_no_torch(tmp_path):
+    program = "import sys, normwise; print('torch' in sys.modules, normwise.__version__)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert done.stdout == f"False {nw.__version__}\n"
+
+
+def test_a_star_import_brings_every_public_name():
+    names = {}
+    exec("from normwise import *", names)
+    assert {name for name in dir(nw) if not name.startswith("_")} <= set(names)
+    assert {"BatchNorm2d", "functional", "compare", "trace", "normalize", "NORMALIZERS"} <= set(names)

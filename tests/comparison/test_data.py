@@ -221,3 +221,25 @@ def test_bad_functions(made, message):
 def test_bad_sources(source, message):
     with pytest.raises(InputError, match=message):
         load(source)
+
+
+SPARSE = torch.eye(6).to_sparse()
+LABELS = torch.arange(6) % 2
+
+
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        ((SPARSE, LABELS), r"samples are a sparse tensor; return dense ones, such as x\.to_dense\(\)"),
+        ((torch.stack([SPARSE, SPARSE]), LABELS[:2]), "samples are a sparse tensor"),
+        ((torch.eye(6), LABELS.to_sparse()), "labels are a sparse tensor"),
+        (([[1.0, 2.0], [3.0]], LABELS), "the items of a split are pairs"),
+        ([{"x": torch.eye(2), "y": 0}], "the items of a split are pairs .x, label. .* received dict"),
+        ((object(), LABELS), "samples are object, which is no tensor"),
+        ((torch.eye(6, device="meta"), LABELS), "samples are a tensor without values"),
+        ([(torch.eye(2).to_sparse(), 0), (torch.eye(2).to_sparse(), 1)], "samples are a sparse tensor"),
+    ],
+)
+def test_what_is_no_dense_tensor_is_told_as_such(part, said):
+    with pytest.raises(InputError, match=said):
+        load_data(lambda: (part, part), 8)

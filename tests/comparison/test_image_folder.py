@@ -1,8 +1,13 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
+from normwise.comparison import compare
+from normwise.comparison.image_size import choose_image_size
 from normwise.comparison.images import image_folder
 from normwise.comparison.settings import InputError
 from normwise.comparison.sources import load_data
@@ -98,3 +103,60 @@ def test_bad_folders(tmp_path, folder):
     save(tmp_path / "one" / "only" / "0.png", np.zeros((4, 4), np.uint8))
     with pytest.raises(InputError, match="'only' is the only class; a comparison needs at least two"):
         load_data(str(tmp_path / "one"), 4)
+
+
+def test_an_image_above_pillows_limit_is_named(folder, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with pytest.raises(InputError, match=r"images cannot be read: .*\.png \(more pixels than Pillow reads: Image size"):
+        image_folder(folder, 4)
+
+
+def test_an_image_that_pillow_warns_of_is_read(folder, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10 * 6 - 1)
+    image_folder(folder, 4)
+
+
+@pytest.mark.parametrize(("side", "size"), [(500, 32), (32, 32), (20, 32), (4, 32)])
+def test_small_models_get_the_smallest_size(tmp_path, side, size):
+    photographs(tmp_path, side)
+    assert choose_image_size("resnet8", tmp_path) == size
+
+
+def strided(classes):
+    """Its last map is a 32nd of the image, as in the large nets of the libraries."""
+    widths = [3, 8, 8, 8, 8, 8]
+    pairs = pairwise(widths)
+    layers = [layer for a, b in pairs for layer in (nn.Conv2d(a, b, 3, 2, padding=1), nn.BatchNorm2d(b))]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, classes))
+
+
+@pytest.mark.parametrize(("side", "size"), [(500, 128), (128, 128), (127, 64), (28, 64)])
+def test_the_size_leaves_every_normalizer_a_map(tmp_path, side, size):
+    photographs(tmp_path, side)
+    assert choose_image_size(strided, tmp_path) == size
+
+
+def test_a_model_that_takes_one_size_gets_it(tmp_path):
+    photographs(tmp_path, 64)
+
+    def fixed(classes):
+        return nn.Sequential(nn.Conv2d(3, 4, 16, 16), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 14**2, classes))
+
+    assert choose_image_size(fixed, tmp_path) == 224
+
+
+def test_the_size_that_was_chosen_is_in_the_settings(tmp_path):
+    photographs(tmp_path, 64)
+    events = []
+    small = {"norms": ["batch", "instance"], "batch_sizes": [4], "seeds": 1, "epochs": 1}
+    compare(strided, str(tmp_path), **small, on_event=events.append)
+    assert events[0].about["settings"]["image_size"] == 64
+    assert events[0].about["left_out"] == []
+
+
+def photographs(folder, side):
+    for name in ("a", "b"):
+        (folder / name).mkdir()
+        for i in range(8):
+            noise = torch.randint(256, (side, side + 3, 3), dtype=torch.uint8).numpy()
+            Image.fromarray(noise).save(folder / name / f"{i}.png")

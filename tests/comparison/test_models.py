@@ -5,13 +5,15 @@ import libraries
 import pytest
 import small_problems
 import torch
+from PIL import Image
 from torch import nn
 
 from normwise import nets
+from normwise.comparison import compare
 from normwise.comparison.models import Recipe
 from normwise.comparison.replacement import normalization_layers
 from normwise.comparison.settings import InputError
-from normwise.comparison.zoo import open_model
+from normwise.comparison.zoo import nearest_name, open_model
 from normwise.layers import GroupNorm
 
 IMAGES = torch.randn(2, 1, 8, 8)
@@ -222,3 +224,60 @@ def test_our_resnet_has_a_normalizer_free_counterpart():
 def test_other_models_have_none():
     assert open_model(small_problems.fixed_net, IMAGES[..., :6, :6], 3).normalizer_free is None
     assert open_model("small_problems:net", IMAGES, 3).normalizer_free is None
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "near"),
+    [
+        ("resnet99", ["resnet9t", "resnet50", "resnet101", "resnetv2_99"], "resnet101"),
+        ("efficientnet_b9", ["efficientnet_b0", "efficientnet_b8", "efficientnet_es"], "efficientnet_b8"),
+        ("convnextv3_base", ["convnext_base", "convnextv2_base", "convnextv2_tiny"], "convnextv2_base"),
+        ("resnt18", ["resnet18", "vgg16"], "resnet18"),
+    ],
+)
+def test_the_nearest_name_is_the_nearest_by_number(name, known, near):
+    assert nearest_name(name, known) == near
+
+
+def test_the_first_example_of_the_readme_leaves_nobody_out(tmp_path):
+    """Every normalizer of a ResNet-18 gets a map, with an image size that nobody chose."""
+    libraries.timm()
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for i in range(8):
+            pixels = torch.randint(256, (90, 70, 3), dtype=torch.uint8).numpy()
+            Image.fromarray(pixels).save(tmp_path / name / f"{i}.jpg")
+    events = []
+    asked = {"norms": ["batch", "group", "instance"], "batch_sizes": [2, 8], "seeds": 1, "epochs": 1}
+    rows = compare("timm:resnet18", str(tmp_path), **asked, on_event=events.append)
+    assert events[0].about["left_out"] == []
+    assert events[0].about["settings"]["image_size"] == 64
+    assert {row["norm"] for row in rows} == {"batch", "group", "instance"}
+
+
+@pytest.mark.parametrize("library", ["timm", "torchvision"])
+def test_a_torchvision_for_another_torch_is_told_in_words(library, monkeypatch):
+    def broken(name):
+        raise RuntimeError("operator torchvision::nms does not exist")
+
+    monkeypatch.setattr("normwise.comparison.zoo.importlib.import_module", broken)
+    with pytest.raises(InputError) as raised:
+        open_model(f"{library}:resnet18", torch.rand(2, 3, 8, 8), 2)
+    said = str(raised.value)
+    minor = int(torch.__version__.split(".")[1])
+    assert "the installed torchvision" in said
+    assert f"was not built for torch {torch.__version__}" in said
+    assert f"--no-deps 'torchvision==0.{minor + 15}.*'" in said
+    assert ("which timm imports" in said) == (library == "timm")
+
+
+def test_a_module_may_be_named_in_its_file(tmp_path, monkeypatch):
+    (tmp_path / "mine_too.py").write_text(
+        "from torch import nn\n"
+        "instance = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(64, 3))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    recipe = open_model("mine_too:instance", torch.rand(2, 1, 6, 6), 3)
+    first, second = recipe.build("batch", 0).module, recipe.build("group", 1).module
+    torch.testing.assert_close(first[0].weight, second[0].weight)
+    assert first[0] is not second[0]

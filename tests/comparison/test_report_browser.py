@@ -2,7 +2,7 @@
 
 import pytest
 from browser import CHROMIUM, Browser
-from synthetic import BATCH_SIZES, make_about, make_rows
+from synthetic import BATCH_SIZES, NORMS, make_about, make_rows
 
 from normwise.comparison.report.page import write_report
 
@@ -43,12 +43,39 @@ HIDE_GROUPNORM = """(() => {
 })()"""
 
 
-@pytest.fixture(scope="module", params=[(1400, make_rows()), (420, BROKEN)], ids=["desktop", "phone, unfinished"])
+def one_fails():
+    """One contestant stays at chance, and another's error bar would pass 100 %."""
+    level = {"none": 0.12, "group": 0.992}
+    return [
+        row | ({"test_accuracy": level[row["norm"]] + 0.004 * row["seed"]} if row["norm"] in level else {})
+        for row in make_rows(seeds=3)
+    ]
+
+
+MANY = ("renorm", "switchable", "batch-instance", "filter-response", "evo-s0", "pixel-layer", "tanh")
+SIZES = (2, 4, 8, 16, 32, 64)
+SWEEPS = {
+    "whole": (make_rows(), make_about()),
+    "unfinished": (BROKEN, make_about()),
+    "one fails": (one_fails(), make_about(seeds=3)),
+    "12 × 6": (make_rows((*NORMS, *MANY), SIZES, 3), make_about((*NORMS, *MANY), SIZES, 3)),
+}
+
+
+@pytest.fixture(scope="module", params=[(1400, "whole"), (420, "unfinished")], ids=["desktop", "phone, unfinished"])
 def visit(request, tmp_path_factory):
+    yield from visited(*request.param, tmp_path_factory)
+
+
+@pytest.fixture(scope="module", params=[(w, s) for s in ("one fails", "12 × 6") for w in (1400, 420)], ids=str)
+def hard_visit(request, tmp_path_factory):
+    yield from visited(*request.param, tmp_path_factory)
+
+
+def visited(width, sweep, tmp_path_factory):
     """The browser with the report open, and what the probe found."""
-    width, rows = request.param
     path = tmp_path_factory.mktemp("report") / "report.html"
-    write_report(path, rows, make_about(), "normwise compare")
+    write_report(path, *SWEEPS[sweep], "normwise compare")
     with Browser(tmp_path_factory.mktemp("profile")) as browser:
         browser.open(path.as_uri(), width)
         yield browser, browser.evaluate(PROBE)
@@ -79,6 +106,13 @@ def test_nothing_is_cut_off(visit):
     assert found["overflow"] == 0
     assert found["cutFigures"] == 0
     assert found["cutTables"] == 0
+
+
+def test_nothing_is_cut_off_where_one_fails_or_there_are_many(hard_visit):
+    browser, found = hard_visit
+    assert (found["overflow"], found["cutFigures"]) == (0, 0)
+    assert min(found["drawn"]) >= 4
+    assert browser.seen("Runtime.exceptionThrown") == []
 
 
 def test_the_legend_hides_a_normalizer_in_every_figure_and_shows_it_again(visit):

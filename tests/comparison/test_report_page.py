@@ -205,9 +205,38 @@ def test_unreliable_runs_and_their_rule_are_named():
             row["test_accuracy"] = 0.51 if row["seed"] else 0.70
     text = Page(build_page(rows, make_about(batch_sizes=(8,)))).text
     assert "Unreliable at batch size 8: InstanceNorm, 60.5% on average; its runs go from 51.0% to 70.0%." in text
-    assert "its interval is wide because its runs disagree" in text
+    assert "is unreliable, and neither leads nor ties, where its own runs lie more than 5 points apart" in text
 
 
 def test_what_is_left_out_is_said():
     about = make_about(left_out=["nf is left out: <there> is none."])
     assert "nf is left out: <there> is none." in Page(build_page(make_rows(), about)).text
+
+
+def test_twelve_contestants_at_six_batch_sizes_stay_readable():
+    norms, sizes = (*NORMS, *(f"own{i}" for i in range(7))), (2, 4, 8, 16, 32, 64)
+    rows = make_rows(norms, sizes, 3)
+    summary = summarize(rows)
+    assert len(re.findall(r"[.:](?: |$)", summary.headline)) <= 3
+    assert len(summary.headline) < 350
+    html = build_page(rows, make_about(norms, sizes, 3))
+    verdict = html[html.index('<section class="verdict"') : html.index("</section>")]
+    assert verdict.partition("<details>")[0].count("<li>") <= 8
+    assert all(sentence in Page(html).text for sentence in summary.evidence)
+    assert html.count('class="pictures small"') == 2
+
+
+def test_the_learning_rates_that_were_chosen_are_in_a_table():
+    about = make_about(chosen_rates=[["batch", 2, 0.3], ["group", 8, 0.05]])
+    about["settings"]["lrs"] = [0.05, 0.3]
+    text = Page(build_page(make_rows(), about)).text
+    assert "Learning rate that was chosen" in text
+    assert "may not suit each of them" not in text
+    assert (
+        "One learning rate for all (0.4) may not suit each of them" in Page(build_page(make_rows(), make_about())).text
+    )
+
+
+def test_notes_are_said():
+    about = make_about(notes=["The features lie on <different> scales."])
+    assert "The features lie on <different> scales." in Page(build_page(make_rows(), about)).text

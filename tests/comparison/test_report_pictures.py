@@ -5,8 +5,9 @@ import pytest
 from synthetic import BATCH_SIZES, NORMS, make_rows
 
 from normwise.comparison import summarize
+from normwise.comparison.cells import title
 from normwise.comparison.report.palette import styles
-from normwise.comparison.report.pictures import MOMENTS, TIMES, against_batch_size, learning_curves, signal
+from normwise.comparison.report.pictures import MOMENTS, TIMES, against_batch_size, learning_curves, one_by_one, signal
 from normwise.comparison.report.pictures.figure import empty_figure, use_log_scale
 from normwise.comparison.tables import tables
 
@@ -61,6 +62,57 @@ def test_the_accuracy_axis_ends_near_0_and_100_percent():
     low, high = picture.figure.layout.yaxis.range
     assert -7 < low < 10
     assert 100 < high < 107
+
+
+def failing(level, seeds=3):
+    """The contestant "none" at a level of its own, and GroupNorm so near to 100 % that a deviation passes it."""
+    rows = make_rows(seeds=seeds)
+    for row in rows:
+        if row["norm"] == "none":
+            row["test_accuracy"] = level + 0.01 * row["seed"]
+        elif row["norm"] == "group":
+            row["test_accuracy"] = 1.0 - 0.02 * (row["seed"] == 0)
+    return rows
+
+
+def test_one_that_fails_does_not_press_the_others_together():
+    rows = failing(0.12)
+    layout = against_batch_size(tables(summarize(rows))[0], rows, LOOKS).figure.layout
+    assert layout.yaxis.range[0] > 75
+    assert 8 < layout.yaxis2.range[0] < layout.yaxis2.range[1] < 20
+    assert layout.yaxis.domain[0] > layout.yaxis2.domain[1]
+    picture = against_batch_size(tables(summarize(rows))[0], rows, LOOKS)
+    below = [trace for trace in picture.figure.data if trace.yaxis == "y2"]
+    assert {trace.meta for trace in below} == {"none"}
+    np.testing.assert_allclose(next(t for t in below if t.error_y.array is not None).y, [13.0] * 3)
+
+
+def test_an_axis_that_need_not_be_broken_is_whole():
+    rows = failing(0.8)
+    layout = against_batch_size(tables(summarize(rows))[0], rows, LOOKS).figure.layout
+    assert "yaxis2" not in layout.to_plotly_json()
+    assert layout.yaxis.range[0] < 80
+
+
+def test_no_error_bar_leaves_the_range_of_accuracies():
+    rows = failing(0.0)
+    picture = against_batch_size(tables(summarize(rows))[0], rows, LOOKS)
+    for norm in NORMS:
+        line = mean_line(picture, norm)
+        assert max(np.add(line.y, line.error_y.array)) <= 100 + 1e-9
+        assert min(np.subtract(line.y, line.error_y.arrayminus)) >= -1e-9
+    assert mean_line(picture, "group").error_y.array[0] < mean_line(picture, "group").error_y.arrayminus[0]
+
+
+def test_small_pictures_show_one_normalizer_before_all_others():
+    accuracy = tables(summarize(ROWS))[0]
+    shown = one_by_one(accuracy, ROWS, LOOKS)
+    assert [picture.title for picture in shown] == [title(norm) for norm in NORMS]
+    for norm, picture in zip(NORMS, shown, strict=True):
+        coloured = {trace.meta for trace in picture.figure.data if trace.line.color == LOOKS[trace.meta].color}
+        assert coloured == {norm}
+        assert {trace.meta for trace in picture.figure.data} == set(NORMS)
+    assert len({tuple(picture.figure.layout.yaxis.range) for picture in shown}) == 1
 
 
 def test_points_of_the_same_batch_size_stand_side_by_side():

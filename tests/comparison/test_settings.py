@@ -56,7 +56,6 @@ def test_norms_are_named():
         ([], "must be a list"),
         ([lambda c: None], "nor a named function"),
         ([3], "neither a name nor a class"),
-        (["token-layer"], "normalizes rows of features"),
     ],
 )
 def test_bad_norms(norms, message):
@@ -73,7 +72,9 @@ def test_bad_norms(norms, message):
         ({"batch_sizes": []}, r"must be a list of integers such as \[2, 8, 64\]"),
         ({"batch_sizes": 8}, "must be a list of integers"),
         ({"batch_sizes": [4, 4]}, "give each value once"),
-        ({"batch_sizes": [1, 4]}, "Batch size 1 with BatchNorm.*Begin at batch size 2, or compare only"),
+        ({"lrs": [0.1]}, "lrs must be a list of different learning rates such as"),
+        ({"lrs": [0.1, 0.1]}, "lrs must be a list of different learning rates such as"),
+        ({"lrs": [0.1, 0.0]}, "lrs must be a positive number, received 0.0"),
         ({"seeds": 0}, "seeds: 0 is not an integer of at least 1"),
         ({"seeds": [-1]}, "seeds: -1 is not an integer of at least 0"),
         ({"seeds": []}, "seeds must be a list"),
@@ -93,5 +94,7 @@ def test_bad_settings(changes, message):
         settings(**changes)
 
 
-def test_batch_size_1_is_fine_without_a_batch():
-    assert settings(batch_sizes=[1], norms=["group", "none"]).batch_sizes == (1,)
+def test_the_protocol_says_how_the_learning_rate_was_chosen():
+    assert any("may not suit all of them (--lrs chooses for each)" in sentence for sentence in settings().protocol())
+    chosen = " ".join(settings(lrs=[0.1, 0.5]).protocol())
+    assert "Peak learning rate: of 0.1, 0.5 (× min(1, batch size / 32)) the one with the highest accuracy" in chosen

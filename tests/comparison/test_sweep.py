@@ -180,13 +180,24 @@ class Breaks(small_problems.Net):
         return super().forward(x) if isinstance(self.norm1, nn.BatchNorm2d) else self.norm1.missing
 
 
+class AlwaysBreaks(small_problems.Net):
+    def forward(self, x):
+        return self.missing if self.training else super().forward(x)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"batch_sizes": [4, 49]}, r"Batch size 49 is larger than the training split of .*blobs \(48 samples\); write"),
         ({"norms": ["group:3"]}, "with 'group:3' fails on .*8 channels are not divisible by 3 groups"),
         ({"norms": ["grop"]}, "did you mean 'group'"),
-        ({"batch_sizes": [1, 4]}, "Batch size 1 with BatchNorm"),
+        ({"batch_sizes": [1], "norms": ["batch"]}, "BatchNorm .'batch'. is left out: a single sample has no batch to"),
+        ({"norms": ["token-layer"]}, "normalizes rows of features"),
+        (
+            {"model": AlwaysBreaks, "norms": ["batch", "group", "none"]},
+            "AttributeError.*So are the other 2. Name other",
+        ),
+        ({"lrs": [0.1, 0.2], "batch_sizes": [4, 48]}, "write batch sizes of at most 39, or leave lrs out"),
         ({"model": "resnet8", "data": lambda: ((torch.rand(6, 4), torch.arange(6) % 2),) * 2}, "takes images"),
         ({"model": "resnet18", "norms": ["instance"]}, "resnet18 with 'instance' fails on"),
         (

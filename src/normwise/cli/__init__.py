@@ -7,7 +7,6 @@ from typing import NoReturn
 
 EXTRA = ("typer", "rich", "plotly", "sklearn", "PIL")
 USAGE = 2
-INTERRUPTED = 130
 
 
 def main() -> None:
@@ -16,12 +15,13 @@ def main() -> None:
     What was asked for and cannot be done is said in a sentence or two on stderr, with exit code 2; every other
     error is a defect and keeps its traceback.
     """
-    from ..comparison import InputError
+    from ..errors import InputError
+    from .stopping import exit_code
 
     try:
-        from .app import app
+        from .app import make_app
 
-        app()
+        make_app(sys.argv[1:])()
     except InputError as error:
         _fail(str(error))
     except ModuleNotFoundError as error:
@@ -29,8 +29,8 @@ def main() -> None:
         if package not in EXTRA:
             raise
         _fail(f"This command needs {package}, which is not installed. Write: pip install 'normwise[cli]'")
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+    except KeyboardInterrupt as stop:
+        sys.exit(exit_code(stop))
 
 
 def _fail(message: str) -> NoReturn:

@@ -1,38 +1,55 @@
-"""The commands, and the options of `normwise` itself."""
+"""The commands, and the options of `normwise` itself.
+
+Only the module of the command that was typed is imported: help and usage errors do without torch.
+"""
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Annotated
 
 import typer
 
-from .. import __version__
-from .bench import EPILOG as BENCH_EPILOG
-from .bench import bench
-from .compare import EPILOG, compare
-from .convert import EPILOG as CONVERT_EPILOG
-from .convert import convert
-from .doctor import doctor
-from .trace import EPILOG as TRACE_EPILOG
-from .trace import trace
+#: What `normwise --help` says of each command; the module of the same name has its function and `EPILOG`.
+COMMANDS = {
+    "compare": "Find the normalizer for a model and its data.",
+    "report": "Write the report of a comparison again.",
+    "convert": "Fold or convert the normalizers of a trained model.",
+    "bench": "Time every layer against torch's own.",
+    "doctor": "Is everything here that makes it fast?",
+    "trace": "Show what a network does to its signal.",
+}
 
-app = typer.Typer(
-    help="Normalization for PyTorch: choose it by measurement.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.command(epilog=EPILOG, short_help="Find the normalizer for a model and its data.")(compare)
-app.command(epilog=BENCH_EPILOG, short_help="Time every layer against torch's own.")(bench)
-app.command(epilog=CONVERT_EPILOG, short_help="Fold or convert the normalizers of a trained model.")(convert)
-app.command(short_help="Is everything here that makes it fast?")(doctor)
-app.command(epilog=TRACE_EPILOG, short_help="Show what a network does to its signal.")(trace)
+
+def make_app(arguments: list[str]) -> typer.Typer:
+    """The application with the one command that `arguments` name in full, and the others by name."""
+    app = typer.Typer(
+        help="Normalization for PyTorch: choose it by measurement.",
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(options)
+    asked_for = next((argument for argument in arguments if not argument.startswith("-")), None)
+    for name, short_help in COMMANDS.items():
+        if name == asked_for:
+            module = import_module(f".{name}", __package__)
+            app.command(name, epilog=getattr(module, "EPILOG", None), short_help=short_help)(getattr(module, name))
+        else:
+            app.command(name, short_help=short_help)(_not_asked_for)
+    return app
+
+
+def _not_asked_for() -> None:
+    """In the place of a command that was not typed."""
 
 
 def _print_version(wanted: bool) -> None:
     if wanted:
+        from .. import __version__
+
         typer.echo(f"normwise {__version__}")
         raise typer.Exit
 
@@ -42,6 +59,5 @@ Version = Annotated[
 ]
 
 
-@app.callback()
 def options(version: Version = False) -> None:
     """Normalization for PyTorch: choose it by measurement."""

@@ -22,7 +22,7 @@ from ..bench.tables import show_overhead, show_step_line, show_steps
 from ..bench.terminal import Ticker, show
 from ..comparison import InputError
 from ..comparison.terminal import make_console
-from . import INTERRUPTED
+from .stopping import INTERRUPTED
 
 NAMES = textwrap.fill(", ".join(SUBJECTS), 76, break_on_hyphens=False)
 EPILOG = f"""Examples:

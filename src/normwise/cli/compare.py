@@ -2,67 +2,62 @@
 
 from __future__ import annotations
 
-import inspect
-import json
 import os
 import shlex
 import sys
-import textwrap
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ..comparison import InputError, summarize, to_csv
-from ..comparison import compare as run_comparison
-from ..comparison.normalizer_free import NORMALIZER_FREE
-from ..comparison.report.words import partial
-from ..comparison.storage import RESULTS
-from ..comparison.terminal import Progress, make_console, show_result
-from ..layers.registry import map_normalizers
-from . import INTERRUPTED
+from ..errors import InputError
 from .files import STDOUT, check_file
+from .stopping import exit_code, terminable
 
-REPORT = "report.html"
-NAMES = textwrap.fill(", ".join([*map_normalizers(), NORMALIZER_FREE]), 76, break_on_hyphens=False)
+# tests/test_cli.py holds these against the layers' own table and the function's defaults, which only torch can load.
+NAMES = """
+  batch, group, instance, layer, ghost, sync, renorm, switchable,
+  batch-instance, filter-response, global-response, evo-b0, evo-s0,
+  pixel-layer, pixel-rms, tanh, erf, none, nf"""
 EPILOG = f"""Examples:
 
 \b
   normwise compare
   normwise compare --data photos/ --model torchvision:resnet18 --image-size 64
+  normwise compare --data wine.csv --target class --model my_code:make_model
   normwise compare --norms batch,group:8 --batch-sizes 4,32 --seeds 5
   normwise compare --model my_code:make_model --data my_code:make_data
   normwise compare --json - | jq '.[].test_accuracy'
 
 MODEL is resnet8, resnet20 and so on, timm:NAME, torchvision:NAME or package.module:function, which may take norm,
-in_channels and classes. DATA is digits, a folder with one directory of images per class, an .npz file, or
+in_channels and classes. DATA is digits, a folder with one directory of images per class, an .npz file,
+a table (.csv, or .npy with the classes in the last column), or
 package.module:function, which returns a training and a test data set.
 
 NAMES are separated by commas; group:8 is GroupNorm with 8 groups; nf is the normalizer-free counterpart of
 resnet8, resnet20 and so on (it is left out with any other MODEL):
 
-\b
-{NAMES}
+\b{NAMES}
 """
 
 
-def _text(value: Any) -> Any:
-    """A list as the command line has it: "2,8,64"; everything else as it is."""
-    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else value
-
-
-DEFAULT = {name: _text(of.default) for name, of in inspect.signature(run_comparison).parameters.items()}
-
 Model = Annotated[str, typer.Option(metavar="MODEL", help="What to train; see below.")]
 Data = Annotated[str, typer.Option(metavar="DATA", help="What to train it on; see below.")]
+Target = Annotated[str | None, typer.Option(metavar="NAME", help="The column of a table that holds the classes.")]
+Standardize = Annotated[bool, typer.Option("--standardize", help="Scale each feature or channel of the data.")]
 Norms = Annotated[str, typer.Option(metavar="NAMES", help="Normalizers to compare; see below.")]
 BatchSizes = Annotated[str, typer.Option(metavar="NUMBERS", help="Batch sizes to train with, separated by commas.")]
 Seeds = Annotated[int, typer.Option(metavar="N", help="Runs of each normalizer at each batch size.")]
 Epochs = Annotated[int, typer.Option(metavar="N", help="Passes over the training split in each run.")]
 LearningRate = Annotated[float, typer.Option(metavar="X", help="Peak at batch size 32 and above; less below.")]
+Rates = Annotated[
+    str | None, typer.Option(metavar="NUMBERS", help="Rates to choose from for each normalizer, by a validation part.")
+]
 WeightDecay = Annotated[float, typer.Option(metavar="X", help="On weights, not on biases or normalizers.")]
-ImageSize = Annotated[int, typer.Option(metavar="N", help="Pixels per side for the images of a folder.")]
+ImageSize = Annotated[
+    int | None, typer.Option(metavar="N", help="Pixels per side for images; by default what model and files ask for.")
+]
 Device = Annotated[str | None, typer.Option(metavar="NAME", help="cpu or cuda; by default a GPU if there is one.")]
 Out = Annotated[
     Path, typer.Option(metavar="FOLDER", help="For results and report; finished runs in it are not repeated.")
@@ -72,15 +67,18 @@ Csv = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Also on
 
 
 def compare(
-    model: Model = DEFAULT["model"],
-    data: Data = DEFAULT["data"],
-    norms: Norms = DEFAULT["norms"],
-    batch_sizes: BatchSizes = DEFAULT["batch_sizes"],
-    seeds: Seeds = DEFAULT["seeds"],
-    epochs: Epochs = DEFAULT["epochs"],
-    learning_rate: LearningRate = DEFAULT["learning_rate"],
-    weight_decay: WeightDecay = DEFAULT["weight_decay"],
-    image_size: ImageSize = DEFAULT["image_size"],
+    model: Model = "resnet8",
+    data: Data = "digits",
+    target: Target = None,
+    standardize: Standardize = False,
+    norms: Norms = "batch,group,instance,layer,none,nf",
+    batch_sizes: BatchSizes = "2,8,64",
+    seeds: Seeds = 3,
+    epochs: Epochs = 6,
+    learning_rate: LearningRate = 0.6,
+    lrs: Rates = None,
+    weight_decay: WeightDecay = 5e-4,
+    image_size: ImageSize = None,
     device: Device = None,
     out: Out = Path("results/compare"),
     json_file: Json = None,
@@ -89,55 +87,46 @@ def compare(
     """Train one model with each normalizer at each batch size, and say which one to use.
 
     For one seed every normalizer gets the same initial weights and order of the data, and the same learning rate
-    and number of epochs; nf is a network with weights of its own. Ctrl-C stops with a report of the finished runs;
-    the same command does the rest.
+    (but with --lrs) and number of epochs; nf is a network with weights of its own. Ctrl-C and SIGTERM stop with a
+    report of the finished runs; the same command does the rest.
     """
+    sizes = _numbers("--batch-sizes", batch_sizes, int, "integers separated by commas, such as 2,8,64")
+    rates = None if lrs is None else _numbers("--lrs", lrs, float, "numbers separated by commas, such as 0.1,0.3,0.6")
     _check_files(json_file, csv_file)
+    from ..comparison import compare as run_comparison
+    from ..comparison.terminal import Progress, make_console
+    from .results import show_and_write
+
     sys.path.insert(0, os.getcwd())  # where package.module:function is looked up
     progress = Progress(make_console(stderr=json_file == STDOUT))
-    stopped = False
+    stopped = None
     try:
-        with progress:
+        with terminable(), progress:
             run_comparison(
                 model,
                 data,
+                target=target,
+                standardize=standardize,
                 norms=norms.split(","),
-                batch_sizes=_integers("--batch-sizes", batch_sizes),
+                batch_sizes=sizes,
                 seeds=seeds,
                 epochs=epochs,
                 learning_rate=learning_rate,
+                lrs=rates,
                 weight_decay=weight_decay,
                 image_size=image_size,
                 device=device,
                 out=out,
                 on_event=progress,
             )
-    except KeyboardInterrupt:
-        stopped = True
-    _finish(progress, out, json_file, csv_file)
-    if stopped:
-        raise typer.Exit(INTERRUPTED)
-
-
-def _finish(progress: Progress, out: Path, json_file: Path | None, csv_file: Path | None) -> None:
-    """Write the report and the other files, and show the result."""
-    rows = progress.rows
-    if not rows:
+    except KeyboardInterrupt as stop:
+        stopped = stop
+    if progress.rows:
+        show_and_write(progress.console, progress.rows, progress.about, out, json_file, csv_file)
+    else:
         progress.console.print("No run was finished, so there is nothing to report.")
-        return
-    from ..comparison.report.page import write_report
-
-    write_report(out / REPORT, rows, progress.about, _command(progress.about["settings"], out))
-    files = [("Report", out / REPORT), ("Rows", out / RESULTS)]
-    if csv_file:
-        csv_file.write_text(to_csv(rows), encoding="utf-8")
-        files.append(("CSV", csv_file))
-    if json_file and json_file != STDOUT:
-        json_file.write_text(json.dumps(rows), encoding="utf-8")
-        files.append(("JSON", json_file))
-    show_result(progress.console, summarize(rows), files, partial(rows, progress.about))
-    if json_file == STDOUT:
-        typer.echo(json.dumps(rows))
+    if stopped:
+        raise typer.Exit(exit_code(stopped))
 
 
 def _check_files(*files: Path | None) -> None:
@@ -148,16 +137,22 @@ def _check_files(*files: Path | None) -> None:
         check_file(file)
 
 
-def _integers(option: str, text: str) -> list[int]:
+def _numbers(option: str, text: str, kind: Any, form: str) -> list[Any]:
     try:
-        return [int(part) for part in text.split(",")]
+        return [kind(part) for part in text.split(",")]
     except ValueError as error:
-        raise InputError(f"{option} {text}: write integers separated by commas, such as 2,8,64.") from error
+        raise InputError(f"{option} {text}: write {form}.") from error
 
 
-def _command(settings: dict[str, Any], out: Path) -> str:
+def command_of(settings: dict[str, Any], out: Path) -> str:
     """The command line that repeats a sweep whatever the defaults have become."""
-    names = ("model", "data", "norms", "batch_sizes", "epochs", "learning_rate", "weight_decay", "image_size", "device")
-    values = {name: _text(settings[name]) for name in names} | {"seeds": len(settings["seeds"]), "out": out}
-    options = [word for name, value in values.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    return shlex.join(["normwise", "compare", *options])
+    names = ("model", "data", "target", "norms", "batch_sizes", "epochs", "learning_rate", "lrs", "weight_decay")
+    values = {name: _text(settings.get(name)) for name in (*names, "image_size", "device")}
+    values |= {"seeds": len(settings["seeds"]), "out": out}
+    options = [word for name, value in values.items() if value for word in (f"--{name.replace('_', '-')}", str(value))]
+    return shlex.join(["normwise", "compare", *options, *["--standardize"] * bool(settings.get("standardize"))])
+
+
+def _text(value: Any) -> Any:
+    """A list as the command line has it: "2,8,64"; everything else as it is."""
+    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else value

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ..comparison import InputError
+from ..errors import InputError
 
 STDOUT = Path("-")
 

@@ -3,6 +3,7 @@
 from .entry import compare as compare
 from .events import EpochFinished as EpochFinished
 from .events import Event as Event
+from .events import RateTried as RateTried
 from .events import RunFinished as RunFinished
 from .events import RunSkipped as RunSkipped
 from .events import RunStarted as RunStarted

@@ -19,7 +19,7 @@ class Cell:
 
     `std` is the sample standard deviation of the held-out accuracy over the seeds, None for one run. A diverged
     run counts with its credited accuracy; the other figures are means of the runs that have them. `step_ms` is
-    the median over the runs. `worst` and `best` are the held-out accuracies of the single runs at the ends.
+    the median over the runs. `accuracies` are the held-out accuracies of the single runs.
     """
 
     norm: str
@@ -27,8 +27,7 @@ class Cell:
     n: int
     diverged: int
     mean: float
-    worst: float
-    best: float
+    accuracies: tuple[float, ...]
     std: float | None
     train_mode: float | None
     gap: float | None
@@ -36,6 +35,14 @@ class Cell:
     step_ms: float | None
     peak_memory_bytes: int | None
     test_samples: int
+
+    @property
+    def worst(self) -> float:
+        return min(self.accuracies)
+
+    @property
+    def best(self) -> float:
+        return max(self.accuracies)
 
 
 def title(norm: str) -> str:
@@ -63,6 +70,26 @@ def spoken(norm: str) -> str:
     return title(norm).lower() if norm == "none" else title(norm)
 
 
+def listed(names: Sequence[str], most: int = 4) -> str:
+    """Names in a sentence, of many the first.
+
+    >>> listed(["a"]), listed(["a", "b", "c"]), listed(list("abcdefg"))
+    ('a', 'a, b and c', 'a, b, c, d and 3 others')
+    """
+    if len(names) > most + 1:
+        return f"{', '.join(names[:most])} and {len(names) - most} others"
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def counted(number: int, noun: str) -> str:
+    """A number and its noun.
+
+    >>> counted(1, "seed"), counted(2, "batch size")
+    ('1 seed', '2 batch sizes')
+    """
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def cells_of(rows: Sequence[Row]) -> tuple[Cell, ...]:
     """One cell per normalizer and batch size, in the order of the rows."""
     groups: dict[tuple[str, int], list[Row]] = {}
@@ -81,8 +108,7 @@ def _cell(rows: list[Row]) -> Cell:
         n=len(rows),
         diverged=sum(row["status"] == "diverged" for row in rows),
         mean=statistics.fmean(accuracies),
-        worst=min(accuracies),
-        best=max(accuracies),
+        accuracies=tuple(accuracies),
         std=statistics.stdev(accuracies) if len(rows) > 1 else None,
         train_mode=_mean(rows, "test_accuracy_train_mode"),
         gap=_mean(rows, "train_eval_gap"),

@@ -11,6 +11,8 @@ from torch import Tensor
 from .settings import InputError
 
 SPLIT_SEED = 0
+# The largest over the smallest size of a feature from which on they are worth a remark.
+WIDE = 100.0
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,20 @@ def check_finite(name: str, samples: str, x: Tensor) -> None:
         )
 
 
+def scales_apart(data: Data) -> str | None:
+    """A sentence where the features of a table lie on scales so different that most of them hardly count."""
+    if data.x_train.dim() != 2:
+        return None
+    size = data.x_train.square().mean(0).sqrt()
+    size = size[size > 0]
+    if len(size) < 2 or size.max() < WIDE * size.min():
+        return None
+    return (
+        f"The features of {data.name} lie on very different scales (root mean squares {size.min():.2g} to "
+        f"{size.max():.2g}), which slows every network: --standardize gives each mean 0 and variance 1."
+    )
+
+
 def fingerprint(data: Data) -> str:
     """Hash of everything in the data but their name."""
     total = hashlib.sha256(repr(data.classes).encode())
@@ -83,6 +99,11 @@ def fingerprint(data: Data) -> str:
 
 
 def split_and_standardize(name: str, x: Tensor, y: Tensor, classes: tuple[str, ...], held_out: float) -> Data:
+    """A stratified `split`, standardized."""
+    return standardized(split(name, x, y, classes, held_out))
+
+
+def split(name: str, x: Tensor, y: Tensor, classes: tuple[str, ...], held_out: float) -> Data:
     """A stratified split: of each class the share `held_out` (at least one sample) is held out."""
     check_finite(name, "samples", x)
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(SPLIT_SEED))
@@ -95,7 +116,7 @@ def split_and_standardize(name: str, x: Tensor, y: Tensor, classes: tuple[str, .
             )
         test[members[: max(1, round(held_out * len(members)))]] = True
     train, held = order[~test[order]], order[test[order]]
-    return standardized(Data(name, x[train], y[train], x[held], y[held], classes))
+    return Data(name, x[train], y[train], x[held], y[held], classes)
 
 
 def standardized(data: Data) -> Data:

@@ -13,10 +13,10 @@ import torch
 
 from ..backends import build_kernels
 from ..layers import Norm
+from .image_size import choose_image_size
 from .isolation import isolated
-from .normalizer_free import NORMALIZER_FREE, why_left_out
 from .references import name_of
-from .settings import InputError, make_settings, named_norms
+from .settings import make_settings, named_norms
 from .sources import load_data
 from .storage import Store
 from .sweep import Listener, Row, Sweep
@@ -26,19 +26,23 @@ DataLike = str | Callable[[], Any]
 
 EXAMPLES = 2
 SMALL_MAP = 256
+IMAGE_SIZE = 32
 
 
 def compare(
     model: ModelLike = "resnet8",
     data: DataLike = "digits",
     *,
+    target: str | None = None,
+    standardize: bool = False,
     norms: Sequence[Norm] = ("batch", "group", "instance", "layer", "none", "nf"),
     batch_sizes: Sequence[int] = (2, 8, 64),
-    seeds: int | Sequence[int] = 2,
+    seeds: int | Sequence[int] = 3,
     epochs: int = 6,
     learning_rate: float = 0.6,
+    lrs: Sequence[float] | None = None,
     weight_decay: float = 5e-4,
-    image_size: int = 32,
+    image_size: int | None = None,
     device: str | torch.device | None = None,
     out: str | os.PathLike[str] | None = None,
     on_event: Listener | None = None,
@@ -57,18 +61,27 @@ def compare(
             a function or a module. A function gets `norm`, `in_channels` and `classes` where it has parameters of
             these names. Without `norm` the model's BatchNorm, GroupNorm and InstanceNorm layers are replaced.
         data: `digits`; a folder with one directory per class; an `.npz` file with x_train, y_train, x_test, y_test
-            or x, y; `package.module:function` or a function that returns (train, test), each a dataset of tensors or
-            a pair (x, y).
+            or x, y; a table, `.csv` with a line of names or `.npy`; `package.module:function` or a function that
+            returns (train, test), each a dataset of tensors or a pair (x, y).
+        target: the column of a table that holds the classes: its name, in an array its number; by default the one
+            that is called target, class, label or y, and the last of an array.
+        standardize: mean 0 and variance 1 over the training split for each feature of a table and each channel of
+            what a function returns; digits, image folders and `.npz` files come so in any case.
         norms: names as in `normwise.layers.NORMALIZERS` (`"group:8"` for 8 groups), classes, or functions
-            `channels -> Module`; and `"nf"`, the normalizer-free counterpart that our nets (`resnet8`, ...) have; with
-            any other model it is left out, and `SweepStarted.about["left_out"]` says why.
-        batch_sizes: each at most the size of the training split.
+            `channels -> Module`; and `"nf"`, the normalizer-free counterpart that our nets (`resnet8`, ...) have. What
+            cannot run (InstanceNorm on 1×1 maps, `nf` with another model) is left out, and
+            `SweepStarted.about["left_out"]` says why.
+        batch_sizes: each at most the size of the training split; what needs a batch is left out at 1.
         seeds: how many, or which.
         epochs: passes over the training split, the same for every run.
         learning_rate: peak rate at batch sizes from 32 on. Of 0.3 to 0.8, 0.6 gave the best accuracy averaged over
             the default normalizers on the digits; large nets and long runs want less.
+        lrs: learning rates to choose from, in the place of `learning_rate`: each contestant gets, at each batch size,
+            the one with the best accuracy on a fifth of the training split, which its runs then train on again. The
+            held-out split, which the verdict rests on, has no part in that choice.
         weight_decay: for weights; biases and normalizers have none.
-        image_size: side to which the images of a folder are resized.
+        image_size: side to which the images of a folder are resized; by default the smallest at which every
+            normalizer of the model gets a map of 4×4, or of 2×2 where the images are small.
         device: the GPU where there is one, else the CPU.
         out: folder for `results.jsonl` (a line per finished run, at once on disk) and `settings.json`. Runs that
             the folder holds already are not repeated.
@@ -97,23 +110,21 @@ def compare(
         seeds=seeds,
         epochs=epochs,
         learning_rate=learning_rate,
+        lrs=lrs,
         weight_decay=weight_decay,
-        image_size=image_size,
+        image_size=IMAGE_SIZE if image_size is None else image_size,
         device=device,
     )
+    settings = replace(settings, target=target, standardize=standardize)
+    if image_size is None and isinstance(data, str) and Path(data).is_dir():
+        settings = replace(settings, image_size=choose_image_size(model, Path(data)))
     with isolated(0, "cpu"):
-        loaded = load_data(data, image_size)
+        loaded = load_data(data, settings.image_size, target, standardize)
     recipe = open_model(model, loaded.x_train[:EXAMPLES], len(loaded.classes))
-    left_out = []
-    if NORMALIZER_FREE in named and recipe.normalizer_free is None:
-        del named[NORMALIZER_FREE]
-        left_out = [why_left_out(recipe.name)]
-    if not named:
-        raise InputError(f"{left_out[0]} Name other normalizers, such as batch and group.")
-    settings = replace(settings, norms=tuple(named), threads=threads_for(loaded.sample_shape))
+    settings = replace(settings, threads=threads_for(loaded.sample_shape))
     if settings.device == "cpu":
         build_kernels(torch.float32)  # or the first runs would be computed otherwise than the last
-    sweep = Sweep(settings, named, loaded, recipe, left_out)
+    sweep = Sweep(settings, named, loaded, recipe)
     if out is None:
         return sweep.run(on_event, None)
     with Store(Path(out)) as store:

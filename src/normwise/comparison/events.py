@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .settings import Run
+from .tuning import Try
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,13 @@ class SweepStarted(Event):
 
     out: Path | None
     about: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RateTried(Event):
+    """Before `SweepStarted`: one learning rate of `lrs` was tried; `done` and `total` count these tries."""
+
+    tried: Try
 
 
 @dataclass(frozen=True, kw_only=True)

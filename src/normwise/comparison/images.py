@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
+from statistics import median
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,14 +25,7 @@ def image_folder(folder: Path, size: int) -> Data:
     Where the folder holds `train` and one of `test`, `val`, `valid`, `validation`, these are the two splits.
     All images are grey where all files are, otherwise all are RGB. Each channel is standardized.
     """
-    held_out = next((folder / name for name in HELD_OUT_NAMES if (folder / name).is_dir()), None)
-    if (folder / "train").is_dir() and held_out is not None:
-        train, test = _listed(folder / "train"), _listed(held_out)
-        unknown = sorted(set(test) - set(train))
-        if unknown:
-            raise InputError(f"{held_out}: the classes {', '.join(unknown)} are not in {folder / 'train'}.")
-    else:
-        train, test = _listed(folder), {}
+    train, test = _splits(folder)
     classes = tuple(train)
     paths = [(path, classes.index(name)) for part in (train, test) for name, files in part.items() for path in files]
     x = _read([path for path, _ in paths], size)
@@ -38,6 +34,48 @@ def image_folder(folder: Path, size: int) -> Data:
         return split_and_standardize(folder.name, x, y, classes, HELD_OUT)
     cut = sum(len(files) for files in train.values())
     return standardized(Data(folder.name, x[:cut], y[:cut], x[cut:], y[cut:], classes))
+
+
+class Glance(NamedTuple):
+    """What the heads of a folder's files say: its classes, grey or colour, and the median of the shorter sides."""
+
+    classes: int
+    channels: int
+    side: int
+
+
+def glance(folder: Path) -> Glance:
+    """The `Glance` of `image_folder`, without decoding an image; what cannot be read is passed over."""
+    from PIL import Image
+
+    train, _ = _splits(folder)
+    sides, channels = [], 1
+    for path in (path for files in train.values() for path in files):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                with Image.open(path) as image:
+                    sides.append(min(image.size))
+                    channels = channels if _is_grey(image.mode) else 3
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            continue
+    return Glance(len(train), channels, round(median(sides)) if sides else 1)
+
+
+def _splits(folder: Path) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
+    """The files of each class for training and, where the folder says so, for the test."""
+    held_out = next((folder / name for name in HELD_OUT_NAMES if (folder / name).is_dir()), None)
+    if not (folder / "train").is_dir() or held_out is None:
+        return _listed(folder), {}
+    train, test = _listed(folder / "train"), _listed(held_out)
+    unknown = sorted(set(test) - set(train))
+    if unknown:
+        raise InputError(f"{held_out}: the classes {', '.join(unknown)} are not in {folder / 'train'}.")
+    return train, test
+
+
+def _is_grey(mode: str) -> bool:
+    return mode in ("1", "L") or mode.startswith(("I", "F"))
 
 
 def _listed(folder: Path) -> dict[str, list[Path]]:
@@ -60,10 +98,17 @@ def _listed(folder: Path) -> dict[str, list[Path]]:
 
 
 def _read(paths: list[Path], size: int) -> Tensor:
+    from PIL import Image
+
     arrays, unreadable = [], []
     for path in paths:
         try:
-            arrays.append(_pixels(path, size))
+            with warnings.catch_warnings():
+                # Large, but below the limit: it is resized at once.
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                arrays.append(_pixels(path, size))
+        except Image.DecompressionBombError as error:
+            unreadable.append(f"{path} (more pixels than Pillow reads: {error})")
         except (OSError, ValueError, SyntaxError) as error:
             unreadable.append(f"{path} ({type(error).__name__})")
     if unreadable:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,10 +14,14 @@ from torch import Tensor, nn
 from ..layers import Norm
 from .isolation import isolated
 from .normalizer_free import NORMALIZER_FREE
-from .replacement import check_replaceable, normalization_layers, replace_normalizers, run_with_ranks
+from .replacement import check_replaceable, normalization_layers, replace_normalizers, run_with_maps
 from .settings import InputError, digest
 
 REFERENCE = "batch"
+
+
+class ShapeError(InputError):
+    """The model does not take samples of this shape."""
 
 
 class Network(NamedTuple):
@@ -48,12 +53,15 @@ class Recipe:
             model = self._made(*[REFERENCE] * takes_norm)
             check_replaceable(model, name)
             try:
-                output, self.ranks = run_with_ranks(model.eval(), example)
+                output, maps = run_with_maps(model.eval(), example)
             except Exception as error:  # the caller's own code may raise anything
-                raise InputError(
+                raise ShapeError(
                     f"{name} cannot take samples of shape {list(example.shape[1:])}: {first_line(error)} "
                     "Choose a model for this shape, or reshape the data."
                 ) from error
+        self.ranks = {site: len(shape) for site, shape in maps.items()}
+        #: The positions of the smallest map that a normalizer gets.
+        self.smallest_map = min((math.prod(shape) for shape in maps.values()), default=1)
         _check_output(name, output, len(example), classes)
 
     def build(self, norm: Norm, seed: int) -> Network:

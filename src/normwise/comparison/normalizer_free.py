@@ -44,7 +44,6 @@ def counterpart(depth: int, in_channels: int, classes: int, stem: Stem | None) -
 def why_left_out(model: str) -> str:
     """Why a model that is not ours has no such contestant."""
     return (
-        f"{NORMALIZER_FREE} is left out: it is a network of its own and not a layer to put in, and {model} has none "
-        "that could be built for it. Models resnet8, resnet20 and so on have; for others 'none' takes the normalizers "
-        "out, which is not the same."
+        f"it is a network of its own and not a layer to put in, and {model} has none that could be built for it; "
+        "models resnet8, resnet20 and so on have, for others 'none' takes the normalizers out, which is not the same"
     )

@@ -1,105 +1,76 @@
-"""What to choose after a sweep, with the numbers that say so."""
+"""What to choose after a sweep, in at most three sentences."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .cells import Cell, spoken, title
-from .verdict import Verdict, scatters
+from .cells import Row, counted, listed, spoken, title
+from .step_time import shortest_step
+from .verdict import Verdict
 
-GAP_WORTH_NAMING = 0.01
-
-
-def recommend(cells: Sequence[Cell], verdicts: Sequence[Verdict]) -> tuple[str, tuple[str, ...]]:
-    """A headline, and the sentences of evidence for it.
-
-    A normalizer is recommended where it is the only one that is nowhere clearly behind and nowhere unreliable; where
-    several are, there is no clear winner; where none is, the choice depends on the batch size.
-    """
-    norms = list(dict.fromkeys(cell.norm for cell in cells))
-    beaten = {norm for verdict in verdicts for norm in (*verdict.behind, *verdict.unreliable)}
-    standing = [norm for norm in norms if norm not in beaten]
-    evidence = [verdict.sentence for verdict in verdicts]
-    evidence += [sentence for verdict in verdicts if (sentence := _behind(cells, verdict))]
-    evidence += [sentence for verdict in verdicts for sentence in _unreliable(cells, verdict)]
-    evidence += _diverged(cells) + _gaps(cells)
-    return _headline(norms, standing, verdicts, cells), tuple(evidence)
+LOWER_THE_RATE = "Start again with a lower learning rate, such as a tenth of it (--learning-rate)."
 
 
-def _headline(norms: list[str], standing: list[str], verdicts: Sequence[Verdict], cells: Sequence[Cell]) -> str:
-    sizes = [verdict.batch_size for verdict in verdicts]
-    where = f"batch size {sizes[0]}" if len(sizes) == 1 else "every batch size"
+def headline(rows: Sequence[Row], norms: Sequence[str], verdicts: Sequence[Verdict]) -> str:
+    """A normalizer is recommended where it is the only one that is nowhere clearly behind and everywhere reliable;
+    where several are, there is no clear winner; where none is, the choice depends on the batch size."""
+    trained = [verdict for verdict in verdicts if verdict.trained]
+    if not trained:
+        where = "at every batch size" if len(verdicts) > 1 else f"at batch size {verdicts[0].batch_size}"
+        return f"Nothing trained {where}: every run diverged, its loss stopped being finite. {LOWER_THE_RATE}"
     if len(norms) == 1:
         return f"Only {spoken(norms[0])} was run: there is nothing to compare it with."
-    if all(verdict.needed is None and not verdict.unreliable for verdict in verdicts):
+    if all(verdict.needed is None and not verdict.unreliable for verdict in trained):
         return "No clear winner can be named from one seed: run at least two seeds to see the spread."
-    if len(standing) == 1:
-        reliable = " that is reliable" if any(verdict.unreliable for verdict in verdicts) else ""
-        return f"{title(standing[0])}: at {where} it leads or ties with the leader, which holds for no other{reliable}."
-    if standing:
-        fastest = _fastest(standing, cells, min(sizes))
-        named = _listed([spoken(norm) for norm in standing])
-        return f"No clear winner: {named} are within chance of the best at {where}.{fastest}"
-    best = ", ".join(f"{' or '.join(spoken(n) for n in v.tied)} at {v.batch_size}" for v in verdicts)
-    return f"The best choice depends on the batch size: {best}."
+    sentences = _among(rows, norms, [verdict for verdict in trained if verdict.leader is not None])
+    failed = [str(verdict.batch_size) for verdict in verdicts if not verdict.trained]
+    if failed:
+        sentences = [*sentences[:2], f"At batch size {listed(failed)} nothing trained: lower the learning rate."]
+    return " ".join(sentences)
 
 
-def _fastest(standing: list[str], cells: Sequence[Cell], size: int) -> str:
-    timed = [c for c in cells if c.norm in standing and c.batch_size == size and c.step_ms is not None]
-    if len(timed) < 2:
-        return ""
-    quickest, slowest = min(timed, key=_step), max(timed, key=_step)
-    return (
-        f" Of these, {spoken(quickest.norm)} has the shortest step at batch size {size} ({quickest.step_ms:.2f} ms; "
-        f"{spoken(slowest.norm)} {slowest.step_ms:.2f} ms)."
-    )
+def _among(rows: Sequence[Row], norms: Sequence[str], judged: Sequence[Verdict]) -> list[str]:
+    if not judged:
+        return [
+            "No clear winner: no normalizer is reliable, the runs of each lie far apart.",
+            "Train longer or at a lower learning rate, or run more seeds.",
+        ]
+    beaten = {norm for verdict in judged for norm in (*verdict.behind, *verdict.unreliable)}
+    standing = [norm for norm in norms if norm not in beaten]
+    sizes = [verdict.batch_size for verdict in judged]
+    where = f"batch size {sizes[0]}" if len(sizes) == 1 else "every batch size"
+    above = list(dict.fromkeys(norm for verdict in judged for norm in verdict.above))
+    if len(standing) == 1 and not above:
+        other = "no other that is reliable" if any(verdict.unreliable for verdict in judged) else "no other"
+        return [f"{title(standing[0])}: at {where} it leads or ties with the leader, which holds for {other}."]
+    if not standing:
+        return [f"The best choice depends on the batch size: {_by_size(judged)}."]
+    verb = "is" if len(standing) == 1 else "are"
+    named = listed([spoken(norm) for norm in standing])
+    first = f"No clear winner: {named} {verb} within chance of the best{' reliable one' * bool(above)} at {where}."
+    if above:
+        return [first, f"Better on average somewhere, but with runs that disagree: {listed([*map(spoken, above)])}."]
+    second = shortest_step(rows, standing, min(sizes))
+    return [first, *([second] if second else []), *_seeds(judged)]
 
 
-def _step(cell: Cell) -> float:
-    return cell.step_ms or 0.0
-
-
-def _behind(cells: Sequence[Cell], verdict: Verdict) -> str:
-    if not verdict.behind:
-        return ""
-    means = {cell.norm: cell.mean for cell in cells if cell.batch_size == verdict.batch_size}
-    named = _listed([f"{spoken(norm)} ({means[norm]:.1%})" for norm in verdict.behind])
-    return f"Clearly behind at batch size {verdict.batch_size}: {named}."
-
-
-def _unreliable(cells: Sequence[Cell], verdict: Verdict) -> list[str]:
-    at = {cell.norm: cell for cell in cells if cell.batch_size == verdict.batch_size}
-    leader = at[verdict.leader]
-    runs = {norm: f"its runs go from {cell.worst:.1%} to {cell.best:.1%}" for norm, cell in at.items()}
-    found = [
-        f"Unreliable at batch size {verdict.batch_size}: {spoken(norm)}, {at[norm].mean:.1%} on average; {runs[norm]}."
-        for norm in verdict.unreliable
-    ]
-    if scatters(leader):
-        found.append(f"{title(leader.norm)} leads at batch size {verdict.batch_size}, but {runs[leader.norm]}.")
-    return found
-
-
-def _diverged(cells: Sequence[Cell]) -> list[str]:
+def _seeds(judged: Sequence[Verdict]) -> list[str]:
+    """How many more seeds the race takes that is nearest to its end."""
+    wanted = [verdict for verdict in judged if verdict.more_seeds and verdict.leader and verdict.runner_up]
+    if not wanted:
+        return []
+    v = min(wanted, key=lambda verdict: verdict.more_seeds or 0)
     return [
-        f"{title(cell.norm)} diverged in {cell.diverged} of {cell.n} runs at batch size {cell.batch_size}."
-        for cell in cells
-        if cell.diverged
+        f"About {counted(v.more_seeds or 0, 'more seed')} would tell {spoken(v.leader or '')} from "
+        f"{spoken(v.runner_up or '')} at batch size {v.batch_size}, if the lead stays what it is."
     ]
 
 
-def _gaps(cells: Sequence[Cell]) -> list[str]:
-    found = []
-    for norm in dict.fromkeys(cell.norm for cell in cells):
-        widest = max((cell for cell in cells if cell.norm == norm), key=lambda cell: abs(cell.gap or 0.0))
-        if widest.gap is not None and widest.train_mode is not None and abs(widest.gap) >= GAP_WORTH_NAMING:
-            found.append(
-                f"{title(norm)} at batch size {widest.batch_size}: {widest.train_mode:.1%} of the held-out split with "
-                f"the statistics of training, {widest.train_mode - widest.gap:.1%} with those of evaluation "
-                f"(gap {100 * widest.gap:+.1f} points)."
-            )
-    return found
-
-
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+def _by_size(judged: Sequence[Verdict]) -> str:
+    """Batch sizes with the same best together: "GroupNorm at 2 and 4, BatchNorm or LayerNorm at 64"."""
+    sizes: dict[str, list[str]] = {}
+    for verdict in judged:
+        names = [spoken(norm) for norm in verdict.tied]
+        best = " or ".join(names) if len(names) <= 3 else f"{names[0]} or one of {len(names) - 1} others"
+        sizes.setdefault(best, []).append(str(verdict.batch_size))
+    return ", ".join(f"{best} at {listed(at, most=12)}" for best, at in sizes.items())

@@ -39,12 +39,12 @@ def check_replaceable(model: nn.Module, name: str) -> None:
     )
 
 
-def run_with_ranks(model: nn.Module, x: Tensor) -> tuple[Any, dict[str, int]]:
-    """`model(x)`, and the spatial dimensions of the input of each normalization layer that it ran."""
-    ranks: dict[str, int] = {}
+def run_with_maps(model: nn.Module, x: Tensor) -> tuple[Any, dict[str, tuple[int, ...]]]:
+    """`model(x)`, and the shape of the map, without N and C, that reached each normalization layer that it ran."""
+    maps: dict[str, tuple[int, ...]] = {}
     layers = normalization_layers(model)
-    with torch.no_grad(), listening(layers, lambda name, signal: ranks.update({name: signal.dim() - 2})):
-        return model(x), ranks
+    with torch.no_grad(), listening(layers, lambda name, signal: maps.update({name: tuple(signal.shape[2:])})):
+        return model(x), maps
 
 
 def replace_normalizers(model: nn.Module, norm: Norm, ranks: Mapping[str, int]) -> list[str]:

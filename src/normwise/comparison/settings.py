@@ -10,17 +10,15 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..layers import NORMALIZERS, Norm, find_normalizer
+from ..errors import InputError as InputError
+from ..layers import Norm, find_normalizer
+from . import renorm
 from .normalizer_free import NORMALIZER_FREE, PROTOCOL, UNIT_CLIP
 
 MOMENTUM = 0.9
 WARM_UP = 0.1
 CLIP_NORM = 1.0
 FULL_RATE_BATCH = 32
-
-
-class InputError(ValueError):
-    """What the caller asked for cannot be done; the message says what to write instead."""
 
 
 class Run(NamedTuple):
@@ -46,6 +44,9 @@ class Settings:
     image_size: int
     device: str
     threads: int
+    lrs: tuple[float, ...] = ()
+    target: str | None = None
+    standardize: bool = False
 
     def rate(self, batch_size: int) -> float:
         """Peak learning rate at a batch size: linear in it up to 32, constant from there on."""
@@ -53,12 +54,10 @@ class Settings:
 
     def protocol(self) -> list[str]:
         """The training protocol in sentences, for a report."""
-        rates = ", ".join(f"{self.rate(size):.3g} at {size}" for size in self.batch_sizes)
         return [
             f"SGD with Nesterov momentum {MOMENTUM}, {self.epochs} epochs for every run; the learning rate warms up "
             f"linearly over the first {WARM_UP:.0%} of the steps and follows a cosine to zero.",
-            f"Peak learning rate: {self.learning_rate:g} × min(1, batch size / {FULL_RATE_BATCH}), that is {rates}; "
-            "the same for every normalizer.",
+            self._choice_of_rate(),
             f"Weight decay {self.weight_decay:g} on weights only, not on biases and not on normalizers; gradients "
             f"are clipped to a global norm of {CLIP_NORM:g}.",
             "For one seed every normalizer gets the same initial weights and the same order of the data.",
@@ -67,7 +66,23 @@ class Settings:
             "A run whose loss stops being finite counts as diverged: it ends there and is credited with the "
             "accuracy of always answering the most frequent class.",
             *([PROTOCOL] if NORMALIZER_FREE in self.norms else []),
+            *([renorm.PROTOCOL] if renorm.RENORM in self.norms else []),
         ]
+
+    def _choice_of_rate(self) -> str:
+        scaled = f"× min(1, batch size / {FULL_RATE_BATCH})"
+        if self.lrs:
+            tried = ", ".join(f"{rate:g}" for rate in self.lrs)
+            return (
+                f"Peak learning rate: of {tried} ({scaled}) the one with the highest accuracy on a fifth of the "
+                "training split, held out for that and trained on again afterwards; chosen for each normalizer and "
+                "batch size."
+            )
+        rates = ", ".join(f"{self.rate(size):.3g} at {size}" for size in self.batch_sizes)
+        return (
+            f"Peak learning rate: {self.learning_rate:g} {scaled}, that is {rates}; the same for every normalizer, "
+            "which may not suit all of them (--lrs chooses for each)."
+        )
 
     def identity(self) -> dict[str, Any]:
         """What of the settings determines the result of a run, beside the model, the data and the run itself."""
@@ -110,11 +125,9 @@ def _norm_name(norm: Norm) -> str:
     if norm == NORMALIZER_FREE:
         return norm
     try:
-        row = find_normalizer(norm.partition(":")[0])
+        find_normalizer(norm.partition(":")[0])
     except ValueError as error:
         raise InputError(str(error)) from error
-    if not row.for_channels:
-        raise InputError(f"norms: {norm!r} normalizes rows of features, not the channels of a map; leave it out.")
     return norm
 
 
@@ -130,16 +143,10 @@ def make_settings(
     weight_decay: float,
     image_size: int,
     device: str | torch.device | None,
+    lrs: Sequence[float] | None = None,
 ) -> Settings:
     """Check the plain values and put defaults in; raises InputError."""
     sizes = tuple(sorted(_integers("batch_sizes", batch_sizes, least=1)))
-    over_batch = [name for name in norms if name in NORMALIZERS and NORMALIZERS[name].uses_batch]
-    if sizes[0] == 1 and over_batch:
-        named = ", ".join(f"{NORMALIZERS[name].title} ({name!r})" for name in over_batch)
-        raise InputError(
-            f"Batch size 1 with {named}: a single sample has no batch to normalize over. Begin at batch size 2, or "
-            "compare only normalizers that do without a batch, such as group, instance, layer and none."
-        )
     return Settings(
         model=model,
         data=data,
@@ -152,6 +159,7 @@ def make_settings(
         image_size=_integers("image_size", [image_size], least=1)[0],
         device=_device(device),
         threads=torch.get_num_threads(),
+        lrs=_rates(lrs),
     )
 
 
@@ -176,6 +184,14 @@ def _number(name: str, value: float, fits: Callable[[float], bool], words: str) 
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not fits(value) or value == float("inf"):
         raise InputError(f"{name} must be a {words} number, received {value!r}.")
     return float(value)
+
+
+def _rates(lrs: Sequence[float] | None) -> tuple[float, ...]:
+    if lrs is None:
+        return ()
+    if isinstance(lrs, (str, int, float)) or len(lrs) < 2 or len(set(lrs)) < len(lrs):
+        raise InputError(f"lrs must be a list of different learning rates such as [0.1, 0.3, 0.6], received {lrs!r}.")
+    return tuple(_number("lrs", rate, lambda v: v > 0, "positive") for rate in lrs)
 
 
 def _device(device: str | torch.device | None) -> str:

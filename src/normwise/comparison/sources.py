@@ -11,42 +11,61 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .array_files import loaded, numbered
 from .data import Data, check, fingerprint, split_and_standardize, standardized
 from .images import image_folder
+from .models import first_line
 from .references import load_object, name_of
 from .settings import InputError
+from .table_files import csv_table, npy_table
 
 HELD_OUT = 0.25
 # A third trains: small enough for the default sweep, hard enough that normalizers differ. The rest gives the
 # held-out accuracy a standard error of half a point.
 DIGITS_HELD_OUT = 2 / 3
 CHANNEL_COUNTS = (1, 3, 4)
+TABLES = (".csv", ".npy")
 
 
-def load_data(source: str | Callable[[], Any], image_size: int) -> Data:
-    """Read `digits`, an image folder, an `.npz` file, `package.module:function` or a function.
+def load_data(
+    source: str | Callable[[], Any], image_size: int, target: str | None = None, standardize: bool = False
+) -> Data:
+    """Read `digits`, an image folder, an `.npz`, `.csv` or `.npy` file, `package.module:function` or a function.
+
+    `target` names the column of a table that holds the classes. With `standardize` each feature or channel gets the
+    mean 0 and variance 1 over the training split, as digits, image folders and `.npz` files do in any case.
 
     Raises InputError, with what to write instead, for what is missing, unreadable, not finite or of one class.
     """
+    if target is not None and not (isinstance(source, str) and source.endswith(TABLES)):
+        raise InputError(f"target={target!r}: only a table, .csv or .npy, has columns; leave it out.")
+    data = _read(source, image_size, target)
+    check(data)
+    data = standardized(data) if standardize else data
+    return replace(data, name=name_of(source), fingerprint=fingerprint(data))
+
+
+def _read(source: str | Callable[[], Any], image_size: int, target: str | None) -> Data:
     if not isinstance(source, str):
         if not callable(source):
             raise InputError(f"data must be a name, a path or a function, received {type(source).__name__}.")
-        data = from_function(source, name_of(source))
-    elif source == "digits":
-        data = digits()
-    elif Path(source).is_dir():
-        data = image_folder(Path(source), image_size)
-    elif source.endswith(".npz"):
-        data = npz(Path(source))
-    elif ":" in source and not Path(source).exists():
-        data = from_reference(source)
-    else:
-        raise InputError(
-            f"data={source!r}: there is no such folder. Write 'digits', a folder with one directory per class, "
-            "an .npz file or package.module:function."
-        )
-    check(data)
-    return replace(data, name=name_of(source), fingerprint=fingerprint(data))
+        return from_function(source, name_of(source))
+    if source == "digits":
+        return digits()
+    path = Path(source)
+    if path.is_dir():
+        return image_folder(path, image_size)
+    if source.endswith(".npz"):
+        return npz(path)
+    if source.endswith(TABLES) and path.is_file():
+        return csv_table(path, target) if source.endswith(".csv") else npy_table(path, target)
+    if ":" in source and not path.exists():
+        return from_reference(source)
+    missing = "file" if path.suffix and not path.exists() else "folder"
+    raise InputError(
+        f"data={source!r}: there is no such {missing}. Write 'digits', a folder with one directory per class, an .npz, "
+        ".csv or .npy file, or package.module:function."
+    )
 
 
 def digits() -> Data:
@@ -65,20 +84,16 @@ def npz(path: Path) -> Data:
     `x[N, H, W]` are grey images. `x[N, a, b, c]` is read as N×H×W×C where the last axis has 1, 3 or 4 entries and
     axis 1 has not, otherwise as N×C×H×W. `x[N, C]` are features. Each channel is standardized.
     """
-    if not path.is_file():
-        raise InputError(f"data={str(path)!r}: there is no such file.")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not a readable .npz file ({error}); write it with numpy.savez.") from error
+    arrays = loaded(path, "numpy.savez")
+    if isinstance(arrays, np.ndarray):
+        raise InputError(f"{path}: holds a single array under the name of an .npz file; write it with numpy.savez.")
     if {"x_train", "y_train", "x_test", "y_test"} <= set(arrays):
-        labels, classes = _numbered(path, np.concatenate([arrays["y_train"].ravel(), arrays["y_test"].ravel()]))
+        labels, classes = numbered(path, np.concatenate([arrays["y_train"].ravel(), arrays["y_test"].ravel()]))
         cut = arrays["y_train"].size
         x_train, x_test = _maps(path, arrays["x_train"]), _maps(path, arrays["x_test"])
         return standardized(Data(path.name, x_train, labels[:cut], x_test, labels[cut:], classes))
     if {"x", "y"} <= set(arrays):
-        labels, classes = _numbered(path, arrays["y"].ravel())
+        labels, classes = numbered(path, arrays["y"].ravel())
         x = _maps(path, arrays["x"])
         if len(x) != len(labels):
             raise InputError(f"{path}: x has {len(x)} samples and y {len(labels)} labels; give one label per sample.")
@@ -102,13 +117,6 @@ def _maps(path: Path, x: np.ndarray) -> Tensor:
     return tensor
 
 
-def _numbered(path: Path, y: np.ndarray) -> tuple[Tensor, tuple[str, ...]]:
-    if y.dtype.kind not in "buiUS":
-        raise InputError(f"{path}: labels are of type {y.dtype}; save integers or names, one per sample.")
-    names, index = np.unique(y, return_inverse=True)
-    return torch.from_numpy(index).long(), tuple(str(name) for name in names)
-
-
 def from_reference(reference: str) -> Data:
     """Data of the function `package.module:function`."""
     function = load_object(reference)
@@ -130,7 +138,7 @@ def from_function(function: Callable[[], Any], name: str) -> Data:
 
 def _pair(name: str, split: Any) -> tuple[Tensor, Tensor]:
     if isinstance(split, (tuple, list)) and len(split) == 2 and not isinstance(split[0], (tuple, list)):
-        x, y = (torch.as_tensor(part) for part in split)
+        x, y = _tensor(name, "samples", split[0]), _tensor(name, "labels", split[1])
     else:
         x, y = _stacked(name, split)
     if not x.is_floating_point():
@@ -140,6 +148,21 @@ def _pair(name: str, split: Any) -> tuple[Tensor, Tensor]:
     if x.dim() < 2:
         raise InputError(f"{name}: samples have shape {list(x.shape)}; return [N, C, H, W], [N, C, L] or [N, C].")
     return x.detach().float().cpu(), y.detach().long().cpu()
+
+
+def _tensor(name: str, what: str, part: Any) -> Tensor:
+    """A dense tensor with values, from whatever torch takes for one."""
+    try:
+        tensor = torch.as_tensor(part)
+    except (TypeError, ValueError, RuntimeError) as error:
+        kind = type(part).__name__
+        raise InputError(f"{name}: {what} are {kind}, which is no tensor; return tensors or NumPy arrays.") from error
+    if tensor.layout is not torch.strided or tensor.is_nested:
+        kind = "a nested tensor" if tensor.is_nested else "a sparse tensor"
+        raise InputError(f"{name}: {what} are {kind}; return dense ones, such as x.to_dense().")
+    if tensor.is_meta or tensor.is_quantized:
+        raise InputError(f"{name}: {what} are a tensor without values or a quantized one; return plain numbers.")
+    return tensor
 
 
 def _stacked(name: str, split: Iterable[Any]) -> tuple[Tensor, Tensor]:
@@ -152,9 +175,16 @@ def _stacked(name: str, split: Iterable[Any]) -> tuple[Tensor, Tensor]:
         ) from error
     if not items:
         raise InputError(f"{name}: a split is empty; give it at least one sample.")
-    samples, labels = [item[0] for item in items], [int(item[1]) for item in items]
+    try:
+        samples, labels = [item[0] for item in items], [int(item[1]) for item in items]
+    except (TypeError, ValueError, IndexError, KeyError, RuntimeError) as error:
+        raise InputError(
+            f"{name}: the items of a split are pairs (x, label) with a class number as label, received "
+            f"{type(items[0]).__name__} ({first_line(error)})"
+        ) from error
     if not all(isinstance(sample, Tensor) for sample in samples):
         raise InputError(f"{name}: samples are {type(samples[0]).__name__}; let the dataset return tensors.")
+    samples = [_tensor(name, "samples", sample) for sample in samples]
     if len({sample.shape for sample in samples}) > 1:
         raise InputError(f"{name}: samples differ in shape; resize them to one shape.")
     return torch.stack(samples), torch.tensor(labels)

@@ -11,6 +11,7 @@ from .. import files
 from .settings import InputError
 
 RESULTS = "results.jsonl"
+TRIES = "learning_rates.jsonl"
 SETTINGS = "settings.json"
 LOCK = ".lock"
 
@@ -38,7 +39,8 @@ class Store:
             raise InputError(
                 f"Another process is writing to {self.folder}; wait for it, or choose another output folder."
             )
-        files.drop_torn_line(self.folder / RESULTS)
+        for name in (RESULTS, TRIES):
+            files.drop_torn_line(self.folder / name)
         return self
 
     def __exit__(
@@ -53,17 +55,52 @@ class Store:
 
     def append(self, row: dict[str, Any]) -> None:
         """Add a row; it is on disk when this returns."""
-        with (self.folder / RESULTS).open("a", encoding="utf-8") as file:
+        self._append(RESULTS, row)
+
+    def _append(self, name: str, row: dict[str, Any]) -> None:
+        with (self.folder / name).open("a", encoding="utf-8") as file:
             files.append(file, json.dumps(row, allow_nan=False) + "\n")
+
+    def tries(self) -> dict[str, dict[str, Any]]:
+        """The learning rates tried so far, by key."""
+        tries = {row["key"]: row for row in read_rows(self.folder, TRIES)}
+        return {key: {name: value for name, value in row.items() if name != "key"} for key, row in tries.items()}
+
+    def append_try(self, row: dict[str, Any]) -> None:
+        """Add a learning rate that was tried; it is on disk when this returns."""
+        self._append(TRIES, row)
 
     def write_settings(self, settings: dict[str, Any]) -> None:
         """Replace the settings file as a whole."""
         files.replace(self.folder / SETTINGS, json.dumps(settings, indent=2))
 
 
-def read_rows(folder: Path) -> list[dict[str, Any]]:
+def read_sweep(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The finished rows of the sweep that was last started in a folder, and what its `settings.json` holds.
+
+    Raises InputError where the folder holds no sweep.
+    """
+    path = folder / SETTINGS
+    if not path.is_file():
+        raise InputError(
+            f"{folder} holds no comparison: there is no {SETTINGS} in it. Name the folder that was given to "
+            "`normwise compare --out`."
+        )
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+        keys = dict.fromkeys(about["keys"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} is not what this version of normwise writes; run the same `normwise compare` again, which repeats "
+            "no finished run."
+        ) from error
+    rows = {row["key"]: row for row in read_rows(folder)}
+    return [rows[key] for key in keys if key in rows], about
+
+
+def read_rows(folder: Path, name: str = RESULTS) -> list[dict[str, Any]]:
     """The rows in an output folder, oldest first; a last line that was cut off is left out."""
-    path = folder / RESULTS
+    path = folder / name
     if not path.exists():
         return []
     lines = path.read_bytes().split(b"\n")[:-1]

@@ -8,8 +8,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from .cells import Cell, Row, cells_of
-from .recommendation import recommend
-from .verdict import RULE, Verdict, verdict_of
+from .evidence import evidence
+from .judging import RULE, verdicts_of
+from .recommendation import headline
+from .verdict import Verdict
 
 
 @dataclass(frozen=True)
@@ -32,10 +34,9 @@ def summarize(rows: Sequence[Row]) -> Summary:
     if not rows:
         raise ValueError("summarize needs at least one row; no run has finished yet.")
     cells = cells_of(rows)
-    sizes = sorted({cell.batch_size for cell in cells})
-    verdicts = tuple(verdict_of([cell for cell in cells if cell.batch_size == size]) for size in sizes)
-    headline, evidence = recommend(cells, verdicts)
-    return Summary(cells, verdicts, headline, evidence)
+    norms = list(dict.fromkeys(cell.norm for cell in cells))
+    verdicts = verdicts_of(rows, cells)
+    return Summary(cells, verdicts, headline(rows, norms, verdicts), evidence(cells, verdicts))
 
 
 def to_csv(rows: Iterable[Row]) -> str:

@@ -5,22 +5,26 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from typing import Any
 
 import torch
 
 from ..layers import Norm
-from .data import Data
-from .events import EpochFinished, Event, RunFinished, RunSkipped, RunStarted, SweepStarted
+from . import renorm
+from .data import Data, fingerprint, scales_apart
+from .events import EpochFinished, Event, RateTried, RunFinished, RunSkipped, RunStarted, SweepStarted
 from .isolation import isolated
 from .machine import machine, versions
-from .models import Network, Recipe, first_line
+from .models import Network, Recipe
 from .progress import Progress
 from .settings import InputError, Run, Settings, digest
 from .storage import Store
+from .timing import side_by_side
 from .training import Trainer, train
+from .trial import who_can_run
+from .tuning import Try, best_rate, try_rate, validation_part
 
 Listener = Callable[[Event], None]
 Row = dict[str, Any]
@@ -32,18 +36,11 @@ TIMING_SECONDS = 1.0
 class Sweep:
     """Runs of one model on one data set; building it checks everything that could stop a run.
 
-    `left_out` says, for the reader, which contestants that were asked for cannot take part.
+    `norms` are the contestants that can run, `left_out` says of the others, for the reader, why they cannot.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        norms: dict[str, Norm],
-        data: Data,
-        recipe: Recipe,
-        left_out: Sequence[str] = (),
-    ) -> None:
-        self.settings, self.norms, self.recipe, self.left_out = settings, norms, recipe, left_out
+    def __init__(self, settings: Settings, norms: dict[str, Norm], data: Data, recipe: Recipe) -> None:
+        self.recipe = recipe
         largest = max(settings.batch_sizes)
         if largest > len(data.x_train):
             raise InputError(
@@ -51,31 +48,39 @@ class Sweep:
                 f"samples); write a batch size of at most {len(data.x_train)}."
             )
         self.data = data.to(settings.device)
-        for norm in norms:
-            self._check(norm)
+        self.validation = validation_part(self.data, largest) if settings.lrs else None
+        self.settings, self.norms = settings, norms
+        entrants = who_can_run(settings, norms, recipe, data.name, lambda run: self._steps(run, most=1))
+        self.norms, self.missing, self.left_out = entrants
+        self.settings = replace(settings, norms=tuple(self.norms))
+        self.rates: dict[tuple[str, int], float] = {}
         self.cost = {size: self._cost(size) for size in settings.batch_sizes}
         self.runs = self._plan()
-        self.keys = self._keys()
 
     def run(self, on_event: Listener | None, store: Store | None) -> list[Row]:
         """Do the runs that `store` does not hold yet; returns the rows of all runs in the order of the plan."""
         tell: Listener = on_event or (lambda _: None)
+        if self.validation is not None:
+            self.rates = self._choose_rates(self.validation, tell, store)
+        keys = self._keys()
         known = store.rows() if store else {}
-        rows = {run: known[key] for run, key in self.keys.items() if key in known}
+        rows = {run: known[key] for run, key in keys.items() if key in known}
         progress = Progress(self.runs, self.cost, rows)
         if store:
-            store.write_settings(self.about())
+            store.write_settings(self.about() | {"keys": list(keys.values())})
         tell(SweepStarted(out=store.folder if store else None, about=self.about(), **_state(progress)))
-        for run in self.runs:
-            if run in rows:
-                tell(RunSkipped(run=run, row=rows[run], **_state(progress)))
-                continue
-            tell(RunStarted(run=run, **_state(progress)))
-            rows[run] = self._run(run, progress, tell)
-            if store:
-                store.append(rows[run])
-            progress.finish(run, rows[run]["seconds"])
-            tell(RunFinished(run=run, row=rows[run], **_state(progress)))
+        for run, row in rows.items():
+            tell(RunSkipped(run=run, row=row, **_state(progress)))
+        for (seed, size), group in itertools.groupby(self.runs, key=lambda run: (run.seed, run.batch_size)):
+            pending = [run for run in group if run not in rows]
+            step_ms = self._step_times([run.norm for run in pending], size, seed)
+            for run in pending:
+                tell(RunStarted(run=run, **_state(progress)))
+                rows[run] = {"key": keys[run], **self._run(run, progress, tell), "step_ms": step_ms.get(run.norm)}
+                if store:
+                    store.append(rows[run])
+                progress.finish(run, rows[run]["seconds"])
+                tell(RunFinished(run=run, row=rows[run], **_state(progress)))
         return [rows[run] for run in self.runs]
 
     def about(self) -> dict[str, Any]:
@@ -93,7 +98,10 @@ class Sweep:
             },
             "protocol": self.settings.protocol(),
             "left_out": list(self.left_out),
+            "notes": [note] if (note := scales_apart(self.data)) else [],
+            "missing": sorted(map(list, self.missing)),
             "rates": {str(size): self.settings.rate(size) for size in self.settings.batch_sizes},
+            "chosen_rates": [[norm, size, rate] for (norm, size), rate in self.rates.items()],
             "machine": machine(self.settings.device),
             "versions": versions(),
         }
@@ -103,28 +111,50 @@ class Sweep:
         # whenever the sweep is stopped, what is finished can be compared.
         sizes = sorted(self.settings.batch_sizes, reverse=True)
         grid = itertools.product(self.settings.seeds, sizes, self.settings.norms)
-        return [Run(norm, size, seed) for seed, size, norm in grid]
+        return [Run(norm, size, seed) for seed, size, norm in grid if (norm, size) not in self.missing]
 
     def _keys(self) -> dict[Run, str]:
         models = {name: self.recipe.fingerprint(norm) for name, norm in self.norms.items()}
-        shared = [self.settings.identity(), self.data.fingerprint, versions()]
-        return {run: digest([*shared, models[run.norm], run]) for run in self.runs}
+        shared = [self.data.fingerprint, versions()]
+        own = {run: [renorm.PROTOCOL] if run.norm == renorm.RENORM else [] for run in self.runs}
+        return {
+            run: digest([self._settings_of(run).identity(), *shared, models[run.norm], run, *own[run]])
+            for run in self.runs
+        }
+
+    def _settings_of(self, run: Run) -> Settings:
+        chosen = self.rates.get((run.norm, run.batch_size), self.settings.learning_rate)
+        return replace(self.settings, learning_rate=chosen)
+
+    def _choose_rates(self, part: Data, tell: Listener, store: Store | None) -> dict[tuple[str, int], float]:
+        """The learning rate of each contestant at each batch size; what `store` has tried is not tried again."""
+        first = [run for run in self.runs if run.seed == self.settings.seeds[0]]
+        grid = [(run, rate) for run in first for rate in self.settings.lrs]
+        known = store.tries() if store else {}
+        found: dict[tuple[str, int], list[Try]] = {}
+        begin = time.perf_counter()
+        for done, (run, rate) in enumerate(grid, start=1):
+            of_rate = replace(self.settings, learning_rate=rate)
+            key = digest(
+                [of_rate.identity(), fingerprint(part), versions(), self.recipe.fingerprint(self.norms[run.norm]), run]
+            )
+            if key in known:
+                tried = Try(**known[key])
+            else:
+                tried = try_rate(lambda run, chosen: self._trainer(run, chosen, part), run, self.settings, rate)
+                if store:
+                    store.append_try({"key": key, **tried._asdict()})
+            found.setdefault((run.norm, run.batch_size), []).append(tried)
+            left = (time.perf_counter() - begin) / done * (len(grid) - done)
+            tell(RateTried(tried=tried, done=done, total=len(grid), work_done=done / len(grid), seconds_left=left))
+        return {cell: best_rate(tries) for cell, tries in found.items()}
 
     def _network(self, run: Run) -> Network:
         network = self.recipe.build(self.norms[run.norm], run.seed)
         return network._replace(module=network.module.to(self.settings.device))
 
-    def _check(self, norm: str) -> None:
-        run = Run(norm, min(self.settings.batch_sizes), self.settings.seeds[0])
-        try:
-            self._steps(run, most=1)
-        except InputError:
-            raise
-        except Exception as error:  # the model's own code and any layer may raise anything
-            raise InputError(
-                f"{self.recipe.name} with {norm!r} fails on {self.data.name}: {first_line(error)} "
-                "Leave this normalizer out or choose another model."
-            ) from error
+    def _trainer(self, run: Run, settings: Settings, data: Data) -> Trainer:
+        return Trainer(self._network(run), data, run, settings)
 
     def _cost(self, batch_size: int) -> float:
         run = Run(self.settings.norms[0], batch_size, self.settings.seeds[0])
@@ -140,11 +170,16 @@ class Sweep:
     def _steps(self, run: Run, most: int) -> list[float]:
         """Seconds of the first training steps of a network that is thrown away, fewer where they are slow."""
         with isolated(run.seed, self.settings.device, self.settings.threads):
-            trainer = Trainer(self._network(run), self.data, run, self.settings)
-            x, y = self.data.x_train[: run.batch_size], self.data.y_train[: run.batch_size]
+            trainer = self._trainer(run, self.settings, self.data)
             while len(trainer.timed) < most and sum(trainer.timed) < TIMING_SECONDS:
-                trainer.timed_step(x, y)
+                trainer.timed_step(*trainer.first_batch())
         return trainer.timed
+
+    def _step_times(self, norms: Sequence[str], batch_size: int, seed: int) -> dict[str, float]:
+        """Milliseconds of a step of each, side by side; the networks are thrown away."""
+        runs = [Run(norm, batch_size, seed) for norm in norms]
+        with isolated(seed, self.settings.device, self.settings.threads):
+            return side_by_side({run.norm: self._trainer(run, self.settings, self.data) for run in runs})
 
     def _run(self, run: Run, progress: Progress, tell: Listener) -> Row:
         begin, started = time.perf_counter(), datetime.now(timezone.utc)
@@ -158,10 +193,10 @@ class Sweep:
                 )
             )
 
-        with isolated(run.seed, self.settings.device, self.settings.threads):
-            result = train(self._network(run), self.data, run, self.settings, on_epoch)
+        settings = self._settings_of(run)
+        with isolated(run.seed, settings.device, settings.threads):
+            result = train(self._network(run), self.data, run, settings, on_epoch)
         return {
-            "key": self.keys[run],
             **run._asdict(),
             "model": self.recipe.name,
             "data": self.data.name,
@@ -169,7 +204,7 @@ class Sweep:
             "test_samples": len(self.data.x_test),
             "classes": len(self.data.classes),
             "epochs": epochs,
-            "learning_rate": self.settings.rate(run.batch_size),
+            "learning_rate": settings.rate(run.batch_size),
             **result,
             "seconds": time.perf_counter() - begin,
             "started": started.isoformat(timespec="seconds"),

@@ -14,14 +14,15 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table as Grid
 from rich.text import Text
 
-from .cells import Row, title
-from .events import EpochFinished, Event, RunFinished, RunSkipped, RunStarted, SweepStarted
+from .cells import Row, spoken, title
+from .events import EpochFinished, Event, RateTried, RunFinished, RunSkipped, RunStarted, SweepStarted
 from .settings import Run
 from .summary import Summary, summarize
 from .tables import ACCURACY, Table, divergence_note, tables
 
 BEST = "*"
 GUTTER = 2
+MOST_EVIDENCE = 12
 
 
 def make_console(*, stderr: bool = False) -> Console:
@@ -60,9 +61,11 @@ class Progress:
     def __call__(self, event: Event) -> None:
         """Take in an event and show it."""
         self._event, self._received = event, time.monotonic()
-        if isinstance(event, SweepStarted):
+        if isinstance(event, RateTried) and not self._live:
+            self._say(f"[{event.done}/{event.total}] {_tried(event)}")
+        elif isinstance(event, SweepStarted):
             self.about = event.about
-            for sentence in event.about["left_out"]:
+            for sentence in (*event.about["left_out"], *event.about.get("notes", ())):
                 self._say(sentence)
             if event.done:
                 self._say(f"{event.done} of {event.total} runs were finished before and are not repeated.")
@@ -93,9 +96,19 @@ class Progress:
 def _now(event: Event) -> str:
     if isinstance(event, EpochFinished):
         return f"{_name(event.run)}: epoch {event.epoch} of {event.epochs}, accuracy {event.test_accuracy:.1%}"
+    if isinstance(event, RateTried):
+        return f"Choosing learning rates: {_tried(event)}"
     if isinstance(event, (RunStarted, RunFinished, RunSkipped)):
         return _name(event.run)
     return "Starting"
+
+
+def _tried(event: RateTried) -> str:
+    tried = event.tried
+    return (
+        f"learning rate {tried.rate:g} for {spoken(tried.norm)} at batch size {tried.batch_size}: validation accuracy "
+        f"{tried.accuracy:.1%}"
+    )
 
 
 def _name(run: Run) -> str:
@@ -123,19 +136,28 @@ def duration(seconds: float) -> str:
 
 
 def show_result(
-    console: Console, summary: Summary, files: Sequence[tuple[str, Path]], notice: str | None = None
+    console: Console,
+    summary: Summary,
+    files: Sequence[tuple[str, Path]],
+    notice: str | None = None,
+    remark: str | None = None,
 ) -> None:
-    """Tables, recommendation with its evidence, where the files are, and a notice where the sweep is unfinished."""
+    """Tables, recommendation with its evidence and a remark, where the files are, a notice where runs are missing."""
     console.print(*_side_by_side(tables(summary), console), "", sep="\n")
     console.print(f"{BEST} best at its batch size, to the digits shown.", style="dim")
     if note := divergence_note(summary):
         console.print(note, style="dim")
     console.print()
     console.print(summary.headline, style="bold")
-    for sentence in summary.evidence:
+    shown = summary.evidence if len(summary.evidence) <= MOST_EVIDENCE else summary.evidence[: MOST_EVIDENCE - 1]
+    for sentence in shown:
         line = Grid.grid()
         line.add_row("- ", sentence)
         console.print(line)
+    if len(shown) < len(summary.evidence):
+        console.print(f"- {len(summary.evidence) - len(shown)} more in the report.")
+    if remark:
+        console.print(remark, style="dim")
     console.print()
     for name, path in files:
         console.print(f"{name}: {path}", soft_wrap=True)

@@ -18,6 +18,7 @@ from .data import Data
 from .measure import SIGNAL_BATCH, evaluate, finite, layer_signal, step_memory, train_mode_accuracy
 from .models import Network
 from .normalizer_free import NORMALIZER_FREE, UNIT_CLIP
+from .renorm import RENORM, fit_schedules
 from .settings import CLIP_NORM, MOMENTUM, WARM_UP, Run, Settings
 
 # The fields of a run's outcome in the order of a row; what a diverged run lacks stays None.
@@ -39,7 +40,7 @@ def train(network: Network, data: Data, run: Run, settings: Settings, on_epoch: 
     fixed = data.x_train[data_order(len(data.x_train), 0, 0)[:SIGNAL_BATCH].to(data.x_train.device)]
     start = layer_signal(network, fixed)
     trainer = Trainer(network, data, run, settings)
-    outcome = _epochs(trainer, settings.epochs, on_epoch)
+    outcome = run_epochs(trainer, settings.epochs, on_epoch)
     if outcome["status"] == "finished":
         in_training = train_mode_accuracy(network, data.x_test, data.y_test, run.batch_size)
         outcome |= {
@@ -58,8 +59,8 @@ def train(network: Network, data: Data, run: Run, settings: Settings, on_epoch: 
     }
 
 
-def _epochs(trainer: Trainer, epochs: int, on_epoch: EpochReport) -> dict[str, Any]:
-    """Train until the last epoch or until a loss is not finite."""
+def run_epochs(trainer: Trainer, epochs: int, on_epoch: EpochReport) -> dict[str, Any]:
+    """Train until the last epoch or until a loss is not finite; the fields of `OUTCOME` that training gives."""
     data, curve = trainer.data, []
     outcome: dict[str, Any] = dict.fromkeys(OUTCOME)
     for epoch in range(1, epochs + 1):
@@ -85,7 +86,7 @@ def chance(data: Data) -> float:
 def memory_of_step(network: Network, data: Data, run: Run, settings: Settings) -> tuple[int, str]:
     """Peak memory of a training step, measured on a copy of the network after its first step."""
     twin = Trainer(Network(copy.deepcopy(network.module), network.sites), data, run, settings)
-    x, y = data.x_train[: run.batch_size], data.y_train[: run.batch_size]
+    x, y = twin.first_batch()
     twin.model.train()
     twin.step(x, y)
     twin.optimizer.zero_grad()
@@ -102,6 +103,8 @@ class Trainer:
         self.model, self.data, self.run = network.module, data, run
         self.steps_per_epoch = len(data.x_train) // run.batch_size
         self.total_steps = self.steps_per_epoch * settings.epochs
+        if run.norm == RENORM:
+            fit_schedules(self.model, self.total_steps)
         self.peak_rate = settings.rate(run.batch_size)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer: torch.optim.Optimizer = torch.optim.SGD(
@@ -116,6 +119,11 @@ class Trainer:
         self.on_accelerator = data.x_train.device.type != "cpu"
         self.timed: list[float] = []
         self.done = 0
+
+    def first_batch(self) -> tuple[Tensor, Tensor]:
+        """As many samples as a step takes, for what is measured beside the training."""
+        size = self.run.batch_size
+        return self.data.x_train[:size], self.data.y_train[:size]
 
     def step(self, x: Tensor, y: Tensor) -> Tensor:
         """Forward, backward and update; returns the loss."""

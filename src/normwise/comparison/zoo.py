@@ -6,8 +6,9 @@ import copy
 import difflib
 import importlib
 import inspect
+import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -34,20 +35,17 @@ def open_model(model: ModelLike, example: Tensor, classes: int) -> Recipe:
     and for every model that is not ours, the normalization layers are replaced. A module instance starts every
     run from the weights that it has.
     """
-    if isinstance(model, nn.Module):
-        instance = copy.deepcopy(model).cpu()
-        return Recipe(name_of(model), lambda: copy.deepcopy(instance), False, example, classes)
     if not isinstance(model, str):
         if not callable(model):
             raise InputError(f"model must be a name, a torch.nn.Module or a function, received {model!r}.")
-        return _from_function(name_of(model), model, example, classes)
+        return _from_object(name_of(model), model, example, classes)
     kind, _, name = model.partition(":")
     if re.fullmatch(r"resnet\d+", model):
         return _ours(model, example, classes)
     if kind in ("timm", "torchvision"):
         return _from_library(kind, name, example, classes)
     if name:
-        return _from_function(model, load_object(model), example, classes)
+        return _from_object(model, load_object(model), example, classes)
     raise InputError(
         f"model={model!r} is unknown. Write resnet8, resnet20, resnet18 or another depth, timm:NAME, "
         "torchvision:NAME or package.module:function."
@@ -56,7 +54,10 @@ def open_model(model: ModelLike, example: Tensor, classes: int) -> Recipe:
 
 def _ours(name: str, example: Tensor, classes: int) -> Recipe:
     if example.dim() != 4:
-        raise InputError(f"{name} takes images [N, C, H, W], the data have samples of shape {list(example.shape[1:])}.")
+        raise InputError(
+            f"{name} takes images [N, C, H, W], the data have samples of shape {list(example.shape[1:])}. Write a "
+            "function that makes a model for them, package.module:function; it may take norm, in_channels and classes."
+        )
     stem: Stem | None = None if min(example.shape[2:]) >= IMAGENET_STEM_FROM else "small"
     depth, channels = int(name.removeprefix("resnet")), example.shape[1]
     try:
@@ -91,19 +92,58 @@ def find_in_library(library: str, name: str) -> Callable[..., nn.Module]:
             f"model='{library}:{name}': {error.name} is not installed; run `pip install {error.name}`."
         ) from error
     except (ImportError, RuntimeError, OSError) as error:  # a build for another torch fails in any of these ways
-        raise InputError(
-            f"model='{library}:{name}': {library} cannot be imported: {first_line(error)} Install the build for "
-            f"torch {torch.__version__}."
-        ) from error
+        raise InputError(f"model='{library}:{name}': {_why_not_imported(library, error)}") from error
     known = package.list_models() if library == "timm" else package.models.list_models()
     # "resnet18.a1_in1k": timm lists architectures without the tag of their weights.
     if name not in known and name.partition(".")[0] not in known:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-        hint = f"; did you mean '{library}:{near[0]}'?" if near else "."
+        near = nearest_name(name, known)
+        hint = f"; did you mean '{library}:{near}'?" if near else "."
         raise InputError(f"model='{library}:{name}': {library} has no such model{hint}")
     if library == "timm":
         return partial(package.create_model, name, pretrained=False)
     return partial(package.models.get_model, name, weights=None)
+
+
+def _why_not_imported(library: str, error: Exception) -> str:
+    """What to install: mostly torchvision, which timm imports, too, was built for another torch."""
+    if "torchvision" not in str(error) and library != "torchvision":
+        return f"{library} cannot be imported: {first_line(error)} Install the build for torch {torch.__version__}."
+    number, _, build = str(torch.__version__).partition("+")
+    major, minor = number.split(".")[:2]
+    # torchvision 0.15 came with torch 2.0, and both have counted on together since.
+    wanted = f"'torchvision==0.{int(minor) + 15}.*'" if major == "2" else "--upgrade torchvision"
+    index = f" --index-url https://download.pytorch.org/whl/{build}" if build else ""
+    reads = ", which timm imports," if library == "timm" else ""
+    return (
+        f"the installed torchvision{reads} was not built for torch {torch.__version__} "
+        f"({first_line(error).rstrip('.')}). Run `pip install --force-reinstall --no-deps {wanted}{index}`."
+    )
+
+
+def nearest_name(name: str, known: Iterable[str]) -> str | None:
+    """The known name that was probably meant: the same one with the nearest numbers, else the nearest spelling.
+
+    >>> nearest_name("resnet99", ["resnet9x", "resnet50", "resnet101"]), nearest_name("resnt50", ["resnet50", "vgg16"])
+    ('resnet101', 'resnet50')
+    """
+    known = list(known)
+    numbers = [int(digits) for digits in re.findall(r"\d+", name)]
+
+    def distance(other: str) -> float:
+        pairs = zip(numbers, map(int, re.findall(r"\d+", other)), strict=True)
+        return sum(abs(math.log((1 + a) / (1 + b))) for a, b in pairs)
+
+    alike = [other for other in known if re.sub(r"\d+", "#", other) == re.sub(r"\d+", "#", name)]
+    if alike:
+        return min(alike, key=distance)
+    return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.0)), None)
+
+
+def _from_object(name: str, found: Any, example: Tensor, classes: int) -> Recipe:
+    if isinstance(found, nn.Module):
+        instance = copy.deepcopy(found).cpu()
+        return Recipe(name, lambda: copy.deepcopy(instance), False, example, classes)
+    return _from_function(name, found, example, classes)
 
 
 def _from_function(name: str, function: Any, example: Tensor, classes: int) -> Recipe:

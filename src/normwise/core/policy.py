@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .moments import Moments
+from .observed import is_imagined, is_observed
 from .recomputing import graphs_may_ask, recomputing, recomputing_in_graph
 
 NONFINITE = ("skip", "propagate")
@@ -68,17 +69,17 @@ class StatisticsPolicy:
 
         A graph asks whenever it runs whether that is a recomputation, which `admits_updates` cannot know beforehand.
 
-        On the CPU the answer is a bool. Elsewhere, and under a compiler, it is a tensor, so that nothing waits for
-        the device; the warning then comes with `warn_if_skipped`.
+        On the CPU the answer is a bool. Elsewhere, and where somebody looks at the operations, it is a tensor, so that
+        nothing waits for the device or reads a value; the warning then comes with `warn_if_skipped`.
         """
         if graphs_may_ask():
             first = recomputing_in_graph(moved[0]).logical_not()
             return first if self.nonfinite == "propagate" else first & _hold(kept, moved)
         if self.nonfinite == "propagate":
             return True
-        if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:  # pyright: ignore[reportAttributeAccessIssue]
-            return _hold(kept, moved)
         mean, var = moved
+        if is_observed() or is_imagined(mean):
+            return _hold(kept, moved)
         if mean.device.type != "cpu":
             finite = _hold(kept, moved)
             self._skipped = self._skipped + (~finite).long()

@@ -21,8 +21,10 @@ from .batch_layer import BatchLayer, pooled
 
 
 class _BatchNorm(BatchLayer):
+    plain_in = ("training", "evaluation")
+
     def _by_batch(self, x: Tensor, mask: Tensor | None, group: ProcessGroup | None) -> Formula:
-        return pooled(formulas.batch_norm, group, eps=self.eps)
+        return pooled(formulas.batch_norm, group, eps=self.__dict__["eps"])
 
 
 class BatchNorm1d(_BatchNorm, nn.BatchNorm1d):
@@ -52,7 +54,7 @@ class BatchNorm2d(_BatchNorm, nn.BatchNorm2d):
     extends the batch over processes; ``nonfinite`` and ``single_value`` say what becomes of unusable batches, see
     ``layer.policy``.
 
-    ``forward(x, residual=None, mask=None, lengths=None)``: ``residual`` has ``x``'s shape and is added before the
+    ``forward(input, residual=None, mask=None, lengths=None)``: ``residual``, of its shape, is added before the
     activation. ``mask`` is boolean, ``[N, *space]`` or ``[N, 1, *space]``: batch and running statistics are those of
     the values where it is true, all values are normalized, and a mask without a true value leaves the running
     statistics alone. ``lengths`` is an integer tensor ``[N]``: the mask of the first positions of sequences
@@ -112,10 +114,10 @@ class SyncBatchNorm(_BatchNorm):
 
     Source: the synchronized statistics of Ioffe and Szegedy 2015, arXiv:1502.03167, over devices.
 
-    The trap: torch's `convert_sync_batchnorm` replaces any subclass of BatchNorm by its own class and silently drops
-    the subclass' forward; this class' method keeps each layer's class and sets its ``process_group``, and every
-    layer here whose statistics depend on the batch takes ``process_group`` directly. It is a BatchNorm and no
-    `torch.nn.SyncBatchNorm` to `isinstance`: `DistributedDataParallel` refuses those on CPU.
+    The trap: torch's `convert_sync_batchnorm` makes its own class of every subclass of BatchNorm, and is refused where
+    an activation or a formula would be lost. This class' method keeps each layer's class and sets its
+    ``process_group``, and every layer here whose statistics depend on the batch takes ``process_group`` directly. It
+    is a BatchNorm and no `torch.nn.SyncBatchNorm` to `isinstance`: `DistributedDataParallel` refuses those on CPU.
 
     >>> SyncBatchNorm(4).eval()(torch.zeros(2, 4, 3)).shape
     torch.Size([2, 4, 3])
@@ -181,13 +183,15 @@ def _synchronized(layer: nn.modules.batchnorm._BatchNorm, group: ProcessGroup | 
 
 
 class _GhostBatchNorm(BatchLayer):
+    plain_in = ("evaluation",)
+
     def __init__(self, *args: Any, ghost_size: int = 32, **options: Any) -> None:
         check_whole(self, "ghost_size", ghost_size, 1)
         super().__init__(*args, **options)
         self.ghost_size = ghost_size
 
     def _by_batch(self, x: Tensor, mask: Tensor | None, group: ProcessGroup | None) -> Formula:
-        return pooled(formulas.ghost_batch_norm, group, ghost_size=self.ghost_size, eps=self.eps)
+        return pooled(formulas.ghost_batch_norm, group, ghost_size=self.ghost_size, eps=self.__dict__["eps"])
 
     def _check_statistics(self, x: Tensor, group: ProcessGroup | None) -> None:
         super()._check_statistics(x, group)

@@ -29,6 +29,8 @@ PAPER_D_MAX: Schedule = ((5_000.0, 0.0), (25_000.0, 5.0))
 
 
 class _BatchRenorm(BatchLayer):
+    plain_in = ("evaluation",)
+
     def __init__(
         self,
         num_features: int,
@@ -66,7 +68,7 @@ class _BatchRenorm(BatchLayer):
 
     def _by_batch(self, x: Tensor, mask: Tensor | None, group: ProcessGroup | None) -> Formula:
         self._check_before(x)
-        constants = {"r_max": self.r_max, "d_max": self.d_max, "eps": self.eps, "processes": group}
+        constants = {"r_max": self.r_max, "d_max": self.d_max, "eps": self.__dict__["eps"], "processes": group}
         if graphs_may_ask():
             return partial(_corrected_in_graph, running=self._running(), passes=self._passes, **constants)
         with unseen():

@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 from normwise.core.arguments import check_floating
 from normwise.core.numbers import check_number, check_whole
+from normwise.core.symbols import as_node, is_symbol
 from normwise.operations import pointwise
 
 from ._shared import FusedActivation
+from .scripting import ScriptedSquash
 
 
 class _Squash(FusedActivation):
@@ -51,6 +53,9 @@ class _Squash(FusedActivation):
             parameter = self._parameters[name]
             if parameter is not None:
                 nn.init.constant_(parameter, start)
+
+    def _scripted(self) -> nn.Module:
+        return ScriptedSquash(self)
 
     def _check(self, x: Tensor) -> None:
         name = type(self).__name__
@@ -104,6 +109,8 @@ class DynamicTanh(_Squash):
     """
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        if type(x) is not Tensor and is_symbol(x):
+            return as_node(self, x, residual)
         self._check(x)
         epilogue: dict[str, Any] = {"activation": self.activation, "residual": residual}
         return pointwise.dynamic_tanh(x, self.alpha, self.weight, self.bias, dim=self.dim, **epilogue)
@@ -147,6 +154,8 @@ class DynamicErf(_Squash):
         self._starts["shift"] = float(shift)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        if type(x) is not Tensor and is_symbol(x):
+            return as_node(self, x, residual)
         self._check(x)
         epilogue: dict[str, Any] = {"activation": self.activation, "residual": residual}
         return pointwise.dynamic_erf(x, self.alpha, self.shift, self.weight, self.bias, dim=self.dim, **epilogue)

@@ -13,12 +13,14 @@ from normwise.core.bound import bound
 from normwise.core.formulas import Formula
 from normwise.core.moments import epsilon
 from normwise.core.numbers import as_row_shape, check_eps, check_rows
+from normwise.core.symbols import as_node, is_symbol
 from normwise.core.tables import broadcasts, check_optional
 from normwise.operations.normalize import run_for_y
 from normwise.operations.request import Request, View
 from normwise.operations.request import check as check_request
 
 from ._shared import FusedActivation, parameters_of
+from .scripting import ScriptedRows
 
 
 class _RowNorm(FusedActivation):
@@ -52,6 +54,9 @@ class _RowNorm(FusedActivation):
     def extra_repr(self) -> str:
         return super().extra_repr() + (", add_first=True" if self.add_first else "")
 
+    def _scripted(self) -> nn.Module:
+        return ScriptedRows(self, center=isinstance(self, nn.LayerNorm), pixels=False)
+
     def _check_request(self, request: Request) -> None:
         x, mask = request.x, request.mask
         check_floating(x, type(self).__name__)
@@ -74,7 +79,7 @@ class LayerNorm(_RowNorm, nn.LayerNorm):
     Args: as torch's. Keyword only: ``activation`` names an activation applied last, such as ``"gelu"``;
     ``add_first=True`` is the order of a transformer's stream, see below.
 
-    ``forward(x, residual=None, mask=None)``: ``residual`` has ``x``'s shape and is added before the activation;
+    ``forward(input, residual=None, mask=None)``: ``residual``, of its shape, is added before the activation;
     ``mask`` is boolean and broadcasts against ``x``: the statistics are those of the values where it is true.
     (A mask of whole tokens changes nothing here: no token sees another.)
 
@@ -108,8 +113,12 @@ class LayerNorm(_RowNorm, nn.LayerNorm):
         super().__init__(shape, eps, elementwise_affine, bias, device, dtype)  # type: ignore[arg-type]
         self._set_options(activation, add_first)
 
-    def forward(self, x: Tensor, residual: Tensor | None = None, mask: Tensor | None = None) -> Tensor:  # type: ignore[override]
-        return self._normalize(x, bound(formulas.instance_norm, eps=self.eps), parameters_of(self), residual, mask)
+    def forward(self, input: Tensor, residual: Tensor | None = None, mask: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        if type(input) is not Tensor and is_symbol(input):
+            return as_node(self, input, residual, mask)
+        return self._normalize(
+            input, bound(formulas.instance_norm, eps=self.__dict__["eps"]), parameters_of(self), residual, mask
+        )
 
 
 class RMSNorm(_RowNorm, nn.RMSNorm):
@@ -151,5 +160,7 @@ class RMSNorm(_RowNorm, nn.RMSNorm):
         self._set_options(activation, add_first)
 
     def forward(self, x: Tensor, residual: Tensor | None = None, mask: Tensor | None = None) -> Tensor:  # type: ignore[override]
-        formula = bound(formulas.rms_norm, eps=epsilon(x, self.eps))
+        if type(x) is not Tensor and is_symbol(x):
+            return as_node(self, x, residual, mask)
+        formula = bound(formulas.rms_norm, eps=epsilon(x, self.__dict__["eps"]))
         return self._normalize(x, formula, (self.weight, None), residual, mask)

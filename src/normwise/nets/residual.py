@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from normwise.core.symbols import as_node, is_symbol
 from normwise.core.tables import check_scalars
 
 
@@ -58,7 +59,7 @@ class SkipGain(Scalar):
         super().__init__("gain", initial)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.value(x)
+        return as_node(self, x) if is_symbol(x) else x * self.value(x)
 
 
 class StochasticDepth(nn.Module):
@@ -89,6 +90,8 @@ class StochasticDepth(nn.Module):
         self.rescale = rescale
 
     def forward(self, x: Tensor) -> Tensor:
+        if is_symbol(x):
+            return as_node(self, x)
         if not self.training or self.p == 0:
             return x
         keep = torch.rand(x.shape[:1] + (1,) * (x.dim() - 1), device=x.device) >= self.p

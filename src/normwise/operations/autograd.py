@@ -97,23 +97,45 @@ class _OverTensor(torch.autograd.Function):
     def backward(ctx: Any, grad_y: Tensor, *others: Tensor) -> tuple[Tensor | None, ...]:
         call, (x, residual, mask, *p) = ctx.call, ctx.saved_tensors
         grads = (grad_y, *others) if others else grad_y
-        again = torch.is_grad_enabled()
-        if again or not call.one_pass.looks_itself:
+        # Or behind a forward pass that nobody looked at.
+        plainly = (
+            torch.is_grad_enabled()
+            or torch._C._len_torch_dispatch_stack() > 0  # pyright: ignore[reportAttributeAccessIssue]
+            or torch._C._functorch.peek_interpreter_stack() is not None  # pyright: ignore[reportAttributeAccessIssue]
+        )
+        if plainly or not call.one_pass.looks_itself:
             check_unchanged(call.forms, x, residual, mask, *p)
-        if again:
-            check_memory(x, residual, mask, *p)
-            plainly = partial(call.one_pass.plainly, call, mask)
-            found = differentiable_gradients(plainly, (x, residual, *p), (grad_y, *others))
-            if call.one_pass.saves_sum:
-                found[1] = found[0]
+        if plainly:
+            found = _plainly(call, (grad_y, *others), x, residual, mask, p)
         else:
             needs = ctx.needs_input_grad
-            found = call.one_pass.backward(call, grads, x, residual, mask, p, (*needs[1:3], *needs[4:]))
+            try:
+                found = call.one_pass.backward(call, grads, x, residual, mask, p, (*needs[1:3], *needs[4:]))
+            except RuntimeError:
+                # Which kernels cannot read. Looked at only here, for it takes a share of what they take.
+                if not any(map(_are_many, (grad_y, *others))):
+                    raise
+                found = _plainly(call, (grad_y, *others), x, residual, mask, p)
         return None, found[0], found[1], None, *found[2:]
 
 
 # Called directly, without `apply`'s search for transforms: there are none where a kernel runs.
 over_tensor = super(torch.autograd.Function, _OverTensor).apply  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _plainly(
+    call: Call, grads: Sequence[Tensor], x: Tensor, residual: Tensor | None, mask: Tensor | None, p: Parameters
+) -> Gradients:
+    check_memory(x, residual, mask, *p)
+    found = differentiable_gradients(partial(call.one_pass.plainly, call, mask), (x, residual, *p), grads)
+    if call.one_pass.saves_sum:
+        found[1] = found[0]
+    return found
+
+
+def _are_many(grad_y: Tensor) -> bool:
+    """Whether these are gradients side by side, of ``is_grads_batched=True`` and ``jacobian(vectorize=True)``."""
+    return torch._C._functorch.is_legacy_batchedtensor(grad_y)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def forms_of(*tensors: Tensor | None) -> Forms:
@@ -138,11 +160,13 @@ def differentiable_gradients(
 
     ``operation`` consists of plain differentiable operations, and gives as many tensors as there are ``grads``.
     """
-    # Aliases: the derivative is taken with respect to this use of the tensors, not through their history.
-    aliases = [None if t is None else t.view_as(t) for t in inputs]
-    wanted = [t for t in aliases if t is not None and t.requires_grad]
-    results = operation(*aliases)
+    again = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # Aliases: the derivative is taken with respect to this use of the tensors, not through their history.
+        aliases = [None if t is None else t.view_as(t) for t in inputs]
+        wanted = [t for t in aliases if t is not None and t.requires_grad]
+        results = operation(*aliases)
     pairs = zip((results,) if isinstance(results, Tensor) else results, grads, strict=True)
     made, grads = zip(*((t, g) for t, g in pairs if t.requires_grad), strict=True)
-    found = iter(torch.autograd.grad(made, wanted, grads, create_graph=True, allow_unused=True))
+    found = iter(torch.autograd.grad(made, wanted, grads, create_graph=again, allow_unused=True))
     return [None if t is None or not t.requires_grad else next(found) for t in aliases]

@@ -10,7 +10,7 @@ from torch import Tensor
 from normwise.backends import Backend, Fused, Remembering, Rows, RowsOfSums, offering, select
 from normwise.core.activations import activation_named
 from normwise.core.kinds import kinds_of
-from normwise.core.layout import PLAIN, check_memory
+from normwise.core.layout import PLAIN, as_operators_lay, check_memory
 from normwise.core.moments import Moments
 
 from . import plain
@@ -118,6 +118,7 @@ class AlongRows(Pass):
         return narrowed(finish(y, request.activation, request.residual), x), None
 
     def forward(self, call: Call, x: Tensor, residual: Tensor | None, mask: Tensor | None, p: Parameters) -> Tensor:
+        given = x
         if not x.is_contiguous():
             check_memory(x)
             x = x.contiguous()
@@ -127,7 +128,9 @@ class AlongRows(Pass):
             y, call.kept = self.backend.rows(x, self.width, *rest)
         else:
             y, call.kept = self.backend.columns(x, *rest)
-        return y
+        if given is x or self.center or self.turned:
+            return y
+        return as_operators_lay(given, y)  # torch's own layer_norm is always contiguous, its rms_norm elementwise
 
     def backward(
         self,
@@ -170,7 +173,8 @@ class AlongRowsOfSums(Pass):
     ) -> tuple[Tensor, Tensor]:
         assert residual is not None
         check_memory(x, residual)
-        rest = (self.width, *p, self.eps, self.center, self.graph)
+        weight, bias = p
+        rest = (self.width, weight, bias, self.eps, self.center, self.graph)
         y, total, call.kept = self.backend.rows_of_sum(x.contiguous(), residual.contiguous(), *rest)
         return y, total
 
@@ -185,7 +189,8 @@ class AlongRowsOfSums(Pass):
         needs: Sequence[bool],
     ) -> Gradients:
         of_y, of_sum = (g.contiguous() for g in grad_y)
-        rest = (self.width, *p, call.kept, self.center, (needs[0] or needs[1], needs[2], needs[3]))
+        weight, bias = p
+        rest = (self.width, weight, bias, call.kept, self.center, (needs[0] or needs[1], needs[2], needs[3]))
         grads = self.backend.rows_of_sum_backward(of_y, of_sum, x, *rest)
         return grads[0], *grads
 

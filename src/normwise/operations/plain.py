@@ -10,6 +10,7 @@ from torch import Tensor
 from normwise.backends import reference
 from normwise.core import formulas
 from normwise.core.activations import activation_named
+from normwise.core.history import without_history
 from normwise.core.layout import check_memory, in_layout_of
 from normwise.core.moments import Moments, widen
 from normwise.core.precision import table_dtype
@@ -64,9 +65,9 @@ def planes(request: Request) -> tuple[Tensor, Moments]:
 def as_table(known: Moments, x: Tensor) -> Moments:
     """Known statistics as a table of their own, without a history, that broadcasts against ``[N, C]``."""
     if known.mean.dim() != 1:
-        return known.detached()
+        return known.without_history()
     kind = table_dtype(x)
-    mean, var = (t.detach().to(kind, copy=True).unsqueeze(0) for t in (known.mean, known.var))
+    mean, var = (without_history(t).to(kind, copy=True).unsqueeze(0) for t in (known.mean, known.var))
     return Moments(mean, var, known.count)
 
 

@@ -15,6 +15,7 @@ from normwise.core.formulas import Formula
 from normwise.core.known import check_moments
 from normwise.core.moments import Moments
 from normwise.core.running import RunningStatistics
+from normwise.core.sizes import same
 from normwise.core.tables import check_parameters
 
 
@@ -78,7 +79,7 @@ def plain_pool(request: Request) -> int | None:
     if any(isinstance(constant, Tensor) for constant in formula.keywords.values()):
         return None
     parameters = request.parameters
-    if len(parameters) != 2 or any(p is not None and p.shape != (channels,) for p in parameters):
+    if len(parameters) != 2 or any(p is not None and not same(p.shape, (channels,)) for p in parameters):
         return None
     if known is not None:
         rows = all(t.numel() == channels and t.shape[-1] == channels for t in known[:2])

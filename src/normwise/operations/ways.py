@@ -18,7 +18,7 @@ from normwise.core.kinds import kinds_of
 from normwise.core.lasting import lasting
 from normwise.core.moments import Moments
 
-from . import by_graph, by_kernels, by_torch, compiled, plain
+from . import by_graph, by_kernels, by_torch, compiled, per_sample, plain
 from .context import Context, context_of, is_ordinary
 from .request import Request
 
@@ -106,11 +106,14 @@ def way_for(request: Request, check: Callable[[Request], None]) -> Way:
 
 
 def _checked(request: Request, check: Callable[[Request], None]) -> Way:
-    check(request)
     reasons: list[str] = []
-    context = context_of(request)
-    with lasting():
-        way = choose(request, context, reasons)
+    if per_sample.are_expanded(request):
+        way: Way = per_sample.bind(request)
+    else:
+        check(request)
+        context = context_of(request)
+        with lasting():
+            way = choose(request, context, reasons)
     if _explanations is not None:
         _explanations.append(Explanation(way.name, tuple(reasons)))
     return way

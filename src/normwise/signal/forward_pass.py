@@ -9,6 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from normwise.core.observed import is_mapped
+from normwise.operations.context import under_function_transform
+
 from .axes import carried_axis
 from .calls import Call, Calls
 from .flow import Flow
@@ -51,6 +54,8 @@ class ForwardPass:
         self._handles: list[RemovableHandle] = []
         self.sightings = Sightings(heard=heard, histograms=histograms)
         self.roots: list[Tensor] = []
+        #: Modules that `torch.vmap` ran, for many at once: nothing can be measured there.
+        self.unseen: list[str] = []
         self._functions = Functions(self._flow, self._calls, self.sightings)
 
     def __enter__(self) -> ForwardPass:
@@ -65,11 +70,15 @@ class ForwardPass:
 
     def __exit__(self, *error: Any) -> None:
         self._functions.__exit__(*error)
+        self.sightings.name_decoder(self._functions.parts)
         for handle in self._handles:
             handle.remove()
 
     def enter_call(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         """A forward pre-hook of every module."""
+        if is_mapped():
+            self.unseen.append(self._names[module])
+            return
         with self._functions.paused():
             if self._calls.enter(Call(module, self._names[module], self._flow.size)):
                 for x in tensors_in([args, kwargs]):
@@ -78,6 +87,8 @@ class ForwardPass:
 
     def leave_call(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         """A forward hook of every module; None, or the output to go on with."""
+        if is_mapped():
+            return None
         with self._functions.paused():
             call = self._calls.leave(module)
             if call is None:
@@ -110,19 +121,21 @@ class ForwardPass:
 
     def _see(self, call: Call, outputs: list[Tensor]) -> None:
         if call.childless:
-            readings = [self.sightings.reading(x, self._flow.of(x)) for x in outputs]
-            self.sightings.add_layer(call, [reading for reading in readings if reading is not None])
+            nodes = [self._flow.of(x) for x in outputs]
+            seen = [(self.sightings.reading(x, node), node) for x, node in zip(outputs, nodes, strict=True)]
+            self.sightings.add_layer(call, [(reading, node) for reading, node in seen if reading is not None])
         if outputs and call.name in self._ends:
             self._end_readings[call.name] = self.sightings.reading(outputs[0], self._flow.of(outputs[0]))
         if outputs and call.name in self._blocks:
             end = self._blocks[call.name]
-            output = self.sightings.reading(outputs[0], self._flow.of(outputs[0]))
-            self.sightings.add_block(call, None if end is None else self._end_readings.get(end), output)
+            node = self._flow.of(outputs[0])
+            output = self.sightings.reading(outputs[0], node)
+            self.sightings.add_block(call, None if end is None else self._end_readings.get(end), output, node)
 
     def _started(self, output: Any) -> Tensor | None:
         """The output as the beginning of a graph, where there is none yet."""
         wanted = self._start_gradients and isinstance(output, Tensor) and output.is_floating_point()
-        if not wanted or output.requires_grad:
+        if not wanted or output.requires_grad or under_function_transform():
             return None
         node = self._flow.of(output)
         root = output.detach().requires_grad_()

@@ -11,10 +11,13 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from normwise.core.observed import is_mapped
+
 from .axes import CHANNELS_LAST, axis_by_operation, carried_axis
 from .calls import Calls
 from .flow import Flow, Node, Residual, branch_end
 from .modules import tensors_in
+from .parts import Parts
 from .sightings import Sightings
 from .statistics import measurable
 
@@ -39,6 +42,7 @@ class Functions(TorchFunctionMode):
         self._flow = flow
         self._calls = calls
         self._sightings = sightings
+        self.parts = Parts()
 
     @staticmethod
     @contextmanager
@@ -51,6 +55,8 @@ class Functions(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if is_mapped():
+            return func(*args, **kwargs)
         name = getattr(func, "__name__", "")
         # In-place functions overwrite their operand, so it is looked at before they run.
         if name in ADDITIONS or name in FUSED_ADDITIONS:
@@ -84,6 +90,7 @@ class Functions(TorchFunctionMode):
         node = self._flow.add(x, [node for _, node in operands], axis, layer=layer)
         if node is not None:
             node.inside = self._calls.leaf()
+            self.parts.note(name, node, x, operands)
         return node
 
     def _added(self, name: str, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -97,7 +104,8 @@ class Functions(TorchFunctionMode):
         out = func(*args, **kwargs)
         node = self._put(name, out, operands)
         if residual is not None and node is not None:
-            self._sightings.add_block(self._calls.current, end.reading, self._sightings.reading(out, node))
+            output = self._sightings.reading(out, node)
+            self._sightings.add_block(self._calls.current, end.reading, output, node, self.parts.of_branch(residual))
         return out
 
     def _operands(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[Tensor, Node]]:

@@ -11,7 +11,7 @@ from torch import nn
 from ..core.model_change import ModelChange
 from ..core.numbers import check_number
 from ..layers import Norm
-from ..signal.inputs import Forward
+from ..signal.batches import Forward
 from .candidates import chosen_normalizers, follow, ranks_for, row_of, successors_for
 from .distillation import Distilled, distill
 from .drifting import Example, local_drifts

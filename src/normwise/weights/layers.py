@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -23,6 +24,15 @@ class StandardizedConv:
 
     def standardized(self, weight: Tensor) -> Tensor:
         raise NotImplementedError
+
+    def __setattr__(self, name: str, value: object) -> None:
+        caller = sys._getframe(1)
+        if name == "weight" and caller.f_globals.get("__name__") == "torch.nn.utils.fusion":
+            raise TypeError(
+                f"{type(self).__name__}: {caller.f_code.co_name} writes a weight that would be standardized again at "
+                "the next call, which undoes the fusion; write normwise.bake(model) before it."
+            )
+        super().__setattr__(name, value)
 
 
 class FanIn(NamedTuple):

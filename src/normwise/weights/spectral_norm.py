@@ -8,9 +8,11 @@ from torch.nn.utils import parametrize
 
 from normwise.core.arguments import check_floating
 from normwise.core.lasting import unseen
+from normwise.core.observed import has_values
 from normwise.core.tables import check_required
+from normwise.core.transforms import outside, value_outside
 from normwise.core.wide_buffers import WideBuffers
-from normwise.operations.context import plain_operations_wanted, without_autocast
+from normwise.operations.context import plain_operations_wanted, under_function_transform, without_autocast
 
 from .layers import TRANSPOSED, AnyModule, check_numbers, computing_dtype, weight_of
 from .old_names import know_old_names
@@ -205,6 +207,15 @@ class SpectralNorm(WideBuffers):
     @torch.no_grad()
     def _iterated(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
         """The singular vectors in training."""
+        if under_function_transform() and not torch.compiler.is_compiling():
+            # As torch's, it remembers them inside of a transform, too, where it is not one of many at once.
+            matrix_outside = value_outside(matrix)
+            if matrix_outside is not None and all(value_outside(t) is t for t in self.buffers()):
+                with outside():
+                    return self._iterate(matrix_outside.detach())
+        return self._iterate(matrix)
+
+    def _iterate(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
         u, v = self._stored(matrix)
         _check_vector(matrix, u.shape, _image=self._image)
         _check_vector(matrix, v.shape, _coimage=self._coimage)
@@ -212,7 +223,7 @@ class SpectralNorm(WideBuffers):
         # One of the two is not enough: the gradient is orthogonal to W, so for a single row Wv hardly changes.
         changed = (image != self._image).any() | (coimage != self._coimage).any()
         # The CPU can look at the answer; an accelerator would have to wait for it, and a graph cannot.
-        if changed.device.type == "cpu" and not plain_operations_wanted() and not changed:
+        if has_values(changed) and not changed:
             return u, v
         news = iterate(matrix, image, self.n_power_iterations)
         olds = (u, v, image, coimage)

@@ -15,10 +15,12 @@ from ..summary import Summary, summarize
 from ..tables import Table, tables
 from . import sections
 from .palette import Style, styles
-from .pictures import MOMENTS, TIMES, against_batch_size, learning_curves, signal, sites
-from .words import About, dates, extent, partial
+from .pictures import MOMENTS, TIMES, against_batch_size, learning_curves, one_by_one, signal, sites
+from .words import About, dates, extent, partial, rate_note
 
 HERE = Path(__file__).parent
+# More lines than this are not told apart in one picture.
+TANGLE = 7
 
 
 def write_report(path: Path, rows: Sequence[Row], about: About, command: str | None = None) -> None:
@@ -39,13 +41,14 @@ def build_page(rows: Sequence[Row], about: About, command: str | None = None) ->
         f"<h1>{escape(heading)}</h1>",
         f'<p class="quiet">{escape(extent(rows, about))} Measured {dates(rows)}.</p>',
         f'<p class="notice">{escape(notice)}</p>' if notice else "",
-        *(f'<p class="quiet">{escape(sentence)}</p>' for sentence in about["left_out"]),
-        sections.verdict(summary),
+        *(f'<p class="quiet">{escape(sentence)}</p>' for sentence in (*about["left_out"], *about.get("notes", ()))),
+        sections.verdict(summary, rate_note(about)),
         sections.numbers(summary),
         sections.diverged_runs(rows),
         _pictures(summary, rows),
         "<h2>How it was measured</h2>",
         sections.protocol(rows, about, summary.rule),
+        sections.chosen_rates(about),
         f"<h2>Repeat it</h2><pre><code>{escape(command)}</code></pre>" if command else "",
     ]
     return _document(heading, "\n".join(parts))
@@ -54,28 +57,52 @@ def build_page(rows: Sequence[Row], about: About, command: str | None = None) ->
 def _pictures(summary: Summary, rows: Sequence[Row]) -> str:
     accuracy, gap, step_time, memory = tables(summary)
     looks = styles(accuracy.norms)
-    curves = [
-        learning_curves(rows, size, field, looks)
-        for size in accuracy.batch_sizes
-        for field in ("test_accuracy", "train_loss")
-    ]
+    overview = _one_by_one if len(accuracy.norms) > TANGLE else _together
     return "\n".join(
         [
             sections.legend(accuracy.norms, looks),
             "<h2>Accuracy and train-eval gap</h2>",
-            "<p>Means over the seeds; the bars are one standard deviation, the dots single runs, a cross is a diverged "
-            "run. The gap is the held-out accuracy with the statistics of training minus that of evaluation.</p>",
-            sections.pictures([against_batch_size(table, rows, looks) for table in (accuracy, gap)], "accuracy"),
+            "<p>Means over the seeds; the bars are one standard deviation, cut at 0 and 100 %, the dots single runs, a "
+            "cross is a diverged run. Where few lie far below all others, the axis is broken, and they have the strip "
+            "below the dotted lines. The gap is the held-out accuracy with the statistics of training minus that of "
+            "evaluation.</p>",
+            overview([accuracy, gap], rows, looks),
             "<h2>Cost</h2>",
             "<p>On logarithmic scales.</p>",
             sections.pictures([against_batch_size(table, rows, looks) for table in (step_time, memory)], "cost"),
             "<h2>Learning curves</h2>",
             "<p>Mean over the seeds in the range of the runs. A diverged run is dotted and ends in a cross.</p>",
-            sections.pictures(curves, "curves"),
+            _curves(accuracy, rows, looks),
             "<h2>The signal at each normalization site</h2>",
             _signals(accuracy, rows, looks),
         ]
     )
+
+
+def _together(shown: Sequence[Table], rows: Sequence[Row], looks: dict[str, Style]) -> str:
+    return sections.pictures([against_batch_size(table, rows, looks) for table in shown], "accuracy")
+
+
+def _one_by_one(shown: Sequence[Table], rows: Sequence[Row], looks: dict[str, Style]) -> str:
+    """Small pictures, one for each normalizer, as no eye takes in so many lines together."""
+    return "\n".join(
+        f"<h3>{escape(table.quantity.title)}, {table.quantity.unit}: each before all others in grey</h3>"
+        f"{sections.pictures(one_by_one(table, rows, looks), f'small-{table.quantity.field}', small=True)}"
+        for table in shown
+    )
+
+
+def _curves(table: Table, rows: Sequence[Row], looks: dict[str, Style]) -> str:
+    """All batch sizes side by side; of many normalizers those of the first are open."""
+    fields = ("test_accuracy", "train_loss")
+    if len(table.norms) <= TANGLE:
+        shown = [learning_curves(rows, size, field, looks) for size in table.batch_sizes for field in fields]
+        return sections.pictures(shown, "curves")
+    parts = []
+    for i, size in enumerate(table.batch_sizes):
+        shown = sections.pictures([learning_curves(rows, size, field, looks) for field in fields], f"curves-{size}")
+        parts.append(f"<details{' open' if i == 0 else ''}><summary>Batch size {size}</summary>{shown}</details>")
+    return "\n".join(parts)
 
 
 def _signals(table: Table, rows: Sequence[Row], looks: dict[str, Style]) -> str:

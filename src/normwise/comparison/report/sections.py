@@ -9,18 +9,26 @@ from plotly.io import to_html
 
 from ..cells import Row, title
 from ..summary import Summary
-from ..tables import DIVERGED, Table, divergence_note, tables
+from ..tables import DIVERGED, EMPTY, Table, divergence_note, tables
 from .palette import Style
-from .pictures import HEIGHT, Picture
+from .pictures import Picture
 from .words import About, definitions, settings_in_words
 
+MOST_SHOWN = 7
 
-def verdict(summary: Summary) -> str:
-    """The recommendation and its evidence."""
-    evidence = "".join(f"<li>{escape(sentence)}</li>" for sentence in summary.evidence)
+
+def verdict(summary: Summary, remark: str | None) -> str:
+    """The recommendation, its evidence, of much the first, and a remark for the reader."""
+    sentences = [f"<li>{escape(sentence)}</li>" for sentence in summary.evidence]
+    shown = len(sentences) if len(sentences) <= MOST_SHOWN + 1 else MOST_SHOWN
+    rest = "".join(sentences[shown:])
+    more = (
+        f"<details><summary>{len(sentences) - shown} more findings</summary><ul>{rest}</ul></details>" if rest else ""
+    )
     return (
         f'<section class="verdict" aria-label="Recommendation"><p class="headline">{escape(summary.headline)}</p>'
-        f"<ul>{evidence}</ul></section>"
+        f"<ul>{''.join(sentences[:shown])}</ul>{more}"
+        f"{f'<p class=quiet>{escape(remark)}</p>' if remark else ''}</section>"
     )
 
 
@@ -69,14 +77,14 @@ def legend(norms: Iterable[str], styles: Mapping[str, Style]) -> str:
     return f'<div class="legend" role="group" aria-label="Normalizers: press to show or hide">{buttons}</div>'
 
 
-def pictures(shown: Sequence[Picture], group: str) -> str:
+def pictures(shown: Sequence[Picture], group: str, small: bool = False) -> str:
     """Pictures side by side where there is room; `group` makes their element ids unique."""
     figures = "".join(
         f'<figure><h3>{escape(picture.title)}</h3><div role="img" aria-label="{escape(picture.alt)}">'
         f"{_plot(picture, f'{group}-{i}')}</div></figure>"
         for i, picture in enumerate(shown)
     )
-    return f'<div class="pictures">{figures}</div>'
+    return f'<div class="pictures{" small" if small else ""}">{figures}</div>'
 
 
 def _plot(picture: Picture, name: str) -> str:
@@ -86,8 +94,27 @@ def _plot(picture: Picture, name: str) -> str:
         config=config,
         include_plotlyjs=False,
         full_html=False,
-        default_height=f"{HEIGHT}px",
+        default_height=f"{picture.figure.layout.height}px",
         div_id=name,
+    )
+
+
+def chosen_rates(about: About) -> str:
+    """The learning rate of each contestant, where each has its own."""
+    chosen = {(norm, size): rate for norm, size, rate in about.get("chosen_rates", ())}
+    if not chosen:
+        return ""
+    sizes = sorted({size for _, size in chosen})
+    head = "".join(f'<th scope="col">{size}</th>' for size in sizes)
+    rows = []
+    for norm in dict.fromkeys(norm for norm, _ in chosen):
+        found = (f"{chosen[norm, size]:g}" if (norm, size) in chosen else EMPTY for size in sizes)
+        cells = "".join(f"<td>{rate}</td>" for rate in found)
+        rows.append(f'<tr><th scope="row">{escape(title(norm))}</th>{cells}</tr>')
+    return (
+        '<div class="scroll"><table><caption>Learning rate that was chosen <span>peak at batch size 32 and above</span>'
+        f'</caption><thead><tr><th scope="col">batch size</th>{head}</tr></thead><tbody>{"".join(rows)}</tbody>'
+        "</table></div>"
     )
 
 

@@ -12,9 +12,10 @@ About = Mapping[str, Any]
 
 
 def planned_runs(about: About) -> int:
-    """How many runs the whole sweep has."""
+    """How many runs the whole sweep has; a normalizer may be missing at a batch size."""
     settings = about["settings"]
-    return len(settings["norms"]) * len(settings["batch_sizes"]) * len(settings["seeds"])
+    cells = len(settings["norms"]) * len(settings["batch_sizes"]) - len(about.get("missing", ()))
+    return cells * len(settings["seeds"])
 
 
 def extent(rows: Sequence[Row], about: About) -> str:
@@ -42,6 +43,15 @@ def partial(rows: Sequence[Row], about: About) -> str | None:
     if len(rows) >= planned:
         return None
     return f"Unfinished: {len(rows)} of {planned} runs are in. The same command does the rest."
+
+
+def rate_note(about: About) -> str | None:
+    """What a reader has to know who compares contestants that shared one learning rate."""
+    settings = about["settings"]
+    if settings.get("lrs") or len(settings["norms"]) < 2:
+        return None
+    shared = f"{settings['learning_rate']:g}"
+    return f"One learning rate for all ({shared}) may not suit each of them: --lrs chooses one for each."
 
 
 def dates(rows: Sequence[Row]) -> str:

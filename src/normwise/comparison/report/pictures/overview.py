@@ -10,32 +10,83 @@ from ....pages.palette import LIGHT
 from ...cells import Row, title
 from ...tables import ACCURACY, GAP, Table
 from ..palette import Style
-from .figure import ENDED, Picture, empty_figure, label, line, use_log_scale
+from .broken import break_axis, break_of, padded
+from .figure import ENDED, HEIGHT, Picture, empty_figure, label, line, use_log_scale
 
 DODGE = 0.07
+SMALL_HEIGHT = 190
+# Points of accuracy: what lies closer is shown on one axis.
+LEAST_GAP = 10.0
 ROW_FIELDS = {ACCURACY.field: "test_accuracy", GAP.field: "train_eval_gap"}
 
 
 def against_batch_size(table: Table, rows: Sequence[Row], styles: Mapping[str, Style]) -> Picture:
-    """The means of a table with error bars of one standard deviation; of accuracy and gap also the single runs."""
-    quantity, places = table.quantity, range(len(table.batch_sizes))
-    of_runs = quantity.field in ROW_FIELDS
-    figure = empty_figure("batch size")
-    figure.update_xaxes(tickvals=list(places), ticktext=[str(size) for size in table.batch_sizes])
-    figure.update_xaxes(range=[-0.5, len(places) - 0.5])
-    if quantity is GAP:
-        figure.update_yaxes(zeroline=True, zerolinecolor=LIGHT["quiet"])
+    """The means of a table with error bars of one standard deviation; of accuracy and gap also the single runs.
+
+    Where few values lie far below all others, the axis is broken between them.
+    """
+    figure = _frame(table, HEIGHT)
     for i, norm in enumerate(table.norms):
         # Side by side, so that equal values do not hide each other.
-        xs = [place + DODGE * (i - (len(table.norms) - 1) / 2) for place in places]
-        if of_runs:
+        xs = [place + DODGE * (i - (len(table.norms) - 1) / 2) for place in range(len(table.batch_sizes))]
+        if table.quantity.field in ROW_FIELDS:
             figure.add_trace(_single_runs(table, norm, rows, xs, styles[norm]))
         figure.add_trace(_means(table, norm, xs, styles[norm]))
-    if quantity is ACCURACY:
-        figure.update_yaxes(range=_within_percent(table))
-    if not of_runs:
+    _scale(figure, table, rows)
+    return Picture(f"{table.quantity.title}, {table.quantity.unit}", _in_words(table), figure)
+
+
+def one_by_one(table: Table, rows: Sequence[Row], styles: Mapping[str, Style]) -> list[Picture]:
+    """A small picture for each normalizer, with all others in grey behind it: many in one would be a tangle."""
+    places = list(range(len(table.batch_sizes)))
+    shown = []
+    for norm in table.norms:
+        figure = _frame(table, SMALL_HEIGHT)
+        for other in table.norms:
+            if other != norm:
+                figure.add_trace(_backdrop(table, other, places))
+        if table.quantity.field in ROW_FIELDS:
+            figure.add_trace(_single_runs(table, norm, rows, places, styles[norm]))
+        figure.add_trace(_means(table, norm, places, styles[norm]))
+        _scale(figure, table, rows)
+        shown.append(Picture(title(norm), f"{title(norm)}: {_in_words(table, [norm])}", figure))
+    return shown
+
+
+def _frame(table: Table, height: int) -> go.Figure:
+    figure, places = empty_figure("batch size"), range(len(table.batch_sizes))
+    figure.update_layout(height=height)
+    figure.update_xaxes(tickvals=list(places), ticktext=[str(size) for size in table.batch_sizes])
+    figure.update_xaxes(range=[-0.5, len(places) - 0.5])
+    if table.quantity is GAP:
+        figure.update_yaxes(zeroline=True, zerolinecolor=LIGHT["quiet"])
+    return figure
+
+
+def _scale(figure: go.Figure, table: Table, rows: Sequence[Row]) -> None:
+    """The vertical axis: the same for every picture of a table."""
+    if table.quantity.field not in ROW_FIELDS:
         use_log_scale(figure, [table.value(cell) for cell in table.summary.cells])
-    return Picture(f"{quantity.title}, {quantity.unit}", _in_words(table), figure)
+    if table.quantity is not ACCURACY:
+        return
+    runs = [row["test_accuracy"] * table.quantity.factor for row in rows]
+    broken = break_of([*runs, *(table.value(cell) or 0.0 for cell in table.summary.cells)], LEAST_GAP)
+    if broken is None:
+        figure.update_yaxes(range=padded(_ends(table)))
+    else:
+        break_axis(figure, [*_ends(table), *runs], broken)
+
+
+def _backdrop(table: Table, norm: str, places: Sequence[int]) -> go.Scatter:
+    values = [table.value(table.summary.cell(norm, size)) for size in table.batch_sizes]
+    return go.Scatter(
+        x=list(places),
+        y=values,
+        mode="lines",
+        meta=norm,
+        line={"color": LIGHT["line"], "width": 1.25},
+        hoverinfo="skip",
+    )
 
 
 def _means(table: Table, norm: str, xs: Sequence[float], style: Style) -> go.Scatter:
@@ -47,9 +98,14 @@ def _means(table: Table, norm: str, xs: Sequence[float], style: Style) -> go.Sca
         for size, cell in zip(table.batch_sizes, cells, strict=True)
     ]
     trace = line(norm, xs, [table.value(cell) for cell in cells], style, hover)
-    spreads = [table.spread(cell) for cell in cells]
+    spreads = [table.spread(cell) or 0.0 for cell in cells]
     if any(spreads):
-        trace.error_y = {"array": spreads, "thickness": 1.5, "width": 4, "color": style.color}
+        # No accuracy is below 0 or above 100 %.
+        values = [table.value(cell) or 0.0 for cell in cells]
+        up = [min(spread, 100.0 - value) for spread, value in zip(spreads, values, strict=True)]
+        down = [min(spread, value) for spread, value in zip(spreads, values, strict=True)]
+        bars = {"type": "data", "symmetric": False, "array": up, "arrayminus": down}
+        trace.error_y = bars | {"thickness": 1.5, "width": 4, "color": style.color}
     return trace
 
 
@@ -80,18 +136,16 @@ def _run_label(row: Row) -> str:
     return f"{label(title(row['norm']))}, batch size {row['batch_size']}, seed {row['seed']}<br>{what}"
 
 
-def _within_percent(table: Table) -> list[float]:
-    """Where accuracy is: an error bar may reach past 0 and 100 %, the axis does not."""
+def _ends(table: Table) -> list[float]:
+    """Where the error bars of accuracy end, between 0 and 100 %."""
     cells = table.summary.cells
     ends = [(table.value(cell) or 0.0) + sign * (table.spread(cell) or 0.0) for cell in cells for sign in (-1, 1)]
-    low, high = max(0.0, min(ends)), min(100.0, max(ends))
-    margin = max(0.5, 0.06 * (high - low))
-    return [low - margin, high + margin]
+    return [min(100.0, max(0.0, end)) for end in ends]
 
 
-def _in_words(table: Table) -> str:
+def _in_words(table: Table, norms: Sequence[str] | None = None) -> str:
     parts = [
         f"{title(norm)}: {', '.join(f'{table.text(norm, size)} at {size}' for size in table.batch_sizes)}"
-        for norm in table.norms
+        for norm in norms or table.norms
     ]
     return f"{table.quantity.title} in {table.quantity.unit} against the batch size. {'; '.join(parts)}."

@@ -1,0 +1,43 @@
+"""What a comparison leaves behind: report, files, and the result in the terminal."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+
+from ..comparison import summarize, to_csv
+from ..comparison.report.words import partial, rate_note
+from ..comparison.storage import RESULTS
+from ..comparison.terminal import show_result
+from .compare import command_of
+from .files import STDOUT
+
+REPORT = "report.html"
+
+
+def show_and_write(
+    console: Console,
+    rows: list[dict[str, Any]],
+    about: dict[str, Any],
+    out: Path,
+    json_file: Path | None = None,
+    csv_file: Path | None = None,
+) -> None:
+    """Write the report and the other files, and show the result."""
+    from ..comparison.report.page import write_report
+
+    write_report(out / REPORT, rows, about, command_of(about["settings"], out))
+    files = [("Report", out / REPORT), ("Rows", out / RESULTS)]
+    if csv_file:
+        csv_file.write_text(to_csv(rows), encoding="utf-8")
+        files.append(("CSV", csv_file))
+    if json_file and json_file != STDOUT:
+        json_file.write_text(json.dumps(rows), encoding="utf-8")
+        files.append(("JSON", json_file))
+    show_result(console, summarize(rows), files, partial(rows, about), rate_note(about))
+    if json_file == STDOUT:
+        typer.echo(json.dumps(rows))

@@ -1,0 +1,83 @@
+"""The sentences that a recommendation rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .cells import Cell, counted, listed, spoken, title
+from .spread import MOST_SEEDS
+from .verdict import Verdict
+
+GAP_WORTH_NAMING = 0.01
+
+At = dict[str, Cell]
+
+
+def evidence(cells: Sequence[Cell], verdicts: Sequence[Verdict]) -> tuple[str, ...]:
+    """The verdict on each batch size, then what is open, behind, unreliable, diverged, and each gap worth naming."""
+    at = {v.batch_size: {cell.norm: cell for cell in cells if cell.batch_size == v.batch_size} for v in verdicts}
+    found = [verdict.sentence for verdict in verdicts]
+    found += [sentence for verdict in verdicts if (sentence := _open(verdict, at[verdict.batch_size]))]
+    found += [sentence for verdict in verdicts if (sentence := _behind(verdict, at[verdict.batch_size]))]
+    found += [sentence for verdict in verdicts for sentence in _unreliable(verdict, at[verdict.batch_size])]
+    return (*found, *_diverged(cells), *_gaps(cells))
+
+
+def _open(verdict: Verdict, cells: At) -> str | None:
+    """How many more seeds would settle an undecided batch size."""
+    if verdict.leader is None or verdict.lead is None or verdict.needed is None or verdict.lead > verdict.needed:
+        return None
+    start = f"Batch size {verdict.batch_size} is open: "
+    lead, least = 100 * verdict.lead, 100 * verdict.resolution
+    cell = cells[verdict.leader]
+    if verdict.lead <= verdict.resolution:
+        return (
+            f"{start}more seeds alone cannot settle a lead of {lead:.1f} points; {cell.test_samples} held-out samples "
+            f"show no less than {least:.1f}."
+        )
+    if verdict.more_seeds is None:
+        return f"{start}a lead of {lead:.1f} points would take more than {MOST_SEEDS} more seeds."
+    return (
+        f"{start}about {counted(verdict.more_seeds, 'more seed')} would settle a lead of {lead:.1f} points "
+        f"(--seeds {cell.n + verdict.more_seeds})."
+    )
+
+
+def _behind(verdict: Verdict, cells: At) -> str | None:
+    if not verdict.behind:
+        return None
+    named = listed([f"{spoken(norm)} ({cells[norm].mean:.1%})" for norm in verdict.behind], most=12)
+    return f"Clearly behind at batch size {verdict.batch_size}: {named}."
+
+
+def _unreliable(verdict: Verdict, cells: At) -> list[str]:
+    return [
+        f"Unreliable at batch size {verdict.batch_size}: {spoken(norm)}, {cells[norm].mean:.1%} on average; its runs "
+        f"go from {cells[norm].worst:.1%} to {cells[norm].best:.1%}."
+        for norm in verdict.unreliable
+    ]
+
+
+def _diverged(cells: Sequence[Cell]) -> list[str]:
+    found = []
+    for norm in dict.fromkeys(cell.norm for cell in cells if cell.diverged):
+        counts = [
+            f"{cell.diverged} of {cell.n} runs at batch size {cell.batch_size}"
+            for cell in cells
+            if cell.norm == norm and cell.diverged
+        ]
+        found.append(f"{title(norm)} diverged in {listed(counts, most=12)}.")
+    return found
+
+
+def _gaps(cells: Sequence[Cell]) -> list[str]:
+    found = []
+    for norm in dict.fromkeys(cell.norm for cell in cells):
+        widest = max((cell for cell in cells if cell.norm == norm), key=lambda cell: abs(cell.gap or 0.0))
+        if widest.gap is not None and widest.train_mode is not None and abs(widest.gap) >= GAP_WORTH_NAMING:
+            found.append(
+                f"{title(norm)} at batch size {widest.batch_size}: {widest.train_mode:.1%} of the held-out split with "
+                f"the statistics of training, {widest.train_mode - widest.gap:.1%} with those of evaluation "
+                f"(gap {100 * widest.gap:+.1f} points)."
+            )
+    return found

@@ -1,0 +1,111 @@
+"""Tables as data: .csv with a line of names, .npy with a column of classes."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .array_files import loaded, numbered
+from .data import Data, split
+from .settings import InputError
+
+HELD_OUT = 0.25
+USUAL_TARGETS = ("target", "class", "label", "y")
+DELIMITERS = ",;\t"
+MOST_CLASSES = 0.5
+
+
+def csv_table(path: Path, target: str | None) -> Data:
+    """Features and classes of a .csv file whose first line holds the names; a quarter of each class is held out.
+
+    `target` names the column of the classes; without it the one called target, class, label or y is.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read as text ({type(error).__name__}); save it as UTF-8.") from error
+    delimiter = max(DELIMITERS, key=lines[0].count) if lines else ","
+    table = [row for row in csv.reader(lines, delimiter=delimiter) if row]
+    if len(table) < 2:
+        raise InputError(f"{path}: holds no lines of data; the first line holds the names of the columns.")
+    names, rows = [name.strip() for name in table[0]], table[1:]
+    if all(map(_is_number, names)):
+        raise InputError(f"{path}: the first line holds numbers; write the names of the columns there.")
+    ragged = next((i for i, row in enumerate(rows, start=2) if len(row) != len(names)), None)
+    if ragged is not None:
+        raise InputError(
+            f"{path}: line {ragged} has {len(rows[ragged - 2])} entries, the first has {len(names)} names."
+        )
+    at = names.index(_target(path, names, target))
+    features = [i for i in range(len(names)) if i != at]
+    x = np.array([[_number(path, names[i], row[i]) for i in features] for row in rows], dtype=np.float32)
+    return _split(path, x, np.array([row[at].strip() for row in rows]))
+
+
+def npy_table(path: Path, target: str | None) -> Data:
+    """Features and classes of an array [N, columns]; `target` is the number of the column of the classes, the last
+    by default, and its name in a structured array."""
+    array = loaded(path, "numpy.save")
+    assert isinstance(array, np.ndarray)
+    if array.dtype.names:
+        at = _target(path, array.dtype.names, target)
+        columns = [np.asarray(array[name], dtype=np.float32) for name in array.dtype.names if name != at]
+        return _split(path, np.stack(columns, axis=1), array[at])
+    if array.ndim != 2 or array.dtype.kind not in "buif" or array.shape[1] < 2:
+        raise InputError(
+            f"{path}: holds {array.dtype} of shape {list(array.shape)}; save a table [N, columns] of numbers with the "
+            "classes in one column, or x and y in an .npz file."
+        )
+    try:
+        at = int(target or -1)
+        y = array[:, at]
+    except (ValueError, IndexError) as error:
+        raise InputError(
+            f"target={target!r}: {path} has the columns 0 to {array.shape[1] - 1}; write the number of one."
+        ) from error
+    return _split(path, np.delete(array, at, axis=1).astype(np.float32), y)
+
+
+def _target(path: Path, names: Sequence[str], target: str | None) -> str:
+    if target is not None and target in names:
+        return target
+    usual = [name for name in names if name.lower() in USUAL_TARGETS]
+    if target is None and len(usual) == 1:
+        return usual[0]
+    said = "say which column holds the classes" if target is None else f"there is no column {target!r}"
+    raise InputError(f"{path}: {said} (--target NAME); the columns are {', '.join(names)}.")
+
+
+def _split(path: Path, x: np.ndarray, y: np.ndarray) -> Data:
+    if not x.shape[1]:
+        raise InputError(f"{path}: has no column beside the classes.")
+    if y.dtype.kind == "f" and (y == np.rint(y)).all():
+        y = y.astype(np.int64)
+    elif y.dtype.kind == "f":
+        raise InputError(f"{path}: the classes are not whole numbers, such as {y[0]:g}; name another target column.")
+    labels, classes = numbered(path, y)
+    if len(classes) > MOST_CLASSES * len(y):
+        raise InputError(
+            f"{path}: the target has {len(classes)} different values in {len(y)} lines, so they are no classes; name "
+            "another column."
+        )
+    return split(path.name, torch.from_numpy(x), labels, classes, HELD_OUT)
+
+
+def _number(path: Path, name: str, text: str) -> float:
+    if _is_number(text):
+        return float(text)
+    said = "an empty entry" if not text.strip() else repr(text)
+    raise InputError(f"{path}: column {name!r} has {said} where a number must be; fill it in or leave the column out.")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
