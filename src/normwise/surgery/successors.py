@@ -97,7 +97,7 @@ class Maker:
         channels = channels_of(old)
         if rank == 0 and self._norm == "instance":
             raise ValueError(
-                f"{_CALLER}: {name} is given features [N, C], of which InstanceNorm sees a single value at a time; leave "
+                f"{_CALLER}: {name} is given features [N, C], of which InstanceNorm sees a single value; leave "
                 "it out by where=."
             )
         made = Successor(make_norm(self._with_groups(channels, name), channels, max(rank, 1)))
