@@ -28,11 +28,12 @@ def used_net():
     return model
 
 
-def test_only_the_norm_buffers_change():
+@pytest.mark.parametrize("upstream", ["batch", "running"])
+def test_only_the_norm_buffers_change(upstream):
     model, x = used_net(), photographs(20, seed=1)
     before, around, old = fingerprint(model), surroundings(), state(model)
     with unwarned(), torch.enable_grad():
-        nw.recalibrate(model, DataLoader(TensorDataset(x), batch_size=6, shuffle=True))
+        nw.recalibrate(model, DataLoader(TensorDataset(x), batch_size=6, shuffle=True), upstream=upstream)
     assert fingerprint(model) == before
     assert surroundings() == around
     changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, old[name])}

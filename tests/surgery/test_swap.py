@@ -308,6 +308,10 @@ def test_without_a_normalizer_an_activation_in_place_does_not_reach_the_shortcut
     assert change.undo().act.inplace
 
 
+def test_a_normalizer_that_activates_says_so():
+    assert "is its own activation" in nw.swap(net(), "evo-s0", start="copy").rows[0].reason
+
+
 def test_the_report_measures_the_drift():
     model = net().eval()
     before = model(X)
@@ -426,6 +430,12 @@ REFUSED = {
     "norm without groups": (net, {"norm": "layer", "groups": 4}, ValueError, "go with norm='group'"),
     "meta": (lambda: net().to("meta"), {}, ValueError, "meta device"),
     "wrapped": (lambda: nn.DataParallel(net()), {}, TypeError, "pass its attribute module"),
+    "features": (
+        lambda: nn.Sequential(nn.BatchNorm1d(16)),
+        {"norm": "instance", "example_inputs": torch.randn(3, 16)},
+        ValueError,
+        r"0 is given features \[N, C\], of which InstanceNorm sees a single value",
+    ),
     "example": (net, {"example_inputs": torch.randn(2, 5, 4, 4)}, RuntimeError, "to have 3 channels"),
 }
 

@@ -30,7 +30,7 @@ def memory_of(layer: nn.Module) -> Memory | None:
     if isinstance(layer, StatisticsBank):
         return None
     bank = getattr(layer, "bank", None)
-    holder = layer if bank is None else layer._bank(bank)  # type: ignore[operator]
+    holder = layer if bank is None else layer.make_bank(bank)  # type: ignore[operator]
     mean, var = (holder._buffers.get(name) for name in ("running_mean", "running_var"))
     if mean is None or var is None or mean.dim() != 1 or mean.shape != var.shape:
         return None

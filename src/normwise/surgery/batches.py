@@ -42,7 +42,7 @@ class Batches:
 
     def once_only(self) -> bool:
         """Whether the loader is an iterator, whose batches are gone after they were read."""
-        return iter(self._loader) is self._loader
+        return isinstance(self._loader, Iterator)  # asking with iter() would start a DataLoader's workers
 
     def has_an_end(self) -> bool:
         """Whether it is known when to stop: an iterable without a length may be endless."""

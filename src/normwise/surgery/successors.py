@@ -95,6 +95,11 @@ class Maker:
     def make(self, old: nn.Module, name: str, rank: int, copies: dict[int, Tensor], tied: bool) -> Successor:
         """The successor of ``old``, which is not changed; ``copies`` keep tied parameters tied."""
         channels = channels_of(old)
+        if rank == 0 and self._norm == "instance":
+            raise ValueError(
+                f"{_CALLER}: {name} is given features [N, C], of which InstanceNorm sees a single value; leave "
+                "it out by where=."
+            )
         made = Successor(make_norm(self._with_groups(channels, name), channels, max(rank, 1)))
         self._dress(made, old)
         self._fill(made, old, channels, copies, tied)
@@ -137,6 +142,8 @@ class Maker:
             new.momentum = old.momentum
         if isinstance(new, RunningLayer) and is_frozen(old):
             new.policy.frozen = True
+        if activates(new):
+            made.notes.append("is its own activation; one that stands behind it stays")
         activation = old.activation if isinstance(old, FusedActivation) else None
         if activation is not None:
             if not isinstance(new, FusedActivation) or activates(new):
