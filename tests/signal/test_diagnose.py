@@ -57,6 +57,11 @@ HEALTHY = {
     "post-activation ResNet": lambda: (nets.resnet(50), (8, 3, 64, 64)),
     "ResNet with GroupNorm": lambda: (nets.resnet(20, norm="group"), (16, 3, 32, 32)),
     "NF-ResNet": lambda: (nets.nf_resnet26(stem="small"), (16, 3, 32, 32)),
+    "SkipInit": lambda: (nets.skipinit_resnet(20), (16, 3, 32, 32)),
+    "Fixup": lambda: (nets.fixup_resnet(20), (16, 3, 32, 32)),
+    "NF-RegNet": lambda: (nets.nf_regnet_b0(), (8, 3, 64, 64)),
+    "ResNet with SwitchableNorm": lambda: (nets.resnet(20, norm="switchable"), (16, 3, 32, 32)),
+    "deep ResNet": lambda: (nets.resnet(110, preactivation=True), (8, 3, 32, 32)),
     "plain net with standardized weights": lambda: (conv_net(8), (16, 3, 16, 16)),
     "trained with BatchNorm": trained_with_batch_norm,
     "tokens with LayerNorm": lambda: (
