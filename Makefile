@@ -67,7 +67,7 @@ $(LIBRARIES): $(READY)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[libraries]'
 	touch $@
 
-libraries: $(LIBRARIES) ## the tests that need timm, torchvision, torchao, Opacus, fvcore or TensorBoard, which it installs
+libraries: $(LIBRARIES) ## the tests that need timm, torchvision, transformers, Lightning, torchao, Opacus, ..., which it installs
 	$(PYTEST) -m "not slow" tests/nets tests/signal tests/comparison/test_models.py tests/tools/test_libraries.py
 
 examples: $(READY) ## every example of README and docs that runs in bounded time

@@ -1,4 +1,4 @@
-"""torchvision, timm, and timm's models with random weights, or the visible reason why they are not there."""
+"""torchvision, timm, transformers and Lightning, or the visible reason why they are not there."""
 
 import importlib.util
 import sys
@@ -37,6 +37,27 @@ def timm():
     import timm
 
     return timm
+
+
+def transformers():
+    """Hugging Face's; it looks for torchvision by itself, which must be whole by then."""
+    if importlib.util.find_spec("transformers") is None:
+        pytest.skip("transformers is not installed")
+    if importlib.util.find_spec("torchvision") is not None:
+        torchvision()
+    import transformers
+
+    return transformers
+
+
+def lightning():
+    if importlib.util.find_spec("lightning") is None:
+        pytest.skip("lightning is not installed")
+    if importlib.util.find_spec("torchvision") is not None:
+        torchvision()  # which torchmetrics imports
+    import lightning.pytorch
+
+    return lightning.pytorch
 
 
 def timm_model(name: str, **options) -> nn.Module:

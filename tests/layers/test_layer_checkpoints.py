@@ -196,3 +196,21 @@ def test_a_layer_with_passes_is_saved(tmp_path):
         layer(X)
     torch.save(layer, tmp_path / "layer.pt")
     assert_close(torch.load(tmp_path / "layer.pt", weights_only=False)(X), layer(X))
+
+
+@pytest.mark.usefixtures("_fresh_compiler")
+@pytest.mark.parametrize("name", ["batch", "renorm"])
+def test_an_ensemble_in_a_graph(name, capfd):
+    """The operators have rules for many at once: each layer of the ensemble finds and updates its own statistics."""
+    layers = [LAYERS[name]() for _ in range(3)]
+    parameters, buffers = torch.func.stack_module_state(layers)
+    xs = torch.stack([X + i for i in range(3)])
+
+    def each(parameters, buffers, x):
+        return torch.func.functional_call(layers[0], (parameters, buffers), (x,))
+
+    y = torch.compile(torch.vmap(each), backend="aot_eager")(parameters, buffers, xs)
+    for i, layer in enumerate(layers):
+        assert_close(y[i], layer(xs[i]))
+        assert_close(buffers["running_mean"][i], layer.running_mean)
+    assert "not yet implemented the batching rule" not in capfd.readouterr().err

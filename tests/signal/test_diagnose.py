@@ -189,10 +189,14 @@ def test_a_wrong_scale_is_stale_too():
 
 
 def test_statistics_that_were_never_updated():
-    findings = diagnose(conv_net(2, norm=nn.BatchNorm2d), loader()[0])
-    note = findings.of("stale statistics")[0]
-    assert note.severity == "note"
-    assert "never updated" in note.what
+    """In a net that was trained; of a fresh one nobody expects them."""
+    net = conv_net(2, norm=nn.BatchNorm2d)
+    assert str(diagnose(net, loader()[0])) == "Sequential: nothing found."
+    with torch.no_grad():
+        net[1].weight.mul_(torch.linspace(0.5, 1.5, 32))
+    moved, other = diagnose(net, loader()[0]).of("stale statistics")
+    assert (moved.module, moved.severity, other.module, other.severity) == ("1", "warning", "4", "note")
+    assert "never updated" in moved.what
     assert not diagnose(conv_net(2, norm=nn.BatchNorm2d), (32, 3, 8, 8))  # noise says nothing about the data
 
 

@@ -24,7 +24,7 @@ def test_table():
     assert str(TRACE) == (
         "Net: 1 layers, 2 blocks; Gaussian 8×3×6×6, 3 batches\n"
         "                                sq. mean  variance    branch      dead  gradient\n"
-        "…0.a.very.long.name.of.a.block        12      2.25    0.9877     12.5%     3e-07\n"
+        "stages.0.a.ver…name.of.a.block        12      2.25    0.9877     12.5%     3e-07\n"
         "b                                    nan       inf         -     7 NaN       nan\n"
         "A note."
     )

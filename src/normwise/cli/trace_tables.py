@@ -10,8 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from ..signal import Tap, Trace
+from ..signal.names import shortened
 
 NUMBER = 11
+NAME = 28
 QUANTITIES = (
     ("Average channel squared mean", "block", "squared_mean"),
     ("Average channel variance", "block", "variance"),
@@ -51,7 +53,7 @@ def _show_one(console: Console, label: str, trace: Trace, theory: Trace | None) 
         if branches:
             cells.append(_number(branches.get(tap.name)))
             cells += [_number(expected.get(("branch", tap.name)))] if theory else []
-        table.add_row(Text(tap.name, overflow="ellipsis"), *cells)
+        table.add_row(Text(shortened(tap.name, NAME)), *cells)
     console.print(table, "", sep="\n")
 
 
@@ -65,7 +67,7 @@ def _show_several(console: Console, traces: Mapping[str, Trace]) -> None:
         columns = [_column(trace, kind if with_blocks else "layer", field) for trace in traces.values()]
         for i, row in enumerate(rows):
             cells = (_number(column[i] if i < len(column) else None) for column in columns)
-            table.add_row(Text(row, overflow="ellipsis"), *cells)
+            table.add_row(Text(shortened(row, NAME)), *cells)
         console.print(table, "", sep="\n")
 
 
@@ -76,7 +78,7 @@ def _column(trace: Trace, kind: str, field: str) -> list[float | None]:
 
 def _table(title: str, heads: Sequence[str]) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("", no_wrap=True, min_width=14, max_width=28)
+    table.add_column("", no_wrap=True, min_width=14, max_width=NAME)
     for head in heads:
         table.add_column(head, justify="right", max_width=NUMBER + 3)
     return table

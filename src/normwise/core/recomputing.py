@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -42,5 +44,10 @@ def _fake(like: Tensor) -> Tensor:
     return like.new_empty((), dtype=torch.bool)
 
 
+def _of_many(_info: Any, _in_dims: Any, like: Tensor) -> tuple[Tensor, None]:
+    return recomputing_in_graph(like), None
+
+
 LIBRARY.impl("recomputing", _recomputing, "CompositeExplicitAutograd")
 torch.library.register_fake(f"{LIBRARY.ns}::recomputing", _fake, lib=LIBRARY)
+torch.library.register_vmap(f"{LIBRARY.ns}::recomputing", _of_many, lib=LIBRARY)

@@ -142,6 +142,17 @@ def _fake(mean: Tensor, var: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor
     return torch.empty_like(mean), torch.empty_like(var), mean.new_empty(())
 
 
+def _of_many(
+    info: Any, in_dims: tuple[int | None, ...], *tensors: Tensor
+) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+    """One after the other: each is a pass of its own."""
+    rows = [
+        OPERATORS.before(*(t if dim is None else t.select(dim, i) for t, dim in zip(tensors, in_dims, strict=True)))
+        for i in range(info.batch_size)
+    ]
+    return tuple(torch.stack(column) for column in zip(*rows, strict=True)), (0, 0, 0)
+
+
 def _distance(one: _Pass, batch: Moments) -> Tensor:
     var = one.var.clamp_min(torch.finfo(one.var.dtype).tiny)
     away = (batch.mean - one.mean).abs() / var.sqrt() + (batch.var - one.var).abs() / var
@@ -150,3 +161,4 @@ def _distance(one: _Pass, batch: Moments) -> Tensor:
 
 LIBRARY.impl("before", _before, "CompositeExplicitAutograd")
 torch.library.register_fake(f"{LIBRARY.ns}::before", _fake, lib=LIBRARY)
+torch.library.register_vmap(f"{LIBRARY.ns}::before", _of_many, lib=LIBRARY)

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from .inputs import Forward
+from .batches import Forward
 from .records import Kind, Tap, Trace
 from .tracing import trace
 

@@ -7,25 +7,31 @@ from typing import Any
 
 from torch import nn
 
-from .diagnosis import signal_rules, statistics_rules
-from .diagnosis.evidence import Evidence, gather
+from .batches import Forward
+from .diagnosis import finite_rules, growth_rules, memory_rules, placement_rules, signal_rules
+from .diagnosis.evidence import Evidence
 from .diagnosis.findings import Finding, Findings
-from .inputs import Forward
+from .diagnosis.gathering import gather
 from .modules import unwrapped
 
+# In the order in which findings of one severity stand: what breaks a net, the faults, what they lead to, waste.
 RULES: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
-    signal_rules.not_finite,
-    statistics_rules.poisoned_statistics,
-    statistics_rules.one_value_per_channel,
-    signal_rules.growing_variance,
-    signal_rules.vanishing_variance,
-    signal_rules.gradient_range,
+    finite_rules.not_finite,
+    finite_rules.poisoned_statistics,
+    placement_rules.one_value_per_channel,
     signal_rules.dead_layer,
+    growth_rules.growing_variance,
+    growth_rules.vanishing_variance,
+    signal_rules.gradient_range,
     signal_rules.mean_shift,
-    statistics_rules.stale_statistics,
-    statistics_rules.train_eval_gap,
-    statistics_rules.small_batch,
-    statistics_rules.useless_bias,
+    memory_rules.high_momentum,
+    memory_rules.no_running_statistics,
+    memory_rules.dropout_before_batch_norm,
+    memory_rules.small_batch,
+    memory_rules.stale_statistics,
+    memory_rules.train_eval_gap,
+    placement_rules.normalizers_in_a_row,
+    placement_rules.useless_bias,
 )
 
 
@@ -39,16 +45,20 @@ def diagnose(
 ) -> Findings:
     """Say what is wrong with the signal of a model: where, by how much, and what to do about it.
 
-    Looks for variance that doubles from block to block or dies out, mean shift, dead layers, vanishing and exploding
-    gradients, values that are not finite; running statistics that are stale or poisoned by NaN, one value per channel,
-    batches too small for BatchNorm, biases in front of a normalizer that removes them, and a gap between training
-    and evaluation. The page "signal" of the docs says what each rule takes for wrong.
+    Looks for values that are not finite, in the data, the weights, the outputs, the loss and the gradients; variance
+    that is multiplied from block to block or dies out, mean shift, dead layers, gradients that vanish or explode;
+    running statistics that are stale, poisoned by NaN, missing or of the last batch alone, dropout in front of
+    BatchNorm, batches too small for it, and a gap between training and evaluation; one value per channel or group,
+    normalizers in a row, and biases that a normalizer removes. Worst first, and causes before what they lead to. The
+    page "signal" of the docs says what each rule takes for wrong.
 
     Args:
         model: any module; it is given back as it was.
-        data: as `trace` takes it: None or a shape for noise; a batch or a loader. What a net remembers of its data
-            (stale statistics, train-eval gap) can only be judged on data.
-        skip_gain, forward, batches: as in `trace`.
+        data: as `trace` takes it: None or a shape for noise; a batch, a list of batches or a loader, also one that can
+            be read once. What a net remembers of its data (stale statistics, train-eval gap) can only be judged on
+            data, and of a net that has been trained.
+        skip_gain, forward, batches: as in `trace`. Where ``forward`` returns a loss, the gradients are the loss's, and
+            the gap between training and evaluation is that of what the model gives.
 
     Raises what `trace` raises; one value per channel, at which BatchNorm raises, is a finding.
 

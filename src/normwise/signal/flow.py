@@ -32,10 +32,11 @@ class Node:
 
 
 class Residual(NamedTuple):
-    """The operands of a residual addition."""
+    """The operands of a residual addition, and the activation that came to both."""
 
     skip: Node
     branch: Node
+    origin: Node
 
 
 class Flow:
@@ -112,7 +113,7 @@ class Flow:
         in_a, in_b = (((n.ancestors & ~origin.ancestors) & self._layers).bit_count() for n in (a, b))
         if in_a == in_b:
             return None
-        return Residual(b, a) if in_a > in_b else Residual(a, b)
+        return Residual(b, a, origin) if in_a > in_b else Residual(a, b, origin)
 
     @property
     def size(self) -> int:

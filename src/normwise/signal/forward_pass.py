@@ -70,6 +70,7 @@ class ForwardPass:
 
     def __exit__(self, *error: Any) -> None:
         self._functions.__exit__(*error)
+        self.sightings.name_decoder(self._functions.parts)
         for handle in self._handles:
             handle.remove()
 
@@ -120,14 +121,16 @@ class ForwardPass:
 
     def _see(self, call: Call, outputs: list[Tensor]) -> None:
         if call.childless:
-            readings = [self.sightings.reading(x, self._flow.of(x)) for x in outputs]
-            self.sightings.add_layer(call, [reading for reading in readings if reading is not None])
+            nodes = [self._flow.of(x) for x in outputs]
+            seen = [(self.sightings.reading(x, node), node) for x, node in zip(outputs, nodes, strict=True)]
+            self.sightings.add_layer(call, [(reading, node) for reading, node in seen if reading is not None])
         if outputs and call.name in self._ends:
             self._end_readings[call.name] = self.sightings.reading(outputs[0], self._flow.of(outputs[0]))
         if outputs and call.name in self._blocks:
             end = self._blocks[call.name]
-            output = self.sightings.reading(outputs[0], self._flow.of(outputs[0]))
-            self.sightings.add_block(call, None if end is None else self._end_readings.get(end), output)
+            node = self._flow.of(outputs[0])
+            output = self.sightings.reading(outputs[0], node)
+            self.sightings.add_block(call, None if end is None else self._end_readings.get(end), output, node)
 
     def _started(self, output: Any) -> Tensor | None:
         """The output as the beginning of a graph, where there is none yet."""

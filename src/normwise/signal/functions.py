@@ -17,6 +17,7 @@ from .axes import CHANNELS_LAST, axis_by_operation, carried_axis
 from .calls import Calls
 from .flow import Flow, Node, Residual, branch_end
 from .modules import tensors_in
+from .parts import Parts
 from .sightings import Sightings
 from .statistics import measurable
 
@@ -41,6 +42,7 @@ class Functions(TorchFunctionMode):
         self._flow = flow
         self._calls = calls
         self._sightings = sightings
+        self.parts = Parts()
 
     @staticmethod
     @contextmanager
@@ -88,6 +90,7 @@ class Functions(TorchFunctionMode):
         node = self._flow.add(x, [node for _, node in operands], axis, layer=layer)
         if node is not None:
             node.inside = self._calls.leaf()
+            self.parts.note(name, node, x, operands)
         return node
 
     def _added(self, name: str, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -101,7 +104,8 @@ class Functions(TorchFunctionMode):
         out = func(*args, **kwargs)
         node = self._put(name, out, operands)
         if residual is not None and node is not None:
-            self._sightings.add_block(self._calls.current, end.reading, self._sightings.reading(out, node))
+            output = self._sightings.reading(out, node)
+            self._sightings.add_block(self._calls.current, end.reading, output, node, self.parts.of_branch(residual))
         return out
 
     def _operands(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[Tensor, Node]]:

@@ -67,6 +67,15 @@ def watched_modules(model: nn.Module) -> dict[nn.Module, str]:
     }
 
 
+def module_name(tap: str) -> str:
+    """The module's path in the name of a tap, which says which of its calls and outputs it is.
+
+    >>> module_name("layer1.0.relu#2"), module_name("lstm[1]")
+    ('layer1.0.relu', 'lstm')
+    """
+    return tap.partition("#")[0].partition("[")[0]
+
+
 def type_name(module: nn.Module) -> str:
     return parametrize.type_before_parametrizations(module).__name__
 

@@ -41,10 +41,11 @@ class Reading:
 class TapReadings:
     """The readings of one place, pooled as they come: the memory is that of one table of the channels."""
 
-    def __init__(self, name: str, kind: Kind, type_name: str, first: Reading) -> None:
+    def __init__(self, name: str, kind: Kind, type_name: str, first: Reading, part: str = "") -> None:
         self.name = name
         self.kind: Kind = kind
         self.type_name = type_name
+        self.part = part
         self._first = first
         self._table = first.table
         self._nonfinite = first.nonfinite
@@ -85,4 +86,5 @@ class TapReadings:
             self._gradient,
             None if self._bins is None else self._bins.histogram(),
             self._first.axis,
+            self.part,
         )

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from .names import shortened
+
 Kind = Literal["layer", "block", "branch"]
 NUMBERS = ("squared_mean", "variance", "dead_share", "nonfinite", "gradient")
 
@@ -47,6 +49,8 @@ class Tap:
     dead_share: the share of channels that are constant over the whole input.
     nonfinite: how many values were NaN or inf; all other numbers are of the finite ones (NaN where there are none).
     gradient: mean square of the gradient with respect to this activation, None where there was no backward pass.
+    part: ``"attention"`` or ``"mlp"``, of a residual branch and its block; ``"decoder"``, behind the upsampling after
+        which no resolution falls again; otherwise empty.
     """
 
     name: str
@@ -60,6 +64,7 @@ class Tap:
     gradient: float | None = None
     histogram: Histogram | None = None
     channel_axis: int = 1
+    part: str = ""
 
 
 @dataclass(frozen=True)
@@ -190,8 +195,7 @@ def _table(taps: Iterable[Tap], branches: dict[str, float] | None = None) -> str
 
 
 def _line(name: str, cells: list[str]) -> str:
-    shown = name if len(name) <= NAME_WIDTH else "…" + name[1 - NAME_WIDTH :]
-    return (f"{shown:<{NAME_WIDTH}}" + "".join(f"{cell:>10}" for cell in cells)).rstrip()
+    return (f"{shortened(name, NAME_WIDTH):<{NAME_WIDTH}}" + "".join(f"{cell:>10}" for cell in cells)).rstrip()
 
 
 def _number(value: float | None) -> str:

@@ -13,16 +13,21 @@ from .axes import default_axis
 from .calls import Call
 from .flow import Node
 from .modules import type_name
+from .parts import Part, Parts
 from .readings import Reading
 from .records import Kind
 from .statistics import measurable
 
 
 class Sighting(NamedTuple):
+    """`node` is the activation's, of which the end of the pass tells whether it is in a decoder."""
+
     kind: Kind
     name: str
     type_name: str
     reading: Reading
+    node: Node | None
+    part: Part = ""
 
 
 class Sightings(list[Sighting]):
@@ -49,19 +54,27 @@ class Sightings(list[Sighting]):
             reading.listen(x, self._heard)
         return reading
 
-    def add_layer(self, call: Call, readings: list[Reading]) -> None:
+    def add_layer(self, call: Call, readings: list[tuple[Reading, Node | None]]) -> None:
         """The outputs of a module, of which the second and later ones are numbered."""
         name = self._numbered("layer", call.name)
-        for i, reading in enumerate(readings):
-            self.append(Sighting("layer", f"{name}[{i}]" if i else name, type_name(call.module), reading))
+        for i, (reading, node) in enumerate(readings):
+            self.append(Sighting("layer", f"{name}[{i}]" if i else name, type_name(call.module), reading, node))
 
-    def add_block(self, call: Call, end: Reading | None, output: Reading | None) -> None:
-        """A residual addition and the end of its branch."""
+    def add_block(
+        self, call: Call, end: Reading | None, output: Reading | None, node: Node | None, part: Part = ""
+    ) -> None:
+        """A residual addition and the end of its branch, which is of this part."""
         name = self._numbered("block", call.name)
         if end is not None:
-            self.append(Sighting("branch", name, type_name(call.module), end))
+            self.append(Sighting("branch", name, type_name(call.module), end, node, part))
         if output is not None:
-            self.append(Sighting("block", name, type_name(call.module), output))
+            self.append(Sighting("block", name, type_name(call.module), output, node, part))
+
+    def name_decoder(self, parts: Parts) -> None:
+        """Everything in a decoder that is no part of its own; when the pass is over, and the nodes are of no use."""
+        for i, sighting in enumerate(self):
+            part = sighting.part or ("decoder" if parts.in_decoder(sighting.node) else "")
+            self[i] = sighting._replace(part=part, node=None)
 
     def _numbered(self, kind: Kind, name: str) -> str:
         self._times[kind, name] += 1

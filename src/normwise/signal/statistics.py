@@ -22,6 +22,15 @@ def measurable(x: Tensor) -> bool:
     return x.layout == torch.strided and x.is_floating_point() and x.dim() > 0 and x.numel() > 0 and not x.is_meta
 
 
+def nonfinite_values(x: Tensor) -> int:
+    """How many values are NaN or inf; 0 of what has none, such as tokens, and of what is not laid out in memory."""
+    if x.layout != torch.strided or not x.is_floating_point():
+        return 0
+    with torch.no_grad():
+        # Eight bits have no operations of their own.
+        return int((~(x.detach().float() if x.itemsize == 1 else x.detach()).isfinite()).sum())
+
+
 def channel_moments(x: Tensor, axis: int) -> tuple[Moments, int]:
     """Mean and **biased** variance of each channel, ``[1, C]``, and how many values were NaN or inf and left out.
 

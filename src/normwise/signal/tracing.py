@@ -11,13 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .batches import Forward, batches_of, call_for, copied, is_batch, run
 from .forward_pass import ForwardPass
-from .inputs import Forward, batches_of, copied, default_input, device_of, gaussian, is_shape, run
+from .inputs import default_input, device_of, gaussian, is_shape
 from .modules import is_scripted, tensors_in, unwrapped, watched_modules
 from .protection import as_it_was, evaluate, random_numbers_kept, set_skip_gains
 from .readings import TapReadings
 from .records import Trace
 from .sightings import Sighting
+from .zero_branches import zero_branches
 
 NamedTaps = Mapping[str, str | None] | Sequence[str]
 
@@ -51,8 +53,8 @@ def trace(
 
     input: None, standard normal noise of a shape that suits the first layer (8×C×224×224 for images); a shape, noise of
         that shape; a tensor; a tuple of positional arguments; a dict of keyword arguments; a list, whose first elements
-        are the arguments that the model requires; or a loader of any of these. Tensors are copied to the model's
-        device.
+        are the arguments that the model requires, such as [images, labels]; or batches of any of these, in a loader,
+        another iterable or a list, where a tuple is taken as (input, target). Tensors are copied to the model's device.
     skip_gain: the value of all SkipInit gains meanwhile; they start at 0, and at 1 it shows what the branches add.
     stochastic_depth: whether it drops branches meanwhile.
     batch_statistics: normalizers with running statistics measure the batch, as in training and in the paper; with
@@ -89,7 +91,9 @@ def trace(
         evaluate(model, batch_statistics=batch_statistics, stochastic_depth=stochastic_depth)
         if skip_gain is not None and set_skip_gains(model, skip_gain) == 0:
             notes.append(f"skip_gain={skip_gain:g}: the model has no SkipInit gain.")
-        observer = _Observer(model, blocks, forward or run, generator, backward=backward, histograms=histograms)
+        given = input is not None and not is_shape(input)
+        call = forward or (call_for(model, input) if given else run)
+        observer = _Observer(model, blocks, call, generator, backward=backward, histograms=histograms)
         if input is None:
             batch, source = default_input(model, generator)
             observer.observe_own(batch, source)
@@ -97,16 +101,12 @@ def trace(
             source = f"Gaussian {'×'.join(map(str, input))}"
             observer.observe(gaussian(model, tuple(input), generator))
         else:
-            source = "a batch" if isinstance(input, (Tensor, tuple, list, Mapping)) else "a loader"
-            for batch in batches_of(input, batches):
+            source = "a batch" if is_batch(model, input) else "a loader"
+            for batch in batches_of(model, input, batches):
                 observer.observe(batch)
-    return Trace(
-        type(model).__name__,
-        tuple(readings.tap() for readings in observer.pooled.values()),
-        source,
-        observer.batches,
-        tuple(notes + observer.notes()),
-    )
+    measured = tuple(readings.tap() for readings in observer.pooled.values())
+    notes += [*observer.notes(), *zero_branches(model, measured)]
+    return Trace(type(model).__name__, measured, source, observer.batches, tuple(notes))
 
 
 class _Observer:
@@ -201,11 +201,11 @@ def unseen_notes(names: Iterable[str]) -> list[str]:
 
 def pool(pooled: dict[tuple[str, str], TapReadings], sightings: Iterable[Sighting]) -> None:
     """Add the readings of a forward pass to those of earlier ones."""
-    for kind, name, type_name, reading in sightings:
+    for kind, name, type_name, reading, _, part in sightings:
         if (kind, name) in pooled:
             pooled[kind, name].add(reading)
         else:
-            pooled[kind, name] = TapReadings(name, kind, type_name, reading)
+            pooled[kind, name] = TapReadings(name, kind, type_name, reading, part)
 
 
 def _nothing() -> None:

@@ -17,6 +17,7 @@ from .records import Trace
 from .sightings import Sightings
 from .sinks import Target, sink_for
 from .tracing import NamedTaps, named_blocks, pool, run_eagerly, unseen_notes
+from .trainer_hooks import TrainerHooks
 
 
 def watch(model: nn.Module, to: Target, *, every: int = 100, histograms: bool = False, taps: NamedTaps = ()) -> Watch:
@@ -32,7 +33,10 @@ def watch(model: nn.Module, to: Target, *, every: int = 100, histograms: bool = 
     every: steps between two logged ones.
     histograms, taps: as in `trace`.
 
-    Returns a context manager whose `close` ends the watch; the model has no hook left then.
+    Returns a context manager whose `close` ends the watch; the model has no hook left then. It is a callback, too, in
+    the list that Lightning's ``Trainer(callbacks=[...])`` or Hugging Face's takes: then the steps are the trainer's
+    optimizer steps (of several batches in one the first is logged), and the end of the training closes it. Of a
+    LightningModule it watches all that ``training_step`` calls, though that be not ``forward``.
 
     Raises TypeError and ValueError as `trace` does, ImportError for TensorBoard where it is not installed, and
     ValueError for ``every`` below 1. The traps: with a gradient scaler the gradients are those of the scaled loss;
@@ -51,7 +55,7 @@ def watch(model: nn.Module, to: Target, *, every: int = 100, histograms: bool = 
     return Watch(model, to, every=every, histograms=histograms, taps=taps)
 
 
-class Watch:
+class Watch(TrainerHooks):
     """What `watch` returns."""
 
     def __init__(self, model: nn.Module, to: Target, *, every: int, histograms: bool, taps: NamedTaps) -> None:
@@ -68,6 +72,8 @@ class Watch:
         self._every = every
         self._histograms = histograms
         self._steps = 0
+        self._told: int | None = None
+        self._around_step = False
         self._running: ForwardPass | None = None
         self._entered = ExitStack()
         self._logged = 0
@@ -98,42 +104,71 @@ class Watch:
         self.close()
 
     def _before(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        if module is self._called and self._watched.training:
+        if module is self._called and self._watched.training and not self._around_step:
             self._begin(args, kwargs)
 
     def _after(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        if module is self._called and self._running is not None:
+        if module is self._called and self._running is not None and not self._around_step:
             self._end(self._running, args, kwargs, output)
+
+    def begin_step(self, step: int, around: nn.Module | None = None) -> None:
+        """A trainer says which of its steps begins; a module that it trains is watched until `end_forward`."""
+        self._leave()
+        if step == self._told:
+            self._steps = step + 1  # another batch of the same optimizer step
+            return
+        self._told = self._steps = step
+        if around is self._watched and self._starts():
+            self._around_step = True
+            self._listen(root=True)
+
+    def end_forward(self) -> None:
+        """The forward passes of a trainer's step are over, and the backward pass comes."""
+        running, around = self._running, self._around_step
+        if running is not None and around:
+            self._leave()
+            self._finish(running)
 
     def _begin(self, args: Any, kwargs: Any) -> None:
         # An interrupt from the keyboard passes by all hooks and leaves the last pass open.
         self._leave()
+        if self._starts():
+            is_root = self._called is self._watched
+            running = self._listen(root=not is_root)
+            if is_root:
+                running.enter_call(self._watched, args, kwargs)
+
+    def _starts(self) -> bool:
+        """Count a step; whether it is one to log."""
         step, self._steps = self._steps, self._steps + 1
-        if step % self._every:
-            return
+        if step % self._every or (self._told is not None and step != self._told):
+            return False
         self._write()
         self._logged = step
+        return True
+
+    def _listen(self, *, root: bool) -> ForwardPass:
         self._entered.enter_context(run_eagerly())
-        is_root = self._called is self._watched
-        self._running = self._entered.enter_context(
-            ForwardPass(self._watched, self._blocks, heard=self._heard, histograms=self._histograms, root=not is_root)
-        )
-        if is_root:
-            self._running.enter_call(self._watched, args, kwargs)
+        watched = ForwardPass(self._watched, self._blocks, heard=self._heard, histograms=self._histograms, root=root)
+        self._running = self._entered.enter_context(watched)
+        return watched
 
     def _end(self, running: ForwardPass, args: Any, kwargs: Any, output: Any) -> None:
         failed = output is None
         if self._called is self._watched and not failed:
             running.leave_call(self._watched, args, kwargs, output)
         self._leave()
-        if failed:
-            return
+        if not failed:
+            self._finish(running)
+
+    def _finish(self, running: ForwardPass) -> None:
         self._pending, self._notes = running.sightings, tuple(unseen_notes(running.unseen))
         if not any(sighting.reading.listens for sighting in running.sightings):
             self._write()
 
     def _leave(self) -> None:
         self._running = None
+        self._around_step = False
         self._entered.close()
 
     def _heard(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -38,16 +38,52 @@ class Finding:
         return f"{head}\n{textwrap.indent(body, '    ')}"
 
 
+# What may follow from what: a cause stands before its consequences, however mild it is by itself.
+CONSEQUENCES: dict[str, tuple[str, ...]] = {
+    "not finite": ("poisoned statistics", "train-eval gap", "stale statistics"),
+    "poisoned statistics": ("train-eval gap", "stale statistics"),
+    "one value per": ("dead layer", "vanishing variance", "vanishing gradient", "small batch", "train-eval gap"),
+    "high momentum": ("small batch", "stale statistics", "train-eval gap"),
+    "no running statistics": ("small batch", "train-eval gap"),
+    "dropout before BatchNorm": ("stale statistics", "train-eval gap"),
+    "growing variance": ("exploding gradient", "vanishing gradient", "mean shift", "dead layer"),
+    "vanishing variance": ("vanishing gradient", "exploding gradient", "mean shift"),
+    "dead layer": ("vanishing variance", "vanishing gradient", "mean shift", "train-eval gap"),
+    "stale statistics": ("train-eval gap",),
+    "small batch": ("stale statistics", "train-eval gap"),
+}
+
+
+def _ranked(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    """Worst first, but in front of each what it may follow from."""
+
+    def rank(finding: Finding) -> tuple[int, int]:
+        mine = [f for f in findings if f is finding or f.rule in _consequences(finding.rule)]
+        causes = {f.rule for f in findings if finding.rule in _consequences(f.rule)}
+        return min(SEVERITIES.index(f.severity) for f in mine), len(causes)
+
+    return tuple(sorted(findings, key=rank))
+
+
+def _consequences(rule: str) -> tuple[str, ...]:
+    return next((rules for cause, rules in CONSEQUENCES.items() if rule.startswith(cause)), ())
+
+
+def listed(names: Sequence[str]) -> str:
+    """Three of the names, and how many more there are."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
 class Findings(Sequence[Finding]):
-    """The findings of a diagnosis, worst first; empty (and false) where nothing was found.
+    """The findings of a diagnosis, worst first and causes before consequences; empty where nothing was found.
 
     >>> print(Findings("Net", []))
     Net: nothing found.
     """
 
-    def __init__(self, model: str, findings: Sequence[Finding], notes: Sequence[str] = ()) -> None:
+    def __init__(self, model: str, findings: Sequence[Finding], notes: Iterable[str] = ()) -> None:
         self.model, self.notes = model, tuple(notes)
-        self._findings = tuple(sorted(findings, key=lambda f: SEVERITIES.index(f.severity)))
+        self._findings = _ranked(findings)
 
     def __len__(self) -> int:
         return len(self._findings)

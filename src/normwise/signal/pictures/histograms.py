@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from ..names import shortened
 from ..records import Histogram, Tap, Trace
 from .looks import look
 from .scales import Scale
@@ -68,8 +69,8 @@ def _panel(model: int, name: str, taps: Sequence[Tap], reach: float) -> Panel:
 
 
 def _row(tap: Tap, floor: float, x: Scale, color: str) -> Iterator[Path | Text]:
-    label = tap.name if len(tap.name) <= NAME_LETTERS else "\u2026" + tap.name[1 - NAME_LETTERS :]
-    yield Text(x.start - 8, floor - ROW / 3, label, anchor="end", size=12)
+    label = shortened(tap.name, NAME_LETTERS)
+    yield Text(x.start - 8, floor - ROW / 3, label, anchor="end", size=12, whole=tap.name)
     if tap.histogram:
         yield Path(tuple(_outline(tap.histogram, floor, x)), color, fill=True)
     yield Path(((x.start, floor), (x.end, floor)), "quiet", 0.75)

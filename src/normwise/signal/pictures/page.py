@@ -28,11 +28,13 @@ def page(
     style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     figures = "\n".join(f"<figure><h2>{escape(p.title)}</h2>\n{inline(p)}</figure>" for p in panels)
     numbers = "\n".join(_numbers(name, trace) for name, trace in traces.items())
+    notes = "\n".join(f"<p>{escape(f'{name}: {note}')}</p>" for name, trace in traces.items() for note in trace.notes)
     repeat = ""
     if command:
         repeat = f"<details open><summary>Repeat it</summary><pre><code>{escape(command)}</code></pre></details>"
     body = f"""<h1>{escape(title)}</h1>
 <p class="quiet">{escape(lead)}</p>
+{notes}
 {_legend(list(traces), predicted)}
 <div class="panels">
 {figures}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
 from typing import NamedTuple
 
+from ..names import shortened
 from ..records import Tap, Trace
 from .looks import look
 from .scales import Scale, count_scale, scale_for, written
@@ -15,14 +17,21 @@ WIDTH, HEIGHT = 440, 300
 LEFT, RIGHT, TOP, BOTTOM = 50, 124, 12, 42
 LABEL_LETTERS, LABEL_GAP = 17, 15
 MARKERS_SHOWN = 24
+PARTS = {"attention": "attention", "mlp": "MLP", "decoder": "decoder"}
 
 
 class Curve(NamedTuple):
-    """The values of one model in one panel, and the names of the places; the prediction where there is one."""
+    """One line of a panel: the values of one model, or of a part of it, and the names and numbers of the places.
+
+    look: which of the looks it has; label: the name, made to fit; predicted: what theory expects, where there is any.
+    """
 
     model: int
+    look: int
     name: str
+    label: str
     places: tuple[str, ...]
+    at: tuple[int, ...]
     values: tuple[float, ...]
     predicted: tuple[float, ...] = ()
 
@@ -44,35 +53,88 @@ BRANCH = Quantity("Variance at the end of the residual branch", "branch variance
 def panels(traces: Mapping[str, Trace], predicted: Mapping[str, Trace]) -> list[Panel]:
     """Three panels over the residual blocks, or two over the layers where no model has blocks."""
     blocks = any(trace.blocks for trace in traces.values())
-    what = "residual block" if blocks else "layer"
+    places = {name: list(_places(trace, blocks)) for name, trace in traces.items()}
+    count = max(len(taps) for taps in places.values())
+    what = _what(blocks, [tap for taps in places.values() for tap in taps])
     return [
-        _panel(quantity, _curves(traces, predicted, quantity, blocks), what)
+        _panel(quantity, list(_curves(traces, predicted, quantity, places)), count, what)
         for quantity in (SQUARED_MEAN, VARIANCE, *([BRANCH] if any(t.branches for t in traces.values()) else []))
     ]
 
 
+def _places(trace: Trace, blocks: bool) -> Iterator[Tap]:
+    """The residual blocks, and of a decoder that has none its stages; or all layers."""
+    if not blocks:
+        yield from trace.layers
+        return
+    yield from trace.blocks
+    if not any(tap.part == "decoder" for tap in trace.blocks):
+        yield from _stages([tap for tap in trace.layers if tap.part == "decoder"])
+
+
+def _stages(layers: Sequence[Tap]) -> Iterator[Tap]:
+    """Of the layers that stand in one module the last one; a gate of one position is beside the signal."""
+    layers = [tap for tap in layers if math.prod(tap.shape[2:]) > 1]
+    for tap, after in zip_longest(layers, layers[1:]):
+        parent, _, _ = tap.name.rpartition(".")
+        if after is None or not parent or after.name.rpartition(".")[0] != parent:
+            yield tap
+
+
+def _what(blocks: bool, places: Sequence[Tap]) -> str:
+    if not blocks:
+        return "layer"
+    return "residual block" + (", then stage of the decoder" if any(tap.kind == "layer" for tap in places) else "")
+
+
 def _curves(
-    traces: Mapping[str, Trace], predicted: Mapping[str, Trace], quantity: Quantity, blocks: bool
-) -> list[Curve]:
-    curves = []
+    traces: Mapping[str, Trace],
+    predicted: Mapping[str, Trace],
+    quantity: Quantity,
+    places: Mapping[str, Sequence[Tap]],
+) -> Iterator[Curve]:
+    """A line for each part of each model."""
     for model, (name, trace) in enumerate(traces.items()):
-        places = trace.blocks if blocks else trace.layers
-        values = _values(trace, places, quantity)
-        by_theory = predicted.get(name)
-        expected = _values(by_theory, places, quantity) if by_theory else ()
-        curves.append(Curve(model, name, tuple(tap.name for tap in places), values, expected))
-    return curves
+        parts = _parts_of(places[name], quantity)
+        for i, (part, at) in enumerate(parts.items()):
+            taps = [places[name][place] for place in at]
+            theory = predicted.get(name)
+            yield Curve(
+                model,
+                model + i * len(traces),
+                *_named("" if len(traces) == 1 and part else name, PARTS.get(part, "")),
+                tuple(tap.name for tap in taps),
+                tuple(place + 1 for place in at),
+                _values(trace, taps, quantity),
+                _values(theory, taps, quantity) if theory else (),
+            )
+
+
+def _named(model: str, part: str) -> tuple[str, str]:
+    """The name of a line, and as it fits behind the line: the part stays whole."""
+    left = LABEL_LETTERS - len(part) - 1 if part else LABEL_LETTERS
+    return f"{model} {part}".strip(), f"{shortened(model, left)} {part}".strip()
+
+
+def _parts_of(places: Sequence[Tap], quantity: Quantity) -> dict[str, list[int]]:
+    """The places of each line: the signal goes through attention and MLP alike, their branches are two things."""
+    separate = ("attention", "mlp", "decoder") if any(tap.part == "attention" for tap in places) else ("decoder",)
+    found: dict[str, list[int]] = {}
+    for place, tap in enumerate(places):
+        part = tap.part if tap.part in (separate if quantity is BRANCH else ("decoder",)) else ""
+        if quantity is not BRANCH or tap.kind == "block":
+            found.setdefault(part, []).append(place)
+    return found
 
 
 def _values(trace: Trace, places: Sequence[Tap], quantity: Quantity) -> tuple[float, ...]:
-    kind = "branch" if quantity is BRANCH else (places[0].kind if places else "layer")
-    found = {tap.name: tap for tap in trace.taps if tap.kind == kind}
+    found = {(tap.kind, tap.name): tap for tap in trace.taps}
     field = "squared_mean" if quantity is SQUARED_MEAN else "variance"
-    return tuple(getattr(found[tap.name], field) if tap.name in found else math.nan for tap in places)
+    wanted = [found.get(("branch" if quantity is BRANCH else tap.kind, tap.name)) for tap in places]
+    return tuple(math.nan if tap is None else getattr(tap, field) for tap in wanted)
 
 
-def _panel(quantity: Quantity, curves: Sequence[Curve], what: str) -> Panel:
-    count = max((len(curve.values) for curve in curves), default=1)
+def _panel(quantity: Quantity, curves: Sequence[Curve], count: int, what: str) -> Panel:
     x = count_scale(count, LEFT, WIDTH - RIGHT)
     y = scale_for(
         [v for curve in curves for v in (*curve.values, *curve.predicted)], HEIGHT - BOTTOM, TOP, quantity.smallest
@@ -93,24 +155,24 @@ def _axes(x: Scale, y: Scale, count: int, what: str) -> Iterator[Shape]:
 
 
 def _series(curve: Curve, quantity: Quantity, x: Scale, y: Scale) -> Series:
-    color, marker = look(curve.model)
-    lines = [Path(tuple(part), color, 2.0) for part in _parts(curve.values, x, y)]
-    theory = [Path(tuple(part), "ink", 1.5, dashed=True) for part in _parts(curve.predicted, x, y)]
+    color, marker = look(curve.look)
+    lines = [Path(tuple(part), color, 2.0) for part in _parts(curve.at, curve.values, x, y)]
+    theory = [Path(tuple(part), "ink", 1.5, dashed=True) for part in _parts(curve.at, curve.predicted, x, y)]
     every = math.ceil(len(curve.values) / MARKERS_SHOWN)
     markers = [
-        Marker(x(i + 1), y(v), marker, color, _title(curve, quantity, i), hollow=not y.shows(v))
+        Marker(x(curve.at[i]), y(v), marker, color, _title(curve, quantity, i), hollow=not y.shows(v))
         for i, v in enumerate(curve.values)
         if math.isfinite(v) and (i % every == 0 or i == len(curve.values) - 1)
     ]
     return Series(curve.model, (*lines, *markers, *theory))
 
 
-def _parts(values: Sequence[float], x: Scale, y: Scale) -> Iterator[list[tuple[float, float]]]:
+def _parts(at: Sequence[int], values: Sequence[float], x: Scale, y: Scale) -> Iterator[list[tuple[float, float]]]:
     """Lines through what is finite."""
     part: list[tuple[float, float]] = []
-    for i, value in enumerate(values):
+    for place, value in zip(at, values, strict=False):
         if math.isfinite(value):
-            part.append((x(i + 1), y(value)))
+            part.append((x(place), y(value)))
         elif part:
             yield part
             part = []
@@ -129,10 +191,10 @@ def _labels(curves: Sequence[Curve], x: Scale, y: Scale) -> Iterator[Shape]:
     wanted = sorted(((y(last[1]), curve, last) for curve, last in ends if last), key=lambda entry: entry[0])
     places = spread([at for at, _, _ in wanted], LABEL_GAP, y.end, y.start)
     for place, (at, curve, (i, _)) in zip(places, wanted, strict=True):
-        color = look(curve.model).color
-        name = curve.name if len(curve.name) <= LABEL_LETTERS else curve.name[: LABEL_LETTERS - 1] + "\u2026"
-        tie = Path(((x(i + 1) + 4, at), (x.end + 3, place)), color, 0.75)
-        yield Series(curve.model, (tie, Text(x.end + 6, place, name, color, size=12)))
+        color = look(curve.look).color
+        name = Text(x.end + 6, place, curve.label, color, size=12, whole=curve.name)
+        tie = Path(((x(curve.at[i]) + 4, at), (x.end + 3, place)), color, 0.75)
+        yield Series(curve.model, (tie, name))
 
 
 def _last(curve: Curve) -> tuple[int, float] | None:

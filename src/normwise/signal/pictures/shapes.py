@@ -26,7 +26,7 @@ class Path:
 
 @dataclass(frozen=True)
 class Text:
-    """`y` is the middle of the letters' height."""
+    """`y` is the middle of the letters' height; `whole` is what a shortened text says in full."""
 
     x: float
     y: float
@@ -35,6 +35,7 @@ class Text:
     size: float = 13
     anchor: Anchor = "start"
     bold: bool = False
+    whole: str = ""
 
 
 @dataclass(frozen=True)

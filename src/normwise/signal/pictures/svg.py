@@ -61,9 +61,10 @@ def _marker(marker: Marker) -> str:
 
 def _text(text: Text) -> str:
     weight = ' font-weight="600"' if text.bold else ""
+    whole = f"<title>{escape(text.whole)}</title>" if text.whole not in ("", text.text) else ""
     return (
         f'<text x="{text.x:.1f}" y="{text.y:.1f}" dy="0.35em" font-size="{text.size:g}" text-anchor="{text.anchor}" '
-        f"{_color(text.color, 'fill')}{weight}>{escape(text.text, quote=False)}</text>"
+        f"{_color(text.color, 'fill')}{weight}>{escape(text.text, quote=False)}{whole}</text>"
     )
 
 

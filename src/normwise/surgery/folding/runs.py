@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ...core.model_change import ModelChange
-from ...signal.inputs import copied, device_of, run
+from ...signal.batches import copied, run
+from ...signal.inputs import device_of
 from ...signal.modules import constants_of, tensors_in
 from ...signal.protection import as_it_was, random_numbers_kept
 

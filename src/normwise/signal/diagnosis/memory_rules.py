@@ -1,0 +1,187 @@
+"""Rules about normalizers over the batch and what they remember of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .evidence import Evidence, untouched
+from .findings import Finding, listed
+from .sites import Site, has_memory
+
+SMALL_BATCH = 4
+MOMENTUM, USUAL_MOMENTUM = 0.5, 0.1
+SAMPLES_REMEMBERED = 16
+DROPPED = 1.2
+STALE = 1.0
+GAP = 0.5
+RECALIBRATE = "Let batches of the data pass in training mode (no gradients needed) before you evaluate."
+
+
+def high_momentum(evidence: Evidence) -> Iterator[Finding]:
+    """PyTorch's momentum is the weight of the new value: with 0.99 a net remembers its last batch alone."""
+    found = {name: momentum for name, momentum in _momenta(evidence) if _forgets(evidence, name, momentum)}
+    if found:
+        momentum = max(found.values())
+        names = listed(list(found))
+        remembered = _batches_remembered(momentum)
+        yield Finding(
+            "warning",
+            "high momentum",
+            next(iter(found)),
+            f"momentum={momentum:g} of {names} is the weight of the newest batch: the running statistics are those of "
+            f"about {remembered:.2g} batch{'' if remembered < 1.5 else 'es'}, and evaluation has their noise.",
+            f"PyTorch's momentum is 1 minus that of Keras and TensorFlow: write momentum={_meant(momentum):g}, "
+            "or None for the average over all batches.",
+            momentum,
+        )
+
+
+def _momenta(evidence: Evidence) -> Iterator[tuple[str, float]]:
+    for name, module in evidence.remembering:
+        momentum: Any = getattr(module, "momentum", None)
+        if momentum is not None:
+            yield name, float(momentum)
+
+
+def _forgets(evidence: Evidence, name: str, momentum: float) -> bool:
+    if momentum <= USUAL_MOMENTUM:
+        return False
+    site = evidence.sites.get(name) if evidence.given else None
+    samples = math.inf if site is None else site.samples * _batches_remembered(momentum)
+    return momentum > MOMENTUM or samples < SAMPLES_REMEMBERED
+
+
+def _batches_remembered(momentum: float) -> float:
+    """How many batches an average with as much noise as the exponential one has."""
+    return (2 - momentum) / momentum
+
+
+def _meant(momentum: float) -> float:
+    return max(round(1 - momentum, 6), 0.01) if momentum > MOMENTUM else USUAL_MOMENTUM
+
+
+def no_running_statistics(evidence: Evidence) -> Iterator[Finding]:
+    """Without a memory a sample's output in evaluation depends on the samples beside it."""
+    names = [name for name, module in evidence.batch_norms if not has_memory(module)]
+    if names:
+        yield Finding(
+            "warning",
+            "no running statistics",
+            names[0],
+            f"{listed(names)} normalize{_s(names)} by the batch in evaluation, too (track_running_stats=False): what a "
+            "sample gives depends on the others beside it, and a single one cannot be evaluated.",
+            "Leave track_running_stats at True, or use a normalizer that needs no batch: GroupNorm, LayerNorm, "
+            "InstanceNorm.",
+            float(len(names)),
+        )
+
+
+def dropout_before_batch_norm(evidence: Evidence) -> Iterator[Finding]:
+    """Dropout raises the variance in training alone: the memory behind it is of a signal that evaluation never sees."""
+    found = {name: ratio for name, ratio in evidence.dropped.items() if ratio >= DROPPED}
+    if found:
+        site, ratio = next(iter(found.items()))
+        yield Finding(
+            "warning",
+            "dropout before BatchNorm",
+            evidence.dropouts[site],
+            f"The variance in front of {listed(list(found))} is {ratio:.3g} times what it is without this dropout: the "
+            "running variance is training's, and in evaluation it is too large by that factor.",
+            "Put dropout behind the last BatchNorm, or take it out; LayerNorm and GroupNorm, which remember nothing, "
+            "bear it better.",
+            ratio,
+        )
+
+
+def stale_statistics(evidence: Evidence) -> Iterator[Finding]:
+    """Running statistics that are not those of the data: distances in deviations, and ratios of variances."""
+    if not evidence.real or evidence.fresh:
+        return
+    for site in evidence.batch_sites:
+        mean, variance = (getattr(site.module, key, None) for key in ("running_mean", "running_var"))
+        if mean is None or variance is None or not site.means or not _finite(mean, variance, *site.means):
+            continue
+        if not int(getattr(site.module, "num_batches_tracked", None) or 0):
+            yield _never_updated(site)
+            continue
+        distance, ratio = _disagreement(site, mean, variance)
+        if distance > STALE or abs(math.log(ratio)) > math.log(4):
+            yield Finding(
+                "warning",
+                "stale statistics",
+                site.name,
+                f"The running mean is {distance:.2g} standard deviations from the data's (root mean square over the "
+                f"channels), the running variance {ratio:.2g} times the data's: evaluation sees another signal than "
+                "training.",
+                f"{RECALIBRATE} If the data are of another domain than the training's, this is what it costs.",
+                distance,
+            )
+
+
+def _never_updated(site: Site) -> Finding:
+    return Finding(
+        "note" if untouched(site.module) else "warning",
+        "stale statistics",
+        site.name,
+        "The running statistics were never updated: mean 0 and variance 1, as at the start.",
+        RECALIBRATE,
+        0.0,
+    )
+
+
+def _disagreement(site: Site, mean: Tensor, variance: Tensor) -> tuple[float, float]:
+    ours, spread = site.moments()
+    mean, variance = (t.detach().cpu().double().flatten() for t in (mean, variance))
+    eps = float(getattr(site.module, "eps", 1e-5))
+    # Over the larger of both: a channel that hardly varies in these few batches has no distances of its own.
+    distance = ((mean - ours).square() / (torch.maximum(spread, variance) + eps)).mean().sqrt()
+    ratio = torch.exp(torch.log((variance.clamp_min(0) + eps) / (spread + eps)).mean())
+    return float(distance), float(ratio)
+
+
+def _finite(*tensors: Tensor) -> bool:
+    return all(bool(t.isfinite().all()) for t in tensors)
+
+
+def small_batch(evidence: Evidence) -> Iterator[Finding]:
+    """Statistics of few samples are noise; one finding for the net."""
+    sites = [s for s in evidence.batch_sites if (s.pool or 0) > 1 and s.samples <= SMALL_BATCH]
+    if sites and evidence.given:
+        samples, names = sites[0].samples, [site.name for site in sites]
+        yield Finding(
+            "warning",
+            "small batch",
+            names[0],
+            f"{listed(names)} normalize{_s(names)} over batches of {samples}: the statistics "
+            f"differ from batch to batch by about 1/sqrt({samples}) of a standard deviation, and evaluation knows "
+            "nothing of it.",
+            "If you train with such batches, use GroupNorm, Batch Renorm or SyncBatchNorm; `normwise compare` measures "
+            "which.",
+            float(samples),
+        )
+
+
+def train_eval_gap(evidence: Evidence) -> Iterator[Finding]:
+    """The same data, normalized by themselves and by what the net remembers."""
+    if evidence.gap is None or evidence.gap <= GAP:
+        return
+    finite = math.isfinite(evidence.gap)
+    yield Finding(
+        "warning" if finite else "error",
+        "train-eval gap",
+        type(evidence.model).__name__,
+        f"The outputs in evaluation differ from those in training by {evidence.gap:.2g} of their variance."
+        if finite
+        else "The outputs are finite by the batch's statistics, and NaN or infinite in evaluation.",
+        f"{RECALIBRATE} What remains is the noise of small batches: a larger batch, GroupNorm or Batch Renorm.",
+        evidence.gap,
+    )
+
+
+def _s(names: Sequence[str]) -> str:
+    return "s" if len(names) == 1 else ""

@@ -1,0 +1,43 @@
+"""Branches that are 0 because the last thing in them starts at 0: said, since a table of zeros does not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby, takewhile
+
+from torch import nn
+
+from .modules import module_name, type_name
+from .records import Tap
+
+
+def zero_branches(model: nn.Module, taps: Sequence[Tap]) -> Iterator[str]:
+    """A note for each kind of module whose weight of zeros makes residual branches 0."""
+    modules = dict(model.named_modules())
+    found = []
+    for place, tap in enumerate(taps):
+        if tap.kind == "branch" and tap.variance == tap.squared_mean == 0 and not tap.nonfinite:
+            end = _zeroed(modules, taps[:place])
+            if end is not None:
+                found.append((type_name(modules[module_name(end)]), end, tap.name))
+    for kind, group in groupby(sorted(found), key=lambda entry: entry[0]):
+        entries = list(group)
+        yield (
+            f"{len(entries)} of the branches are 0, from {entries[0][2]} on: the weight of the last {kind} in them "
+            f"({entries[0][1]}) is 0, where training often starts, so that each block passes on what it gets."
+            if len(entries) > 1
+            else f"The branch of {entries[0][2]} is 0: the weight of the last {kind} in it ({entries[0][1]}) is 0, "
+            "where training often starts, so that the block passes on what it gets."
+        )
+
+
+def _zeroed(modules: dict[str, nn.Module], before: Sequence[Tap]) -> str | None:
+    """The last layer since the block before that gives zeros because its weight is 0; a shortcut may have run since."""
+    for tap in takewhile(lambda tap: tap.kind != "block", reversed(before)):
+        module = modules.get(module_name(tap.name))
+        if tap.kind != "layer" or tap.variance or tap.squared_mean or module is None:
+            continue
+        weights = [p for name, p in module.named_parameters(recurse=False) if "bias" not in name]
+        if any(not bool(weight.any()) for weight in weights):
+            return tap.name
+    return None
