@@ -238,6 +238,19 @@ class Outer(nn.Module):
         return self.body(x)
 
 
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated:FutureWarning")
+@pytest.mark.parametrize("normalize", [nn.utils.weight_norm, nn.utils.spectral_norm])
+@pytest.mark.parametrize("inplace", [False, True], ids=["copy", "in-place"])
+def test_the_older_hooks_of_torch_are_written_out(normalize, inplace):
+    net = trained(nn.Sequential(normalize(nn.Conv2d(3, 4, 3)), nn.BatchNorm2d(4)))
+    x = torch.randn(2, 3, 8, 8)
+    expected = net(x).detach().double()
+    result = nw.fold(net, x, inplace=inplace)
+    assert outcomes(result) == {"1": "folded"}
+    assert error(result.model(x), expected) < FINE
+    assert inplace or net[0]._forward_pre_hooks
+
+
 def test_in_place_the_same_modules_and_parameters_of_others_stay():
     net = trained(Outer(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3))))
     net.alias, net.plain = net[1], [net[1]]

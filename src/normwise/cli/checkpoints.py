@@ -80,7 +80,7 @@ def check_out(path: Path) -> None:
         _safetensors()
 
 
-def save(model: nn.Module, example: Any, path: Path) -> None:
+def save(model: nn.Module, example: Tensor, path: Path) -> None:
     """The model's state, or for ``.pt2`` the exported program, which needs no code of the model."""
     writers: dict[str, Callable[[Path], object]] = {
         ".pt2": lambda file: torch.export.save(_exported(model, example), file),
@@ -93,9 +93,11 @@ def save(model: nn.Module, example: Any, path: Path) -> None:
         raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
-def _exported(model: nn.Module, example: Any) -> torch.export.ExportedProgram:
+def _exported(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
+    """The model as a program: for any batch and image size that it takes, as far as its graph allows."""
+    free = {axis: torch.export.Dim.AUTO for axis in range(example.dim()) if axis != 1}
     try:
-        return torch.export.export(model, (example,))
+        return torch.export.export(model, (example,), dynamic_shapes=(free,))
     except Exception as error:  # what stands in the way is the user's code
         raise InputError(f"The model cannot be exported: {first_line(error)} Write .pt instead of .pt2.") from error
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from torch import nn
+from torch import Tensor, nn
 
 from ..comparison import InputError
 from ..comparison.terminal import make_console
@@ -32,7 +32,7 @@ MODEL is as for `normwise trace`: resnet50, timm:NAME, torchvision:NAME, or pack
 without arguments. CHECKPOINT is its state_dict, .pt, .pth or .safetensors.
 
 What is written is the state_dict of the new model; as .pt2 it is the exported program, which runs without the model's
-code. The folded state fits the model after `normwise.fold`.
+code, for other batch and image sizes as far as its graph allows. The folded state fits the model after `normwise.fold`.
 """
 SAMPLES = 2
 
@@ -82,7 +82,7 @@ def _model(name: str, checkpoint: Path | None) -> nn.Module:
     return net.eval()
 
 
-def _example(net: nn.Module, shape: str | None) -> Any:
+def _example(net: nn.Module, shape: str | None) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     if shape is None:
         try:

@@ -151,8 +151,13 @@ def _sides(into: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def _copied(model: nn.Module) -> nn.Module:
+    attributes = [value for module in model.modules() for value in vars(module).values()]
+    # torch copies no tensor that a graph hangs on, such as the weight that a hook of weight norm left.
+    memo: dict[int, Any] = {
+        id(t): t.detach().clone() for t in attributes if isinstance(t, torch.Tensor) and not t.is_leaf
+    }
     try:
-        return copy.deepcopy(model)
+        return copy.deepcopy(model, memo)
     except Exception as error:  # whatever stands in the way of a copy
         raise ValueError(
             f"fold: {type(model).__name__} cannot be copied ({first_line(error)}); write inplace=True."

@@ -193,9 +193,10 @@ class _Observer(TorchDispatchMode):
 
     def note_what_is_kept(self) -> None:
         """A signal that is alive after the run is held by an attribute, a list, a hook or an unusual output."""
-        signals = [call.result for calls in self.found.calls.values() for call in calls if call.result is not None]
+        made = [call.result for calls in self.found.calls.values() for call in calls]
+        signals = [signal for signal in made if signal is not None and not signal.others]
         if any(signal.tensor() is not None for signal in signals):
             gc.collect()  # a cycle of garbage holds nothing
         for signal in signals:
-            if signal.tensor() is not None and not signal.others:
+            if signal.tensor() is not None:
                 signal.others.append("something that keeps it after the run")

@@ -61,6 +61,11 @@ def on_loan(model: nn.Module, example: Any, dtype: torch.dtype | None, work: Cal
 
 def on_example(model: nn.Module, example: Any, work: Callable[[Forward], Any], caller: str) -> Any:
     """`on_loan` in the model's own dtype; ValueError with the cause where the model does not take the example."""
+    if next(tensors_in(example), None) is None:
+        raise ValueError(
+            f"{caller}: the example must be a tensor, a tuple of arguments or a dict of them, received "
+            f"{type(example).__name__}."
+        )
     try:
         return on_loan(model, example, None, work)
     except Exception as error:  # whatever the user's code raises
