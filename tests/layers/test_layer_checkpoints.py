@@ -1,6 +1,7 @@
 """Activation checkpointing of every kind, eager and compiled: the gradients and one update of the statistics."""
 
 import copy
+import io
 import itertools
 from functools import partial
 
@@ -86,9 +87,15 @@ def test_compiled(name, where, backend):
 
 @pytest.mark.usefixtures("_fresh_compiler")
 @pytest.mark.parametrize("name", ["batch", "renorm"])
-def test_exported(name):
-    layer = LAYERS[name]()
-    twin = torch.export.export(copy.deepcopy(layer), (X,)).module()
+@pytest.mark.parametrize("saved", [False, True], ids=["at once", "saved and loaded"])
+def test_exported(name, saved):
+    layer, file = LAYERS[name](), io.BytesIO()
+    program = torch.export.export(copy.deepcopy(layer), (X,))
+    if saved:
+        torch.export.save(program, file)
+        file.seek(0)
+        program = torch.export.load(file)
+    twin = program.module()
     assert_close(step(twin, NESTED["once"](twin))[:3], step(layer, layer)[:3], rtol=1e-4, atol=1e-5)
     assert_close(dict(twin.named_buffers())["running_mean"], layer.running_mean)
     assert dict(twin.named_buffers())["num_batches_tracked"].item() == 1
