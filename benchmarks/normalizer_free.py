@@ -1,8 +1,10 @@
 """What each part of the normalizer-free recipe is worth, one change at a time.
 
     OMP_NUM_THREADS=1 python benchmarks/normalizer_free.py --batch-sizes 64 --seeds 6
+    python benchmarks/normalizer_free.py --data photos/ --epochs 12 --cases "the recipe,skip gain from 0"
 
-The data, the protocol and the network are those of `normwise compare --norms nf`; the table is Markdown.
+The data are digits, or whatever `normwise compare --data` takes of images; the protocol and the network are
+those of `normwise compare --norms nf`; the table is Markdown.
 """
 
 from __future__ import annotations
@@ -90,11 +92,11 @@ def accuracy(case: Case, batch_size: int, seed: int, data: Data, settings: Setti
     return 100 * (correct if loss == loss else chance(data))
 
 
-def lines(batch_sizes: list[int], seeds: int, data: Data, settings: Settings) -> Iterator[str]:
+def lines(cases: list[Case], batch_sizes: list[int], seeds: int, data: Data, settings: Settings) -> Iterator[str]:
     """The table."""
     yield f"| | {' | '.join(f'batch size {size}' for size in batch_sizes)} |"
     yield f"|---{'|---' * len(batch_sizes)}|"
-    for case in CASES:
+    for case in cases:
         cells = []
         for size in batch_sizes:
             found = [accuracy(case, size, seed, data, settings) for seed in range(seeds)]
@@ -106,23 +108,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch-sizes", default="64")
     parser.add_argument("--seeds", type=int, default=6)
+    parser.add_argument("--data", default="digits")
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--cases", default="", help="names of the table's rows, separated by commas; by default all")
     options = parser.parse_args()
     sizes = [int(size) for size in options.batch_sizes.split(",")]
     torch.set_num_threads(1)
-    data = load_data("digits", image_size=32)
+    wanted = options.cases.split(",") if options.cases else [case.name for case in CASES]
+    data = load_data(options.data, image_size=32)
     settings = make_settings(
         model="resnet8",
-        data="digits",
+        data=options.data,
         norms=[NORMALIZER_FREE],
         batch_sizes=sizes,
         seeds=options.seeds,
-        epochs=6,
+        epochs=options.epochs,
         learning_rate=0.6,
         weight_decay=5e-4,
         image_size=32,
         device="cpu",
     )
-    for line in lines(sizes, options.seeds, data, settings):
+    for line in lines([case for case in CASES if case.name in wanted], sizes, options.seeds, data, settings):
         sys.stdout.write(f"{line}\n")
         sys.stdout.flush()
 

@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import libraries
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from normwise import nets
@@ -22,7 +24,7 @@ PAGES = [ROOT / "README.md", ROOT / "README.ja.md", *sorted((ROOT / "docs").glob
 NOT_RUN = {
     "git clone": "the checkout is there",
     "make ": "what it runs is tested piece by piece; `test_every_target_exists` looks for its name",
-    "normwise compare": "minutes, or data of the reader's own: tests/test_cli_process.py runs a small one",
+    "normwise compare": "minutes, on data of the reader's own: `test_a_comparison` runs it on small stand-ins",
     "normwise bench": "minutes: tests/bench/test_bench_command.py runs a small one",
     "normwise trace --paper": "minutes, five ResNet-50s: docs/make_signal.py draws them",
     "normwise trace --model nf_resnet50": "tests/signal/test_trace_cli.py runs it on smaller nets",
@@ -102,6 +104,52 @@ def test_a_command(example, tmp_path):
     command = [sys.executable, "-m", "normwise", *arguments]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+MY_CODE = """
+import torch
+from torch import nn
+from normwise.layers import make_norm
+
+def split(samples):
+    y = torch.arange(samples) % 3
+    return torch.randn(samples, 3, 8, 8) + y.view(-1, 1, 1, 1), y
+
+def datasets():
+    return split(48), split(24)
+
+def make_model(norm, in_channels, classes):
+    head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, classes))
+    return nn.Sequential(nn.Conv2d(in_channels, 8, 3), make_norm(norm, 8), nn.ReLU(), *head)
+"""
+# Of an option that is given twice the last counts.
+SHORT = ("--epochs", "1", "--seeds", "1", "--batch-sizes", "8")
+COMPARISONS = [e for e in EXAMPLES if not e.is_python and e.text.startswith("normwise compare")]
+
+
+@pytest.mark.parametrize("example", COMPARISONS, ids=[e.id for e in COMPARISONS])
+def test_a_comparison(example, command, tmp_path):
+    """As it stands there, made short, with files and code under the names that it takes for granted."""
+    if "timm:" in example.text:
+        libraries.timm()
+    (tmp_path / "my_code.py").write_text(MY_CODE)
+    photographs(tmp_path / "photos")
+    program, *arguments = shlex.split(example.text)
+    assert program == "normwise"
+    code, output, errors = command(*arguments, *SHORT)
+    assert (code, errors) == (0, "")
+    assert "is left out" not in output
+    assert (tmp_path / "results" / "compare" / "report.html").is_file()
+    sys.modules.pop("my_code", None)
+
+
+def photographs(folder):
+    """Two classes of small colour files, light ones and dark ones."""
+    for name, shade in (("light", 150), ("dark", 0)):
+        (folder / name).mkdir(parents=True)
+        for i in range(12):
+            pixels = torch.randint(shade, shade + 100, (70, 90, 3), dtype=torch.uint8).numpy()
+            Image.fromarray(pixels).save(folder / name / f"{i}.jpg")
 
 
 def test_every_target_exists():

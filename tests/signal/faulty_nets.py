@@ -142,6 +142,11 @@ FAULTS = {
     "momentum 0.99 at batch 2": (lambda: (plain(momentum(0.99)), images(2)), "high momentum", "1"),
     "momentum 0.99 at batch 32": (lambda: (plain(momentum(0.99)), images(32)), "high momentum", "1"),
     "momentum 0.4 at batch 2": (lambda: (plain(momentum(0.4)), images(2)), "high momentum", "1"),
+    "momentum 0.9 of an InstanceNorm that remembers": (
+        lambda: (plain(lambda width: nn.InstanceNorm2d(width, momentum=0.9, track_running_stats=True)), images()),
+        "high momentum",
+        "1",
+    ),
     "track_running_stats=False": (lambda: (plain(without_memory), images()), "no running statistics", "1"),
     "dropout before BatchNorm": (
         lambda: (plain(between=[nn.Dropout(0.5)]), images()),

@@ -139,6 +139,8 @@ def test_long_names_keep_both_ends_and_are_whole_on_hover():
     name = "a very long name of a model that ends in v2"
     assert shortened(name, 17) == "a very l…ds in v2"
     assert len(shortened(name, 16)) == 16
+    names = [f"encoder.layer.{i}.attention.output" for i in range(12)]
+    assert len({shortened(name, 24) for name in names}) == 12
     figure = nw.plot({name: nw.trace(nw.nets.resnet(8), (2, 3, 8, 8)), "b": nw.trace(nets.ResNet(), (2, 3, 32, 32))})
     text = next(t for t in elements(figure.panels[0], "text") if t.text == "a very l…ds in v2")
     assert next(iter(text)).text == name

@@ -121,6 +121,7 @@ def test_a_lone_normalizer_stays_or_becomes_a_scale_and_shift():
     result = folded(net, x, standalone="affine")
     assert [(row.outcome, row.into) for row in result.rows] == [("folded", "affine")]
     assert sorted(result.model.state_dict()) == ["1.bias", "1.weight"]
+    assert outcomes(folded(net, x, standalone=True)) == {"1": "folded"}
     alone = trained(nn.BatchNorm2d(3))
     assert not isinstance(folded(alone, x, standalone="affine").model, nn.BatchNorm2d)
 

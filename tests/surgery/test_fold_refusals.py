@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -179,6 +180,26 @@ def test_a_second_example_that_goes_another_way():
     net = trained(Branch())
     assert outcomes(nw.fold(net, X)) == {"norm": "folded"}
     assert "output would move" in reasons(nw.fold(net, X, check=X[:1]))["norm"]
+
+
+class Noisy(Plain):
+    """Draws from a generator of its own, which nobody can seed from outside."""
+
+    generator = np.random.default_rng(0)
+
+    def forward(self, x):
+        return self.norm(self.conv(x)) + float(self.generator.random())
+
+
+class Packed(torch.Tensor):
+    """A weight that is kept in a form of its own, as quantized ones are."""
+
+
+def test_a_model_that_does_not_repeat_itself_and_a_weight_of_another_kind():
+    assert outcomes(nw.fold(trained(Noisy()), X)) == {"norm": "folded"}
+    net = conv_and_norm()
+    net[0].weight = nn.Parameter(net[0].weight.detach().as_subclass(Packed))
+    assert "its weight is a Packed" in reasons(nw.fold(net, X, inplace=True))["1"]
 
 
 def test_others_are_folded_where_one_cannot_be():

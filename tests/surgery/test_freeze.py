@@ -197,3 +197,14 @@ def test_a_frozen_layer_is_frozen_after_a_swap_and_its_undo():
     assert_close(memory(model), before)
     change.undo()
     assert not model.train()[0].training
+
+
+def test_a_frozen_layer_is_frozen_after_unsync():
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), used(nn.SyncBatchNorm))
+    nw.freeze(model, affine=True)
+    nw.unsync(model.train())
+    assert type(model[1]) is nn.BatchNorm2d
+    assert not model.train()[1].training
+    nw.unfreeze(model)
+    assert model[1].training
+    assert all(p.requires_grad for p in model.parameters())

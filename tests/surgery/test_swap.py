@@ -389,7 +389,14 @@ def test_finish_before_the_end_is_an_error():
 def test_two_tools_on_one_model():
     model = net()
     first = nw.swap(model, "group")
-    for tool in (lambda: nw.swap(model, "layer"), lambda: nw.recalibrate(model, [X])):
+    tools = (
+        lambda: nw.swap(model, "layer"),
+        lambda: nw.recalibrate(model, [X]),
+        lambda: nw.adapt(model, [X]),
+        lambda: nw.fold(model.eval(), X),
+        lambda: nw.unsync(model),
+    )
+    for tool in tools:
         with pytest.raises(ValueError, match="1 is in the middle of a swap"):
             tool()
     first.advance(1)

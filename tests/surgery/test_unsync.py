@@ -7,6 +7,7 @@ import torch
 from libraries import timm
 from surgery_nets import trained
 from torch import nn
+from torch.nn.utils import parametrize
 
 import normwise as nw
 
@@ -93,6 +94,23 @@ def test_the_rank_is_asked_for_where_nothing_says_it_and_an_example_says_it():
         assert plain.training
 
 
+class Halve(nn.Module):
+    def forward(self, weight):
+        return weight / 2
+
+
+def test_parametrizations_stay():
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3), parametrize.register_parametrization(nn.SyncBatchNorm(4), "weight", Halve())
+    )
+    keys, original = [*net.state_dict()], net[1].parametrizations.weight.original
+    nw.unsync(net)
+    assert isinstance(net[1], nn.BatchNorm2d)
+    assert [*net.state_dict()] == keys
+    assert net[1].parametrizations.weight.original is original
+    torch.testing.assert_close(net[1].weight, torch.full((4,), 0.5))
+
+
 def test_a_failure_changes_nothing():
     class Own(nn.SyncBatchNorm):
         def forward(self, x):
@@ -101,6 +119,9 @@ def test_a_failure_changes_nothing():
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.SyncBatchNorm(4), Own(4))
     with pytest.raises(ValueError, match="2 is a Own, whose forward of its own would be lost"):
         nw.unsync(net)
+    assert type(net[1]) is nn.SyncBatchNorm
+    with pytest.raises(ValueError, match=r"unsync: Sequential does not take the example: RuntimeError: Given groups=1"):
+        nw.unsync(net, torch.randn(1, 2, 8, 8))
     assert type(net[1]) is nn.SyncBatchNorm
     with pytest.raises(TypeError, match="wraps the model"):
         nw.unsync(nn.DataParallel(net))

@@ -102,11 +102,11 @@ def must_be_compiled(element: str) -> bool:
     """Whether `load` would compile, into a cache that stays: then another process can do it for this one."""
     try:
         _check_march()
-        compiler = find_compiler()
+        key = fingerprint(find_compiler())
     except BuildError:
         return False  # which `load` says at once
     folder = next(cache_folders())
-    there = bool(prebuilt(element)) or intact(_path(folder, element, fingerprint(compiler)))
+    there = bool(prebuilt(element)) or intact(_path(folder, element, key))
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
     return not there and _writable(folder)

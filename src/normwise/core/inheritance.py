@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _WrappedHook
 from torch.nn.utils import parametrize
 
+from .frozen import FROZEN_PARAMETERS, StaysInEvaluation
+
 #: Beside these dicts of hooks stand dicts that mark some of them by the same keys.
 HOOKS = tuple(name for name in vars(nn.Module()) if name.endswith(("_hooks", "_hooks_with_kwargs", "_always_called")))
 
@@ -28,6 +30,7 @@ def inherit(new: nn.Module, old: nn.Module) -> None:
     _inherit_hooks(new, old)
     for name in vars(old).keys() - vars(new).keys() - _own_names(old):
         vars(new)[name] = vars(old)[name]
+    _inherit_frozen(new, old)
     gradient = any(p.requires_grad for p in old.parameters())
     frozen = bool(list(old.parameters())) and not gradient
     for module in fresh:
@@ -38,6 +41,18 @@ def inherit(new: nn.Module, old: nn.Module) -> None:
                 theirs = old._parameters.get(name) if module is new else None
                 wanted = theirs.requires_grad if theirs is not None else parameter.requires_grad and not frozen
                 parameter.requires_grad_(wanted)
+
+
+def _inherit_frozen(new: nn.Module, old: nn.Module) -> None:
+    """A successor that has running statistics, too, stays frozen; `unfreeze` finds what it has to take back."""
+    if new._buffers.get("running_mean") is None:
+        return
+    if StaysInEvaluation.holds(old) and not hasattr(new, "policy"):  # our own layers have a policy for it
+        StaysInEvaluation.freeze(new)
+        new.train(vars(old)["train"].asked)
+    if FROZEN_PARAMETERS in vars(old):
+        names = vars(old)[FROZEN_PARAMETERS]
+        vars(new)[FROZEN_PARAMETERS] = tuple(name for name in names if name in new._parameters)
 
 
 def share_tensors(new: nn.Module, old: nn.Module) -> None:

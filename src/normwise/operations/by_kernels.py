@@ -173,7 +173,8 @@ class AlongRowsOfSums(Pass):
     ) -> tuple[Tensor, Tensor]:
         assert residual is not None
         check_memory(x, residual)
-        rest = (self.width, *p, self.eps, self.center, self.graph)
+        weight, bias = p
+        rest = (self.width, weight, bias, self.eps, self.center, self.graph)
         y, total, call.kept = self.backend.rows_of_sum(x.contiguous(), residual.contiguous(), *rest)
         return y, total
 
@@ -188,7 +189,8 @@ class AlongRowsOfSums(Pass):
         needs: Sequence[bool],
     ) -> Gradients:
         of_y, of_sum = (g.contiguous() for g in grad_y)
-        rest = (self.width, *p, call.kept, self.center, (needs[0] or needs[1], needs[2], needs[3]))
+        weight, bias = p
+        rest = (self.width, weight, bias, call.kept, self.center, (needs[0] or needs[1], needs[2], needs[3]))
         grads = self.backend.rows_of_sum_backward(of_y, of_sum, x, *rest)
         return grads[0], *grads
 

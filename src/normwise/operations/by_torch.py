@@ -156,9 +156,9 @@ def bind(request: Request, context: Context) -> OverPools | AlongRows | str:
         return "there is a mask"
     if context.forced is not None:
         return f"the backend {context.forced.name!r} was chosen"
-    added = (request.residual,) if request.view.over == "sums" else ()
-    prepare = takes(x, *request.parameters, *added)
-    if prepare is None or (added and added[0].dtype is not x.dtype):
+    prepare = takes(x, *request.parameters)
+    added = request.residual if request.view.over == "sums" else None
+    if prepare is None or (added is not None and added.dtype is not x.dtype):
         return "its operators do not take this mixture of dtypes"
     if request.view.over != "planes":
         return AlongRows(request, prepare)

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 
 def shortened(name: str, letters: int) -> str:
-    """The beginning and the end of a long name: both say where it is.
+    """A long name without its middle, or what is near it and has no digits: numbers tell places apart.
 
     >>> shortened("encoder.layer.11.attention.output.dense", 21)
-    'encoder.la…tput.dense'
+    'encoder.layer.11…ense'
+    >>> shortened("encoder.layer.0.attention.output", 30)
+    'encoder.layer.0…tention.output'
     >>> shortened("stem", 21)
     'stem'
     """
-    if len(name) <= letters:
+    gone = len(name) - letters + 1
+    if gone <= 1:
         return name
-    front = (letters - 1) // 2
-    return f"{name[:front]}…{name[front + 1 - letters :]}"
+    middle = (letters - 1) // 2
+    starts = sorted(range(1, len(name) - gone), key=lambda start: abs(start - middle))
+    start = next((s for s in starts if not any(c.isdigit() for c in name[s : s + gone])), middle)
+    return f"{name[:start]}…{name[start + gone :]}"

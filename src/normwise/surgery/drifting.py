@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ..core.precision import in_fp64
-from ..signal.inputs import copied, device_of, run
+from ..signal.batches import copied, run
+from ..signal.inputs import device_of
 from ..signal.modules import tensors_in
 from .surveying import on_loan
 

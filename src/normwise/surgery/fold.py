@@ -17,7 +17,7 @@ from ..weights.bake import bake_within
 from .folding import layers, norms
 from .folding.observation import observe
 from .folding.plan import AFTER, BEFORE, Fold, Lone, Plan, Planner
-from .folding.runs import on_loan, own_dtype
+from .folding.runs import first_line, on_example, own_dtype
 from .folding.verification import Local, Yardstick, measure_each
 from .given import check_model
 from .report import Report, Table
@@ -25,7 +25,8 @@ from .report import Report, Table
 FOLDED, KEPT = "folded", "kept"
 SIDES = (BEFORE, AFTER)
 _OF_EACH_INPUT = (nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
-STANDALONE = ("keep", "affine")
+#: Whether a lone normalizer becomes an affine layer.
+STANDALONE: dict[str | bool, bool] = {"keep": False, "affine": True, False: False, True: True}
 
 
 class FoldRow(NamedTuple):
@@ -83,7 +84,7 @@ def fold(
     bake: bool = True,
     inplace: bool = False,
     *,
-    standalone: str = "keep",
+    standalone: str | bool = "keep",
     check: Any = None,
 ) -> Folded:
     r"""Write normalizers that are fixed in evaluation into the convolutions and linear layers around them.
@@ -101,7 +102,8 @@ def fold(
             exact.
         bake: first write weight standardization, spectral norm and weight norm into plain weights, see `bake`.
         inplace: change ``model`` itself, all or nothing; otherwise a deep copy is folded.
-        standalone: what becomes of a normalizer without such a layer: ``"keep"``, or ``"affine"``, a scale and shift.
+        standalone: what becomes of a normalizer without such a layer: ``"keep"`` (False), or ``"affine"`` (True), a
+            scale and shift.
         check: a second example to compare on.
 
     Returns a `Folded`: the model, a row for each normalizer with the reason where it stays, and the errors.
@@ -128,7 +130,7 @@ def fold(
     with ModelChange(target, "fold") as baking:
         baked = [f"{name} ({kind})" for name, kind in bake_within(baking)] if bake else []
         yardsticks = [_yardstick(target, example) for example in examples]
-        plan = _plan(target, example_inputs, sides, standalone == "affine")
+        plan = _plan(target, example_inputs, sides, STANDALONE[standalone])
         named = _norms(target)
         errors = _take_back_wrong(plan, target, example_inputs)
         _take_back_what_moves_the_output(plan, yardsticks)
@@ -153,7 +155,7 @@ def _copied(model: nn.Module) -> nn.Module:
         return copy.deepcopy(model)
     except Exception as error:  # whatever stands in the way of a copy
         raise ValueError(
-            f"fold: {type(model).__name__} cannot be copied ({str(error).partition(chr(10))[0]}); write inplace=True."
+            f"fold: {type(model).__name__} cannot be copied ({first_line(error)}); write inplace=True."
         ) from error
 
 
@@ -174,13 +176,7 @@ def _plan(model: nn.Module, example: Any, sides: Sequence[str], standalone: bool
     named = _norms(model)
     watched = named | {m: node.name for m, node in module_tree(model).items() if layers.is_layer(m)}
 
-    try:
-        found = on_loan(model, example, None, lambda forward: observe(model, watched, forward))
-    except Exception as error:  # whatever the user's code raises
-        raise ValueError(
-            f"fold: {type(model).__name__} does not take the example: {type(error).__name__}: "
-            f"{str(error).strip().partition(chr(10))[0]}"
-        ) from error
+    found = on_example(model, example, lambda forward: observe(model, watched, forward), "fold")
     return Planner(model, found).plan(list(named), sides, standalone)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from ..core.frozen import FROZEN_PARAMETERS, StaysInEvaluation
 from ..core.module_tree import module_tree
 from ..layers.remembering import memory_of
 from ..layers.running_layer import RunningLayer
@@ -40,10 +41,8 @@ def freeze(model: nn.Module, affine: bool = False, where: Where | None = None) -
     for layer in chosen:
         if isinstance(layer, RunningLayer):
             layer.policy.frozen = True
-        elif not is_frozen(layer):
-            layer.train = StaysInEvaluation(layer)  # type: ignore[assignment]
-            layer.reset_running_stats = KeepsStatistics()  # type: ignore[assignment]
-            layer.training = False
+        else:
+            StaysInEvaluation.freeze(layer)
         if affine:
             _freeze_parameters(layer)
     return len(chosen)
@@ -56,14 +55,11 @@ def unfreeze(model: nn.Module) -> int:
     """
     count = 0
     for layer in unwrapped(model, "unfreeze").modules():
-        held = vars(layer).get("train")
         count += is_frozen(layer)
         if isinstance(layer, RunningLayer):
             layer.policy.frozen = False
-        elif isinstance(held, StaysInEvaluation):
-            del layer.train, layer.reset_running_stats
-            layer.training = held.asked
-        for name in vars(layer).pop(_PARAMETERS, ()):
+        StaysInEvaluation.release(layer)
+        for name in vars(layer).pop(FROZEN_PARAMETERS, ()):
             layer.get_parameter(name).requires_grad_(True)
     return count
 
@@ -72,36 +68,12 @@ def is_frozen(layer: nn.Module) -> bool:
     """Whether `freeze` has frozen the layer's statistics."""
     if isinstance(layer, RunningLayer):
         return layer.policy.frozen
-    return isinstance(vars(layer).get("train"), StaysInEvaluation)
-
-
-class KeepsStatistics:
-    """The method `reset_running_stats` of a frozen layer, which `update_bn` calls first."""
-
-    def __call__(self) -> None:
-        """Nothing is reset."""
-
-
-class StaysInEvaluation:
-    """The method `train` of a frozen layer: what is inside the layer gets the mode, the layer itself stays."""
-
-    def __init__(self, layer: nn.Module) -> None:
-        self.layer, self.asked = layer, layer.training
-
-    def __call__(self, mode: bool = True) -> nn.Module:
-        self.asked = mode
-        for child in self.layer.children():
-            child.train(mode)
-        return self.layer
-
-
-#: The attribute of a layer that names the parameters whose gradients `freeze` switched off.
-_PARAMETERS = "_frozen_parameters"
+    return StaysInEvaluation.holds(layer)
 
 
 def _freeze_parameters(layer: nn.Module) -> None:
     trained = [name for name, p in layer.named_parameters(recurse=False) if p.requires_grad]
-    vars(layer)[_PARAMETERS] = (*vars(layer).get(_PARAMETERS, ()), *trained)
+    vars(layer)[FROZEN_PARAMETERS] = (*vars(layer).get(FROZEN_PARAMETERS, ()), *trained)
     for name in trained:
         parameter = layer.get_parameter(name).requires_grad_(False)
         parameter.grad = None

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ..core.module_tree import Node, module_tree
+from .transition import check_closed
 
 #: Which modules: a predicate (name, module), a name or glob, or several of them.
 Where = Callable[[str, nn.Module], bool] | str | Iterable[str]
@@ -22,7 +23,7 @@ def check_model(model: object, caller: str) -> None:
     """Whether the modules of a model can be replaced and its tensors read.
 
     Raises TypeError for what is no module, is wrapped, scripted, compiled or quantized, and ValueError for tensors
-    without values (lazy modules, the meta device).
+    without values (lazy modules, the meta device) and for a model in the middle of a swap.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"{caller} expects a torch.nn.Module, received {type(model).__name__}.")
@@ -36,6 +37,7 @@ def check_model(model: object, caller: str) -> None:
             raise ValueError(f"{caller}: {name} is not initialized yet; run the lazy model once on a batch first.")
         if tensor.is_meta:
             raise ValueError(f"{caller}: {name} is on the meta device and has no values; load them first.")
+    check_closed(model, caller)
 
 
 def _unfit(module: nn.Module) -> str | None:

@@ -11,7 +11,7 @@ from torch import nn
 from ..core.model_change import ModelChange
 from ..core.numbers import check_number
 from ..layers import Norm
-from ..signal.inputs import Forward
+from ..signal.batches import Forward
 from .candidates import chosen_normalizers, follow, ranks_for, row_of, successors_for
 from .distillation import Distilled, distill
 from .drifting import Example, local_drifts
@@ -19,7 +19,7 @@ from .given import Where, check_model
 from .optimizers import Move
 from .successors import Maker, why_kept
 from .swapped import SwappedLayer, SwapReport
-from .transition import Transition, check_closed
+from .transition import Transition
 
 STARTS = ("copy", "data-free", "exact")
 _NAME = "swap"
@@ -79,7 +79,6 @@ def swap(
         raise ValueError(f"{_NAME}: start must be {', '.join(map(repr, STARTS))}, received {start!r}.")
     maker = Maker(norm, groups, channels_per_group, start)
     check_model(model, _NAME)
-    check_closed(model, _NAME)
     chosen = chosen_normalizers(model, where)
     kept = {layer: why_kept(layer) for layer in chosen}
     swapped = {layer: node for layer, node in chosen.items() if kept[layer] is None}

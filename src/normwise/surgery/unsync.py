@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import Any
 
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.utils import parametrize
 
 from .. import layers
 from ..core.inheritance import share_tensors
@@ -14,11 +14,12 @@ from ..core.model_change import ModelChange
 from ..core.module_tree import module_tree
 from ..layers.batch_layer import BatchLayer
 from ..weights.layers import CONVOLUTIONS, TRANSPOSED
-from .folding.runs import on_loan
+from .folding.runs import on_example
 from .given import check_model
 
 _TORCH = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 _OURS = {1: layers.BatchNorm1d, 2: layers.BatchNorm2d, 3: layers.BatchNorm3d}
+_SYNCED = (nn.SyncBatchNorm, layers.SyncBatchNorm)
 _RANKS = {nn.Linear: 1} | {kind: rank for kinds in (CONVOLUTIONS, TRANSPOSED) for rank, kind in enumerate(kinds, 1)}
 
 
@@ -46,19 +47,20 @@ def unsync(model: nn.Module, example_inputs: Any = None) -> nn.Module:
     ranks = _ranks_around(model) | ({} if example_inputs is None else _ranks_seen(model, example_inputs))
     with ModelChange(model, "unsync") as change:
         for module, node in module_tree(model).items():
-            if isinstance(module, nn.SyncBatchNorm):
+            if isinstance(module, _SYNCED):
                 change.replace(module, _plain(module, node.name or "the model", ranks.get(module)))
             elif isinstance(module, BatchLayer) and module.process_group is not None:
                 change.set(module, "process_group", None)
         return change.model
 
 
-def _plain(sync: nn.SyncBatchNorm, name: str, rank: int | None) -> nn.Module:
+def _plain(sync: nn.SyncBatchNorm | layers.SyncBatchNorm, name: str, rank: int | None) -> nn.Module:
     """The layer of one process, with the same tensors."""
     if type(sync).__name__ == "SyncBatchNormAct":
         return _of_timm(sync)
-    if type(sync) not in (nn.SyncBatchNorm, layers.SyncBatchNorm):
-        raise ValueError(f"unsync: {name} is a {type(sync).__name__}, whose forward of its own would be lost.")
+    kind = parametrize.type_before_parametrizations(sync)
+    if kind not in _SYNCED or "forward" in vars(sync):
+        raise ValueError(f"unsync: {name} is a {kind.__name__}, whose forward of its own would be lost.")
     options = (sync.num_features, sync.eps, sync.momentum, sync.affine, sync.track_running_stats)
     ours = isinstance(sync, layers.SyncBatchNorm)
     if ours and sync.converted_from is not None and sync.activation is None:
@@ -76,7 +78,7 @@ def _plain(sync: nn.SyncBatchNorm, name: str, rank: int | None) -> nn.Module:
     return _with_tensors(plain, sync)
 
 
-def _of_timm(sync: nn.SyncBatchNorm) -> nn.Module:
+def _of_timm(sync: Any) -> nn.Module:
     plain = import_module("timm.layers").BatchNormAct2d(
         sync.num_features, sync.eps, sync.momentum, sync.affine, sync.track_running_stats
     )
@@ -99,21 +101,21 @@ def _ranks_seen(model: nn.Module, example: Any) -> dict[nn.Module, int]:
     def work(forward: Any) -> None:
         for module in model.modules():
             module.training = False
-            if isinstance(module, nn.SyncBatchNorm):
+            if isinstance(module, _SYNCED):
                 module.register_forward_pre_hook(note)
         forward(model)
 
-    on_loan(model, example, None, work)
+    on_example(model, example, work, "unsync")
     return found
 
 
 def _ranks_around(model: nn.Module) -> dict[nn.Module, int]:
     """By the nearest layer in front that makes, or behind that takes, as many channels; or the only rank there is."""
-    order = [m for m in model.modules() if isinstance(m, nn.SyncBatchNorm) or _rank(m) is not None]
+    order = [m for m in model.modules() if isinstance(m, _SYNCED) or _rank(m) is not None]
     every = {_rank(m) for m in order} - {None}
     found: dict[nn.Module, int] = {}
     for index, sync in enumerate(order):
-        if not isinstance(sync, _NormBase):
+        if not isinstance(sync, _SYNCED):
             continue
         makers = (m for m in order[:index][::-1] if _channels(m)[1] == sync.num_features)
         takers = (m for m in order[index:] if _channels(m)[0] == sync.num_features)

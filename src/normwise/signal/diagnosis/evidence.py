@@ -53,6 +53,11 @@ class Evidence:
         return (site for site in self.sites.values() if site.over_batch)
 
     @property
+    def remembering(self) -> Iterator[tuple[str, nn.Module]]:
+        """The modules with running statistics."""
+        return ((name, module) for name, module in self.model.named_modules() if has_memory(module))
+
+    @property
     def batch_norms(self) -> Iterator[tuple[str, nn.Module]]:
         """All normalizers over the batch, whether they ran or not."""
         return ((name, module) for name, module in self.model.named_modules() if isinstance(module, BATCH))
@@ -73,8 +78,8 @@ class Evidence:
 
     @property
     def fresh(self) -> bool:
-        """Whether the net has never been trained: no normalizer over the batch has moved from where it starts."""
-        return all(untouched(module) for _, module in self.batch_norms)
+        """Whether the net has never been trained: no normalizer with a memory has moved from where it starts."""
+        return all(untouched(module) for _, module in self.remembering)
 
 
 def untouched(module: nn.Module) -> bool:

@@ -42,9 +42,9 @@ def high_momentum(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _momenta(evidence: Evidence) -> Iterator[tuple[str, float]]:
-    for name, module in evidence.batch_norms:
+    for name, module in evidence.remembering:
         momentum: Any = getattr(module, "momentum", None)
-        if momentum is not None and has_memory(module):
+        if momentum is not None:
             yield name, float(momentum)
 
 

@@ -69,6 +69,8 @@ def why_not(layer: nn.Module) -> str | None:
     weight = layer._parameters.get("weight")
     if weight is None:
         return "its weight is no parameter"
+    if type(weight) is not nn.Parameter:
+        return f"its weight is a {type(weight).__name__}, which is no plain tensor"
     return None if weight.is_floating_point() else f"its weight is {weight.dtype}"
 
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ...core.model_change import ModelChange
-from ...signal.inputs import copied, device_of, run
+from ...signal.batches import copied, run
+from ...signal.inputs import device_of
 from ...signal.modules import constants_of, tensors_in
 from ...signal.protection import as_it_was, random_numbers_kept
 
@@ -56,6 +57,20 @@ def on_loan(model: nn.Module, example: Any, dtype: torch.dtype | None, work: Cal
             example, device, lambda t: t.to(dtype, copy=True) if dtype and t.is_floating_point() else t.clone()
         )
         return work(lambda module: run(module, batch))
+
+
+def on_example(model: nn.Module, example: Any, work: Callable[[Forward], Any], caller: str) -> Any:
+    """`on_loan` in the model's own dtype; ValueError with the cause where the model does not take the example."""
+    try:
+        return on_loan(model, example, None, work)
+    except Exception as error:  # whatever the user's code raises
+        raise ValueError(
+            f"{caller}: {type(model).__name__} does not take the example: {type(error).__name__}: {first_line(error)}"
+        ) from error
+
+
+def first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 def outputs(model: nn.Module, example: Any, dtype: torch.dtype | None, change: Change | None = None) -> list[Tensor]:

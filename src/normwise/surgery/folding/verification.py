@@ -14,7 +14,7 @@ from ...core.precision import in_fp64
 from . import layers
 from .norms import channel_axis
 from .plan import Fold, Lone
-from .runs import Forward, on_loan, outputs, outputs_if_any
+from .runs import Forward, first_line, on_loan, outputs, outputs_if_any
 
 #: Of the roundings of one sum: orders of summation differ, and fast algorithms of convolution round more often.
 _ROUNDINGS = 32
@@ -134,14 +134,17 @@ class Yardstick:
         return largest(known, self._exact), largest(self._folded(folds, dtype), self._exact)
 
     def objection(self, folds: Sequence[Fold | Lone]) -> str | None:
-        """Why the model with these folds is not taken for the same, or None."""
+        """Why the model with these folds is not taken for the same, or None.
+
+        A model that does not even repeat itself says nothing about its folds: each was compared by itself.
+        """
         for dtype in (dtype for dtype in self._judged if self._known[dtype] is not None):
             try:
                 error, found = self.error(folds, dtype), self.distances(folds, dtype)
             except Exception as failure:  # whatever the user's code raises
-                return f"without it the model fails: {type(failure).__name__}: {_first_line(failure)}"
+                return f"without it the model fails: {type(failure).__name__}: {first_line(failure)}"
             allowed = self._allowed(dtype, None if found is None else found[0])
-            if (error if found is None else found[1]) > allowed:
+            if (error if found is None else found[1]) > allowed and self.error([], dtype) <= allowed:
                 return f"the model's output would move by {error:.3g} in {str(dtype).removeprefix('torch.')}"
         return None
 
@@ -159,7 +162,3 @@ class Yardstick:
         sizes = [in_fp64(t).abs().nan_to_num(posinf=0, neginf=0).max().item() for t in values if t.numel()]
         size = max(sizes, default=0.0)
         return size * eps**0.5 if of_the_model is None else _WORSE * (of_the_model + eps * size)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0]
