@@ -1,7 +1,6 @@
 """Normalization for PyTorch: choose it by measurement, use it right, see it, change it, do without it."""
 
 import typing as _typing
-from importlib import import_module as _import_module
 
 if _typing.TYPE_CHECKING:
     from . import comparison as comparison
@@ -56,7 +55,7 @@ if not _typing.TYPE_CHECKING:  # a type checker would take every misspelt name f
     def __getattr__(name: str) -> _typing.Any:
         """A name on its first use: importing the package alone, as the command line does, imports no torch."""
         if name in _LATER:
-            module = _import_module(f".{_LATER[name]}", __name__)
+            module = _submodule(_LATER[name])
             found = module if name == _LATER[name] else getattr(module, name)
         elif name == "__all__":
             found = [each for each in __dir__() if not each.startswith("_")]
@@ -68,8 +67,13 @@ if not _typing.TYPE_CHECKING:  # a type checker would take every misspelt name f
         return found
 
 
+def _submodule(name: str) -> _typing.Any:
+    """As the statement imports it: within torch.package, which `importlib` knows nothing of, too."""
+    return __import__(name, globals(), None, ("__name__",), 1)
+
+
 def _public_names() -> dict[str, _typing.Any]:
-    public = vars(_import_module("._public", __name__))
+    public = vars(_submodule("_public"))
     return {name: value for name, value in public.items() if not name.startswith("_")}
 
 

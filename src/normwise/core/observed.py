@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+from torch.utils.checkpoint import _CachedTorchDispatchMode, _CachingTorchDispatchMode
+
+_SELECTIVE = (_CachingTorchDispatchMode, _CachedTorchDispatchMode)
 
 
 def is_observed() -> bool:
@@ -20,8 +24,13 @@ def is_observed() -> bool:
 
 
 def operators_are_observed() -> bool:
-    """Whether a dispatch mode of torch sees each operator: `make_fx`, `FakeTensorMode`, a counter of operations."""
-    return torch._C._len_torch_dispatch_stack() > 0  # pyright: ignore[reportAttributeAccessIssue]
+    """Whether a dispatch mode of torch sees each operator: `make_fx`, `FakeTensorMode`, a counter of operations.
+
+    Selective checkpointing only saves what operators return: kernels stay kernels there.
+    """
+    if torch._C._len_torch_dispatch_stack() == 0:  # pyright: ignore[reportAttributeAccessIssue]
+        return False
+    return not all(isinstance(mode, _SELECTIVE) for mode in _get_current_dispatch_mode_stack())
 
 
 def is_mapped() -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -75,7 +76,9 @@ class RunningStatistics(NamedTuple):
         if seen is False:
             return
         check_memory(self.mean, self.var, self.batches)
-        with torch.no_grad():
+        # A block without gradients is an operator of an exported graph, which cannot be saved with it; nothing that
+        # comes here has a gradient.
+        with nullcontext() if torch.compiler.is_exporting() else torch.no_grad():
             wide = torch.promote_types(self.mean.dtype, mean.dtype)
             factor = self._factor(wide)
             moved = self.mean.to(wide).lerp(mean.to(wide), factor), self.var.to(wide).lerp(var.to(wide), factor)
