@@ -67,8 +67,8 @@ $(LIBRARIES): $(READY)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[libraries]'
 	touch $@
 
-libraries: $(LIBRARIES) ## the tests that need timm, torchvision or TensorBoard, which it installs
-	$(PYTEST) -m "not slow" tests/nets tests/signal tests/comparison/test_models.py
+libraries: $(LIBRARIES) ## the tests that need timm, torchvision, torchao, Opacus, fvcore or TensorBoard, which it installs
+	$(PYTEST) -m "not slow" tests/nets tests/signal tests/comparison/test_models.py tests/tools/test_libraries.py
 
 examples: $(READY) ## every example of README and docs that runs in bounded time
 	$(PYTEST) tests/test_examples.py
@@ -76,8 +76,9 @@ examples: $(READY) ## every example of README and docs that runs in bounded time
 mutants: $(READY) ## break one behaviour at a time: which of the nearest tests notices?
 	$(BIN)/python tools/mutants.py
 
-matrix: $(READY) ## prove the conformance matrix and write docs/conformance.md
+matrix: $(READY) ## prove the conformance matrix and the page of tools, and write docs/conformance.md and docs/tools.md
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.conformance.write
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.tools.write
 
 lint: $(READY) ## format check, lint, types
 	$(BIN)/ruff format --check .

@@ -18,7 +18,7 @@ if not torch.cuda.is_available():
 from covering import leave_out
 from triton_interpreter import prepare
 
-from normwise import use_backend
+from normwise import build_kernels, use_backend
 from normwise.backends import available_backends
 from normwise.backends.triton_kernels.device import interpreted
 from normwise.cli import main
@@ -26,6 +26,12 @@ from normwise.cli import main
 # The same examples in every run, and no clock: a failure is a defect of the code, and comes again.
 settings.register_profile("repeatable", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("repeatable")
+
+
+def pytest_configure(config) -> None:
+    """Compile all kernels before any test, or the first would be served by plain PyTorch meanwhile."""
+    if not hasattr(config, "workerinput"):
+        build_kernels()
 
 
 @pytest.hookimpl(wrapper=True)

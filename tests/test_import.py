@@ -1,14 +1,19 @@
 """What `import normwise` gives, and what it leaves for later."""
 
+import copy
+import importlib
+import io
 import json
 import subprocess
 import sys
 
 import pytest
+import torch
+from torch.package import PackageExporter, PackageImporter
 
 import normwise as nw
 
-LATER = ("comparison", "bench", "signal", "pages", "cli", "doctor")
+LATER = ("comparison", "bench", "signal", "surgery", "pages", "cli", "doctor")
 HEAVY = ("matplotlib", "sklearn", "scipy", "pandas", "plotly", "PIL", "rich", "typer", "torchvision", "timm", "onnx")
 HEAVY += ("torch.utils.flop_counter", "torch._dynamo", "torch._inductor", "triton")
 
@@ -50,6 +55,44 @@ def test_a_name_that_is_not_there():
     with pytest.raises(AttributeError, match=r"module 'normwise' has no attribute 'Compare'"):
         nw.Compare  # noqa: B018
     assert not hasattr(nw, "Compare")
+
+
+@pytest.fixture
+def second_copy(monkeypatch):
+    """The package imported once more in this process, as two installations would be."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "normwise"]:
+        monkeypatch.delitem(sys.modules, name)
+    yield importlib.import_module("normwise")
+    torch.compiler.reset()
+    for name in [name for name in sys.modules if name.partition(".")[0] == "normwise"]:
+        monkeypatch.delitem(sys.modules, name)
+
+
+def test_a_second_copy_has_operators_of_its_own(second_copy):
+    assert second_copy is not nw
+    x, layer = torch.randn(64, 4, 20, 20), second_copy.BatchNorm2d(4)
+    graph = torch.compile(copy.deepcopy(layer), backend="aot_eager", fullgraph=True)
+    expected = torch.nn.BatchNorm2d(4)(x)
+    for found in (layer(x), graph(x), nw.BatchNorm2d(4)(x)):
+        torch.testing.assert_close(found, expected)
+    renorm, theirs = second_copy.BatchRenorm2d(4), nw.BatchRenorm2d(4)
+    torch.testing.assert_close(renorm(x), theirs(x))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+def test_within_torch_package(caplog):
+    """Dataclasses there cannot look names up, and the kernels have no sources: plain PyTorch serves, and says so."""
+    layer, file = nw.BatchNorm2d(4, activation="relu"), io.BytesIO()
+    with PackageExporter(file) as exporter:
+        exporter.intern("normwise.**")
+        exporter.extern("**")
+        exporter.save_pickle("model", "model.pkl", layer)
+    file.seek(0)
+    found = PackageImporter(file).load_pickle("model", "model.pkl")
+    assert type(found) is not nw.BatchNorm2d
+    x = torch.randn(8, 4, 5, 5)
+    torch.testing.assert_close(found(x), torch.nn.BatchNorm2d(4)(x).relu())
+    assert "sources are not in a folder" in caplog.text
 
 
 def test_importing_the_package_alone_imports_no_torch(tmp_path):

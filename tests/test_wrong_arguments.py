@@ -30,9 +30,14 @@ CALLS = {
     "rms_norm2d": lambda x, **o: nf.rms_norm2d(x, **o),
     "layer_norm": lambda x, **o: nf.layer_norm(x, [3], **o),
     "rms_norm": lambda x, **o: nf.rms_norm(x, [3], **o),
+    "add_layer_norm": lambda x, **o: nf.add_layer_norm(x, x, [3], **o),
+    "add_rms_norm": lambda x, **o: nf.add_rms_norm(x, x, [3], **o),
 }
 #: The functions whose layers take a single value, which is no group's own mean for them.
-WITHOUT_MEAN = {"filter_response_norm", "global_response_norm", "rms_norm2d", "layer_norm2d", "layer_norm", "rms_norm"}
+WITHOUT_MEAN = {
+    *("filter_response_norm", "global_response_norm", "rms_norm2d", "layer_norm2d", "layer_norm", "rms_norm"),
+    *("add_layer_norm", "add_rms_norm"),
+}
 
 
 def test_every_function_is_called_here():

@@ -22,6 +22,7 @@ from pathlib import Path
 from mutation import Mutation
 from mutations_of_kernels import MUTATIONS as OF_KERNELS
 from mutations_of_python import MUTATIONS as OF_PYTHON
+from mutations_of_surgery import MUTATIONS as OF_SURGERY
 
 ROOT = Path(__file__).resolve().parent.parent
 KILLED = "killed"
@@ -29,7 +30,9 @@ _FAILED = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.MULTILINE)
 
 
 def main(words: list[str]) -> int:
-    chosen = [m for m in OF_PYTHON + OF_KERNELS if not words or any(w in m.behaviour + m.file for w in words)]
+    chosen = [
+        m for m in OF_PYTHON + OF_SURGERY + OF_KERNELS if not words or any(w in m.behaviour + m.file for w in words)
+    ]
     unbroken = [Mutation("nothing is broken", "", "", "", tests) for tests in dict.fromkeys(m.tests for m in chosen)]
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
         attempt = partial(outcome, Path(folder))

@@ -3,9 +3,12 @@
 import typing as _typing
 from importlib import import_module as _import_module
 
+from . import integrations as _integrations  # noqa: F401  # tools are told of the layers
+
 if _typing.TYPE_CHECKING:
     from . import comparison as comparison
     from . import signal as signal
+    from . import surgery as surgery
     from ._public import *  # noqa: F403
     from .comparison import compare as compare
     from .signal import Figure as Figure
@@ -21,15 +24,33 @@ if _typing.TYPE_CHECKING:
     from .signal import predict as predict
     from .signal import trace as trace
     from .signal import watch as watch
+    from .surgery import Folded as Folded
+    from .surgery import FoldRow as FoldRow
+    from .surgery import adapt as adapt
+    from .surgery import fold as fold
+    from .surgery import freeze as freeze
+    from .surgery import recalibrate as recalibrate
+    from .surgery import swap as swap
+    from .surgery import tiles as tiles
+    from .surgery import unfreeze as unfreeze
+    from .surgery import unsync as unsync
 
 __version__ = "0.1.0"
 
-# Beside `_public`, which any other name brings, these come one by one: a training script does without.
+# Beside `_public`, which every other name brings, these come one by one: a training script does without.
 _IN_SIGNAL = (
     *("signal", "Figure", "Finding", "Findings", "Histogram", "Tap", "Trace", "assert_signal", "diagnose"),
     *("plot", "plot_histograms", "predict", "trace", "watch"),
 )
-_LATER = dict.fromkeys(_IN_SIGNAL, "signal") | dict.fromkeys(("comparison", "compare"), "comparison")
+_IN_SURGERY = (
+    *("surgery", "Folded", "FoldRow", "adapt", "fold", "freeze", "recalibrate", "swap", "tiles", "unfreeze"),
+    "unsync",
+)
+_LATER = (
+    dict.fromkeys(_IN_SIGNAL, "signal")
+    | dict.fromkeys(_IN_SURGERY, "surgery")
+    | dict.fromkeys(("comparison", "compare"), "comparison")
+)
 
 
 if not _typing.TYPE_CHECKING:  # a type checker would take every misspelt name for one of these
@@ -38,20 +59,21 @@ if not _typing.TYPE_CHECKING:  # a type checker would take every misspelt name f
         """A name on its first use: importing the package alone, as the command line does, imports no torch."""
         if name in _LATER:
             module = _import_module(f".{_LATER[name]}", __name__)
-            found = module if name == _LATER[name] else getattr(module, name)
-        elif name == "__all__":
-            found = [each for each in __dir__() if not each.startswith("_")]
-        else:
-            found = _public_names().get(name, globals().get(name))
-        if found is None:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        globals()[name] = found
-        return found
+            globals()[name] = found = module if name == _LATER[name] else getattr(module, name)
+            return found
+        if name == "__all__":
+            return [each for each in __dir__() if not each.startswith("_")]
+        if not name.startswith("_"):
+            globals().update(_public_names())
+            if name in globals():
+                return globals()[name]
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _public_names() -> dict[str, _typing.Any]:
-    public = vars(_import_module("._public", __name__))
-    return {name: value for name, value in public.items() if not name.startswith("_")}
+    from . import _public  # a statement, which torch.package answers itself
+
+    return {name: value for name, value in vars(_public).items() if not name.startswith("_")}
 
 
 def __dir__() -> list[str]:

@@ -3,6 +3,7 @@
 from . import functional as functional
 from . import nets as nets
 from .backends import available_backends as available_backends
+from .backends import build_kernels as build_kernels
 from .backends import use_backend as use_backend
 from .backends.allocator import reuse_memory as reuse_memory
 from .backends.huge_pages import huge_pages as huge_pages
@@ -54,12 +55,10 @@ from .layers import SwitchableNorm1d as SwitchableNorm1d
 from .layers import SwitchableNorm2d as SwitchableNorm2d
 from .layers import SwitchableNorm3d as SwitchableNorm3d
 from .layers import SyncBatchNorm as SyncBatchNorm
-from .layers import freeze as freeze
 from .layers import make_norm as make_norm
 from .layers import no_update as no_update
 from .layers import pool_updates as pool_updates
 from .layers import statistics_bank as statistics_bank
-from .layers import unfreeze as unfreeze
 from .operations.normalize import normalize as normalize
 from .operations.normalize import normalize_and_measure as normalize_and_measure
 from .operations.ways import explain_way as explain_way

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -44,17 +46,25 @@ def drop_torn_line(path: Path) -> None:
 
 def replace(path: Path, text: str) -> None:
     """Write a file as a whole or not at all."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file to write to, which takes the place of ``path`` when the block ends, and is gone when it fails."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
+    os.close(handle)
     try:
-        with open(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        yield Path(name)
+        with open(name, "rb+") as file:
             _to_disk(file)
-        os.chmod(temporary, 0o644)  # temporary files are private; a report is not
-        os.replace(temporary, path)
+        os.chmod(name, 0o644)  # temporary files are private; a report is not
+        os.replace(name, path)
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        Path(name).unlink(missing_ok=True)
 
 
-def _to_disk(file: IO[str]) -> None:
+def _to_disk(file: IO[str] | IO[bytes]) -> None:
     file.flush()
     os.fsync(file.fileno())

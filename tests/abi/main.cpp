@@ -36,7 +36,7 @@ void check_all(Suite& suite, const Case& c) {
   check_response(suite, c, 1, true, false, false);
   check_formula(suite, c, -1, 7, true, true);
   for (int kept = 0; kept < 3; ++kept) {
-    const RowOptions how{kept % 2, kept, kept != 0}, other{1 - kept % 2, kept, true};
+    const RowOptions how{kept % 2, kept, kept != 0, false}, other{1 - kept % 2, kept, true, true};
     for (const RowOptions& o : {how, other}) check_rows(suite, c, o), check_columns(suite, c, o);
     check_remember(suite, c.C, kept, (kept + c.last) % 3);
   }

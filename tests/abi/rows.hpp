@@ -7,31 +7,32 @@ namespace abi {
 
 struct RowOptions {
   int center, kept;
-  bool affine;
+  bool affine, added;
 };
 
-// `number` pools of `width` values: value j of pool p is at at(p, j), and parameters are [width].
+// `number` pools of `width` values: value j of pool p is at at(p, j), and parameters are [width]. What is normalized is in
+// x after `forward`; `more` is added to its gradient.
 template <class At, class Forward, class Backward>
 void check_pools(Suite& suite, const std::string& name, const Case& c, int64_t number, int64_t width, const RowOptions& o,
-                 At at, Forward forward, Backward backward) {
+                 const Tensor& x, const Tensor* more, At at, Forward forward, Backward backward) {
   const double eps = 1e-3;
-  const Tensor x = suite.input(c), y = suite.output(c), gy = suite.input(c, 0), gx = suite.output(c);
+  const Tensor y = suite.output(c), gy = suite.input(c, 0), gx = suite.output(c);
   const Kind of = kind_kept(suite.kind, o.kept);
   const Tensor weight = suite.table(of, width), bias = suite.table(of, width), gw(of, width), gb(of, width);
   Tensor table(kFp64, 2 * number);
   const auto optional = [&](const Tensor& t) { return o.affine ? Given(t) : kNone; };
-  forward(eps, Given(x), optional(weight), optional(bias), Choice{o.kept}, Given(y), Given(table));
-  backward(Given(gy), Given(x), optional(weight), Choice{o.kept}, Given(table), Given(gx), optional(gw), optional(gb));
+  forward(eps, optional(weight), optional(bias), Choice{o.kept}, Given(y), Given(table));
+  backward(Given(gy), optional(weight), Choice{o.kept}, Given(table), Given(gx), optional(gw), optional(gb));
 
   Values both = zeros(2 * number), y_want = zeros(c.values()), x_want = y_want, size = y_want;
   Values to_w = zeros(width), to_b = to_w, of_w = to_w;
   for (int64_t p = 0; p < number; ++p) {
-    double mean = 0, square = 0, level = 0, along = 0;
-    for (int64_t j = 0; j < width && o.center; ++j) mean += x[at(p, j)] / double(width);
+    long double mean = 0, square = 0, level = 0, along = 0;
+    for (int64_t j = 0; j < width && o.center; ++j) mean += x[at(p, j)] / static_cast<long double>(width);
     for (int64_t j = 0; j < width; ++j) square += (x[at(p, j)] - mean) * (x[at(p, j)] - mean) / double(width);
-    const double root = 1 / std::sqrt(square + eps);
-    both[size_t(p)] = mean, both[size_t(number + p)] = root;
-    const auto normal = [&](int64_t j) { return (x[at(p, j)] - mean) * root; };
+    const double root = 1 / std::sqrt(double(square) + eps);
+    both[size_t(p)] = double(mean), both[size_t(number + p)] = root;
+    const auto normal = [&](int64_t j) { return double(x[at(p, j)] - mean) * root; };
     const auto gain = [&](int64_t j) { return o.affine ? weight[j] : 1.0; };
     for (int64_t j = 0; j < width; ++j) {
       const double g = gy[at(p, j)];
@@ -41,7 +42,7 @@ void check_pools(Suite& suite, const std::string& name, const Case& c, int64_t n
     for (int64_t j = 0; j < width; ++j) {
       const size_t k = size_t(at(p, j));
       y_want[k] = normal(j) * gain(j) + (o.affine ? bias[j] : 0);
-      x_want[k] = root * (gy[at(p, j)] * gain(j) - level - normal(j) * along);
+      x_want[k] = root * (gy[at(p, j)] * gain(j) - level - normal(j) * along) + (more ? (*more)[int64_t(k)] : 0);
       size[k] = 4 * root * root + 4;
     }
   }
@@ -54,18 +55,36 @@ void check_pools(Suite& suite, const std::string& name, const Case& c, int64_t n
 
 inline void check_rows(Suite& suite, const Case& c, const RowOptions& o) {
   const int64_t rows = c.N * c.S, width = c.C;
+  const Tensor first = suite.input(c), second = suite.input(c), more = suite.input(c, 0);
+  const Tensor sum = o.added ? suite.output(c) : first;
   check_pools(
-      suite, "rows", c, rows, width, o, [&](int64_t p, int64_t j) { return p * width + j; },
-      [&](auto... v) { suite.call("nw_rows", rows, width, Threads{c.threads}, o.center, v...); },
-      [&](auto... v) { suite.call("nw_rows_backward", rows, width, Threads{c.threads}, o.center, v...); });
+      suite, "rows", c, rows, width, o, sum, o.added ? &more : nullptr, [&](int64_t p, int64_t j) { return p * width + j; },
+      [&](double eps, auto... v) {
+        const Given added = o.added ? Given(second) : kNone, to = o.added ? Given(sum) : kNone;
+        suite.call("nw_rows", rows, width, Threads{c.threads}, o.center, eps, Given(first), added, to, v...);
+      },
+      [&](Given gy, auto... v) {
+        const Given plus = o.added ? Given(more) : kNone;
+        suite.call("nw_rows_backward", rows, width, Threads{c.threads}, o.center, gy, Given(sum), plus, v...);
+      });
+  if (!o.added) return;
+  Values want;
+  for (int64_t i = 0; i < c.values(); ++i) want.push_back(first[i] + second[i]);
+  suite.expect("rows sum", sum, want, Values(want.size(), 1.0));
 }
 
 inline void check_columns(Suite& suite, Case c, const RowOptions& o) {
   c.last = 0;
+  const Tensor x = suite.input(c);
   check_pools(
-      suite, "columns", c, c.N * c.S, c.C, o, [&](int64_t p, int64_t j) { return c.at(p / c.S, j, p % c.S); },
-      [&](auto... v) { suite.call("nw_columns", c.N, c.C, c.S, Threads{c.threads}, o.center, v...); },
-      [&](auto... v) { suite.call("nw_columns_backward", c.N, c.C, c.S, Threads{c.threads}, o.center, v...); });
+      suite, "columns", c, c.N * c.S, c.C, o, x, nullptr,
+      [&](int64_t p, int64_t j) { return c.at(p / c.S, j, p % c.S); },
+      [&](double eps, auto... v) {
+        suite.call("nw_columns", c.N, c.C, c.S, Threads{c.threads}, o.center, eps, Given(x), v...);
+      },
+      [&](Given gy, auto... v) {
+        suite.call("nw_columns_backward", c.N, c.C, c.S, Threads{c.threads}, o.center, gy, Given(x), v...);
+      });
 }
 
 }  // namespace abi

@@ -14,7 +14,8 @@ struct Point {
 };
 
 inline double sigmoid(double z) { return 1 / (1 + std::exp(-z)); }
-inline double softplus(double z) { return z > 0 ? z + std::log1p(std::exp(-z)) : std::log1p(std::exp(z)); }
+// From 20 on the identity, as torch has it.
+inline double softplus(double z) { return z > 20 ? z : z > 0 ? z + std::log1p(std::exp(-z)) : std::log1p(std::exp(z)); }
 
 inline Point activation(int number, double z) {
   constexpr double kPi = 3.14159265358979323846, scale = 1.0507009873554805, alpha = 1.6732632423543772;

@@ -7,6 +7,10 @@ namespace abi {
 
 using Values = std::vector<double>;
 inline Values zeros(int64_t n) { return Values(size_t(n), 0.0); }
+// What is summed one by one, wider than the kernels' own sums: else its rounding is the larger one.
+using Sums = std::vector<long double>;
+inline Sums no_sums(int64_t n) { return Sums(size_t(n), 0.0L); }
+inline Values rounded(const Sums& sums) { return Values(sums.begin(), sums.end()); }
 
 // Tables [N, C] of one random value each, or shared by the samples, as the kernels take them.
 struct GivenTables {
@@ -50,21 +54,22 @@ inline void check_moments(Suite& suite, const Case& c, bool masked) {
   Tensor mean(kFp64, c.planes()), var(kFp64, c.planes()), count(kFp64, c.N);
   suite.call("nw_moments", c.last, c.N, c.C, c.S, Threads{c.threads}, Given(x), masked ? Given(mask) : kNone, Given(mean),
              Given(var), masked ? Given(count) : kNone);
-  Values means = zeros(c.planes()), vars = means, counts = zeros(c.N);
+  Sums means = no_sums(c.planes()), vars = means;
+  Values counts = zeros(c.N);
   const Values sizes(means.size(), 2.0);
   const auto counted = [&](int64_t n, int64_t s) { return !masked || mask[n * c.S + s] != 0; };
   for (int64_t n = 0; n < c.N; ++n)
     for (int64_t s = 0; s < c.S; ++s) counts[size_t(n)] += counted(n, s);
-  const auto averaged = [&](Values& sums, auto term) {
+  const auto averaged = [&](Sums& sums, auto term) {
     c.each([&](int64_t n, int64_t ch, int64_t s, int64_t i) {
       const size_t p = size_t(n * c.C + ch);
       if (counted(n, s)) sums[p] += term(x[i], p) / counts[size_t(n)];
     });
   };
-  averaged(means, [](double value, size_t) { return value; });
-  averaged(vars, [&](double value, size_t p) { return (value - means[p]) * (value - means[p]); });
-  suite.expect("moments mean", mean, means, sizes);
-  suite.expect("moments var", var, vars, sizes);
+  averaged(means, [](long double value, size_t) { return value; });
+  averaged(vars, [&](long double value, size_t p) { return (value - means[p]) * (value - means[p]); });
+  suite.expect("moments mean", mean, rounded(means), sizes);
+  suite.expect("moments var", var, rounded(vars), sizes);
   if (masked) suite.expect("moments count", count, counts, zeros(c.N));
 }
 

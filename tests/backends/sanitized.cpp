@@ -73,9 +73,10 @@ void exercise(int64_t N, int64_t C, int64_t S, int threads, int act) {
     }
   }
   for (int center = 0; center < 2; ++center) {
-    failed |= CALL(nw_rows)(N * S, C, threads, center, 1e-3, ALL(x), ALL(weight), NONE, nw::kWide, ALL(y), ALL(positions));
-    failed |= CALL(nw_rows_backward)(N * S, C, threads, center, ALL(gy), ALL(x), ALL(weight), nw::kWide, ALL(positions),
-                                     ALL(gx), ALL(gw), ALL(gb));
+    failed |= CALL(nw_rows)(N * S, C, threads, center, 1e-3, ALL(x), ALL(residual), ALL(gr), ALL(weight), NONE, nw::kWide,
+                            ALL(y), ALL(positions));
+    failed |= CALL(nw_rows_backward)(N * S, C, threads, center, ALL(gy), ALL(gr), ALL(residual), ALL(weight), nw::kWide,
+                                     ALL(positions), ALL(gx), ALL(gw), ALL(gb));
     failed |= CALL(nw_columns)(N, C, S, threads, center, 1e-3, ALL(x), ALL(weight), NONE, nw::kWide, ALL(y),
                                ALL(positions));
     failed |= CALL(nw_columns_backward)(N, C, S, threads, center, ALL(gy), ALL(x), NONE, nw::kWide, ALL(positions), ALL(gx),
@@ -130,15 +131,15 @@ void exercise_without_options(int64_t N, int64_t C, int64_t S, int threads, int 
   failed |= CALL(nw_remember)(C, ALL(of_mean), ALL(of_var), nw::kDouble, 1.5, 0.1, TAIL(running_mean),
                               TAIL(running_var), nw::kNarrow, ALL(batches)) != kNotFinite;
   for (int center = 0; center < 2; ++center) {
-    failed |= CALL(nw_rows)(N * S, C, threads, center, 1e-3, TAIL(x), NONE, NONE, 0, TAIL(y), NONE);
+    failed |= CALL(nw_rows)(N * S, C, threads, center, 1e-3, TAIL(x), NONE, NONE, NONE, NONE, 0, TAIL(y), NONE);
     failed |= CALL(nw_columns)(N, C, S, threads, center, 1e-3, TAIL(x), TAIL(weight), TAIL(weight), nw::kNarrow, TAIL(y),
                                NONE);
     failed |= CALL(nw_columns_backward)(N, C, S, threads, center, TAIL(gy), TAIL(x), NONE, 0, ALL(positions), TAIL(gx), NONE,
                                         NONE);
-    failed |= CALL(nw_rows)(N * S, C, threads, center, 1e-3, TAIL(x), TAIL(weight), TAIL(weight), nw::kNarrow, TAIL(y),
-                            ALL(positions));
-    failed |= CALL(nw_rows_backward)(N * S, C, threads, center, TAIL(gy), TAIL(x), TAIL(weight), nw::kNarrow, ALL(positions),
-                                     TAIL(gx), TAIL(gw), TAIL(gb));
+    failed |= CALL(nw_rows)(N * S, C, threads, center, 1e-3, TAIL(x), TAIL(x), TAIL(gx), TAIL(weight), TAIL(weight),
+                            nw::kNarrow, TAIL(y), ALL(positions));
+    failed |= CALL(nw_rows_backward)(N * S, C, threads, center, TAIL(gy), TAIL(x), TAIL(gy), TAIL(weight), nw::kNarrow,
+                                     ALL(positions), TAIL(gx), TAIL(gw), TAIL(gb));
   }
   if (failed) std::abort();
 }

@@ -5,6 +5,7 @@ import small_problems
 import torch
 from torch import nn
 
+from normwise.comparison.replacement import replace_normalizers
 from normwise.comparison.zoo import open_model
 from normwise.layers import GroupNorm, InstanceNorm1d
 
@@ -89,3 +90,27 @@ def test_an_inplace_activation_does_not_reach_through_a_missing_normalizer():
     module = open_model(PreActivation, IMAGES, 3).build("none", 0).module
     expected = module.linear((IMAGES + torch.relu(IMAGES)).flatten(1))
     torch.testing.assert_close(module(IMAGES.clone()), expected)
+
+
+def test_a_new_layer_has_the_old_ones_places_hooks_and_mode():
+    model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8 * 36, 3)).eval()
+    model.kept, old, heard = [model[1]], model[1], []
+    old.qconfig = "int8"
+    old.weight.requires_grad_(False)
+    old.register_forward_hook(lambda module, *_: heard.append(module))
+    assert replace_normalizers(model, "group", {"1": 2}) == ["1"]
+    new = model[1]
+    assert isinstance(new, GroupNorm)
+    assert model.kept[0] is new
+    assert (new.qconfig, new.training, new.weight.requires_grad) == ("int8", False, False)
+    model(IMAGES)
+    assert heard == [new]
+
+
+def test_a_replacement_that_fails_changes_nothing():
+    model = nn.Sequential(nn.Conv1d(2, 8, 3), nn.BatchNorm1d(8), nn.ReLU(inplace=True), nn.BatchNorm1d(8))
+    before = list(model)
+    with pytest.raises(ValueError, match="InstanceNorm has one value"):
+        replace_normalizers(model, "instance", {"1": 1, "3": 0})
+    assert list(model) == before
+    assert model[2].inplace

@@ -258,5 +258,5 @@ def twice_differentiable(case: Case) -> str:
 
 
 def needs_processes(case: Case) -> bool:
-    """SyncBatchNorm trains only with processes; tests/distributed proves it there."""
+    """Alone SyncBatchNorm is BatchNorm; tests/distributed proves what it is with processes."""
     return case.name == "sync"

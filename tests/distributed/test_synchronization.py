@@ -1,5 +1,6 @@
 """Statistics over real processes (gloo), started as users start them."""
 
+import copy
 import os
 import socket
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.testing import assert_close
 
 import normwise as nw
 
@@ -66,12 +68,73 @@ def test_a_dead_process_is_an_error_for_the_others_not_a_hang():
 
 
 def test_without_processes_the_error_says_what_to_call():
-    for layer in (nw.SyncBatchNorm(3), nw.BatchNorm2d(3, process_group="world")):
-        with pytest.raises(RuntimeError, match=r"not initialized; call torch\.distributed\.init_process_group"):
-            layer(torch.randn(2, 3, 4, 4))
-        assert layer.eval()(torch.randn(2, 3, 4, 4)).shape == (2, 3, 4, 4)
+    layer = nw.BatchNorm2d(3, process_group="world")
+    with pytest.raises(RuntimeError, match=r"not initialized; call torch\.distributed\.init_process_group"):
+        layer(torch.randn(2, 3, 4, 4))
+    assert layer.eval()(torch.randn(2, 3, 4, 4)).shape == (2, 3, 4, 4)
     with pytest.raises(ValueError, match="process_group must be 'world', a ProcessGroup or None, received 'all'"):
         nw.BatchNorm2d(3, process_group="all")
+
+
+def test_without_processes_sync_batch_norm_is_batch_norm():
+    ours, theirs = nw.SyncBatchNorm(3), nn.SyncBatchNorm(3)
+    for _ in range(2):
+        x, cotangent = torch.randn(2, 3, 4, 4) * 2 + 1, torch.randn(2, 3, 4, 4)
+        results = []
+        for layer in (ours, theirs):
+            leaf = x.clone().requires_grad_()
+            y = layer(leaf)
+            y.backward(cotangent)
+            results.append([y, leaf.grad, *(p.grad for p in layer.parameters()), *layer.buffers()])
+        assert_close(results[0], results[1])
+    with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
+        ours(torch.randn(1, 3))
+
+
+class Aliased(nn.Module):
+    """One layer under two names and in a list, another with a hook, a parametrization and an attribute."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.other = nn.BatchNorm1d(4), nn.BatchNorm1d(4)
+        self.alias, self.kept = self.norm, [self.norm]
+        self.other.qconfig = "int8"
+        nn.utils.parametrize.register_parametrization(self.other, "weight", nn.Softplus())
+
+    def forward(self, x):
+        return self.other(self.alias(self.norm(x)))
+
+
+def test_conversion_keeps_aliases_hooks_and_attributes():
+    model, heard = Aliased(), []
+    handle = model.other.register_forward_hook(lambda module, *_: heard.append(module))
+    twin = copy.deepcopy(model)
+    weight, original = model.norm.weight, model.other.parametrizations.weight.original
+    assert nw.SyncBatchNorm.convert_sync_batchnorm(model) is model
+    assert isinstance(model.norm, nw.SyncBatchNorm)
+    assert model.norm is model.alias is model.kept[0]
+    assert model.norm.weight is weight
+    assert model.other.parametrizations.weight.original is original
+    assert model.other.qconfig == "int8"
+    x = torch.randn(6, 4)
+    assert_close(model(x), twin(x))
+    assert heard[0] is model.other
+    handle.remove()
+    model(x)
+    assert len(heard) == 2  # the twin's, and the first of the model's
+    assert list(model.state_dict()) == list(twin.state_dict())
+
+
+def test_a_conversion_that_fails_changes_nothing():
+    class Own(nn.BatchNorm1d):
+        pass
+
+    model = nn.Sequential(nn.BatchNorm1d(3), nw.BatchNorm1d(3), Own(3))
+    layers = list(model)
+    with pytest.raises(ValueError, match="Own has a forward of its own"):
+        nw.SyncBatchNorm.convert_sync_batchnorm(model)
+    assert list(model) == layers
+    assert model[1].process_group is None
 
 
 def test_conversion_keeps_classes_options_and_parameters():

@@ -95,6 +95,29 @@ def two_forwards_before_one_backward_under_ddp(rank, world):
     assert_close(net[1].running_var, reference[1].running_var)
 
 
+class Twice(nn.Module):
+    """One layer of torch's under two names."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = self.alias = nn.BatchNorm1d(CHANNELS)
+
+    def forward(self, x):
+        return self.alias(self.norm(x).relu())
+
+
+def converted_models_train_under_ddp_on_cpu(rank, sizes):
+    """Aliases are synchronized, too: the output is that of one process on the whole."""
+    alone, together = Twice().double(), nw.SyncBatchNorm.convert_sync_batchnorm(Twice().double())
+    net = nn.Sequential(together, nw.SyncBatchNorm(CHANNELS).double())
+    parallel = DistributedDataParallel(net)
+    expected = nn.BatchNorm1d(CHANNELS).double()(alone(data(5)))
+    y = parallel(shard(data(5), sizes, rank))
+    assert_close(y, shard(expected, sizes, rank), rtol=1e-9, atol=1e-10)
+    y.sum().backward()
+    assert_close(together.alias.running_var, alone.alias.running_var)
+
+
 def one_value_in_all_is_an_error(rank):
     layer = nw.BatchNorm1d(CHANNELS, process_group="world")
     with pytest.raises(ValueError, match="hold only one together"):
@@ -118,6 +141,7 @@ def main():
             for masked in (False, True):
                 whole_and_shards_agree(name, sizes, masked, rank)
         second_derivatives_agree(sizes, rank)
+        converted_models_train_under_ddp_on_cpu(rank, sizes)
     two_forwards_before_one_backward_under_ddp(rank, world)
     one_value_in_all_is_an_error(rank)
     a_subgroup_pools_its_own_members(rank, world)

@@ -202,8 +202,6 @@ def test_freeze_survives_train_and_is_taken_back(affine):
 def test_a_model_without_such_layers_is_an_error(steer):
     with pytest.raises(ValueError, match="no layer of normwise with running statistics"), steer(nn.BatchNorm1d(3)):
         pass
-    with pytest.raises(ValueError, match="freeze: BatchNorm1d has no layer"):
-        nw.freeze(nn.BatchNorm1d(3))
 
 
 def test_unknown_policies_name_the_known():
@@ -250,3 +248,102 @@ def test_lengths_are_a_mask_of_sequences():
         layer(x, lengths=lengths[:2])
     with pytest.raises(ValueError, match=r"needs sequences \[N, C, L\].*use mask"):
         nw.InstanceNorm2d(3)(torch.zeros(2, 3, 4, 4), lengths=lengths[:2])
+
+
+def moved(layer):
+    """The layer with statistics and a counter that no fresh one has."""
+    layer(batch())
+    return layer
+
+
+@pytest.mark.parametrize("name", ["batch", "ghost"])
+def test_update_bn_leaves_a_frozen_layer_alone(name):
+    frozen, free = moved(LAYERS[name]()), moved(LAYERS[name]())
+    model = nn.Sequential(nn.Identity(), frozen, free)
+    assert nw.freeze(frozen) == 1
+    before, data = memory(frozen), [batch(seed) for seed in (1, 2)]
+    torch.optim.swa_utils.update_bn(data, model)
+    assert_same_memory(before, memory(frozen))
+    assert free.num_batches_tracked.item() == 2
+    inputs = torch.cat([frozen.eval()(x) for x in data])
+    assert_close(free.running_mean, inputs.mean((0, 2)), rtol=1e-4, atol=1e-5)  # of two batches of one size
+    assert frozen.momentum == 0.1
+
+
+def test_update_bn_empties_no_memory_that_it_does_not_fill():
+    layer = moved(LAYERS["batch"]())
+    before = memory(layer)
+    with nw.no_update(layer):
+        torch.optim.swa_utils.update_bn([batch(1)], layer)
+    assert_same_memory(before, memory(layer))
+    with nw.statistics_bank(layer, "night"):
+        torch.optim.swa_utils.update_bn([batch(1) - 5], layer)
+    own = {name: value for name, value in memory(layer).items() if "night" not in name}
+    assert_same_memory(before, own)
+    assert_close(layer.banks["night"].running_mean, (batch(1) - 5).mean((0, 2)))
+
+
+def test_reset_parameters_is_not_held_by_a_policy():
+    layer, fresh = moved(LAYERS["batch"]()), LAYERS["batch"]()
+    with nw.statistics_bank(layer, "night"):
+        layer(batch())
+    nw.freeze(layer)
+    layer.reset_parameters()
+    assert_same_memory(memory(fresh), {name: value for name, value in memory(layer).items() if "night" not in name})
+    assert layer.banks["night"].running_var.tolist() == [1.0, 1.0, 1.0]
+    assert layer.policy.frozen
+
+
+STEERING = [nw.freeze, nw.unfreeze, nw.no_update, nw.pool_updates, lambda m: nw.statistics_bank(m, "night")]
+
+
+def steered(result):
+    """The count that a function returns, or that its block gets."""
+    if isinstance(result, int):
+        return result
+    with result as count:
+        return count
+
+
+@pytest.mark.parametrize("steer", STEERING)
+def test_where_nothing_has_running_statistics_there_is_nothing_to_do(steer):
+    without = (nn.Linear(3, 3), nn.BatchNorm1d(3, track_running_stats=False), nw.InstanceNorm1d(3), nw.GroupNorm(1, 3))
+    assert steered(steer(nn.Sequential(*without))) == 0
+
+
+@pytest.mark.parametrize("steer", STEERING)
+def test_the_count_is_that_of_the_layers(steer):
+    model = nn.Sequential(*(make() for make in LAYERS.values()))
+    if steer is nw.unfreeze:
+        nw.freeze(model)
+    assert steered(steer(model)) == 3
+
+
+@pytest.mark.parametrize("steer", STEERING)
+def test_what_cannot_be_steered_says_so(steer):
+    if steer not in (nw.freeze, nw.unfreeze):  # which serve torch's layers
+        with pytest.raises(ValueError, match="has no layer of normwise with running statistics, only torch's; replace"):
+            steered(steer(nn.Sequential(nn.BatchNorm1d(3))))
+    with pytest.raises(TypeError, match=r"expects a (torch\.nn\.Module|module such as a network), received NoneType"):
+        steered(steer(None))
+
+
+@pytest.mark.parametrize("make", LAYERS.values(), ids=LAYERS)
+def test_a_bank_that_began_in_inference_is_trained(make):
+    layer = make()
+    with torch.inference_mode(), nw.statistics_bank(layer, "night"):
+        layer(batch())
+    with nw.statistics_bank(layer, "night"):
+        layer(batch(1).requires_grad_()).sum().backward()
+    assert layer.banks["night"].num_batches_tracked.item() == 2
+
+
+def test_a_bank_that_began_among_fake_tensors_is_real():
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    layer = LAYERS["batch"]()
+    with FakeTensorMode(), nw.statistics_bank(layer, "night"):
+        pass
+    with nw.statistics_bank(layer, "night"):
+        layer(batch())
+    assert layer.banks["night"].running_mean.abs().min() > 0

@@ -150,3 +150,16 @@ def test_bad_arguments(build):
         build(8, num_classes=0)
     with pytest.raises(ValueError, match="the stem is 'small' or 'imagenet'"):
         build(8, stem="big")
+
+
+@pytest.mark.parametrize("make", [skipinit_resnet, fixup_resnet])
+def test_checkpoints_with_scalars_of_no_dimension_load(make):
+    net, other = make(8, num_classes=3, in_channels=1), make(8, num_classes=3, in_channels=1)
+    assert all(p.dim() for p in net.parameters())
+    for p in net.parameters():
+        torch.nn.init.normal_(p)
+    old = {name: t.squeeze() if t.shape == (1,) else t for name, t in net.state_dict().items()}
+    assert any(t.dim() == 0 for t in old.values())
+    other.load_state_dict(old)
+    x = torch.randn(2, 1, 8, 8)
+    torch.testing.assert_close(other.eval()(x), net.eval()(x))

@@ -8,16 +8,30 @@ from normwise.nets import SkipGain, StochasticDepth
 
 def test_skip_gain_starts_at_zero_and_learns():
     gain, x = SkipGain(), torch.randn(3, 4, 5)
-    assert [(name, tuple(p.shape)) for name, p in gain.named_parameters()] == [("gain", ())]
+    assert [(name, tuple(p.shape)) for name, p in gain.named_parameters()] == [("gain", (1,))]
     assert not gain(x).any()
     cotangent = torch.randn_like(x)
     gain(x).backward(cotangent)
-    torch.testing.assert_close(gain.gain.grad, (x * cotangent).sum())
+    torch.testing.assert_close(gain.gain.grad, (x * cotangent).sum().view(1))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_skip_gain_keeps_the_dtype_of_its_input(dtype):
     assert SkipGain()(torch.ones(2, 3, dtype=dtype)).dtype == dtype
+
+
+def test_a_gain_without_dimensions_loads_and_serves():
+    """As checkpoints and models from before had it."""
+    gain = SkipGain()
+    gain.load_state_dict({"gain": torch.tensor(0.5)})
+    assert gain.gain.tolist() == [0.5]
+    gain.gain = torch.nn.Parameter(torch.tensor(2.0))
+    torch.testing.assert_close(gain(torch.ones(2, dtype=torch.bfloat16)), torch.full((2,), 2.0, dtype=torch.bfloat16))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_a_wide_gain_does_not_widen_its_input(dtype):
+    assert SkipGain(1.0).double()(torch.ones(2, 3, dtype=dtype)).dtype == dtype
 
 
 @pytest.mark.parametrize("rescale", [False, True])

@@ -56,6 +56,20 @@ def shards_are_clipped_like_one_process(mesh):
     assert all(0 <= rate <= 1 for rate in report.rates.values())
 
 
+def nets_of_single_numbers_are_sharded(mesh):
+    """A parameter may have no fewer than one dimension."""
+    nets = nw.nets
+    for net in (nets.skipinit_resnet(8, 3, 1), nets.fixup_resnet(8, 3, 1), nets.nf_resnet26(3, 1, stem="small")):
+        alone = net.eval()
+        sharded = fully_shard(copy.deepcopy(alone), mesh=mesh)
+        x = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+        for one in (alone, sharded):
+            one(x).square().sum().backward()
+        for whole, part in zip(alone.parameters(), sharded.parameters(), strict=True):
+            if whole.grad is not None:
+                assert_close(part.grad.full_tensor(), whole.grad)
+
+
 def cuts_through_units_are_refused(mesh):
     weight = nn.Parameter(distribute_tensor(torch.randn(4, 6), mesh, [Shard(1)]))
     weight.grad = distribute_tensor(torch.randn(4, 6), mesh, [Shard(1)])
@@ -75,6 +89,7 @@ if __name__ == "__main__":
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     shards_are_clipped_like_one_process(mesh)
     cuts_through_units_are_refused(mesh)
+    nets_of_single_numbers_are_sharded(mesh)
     sys.stdout.write(f"rank {dist.get_rank()}: all properties hold\n")
     sys.stdout.flush()
     dist.destroy_process_group()

@@ -178,3 +178,43 @@ def test_bad_input():
     for name in ("weight_decay", "lr", "gate_lr"):
         with pytest.raises(ValueError, match=f"{name} must be 0 or positive, received -1"):
             param_groups(nn.Linear(2, 2), **({"weight_decay": DECAY} | {name: -1}))
+
+
+class WithPositions(nn.Module):
+    """As timm's models say it: by names from themselves on, also of what this one does not have."""
+
+    def __init__(self):
+        super().__init__()
+        self.positions = nn.Parameter(torch.zeros(1, 5, 3))
+        self.head = nn.Linear(3, 4)
+
+    def no_weight_decay(self):
+        return {"positions", "token", "head.bias"}
+
+
+def test_what_a_model_keeps_from_decay():
+    assert decayed(WithPositions()) == {"head.weight"}
+    wrapped = nn.Sequential(WithPositions(), nn.Linear(4, 2))
+    assert decayed(wrapped) == {"0.head.weight", "1.weight"}
+    assert_each_once(wrapped, param_groups(wrapped, DECAY))
+    model = WithPositions()
+    model.no_weight_decay = ["positions"]  # no method: something else of that name
+    assert decayed(model) == {"positions", "head.weight"}
+
+
+def test_parameters_and_modules_without_decay():
+    model = WithPositions()
+    model.no_weight_decay = None
+    assert decayed(model, no_decay=[model.positions]) == {"head.weight"}
+    assert decayed(model, no_decay=iter([model.positions, model.head])) == set()
+    assert_each_once(model, param_groups(model, DECAY, no_decay=[model.head.weight]))
+
+
+def test_what_cannot_be_kept_from_decay():
+    model = WithPositions()
+    with pytest.raises(TypeError, match=r"modules and parameters, received str; write model.get_parameter\('head'\)"):
+        param_groups(model, DECAY, no_decay=["head"])
+    with pytest.raises(TypeError, match="modules and parameters, received NoneType"):
+        param_groups(model, DECAY, no_decay=[None])
+    with pytest.raises(ValueError, match=r"no_decay has a tensor \[2, 2\] that is no parameter of WithPositions"):
+        param_groups(model, DECAY, no_decay=[nn.Parameter(torch.zeros(2, 2))])

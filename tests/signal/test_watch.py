@@ -331,3 +331,19 @@ def test_wrong_arguments():
         nw.watch(nn.Linear(3, 3), Log(), taps=["x"])
     with pytest.raises(TypeError, match=r"watch expects a torch.nn.Module, received str"):
         nw.watch("model", Log())
+
+
+def test_a_watched_model_is_saved_and_copied_without_the_watch(tmp_path):
+    model, log = nn.Sequential(nn.Linear(3, 3), nn.ReLU()), Log()
+    with nw.watch(model, log, every=1):
+        step(model, torch.randn(4, 3))
+        torch.save(model, tmp_path / "model.pt")
+        others = [torch.load(tmp_path / "model.pt", weights_only=False), copy.deepcopy(model)]
+        assert b"normwise" not in (tmp_path / "model.pt").read_bytes(), "who loads it needs no normwise"
+        x = torch.randn(4, 3)
+        for other in others:
+            assert torch.equal(other(x), model.eval()(x))
+            step(other.train(), x)
+        step(model.train(), x)
+    assert log.steps == [0, 1]
+    assert hooks_of(model) == [0, 0, 0]

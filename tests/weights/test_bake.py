@@ -146,7 +146,8 @@ def test_other_parametrizations():
     """Another's tensor of the same module stays parametrized; another's change of our tensor is refused."""
     layer = spectral_norm(nn.Linear(4, 3)).eval()
     parametrize.register_parametrization(layer, "bias", Halve())
-    model = nn.Sequential(layer, torchs.weight_norm(nn.Linear(3, 3)))
+    halved = parametrize.register_parametrization(nn.Linear(3, 3), "weight", Halve())
+    model = nn.Sequential(layer, halved)
     x = torch.randn(2, 4)
     before = model(x)
     assert bake(model) == [Baked("0.weight", "spectral norm")]
@@ -159,6 +160,72 @@ def test_other_parametrizations():
     with pytest.raises(ValueError, match=r"1\.weight is also parametrized by Halve.*remove that parametrization"):
         bake(mixed)
     assert type(mixed[0]) is WSConv2d
+
+
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated:FutureWarning")
+@pytest.mark.parametrize(
+    ("normalize", "kind"),
+    [
+        (torchs.weight_norm, "torch weight norm"),
+        (lambda layer: torchs.weight_norm(layer, dim=None), "torch weight norm"),
+        (nn.utils.weight_norm, "torch weight norm"),
+        (nn.utils.spectral_norm, "torch spectral norm"),
+    ],
+    ids=["parametrization", "whole", "hook", "spectral-hook"],
+)
+@pytest.mark.parametrize("make", [lambda: nn.Conv2d(3, 4, 3), lambda: nn.ConvTranspose2d(3, 4, 3, groups=1)])
+def test_torchs_own_weight_and_spectral_norm(normalize, kind, make):
+    model = nn.Sequential(normalize(make()))
+    handle = model[0].register_forward_pre_hook(lambda *_: None)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model(torch.randn(2, 3, 9, 9)).square().mean().backward()
+    optimizer.step()
+    model.eval()
+    x = torch.randn(2, 3, 9, 9)
+    before = model(x).detach()
+    assert bake(model) == [Baked("0.weight", kind)]
+    assert torch.equal(model(x), before)
+    assert sorted(model.state_dict()) == ["0.bias", "0.weight"]
+    assert set(map(id, model.parameters())) <= {id(p) for p in optimizer.param_groups[0]["params"]}
+    fresh = nn.Sequential(make())
+    fresh.load_state_dict(model.state_dict())
+    assert torch.equal(fresh(x), before)
+    handle.remove()
+    assert not model[0]._forward_pre_hooks
+
+
+def test_models_that_share_with_this_one_keep_their_values():
+    """By a copy's class, a parameter held twice, memory held twice, or a state_dict that was kept."""
+    model = nn.Sequential(spectral_norm(nn.Linear(4, 4)), WSConv2d(3, 4, 3)).eval()
+    twin = nn.Linear(4, 4)
+    twin.weight = model[0].parametrizations.weight.original
+    assigned = copy.deepcopy(model)
+    assigned.load_state_dict(model.state_dict(), assign=True)
+    kept = model.state_dict()
+    before = copy.deepcopy([twin.state_dict(), assigned.state_dict(), kept])
+    x = torch.randn(2, 4)
+    expected = model[0](x)
+    bake(model)
+    assert_close([twin.state_dict(), assigned.state_dict(), kept], before, rtol=0, atol=0)
+    assert torch.equal(model[0](x), expected)
+    assert torch.equal(assigned[0](x), expected)
+
+
+def test_a_failure_half_way_leaves_the_model_as_it_was(monkeypatch):
+    model = everything().eval()
+    kept, kinds = copy.deepcopy(model.state_dict()), [type(m) for m in model]
+    hooks = nn.utils.spectral_norm(nn.Linear(20, 20))
+    model.append(hooks)
+
+    def fail(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(next(iter(hooks._forward_pre_hooks.values())), "compute_weight", fail)
+    with pytest.raises(KeyboardInterrupt):
+        bake(model)
+    assert [type(m) for m in model][:-1] == kinds
+    assert_close({k: v for k, v in model.state_dict().items() if k in kept}, kept, rtol=0, atol=0)
+    assert [k for k in model.state_dict() if not k.startswith("9.")] == [*kept]
 
 
 def test_shared_tensors_are_refused_and_nothing_changes():

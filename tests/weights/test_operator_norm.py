@@ -233,3 +233,13 @@ def test_chunks_of_frequencies_change_nothing(chunk, monkeypatch):
     whole = sigma(layer)
     monkeypatch.setattr(operator_norm, "CHUNK", chunk)
     assert sigma(layer).operator == pytest.approx(whole.operator, rel=1e-12)
+
+
+@pytest.mark.parametrize("make", [lambda: nn.Linear(4, 3), lambda: nn.Conv2d(3, 4, 3)])
+def test_on_the_meta_device(make):
+    with torch.device("meta"):
+        layer = spectral_norm(make(), operator=True)
+    assert layer.weight.is_meta
+    assert layer.weight.shape == make().weight.shape
+    assert layer.eval().weight.is_meta
+    assert spectral_norm(make().to("meta")).eval().weight.is_meta

@@ -150,3 +150,17 @@ def test_the_gradient_is_the_norms_own():
     layer = weight_alone(lambda: nn.Linear(4, 3).double()).eval()
     weight = raw(layer).detach().clone().requires_grad_()
     assert torch.autograd.gradcheck(norm_of(layer), weight, atol=1e-6)
+
+
+@pytest.mark.parametrize("operator", [False, True])
+@pytest.mark.parametrize("training", [False, True])
+def test_what_was_computed_in_inference_serves_for_gradients(operator, training):
+    torch.manual_seed(0)
+    layer = spectral_norm(nn.Linear(5, 4), operator=operator).train(training)
+    twin = copy.deepcopy(layer)
+    with torch.inference_mode():
+        layer(torch.randn(2, 5))
+    x = torch.randn(2, 5)
+    for one in (layer, twin):
+        one(x).square().sum().backward()
+    assert_close(raw(layer).grad, raw(twin).grad)

@@ -128,3 +128,30 @@ def test_compiled_operator_norm_follows_the_weight_in_evaluation():
     x = torch.randn(1, 3, 5, 5)
     assert_close(compiled(x), layer(x))
     assert sigma(layer).operator == pytest.approx(1.0, abs=1e-5)
+
+
+@pytest.mark.parametrize("of", ["input", "weight"])
+@pytest.mark.parametrize("transform", ["grad", "jvp"])
+def test_spectral_norm_in_training_inside_a_transform(of, transform):
+    """The vectors move once, and the derivative is that of autograd, which is torch's own layer's as well."""
+    layer, x = spectral_norm(nn.Linear(5, 7)).double(), torch.randn(3, 5, dtype=torch.float64)
+    parameters = {name: p.detach() for name, p in layer.named_parameters()}
+    with torch.no_grad():
+        layer.parametrizations.weight.original.add_(0.1)  # the vectors have something to learn
+    parameters = {name: p.detach().clone() for name, p in layer.named_parameters()}
+    twin, key = copy.deepcopy(layer), "parametrizations.weight.original"
+
+    def call(t):
+        own, given = (parameters, t) if of == "input" else ({**parameters, key: t}, x)
+        return torch.func.functional_call(layer, own, (given,)).sin().sum()
+
+    leaf = x if of == "input" else parameters[key]
+    if transform == "grad":
+        found = torch.func.grad(call)(leaf)
+    else:
+        found = torch.func.jvp(call, (leaf,), (torch.ones_like(leaf),))[1]
+    x.requires_grad_()
+    wanted = x if of == "input" else twin.parametrizations.weight.original
+    (expected,) = torch.autograd.grad(twin(x).sin().sum(), wanted)
+    assert_close(found, expected if transform == "grad" else expected.sum())
+    assert_close(dict(layer.named_buffers()), dict(twin.named_buffers()))

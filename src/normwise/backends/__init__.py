@@ -9,7 +9,9 @@ reference serves the layers that are not affine in ``x`` (EvoNorm, FilterRespons
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TypeVar
@@ -18,6 +20,8 @@ import torch
 from torch import Tensor
 
 from . import cpu, reference, triton_kernels
+from .background import is_anything_compiling as is_anything_compiling
+from .cpu_library import ELEMENTS, kernels
 from .protocols import Backend as Backend
 from .protocols import Formulas as Formulas
 from .protocols import Fused as Fused
@@ -26,6 +30,7 @@ from .protocols import Known as Known
 from .protocols import Remembering as Remembering
 from .protocols import Responses as Responses
 from .protocols import Rows as Rows
+from .protocols import RowsOfSums as RowsOfSums
 from .protocols import RowTables as RowTables
 from .protocols import Standardization as Standardization
 
@@ -51,6 +56,30 @@ def available_backends() -> dict[str, str | None]:
     return {name: backend.unavailable() for name, backend in _BACKENDS.items()}
 
 
+def build_kernels(*dtypes: torch.dtype) -> dict[torch.dtype, str | None]:
+    """Have the CPU kernels for these element types, by default all four: compile what is not there, and wait for it.
+
+    Without this call the first normalization of a type on a machine begins to compile in the background, and plain
+    PyTorch serves until that is done, half a minute later: the values of the same run before and after it differ by
+    rounding. Call it where a run must give the same bits each time, and while an image for deployment is made.
+
+    Returns for each type None, or the reason why there are no kernels; plain PyTorch serves it then.
+
+    Raises ValueError for a type that no kernels exist for.
+
+    >>> import torch
+    >>> list(build_kernels(torch.float32))
+    [torch.float32]
+    """
+    for dtype in dtypes:
+        if dtype not in ELEMENTS:
+            names = ", ".join(map(str, ELEMENTS))
+            raise ValueError(f"There are kernels for {names}; received {dtype!r}.")
+    wanted = dtypes or tuple(ELEMENTS)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return {dtype: found[1] for dtype, found in zip(wanted, pool.map(kernels, wanted), strict=True)}
+
+
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
     """Serve every tensor inside the ``with`` block by one backend, where its kernels take the tensor.
@@ -58,7 +87,7 @@ def use_backend(name: str) -> Iterator[None]:
     The automatic choice may take torch's own operator where that is the fastest; a chosen backend always
     runs its own kernels, so ``use_backend("reference")`` is also how a result is checked. A tensor that they cannot
     take (an empty one, a subclass, another device) is left to the reference. ``"cpu"`` are the kernels in C++, compiled
-    with the machine's own compiler on first use (10 to 60 seconds, then cached); ``"triton"`` are the kernels for CUDA
+    with the machine's own compiler (half a minute, then cached); ``"triton"`` are the kernels for CUDA
     tensors, which Triton compiles when a new kind of call first comes. The choice holds for the current
     thread or task. The backward of a forward pass inside the block uses the same backend.
 

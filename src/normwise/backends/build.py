@@ -1,7 +1,9 @@
 """The C++ kernels as libraries: those that a platform wheel brought along, or compiled here.
 
 Compiled with the machine's own compiler, once, into a cache that any number of processes share. A library holds the
-kernels for one element type: fp32 takes a few seconds, and bf16 costs nothing until it is used.
+kernels for one element type, half a minute of one core: bf16 costs nothing until it is used. As a program this file,
+which imports nothing but the standard library, compiles the library for the element type named, and prints why it could
+not.
 
 NORMWISE_MARCH in the environment names another instruction set than this processor's own, as gcc's ``-march`` does:
 with x86-64-v3, say, a processor with AVX-512 computes what one without it would.
@@ -11,14 +13,22 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import logging
 import os
 import platform
 import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows: two processes may compile the same at once
+    fcntl = None  # type: ignore[assignment]
 
 SOURCES = Path(__file__).parent / "cpu_kernels"
 MAIN = SOURCES / "kernels.cpp"
@@ -47,6 +57,8 @@ LEVELS = {
 MACHINES = {"x86_64": ("x86-64-v4", "x86-64-v3", "x86-64"), "aarch64": ("armv8-a",)}
 _DIGEST_SIZE = hashlib.sha256().digest_size
 
+_log = logging.getLogger("normwise")
+
 
 class BuildError(Exception):
     """The kernels cannot be had on this machine; the text says why and what to do."""
@@ -70,11 +82,10 @@ def load(element: str, check: Callable[[ctypes.CDLL], None]) -> ctypes.CDLL:
     compiler = find_compiler()
     key = fingerprint(compiler)
     for folder in cache_folders():
-        path = folder / f"kernels-{element}-{key}.so"
+        path = _path(folder, element, key)
         for _ in range(2):
             try:
-                if not intact(path):
-                    _build(compiler, element, key, path)
+                _provide(compiler, element, key, path)
                 library = ctypes.CDLL(str(path))
                 check(library)
                 return library
@@ -85,6 +96,27 @@ def load(element: str, check: Callable[[ctypes.CDLL], None]) -> ctypes.CDLL:
                 path.unlink(missing_ok=True)
                 problem = str(error)
     raise BuildError(f"the kernels were compiled but do not work: {problem}")
+
+
+def must_be_compiled(element: str) -> bool:
+    """Whether `load` would compile, into a cache that stays: then another process can do it for this one."""
+    try:
+        _check_march()
+        compiler = find_compiler()
+    except BuildError:
+        return False  # which `load` says at once
+    folder = next(cache_folders())
+    there = bool(prebuilt(element)) or intact(_path(folder, element, fingerprint(compiler)))
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+    return not there and _writable(folder)
+
+
+def compile_into_cache(element: str) -> None:
+    """Compile what `load` will find. Raises `BuildError` and OSError."""
+    compiler = find_compiler()
+    key = fingerprint(compiler)
+    _provide(compiler, element, key, _path(next(cache_folders()), element, key))
 
 
 def prebuilt(element: str) -> list[Path]:
@@ -145,6 +177,8 @@ def find_compiler() -> list[str]:
 
 def fingerprint(compiler: list[str]) -> str:
     """What a compiled library depends on: sources, flags, compiler and processor."""
+    if not SOURCES.is_dir():  # in a zip file, or within torch.package
+        raise BuildError(f"the kernels' sources are not in a folder ({SOURCES}); import normwise from an installation.")
     digest = hashlib.sha256(repr((compiler, FLAGS, _version(compiler), _processor())).encode())
     for source in sorted(SOURCES.iterdir()):
         if source.suffix in {".cpp", ".hpp"}:
@@ -171,6 +205,33 @@ def intact(path: Path) -> bool:
     except FileNotFoundError:
         return False
     return hashlib.sha256(content[:-_DIGEST_SIZE]).digest() == content[-_DIGEST_SIZE:]
+
+
+def _path(folder: Path, element: str, key: str) -> Path:
+    return folder / f"kernels-{element}-{key}.so"
+
+
+def _provide(compiler: list[str], element: str, key: str, path: Path) -> None:
+    """Have the library in its place. A process that compiles it already is waited for."""
+    if not intact(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _alone(path.with_suffix(".lock")):
+            if not intact(path):
+                _log.warning("Compiling the CPU kernels for %s, once on this machine: about half a minute.", element)
+                _build(compiler, element, key, path)
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """One process at a time. Where the file system has no locks, two may do the same work."""
+    with lock.open("w") as file:
+        if fcntl is not None:
+            with suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
 
 
 def _build(
@@ -226,3 +287,10 @@ def _processor() -> str:
 
 def _writable(folder: Path) -> bool:
     return os.access(folder, os.W_OK)
+
+
+if __name__ == "__main__":
+    try:
+        compile_into_cache(sys.argv[1])
+    except (BuildError, OSError) as reason:
+        sys.exit(str(reason))

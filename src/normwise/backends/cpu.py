@@ -15,7 +15,7 @@ from .cpu_formulas import normalize as normalize
 from .cpu_formulas import normalize_backward as normalize_backward
 from .cpu_formulas import prepare as prepare
 from .cpu_formulas import run as run
-from .cpu_library import ELEMENTS, activation_number, call, kernels
+from .cpu_library import ELEMENTS, activation_number, call, kernels, ready
 from .cpu_responses import respond as respond
 from .cpu_responses import respond_backward as respond_backward
 from .cpu_responses import respond_reduce as respond_reduce
@@ -23,6 +23,8 @@ from .cpu_rows import columns as columns
 from .cpu_rows import columns_backward as columns_backward
 from .cpu_rows import rows as rows
 from .cpu_rows import rows_backward as rows_backward
+from .cpu_rows import rows_of_sum as rows_of_sum
+from .cpu_rows import rows_of_sum_backward as rows_of_sum_backward
 from .cpu_running import remember as remember
 from .cpu_running import remembers as remembers
 from .cpu_standardize import standardization as standardization
@@ -46,14 +48,17 @@ def threaded() -> bool | None:
 
 
 def serves(x: Tensor) -> bool:
-    """Whether the kernels take this tensor: a plain one on the CPU with something in it."""
+    """Whether the kernels take this tensor: a plain one on the CPU with something in it.
+
+    Not while they are being compiled, which the first question begins.
+    """
     return (
         type(x) in PLAIN
         and x.is_cpu
         and x.layout is torch.strided
         and x.dtype in ELEMENTS
         and x.numel() > 0
-        and kernels(x.dtype)[1] is None
+        and ready(x.dtype)
     )
 
 

@@ -16,7 +16,7 @@ from normwise.core.activations import ACTIVATIONS, Activation
 from normwise.core.program import OPERATIONS
 from normwise.core.responses import RESPONSES
 
-from . import build
+from . import background, build
 
 #: The types that kernels exist for, by the names that they have in C++.
 ELEMENTS = {torch.float32: "fp32", torch.float64: "fp64", torch.bfloat16: "bf16", torch.float16: "fp16"}
@@ -48,8 +48,8 @@ _PARAMETERS = {
     "nw_standardize_backward": f"{_SHAPE} n:groups i:known d:eps *grad_y *x *residual *weight *bias i:kept "
     "i:activation *table *grad_x *grad_residual *grad_weight *grad_bias",
     "nw_remember": "n:C *mean *var i:kept d:bessel d:momentum *running_mean *running_var i:running_kept *batches",
-    "nw_rows": f"{_ROWS} d:eps *x *weight *bias i:kept *y *table",
-    "nw_rows_backward": f"{_ROWS} *grad_y *x *weight i:kept *table *grad_x *grad_weight *grad_bias",
+    "nw_rows": f"{_ROWS} d:eps *x *added *sum *weight *bias i:kept *y *table",
+    "nw_rows_backward": f"{_ROWS} *grad_y *x *grad_sum *weight i:kept *table *grad_x *grad_weight *grad_bias",
     "nw_columns": f"{_MAPS} d:eps *x *weight *bias i:kept *y *table",
     "nw_columns_backward": f"{_MAPS} *grad_y *x *weight i:kept *table *grad_x *grad_weight *grad_bias",
     "nw_run": "p:program *entering *leaving",
@@ -155,9 +155,20 @@ def failure(kernel: str, answer: int, arguments: Sequence[Any]) -> Exception:
     )
 
 
+_ready: dict[torch.dtype, bool] = {}
+
+
+def ready(dtype: torch.dtype) -> bool:
+    """Whether the kernels for an element type serve now. Those that must be compiled first come in the background."""
+    known = _ready.get(dtype)
+    if known is None:
+        return not background.compiling(ELEMENTS[dtype]) and kernels(dtype)[1] is None
+    return known
+
+
 @cache
 def kernels(dtype: torch.dtype) -> tuple[dict[str, Any], str | None]:
-    """The kernels for an element type by name, or none and the reason. The first call compiles them."""
+    """The kernels for an element type by name, or none and the reason. The first call may compile them."""
     element = ELEMENTS[dtype]
     found: dict[str, Any] = {}
 
@@ -166,12 +177,15 @@ def kernels(dtype: torch.dtype) -> tuple[dict[str, Any], str | None]:
         _check_names(found)
         _check(found, dtype)
 
+    background.wait_for(element)
     try:
         build.load(element, bind_and_check)
     except build.BuildError as reason:
         # Once for each type, since the answer is kept: slower without a word would be a riddle.
         _log.warning("The CPU kernels for %s are not available (%s); plain PyTorch serves.", element, reason)
+        _ready[dtype] = False
         return {}, str(reason)
+    _ready[dtype] = True
     return found, None
 
 

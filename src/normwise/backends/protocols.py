@@ -179,6 +179,40 @@ class Rows(Backend, Protocol):
 
 
 @runtime_checkable
+class RowsOfSums(Backend, Protocol):
+    """A backend that also normalizes the rows of a sum of two tensors, in the pass that adds them; see `Rows`."""
+
+    def rows_of_sum(
+        self,
+        x: Tensor,
+        added: Tensor,
+        width: int,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        eps: float,
+        center: bool,
+        keep: bool,
+    ) -> tuple[Tensor, Tensor, RowTables]:
+        """For contiguous tensors of one dtype: ``y``, the sum rounded to their dtype, of which ``y`` is, and tables."""
+        ...
+
+    def rows_of_sum_backward(
+        self,
+        grad_y: Tensor,
+        grad_sum: Tensor,
+        total: Tensor,
+        width: int,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        tables: RowTables,
+        center: bool,
+        needs: tuple[bool, bool, bool],
+    ) -> Gradients:
+        """The gradients, the first of either term: what comes through ``y``, plus ``grad_sum``."""
+        ...
+
+
+@runtime_checkable
 class Responses(Backend, Protocol):
     """A backend that also serves the responses of `core.responses`; ``tables`` are theirs, in their order."""
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from ..backends import select, use_backend
+from ..backends import build_kernels, select, use_backend
 from .bytes_model import floor_bytes
 from .cases import DTYPES, Case
 from .check import TOLERANCE, Data, error, make_data, oracle, randomize, take_over
@@ -45,6 +45,8 @@ class Options(NamedTuple):
 
 def measure(case: Case, options: Options) -> dict[str, Any]:
     """The results of one case, by column; a layer that is wrong is not timed, one that fails says why."""
+    if options.device.type == "cpu":
+        build_kernels(DTYPES[case.dtype])
     torch.manual_seed(0)
     # torch's layers do not ask which backend was chosen, so the choice may hold for the whole cell.
     chosen = nullcontext() if options.backend == AUTOMATIC else use_backend(options.backend)

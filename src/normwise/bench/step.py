@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .. import layers
-from ..backends import use_backend
+from ..backends import build_kernels, use_backend
 from ..layers.normalizers import default_groups
 from ..nets import resnet
 from . import environment
@@ -124,6 +124,8 @@ def run(
 
 def _measured(step: Step, options: Options) -> dict[str, Any]:
     columns = step._asdict() | {"rounds": options.rounds}
+    if options.device.type == "cpu":
+        build_kernels(torch.float32, torch.bfloat16)
     chosen = nullcontext() if options.backend == AUTOMATIC else use_backend(options.backend)
     try:
         with threads(step.threads), chosen:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from ..backends import build_kernels
 from ..layers import Norm
 from .image_size import choose_image_size
 from .isolation import isolated
@@ -120,6 +121,8 @@ def compare(
     with isolated(0, "cpu"):
         loaded = load_data(data, settings.image_size, target, standardize)
     recipe = open_model(model, loaded.x_train[:EXAMPLES], len(loaded.classes))
+    if settings.device == "cpu":
+        build_kernels(torch.float32)  # or the first runs would be computed otherwise than the last
     sweep = Sweep(replace(settings, threads=threads_for(loaded.sample_shape)), named, loaded, recipe)
     if out is None:
         return sweep.run(on_event, None)

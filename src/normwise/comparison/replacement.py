@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from ..core.model_change import ModelChange
 from ..layers import Norm, activates, make_norm
 from .isolation import listening
 from .settings import InputError
@@ -49,28 +50,35 @@ def run_with_maps(model: nn.Module, x: Tensor) -> tuple[Any, dict[str, tuple[int
 def replace_normalizers(model: nn.Module, norm: Norm, ranks: Mapping[str, int]) -> list[str]:
     """Replace in place each layer named in `ranks` by `norm`; returns the names of the new layers.
 
-    The `drop` and `act` of a layer that has both (timm's BatchNormAct2d, GroupNormAct) follow the new layer, `act`
-    unless the new layer activates by itself.
+    Wherever a layer is held the new one is, with its hooks, mode and foreign attributes; after an error the model is as
+    it was. The `drop` and `act` of a layer that has both (timm's BatchNormAct2d, GroupNormAct) follow the new layer,
+    `act` unless the new layer activates by itself.
     In-place activations become ordinary ones: after a normalizer that is gone they would overwrite its input,
     which a shortcut may still need.
     """
     names = []
     layers = normalization_layers(model)
-    for name, rank in ranks.items():
-        old = layers[name]
-        new = _build(norm, old, rank)
-        drop, act = getattr(old, "drop", None), getattr(old, "act", None)
-        if isinstance(drop, nn.Module) and isinstance(act, nn.Module):
-            behind = nn.Identity() if activates(new) else act
-            _set(model, old, nn.Sequential(OrderedDict(norm=new, drop=drop, act=behind)))
-            names.append(f"{name}.norm")
-        else:
-            _set(model, old, new)
-            names.append(name)
-    for module in model.modules():
-        if hasattr(module, "inplace"):
-            module.inplace = False  # type: ignore[assignment]
+    with ModelChange(model, "compare") as change:
+        for name, rank in ranks.items():
+            old = layers[name]
+            new, behind = _build(norm, old, rank), _behind(old)
+            if behind is None:
+                change.replace(old, new)
+                names.append(name)
+            else:
+                drop, act = behind
+                act = nn.Identity() if activates(new) else act
+                change.replace(old, nn.Sequential(OrderedDict(norm=new, drop=drop, act=act)))
+                names.append(f"{name}.norm")
+        for module in change.model.modules():
+            if hasattr(module, "inplace"):
+                change.set(module, "inplace", False)
     return names
+
+
+def _behind(layer: nn.Module) -> tuple[nn.Module, nn.Module] | None:
+    drop, act = getattr(layer, "drop", None), getattr(layer, "act", None)
+    return (drop, act) if isinstance(drop, nn.Module) and isinstance(act, nn.Module) else None
 
 
 def _build(norm: Norm, old: nn.Module, rank: int) -> nn.Module:
@@ -91,11 +99,3 @@ def _carry_affine(old: nn.Module, new: nn.Module) -> None:
             continue
         if (before != default).any():
             after.copy_(before)
-
-
-def _set(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Put `new` wherever `old` is registered: a layer may be shared."""
-    for parent in list(model.modules()):
-        for name, child in parent._modules.items():  # named_children() names a shared child once
-            if child is old:
-                parent._modules[name] = new

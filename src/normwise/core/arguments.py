@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .layout import check_memory
+from .sizes import same
 from .tables import REAL, check_place
 
 _STRIDED = torch.strided
@@ -46,9 +47,9 @@ def as_mask(mask: Tensor, x: Tensor) -> Tensor:
     """A boolean mask ``[N, *space]`` or ``[N, 1, *space]`` as ``[N, 1, *space]``."""
     check_boolean(mask, x)
     per_position = (x.shape[0], *x.shape[2:])
-    if mask.shape == per_position:
+    if same(mask.shape, per_position):
         return mask.unsqueeze(1)
-    if mask.shape == (x.shape[0], 1, *x.shape[2:]):
+    if same(mask.shape, (x.shape[0], 1, *x.shape[2:])):
         return mask
     raise ValueError(
         f"mask must be [N, *space] = {list(per_position)} or the same with a channel dimension of 1, "

@@ -57,3 +57,21 @@ def in_layout_of(x: Tensor, y: Tensor) -> Tensor:
     if x.dim() in _CHANNELS_LAST and x.stride(1) == 1 and not x.is_contiguous():
         return y.contiguous(memory_format=_CHANNELS_LAST[x.dim()])
     return y.contiguous()
+
+
+def as_operators_lay(x: Tensor, y: Tensor) -> Tensor:
+    """``y``, contiguous, as torch's elementwise operators lay an output for ``x``: channels_last by the strides alone.
+
+    >>> x = torch.zeros(2, 3, 4, 5).to(memory_format=torch.channels_last)[:, :, ::2]
+    >>> as_operators_lay(x, torch.zeros(2, 3, 2, 5)).is_contiguous(memory_format=torch.channels_last)
+    True
+    """
+    if x.dim() not in _CHANNELS_LAST or x.stride(1) == 0 or x.numel() == 0:
+        return y
+    least = 0
+    for dim in (1, *range(x.dim() - 1, 1, -1), 0):
+        stride = x.stride(dim)
+        if stride < least or (dim == 0 and least == x.stride(1)):
+            return y
+        least = stride * x.shape[dim]
+    return y.contiguous(memory_format=_CHANNELS_LAST[x.dim()])

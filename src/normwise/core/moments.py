@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .history import without_history
 from .precision import table_dtype
 from .processes import ProcessGroup, gather
 
@@ -162,6 +163,10 @@ class Moments(NamedTuple):
     def detached(self) -> Moments:
         """The same table without its history."""
         return self._map(Tensor.detach)
+
+    def without_history(self) -> Moments:
+        """The same table as constants, in forward mode, too; see `core.history`."""
+        return self._map(without_history)
 
     def squeezed(self, axis: int) -> Moments:
         """The same table without an axis of size 1."""

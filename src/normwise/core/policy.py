@@ -1,7 +1,5 @@
 """When running statistics are updated: one small object that every layer with a memory owns."""
 
-from __future__ import annotations
-
 import warnings
 from dataclasses import dataclass, field
 
@@ -9,16 +7,11 @@ import torch
 from torch import Tensor
 
 from .moments import Moments
+from .observed import is_imagined, is_observed
+from .recomputing import graphs_may_ask, recomputing, recomputing_in_graph
 
 NONFINITE = ("skip", "propagate")
 SINGLE_VALUE = ("error", "running")
-
-
-def recomputing() -> bool:
-    """Whether this forward pass runs inside a backward pass: an activation checkpoint, run again."""
-    if torch.compiler.is_compiling():
-        return False
-    return torch._C._current_graph_task_id() != -1  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @dataclass
@@ -30,8 +23,7 @@ class StatisticsPolicy:
         ``running_var`` NaN for good.
     single_value: what a training batch with one value per channel does. ``"error"`` raises; ``"running"``
         normalizes it by the running statistics and does not update them.
-    frozen: use the running statistics in training, too, and never update them; `frozen_parameters` are those whose
-        gradients `freeze` switched off.
+    frozen: use the running statistics in training, too, and never update them.
     paused: how many `no_update` blocks are open.
     pending: the statistics of the micro-batches of an open `pool_updates` block, or None outside of one.
 
@@ -46,7 +38,6 @@ class StatisticsPolicy:
     nonfinite: str = "skip"
     single_value: str = "error"
     frozen: bool = False
-    frozen_parameters: tuple[str, ...] = ()
     paused: int = 0
     pending: list[Moments] | None = field(default=None, repr=False)
     _skipped: int | Tensor = field(default=0, repr=False)
@@ -65,21 +56,30 @@ class StatisticsPolicy:
         """Batches that were not taken in because their statistics were not finite."""
         return int(self._skipped)
 
+    def is_open(self) -> bool:
+        """Whether the memory may change at all."""
+        return not (self.frozen or self.paused)
+
     def admits_updates(self) -> bool:
         """Whether this forward pass may be remembered; a recomputed one was remembered the first time."""
-        return not (self.frozen or self.paused or recomputing())
+        return self.is_open() and not recomputing()
 
     def admits(self, moved: tuple[Tensor, Tensor], kept: tuple[torch.dtype, torch.dtype], layer: str) -> Tensor | bool:
         """Whether buffers of the types ``kept`` may take mean and variance; where they may not is counted here.
 
-        On the CPU the answer is a bool. Elsewhere, and under a compiler, it is a tensor, so that nothing waits for
-        the device; the warning then comes with `warn_if_skipped`.
+        A graph asks whenever it runs whether that is a recomputation, which `admits_updates` cannot know beforehand.
+
+        On the CPU the answer is a bool. Elsewhere, and where somebody looks at the operations, it is a tensor, so that
+        nothing waits for the device or reads a value; the warning then comes with `warn_if_skipped`.
         """
+        if graphs_may_ask():
+            first = recomputing_in_graph(moved[0]).logical_not()
+            return first if self.nonfinite == "propagate" else first & _hold(kept, moved)
         if self.nonfinite == "propagate":
             return True
-        if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:  # pyright: ignore[reportAttributeAccessIssue]
-            return _hold(kept, moved)
         mean, var = moved
+        if is_observed() or is_imagined(mean):
+            return _hold(kept, moved)
         if mean.device.type != "cpu":
             finite = _hold(kept, moved)
             self._skipped = self._skipped + (~finite).long()

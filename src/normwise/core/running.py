@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .history import without_history
 from .layout import check_memory
 from .moments import Moments
 from .precision import table_dtype
@@ -48,7 +49,7 @@ class RunningStatistics(NamedTuple):
         """The remembered statistics as a known table, ``[1, C]``, safe from later updates."""
         check_memory(self.mean, self.var)
         kind = table_dtype(self.mean)
-        mean, var = (t.detach().to(kind, copy=True).unsqueeze(0) for t in (self.mean, self.var))
+        mean, var = (without_history(t).to(kind, copy=True).unsqueeze(0) for t in (self.mean, self.var))
         return Moments(mean, var, 1)
 
     def update_from_batch(self, table: Moments, judge: Judge | None = None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from .sizes import product
 from .tables import called
 
 WITHOUT_EFFECT = "the output would be the bias whatever the input is."
@@ -21,7 +22,7 @@ def check_values_per_channel(caller: object, x: Tensor, consequence: str) -> Non
 
 def check_values_per_group(caller: object, x: Tensor, channels: int, consequence: str = _PER_GROUP) -> None:
     """More than one value in each sample's groups of so many ``channels``."""
-    if channels == 1 and x.shape[2:].numel() == 1:
+    if channels == 1 and product(x.shape[2:]) == 1:
         raise ValueError(
             f"{called(caller)}: expected more than 1 value in each group of statistics, got input size "
             f"{list(x.shape)}; {consequence}"
@@ -30,7 +31,7 @@ def check_values_per_group(caller: object, x: Tensor, channels: int, consequence
 
 def check_values_per_chunk(caller: object, x: Tensor, samples: int) -> None:
     """More than one value of each channel in each chunk of so many ``samples``."""
-    if samples * x.shape[2:].numel() == 1:
+    if samples * product(x.shape[2:]) == 1:
         raise ValueError(
             f"{called(caller)}(ghost_size=1): a chunk of one sample of input size {list(x.shape)} has a single value "
             f"per channel, and {WITHOUT_EFFECT} Use a larger ghost_size."

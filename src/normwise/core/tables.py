@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .layout import PLAIN
+from .sizes import same
 
 Shape = tuple[int, ...]
 #: What normalizers compute with; of the narrower floating types torch itself has hardly an operator.
@@ -32,14 +33,14 @@ def check_optional(caller: object, x: Tensor, shape: Shape, **tensors: Tensor | 
             and t.layout is _STRIDED
         ):
             continue
-        if not (_goes_with(t, x) and t.shape == shape):
+        if not (_goes_with(t, x) and same(t.shape, shape)):
             raise _misfit(caller, name, t, x, shape)
 
 
 def check_required(caller: object, x: Tensor, shape: Shape, **tensors: Tensor) -> None:
     """Each of the ``shape``."""
     for name, t in tensors.items():
-        if not (_goes_with(t, x) and t.shape == shape):
+        if not (_goes_with(t, x) and same(t.shape, shape)):
             raise _misfit(caller, name, t, x, shape)
 
 
@@ -69,7 +70,7 @@ def check_required_tables(caller: object, x: Tensor, **tables: Tensor) -> None:
     for name, table in tables.items():
         samples, channels = x.shape[:2]
         shapes = ((channels,), (1, channels), (samples, channels))
-        if not (_goes_with(table, x) and table.shape in shapes):
+        if not (_goes_with(table, x) and any(same(table.shape, shape) for shape in shapes)):
             words = f"[C] = [{channels}] or [N, C] = [{samples}, {channels}]"
             raise _misfit(caller, name, table, x, *shapes, allowed=words)
 

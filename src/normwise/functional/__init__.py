@@ -31,6 +31,8 @@ from ..operations.adaptive import Style as Style
 from ..operations.adaptive import style_statistics as style_statistics
 from ..operations.measure import measure as measure
 from .plain import adaptive_instance_norm as adaptive_instance_norm
+from .plain import add_layer_norm as add_layer_norm
+from .plain import add_rms_norm as add_rms_norm
 from .plain import dynamic_erf as dynamic_erf
 from .plain import dynamic_tanh as dynamic_tanh
 from .plain import evo_norm_s0 as evo_norm_s0

@@ -142,6 +142,56 @@ def rms_norm(
     return _along_rows("rms_norm", x, shape, formula, (weight, None), epilogue)
 
 
+def add_layer_norm(
+    x: Tensor,
+    residual: Tensor,
+    normalized_shape: int | Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    eps: float = 1e-5,
+) -> tuple[Tensor, Tensor]:
+    r"""The sum of a transformer's stream and a branch, and its `layer_norm`: one pass over memory each way.
+
+    .. math:: h = x + \text{residual}, \qquad y = \gamma\,\frac{h - \mu_h}{\sqrt{\sigma_h^2 + \epsilon}} + \beta
+
+    Returns ``(y, h)``; ``h`` goes on to the next addition. ``x`` and ``residual`` get the same gradient.
+
+    Raises ValueError for a residual of another shape or device.
+
+    >>> import torch
+    >>> x, branch = torch.randn(2, 5, 4), torch.randn(2, 5, 4)
+    >>> y, h = add_layer_norm(branch, x, 4)
+    >>> torch.equal(h, x + branch), torch.allclose(y, layer_norm(h, 4), atol=1e-6)
+    (True, True)
+    """
+    shape = _row_shape("add_layer_norm", x, normalized_shape)
+    check_eps("add_layer_norm", eps)
+    formula = bound(formulas.instance_norm, eps=eps)
+    return _along_sums("add_layer_norm", x, residual, shape, formula, (weight, bias))
+
+
+def add_rms_norm(
+    x: Tensor,
+    residual: Tensor,
+    normalized_shape: int | Sequence[int],
+    weight: Tensor | None = None,
+    *,
+    eps: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    r"""The sum of a transformer's stream and a branch, and its `rms_norm`: ``(y, h)`` as in `add_layer_norm`.
+
+    >>> import torch
+    >>> add_rms_norm(torch.full((1, 4), 2.0), torch.full((1, 4), 1.0), 4)
+    (tensor([[1., 1., 1., 1.]]), tensor([[3., 3., 3., 3.]]))
+    """
+    shape = _row_shape("add_rms_norm", x, normalized_shape)
+    if eps is not None:
+        check_eps("add_rms_norm", eps)
+    formula = bound(formulas.rms_norm, eps=epsilon(x, eps))
+    return _along_sums("add_rms_norm", x, residual, shape, formula, (weight, None))
+
+
 def layer_norm2d(
     x: Tensor,
     weight: Tensor | None = None,
@@ -230,6 +280,19 @@ def _along_rows(
 ) -> Tensor:
     check_optional(caller, x, shape, weight=parameters[0], bias=parameters[1])
     return run_for_y(Request(x, formula, parameters, view=View("rows", len(shape)), **epilogue))
+
+
+def _along_sums(
+    caller: str,
+    x: Tensor,
+    residual: Tensor,
+    shape: tuple[int, ...],
+    formula: Formula,
+    parameters: tuple[Tensor | None, Tensor | None],
+) -> tuple[Tensor, Tensor]:
+    check_floating(residual, caller)
+    check_optional(caller, x, shape, weight=parameters[0], bias=parameters[1])
+    return run_for_y(Request(x, formula, parameters, residual=residual, view=View("sums", len(shape))))  # type: ignore[return-value]
 
 
 def _along_pixels(

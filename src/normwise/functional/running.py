@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from normwise.core.arguments import check_input
+from normwise.core.history import without_history
 from normwise.core.known import check_counter, check_moments
 from normwise.core.layout import check_memory
 from normwise.core.moments import Moments
@@ -110,7 +111,8 @@ def as_known(caller: str, statistics: Statistics, x: Tensor) -> Moments:
     mean, var = (t if t.dim() == 2 else t.unsqueeze(0) for t in (statistics.mean, statistics.var))
     check_memory(mean, var)
     kind = table_dtype(x)
-    known = Moments(mean.to(kind), var.to(kind), statistics.count if isinstance(statistics, Moments) else 1)
+    mean, var = without_history(mean).to(kind), without_history(var).to(kind)
+    known = Moments(mean, var, statistics.count if isinstance(statistics, Moments) else 1)
     check_moments(caller, x, known)
     return known
 

@@ -46,11 +46,9 @@ from .response_norm import FilterResponseNorm2d as FilterResponseNorm2d
 from .response_norm import FilterResponseNorm3d as FilterResponseNorm3d
 from .response_norm import GlobalResponseNorm as GlobalResponseNorm
 from .spade import SPADE as SPADE
-from .statistics import freeze as freeze
 from .statistics import no_update as no_update
 from .statistics import pool_updates as pool_updates
 from .statistics import statistics_bank as statistics_bank
-from .statistics import unfreeze as unfreeze
 from .switchable_norm import SwitchableNorm1d as SwitchableNorm1d
 from .switchable_norm import SwitchableNorm2d as SwitchableNorm2d
 from .switchable_norm import SwitchableNorm3d as SwitchableNorm3d

@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from normwise.core.activations import activation_named
 from normwise.core.arguments import as_mask, check_floating, check_input, length_mask
 
+from ._rebuilding import Epsilon
+from .scripting import refuse
+
 _STRIDED = torch.strided
 SPACE = {1: "L", 2: "H, W", 3: "D, H, W"}
 
@@ -21,6 +24,27 @@ class FusedActivation(nn.Module):
     """
 
     activation: str | None = None
+    eps: Any = Epsilon()
+
+    def lost_in(self, mode: str) -> str:
+        """What a tool would lose that takes the layer for torch's own in ``"training"`` or ``"evaluation"``, or ""."""
+        return "" if self.activation is None else f"activation={self.activation!r}"
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """What `torch.jit.script` puts in the layer's place: a plain module of the same parameters and buffers.
+
+        The trap: as with every module that has this method, it puts it into the model that it was given, too; script a
+        copy to keep the layers.
+        """
+        if not type(self).forward.__module__.startswith("normwise."):
+            refuse(self, "since it has a forward of its own")
+        if getattr(self, "banks", None) is not None:
+            refuse(self, "since it has statistics banks")
+        return self._scripted()
+
+    def _scripted(self) -> nn.Module:
+        """The plain module; a layer that has none says so."""
+        refuse(self, "since its formula is none of torch's")
 
     def _set_activation(self, activation: str | None) -> None:
         activation_named(activation)  # raises for an unknown name

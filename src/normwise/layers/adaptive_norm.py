@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from normwise.core.moments import statistics_dtype
 from normwise.core.numbers import check_eps
+from normwise.core.symbols import as_node, is_symbol
 from normwise.operations import adaptive
 
 from ._shared import FusedActivation
@@ -62,9 +63,11 @@ class AdaptiveInstanceNorm(FusedActivation):
         mask: Tensor | None = None,
         lengths: Tensor | None = None,
     ) -> Tensor:
+        if type(x) is not Tensor and is_symbol(x):
+            return as_node(self, x, style, residual, mask, lengths)
         mask = self._mask(x, mask, lengths) if isinstance(x, Tensor) else None
         epilogue: dict[str, Any] = {"activation": self.activation, "residual": residual}
-        return adaptive.adaptive_instance_norm(x, style, self.eps, mask=mask, **epilogue)
+        return adaptive.adaptive_instance_norm(x, style, self.__dict__["eps"], mask=mask, **epilogue)
 
     @staticmethod
     def statistics(style: Tensor, mask: Tensor | None = None) -> adaptive.Style:

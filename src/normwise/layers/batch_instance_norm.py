@@ -39,13 +39,13 @@ class _BatchInstanceNorm(MixtureLayer):
         self._set_mixing((num_features,), device, dtype)
 
     def _formula(self, group: ProcessGroup | None) -> Formula:
-        return pooled(_with_the_gate_inside, group, eps=self.eps)
+        return pooled(_with_the_gate_inside, group, eps=self.__dict__["eps"])
 
-    def _by_batch(self, x: Tensor, group: ProcessGroup | None) -> Formula:
+    def _by_batch(self, x: Tensor, mask: Tensor | None, group: ProcessGroup | None) -> Formula:
         if self.training:
             self._check_before(x)
             bring_back(self.gate)
-        return super()._by_batch(x, group)
+        return super()._by_batch(x, mask, group)
 
     def _tensors(self) -> tuple[Tensor | None, ...]:
         return self.weight, self.bias, self.gate

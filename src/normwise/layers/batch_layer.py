@@ -17,12 +17,14 @@ from normwise.core.numbers import check_eps, check_momentum, check_whole
 from normwise.core.processes import ProcessGroup, resolve_group
 from normwise.core.running import RunningStatistics
 from normwise.core.single_value import WITHOUT_EFFECT, check_values_per_channel
+from normwise.core.symbols import as_node, is_symbol
 from normwise.operations.normalize import Result, run, run_for_y
 from normwise.operations.request import Request
 from normwise.operations.request import check as check_request
 
 from ._shared import parameters_of, values_per_channel, without_bias
 from .running_layer import RunningLayer
+from .scripting import ScriptedBatchNorm
 
 _LARGER_BATCH = (
     f"{WITHOUT_EFFECT} Use a larger batch (drop_last=True drops a tail of one), single_value='running', eval(), or a "
@@ -37,6 +39,9 @@ class BatchLayer(RunningLayer, nn.modules.batchnorm._BatchNorm):
     extends (``"world"``, a `torch.distributed.ProcessGroup`, or None for this process alone); ``nonfinite`` and
     ``single_value``, see `StatisticsPolicy`.
     """
+
+    #: The modes in which the layer computes what torch's batch norm with its numbers does, but for its activation.
+    plain_in: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -68,12 +73,14 @@ class BatchLayer(RunningLayer, nn.modules.batchnorm._BatchNorm):
 
     def forward(  # type: ignore[override]
         self,
-        x: Tensor,
+        input: Tensor,
         residual: Tensor | None = None,
         mask: Tensor | None = None,
         lengths: Tensor | None = None,
     ) -> Tensor:
-        return self._forward(x, residual, mask, lengths)
+        if type(input) is not Tensor and is_symbol(input):
+            return as_node(self, input, residual, mask, lengths)
+        return self._forward(input, residual, mask, lengths)
 
     def _forward(
         self,
@@ -108,12 +115,12 @@ class BatchLayer(RunningLayer, nn.modules.batchnorm._BatchNorm):
         """The output by the batch's statistics, which ``learning`` takes in."""
         group, check = None, self._check_alone
         if self.training and self.process_group is not None:
-            group, check = resolve_group(self.process_group), self._check_together
+            group, check = self._processes(), self._check_together
         policy = self.policy
         at_once = learning is not None and policy.pending is None and policy.admits_updates()
         request = Request(
             x,
-            self._by_batch(x, group),
+            self._by_batch(x, mask, group),
             tensors,
             self.activation,
             residual,
@@ -127,19 +134,35 @@ class BatchLayer(RunningLayer, nn.modules.batchnorm._BatchNorm):
         if group is not None:
             self._check_total(result.statistics())
         if learning is not None and not (at_once and result.remembered()):
-            self._remember(result.statistics())
+            self._remember(result)
         return result.y
+
+    def _processes(self) -> ProcessGroup | None:
+        """The group that the batch extends over now; None for this process alone."""
+        return resolve_group(self.process_group)
+
+    def lost_in(self, mode: str) -> str:
+        if mode not in self.plain_in:
+            return "its formula"
+        if self.bank is not None:
+            return f"the statistics bank {self.bank!r}, which is in use"
+        if mode == "training" and self.policy.frozen:
+            return "that it is frozen"
+        return super().lost_in(mode)
+
+    def _scripted(self) -> nn.Module:
+        return ScriptedBatchNorm(self) if "evaluation" in self.plain_in else super()._scripted()
 
     def _note(self, formula: Formula, result: Result) -> None:
         """What a layer keeps of a training pass besides the running statistics, before they take it in."""
 
-    def _by_batch(self, x: Tensor, group: ProcessGroup | None) -> Formula:
+    def _by_batch(self, x: Tensor, mask: Tensor | None, group: ProcessGroup | None) -> Formula:
         """The formula in training, over the processes of a group."""
         raise NotImplementedError
 
     def _by_running(self, x: Tensor, running: RunningStatistics) -> tuple[Formula, Moments | None]:
         """The formula in evaluation, and what it knows besides its constants."""
-        return bound(formulas.standardized, eps=self.eps), Moments(running.mean, running.var, 1)
+        return bound(formulas.standardized, eps=self.__dict__["eps"]), Moments(running.mean, running.var, 1)
 
     def _tensors(self) -> tuple[Tensor | None, ...]:
         """The formula's parameters."""
@@ -180,7 +203,7 @@ class BatchLayer(RunningLayer, nn.modules.batchnorm._BatchNorm):
 
     def _check_together(self, request: Request) -> None:
         self._check_request(request)
-        self._check_statistics(request.x, resolve_group(self.process_group))
+        self._check_statistics(request.x, self._processes())
 
     def _check_tensors(self, x: Tensor, running: RunningStatistics | None) -> None:
         """Parameters and buffers as they are now; a subclass adds its own."""

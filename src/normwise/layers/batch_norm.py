@@ -6,10 +6,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from normwise.core import formulas
 from normwise.core.arguments import check_input
 from normwise.core.formulas import Formula
+from normwise.core.inheritance import share_tensors
+from normwise.core.model_change import ModelChange
 from normwise.core.numbers import check_whole
 from normwise.core.processes import ProcessGroup
 from normwise.core.single_value import check_values_per_chunk
@@ -18,8 +21,10 @@ from .batch_layer import BatchLayer, pooled
 
 
 class _BatchNorm(BatchLayer):
-    def _by_batch(self, x: Tensor, group: ProcessGroup | None) -> Formula:
-        return pooled(formulas.batch_norm, group, eps=self.eps)
+    plain_in = ("training", "evaluation")
+
+    def _by_batch(self, x: Tensor, mask: Tensor | None, group: ProcessGroup | None) -> Formula:
+        return pooled(formulas.batch_norm, group, eps=self.__dict__["eps"])
 
 
 class BatchNorm1d(_BatchNorm, nn.BatchNorm1d):
@@ -49,7 +54,7 @@ class BatchNorm2d(_BatchNorm, nn.BatchNorm2d):
     extends the batch over processes; ``nonfinite`` and ``single_value`` say what becomes of unusable batches, see
     ``layer.policy``.
 
-    ``forward(x, residual=None, mask=None, lengths=None)``: ``residual`` has ``x``'s shape and is added before the
+    ``forward(input, residual=None, mask=None, lengths=None)``: ``residual``, of its shape, is added before the
     activation. ``mask`` is boolean, ``[N, *space]`` or ``[N, 1, *space]``: batch and running statistics are those of
     the values where it is true, all values are normalized, and a mask without a true value leaves the running
     statistics alone. ``lengths`` is an integer tensor ``[N]``: the mask of the first positions of sequences
@@ -64,9 +69,11 @@ class BatchNorm2d(_BatchNorm, nn.BatchNorm2d):
 
     Differs from torch: an empty batch is not counted in ``num_batches_tracked``; a batch that would make the running
     statistics inf or NaN is not taken into them (a single one makes torch's NaN for good); recomputing an activation
-    checkpoint does not update them again; ``running_mean`` and ``running_var`` stay in fp32 (fp64 under fp64) in a
-    layer of bf16 or fp16, cast where an operator or an exported graph wants one dtype. The trap: in evaluation the
-    layer is another function than in training, and with small batches a rather different one.
+    checkpoint does not update them again, in compiled and exported graphs either (a training graph that was
+    exported has an operator of this package for that, so it is loaded after ``import normwise``); ``running_mean``
+    and ``running_var`` stay in fp32 (fp64 under fp64) in a layer of bf16 or fp16, cast where an operator or an
+    exported graph wants one dtype. The trap: in evaluation the layer is another function than in training, and with
+    small batches a rather different one.
 
     >>> x = torch.randn(1, 3, 4, 4)                       # a batch of one: instance normalization
     >>> torch.allclose(BatchNorm2d(3)(x), nn.InstanceNorm2d(3)(x), atol=1e-6)
@@ -90,7 +97,7 @@ class BatchNorm3d(_BatchNorm, nn.BatchNorm3d):
     rank = 3
 
 
-class SyncBatchNorm(_BatchNorm, nn.SyncBatchNorm):
+class SyncBatchNorm(_BatchNorm):
     r"""Batch normalization over the processes of a group: a drop-in for `torch.nn.SyncBatchNorm`.
 
     .. math:: y = f\left(\gamma\,\frac{x - \mu_c}{\sqrt{\sigma_c^2 + \epsilon}} + \beta + \text{residual}\right)
@@ -101,21 +108,24 @@ class SyncBatchNorm(_BatchNorm, nn.SyncBatchNorm):
     `DistributedDataParallel` expects.
 
     Args, buffers, errors: as `BatchNorm2d`'s; ``process_group=None`` is the default group. The input is
-    ``[N, C, \*space]`` with any space. In evaluation nothing is exchanged.
-
-    Raises RuntimeError in training where `torch.distributed` is not initialized.
+    ``[N, C, \*space]`` with any space. In evaluation nothing is exchanged, and in training neither where
+    `torch.distributed` is not initialized, as in torch: then the batch is that of this process. (The other layers with
+    a ``process_group`` raise RuntimeError there.)
 
     Source: the synchronized statistics of Ioffe and Szegedy 2015, arXiv:1502.03167, over devices.
 
-    The trap: torch's `convert_sync_batchnorm` replaces any subclass of BatchNorm by its own class and silently drops
-    the subclass' forward; this class' method keeps each layer's class and sets its ``process_group``, and every
-    layer here whose statistics depend on the batch takes ``process_group`` directly.
+    The trap: torch's `convert_sync_batchnorm` makes its own class of every subclass of BatchNorm, and is refused where
+    an activation or a formula would be lost. This class' method keeps each layer's class and sets its
+    ``process_group``, and every layer here whose statistics depend on the batch takes ``process_group`` directly. It
+    is a BatchNorm and no `torch.nn.SyncBatchNorm` to `isinstance`: `DistributedDataParallel` refuses those on CPU.
 
     >>> SyncBatchNorm(4).eval()(torch.zeros(2, 4, 3)).shape
     torch.Size([2, 4, 3])
     """
 
     rank = 0
+    #: torch's class that the layer was before its conversion: `normwise.unsync` goes back to it.
+    converted_from: type[nn.Module] | None = None
 
     def __init__(
         self,
@@ -132,6 +142,10 @@ class SyncBatchNorm(_BatchNorm, nn.SyncBatchNorm):
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, **options)
         self.process_group = "world" if process_group is None else process_group
 
+    def _processes(self) -> ProcessGroup | None:
+        distributed = torch.distributed
+        return super()._processes() if distributed.is_available() and distributed.is_initialized() else None
+
     def _check_input_dim(self, input: Tensor) -> None:
         check_input(input, type(self).__name__)
         self._check(input, dims=(input.dim(),), channel=1)
@@ -141,40 +155,43 @@ class SyncBatchNorm(_BatchNorm, nn.SyncBatchNorm):
         """Synchronize every batch-dependent layer of ``module``, in place; torch's layers become this class.
 
         Returns ``module``, or its replacement where ``module`` itself is a layer of torch. Layers of this package
-        keep their class, options and parameters.
+        keep their class, options and parameters. A new layer stands in every place of the old one, aliases included,
+        with its tensors, hooks, mode and attributes such as ``qconfig``. After an error ``module`` is as it was.
         """
         group = "world" if process_group is None else process_group
-        if isinstance(module, BatchLayer):
-            module.process_group = group
-        elif isinstance(module, nn.modules.batchnorm._BatchNorm):
-            return _synchronized(module, group)
-        for name, child in module.named_children():
-            setattr(module, name, cls.convert_sync_batchnorm(child, group))
-        return module
+        with ModelChange(module, "convert_sync_batchnorm") as change:
+            for layer in list(module.modules()):
+                if isinstance(layer, BatchLayer):
+                    change.set(layer, "process_group", group)
+                elif isinstance(layer, nn.modules.batchnorm._BatchNorm):
+                    change.replace(layer, _synchronized(layer, group))
+        return change.model
 
 
 def _synchronized(layer: nn.modules.batchnorm._BatchNorm, group: ProcessGroup | str) -> SyncBatchNorm:
-    if type(layer) not in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm):
+    kind = parametrize.type_before_parametrizations(layer)
+    if kind not in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm):
         raise ValueError(
-            f"{type(layer).__name__} has a forward of its own, which a conversion would drop; replace it by a layer of "
+            f"{kind.__name__} has a forward of its own, which a conversion would drop; replace it by a layer of "
             "normwise first, or leave it out."
         )
     sync = SyncBatchNorm(layer.num_features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats, group)
-    for name, tensor in (*layer.named_parameters(), *layer.named_buffers()):
-        setattr(sync, name, tensor)
-    if layer.affine and layer.bias is None:
-        sync.bias = None  # type: ignore[assignment]
-    return sync.train(layer.training)
+    share_tensors(sync, layer)
+    if kind is not nn.SyncBatchNorm:
+        sync.converted_from = kind
+    return sync
 
 
 class _GhostBatchNorm(BatchLayer):
+    plain_in = ("evaluation",)
+
     def __init__(self, *args: Any, ghost_size: int = 32, **options: Any) -> None:
         check_whole(self, "ghost_size", ghost_size, 1)
         super().__init__(*args, **options)
         self.ghost_size = ghost_size
 
-    def _by_batch(self, x: Tensor, group: ProcessGroup | None) -> Formula:
-        return pooled(formulas.ghost_batch_norm, group, ghost_size=self.ghost_size, eps=self.eps)
+    def _by_batch(self, x: Tensor, mask: Tensor | None, group: ProcessGroup | None) -> Formula:
+        return pooled(formulas.ghost_batch_norm, group, ghost_size=self.ghost_size, eps=self.__dict__["eps"])
 
     def _check_statistics(self, x: Tensor, group: ProcessGroup | None) -> None:
         super()._check_statistics(x, group)

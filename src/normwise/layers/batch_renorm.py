@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from normwise.core import formulas
+from normwise.core.arguments import finite_padding
 from normwise.core.formulas import Affine, Formula, RenormTarget
+from normwise.core.lasting import unseen
 from normwise.core.moments import Moments
-from normwise.core.policy import recomputing
 from normwise.core.processes import ProcessGroup
+from normwise.core.recomputing import graphs_may_ask, recomputing
+from normwise.core.running import RunningStatistics
 from normwise.core.schedule import Schedule, as_schedule, value_at
-from normwise.operations.context import plain_operations_wanted
 from normwise.operations.normalize import Result
 
 from .batch_layer import BatchLayer
+from .passes import Before, Passes, before_in_graph, is_to_be_kept
 
 #: The paper's schedules: plain batch normalization for 5000 steps, then r up to 3 and d up to 5.
 PAPER_R_MAX: Schedule = ((5_000.0, 1.0), (40_000.0, 3.0))
 PAPER_D_MAX: Schedule = ((5_000.0, 0.0), (25_000.0, 5.0))
 
-#: How many forward passes a backward pass may have to recompute at most.
-_REMEMBERED_PASSES = 8
-
 
 class _BatchRenorm(BatchLayer):
+    plain_in = ("evaluation",)
+
     def __init__(
         self,
         num_features: int,
@@ -48,14 +49,14 @@ class _BatchRenorm(BatchLayer):
         name = type(self).__name__
         self.r_max = as_schedule(r_max, f"{name}: r_max", 1.0)
         self.d_max = as_schedule(d_max, f"{name}: d_max", 0.0)
-        self._passes: deque[tuple[Tensor, _Before]] = deque(maxlen=_REMEMBERED_PASSES)
+        self._passes = Passes()
         self.target()  # raises without running statistics
 
     def target(self) -> RenormTarget:
         """What the next batch is corrected towards: the running statistics, and the limits at this step."""
-        return _target(self._before(), self.r_max, self.d_max)
+        return _target(Before.now(self._running()), self.r_max, self.d_max)
 
-    def _before(self) -> _Before:
+    def _running(self) -> RunningStatistics:
         running = self.running_statistics()
         if running is None or running.batches is None:
             name = type(self).__name__
@@ -63,20 +64,24 @@ class _BatchRenorm(BatchLayer):
                 f"{name} corrects towards its running statistics and needs them; leave track_running_stats=True, or "
                 f"write {name.replace('Renorm', 'Norm')} for batch statistics alone."
             )
-        known = running.moments()
-        return _Before(known.mean, known.var, running.batches.to(known.mean.dtype, copy=True))
+        return running
 
-    def _by_batch(self, x: Tensor, group: ProcessGroup | None) -> Formula:
+    def _by_batch(self, x: Tensor, mask: Tensor | None, group: ProcessGroup | None) -> Formula:
         self._check_before(x)
-        constants = {"r_max": self.r_max, "d_max": self.d_max, "eps": self.eps, "processes": group}
-        if recomputing() and self._passes:
-            return partial(_as_before, passes=tuple(self._passes), **constants)
-        return partial(_corrected, before=self._before(), **constants)
+        constants = {"r_max": self.r_max, "d_max": self.d_max, "eps": self.__dict__["eps"], "processes": group}
+        if graphs_may_ask():
+            return partial(_corrected_in_graph, running=self._running(), passes=self._passes, **constants)
+        with unseen():
+            if recomputing():
+                before = self._passes.find(_moments_of_batch(x, mask, group), nested=is_to_be_kept())
+            else:
+                before = Before.now(self._running())
+        return partial(_corrected, before=before, **constants)
 
     def _note(self, formula: Formula, result: Result) -> None:
-        before = formula.keywords.get("before")  # type: ignore[attr-defined]
-        if before is not None and not plain_operations_wanted():
-            self._passes.append((result.statistics().mean, before))
+        if is_to_be_kept() and not recomputing():
+            with unseen():
+                self._passes.keep(result.statistics(), formula.keywords["before"])  # type: ignore[attr-defined]
 
     def extra_repr(self) -> str:
         shown = super().extra_repr()
@@ -86,15 +91,13 @@ class _BatchRenorm(BatchLayer):
         return shown
 
 
-class _Before(NamedTuple):
-    """The running statistics, ``[1, C]``, and the number of the step, as a forward pass found them."""
-
-    mean: Tensor
-    var: Tensor
-    step: Tensor
+@torch.no_grad()
+def _moments_of_batch(x: Tensor, mask: Tensor | None, group: ProcessGroup | None) -> Moments:
+    values, _ = finite_padding(mask, x, None)
+    return Moments.of(values, mask).over_batch(group)
 
 
-def _target(before: _Before, r_max: Schedule, d_max: Schedule) -> RenormTarget:
+def _target(before: Before, r_max: Schedule, d_max: Schedule) -> RenormTarget:
     return RenormTarget(before.mean, before.var, value_at(r_max, before.step), value_at(d_max, before.step))
 
 
@@ -103,7 +106,7 @@ def _corrected(
     weight: Tensor | None,
     bias: Tensor | None,
     *,
-    before: _Before,
+    before: Before,
     r_max: Schedule,
     d_max: Schedule,
     eps: float,
@@ -113,27 +116,19 @@ def _corrected(
     return formulas.batch_renorm(moments, weight, bias, target=target, eps=eps, processes=processes)
 
 
-def _as_before(
+def _corrected_in_graph(
     moments: Moments,
     weight: Tensor | None,
     bias: Tensor | None,
     *,
-    passes: tuple[tuple[Tensor, _Before], ...],
-    r_max: Schedule,
-    d_max: Schedule,
-    eps: float,
+    running: RunningStatistics,
+    passes: Passes,
     processes: ProcessGroup | None,
+    **constants: Any,
 ) -> Affine:
-    """The formula with the target of the pass that is recomputed: the one whose batch had the same means.
-
-    The running statistics have moved since, and with them r and d would be others than in the output.
-    """
-    with torch.no_grad():  # the recomputation must save for its backward just what the first pass saved
-        mean = moments.over_batch(processes).mean
-        nearest = torch.stack([(seen - mean).square().sum() for seen, _ in passes]).argmin().view(1)
-        columns = (torch.stack(column) for column in zip(*(before for _, before in passes), strict=True))
-        before = _Before(*(column.index_select(0, nearest).squeeze(0) for column in columns))
-    return _corrected(moments, weight, bias, before=before, r_max=r_max, d_max=d_max, eps=eps, processes=processes)
+    """The formula in a graph, which may be run again when the running statistics have moved."""
+    before = before_in_graph(moments.over_batch(processes), running, passes)
+    return _corrected(moments, weight, bias, before=before, processes=processes, **constants)
 
 
 class BatchRenorm1d(_BatchRenorm, nn.BatchNorm1d):
@@ -171,7 +166,7 @@ class BatchRenorm2d(_BatchRenorm, nn.BatchNorm2d):
     buffer is torch's ``running_var``, with the **unbiased** variance.
 
     The trap: an activation checkpoint is recomputed after the update; the layer then uses again what it was corrected
-    towards at first, as long as no more than 8 of its forward passes lie in between.
+    towards at first, and raises RuntimeError where more than 256 of its forward passes lie in between.
 
     >>> x = torch.randn(8, 3, 4, 4)
     >>> torch.allclose(BatchRenorm2d(3, r_max=1, d_max=0)(x), nn.BatchNorm2d(3)(x), atol=1e-6)

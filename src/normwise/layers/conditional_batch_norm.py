@@ -12,6 +12,7 @@ from normwise.core.formulas import Formula
 from normwise.core.known import check_channels
 from normwise.core.processes import ProcessGroup
 from normwise.core.running import RunningStatistics
+from normwise.core.symbols import as_node, is_symbol
 
 from ._conditions import ConditionTables
 from .batch_layer import BatchLayer, pooled
@@ -44,6 +45,8 @@ class _ConditionalBatchNorm(ConditionTables, BatchLayer):
         mask: Tensor | None = None,
         lengths: Tensor | None = None,
     ) -> Tensor:
+        if type(x) is not Tensor and is_symbol(x):
+            return as_node(self, x, condition, residual, mask, lengths)
         self._check_input_dim(x)
         self._check_tables(x)
         affine = self._rows(condition, x.shape[0])
@@ -52,8 +55,8 @@ class _ConditionalBatchNorm(ConditionTables, BatchLayer):
     def _check_tensors(self, x: Tensor, running: RunningStatistics | None) -> None:
         check_channels(self, x, self.num_features, None, None, running)  # the tables have been read by now
 
-    def _by_batch(self, x: Tensor, group: ProcessGroup | None) -> Formula:
-        return pooled(formulas.batch_norm, group, eps=self.eps)
+    def _by_batch(self, x: Tensor, mask: Tensor | None, group: ProcessGroup | None) -> Formula:
+        return pooled(formulas.batch_norm, group, eps=self.__dict__["eps"])
 
     def fold(self, condition: int | Tensor) -> nn.Module:
         """The plain BatchNorm of one condition: a label, or the weights ``[K]`` of a mixture.

@@ -11,6 +11,7 @@ from normwise.core import formulas
 from normwise.core.bound import bound
 from normwise.core.numbers import check_eps, check_whole
 from normwise.core.single_value import check_values_per_group
+from normwise.core.symbols import as_node, is_symbol
 from normwise.operations.normalize import normalize
 
 from ._conditions import ConditionTables
@@ -46,12 +47,14 @@ class _ConditionalInstanceNorm(ConditionTables, ChannelLayer, nn.modules.instanc
         mask: Tensor | None = None,
         lengths: Tensor | None = None,
     ) -> Tensor:
+        if type(x) is not Tensor and is_symbol(x):
+            return as_node(self, x, condition, residual, mask, lengths)
         self._check(x, dims=(self.rank + 2,), channel=1)
         self._check_tables(x)
         check_values_per_group(self, x, 1)
         weight, bias = self._rows(condition, x.shape[0])
         mask = self._mask(x, mask, lengths)
-        formula = bound(formulas.instance_norm, eps=self.eps)
+        formula = bound(formulas.instance_norm, eps=self.__dict__["eps"])
         return normalize(x, formula, weight, bias, activation=self.activation, residual=residual, mask=mask)
 
     def fold(self, condition: int | Tensor) -> nn.Module:

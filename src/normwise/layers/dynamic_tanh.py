@@ -10,12 +10,15 @@ from torch import Tensor, nn
 
 from normwise.core.arguments import check_floating
 from normwise.core.numbers import check_number, check_whole
+from normwise.core.symbols import as_node, is_symbol
 from normwise.operations import pointwise
 
 from ._shared import FusedActivation
+from .scripting import ScriptedSquash
 
 
 class _Squash(FusedActivation):
+    alpha: nn.Parameter
     weight: nn.Parameter | None
     bias: nn.Parameter | None
 
@@ -36,11 +39,23 @@ class _Squash(FusedActivation):
         check_whole(self, "dim", dim, -math.inf)
         check_number(self, "alpha", alpha, -math.inf)
         self.num_channels, self.dim, self.elementwise_affine = num_channels, dim, elementwise_affine
-        self.alpha = nn.Parameter(torch.full((1,), float(alpha), device=device, dtype=dtype))
-        for name, start, wanted in (("weight", 1.0, elementwise_affine), ("bias", 0.0, elementwise_affine and bias)):
-            table = torch.full((num_channels,), start, device=device, dtype=dtype)
-            self.register_parameter(name, nn.Parameter(table) if wanted else None)
+        self._starts = {"alpha": float(alpha), "weight": 1.0, "bias": 0.0}
+        wanted = {"alpha": True, "weight": elementwise_affine, "bias": elementwise_affine and bias}
+        for name, is_wanted in wanted.items():
+            table = torch.empty(1 if name == "alpha" else num_channels, device=device, dtype=dtype)
+            self.register_parameter(name, nn.Parameter(table) if is_wanted else None)
+        self.reset_parameters()
         self._set_activation(activation)
+
+    def reset_parameters(self) -> None:
+        """What the constructor was given, γ = 1 and β = 0."""
+        for name, start in self._starts.items():
+            parameter = self._parameters[name]
+            if parameter is not None:
+                nn.init.constant_(parameter, start)
+
+    def _scripted(self) -> nn.Module:
+        return ScriptedSquash(self)
 
     def _check(self, x: Tensor) -> None:
         name = type(self).__name__
@@ -94,6 +109,8 @@ class DynamicTanh(_Squash):
     """
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        if type(x) is not Tensor and is_symbol(x):
+            return as_node(self, x, residual)
         self._check(x)
         epilogue: dict[str, Any] = {"activation": self.activation, "residual": residual}
         return pointwise.dynamic_tanh(x, self.alpha, self.weight, self.bias, dim=self.dim, **epilogue)
@@ -134,8 +151,11 @@ class DynamicErf(_Squash):
         super().__init__(num_channels, dim, alpha, elementwise_affine, bias, device, dtype, activation=activation)
         check_number(self, "shift", shift, -math.inf)
         self.shift = nn.Parameter(torch.full((1,), float(shift), device=device, dtype=dtype))
+        self._starts["shift"] = float(shift)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        if type(x) is not Tensor and is_symbol(x):
+            return as_node(self, x, residual)
         self._check(x)
         epilogue: dict[str, Any] = {"activation": self.activation, "residual": residual}
         return pointwise.dynamic_erf(x, self.alpha, self.shift, self.weight, self.bias, dim=self.dim, **epilogue)

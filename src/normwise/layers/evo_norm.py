@@ -17,6 +17,7 @@ from normwise.core.numbers import check_eps, check_groups, check_whole
 from normwise.core.processes import ProcessGroup
 from normwise.core.running import RunningStatistics
 from normwise.core.single_value import check_values_per_group
+from normwise.core.symbols import as_node, is_symbol
 from normwise.core.tables import check_optional, check_required
 from normwise.operations.normalize import run_for_y
 from normwise.operations.request import Request
@@ -24,6 +25,7 @@ from normwise.operations.request import check as check_request
 
 from ._shared import ChannelLayer
 from .batch_layer import BatchLayer, pooled
+from .scripting import ScriptedEvoNormB0, ScriptedEvoNormS0
 
 
 class EvoNormB0(BatchLayer):
@@ -78,15 +80,18 @@ class EvoNormB0(BatchLayer):
         super()._check_tensors(x, running)
         check_required(self, x, (self.num_features,), v=self.v)
 
-    def _by_batch(self, x: Tensor, group: ProcessGroup | None) -> Formula:
-        return pooled(formulas.evo_norm_b0, group, eps=self.eps)
+    def _by_batch(self, x: Tensor, mask: Tensor | None, group: ProcessGroup | None) -> Formula:
+        return pooled(formulas.evo_norm_b0, group, eps=self.__dict__["eps"])
 
     def _by_running(self, x: Tensor, running: RunningStatistics) -> tuple[Formula, Moments | None]:
         self._check_before(x)
-        return partial(formulas.evo_norm_b0, eps=self.eps, known=running.moments()), None
+        return partial(formulas.evo_norm_b0, eps=self.__dict__["eps"], known=running.moments()), None
 
     def _tensors(self) -> tuple[Tensor | None, ...]:
         return self.weight, self.bias, self.v
+
+    def _scripted(self) -> nn.Module:
+        return ScriptedEvoNormB0(self) if self.running_mean is not None else super()._scripted()
 
     def _check_input_dim(self, input: Tensor) -> None:
         check_input(input, type(self).__name__)
@@ -162,12 +167,17 @@ class EvoNormS0(ChannelLayer):
         mask: Tensor | None = None,
         lengths: Tensor | None = None,
     ) -> Tensor:
+        if type(x) is not Tensor and is_symbol(x):
+            return as_node(self, x, residual, mask, lengths)
         mask = self._mask(x, mask, lengths)
-        formula = bound(formulas.evo_norm_s0, groups=self.num_groups, eps=self.eps)
+        formula = bound(formulas.evo_norm_s0, groups=self.num_groups, eps=self.__dict__["eps"])
         tensors, asker = (self.weight, self.bias, self.v), (type(self), self.num_features)
         return run_for_y(
             Request(x, formula, tensors, self.activation, residual, mask, asker=asker), self._check_request
         )
+
+    def _scripted(self) -> nn.Module:
+        return ScriptedEvoNormS0(self)
 
     def _check_request(self, request: Request) -> None:
         x = request.x

@@ -15,12 +15,14 @@ from normwise.core.moments import Moments
 from normwise.core.numbers import check_eps, check_groups, check_momentum, check_whole
 from normwise.core.running import Judge, RunningStatistics
 from normwise.core.single_value import check_values_per_group
+from normwise.core.symbols import as_node, is_symbol
 from normwise.operations.normalize import run, run_for_y
 from normwise.operations.request import Request
 from normwise.operations.request import check as check_request
 
 from ._shared import FusedActivation, parameters_of, without_bias
 from .running_layer import RunningLayer
+from .scripting import ScriptedGroupNorm, ScriptedInstanceNorm
 
 
 class _InstanceNorm(RunningLayer, nn.modules.instancenorm._InstanceNorm):
@@ -49,12 +51,15 @@ class _InstanceNorm(RunningLayer, nn.modules.instancenorm._InstanceNorm):
 
     def forward(  # type: ignore[override]
         self,
-        x: Tensor,
+        input: Tensor,
         residual: Tensor | None = None,
         mask: Tensor | None = None,
         lengths: Tensor | None = None,
     ) -> Tensor:
+        x = input
         if not isinstance(x, Tensor) or x.dim() != self.rank + 2:
+            if is_symbol(x):
+                return as_node(self, x, residual, mask, lengths)
             self._check_input_dim(x)
             batched = [None if t is None else t.unsqueeze(0) for t in (residual, mask, lengths)]
             return self(x.unsqueeze(0), *batched).squeeze(0)
@@ -62,10 +67,10 @@ class _InstanceNorm(RunningLayer, nn.modules.instancenorm._InstanceNorm):
             mask = self._mask(x, mask, lengths)
         running = self.running_statistics() if self.track_running_stats else None
         known, check = None, self._check_request
-        formula = bound(formulas.instance_norm, eps=self.eps)
+        formula = bound(formulas.instance_norm, eps=self.__dict__["eps"])
         learning = running is not None and self.training and not self.policy.frozen
         if running is not None and not learning:
-            formula, check = bound(formulas.standardized, eps=self.eps), self._check_tensors
+            formula, check = bound(formulas.standardized, eps=self.__dict__["eps"]), self._check_tensors
             known = Moments(running.mean, running.var, 1)
         request = Request(
             x,
@@ -81,8 +86,11 @@ class _InstanceNorm(RunningLayer, nn.modules.instancenorm._InstanceNorm):
         )
         result = run(request, check)
         if learning:
-            self._remember(result.statistics())
+            self._remember(result)
         return result.y
+
+    def _scripted(self) -> nn.Module:
+        return ScriptedInstanceNorm(self)
 
     def _check_tensors(self, request: Request) -> None:
         running = self.running_statistics() if self.track_running_stats else None
@@ -127,7 +135,7 @@ class InstanceNorm2d(_InstanceNorm, nn.InstanceNorm2d):
 
     Args: as torch's. Keyword only: ``activation`` names an activation applied last, such as ``"relu"``.
 
-    ``forward(x, residual=None, mask=None, lengths=None)``: ``residual`` has ``x``'s shape and is added before the
+    ``forward(input, residual=None, mask=None, lengths=None)``: ``residual``, of its shape, is added before the
     activation. ``mask`` is boolean, ``[N, *space]`` or ``[N, 1, *space]``: the statistics are those of the values where
     it is true; a sample without any is divided by √ε. ``lengths`` is an integer tensor ``[N]``: the mask of the first
     positions of sequences ``[N, C, L]``.
@@ -177,7 +185,7 @@ class GroupNorm(FusedActivation, nn.GroupNorm):
 
     Args: as torch's. Keyword only: ``activation`` names an activation applied last, such as ``"silu"``.
 
-    ``forward(x, residual=None, mask=None, lengths=None)``: as in `InstanceNorm2d`.
+    ``forward(input, residual=None, mask=None, lengths=None)``: as in `InstanceNorm2d`.
 
     Raises ValueError where the channels are not divisible by the groups, where the input has other channels,
     and for groups of a single value, where the output would not depend on the input.
@@ -216,17 +224,22 @@ class GroupNorm(FusedActivation, nn.GroupNorm):
 
     def forward(  # type: ignore[override]
         self,
-        x: Tensor,
+        input: Tensor,
         residual: Tensor | None = None,
         mask: Tensor | None = None,
         lengths: Tensor | None = None,
     ) -> Tensor:
+        if type(input) is not Tensor and is_symbol(input):
+            return as_node(self, input, residual, mask, lengths)
         if mask is not None or lengths is not None:
-            mask = self._mask(x, mask, lengths)
-        formula = bound(formulas.group_norm, groups=self.num_groups, eps=self.eps)
+            mask = self._mask(input, mask, lengths)
+        formula = bound(formulas.group_norm, groups=self.num_groups, eps=self.__dict__["eps"])
         asker = (type(self), self.num_channels)
-        request = Request(x, formula, parameters_of(self), self.activation, residual, mask, asker=asker)
+        request = Request(input, formula, parameters_of(self), self.activation, residual, mask, asker=asker)
         return run_for_y(request, self._check_request)
+
+    def _scripted(self) -> nn.Module:
+        return ScriptedGroupNorm(self)
 
     def _check_request(self, request: Request) -> None:
         x = request.x

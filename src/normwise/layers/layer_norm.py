@@ -13,16 +13,28 @@ from normwise.core.bound import bound
 from normwise.core.formulas import Formula
 from normwise.core.moments import epsilon
 from normwise.core.numbers import as_row_shape, check_eps, check_rows
+from normwise.core.symbols import as_node, is_symbol
 from normwise.core.tables import broadcasts, check_optional
 from normwise.operations.normalize import run_for_y
 from normwise.operations.request import Request, View
 from normwise.operations.request import check as check_request
 
 from ._shared import FusedActivation, parameters_of
+from .scripting import ScriptedRows
 
 
 class _RowNorm(FusedActivation):
     normalized_shape: tuple[int, ...]
+    add_first: bool
+
+    def _set_options(self, activation: str | None, add_first: bool) -> None:
+        self._set_activation(activation)
+        if add_first and activation is not None:
+            raise ValueError(
+                f"{type(self).__name__}: add_first normalizes x + residual and takes no activation, received "
+                f"activation={activation!r}; apply it to the result."
+            )
+        self.add_first = add_first
 
     def _normalize(
         self,
@@ -33,9 +45,17 @@ class _RowNorm(FusedActivation):
         mask: Tensor | None,
     ) -> Tensor:
         shape = self.normalized_shape
-        view, asker = View("rows", len(shape)), (type(self), shape)
+        summing = self.add_first and residual is not None
+        view, asker = View("sums" if summing else "rows", len(shape)), (type(self), shape)
         request = Request(x, formula, tensors, self.activation, residual, mask, view=view, asker=asker)
-        return run_for_y(request, self._check_request)
+        y = run_for_y(request, self._check_request)
+        return (y, x) if self.add_first and not summing else y  # type: ignore[return-value]
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + (", add_first=True" if self.add_first else "")
+
+    def _scripted(self) -> nn.Module:
+        return ScriptedRows(self, center=isinstance(self, nn.LayerNorm), pixels=False)
 
     def _check_request(self, request: Request) -> None:
         x, mask = request.x, request.mask
@@ -56,11 +76,15 @@ class LayerNorm(_RowNorm, nn.LayerNorm):
     μ and σ² (**biased**) are those of each row over ``normalized_shape``; γ and β have that shape. Training
     and evaluation are the same.
 
-    Args: as torch's. Keyword only: ``activation`` names an activation applied last, such as ``"gelu"``.
+    Args: as torch's. Keyword only: ``activation`` names an activation applied last, such as ``"gelu"``;
+    ``add_first=True`` is the order of a transformer's stream, see below.
 
-    ``forward(x, residual=None, mask=None)``: ``residual`` has ``x``'s shape and is added before the activation;
+    ``forward(input, residual=None, mask=None)``: ``residual``, of its shape, is added before the activation;
     ``mask`` is boolean and broadcasts against ``x``: the statistics are those of the values where it is true.
     (A mask of whole tokens changes nothing here: no token sees another.)
+
+    With ``add_first`` the residual is added before the normalization, in the same pass, and the sum is a result, too:
+    ``y, h = norm(x, residual)`` is ``h = x + residual``, ``y = norm(h)``; without a residual ``h`` is ``x``.
 
     Raises ValueError where the trailing dimensions of the input are not ``normalized_shape``.
 
@@ -82,14 +106,19 @@ class LayerNorm(_RowNorm, nn.LayerNorm):
         dtype: torch.dtype | None = None,
         *,
         activation: str | None = None,
+        add_first: bool = False,
     ) -> None:
         shape = as_row_shape(self, normalized_shape)
         check_eps(self, eps)
         super().__init__(shape, eps, elementwise_affine, bias, device, dtype)  # type: ignore[arg-type]
-        self._set_activation(activation)
+        self._set_options(activation, add_first)
 
-    def forward(self, x: Tensor, residual: Tensor | None = None, mask: Tensor | None = None) -> Tensor:  # type: ignore[override]
-        return self._normalize(x, bound(formulas.instance_norm, eps=self.eps), parameters_of(self), residual, mask)
+    def forward(self, input: Tensor, residual: Tensor | None = None, mask: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        if type(input) is not Tensor and is_symbol(input):
+            return as_node(self, input, residual, mask)
+        return self._normalize(
+            input, bound(formulas.instance_norm, eps=self.__dict__["eps"]), parameters_of(self), residual, mask
+        )
 
 
 class RMSNorm(_RowNorm, nn.RMSNorm):
@@ -101,9 +130,9 @@ class RMSNorm(_RowNorm, nn.RMSNorm):
     Training and evaluation are the same.
 
     Args: as torch's; ``eps=None`` is the machine epsilon of the type the statistics are computed in, fp32 for
-    fp16, bf16 and fp32 input (1.2e-7) and fp64 for fp64. Keyword only: ``activation``.
+    fp16, bf16 and fp32 input (1.2e-7) and fp64 for fp64. Keyword only: ``activation`` and ``add_first``.
 
-    ``forward(x, residual=None, mask=None)``: as in `LayerNorm`.
+    ``forward(x, residual=None, mask=None)``, and ``add_first``: as in `LayerNorm`.
 
     Raises ValueError where the trailing dimensions of the input are not ``normalized_shape``.
 
@@ -122,13 +151,16 @@ class RMSNorm(_RowNorm, nn.RMSNorm):
         dtype: torch.dtype | None = None,
         *,
         activation: str | None = None,
+        add_first: bool = False,
     ) -> None:
         shape = as_row_shape(self, normalized_shape)
         if eps is not None:
             check_eps(self, eps)
         super().__init__(shape, eps, elementwise_affine, device, dtype)  # type: ignore[arg-type]
-        self._set_activation(activation)
+        self._set_options(activation, add_first)
 
     def forward(self, x: Tensor, residual: Tensor | None = None, mask: Tensor | None = None) -> Tensor:  # type: ignore[override]
-        formula = bound(formulas.rms_norm, eps=epsilon(x, self.eps))
+        if type(x) is not Tensor and is_symbol(x):
+            return as_node(self, x, residual, mask)
+        formula = bound(formulas.rms_norm, eps=epsilon(x, self.__dict__["eps"]))
         return self._normalize(x, formula, (self.weight, None), residual, mask)

@@ -35,7 +35,7 @@ class MixtureLayer(BatchLayer):
         """The formula, which takes ``known=`` statistics of the batch in evaluation."""
         raise NotImplementedError
 
-    def _by_batch(self, x: Tensor, group: ProcessGroup | None) -> Formula:
+    def _by_batch(self, x: Tensor, mask: Tensor | None, group: ProcessGroup | None) -> Formula:
         return self._formula(group)
 
     def _by_running(self, x: Tensor, running: RunningStatistics) -> tuple[Formula, Moments | None]:

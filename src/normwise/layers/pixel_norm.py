@@ -13,12 +13,14 @@ from normwise.core.bound import bound
 from normwise.core.formulas import Formula
 from normwise.core.moments import epsilon
 from normwise.core.numbers import check_eps
+from normwise.core.symbols import as_node, is_symbol
 from normwise.core.tables import check_optional
 from normwise.operations.normalize import run_for_y
 from normwise.operations.request import PIXELS, Request
 from normwise.operations.request import check as check_request
 
 from ._shared import FusedActivation, parameters_of
+from .scripting import ScriptedRows
 
 
 class _PixelNorm(FusedActivation):
@@ -35,6 +37,9 @@ class _PixelNorm(FusedActivation):
         asker = (type(self), self.normalized_shape)
         request = Request(x, formula, tensors, self.activation, residual, mask, view=PIXELS, asker=asker)
         return run_for_y(request, self._check_request)
+
+    def _scripted(self) -> nn.Module:
+        return ScriptedRows(self, center=isinstance(self, nn.LayerNorm), pixels=True)
 
     def _check_request(self, request: Request) -> None:
         self._check(request.x)
@@ -65,7 +70,7 @@ class LayerNorm2d(_PixelNorm, nn.LayerNorm):
     layers whose checkpoints load here (ConvNeXt's ``channels_first`` LayerNorm, timm's ``LayerNorm2d``) use 1e-6.
     Keyword only: ``activation`` names an activation applied last, such as ``"gelu"``.
 
-    ``forward(x, residual=None, mask=None, lengths=None)``: ``residual`` has ``x``'s shape and is added before the
+    ``forward(input, residual=None, mask=None, lengths=None)``: ``residual``, of its shape, is added before the
     activation. No position sees another, so a ``mask`` of positions, or ``lengths`` of sequences, changes no
     statistics; NaN and inf in what it excludes count as 0 and do not reach the parameters' gradients.
 
@@ -107,13 +112,15 @@ class LayerNorm2d(_PixelNorm, nn.LayerNorm):
 
     def forward(  # type: ignore[override]
         self,
-        x: Tensor,
+        input: Tensor,
         residual: Tensor | None = None,
         mask: Tensor | None = None,
         lengths: Tensor | None = None,
     ) -> Tensor:
-        formula, mask = bound(formulas.instance_norm, eps=self.eps), self._mask(x, mask, lengths)
-        return self._normalize(x, formula, parameters_of(self), residual, mask)
+        if type(input) is not Tensor and is_symbol(input):
+            return as_node(self, input, residual, mask, lengths)
+        formula, mask = bound(formulas.instance_norm, eps=self.__dict__["eps"]), self._mask(input, mask, lengths)
+        return self._normalize(input, formula, parameters_of(self), residual, mask)
 
 
 class RMSNorm2d(_PixelNorm, nn.RMSNorm):
@@ -161,7 +168,9 @@ class RMSNorm2d(_PixelNorm, nn.RMSNorm):
         mask: Tensor | None = None,
         lengths: Tensor | None = None,
     ) -> Tensor:
-        formula, mask = bound(formulas.rms_norm, eps=epsilon(x, self.eps)), self._mask(x, mask, lengths)
+        if type(x) is not Tensor and is_symbol(x):
+            return as_node(self, x, residual, mask, lengths)
+        formula, mask = bound(formulas.rms_norm, eps=epsilon(x, self.__dict__["eps"])), self._mask(x, mask, lengths)
         return self._normalize(x, formula, (self.weight, None), residual, mask)
 
 

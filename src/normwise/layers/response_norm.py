@@ -13,12 +13,14 @@ from normwise.core.bound import bound
 from normwise.core.moments import Moments
 from normwise.core.numbers import check_eps, check_whole
 from normwise.core.responses import Thresholded
+from normwise.core.symbols import as_node, is_symbol
 from normwise.core.tables import check_optional, check_required
 from normwise.operations.normalize import run_for_y
 from normwise.operations.request import Request
 from normwise.operations.request import check as check_request
 
 from ._shared import ChannelLayer
+from .scripting import ScriptedFilterResponseNorm, ScriptedGlobalResponseNorm
 
 #: The first value of a learned ε.
 _LEARNED_EPS = 1e-4
@@ -76,14 +78,19 @@ class _FilterResponseNorm(ChannelLayer):
         mask: Tensor | None = None,
         lengths: Tensor | None = None,
     ) -> Tensor:
+        if type(x) is not Tensor and is_symbol(x):
+            return as_node(self, x, residual, mask, lengths)
         mask = self._mask(x, mask, lengths)
         tensors, activation = (self.weight, self.bias, self.learned_eps), self.activation
-        formula = bound(formulas.filter_response_norm, eps=self.eps)
+        formula = bound(formulas.filter_response_norm, eps=self.__dict__["eps"])
         if self.tau is not None:
             tensors, activation = (*tensors, self.tau), None
-            formula = bound(_thresholded, eps=self.eps)
+            formula = bound(_thresholded, eps=self.__dict__["eps"])
         request = Request(x, formula, tensors, activation, residual, mask, asker=(type(self), self.num_features))
         return run_for_y(request, self._check_request)
+
+    def _scripted(self) -> nn.Module:
+        return ScriptedFilterResponseNorm(self)
 
     def _check_request(self, request: Request) -> None:
         x = request.x
@@ -207,10 +214,15 @@ class GlobalResponseNorm(ChannelLayer):
         mask: Tensor | None = None,
         lengths: Tensor | None = None,
     ) -> Tensor:
+        if type(x) is not Tensor and is_symbol(x):
+            return as_node(self, x, residual, mask, lengths)
         mask, asker = self._mask(x, mask, lengths), (type(self), self.num_features)
-        formula = bound(formulas.global_response_norm, eps=self.eps)
+        formula = bound(formulas.global_response_norm, eps=self.__dict__["eps"])
         request = Request(x, formula, (self.weight, self.bias), self.activation, residual, mask, asker=asker)
         return run_for_y(request, self._check_request)
+
+    def _scripted(self) -> nn.Module:
+        return ScriptedGlobalResponseNorm(self)
 
     def _check_request(self, request: Request) -> None:
         x = request.x

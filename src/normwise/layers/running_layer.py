@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from normwise.core.known import check_channels, check_pair
+from normwise.core.lasting import lasting, unseen
 from normwise.core.moments import Moments, concatenate
 from normwise.core.policy import StatisticsPolicy
 from normwise.core.running import Judge, RunningStatistics
 from normwise.core.wide_buffers import WideBuffers
 from normwise.operations.context import under_function_transform
+from normwise.operations.normalize import Result
 
 from ._shared import ChannelLayer
 
@@ -26,9 +28,15 @@ class StatisticsBank(WideBuffers):
 
     def __init__(self, like: nn.Module) -> None:
         super().__init__()
-        self.register_buffer("running_mean", torch.zeros_like(like.running_mean))  # type: ignore[arg-type]
-        self.register_buffer("running_var", torch.ones_like(like.running_var))  # type: ignore[arg-type]
-        self.register_buffer("num_batches_tracked", torch.zeros_like(like.num_batches_tracked))  # type: ignore[arg-type]
+        for name in ("running_mean", "running_var", "num_batches_tracked"):
+            self.register_buffer(name, torch.empty_like(getattr(like, name)))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """As a fresh layer's memory."""
+        self.running_mean.zero_()  # type: ignore[operator]
+        self.running_var.fill_(1)  # type: ignore[operator]
+        self.num_batches_tracked.zero_()  # type: ignore[operator]
 
 
 class RunningLayer(WideBuffers, ChannelLayer):
@@ -49,7 +57,7 @@ class RunningLayer(WideBuffers, ChannelLayer):
 
     def running_statistics(self) -> RunningStatistics | None:
         """The memory in use with the layer's momentum, or None for a layer that keeps none."""
-        holder: Any = self if self.bank is None else self._bank(self.bank)
+        holder: Any = self if self.bank is None else self.make_bank(self.bank)
         kept = holder._buffers  # the place that `nn.Module` looks at last, see `parameters_of`
         mean, var, batches = kept.get("running_mean"), kept.get("running_var"), kept.get("num_batches_tracked")
         if mean is None or var is None or batches is None:
@@ -58,6 +66,23 @@ class RunningLayer(WideBuffers, ChannelLayer):
             check_pair(self, mean, var)
             return None
         return RunningStatistics(mean, var, batches, self.momentum)
+
+    def reset_running_stats(self) -> None:
+        """Empty the memory in use; not where it is frozen or paused, since `update_bn` would never fill it again."""
+        policy = getattr(self, "policy", None)  # there is none yet while torch's constructor runs
+        if policy is not None and not policy.is_open():
+            return
+        if self.bank is None:
+            super().reset_running_stats()  # type: ignore[misc]
+        else:
+            self.make_bank(self.bank).reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """As a fresh layer, its banks, too, and whatever the policy is about the moment."""
+        super().reset_parameters()  # type: ignore[misc]
+        super().reset_running_stats()  # type: ignore[misc]
+        for bank in (getattr(self, "banks", None) or {}).values():
+            bank.reset_parameters()
 
     def train(self, mode: bool = True) -> Any:
         if hasattr(self, "policy"):
@@ -91,13 +116,14 @@ class RunningLayer(WideBuffers, ChannelLayer):
     def _update(self, running: RunningStatistics, statistics: Moments, judge: Judge) -> None:
         running.update_from_batch(statistics, judge)
 
-    def _remember(self, statistics: Moments) -> None:
+    def _remember(self, result: Result) -> None:
         if not self.policy.admits_updates():
             return
-        if self.policy.pending is not None:
-            self.policy.pending.append(statistics)
-        else:
-            self.commit(statistics)
+        with unseen():
+            if self.policy.pending is not None:
+                self.policy.pending.append(result.statistics())
+            else:
+                self.commit(result.statistics())
 
     def commit_pending(self) -> None:
         """Close a `pool_updates` block: take the statistics of all its forward passes in as one batch."""
@@ -105,17 +131,19 @@ class RunningLayer(WideBuffers, ChannelLayer):
         if pending:
             self.commit(pending[0] if len(pending) == 1 else concatenate(pending))
 
-    def _bank(self, name: str) -> StatisticsBank:
+    def make_bank(self, name: str) -> StatisticsBank:
+        """The bank of that name, made if there is none."""
         if getattr(self, "banks", None) is None:
             self.banks = nn.ModuleDict()
         if name not in self.banks:
-            self.banks[name] = StatisticsBank(self)
+            with lasting():
+                self.banks[name] = StatisticsBank(self)
         return self.banks[name]  # type: ignore[return-value]
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         for key in state_dict:
             if key.startswith(f"{prefix}banks."):
-                self._bank(key[len(prefix) :].split(".")[1])
+                self.make_bank(key[len(prefix) :].split(".")[1])
         self._adapt_old_checkpoint(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)
 

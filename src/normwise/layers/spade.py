@@ -12,6 +12,8 @@ from normwise.core.arguments import as_mask, finite_padding
 from normwise.core.layout import in_layout_of
 from normwise.core.moments import widen
 from normwise.core.numbers import check_whole
+from normwise.core.sizes import product
+from normwise.core.symbols import as_node, is_symbol
 from normwise.core.tables import check_place, check_required
 from normwise.operations.context import without_autocast
 from normwise.operations.epilogue import finish
@@ -89,6 +91,8 @@ class SPADE(FusedActivation):
     def forward(
         self, x: Tensor, segmentation: Tensor, residual: Tensor | None = None, mask: Tensor | None = None
     ) -> Tensor:
+        if type(x) is not Tensor and is_symbol(x):
+            return as_node(self, x, segmentation, residual, mask)
         self.param_free_norm._check_input_dim(x)  # type: ignore[operator]
         self._check_convolutions(x)
         shared = self.mlp_shared(self._resized(segmentation, x))
@@ -126,7 +130,7 @@ class SPADE(FusedActivation):
                 f"SPADE: the segmentation must be [N, K, h, w] = [{x.shape[0]}, {self.num_labels}, h, w] or labels "
                 f"[{x.shape[0]}, h, w], received a map [N, K, h, w] = {list(segmentation.shape)}."
             )
-        if x.shape[2:].numel() == 0:
+        if product(x.shape[2:]) == 0:
             raise ValueError(
                 f"SPADE: the segmentation is resized to the maps of x, which must not be empty, received "
                 f"{list(x.shape)}; leave such maps out."

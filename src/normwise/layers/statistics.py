@@ -1,11 +1,12 @@
-"""Steering the running statistics of every layer of a model: do not update, pool updates, choose a bank, freeze."""
+"""Steering the running statistics of every layer of a model: do not update, pool updates, choose a bank."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from .running_layer import RunningLayer
 
@@ -16,10 +17,11 @@ def running_layers(model: nn.Module) -> list[RunningLayer]:
 
 
 @contextmanager
-def no_update(model: nn.Module) -> Iterator[None]:
+def no_update(model: nn.Module) -> Iterator[int]:
     """Forward passes inside the block leave the running statistics alone; everything else is as always.
 
-    For the extra passes of a training step: adversarial examples, a second view, a probe of the loss.
+    For the extra passes of a training step: adversarial examples, a second view, a probe of the loss. The block gets
+    the number of layers that it steers, 0 for a model without running statistics.
 
     >>> import torch, normwise as nw
     >>> layer = nw.BatchNorm1d(2)
@@ -32,19 +34,19 @@ def no_update(model: nn.Module) -> Iterator[None]:
     for layer in layers:
         layer.policy.paused += 1
     try:
-        yield
+        yield len(layers)
     finally:
         for layer in layers:
             layer.policy.paused -= 1
 
 
 @contextmanager
-def pool_updates(model: nn.Module) -> Iterator[None]:
+def pool_updates(model: nn.Module) -> Iterator[int]:
     """The forward passes inside the block count as one batch for the running statistics.
 
     For gradient accumulation: the memory moves once per optimizer step, by the exact pooled mean and variance of
     all micro-batches. Each micro-batch is still *normalized* by its own statistics. After an error nothing of the
-    block is remembered.
+    block is remembered. The block gets the number of layers.
 
     >>> import torch, normwise as nw
     >>> x, layer = torch.randn(8, 2), nw.BatchNorm1d(2, momentum=1.0)
@@ -60,7 +62,7 @@ def pool_updates(model: nn.Module) -> Iterator[None]:
     for layer in layers:
         layer.policy.pending = []
     try:
-        yield
+        yield len(layers)
     except BaseException:
         for layer in layers:
             layer.policy.pending = None
@@ -70,11 +72,12 @@ def pool_updates(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def statistics_bank(model: nn.Module, name: str) -> Iterator[None]:
+def statistics_bank(model: nn.Module, name: str) -> Iterator[int]:
     """Inside the block the model's layers use, and update, the running statistics of the bank ``name``.
 
     For data of several domains: one network, one memory per domain. A bank starts as a fresh layer does, belongs to
-    the model's state_dict from its first use, and is created when a state_dict that has it is loaded.
+    the model's state_dict from its first use, and is created when a state_dict that has it is loaded. The block gets
+    the number of layers.
 
     >>> import torch, normwise as nw
     >>> layer = nw.BatchNorm1d(2, momentum=1.0)
@@ -88,54 +91,24 @@ def statistics_bank(model: nn.Module, name: str) -> Iterator[None]:
     layers = _layers_of(model, "statistics_bank")
     before = [layer.bank for layer in layers]
     for layer in layers:
+        layer.make_bank(name)
         layer.bank = name
     try:
-        yield
+        yield len(layers)
     finally:
         for layer, bank in zip(layers, before, strict=True):
             layer.bank = bank
 
 
-def freeze(model: nn.Module, *, affine: bool = False) -> None:
-    """Normalize by the running statistics from now on, in training too, and do not update them.
-
-    Survives ``model.train()``. With ``affine=True`` γ and β get no gradient either. `unfreeze` takes it back.
-
-    >>> import torch, normwise as nw
-    >>> layer = nw.BatchNorm1d(2)
-    >>> freeze(layer)
-    >>> x = torch.randn(1, 2)
-    >>> torch.allclose(layer.train()(x), x / (1 + 1e-5) ** 0.5)
-    True
-    """
-    for layer in _layers_of(model, "freeze"):
-        if layer.running_statistics() is None:
-            continue
-        layer.policy.frozen = True
-        if affine:
-            trained = [name for name, p in layer.named_parameters(recurse=False) if p.requires_grad]
-            layer.policy.frozen_parameters += tuple(trained)
-            _require_gradients(layer, trained, False)
-
-
-def unfreeze(model: nn.Module) -> None:
-    """Take `freeze` back: batch statistics in training, updates, and the gradients that `freeze` switched off."""
-    for layer in _layers_of(model, "unfreeze"):
-        layer.policy.frozen = False
-        _require_gradients(layer, layer.policy.frozen_parameters, True)
-        layer.policy.frozen_parameters = ()
-
-
-def _require_gradients(layer: nn.Module, names: Iterable[str], wanted: bool) -> None:
-    for name in names:
-        layer.get_parameter(name).requires_grad_(wanted)
-
-
 def _layers_of(model: nn.Module, caller: str) -> list[RunningLayer]:
-    layers = running_layers(model)
-    if not layers:
+    """The layers to steer; none where nothing in the model has running statistics, ValueError where only torch's do."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{caller} expects a module such as a network, received {type(model).__name__}.")
+    layers = [layer for layer in running_layers(model) if layer.running_mean is not None]
+    theirs = [m for m in model.modules() if isinstance(m, _NormBase) and m.running_mean is not None]
+    if theirs and not layers:
         raise ValueError(
-            f"{caller}: {type(model).__name__} has no layer of normwise with running statistics; "
-            "replace torch's layers by those of normwise first."
+            f"{caller}: {type(model).__name__} has no layer of normwise with running statistics, only torch's; "
+            "replace those by layers of normwise first."
         )
     return layers

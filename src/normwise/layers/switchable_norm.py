@@ -12,6 +12,7 @@ from normwise.core.formulas import Formula
 from normwise.core.processes import ProcessGroup
 from normwise.core.running import RunningStatistics
 from normwise.core.single_value import check_values_per_channel
+from normwise.core.sizes import product
 from normwise.core.tables import check_required
 
 from .batch_layer import pooled
@@ -125,7 +126,7 @@ class _SwitchableNorm(MixtureLayer):
         return plain
 
     def _formula(self, group: ProcessGroup | None) -> Formula:
-        return pooled(formulas.switchable_norm, group, branches=self.branches, eps=self.eps)
+        return pooled(formulas.switchable_norm, group, branches=self.branches, eps=self.__dict__["eps"])
 
     def _tensors(self) -> tuple[Tensor | None, ...]:
         return self.weight, self.bias, self.mean_weight, self.var_weight
@@ -136,7 +137,7 @@ class _SwitchableNorm(MixtureLayer):
         check_required(self, x, (len(self.branches),), **shares)
 
     def _check_statistics(self, x: Tensor, group: ProcessGroup | None) -> None:
-        space = x.shape[2:].numel()
+        space = product(x.shape[2:])
         if "batch" not in self.branches:
             if space * self.num_features == 1:
                 raise ValueError(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .forms import BlockSizes, Stem, check_sizes, residual_form
-from .residual import SkipGain, StochasticDepth
+from .residual import Scalar, SkipGain, StochasticDepth
 from .resnet import Layers, ResNet, string_together, with_pool
 
 
@@ -39,26 +39,24 @@ class SkipInitBlock(nn.Module):
         return shortcut + self.skip_gain(self.stochastic_depth(self.branch(y)))
 
 
-class Shift(nn.Module):
+class Shift(Scalar):
     """Adds one learnable scalar, initially 0."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.bias = nn.Parameter(torch.zeros(()))
+        super().__init__("bias", 0.0)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.bias
+        return x + self.value(x)
 
 
-class Scale(nn.Module):
+class Scale(Scalar):
     """Multiplies with one learnable scalar, initially 1."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(()))
+        super().__init__("scale", 1.0)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.scale
+        return x * self.value(x)
 
 
 class FixupBlock(nn.Module):

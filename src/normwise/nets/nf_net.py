@@ -4,8 +4,6 @@ The three families (`nf_resnet`, `nf_regnet`, `nfnet`) differ in shapes only. Br
 arXiv:2101.08692; Brock, De, Smith and Simonyan 2021, arXiv:2102.06171.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The parts of normalizer-free networks: activations with their gain, squeeze-excite, padding, and the convolutions."""
 
-from __future__ import annotations
-
 import math
 from collections import OrderedDict
 from collections.abc import Callable

@@ -1,14 +1,46 @@
-"""What residual networks put at the end of a branch: SkipInit's gain and stochastic depth."""
+"""What residual networks put at the end of a branch: single learned numbers and stochastic depth."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from normwise.core.tables import check_required
+from normwise.core.symbols import as_node, is_symbol
+from normwise.core.tables import check_scalars
 
 
-class SkipGain(nn.Module):
+class Scalar(nn.Module):
+    """A module with one learnable number, the parameter ``name``, of shape ``[1]``: `fully_shard` takes no 0-d one.
+
+    Checkpoints in which it has no dimension load.
+    """
+
+    def __init__(self, name: str, initial: float) -> None:
+        super().__init__()
+        self._name, self._initial = name, float(initial)
+        self.register_parameter(name, nn.Parameter(torch.empty(1)))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """What the constructor was given."""
+        nn.init.constant_(self.get_parameter(self._name), self._initial)
+
+    def value(self, x: Tensor) -> Tensor:
+        """The number, without dimensions: then it never promotes, and ``x`` keeps its dtype under mixed precision."""
+        number = getattr(self, self._name)
+        check_scalars(self, x, **{self._name: number})
+        return number.reshape(())
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        given = state_dict.get(prefix + self._name)
+        if isinstance(given, Tensor) and given.dim() == 0:
+            state_dict[prefix + self._name] = given.reshape(1)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class SkipGain(Scalar):
     r"""One learnable scalar at the end of a residual branch.
 
     .. math:: y = g \cdot x
@@ -24,13 +56,10 @@ class SkipGain(nn.Module):
     """
 
     def __init__(self, initial: float = 0.0) -> None:
-        super().__init__()
-        self.gain = nn.Parameter(torch.tensor(float(initial)))
+        super().__init__("gain", initial)
 
     def forward(self, x: Tensor) -> Tensor:
-        check_required(self, x, (), gain=self.gain)
-        # A scalar of no dimensions never promotes: the output keeps the dtype of x under mixed precision.
-        return x * self.gain
+        return as_node(self, x) if is_symbol(x) else x * self.value(x)
 
 
 class StochasticDepth(nn.Module):
@@ -61,6 +90,8 @@ class StochasticDepth(nn.Module):
         self.rescale = rescale
 
     def forward(self, x: Tensor) -> Tensor:
+        if is_symbol(x):
+            return as_node(self, x)
         if not self.training or self.p == 0:
             return x
         keep = torch.rand(x.shape[:1] + (1,) * (x.dim() - 1), device=x.device) >= self.p

@@ -10,6 +10,7 @@ from torch import Tensor
 from normwise.core import formulas
 from normwise.core.arguments import check_floating, check_input
 from normwise.core.bound import bound
+from normwise.core.sizes import product, same
 from normwise.core.tables import check_place
 
 from .measure import measure
@@ -40,7 +41,7 @@ def adaptive_instance_norm(
     style = as_style(style)
     for name, table in style._asdict().items():
         check_place("AdaptiveInstanceNorm", f"the style's {name}", table, x)
-        if table.shape not in ((x.shape[0], x.shape[1]), (1, x.shape[1])):
+        if not (same(table.shape, x.shape[:2]) or same(table.shape, (1, x.shape[1]))):
             raise ValueError(
                 f"AdaptiveInstanceNorm: the style's {name} must be [N, C] = {list(x.shape[:2])} or {[1, x.shape[1]]}, "
                 f"received {list(table.shape)}; content and style need the same channels."
@@ -74,7 +75,7 @@ def style_statistics(style: Tensor, mask: Tensor | None = None) -> Style:
 
 
 def _check_planes(x: Tensor, role: str) -> None:
-    if x.shape[2:].numel() == 1:
+    if product(x.shape[2:]) == 1:
         raise ValueError(
             f"AdaptiveInstanceNorm: the {role} has one value in each plane, {list(x.shape)}; its deviation is 0 and "
             "nothing of the content would be left."

@@ -39,36 +39,42 @@ class Pass:
     graph: bool
     #: Whether `backward` compares what was saved with `forms`.
     looks_itself = False
+    #: Whether the second result is the sum of x and the residual, which is saved in their place.
+    saves_sum = False
 
-    def forward(self, call: Call, x: Tensor, residual: Tensor | None, mask: Tensor | None, p: Parameters) -> Tensor:
+    def forward(self, call: Call, x: Tensor, residual: Tensor | None, mask: Tensor | None, p: Parameters) -> Any:
+        """``y``; or a tuple, ``y`` and what else has a gradient."""
         raise NotImplementedError
 
     def backward(
         self,
         call: Call,
-        grad_y: Tensor,
+        grad_y: Any,
         x: Tensor,
         residual: Tensor | None,
         mask: Tensor | None,
         p: Parameters,
         needs: Sequence[bool],
     ) -> Gradients:
-        """The gradients of x, residual and parameters; ``needs`` says of each of them whether it is wanted."""
+        """The gradients of x, residual and parameters; ``needs`` says of each of them whether it is wanted.
+
+        ``grad_y`` is the gradient of what `forward` gave, so it may be a tuple.
+        """
         raise NotImplementedError
 
     def forms(self, x: Tensor, residual: Tensor | None, mask: Tensor | None, p: Parameters) -> Forms:
         """What the saved tensors must still be in the backward pass."""
         return forms_of(x, residual, mask, *p)
 
-    def plainly(self, call: Call, mask: Tensor | None, x: Tensor, residual: Tensor | None, *p: Tensor | None) -> Tensor:
+    def plainly(self, call: Call, mask: Tensor | None, x: Tensor, residual: Tensor | None, *p: Tensor | None) -> Any:
         """The same as `forward` in plain differentiable operations, for higher derivatives."""
         raise NotImplementedError
 
-    def run(self, request: Request) -> tuple[Tensor, Any]:
-        """``y``, and what was kept."""
+    def run(self, request: Request) -> tuple[Any, Any]:
+        """What `forward` gives, and what was kept."""
         call = Call(self, request.known)
         if self.graph:
-            y = _apply(call, request.x, request.residual, request.mask, *request.parameters)
+            y = over_tensor(call, request.x, request.residual, request.mask, *request.parameters)
         else:
             y = self.forward(call, request.x, request.residual, request.mask, request.parameters)
         return y, call.kept
@@ -78,29 +84,58 @@ class _OverTensor(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, call: Call, x: Tensor, residual: Tensor | None, mask: Tensor | None, *p: Tensor | None
-    ) -> Tensor:
-        ctx.call, call.forms = call, call.one_pass.forms(x, residual, mask, p)
+    ) -> Any:
+        ctx.call, one_pass = call, call.one_pass
+        found = one_pass.forward(call, x, residual, mask, p)
+        if one_pass.saves_sum:
+            x, residual = found[1], None
+        call.forms = one_pass.forms(x, residual, mask, p)
         ctx.save_for_backward(x, residual, mask, *p)
-        return call.one_pass.forward(call, x, residual, mask, p)
+        return found
 
     @staticmethod
-    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_y: Tensor, *others: Tensor) -> tuple[Tensor | None, ...]:
         call, (x, residual, mask, *p) = ctx.call, ctx.saved_tensors
-        again = torch.is_grad_enabled()
-        if again or not call.one_pass.looks_itself:
+        grads = (grad_y, *others) if others else grad_y
+        # Or behind a forward pass that nobody looked at.
+        plainly = (
+            torch.is_grad_enabled()
+            or torch._C._len_torch_dispatch_stack() > 0  # pyright: ignore[reportAttributeAccessIssue]
+            or torch._C._functorch.peek_interpreter_stack() is not None  # pyright: ignore[reportAttributeAccessIssue]
+        )
+        if plainly or not call.one_pass.looks_itself:
             check_unchanged(call.forms, x, residual, mask, *p)
-        if again:
-            check_memory(x, residual, mask, *p)
-            plainly = partial(call.one_pass.plainly, call, mask)
-            found = differentiable_gradients(plainly, (x, residual, *p), grad_y)
+        if plainly:
+            found = _plainly(call, (grad_y, *others), x, residual, mask, p)
         else:
             needs = ctx.needs_input_grad
-            found = call.one_pass.backward(call, grad_y, x, residual, mask, p, (*needs[1:3], *needs[4:]))
+            try:
+                found = call.one_pass.backward(call, grads, x, residual, mask, p, (*needs[1:3], *needs[4:]))
+            except RuntimeError:
+                # Which kernels cannot read. Looked at only here, for it takes a share of what they take.
+                if not any(map(_are_many, (grad_y, *others))):
+                    raise
+                found = _plainly(call, (grad_y, *others), x, residual, mask, p)
         return None, found[0], found[1], None, *found[2:]
 
 
 # Called directly, without `apply`'s search for transforms: there are none where a kernel runs.
-_apply = super(torch.autograd.Function, _OverTensor).apply  # pyright: ignore[reportAttributeAccessIssue]
+over_tensor = super(torch.autograd.Function, _OverTensor).apply  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _plainly(
+    call: Call, grads: Sequence[Tensor], x: Tensor, residual: Tensor | None, mask: Tensor | None, p: Parameters
+) -> Gradients:
+    check_memory(x, residual, mask, *p)
+    found = differentiable_gradients(partial(call.one_pass.plainly, call, mask), (x, residual, *p), grads)
+    if call.one_pass.saves_sum:
+        found[1] = found[0]
+    return found
+
+
+def _are_many(grad_y: Tensor) -> bool:
+    """Whether these are gradients side by side, of ``is_grads_batched=True`` and ``jacobian(vectorize=True)``."""
+    return torch._C._functorch.is_legacy_batchedtensor(grad_y)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def forms_of(*tensors: Tensor | None) -> Forms:
@@ -119,15 +154,19 @@ def check_unchanged(forms: Forms, *saved: Tensor | None) -> None:
 
 
 def differentiable_gradients(
-    operation: Callable[..., Tensor], inputs: Sequence[Tensor | None], grad_y: Tensor
+    operation: Callable[..., Tensor | tuple[Tensor, ...]], inputs: Sequence[Tensor | None], grads: Sequence[Tensor]
 ) -> list[Tensor | None]:
-    """The gradients of ``operation(*inputs)``, as functions of the inputs and ``grad_y``; None where none is wanted.
+    """The gradients of ``operation(*inputs)``, as functions of the inputs and ``grads``; None where none is wanted.
 
-    ``operation`` consists of plain differentiable operations.
+    ``operation`` consists of plain differentiable operations, and gives as many tensors as there are ``grads``.
     """
-    # Aliases: the derivative is taken with respect to this use of the tensors, not through their history.
-    aliases = [None if t is None else t.view_as(t) for t in inputs]
-    wanted = [t for t in aliases if t is not None and t.requires_grad]
-    found = torch.autograd.grad(operation(*aliases), wanted, grad_y, create_graph=True, allow_unused=True)
-    grads = iter(found)
-    return [None if t is None or not t.requires_grad else next(grads) for t in aliases]
+    again = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # Aliases: the derivative is taken with respect to this use of the tensors, not through their history.
+        aliases = [None if t is None else t.view_as(t) for t in inputs]
+        wanted = [t for t in aliases if t is not None and t.requires_grad]
+        results = operation(*aliases)
+    pairs = zip((results,) if isinstance(results, Tensor) else results, grads, strict=True)
+    made, grads = zip(*((t, g) for t, g in pairs if t.requires_grad), strict=True)
+    found = iter(torch.autograd.grad(made, wanted, grads, create_graph=again, allow_unused=True))
+    return [None if t is None or not t.requires_grad else next(found) for t in aliases]

@@ -52,26 +52,32 @@ class ByFormula(Pass):
         self.formula, self.activation = request.formula, activation_named(request.activation)
         self.memory = offering(backend, Remembering)  # type: ignore[type-abstract]
         self.remembers = request.memory is not None and self.memory is not None
+        #: Whether mean and variance are results with a gradient, beside ``y``.
+        self.stating = graph and request.differentiable and request.known is None
 
     def run(self, request: Request) -> tuple[Tensor, Any]:
         y, run = super().run(request)
+        if self.stating:
+            y, *stated = y
+            run.statistics = run.statistics._replace(mean=stated[0], var=stated[1])
         if run.behind is not None:
             y = run.behind.function(y).to(request.x.dtype)
         return y, run
 
-    def forward(self, call: Call, x: Tensor, residual: Tensor | None, mask: Tensor | None, p: Parameters) -> Tensor:
+    def forward(self, call: Call, x: Tensor, residual: Tensor | None, mask: Tensor | None, p: Parameters) -> Any:
         known = None if call.known is None else plain.as_table(call.known, x)
         what = (self.backend, self.formula, x, residual, mask, known, tuple(p), self.activation)
-        run: Run | None = recorded_run(*what, differentiable=self.graph)
+        run: Run | None = None if self.stating else recorded_run(*what, differentiable=self.graph)
         if run is None:
             run = GraphRun(self.backend, self.formula, mask, known, self.activation, differentiable=self.graph)
         call.kept = run
-        return run.forward(x, residual, p)
+        y = run.forward(x, residual, p)
+        return (y, run.statistics.mean, run.statistics.var) if self.stating else y
 
     def backward(
         self,
         call: Call,
-        grad_y: Tensor,
+        grad_y: Any,
         x: Tensor,
         residual: Tensor | None,
         mask: Tensor | None,
@@ -80,17 +86,20 @@ class ByFormula(Pass):
     ) -> Gradients:
         check_memory(x, residual, mask, *p)
         run = call.kept
+        if self.stating:
+            grad_y, *run.grad_statistics = grad_y
         values = needs[0] or needs[1]
         wide = (widen(x), None if residual is None else widen(residual)) if run.widened else (x, residual)
         grad_x, grad_residual, gradients = run.backward(grad_y, *wide, values=values)
         found = zip((grad_x, grad_residual, *gradients), (x, residual, *p), strict=True)
         return tuple(None if g is None or t is None else g.to(t.dtype) for g, t in found)
 
-    def plainly(self, call: Call, mask: Tensor | None, x: Tensor, residual: Tensor | None, *p: Tensor | None) -> Tensor:
+    def plainly(self, call: Call, mask: Tensor | None, x: Tensor, residual: Tensor | None, *p: Tensor | None) -> Any:
         # What stands behind the pass is no part of it.
         name = None if self.activation is None or call.kept.behind is not None else self.activation.name
-        y = plain.planes(Request(x, self.formula, p, name, residual, mask, call.kept.given))[0]
-        return widen(y) if call.kept.widened else y
+        y, statistics = plain.planes(Request(x, self.formula, p, name, residual, mask, call.kept.given))
+        y = widen(y) if call.kept.widened else y
+        return (y, statistics.mean, statistics.var) if self.stating else y
 
     def statistics(self, _request: Request, kept: Run) -> Moments:
         return kept.statistics
@@ -135,6 +144,8 @@ class GraphRun:
         self.activation, self.differentiable = activation, differentiable
         self.behind: Activation | None = None
         self.widened = False
+        #: Of mean and variance, where somebody differentiates them.
+        self.grad_statistics: Sequence[Tensor] = ()
 
     def forward(self, x: Tensor, residual: Tensor | None, parameters: Sequence[Tensor | None]) -> Tensor:
         check_memory(x, *parameters)
@@ -158,7 +169,7 @@ class GraphRun:
         self, grad_y: Tensor, x: Tensor, residual: Tensor | None, *, values: bool
     ) -> tuple[Tensor | None, Tensor | None, list[Tensor | None]]:
         grad_y = in_layout_of(x, grad_y)
-        pulled = self.graph.pull(self.step.reduce(grad_y, x, residual))
+        pulled = self.graph.pull(self.step.reduce(grad_y, x, residual), self.grad_statistics)
         pair: tuple[Tensor | None, Tensor | None] = (None, None)
         if values:
             pair = self.step.differentiate(grad_y, x, residual, (pulled.slope, pulled.offset, self.mask))

@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
-from normwise.backends import Backend, Fused, Remembering, Rows, offering, select
+from normwise.backends import Backend, Fused, Remembering, Rows, RowsOfSums, offering, select
 from normwise.core.activations import activation_named
 from normwise.core.kinds import kinds_of
-from normwise.core.layout import PLAIN, check_memory
+from normwise.core.layout import PLAIN, as_operators_lay, check_memory
 from normwise.core.moments import Moments
 
 from . import plain
@@ -118,6 +118,7 @@ class AlongRows(Pass):
         return narrowed(finish(y, request.activation, request.residual), x), None
 
     def forward(self, call: Call, x: Tensor, residual: Tensor | None, mask: Tensor | None, p: Parameters) -> Tensor:
+        given = x
         if not x.is_contiguous():
             check_memory(x)
             x = x.contiguous()
@@ -127,7 +128,9 @@ class AlongRows(Pass):
             y, call.kept = self.backend.rows(x, self.width, *rest)
         else:
             y, call.kept = self.backend.columns(x, *rest)
-        return y
+        if given is x or self.center or self.turned:
+            return y
+        return as_operators_lay(given, y)  # torch's own layer_norm is always contiguous, its rms_norm elementwise
 
     def backward(
         self,
@@ -152,7 +155,50 @@ class AlongRows(Pass):
         return plain.rows(Request(x, self.formula, p, view=self.row_view))
 
 
-def bind(request: Request, context: Context) -> OverPools | AlongRows | str:
+class AlongRowsOfSums(Pass):
+    """Rows of ``x + residual``, which are added in the pass that normalizes them."""
+
+    name = "one kernel each way"
+    remembers = False
+    saves_sum = True
+
+    def __init__(self, request: Request, backend: RowsOfSums, *, graph: bool) -> None:
+        self.graph, self.backend, self.formula, self.dims = graph, backend, request.formula, request.view.dims
+        self.width = request.x.shape[-self.dims :].numel()
+        self.eps: Any = request.formula.keywords["eps"]  # type: ignore[attr-defined]
+        self.center = plain.centers(request)
+
+    def forward(
+        self, call: Call, x: Tensor, residual: Tensor | None, mask: Tensor | None, p: Parameters
+    ) -> tuple[Tensor, Tensor]:
+        assert residual is not None
+        check_memory(x, residual)
+        rest = (self.width, *p, self.eps, self.center, self.graph)
+        y, total, call.kept = self.backend.rows_of_sum(x.contiguous(), residual.contiguous(), *rest)
+        return y, total
+
+    def backward(
+        self,
+        call: Call,
+        grad_y: tuple[Tensor, Tensor],
+        x: Tensor,
+        residual: Tensor | None,
+        mask: Tensor | None,
+        p: Parameters,
+        needs: Sequence[bool],
+    ) -> Gradients:
+        of_y, of_sum = (g.contiguous() for g in grad_y)
+        rest = (self.width, *p, call.kept, self.center, (needs[0] or needs[1], needs[2], needs[3]))
+        grads = self.backend.rows_of_sum_backward(of_y, of_sum, x, *rest)
+        return grads[0], *grads
+
+    def plainly(
+        self, call: Call, mask: Tensor | None, x: Tensor, residual: Tensor | None, *p: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        return plain.rows(Request(x, self.formula, p, view=View("rows", self.dims))), x
+
+
+def bind(request: Request, context: Context) -> OverPools | AlongRows | AlongRowsOfSums | str:
     """The way for a kind of call, or why it is none."""
     x, residual = request.x, request.residual
     if context.plain:
@@ -164,6 +210,8 @@ def bind(request: Request, context: Context) -> OverPools | AlongRows | str:
         if t is not None and (type(t) not in PLAIN or not t.is_floating_point() or t.is_sparse or t.device != x.device):
             return f"a {type(t).__name__} of {t.dtype} on {t.device} goes with x"
     backend = select(x)
+    if request.view.over == "sums":
+        return _rows_of_sums(request, backend)
     if request.view.over != "planes":
         return _rows(request, backend)
     groups = context.pool
@@ -182,6 +230,16 @@ def _rows(request: Request, backend: Backend) -> AlongRows | str:
     if able is None:
         return f"the backend {backend.name!r}, which serves x, has no kernels of rows"
     return AlongRows(request, able, graph=needs_graph(request.x, *request.parameters))
+
+
+def _rows_of_sums(request: Request, backend: Backend) -> AlongRowsOfSums | str:
+    x, residual = request.x, request.residual
+    able = offering(backend, RowsOfSums)  # type: ignore[type-abstract]
+    if able is None:
+        return f"the backend {backend.name!r}, which serves x, has no kernels of rows of sums"
+    if residual is None or residual.dtype is not x.dtype or request.activation is not None:
+        return "the terms are of two dtypes, or an activation follows"
+    return AlongRowsOfSums(request, able, graph=needs_graph(x, residual, *request.parameters))
 
 
 def _memory_of(backend: Backend, request: Request) -> Remembering | None:

@@ -13,12 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from normwise.core.history import without_history
 from normwise.core.layout import check_memory, holds, in_layout_of
 from normwise.core.moments import Moments, statistics_dtype, widen
+from normwise.core.observed import is_recorded
 from normwise.core.precision import table_dtype
 
 from . import plain
-from .context import Context, needs_graph
+from .context import Context, needs_graph, under_function_transform
 from .epilogue import finish, narrowed
 from .request import BATCH, NO_POOL, Request
 from .saved import guarded, watch
@@ -49,7 +51,8 @@ class OverPools:
         values, weight, bias = self.prepare(x, *request.parameters)
         kept = None
         if known is not None:
-            y = by_known(values, known.mean.reshape(-1), known.var.reshape(-1), weight, bias, self.eps)
+            mean, var = (t if t.dim() == 1 else t.reshape(-1) for t in known[:2])
+            y = by_known(values, mean, var, weight, bias, self.eps)
         elif self.groups == BATCH:
             y, kept = over_batch(values, weight, bias, self.eps)
         else:
@@ -71,13 +74,17 @@ class AlongRows:
     remembers = False
 
     def __init__(self, request: Request, prepare: Preparation) -> None:
-        alone = request.activation is None and request.residual is None
+        self.sums = request.view.over == "sums"
+        alone = request.activation is None and (request.residual is None or self.sums)
         self.prepare = prepare if alone else widened
         self.eps: Any = request.formula.keywords["eps"]  # type: ignore[attr-defined]
         self.center = plain.centers(request)
 
-    def run(self, request: Request) -> tuple[Tensor, None]:
-        x, view = request.x, request.view
+    def run(self, request: Request) -> tuple[Any, None]:
+        x, residual, view = request.x, request.residual, request.view
+        if self.sums:
+            check_memory(x, residual)
+            x, residual = x + residual, None  # type: ignore[operator]
         values, weight, bias = self.prepare(x, *request.parameters)
         pixels = view.over == "pixels"
         if pixels:
@@ -91,7 +98,8 @@ class AlongRows:
         y = guarded(y, values, weight)
         if pixels:
             y = plain.as_maps(y, x)
-        return narrowed(finish(y, request.activation, request.residual), x), None
+        y = narrowed(finish(y, request.activation, residual), x)
+        return (y, x) if self.sums else y, None
 
     def statistics(self, request: Request, kept: None) -> Moments:
         raise NotImplementedError
@@ -148,8 +156,9 @@ def bind(request: Request, context: Context) -> OverPools | AlongRows | str:
         return "there is a mask"
     if context.forced is not None:
         return f"the backend {context.forced.name!r} was chosen"
-    prepare = takes(x, *request.parameters)
-    if prepare is None:
+    added = (request.residual,) if request.view.over == "sums" else ()
+    prepare = takes(x, *request.parameters, *added)
+    if prepare is None or (added and added[0].dtype is not x.dtype):
         return "its operators do not take this mixture of dtypes"
     if request.view.over != "planes":
         return AlongRows(request, prepare)
@@ -239,11 +248,16 @@ def by_known(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: 
     check_memory(x, mean, var, weight, bias)
     kind = statistics_dtype(x.dtype)
     if mean.dtype is not kind or var.dtype is not kind:
-        mean, var = mean.to(kind), var.to(kind)
-    elif needs_graph(x, weight, bias):
+        mean, var = _as(kind, mean), _as(kind, var)
+    elif needs_graph(x, weight, bias) and not is_recorded():  # a graph for others takes them from where they are
         mean, var = mean.clone(), var.clone()
-    if mean.requires_grad or var.requires_grad:
-        mean, var = mean.detach(), var.detach()
-    weight, bias = (None if p is None else p.to(kind) for p in (weight, bias))
+    if mean.requires_grad or var.requires_grad or under_function_transform():
+        mean, var = without_history(mean), without_history(var)
+    weight, bias = (None if p is None else _as(kind, p) for p in (weight, bias))
     y = torch.batch_norm(x, weight, bias, mean, var, False, 0.0, eps, torch.backends.cudnn.enabled)
     return guarded(y, x, weight)
+
+
+def _as(kind: torch.dtype, t: Tensor) -> Tensor:
+    """Without the step of a graph that a conversion to the same type is."""
+    return t if t.dtype is kind else t.to(kind)

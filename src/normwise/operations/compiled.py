@@ -19,26 +19,26 @@ from torch import Tensor
 from normwise.backends import cpu
 from normwise.core.activations import activation_named
 from normwise.core.moments import Moments
+from normwise.core.operators import LIBRARY, OPERATORS
 
 from . import plain
 from .context import Context
 from .request import NO_POOL, Request
 
-_LIBRARY = torch.library.Library("normwise", "DEF")
 # Of moments, [2, ...], the first half is the mean and the second the variance: results may not share memory.
-_LIBRARY.define(
+LIBRARY.define(
     "standardize(Tensor x, Tensor? residual, Tensor? weight, Tensor? bias, Tensor? known, SymInt groups, float eps, "
     "str? activation) -> (Tensor y, Tensor moments)",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
-_LIBRARY.define(
+LIBRARY.define(
     "standardize_backward(Tensor grad_y, Tensor x, Tensor? residual, Tensor? weight, Tensor? bias, Tensor moments, "
     "SymInt groups, float eps, str? activation, bool known, bool values) -> (Tensor, Tensor, Tensor, Tensor)",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 #: Below this many values the compiler's code is done before an operator is called.
 WORTHWHILE = 1 << 16
-FORWARD, BACKWARD = "normwise::standardize", "normwise::standardize_backward"
+FORWARD, BACKWARD = f"{LIBRARY.ns}::standardize", f"{LIBRARY.ns}::standardize_backward"
 
 
 def _kernels_are_there() -> bool:
@@ -64,7 +64,7 @@ class Compiled:
         known = request.known
         table = None if known is None else torch.stack([known.mean.reshape(-1), known.var.reshape(-1)]).double()
         rest = (request.residual, *request.parameters, table, self.groups, self.eps, request.activation)
-        return torch.ops.normwise.standardize(request.x, *rest)
+        return OPERATORS.standardize(request.x, *rest)
 
     def statistics(self, request: Request, kept: Tensor) -> Moments:
         if request.known is not None:
@@ -178,12 +178,12 @@ def _gradients(ctx: Any, grad_y: Tensor, _: Tensor | None) -> tuple[Tensor | Non
     wanted = ctx.needs_input_grad[:4]
     values = wanted[0] or wanted[1]
     tensors = (grad_y, *ctx.saved_tensors)
-    grads = torch.ops.normwise.standardize_backward(*tensors, *ctx.constants, ctx.known, values)
+    grads = OPERATORS.standardize_backward(*tensors, *ctx.constants, ctx.known, values)
     return *(grad if want else None for grad, want in zip(grads, wanted, strict=True)), *(None,) * 4
 
 
-_LIBRARY.impl("standardize", _forward, "CPU")
-_LIBRARY.impl("standardize_backward", _backward, "CPU")
-torch.library.register_fake(FORWARD, _fake_forward, lib=_LIBRARY)
-torch.library.register_fake(BACKWARD, _fake_backward, lib=_LIBRARY)
-torch.library.register_autograd(FORWARD, _gradients, setup_context=_setup_context, lib=_LIBRARY)
+LIBRARY.impl("standardize", _forward, "CPU")
+LIBRARY.impl("standardize_backward", _backward, "CPU")
+torch.library.register_fake(FORWARD, _fake_forward, lib=LIBRARY)
+torch.library.register_fake(BACKWARD, _fake_backward, lib=LIBRARY)
+torch.library.register_autograd(FORWARD, _gradients, setup_context=_setup_context, lib=LIBRARY)

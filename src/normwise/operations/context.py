@@ -12,6 +12,7 @@ from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
 
 from normwise.backends import Backend, forced
+from normwise.core.observed import is_imagined, is_observed
 
 from .request import PLANES, Request, plain_pool
 
@@ -21,7 +22,7 @@ _NOTHING = nullcontext()
 class Context(NamedTuple):
     """What the choice of a way depends on besides the request itself."""
 
-    plain: bool  # somebody looks at the operations themselves
+    plain: bool  # somebody looks at the operations themselves, or there are no values
     transformed: bool  # and transforms them
     watched: bool  # a function mode looks for additions
     forced: Backend | None
@@ -32,7 +33,7 @@ class Context(NamedTuple):
 def context_of(request: Request) -> Context:
     """The context of a request."""
     return Context(
-        plain_operations_wanted(),
+        plain_operations_wanted() or is_imagined(request.x),
         under_function_transform(),
         additions_are_watched(),
         forced(),
@@ -48,18 +49,19 @@ def is_ordinary() -> bool:
         or torch._C._functorch.peek_interpreter_stack() is not None  # pyright: ignore[reportAttributeAccessIssue]
         or torch._C._len_torch_function_stack()  # pyright: ignore[reportAttributeAccessIssue]
         or torch._C._is_tracing()  # pyright: ignore[reportAttributeAccessIssue]
+        or torch._C._len_torch_dispatch_stack()  # pyright: ignore[reportAttributeAccessIssue]
         or forward_ad._current_level >= 0
     )
 
 
 def plain_operations_wanted() -> bool:
-    """True under `torch.compile`, `torch.export`, tracing, ONNX export, `torch.func` and forward-mode AD.
+    """True under `torch.compile`, `torch.export`, tracing, ONNX export, `torch.func`, dispatch and forward modes.
 
     There the kernels behind an autograd function would be opaque, wrong, or silently constant, so the same
     public call is expressed in plain PyTorch operations.
     """
     # The exporter to ONNX compiles or traces.
-    return torch.compiler.is_compiling() or torch._C._is_tracing() or under_function_transform()  # pyright: ignore[reportAttributeAccessIssue]
+    return is_observed() or forward_ad._current_level >= 0
 
 
 def under_function_transform() -> bool:

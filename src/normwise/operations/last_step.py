@@ -12,6 +12,7 @@ from normwise.core.activations import Activation
 from normwise.core.formulas import Affine, Coefficient
 from normwise.core.moments import statistics_dtype
 from normwise.core.responses import RESPONSES, Responding
+from normwise.core.sizes import same
 
 #: Slope and offset of what flows back through the statistics, and the mask of the values that it reaches.
 Backflow = tuple[Tensor | None, Tensor | None, Tensor | None]
@@ -98,4 +99,4 @@ def _table(t: Coefficient, x: Tensor) -> Tensor:
         raise TypeError("A formula's coefficients must be real, this one gave complex numbers; take their real part.")
     table = t.to(kind) if isinstance(t, Tensor) else torch.full((), t, dtype=kind, device=x.device)
     # An expansion to the same shape would be a node of the graph, too.
-    return table if table.shape == x.shape[:2] else table.expand(x.shape[:2])
+    return table if same(table.shape, x.shape[:2]) else table.expand(x.shape[:2])

@@ -1,16 +1,20 @@
-"""Moments alone, by the fastest means that give the gradient somebody asks for."""
+"""Moments alone, in one pass over the tensor each way."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from normwise.backends import select
+from normwise.backends import Backend, select
 from normwise.core.arguments import as_mask, check_input
 from normwise.core.layout import check_memory
-from normwise.core.moments import Moments
+from normwise.core.moments import Moments, statistics_dtype
 
-from .context import plain_operations_wanted, without_autocast
+from .autograd import Call, Gradients, Parameters, Pass, over_tensor
+from .context import needs_graph, plain_operations_wanted, without_autocast
+from .tiny_graph import through_statistics
 
 
 def measure(x: Tensor, mask: Tensor | None = None) -> Moments:
@@ -26,7 +30,46 @@ def measure(x: Tensor, mask: Tensor | None = None) -> Moments:
     mask = None if mask is None else as_mask(mask, x)
     check_memory(x, mask)
     with without_autocast(x):
-        if plain_operations_wanted() or (torch.is_grad_enabled() and x.requires_grad):
+        if plain_operations_wanted():
             return Moments.of(x, mask)
+        measuring = _Measuring(select(x))
+        call = Call(measuring, None)
+        measured = over_tensor(call, x, None, mask) if needs_graph(x) else measuring.forward(call, x, None, mask, ())
+        return call.kept._replace(mean=measured[0], var=measured[1])
+
+
+class _Measuring(Pass):
+    """The table of moments; its mean and variance are the results."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+
+    def forward(
+        self, call: Call, x: Tensor, residual: Tensor | None, mask: Tensor | None, p: Parameters
+    ) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
-            return select(x).moments(x, mask)
+            table = call.kept = self.backend.moments(x.detach(), mask)
+        return table.mean, table.var
+
+    def backward(
+        self,
+        call: Call,
+        grad_y: tuple[Tensor, Tensor],
+        x: Tensor,
+        residual: Tensor | None,
+        mask: Tensor | None,
+        p: Parameters,
+        needs: Sequence[bool],
+    ) -> Gradients:
+        check_memory(x, mask)
+        table = call.kept
+        around = table.mean.to(statistics_dtype(x.dtype))
+        slope, offset = through_statistics(table, around, *grad_y)
+        grad_x = self.backend.apply(x, around, slope, offset, None, None)
+        return (grad_x if mask is None else torch.where(mask, grad_x, 0), None)
+
+    def plainly(
+        self, call: Call, mask: Tensor | None, x: Tensor, residual: Tensor | None, *p: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        table = Moments.of(x, mask)
+        return table.mean, table.var

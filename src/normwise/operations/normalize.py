@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -71,6 +71,7 @@ def _nothing(request: Request) -> None:
     pass
 
 
+@overload
 def normalize(
     x: Tensor,
     formula: Formula,
@@ -79,7 +80,33 @@ def normalize(
     residual: Tensor | None = None,
     mask: Tensor | None = None,
     moments: Moments | None = None,
-) -> Tensor:
+    return_moments: Literal[False] = False,
+) -> Tensor: ...
+
+
+@overload
+def normalize(
+    x: Tensor,
+    formula: Formula,
+    *parameters: Tensor | None,
+    activation: str | None = None,
+    residual: Tensor | None = None,
+    mask: Tensor | None = None,
+    moments: Moments | None = None,
+    return_moments: Literal[True],
+) -> tuple[Tensor, Moments]: ...
+
+
+def normalize(
+    x: Tensor,
+    formula: Formula,
+    *parameters: Tensor | None,
+    activation: str | None = None,
+    residual: Tensor | None = None,
+    mask: Tensor | None = None,
+    moments: Moments | None = None,
+    return_moments: bool = False,
+) -> Tensor | tuple[Tensor, Moments]:
     r"""Normalize ``x`` by a formula on the table of its per-(sample, channel) moments.
 
     .. math:: y = f\big((x - \text{center}) \cdot \text{scale} + \text{shift} + \text{residual}\big),
@@ -101,8 +128,11 @@ def normalize(
             it is true. All values are normalized; NaN and inf outside the mask count as 0.
         moments: known statistics, for example running ones, that broadcast against ``[N, C]``; nothing is
             measured and no gradient flows into them.
+        return_moments: return ``(y, moments)``: the statistics that the formula states as ``Affine.statistics``,
+            otherwise the table ``[N, C]``, with a gradient. What a loss on them sends back joins the backward pass of
+            ``y``, at no pass of its own over ``x``: style losses, moment matching, DeepInversion.
 
-    Returns ``y`` in ``x``'s shape, dtype and memory layout.
+    Returns ``y`` in ``x``'s shape, dtype and memory layout; or ``(y, moments)``.
 
     Raises TypeError for integer or complex input, complex parameters, and ``moments`` that are no `Moments`; ValueError
     for shapes that do not fit and tensors on another device.
@@ -114,8 +144,17 @@ def normalize(
     >>> y = normalize(torch.randn(2, 3, 5, 5), root_mean_square, torch.ones(3))
     >>> torch.allclose(y.square().mean((1, 2, 3)), torch.ones(2), atol=1e-3)
     True
+    >>> x = torch.randn(2, 3, 5, 5, requires_grad=True)
+    >>> y, table = normalize(x, root_mean_square, torch.ones(3), return_moments=True)
+    >>> table.mean.sum().backward()                   # a loss on the statistics
+    >>> torch.allclose(x.grad, torch.full_like(x, 1 / 25))
+    True
     """
-    return run_for_y(_asked(x, formula, parameters, activation, residual, mask, moments))
+    request = _asked(x, formula, parameters, activation, residual, mask, moments)
+    if not return_moments:
+        return run_for_y(request)
+    result = run(request._replace(measured=True, differentiable=True))
+    return result.y, result.statistics()
 
 
 def normalize_and_measure(

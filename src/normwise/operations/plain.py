@@ -10,6 +10,7 @@ from torch import Tensor
 from normwise.backends import reference
 from normwise.core import formulas
 from normwise.core.activations import activation_named
+from normwise.core.history import without_history
 from normwise.core.layout import check_memory, in_layout_of
 from normwise.core.moments import Moments, widen
 from normwise.core.precision import table_dtype
@@ -17,7 +18,7 @@ from normwise.core.precision import table_dtype
 from .context import Context
 from .epilogue import finish, narrowed, to_be_finished
 from .last_step import last_step
-from .request import BATCH, Request
+from .request import BATCH, Request, View
 from .saved import guarded
 from .tiny_graph import wide
 
@@ -28,16 +29,18 @@ class Plainly:
     name = "plain operations"
     remembers = False
 
-    def run(self, request: Request) -> tuple[Tensor, Moments | None]:
+    def run(self, request: Request) -> tuple[Any, Moments | None]:
         if request.view.over == "planes":
             return planes(request)
+        if request.view.over == "sums":
+            return rows_of_sums(request), None
         x = to_be_finished(request.x, request.activation, request.residual)
         y = guarded(rows(request._replace(x=x)), x, request.mask, request.parameters[0])
         return narrowed(finish(y, request.activation, request.residual), request.x), None
 
-    def statistics(self, _request: Request, kept: Moments | None) -> Moments:
+    def statistics(self, request: Request, kept: Moments | None) -> Moments:
         assert kept is not None
-        return kept.detached()
+        return kept if request.differentiable else kept.detached()
 
 
 def bind(_request: Request, _context: Context) -> Plainly:
@@ -62,9 +65,9 @@ def planes(request: Request) -> tuple[Tensor, Moments]:
 def as_table(known: Moments, x: Tensor) -> Moments:
     """Known statistics as a table of their own, without a history, that broadcasts against ``[N, C]``."""
     if known.mean.dim() != 1:
-        return known.detached()
+        return known.without_history()
     kind = table_dtype(x)
-    mean, var = (t.detach().to(kind, copy=True).unsqueeze(0) for t in (known.mean, known.var))
+    mean, var = (without_history(t).to(kind, copy=True).unsqueeze(0) for t in (known.mean, known.var))
     return Moments(mean, var, known.count)
 
 
@@ -83,6 +86,15 @@ def rows(request: Request) -> Tensor:
     if view.over == "pixels":
         return as_maps(_row(request, x.movedim(1, -1), 1), x)
     return _row(request, x, view.dims)
+
+
+def rows_of_sums(request: Request) -> tuple[Tensor, Tensor]:
+    """The rows of ``x + residual``, normalized, and the sum."""
+    check_memory(request.x, request.residual)
+    total = request.x + request.residual  # type: ignore[operator]
+    of_rows = request._replace(x=total, residual=None, view=View("rows", request.view.dims))
+    y, _ = Plainly().run(of_rows)
+    return y, total
 
 
 def as_maps(y: Tensor, x: Tensor) -> Tensor:

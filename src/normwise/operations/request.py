@@ -15,6 +15,7 @@ from normwise.core.formulas import Formula
 from normwise.core.known import check_moments
 from normwise.core.moments import Moments
 from normwise.core.running import RunningStatistics
+from normwise.core.sizes import same
 from normwise.core.tables import check_parameters
 
 
@@ -22,8 +23,8 @@ class View(NamedTuple):
     """Over which values of ``x`` the moments are taken: the table's entries.
 
     ``"planes"``: each (sample, channel) of ``[N, C, *space]``. ``"rows"``: the last ``dims`` dimensions of any tensor.
-    ``"pixels"``: the channels at each position of ``[N, C, *space]``. Of rows and pixels the parameters are weight and
-    bias, which run along the row.
+    ``"sums"``: the rows of ``x + residual``; the result is a pair, ``y`` and that sum. ``"pixels"``: the channels at
+    each position of ``[N, C, *space]``. Of rows and pixels the parameters are weight and bias, which run along the row.
     """
 
     over: str
@@ -34,7 +35,10 @@ PLANES, PIXELS = View("planes"), View("pixels")
 #: In the place of a number of groups: each channel over the batch.
 BATCH = 0
 #: Why a way of plain standardization does not take a request.
-NO_POOL = "the formula is not plain standardization over one pool, with one weight and bias of each channel"
+NO_POOL = (
+    "the formula is not plain standardization over one pool, with one weight and bias of each channel, "
+    "and no gradient through the statistics"
+)
 
 
 class Request(NamedTuple):
@@ -53,6 +57,8 @@ class Request(NamedTuple):
     memory: RunningStatistics | None = None
     #: Whether the caller wants the statistics.
     measured: bool = False
+    #: Whether they have a gradient.
+    differentiable: bool = False
     view: View = PLANES
     #: Who asks, and what for: all that a check of the tensors depends on besides them.
     asker: Hashable = None
@@ -63,12 +69,17 @@ class Request(NamedTuple):
 def plain_pool(request: Request) -> int | None:
     """The groups of channels that a plain standardization pools in each sample, 0 over the batch; None for another."""
     formula, known, channels = request.formula, request.known, request.x.shape[1]
-    if not isinstance(formula, partial) or formula.args or not set(formula.keywords) <= {"eps", "groups"}:
+    if (
+        request.differentiable
+        or not isinstance(formula, partial)
+        or formula.args
+        or not set(formula.keywords) <= {"eps", "groups"}
+    ):
         return None
     if any(isinstance(constant, Tensor) for constant in formula.keywords.values()):
         return None
     parameters = request.parameters
-    if len(parameters) != 2 or any(p is not None and p.shape != (channels,) for p in parameters):
+    if len(parameters) != 2 or any(p is not None and not same(p.shape, (channels,)) for p in parameters):
         return None
     if known is not None:
         rows = all(t.numel() == channels and t.shape[-1] == channels for t in known[:2])
@@ -81,7 +92,7 @@ def plain_pool(request: Request) -> int | None:
 def check(request: Request) -> None:
     """What the operations ask of every request, whoever it comes from."""
     x, view = request.x, request.view
-    if view.over != "rows":
+    if view.over not in ("rows", "sums"):
         check_input(x, "normalize")
     check_parameters(x, request.parameters)
     if request.known is not None and request.known.mean.dim() != 1:

@@ -45,7 +45,7 @@ class TinyGraph:
         *,
         measured: bool,
     ) -> None:
-        self.count, self.rest = table.count, table.rest
+        self.table = table
         self.measured = measured and x.requires_grad
         # Hooks of a checkpoint or the like are for what is as large as x.
         with torch.enable_grad(), saved_tensors_hooks(_itself, _itself):
@@ -78,15 +78,21 @@ class TinyGraph:
                 )
             nodes.extend(following for following, _ in node.next_functions if following is not None)
 
-    def pull(self, grad_tables: Sequence[Tensor]) -> Pulled:
-        """What the gradients of the step's tables are to whatever the formula was made of."""
-        grads = self._vjp(grad_tables)
+    def pull(self, grad_tables: Sequence[Tensor], grad_statistics: Sequence[Tensor] = ()) -> Pulled:
+        """What the gradients of the step's tables, and of the statistics, are to whatever the formula was made of."""
+        pairs = [*zip(self.step.tables, grad_tables, strict=True), *zip(self.stated, grad_statistics, strict=False)]
+        grads = self._vjp([(t, g) for t, g in pairs if t.requires_grad])
         slope, offset = self._through_statistics(grads)
         return Pulled([None if p is None else grads.get(id(p)) for p in self.parameters], slope, offset)
 
-    def _vjp(self, grad_tables: Sequence[Tensor]) -> dict[int, Tensor | None]:
+    @property
+    def stated(self) -> tuple[Tensor, Tensor]:
+        """Mean and variance that the formula states, otherwise the table's."""
+        statistics = self.step.statistics
+        return (self.mean, self.var) if statistics is None else (statistics.mean, statistics.var)
+
+    def _vjp(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> dict[int, Tensor | None]:
         """The gradient of each leaf, by its id."""
-        pairs = [(t, g) for t, g in zip(self.step.tables, grad_tables, strict=True) if t.requires_grad]
         if not self.leaves or not pairs:
             return {}
         # Retained, so that a second backward through the same forward pass finds it.
@@ -99,15 +105,23 @@ class TinyGraph:
         """d var / d x = 2 (x - mean) / count and d mean / d x = 1 / count."""
         if not self.measured:
             return None, None
-        around, mean = self.step.around, self.mean.detach()
-        share = 1 / (self.count.clamp_min(1) if isinstance(self.count, Tensor) else max(self.count, 1))
-        to_mean, to_var = (grads.get(id(leaf)) for leaf in (self.mean, self.var))
-        slope = torch.zeros_like(mean) if to_var is None else to_var * (2 * share)
-        # The variance's slope is about the exact mean; the kernels center on the rounded one.
-        offset = slope * (around - mean if self.rest is None else around - mean - self.rest)
-        if to_mean is not None:
-            offset = offset + to_mean * share
-        return slope.to(around.dtype), offset.to(around.dtype)
+        return through_statistics(
+            self.table, self.step.around, *(grads.get(id(leaf)) for leaf in (self.mean, self.var))
+        )
+
+
+def through_statistics(
+    table: Moments, around: Tensor, to_mean: Tensor | None, to_var: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """What the gradients of a table's mean and variance add to that of x: slope·(x - around) + offset."""
+    count, mean, rest = table.count, table.mean.detach(), table.rest
+    share = 1 / (count.clamp_min(1) if isinstance(count, Tensor) else max(count, 1))
+    slope = torch.zeros_like(mean) if to_var is None else to_var * (2 * share)
+    # The variance's slope is about the exact mean; the kernels center on the rounded one.
+    offset = slope * (around - mean if rest is None else around - mean - rest)
+    if to_mean is not None:
+        offset = offset + to_mean * share
+    return slope.to(around.dtype), offset.to(around.dtype)
 
 
 def _itself(t: Tensor) -> Tensor:

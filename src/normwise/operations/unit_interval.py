@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from normwise.core.lasting import unseen
+
 from .context import plain_operations_wanted
 
 
@@ -42,7 +44,8 @@ def bring_back(parameter: Tensor) -> None:
     if plain_operations_wanted() and not (torch.compiler.is_compiling() and not torch.compiler.is_exporting()):
         return
     # Through `data`, which no graph notices: to all that see the parameter by `unit_interval` the value is the same.
-    parameter.data.clamp_(0, 1)
+    with unseen():
+        parameter.data.clamp_(0, 1)
 
 
 class _UnitInterval(torch.autograd.Function):

@@ -12,12 +12,13 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from normwise.backends import chosen
+from normwise.backends import chosen, is_anything_compiling
 from normwise.core.bound import Bound
 from normwise.core.kinds import kinds_of
+from normwise.core.lasting import lasting
 from normwise.core.moments import Moments
 
-from . import by_graph, by_kernels, by_torch, compiled, plain
+from . import by_graph, by_kernels, by_torch, compiled, per_sample, plain
 from .context import Context, context_of, is_ordinary
 from .request import Request
 
@@ -75,7 +76,7 @@ def way_for(request: Request, check: Callable[[Request], None]) -> Way:
     """
     if type(request.formula) is not Bound or _explanations is not None or not is_ordinary():
         return _checked(request, check)
-    x, formula, parameters, activation, residual, mask, known, memory, measured, view, asker, beside = request
+    x, formula, parameters, activation, residual, mask, known, memory, measured, flowing, view, asker, beside = request
     given = (x, residual, mask, *parameters, *beside)
     momentum = None
     if known is not None:
@@ -86,7 +87,7 @@ def way_for(request: Request, check: Callable[[Request], None]) -> Way:
     tensors = [absent if t is None else t for t, absent in zip(given, _ABSENT, strict=False)]
     try:
         shape, graph = x.shape, torch.is_grad_enabled()
-        key = (formula, asker, shape, activation, graph, chosen(), measured, momentum, view, len(given))
+        key = (formula, asker, shape, activation, graph, chosen(), measured, flowing, momentum, view, len(given))
         kinds = _kept.get(key)
     except (AttributeError, TypeError):  # x is no tensor; the check says so
         return _checked(request, check)
@@ -94,9 +95,10 @@ def way_for(request: Request, check: Callable[[Request], None]) -> Way:
         for seen, way in kinds:
             if seen.check(*tensors):
                 return way
+    may_stay = not is_anything_compiling()  # before the choice, and still after it
     way = _checked(request, check)
     seen = kinds_of(*tensors)
-    if seen.check(*tensors):  # not where one tensor comes twice
+    if may_stay and not is_anything_compiling() and seen.check(*tensors):  # not where one tensor comes twice
         if len(_kept) >= _MOST_KINDS:
             _kept.clear()
         _kept.setdefault(key, []).append((seen, way))
@@ -104,9 +106,14 @@ def way_for(request: Request, check: Callable[[Request], None]) -> Way:
 
 
 def _checked(request: Request, check: Callable[[Request], None]) -> Way:
-    check(request)
     reasons: list[str] = []
-    way = choose(request, context_of(request), reasons)
+    if per_sample.are_expanded(request):
+        way: Way = per_sample.bind(request)
+    else:
+        check(request)
+        context = context_of(request)
+        with lasting():
+            way = choose(request, context, reasons)
     if _explanations is not None:
         _explanations.append(Explanation(way.name, tuple(reasons)))
     return way

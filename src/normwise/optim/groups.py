@@ -29,7 +29,7 @@ def param_groups(
     lr: float | None = None,
     gate_lr: float | None = None,
     *,
-    no_decay: Iterable[nn.Module] = (),
+    no_decay: Iterable[nn.Module | nn.Parameter] = (),
 ) -> list[dict[str, Any]]:
     """Parameter groups for any optimizer: weight decay on weights, none on what only scales, shifts or chooses.
 
@@ -37,7 +37,8 @@ def param_groups(
     parameters with at least two dimensions larger than 1. Not decayed are biases; everything that a normalizer itself
     owns (torch.nn's and every class in `NORMALIZERS`, also tables ``[conditions, C]``, but not the convolutions inside
     `SPADE`); gains (of scaled weight standardization, of torch's ``weight_norm``, LayerScale's ``[C, 1, 1]``), gates
-    and mixing weights, skip gains and every other scalar or vector.
+    and mixing weights, skip gains and every other scalar or vector; and what the model, or a module in it, names in a
+    method ``no_weight_decay()`` of its own, as timm's models do for position embeddings and tokens.
 
     Args:
         model: every parameter of it is in exactly one group, a shared one once, in the order of
@@ -48,11 +49,13 @@ def param_groups(
         gate_lr: learning rate of what mixture layers learn to choose by (`BatchInstanceNorm2d`'s gates,
             `SwitchableNorm2d`'s mean and variance weights), in a group of its own. Nam and Kim 2018,
             arXiv:1805.07925, give the gates ten times the learning rate.
-        no_decay: keyword only; modules of your own, such as a normalizer, all of whose parameters stay without decay.
+        no_decay: keyword only; parameters, and modules of your own, such as a normalizer, all of whose parameters stay
+            without decay.
 
     Returns one to three groups with ``params``, ``weight_decay`` and, where given, ``lr``; none is empty.
 
-    Raises TypeError for what is not a module, ValueError for negative numbers and for a model without parameters.
+    Raises TypeError for what is not a module (or, in ``no_decay``, a parameter), ValueError for negative numbers, for a
+    model without parameters, and for what stands in ``no_decay`` and is not the model's.
 
     Source: He et al. 2018, arXiv:1812.01187, for biases and normalizers; the code of Brock et al. 2021,
     arXiv:2101.08692, for gains and skip gains.
@@ -64,7 +67,7 @@ def param_groups(
     """
     _check(model, weight_decay=weight_decay, lr=lr, gate_lr=gate_lr)
     gates = {id(parameter) for parameter in _mixing(model)} if gate_lr is not None else set()
-    plain = {id(parameter) for module in no_decay for parameter in module.parameters()}
+    plain = {id(parameter) for parameter in (*_chosen(model, no_decay), *_named_by_the_model(model))}
     decayed = {id(parameter) for parameter in _weights(model)} - plain
     parts: dict[str, list[nn.Parameter]] = {"decayed": [], "plain": [], "gates": []}
     for parameter in model.parameters():
@@ -87,6 +90,33 @@ def _check(model: nn.Module, **numbers: float | None) -> None:
     for name, value in numbers.items():
         if value is not None and not value >= 0:
             raise ValueError(f"param_groups: {name} must be 0 or positive, received {value!r}.")
+
+
+def _chosen(model: nn.Module, no_decay: Iterable[nn.Module | nn.Parameter]) -> Iterator[nn.Parameter]:
+    known = {id(parameter) for parameter in model.parameters()}
+    for item in no_decay:
+        if not isinstance(item, (nn.Module, Tensor)):
+            raise TypeError(
+                f"param_groups: no_decay takes modules and parameters, received {type(item).__name__}"
+                + (f"; write model.get_parameter({item!r})." if isinstance(item, str) else ".")
+            )
+        parameters = item.parameters() if isinstance(item, nn.Module) else (item,)
+        for parameter in parameters:
+            if id(parameter) not in known:
+                raise ValueError(
+                    f"param_groups: no_decay has a tensor {list(parameter.shape)} that is no parameter of "
+                    f"{type(model).__name__}; choose among those of model.parameters()."
+                )
+            yield parameter  # type: ignore[misc]
+
+
+def _named_by_the_model(model: nn.Module) -> Iterator[nn.Parameter]:
+    """What modules say in ``no_weight_decay()``, by names from themselves on; names of nothing are passed over."""
+    for module in model.modules():
+        ask: Any = getattr(module, "no_weight_decay", None)
+        names: set[str] = set(ask()) if callable(ask) else set()  # type: ignore[call-overload]
+        if names:
+            yield from (parameter for name, parameter in module.named_parameters() if name in names)
 
 
 def _mixing(model: nn.Module) -> Iterator[nn.Parameter]:

@@ -1,7 +1,5 @@
 """Which units were clipped."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -44,7 +42,7 @@ class ClipReport:
             self.counts.setdefault(name, new)
             self.steps[name] = self.steps.get(name, 0) + 1
 
-    def add(self, step: ClipReport) -> None:
+    def add(self, step: "ClipReport") -> None:
         """Add what another report counted in one step; its tensors may become this one's."""
         self.note(list(step.counts), list(step.counts.values()))
         self.excluded = step.excluded

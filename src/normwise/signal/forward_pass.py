@@ -9,6 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from normwise.core.observed import is_mapped
+from normwise.operations.context import under_function_transform
+
 from .axes import carried_axis
 from .calls import Call, Calls
 from .flow import Flow
@@ -51,6 +54,8 @@ class ForwardPass:
         self._handles: list[RemovableHandle] = []
         self.sightings = Sightings(heard=heard, histograms=histograms)
         self.roots: list[Tensor] = []
+        #: Modules that `torch.vmap` ran, for many at once: nothing can be measured there.
+        self.unseen: list[str] = []
         self._functions = Functions(self._flow, self._calls, self.sightings)
 
     def __enter__(self) -> ForwardPass:
@@ -70,6 +75,9 @@ class ForwardPass:
 
     def enter_call(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         """A forward pre-hook of every module."""
+        if is_mapped():
+            self.unseen.append(self._names[module])
+            return
         with self._functions.paused():
             if self._calls.enter(Call(module, self._names[module], self._flow.size)):
                 for x in tensors_in([args, kwargs]):
@@ -78,6 +86,8 @@ class ForwardPass:
 
     def leave_call(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         """A forward hook of every module; None, or the output to go on with."""
+        if is_mapped():
+            return None
         with self._functions.paused():
             call = self._calls.leave(module)
             if call is None:
@@ -122,7 +132,7 @@ class ForwardPass:
     def _started(self, output: Any) -> Tensor | None:
         """The output as the beginning of a graph, where there is none yet."""
         wanted = self._start_gradients and isinstance(output, Tensor) and output.is_floating_point()
-        if not wanted or output.requires_grad:
+        if not wanted or output.requires_grad or under_function_transform():
             return None
         node = self._flow.of(output)
         root = output.detach().requires_grad_()

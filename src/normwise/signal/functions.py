@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from normwise.core.observed import is_mapped
+
 from .axes import CHANNELS_LAST, axis_by_operation, carried_axis
 from .calls import Calls
 from .flow import Flow, Node, Residual, branch_end
@@ -51,6 +53,8 @@ class Functions(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if is_mapped():
+            return func(*args, **kwargs)
         name = getattr(func, "__name__", "")
         # In-place functions overwrite their operand, so it is looked at before they run.
         if name in ADDITIONS or name in FUSED_ADDITIONS:

@@ -33,12 +33,22 @@ def unwrapped(model: nn.Module, caller: str) -> nn.Module:
             f"{caller}: {type(model).__name__} runs in TorchScript, where no module can be listened to; "
             f"{caller} the model from before torch.jit.script or torch.jit.trace."
         )
+    if isinstance(model, torch.fx.GraphModule) and not _calls_modules(model):
+        raise TypeError(
+            f"{caller}: {type(model).__name__} is a graph of operations, as torch.export makes, which calls no modules "
+            f"that could be listened to; {caller} the model from before, or torch.export.unflatten(program)."
+        )
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if nn.parameter.is_lazy(tensor):
             raise ValueError(f"{caller}: {name} is not initialized yet; run the lazy model once on a batch first.")
         if tensor.is_meta:
             raise ValueError(f"{caller}: {name} is on the meta device and has no values; move the model to a real one.")
     return model
+
+
+def _calls_modules(graph: torch.fx.GraphModule) -> bool:
+    """Whether anything but the check of the inputs that torch.export adds."""
+    return any(node.op == "call_module" and node.target != "_guards_fn" for node in graph.graph.nodes)
 
 
 def is_scripted(module: nn.Module) -> bool:

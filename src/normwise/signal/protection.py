@@ -83,8 +83,8 @@ def _restore(attributes: dict[str, Any], snapshot: dict[str, tuple[Any, Any]]) -
 
 
 @contextmanager
-def random_numbers_kept(devices: set[torch.device], seed: int) -> Iterator[None]:
-    """Seeded random numbers (torch's, NumPy's and Python's); the caller's go on as if nothing had been drawn."""
+def random_numbers_kept(devices: set[torch.device], seed: int | None = None) -> Iterator[None]:
+    """Random numbers (torch's, NumPy's and Python's), seeded or not; the caller's go on as if none had been drawn."""
     accelerators = {device for device in devices if device.type not in ("cpu", "meta")}
     python_state, numpy_state = random.getstate(), np.random.get_state()
     with ExitStack() as stack:
@@ -93,13 +93,14 @@ def random_numbers_kept(devices: set[torch.device], seed: int) -> Iterator[None]
         for kind in {device.type for device in accelerators} or {"cpu"}:
             indices = {_index(device) for device in accelerators if device.type == kind}
             stack.enter_context(torch.random.fork_rng(indices, device_type="cuda" if kind == "cpu" else kind))
-            for index in indices:
+            for index in indices if seed is not None else ():
                 with torch.accelerator.device_index(index):
                     torch.get_device_module(kind).manual_seed(seed)
-        # Not torch.manual_seed: it would also seed accelerators whose state is not kept.
-        torch.default_generator.manual_seed(seed)
-        np.random.seed(seed % 2**32)
-        random.seed(seed)
+        if seed is not None:
+            # Not torch.manual_seed: it would also seed accelerators whose state is not kept.
+            torch.default_generator.manual_seed(seed)
+            np.random.seed(seed % 2**32)
+            random.seed(seed)
         yield
 
 

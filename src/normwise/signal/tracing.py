@@ -130,6 +130,7 @@ class _Observer:
         self._histograms = histograms
         self.batches = 0
         self.pooled: dict[tuple[str, str], TapReadings] = {}
+        self._unseen: dict[str, None] = {}
 
     def observe_own(self, batch: Tensor, source: str) -> None:
         """A batch that nobody asked for, so a model that does not take it is told apart from one that is broken."""
@@ -156,6 +157,7 @@ class _Observer:
         if self._backward:
             self._run_backward(output, leaves + watched.roots)
         self.batches += 1
+        self._unseen |= dict.fromkeys(watched.unseen)
         pool(self.pooled, watched.sightings)
 
     def _input(self, x: Tensor, leaves: list[Tensor]) -> Tensor:
@@ -185,8 +187,16 @@ class _Observer:
         scripted = sum(is_scripted(module) for module in self._model.modules())
         return [
             *([f"{scripted} modules run in TorchScript and are not looked into."] if scripted else []),
+            *unseen_notes(self._unseen),
             *([f"Only the first batch counts where channels change: {', '.join(changing)}."] if changing else []),
         ]
+
+
+def unseen_notes(names: Iterable[str]) -> list[str]:
+    """What was not measured, in a sentence."""
+    known = list(dict.fromkeys(names))
+    outermost = [name for name in known if not any(name.startswith(f"{other}.") for other in known)]
+    return [f"Inside of torch.vmap nothing is measured: {', '.join(outermost)}."] if outermost else []
 
 
 def pool(pooled: dict[tuple[str, str], TapReadings], sightings: Iterable[Sighting]) -> None:

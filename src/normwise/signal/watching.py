@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Callable
+from contextlib import ExitStack, nullcontext
 from types import TracebackType
 from typing import Any
 
@@ -15,7 +16,7 @@ from .readings import TapReadings
 from .records import Trace
 from .sightings import Sightings
 from .sinks import Target, sink_for
-from .tracing import NamedTaps, named_blocks, pool, run_eagerly
+from .tracing import NamedTaps, named_blocks, pool, run_eagerly, unseen_notes
 
 
 def watch(model: nn.Module, to: Target, *, every: int = 100, histograms: bool = False, taps: NamedTaps = ()) -> Watch:
@@ -71,21 +72,13 @@ class Watch:
         self._entered = ExitStack()
         self._logged = 0
         self._pending: Sightings | None = None
+        self._notes: tuple[str, ...] = ()
         self._is_queued = False
         self._sink = sink_for(to)
 
-        # Functions, which a copy of the model shares, where a copy of this object would be a second watch.
-        def before(module: nn.Module, args: Any, kwargs: Any) -> None:
-            if module is self._called and self._watched.training:
-                self._begin(args, kwargs)
-
-        def after(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            if module is self._called and self._running is not None:
-                self._end(self._running, args, kwargs, output)
-
         self._handles = [
-            model.register_forward_pre_hook(before, with_kwargs=True),
-            model.register_forward_hook(after, with_kwargs=True, always_call=True),
+            model.register_forward_pre_hook(_Hook(self._before), with_kwargs=True),
+            model.register_forward_hook(_Hook(self._after), with_kwargs=True, always_call=True),
         ]
 
     def close(self) -> None:
@@ -103,6 +96,14 @@ class Watch:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _before(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        if module is self._called and self._watched.training:
+            self._begin(args, kwargs)
+
+    def _after(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        if module is self._called and self._running is not None:
+            self._end(self._running, args, kwargs, output)
 
     def _begin(self, args: Any, kwargs: Any) -> None:
         # An interrupt from the keyboard passes by all hooks and leaves the last pass open.
@@ -127,7 +128,7 @@ class Watch:
         self._leave()
         if failed:
             return
-        self._pending = running.sightings
+        self._pending, self._notes = running.sightings, tuple(unseen_notes(running.unseen))
         if not any(sighting.reading.listens for sighting in running.sightings):
             self._write()
 
@@ -148,4 +149,21 @@ class Watch:
             pooled: dict[tuple[str, str], TapReadings] = {}
             pool(pooled, sightings)
             taps = tuple(readings.tap() for readings in pooled.values())
-            self._sink.write(self._logged, Trace(type(self._watched).__name__, taps, f"step {self._logged}"))
+            name, source = type(self._watched).__name__, f"step {self._logged}"
+            self._sink.write(self._logged, Trace(name, taps, source, notes=self._notes))
+
+
+class _Hook:
+    """A hook of a watch. A model is copied and saved without the watch: there the hook does nothing.
+
+    What stands in its place is of the standard library, so that whoever loads the model needs no normwise for that.
+    """
+
+    def __init__(self, function: Callable[..., None]) -> None:
+        self._function = function
+
+    def __call__(self, *arguments: Any) -> None:
+        self._function(*arguments)
+
+    def __reduce__(self) -> Any:
+        return getattr, (nullcontext(), "__exit__")

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from normwise.core.symbols import as_node, is_symbol
+
 from .layers import FanIn, StandardizedConv, check_fan_in
 from .standardization import nonlinearity_gain, scaled_standardize, standardize
 
@@ -20,6 +22,8 @@ class _Conv(StandardizedConv):
     bias: Tensor | None
 
     def forward(self, input: Tensor) -> Tensor:
+        if type(input) is not Tensor and is_symbol(input):
+            return as_node(self, input)  # type: ignore[arg-type]
         return self._conv_forward(input, self.standardized(self.weight), self.bias)  # type: ignore[attr-defined]
 
     def _check_fan_in(self) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from normwise.core.arguments import check_floating
 from normwise.core.precision import in_fp64
 
 from .layers import TRANSPOSED, StandardizedConv, chain_of, check_layer
@@ -50,7 +51,9 @@ def sigma(module: nn.Module, name: str = "weight", input_size: int | tuple[int, 
     """
     check_layer(module, "sigma")
     grid = Grid.of(module, input_size, "sigma")
-    weight = in_fp64(effective_weight(module, name))
+    weight = effective_weight(module, name)
+    check_floating(weight, f"sigma({name!r})")
+    weight = in_fp64(weight)
     matrix = torch.linalg.matrix_norm(as_matrix(weight, 1 if isinstance(module, TRANSPOSED) else 0), 2).item()
     operator = (weight * steepest_direction(weight, grid)).sum().item()
     return Sigma(matrix, operator, operator / matrix if matrix > 0 else 1.0, grid.excess, grid.exact)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -23,6 +24,15 @@ class StandardizedConv:
 
     def standardized(self, weight: Tensor) -> Tensor:
         raise NotImplementedError
+
+    def __setattr__(self, name: str, value: object) -> None:
+        caller = sys._getframe(1)
+        if name == "weight" and caller.f_globals.get("__name__") == "torch.nn.utils.fusion":
+            raise TypeError(
+                f"{type(self).__name__}: {caller.f_code.co_name} writes a weight that would be standardized again at "
+                "the next call, which undoes the fusion; write normwise.bake(model) before it."
+            )
+        super().__setattr__(name, value)
 
 
 class FanIn(NamedTuple):
@@ -86,8 +96,13 @@ def weight_of(module: nn.Module, name: str, caller: str) -> Tensor:
     weight = getattr(module, name)
     if isinstance(weight, (UninitializedParameter, UninitializedBuffer)):
         raise ValueError(f"{caller}: {name!r} of a lazy module has no shape yet; run one forward first.")
-    check_floating(weight, f"{caller}({name!r})")
+    check_numbers(weight, f"{caller}({name!r})")
     return weight
+
+
+def check_numbers(weight: Tensor, caller: str) -> None:
+    """Floating or complex, and dense."""
+    check_floating(weight.real if isinstance(weight, Tensor) and weight.is_complex() else weight, caller)
 
 
 def chain_of(module: nn.Module, name: str) -> nn.ModuleList:
@@ -104,5 +119,5 @@ def check_layer(module: nn.Module, caller: str) -> None:
 
 
 def computing_dtype(weight: Tensor) -> torch.dtype:
-    """fp32 for fp16, bf16 and fp32 weights, fp64 for fp64."""
+    """fp32 for fp16, bf16 and fp32 weights, fp64 for fp64, and the complex types of these."""
     return torch.promote_types(weight.dtype, torch.float32)

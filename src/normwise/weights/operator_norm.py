@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from normwise.core.lasting import unseen
 from normwise.operations.context import plain_operations_wanted, without_autocast
 
 from .layers import CONVOLUTIONS, TRANSPOSED, check_layer, computing_dtype
@@ -131,7 +132,9 @@ class OperatorNorm(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         with without_autocast(weight):
             wide = weight.to(computing_dtype(weight))
-            sigma = (wide * self._direction(wide.detach())).sum()
+            with unseen():
+                direction = self._direction(wide.detach())
+            sigma = (wide * direction).sum()
             return (wide / torch.where(sigma > self.eps, sigma, torch.ones_like(sigma))).to(weight.dtype)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
@@ -140,7 +143,7 @@ class OperatorNorm(nn.Module):
 
     @torch.no_grad()
     def _direction(self, weight: Tensor) -> Tensor:
-        if plain_operations_wanted():
+        if plain_operations_wanted() or weight.is_meta:
             return steepest_direction(weight, self.grid)
         if self._last is not None:
             seen, direction = self._last

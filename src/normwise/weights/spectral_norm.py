@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from normwise.core.arguments import check_floating
+from normwise.core.lasting import unseen
+from normwise.core.observed import has_values
 from normwise.core.tables import check_required
+from normwise.core.transforms import outside, value_outside
 from normwise.core.wide_buffers import WideBuffers
-from normwise.operations.context import plain_operations_wanted, without_autocast
+from normwise.operations.context import plain_operations_wanted, under_function_transform, without_autocast
 
-from .layers import TRANSPOSED, AnyModule, computing_dtype, weight_of
+from .layers import TRANSPOSED, AnyModule, check_numbers, computing_dtype, weight_of
+from .old_names import know_old_names
 from .operator_norm import Grid, OperatorNorm
-from .singular_vectors import belonging, generic, iterate
+from .singular_vectors import belonging, generic, iterate, singular_value
+from .vector_norm import VectorNorm
 
 # From a generic start, 50 iterations leave σ at most 0.6 % low for Gaussian matrices up to 1000 x 2048
 # (torch's 15: 2.8 %).
@@ -37,7 +42,8 @@ def spectral_norm(
               \qquad (u, v \text{ constant})
 
     W is reshaped to ``[out, in / groups * kernel]`` (``dim`` in front); u and v are kept by power iteration:
-    ``u = Wv / |Wv|``, then ``v = Wᵀu / |Wᵀu|``, ``n_power_iterations`` times. ``module.weight`` is then W̄,
+    ``u = Wv / |Wv|``, then ``v = Wᵀu / |Wᵀu|``, ``n_power_iterations`` times (adjoints where W is complex; a vector
+    such as a bias is divided by its length, without an iteration). ``module.weight`` is then W̄,
     ``module.parametrizations.weight.original`` the trained W. Computed in fp32 (fp64 for fp64) under autocast and
     for narrower weights; W̄ has W's dtype.
 
@@ -66,11 +72,12 @@ def spectral_norm(
     part in it.
 
     The state_dict has torch's names (``parametrizations.weight.original``, ``parametrizations.weight.0._u`` and
-    ``_v``): those of `torch.nn.utils.parametrizations.spectral_norm` load, and conversely.
+    ``_v``): those of `torch.nn.utils.parametrizations.spectral_norm` load, and conversely; those of the older
+    `torch.nn.utils.spectral_norm` (``weight_orig``, ``weight_u``, ``weight_v``) load, too.
 
-    Raises ValueError for a missing or 1-D weight, ``n_power_iterations < 1``, ``dim`` out of range, and with
-    ``operator=True`` for padding modes other than zeros and circular; TypeError for what is not a module or not
-    floating.
+    Raises ValueError for a missing weight or one without dimensions, ``n_power_iterations < 1``, ``dim`` out of range,
+    and with ``operator=True`` for vectors and padding modes other than zeros and circular; TypeError for what is not a
+    module, not floating or complex, and with ``operator=True`` not floating.
 
     Source: Miyato et al. 2018, arXiv:1802.05957. Differs from torch: iterates once per change instead of at each
     access, evaluation does without vectors that are not those of W, no NaN for a zero weight, fp32 vectors for fp16
@@ -87,20 +94,34 @@ def spectral_norm(
     weight = weight_of(module, name, "spectral_norm")
     if not eps >= 0:
         raise ValueError(f"spectral_norm: eps must be 0 or more, received {eps}.")
-    if weight.dim() < 2:
+    if weight.dim() < (2 if operator else 1):
         raise ValueError(
-            f"spectral_norm: {name!r} is {weight.dim()}-D {list(weight.shape)} and needs at least 2 dimensions; "
-            "for a vector use torch.nn.functional.normalize."
+            f"spectral_norm: {name!r} is {weight.dim()}-D {list(weight.shape)}, "
+            + ("which is no linear map: leave operator=True out." if weight.dim() else "a single number.")
         )
+    norm = _parametrization(module, name, weight, n_power_iterations, eps, dim, operator, input_size)
+    know_old_names(module, name, type(norm))
+    return parametrize.register_parametrization(module, name, norm)  # type: ignore[return-value]
+
+
+def _parametrization(
+    module: nn.Module,
+    name: str,
+    weight: Tensor,
+    n_power_iterations: int,
+    eps: float,
+    dim: int | None,
+    operator: bool,
+    input_size: int | tuple[int, ...] | None,
+) -> nn.Module:
     if operator:
+        check_floating(weight, f"spectral_norm({name!r}, operator=True)")
         if n_power_iterations != 1 or dim is not None:
             raise ValueError(
                 "spectral_norm(operator=True) computes the norm directly and reshapes nothing: "
                 "leave n_power_iterations and dim out."
             )
-        return parametrize.register_parametrization(  # type: ignore[return-value]
-            module, name, OperatorNorm(Grid.of(module, input_size, "spectral_norm"), eps)
-        )
+        return OperatorNorm(Grid.of(module, input_size, "spectral_norm"), eps)
     if input_size is not None:
         raise ValueError("spectral_norm: input_size only matters for the operator's norm; add operator=True.")
     if not isinstance(n_power_iterations, int) or n_power_iterations < 1:
@@ -112,8 +133,9 @@ def spectral_norm(
             f"spectral_norm: dim must be in [{-weight.dim()}, {weight.dim() - 1}] for {name!r} of shape "
             f"{list(weight.shape)}, received {dim}."
         )
-    norm = SpectralNorm(weight, n_power_iterations, dim % weight.dim(), eps)
-    return parametrize.register_parametrization(module, name, norm)  # type: ignore[return-value]
+    if weight.dim() == 1:
+        return VectorNorm(eps)
+    return SpectralNorm(weight, n_power_iterations, dim % weight.dim(), eps)
 
 
 class SpectralNorm(WideBuffers):
@@ -143,13 +165,22 @@ class SpectralNorm(WideBuffers):
             self.register_buffer("_image", image, persistent=False)
             self.register_buffer("_coimage", coimage, persistent=False)
 
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Generic vectors, from which the next step iterates."""
+        for vector in (self._u, self._v):
+            vector.copy_(generic(vector))
+        for image in (self._image, self._coimage):
+            image.zero_()
+
     def forward(self, weight: Tensor) -> Tensor:
-        check_floating(weight, "spectral_norm")
+        check_numbers(weight, "spectral_norm")
         with without_autocast(weight):
             wide = weight.to(computing_dtype(weight))
             matrix = as_matrix(wide, self.dim)
-            u, v = (self._iterated if self.training else self._trustworthy)(matrix.detach())
-            sigma = torch.dot(u, torch.mv(matrix, v))
+            with unseen():
+                u, v = (self._iterated if self.training else self._trustworthy)(matrix.detach())
+            sigma = singular_value(matrix, u, v)
             return (wide / torch.where(sigma > self.eps, sigma, torch.ones_like(sigma))).to(weight.dtype)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
@@ -159,7 +190,7 @@ class SpectralNorm(WideBuffers):
     @torch.no_grad()
     def _trustworthy(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
         """The singular vectors in evaluation: the stored ones where they belong to the matrix."""
-        if plain_operations_wanted():
+        if plain_operations_wanted() or matrix.is_meta:
             return belonging(matrix, *self._stored(matrix))
         now = (matrix, self._u, self._v)
         if self._last is None or not all(map(_is_same, self._last[0], now)):
@@ -169,21 +200,30 @@ class SpectralNorm(WideBuffers):
     def _stored(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
         """Always new tensors, because the backward pass will read them."""
         rows, columns = matrix.shape
-        check_required("spectral_norm", matrix, (rows,), _u=self._u)
-        check_required("spectral_norm", matrix, (columns,), _v=self._v)
+        _check_vector(matrix, (rows,), _u=self._u)
+        _check_vector(matrix, (columns,), _v=self._v)
         return self._u.to(matrix.dtype, copy=True), self._v.to(matrix.dtype, copy=True)
 
     @torch.no_grad()
     def _iterated(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
         """The singular vectors in training."""
+        if under_function_transform() and not torch.compiler.is_compiling():
+            # As torch's, it remembers them inside of a transform, too, where it is not one of many at once.
+            matrix_outside = value_outside(matrix)
+            if matrix_outside is not None and all(value_outside(t) is t for t in self.buffers()):
+                with outside():
+                    return self._iterate(matrix_outside.detach())
+        return self._iterate(matrix)
+
+    def _iterate(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
         u, v = self._stored(matrix)
-        check_required("spectral_norm", matrix, u.shape, _image=self._image)
-        check_required("spectral_norm", matrix, v.shape, _coimage=self._coimage)
-        image, coimage = torch.mv(matrix, v), torch.mv(matrix.mT, u)
+        _check_vector(matrix, u.shape, _image=self._image)
+        _check_vector(matrix, v.shape, _coimage=self._coimage)
+        image, coimage = torch.mv(matrix, v), torch.mv(matrix.mH, u)
         # One of the two is not enough: the gradient is orthogonal to W, so for a single row Wv hardly changes.
         changed = (image != self._image).any() | (coimage != self._coimage).any()
         # The CPU can look at the answer; an accelerator would have to wait for it, and a graph cannot.
-        if changed.device.type == "cpu" and not plain_operations_wanted() and not changed:
+        if has_values(changed) and not changed:
             return u, v
         news = iterate(matrix, image, self.n_power_iterations)
         olds = (u, v, image, coimage)
@@ -194,6 +234,11 @@ class SpectralNorm(WideBuffers):
 
     def extra_repr(self) -> str:
         return f"n_power_iterations={self.n_power_iterations}, eps={self.eps}, dim={self.dim}"
+
+
+def _check_vector(matrix: Tensor, shape: tuple[int, ...], **vector: Tensor) -> None:
+    real = {name: v.real if isinstance(v, Tensor) and matrix.is_complex() else v for name, v in vector.items()}
+    check_required("spectral_norm", matrix, shape, **real)
 
 
 def as_matrix(weight: Tensor, dim: int) -> Tensor:

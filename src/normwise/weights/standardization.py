@@ -36,6 +36,7 @@ def weight_standardization(module: AnyModule, name: str = "weight", eps: float =
     """
     check_layer(module, "weight_standardization")
     weight = weight_of(module, name, "weight_standardization")
+    check_floating(weight, f"weight_standardization({name!r})")
     fan_in = FanIn.of(module)
     check_fan_in(fan_in.size(weight), "weight_standardization")
     return parametrize.register_parametrization(module, name, WeightStandardization(fan_in, eps))  # type: ignore[return-value]
@@ -67,6 +68,7 @@ def scaled_weight_standardization(
     """
     check_layer(module, "scaled_weight_standardization")
     weight = weight_of(module, name, "scaled_weight_standardization")
+    check_floating(weight, f"scaled_weight_standardization({name!r})")
     fan_in = FanIn.of(module)
     check_fan_in(fan_in.size(weight), "scaled_weight_standardization")
     norm = ScaledWeightStandardization(fan_in, eps, nonlinearity_gain(gamma))
@@ -102,6 +104,11 @@ class ScaledWeightStandardization(nn.Module):
         super().__init__()
         self.fan_in, self.eps, self.gamma = fan_in, eps, gamma
         self.register_parameter("gain", None)
+
+    def reset_parameters(self) -> None:
+        """Gain 1."""
+        if self.gain is not None:
+            nn.init.ones_(self.gain)
 
     def forward(self, weight: Tensor) -> Tensor:
         return scaled_standardize(weight, self.gain, self.fan_in, self.eps, self.gamma)

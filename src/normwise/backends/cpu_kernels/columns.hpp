@@ -136,10 +136,46 @@ template <class T, int K>
 inline void apply_sheet(const T* x, const T* residual, T* y, const Sheet<T>& sheet, const AffineLine<T>& line, int act,
                         bool stream) {
   for_rows<T, 1>(sheet, [&](int64_t at, auto, int64_t length) NW_LAMBDA {
-    each_step<T>(length, [&](int64_t i, auto part) NW_LAMBDA {
-      apply_step<T, K>(x + at + i, shifted(residual, at + i), y + at + i, part, line.at(i), act, stream);
-    });
+    const auto of_line = [&](int64_t i) NW_LAMBDA { return line.at(i); };
+    apply_steps<T, K>(x + at, shifted(residual, at), y + at, length, of_line, act, stream);
   });
+}
+
+// g and g·(x - mean) of R rows, `stride` apart, are added to the columns' sums.
+template <class T, int K, int R>
+NW_INLINE void add_gradients(const Incoming<T> in, int64_t stride, int64_t length, const AffineLine<T>& line, int act,
+                             acc<T>* s, acc<T>* t) {
+  using A = acc<T>;
+  const auto of_line = [&](int64_t i) NW_LAMBDA { return line.at(i); };
+  const auto add = [&](int64_t at, auto part, auto each) NW_LAMBDA {
+    Values<T> sum = load_line<T>(s, at), product = load_line<T>(t, at);
+    each([&](int w, vec<A> g, vec<A> d) NW_LAMBDA {
+      sum.at[w] += keep<T>(g, w, part);
+      product.at[w] += keep<T>(g * d, w, part);
+    });
+    store_line<T>(s, at, sum);
+    store_line<T>(t, at, product);
+  };
+  if constexpr (K == kAny) {
+    with_gradients<T, K>(in, length, of_line, act, [&](int64_t start, int64_t count, auto gradient) NW_LAMBDA {
+      each_step<T>(count, [&](int64_t i, auto part) NW_LAMBDA {
+        add(start + i, part, [&](auto take) NW_LAMBDA { gradient(i, part, take); });
+      });
+    });
+  } else {
+    each_step<T>(length, [&](int64_t i, auto part) NW_LAMBDA {
+      const Affine<T> f = line.at(i);
+      add(i, part, [&](auto take) NW_LAMBDA {
+#pragma GCC unroll 4
+        for (int r = 0; r < R; ++r) {
+          const Incoming<T> here = in.at(r * stride + i), later = here.at(kAhead);
+          __builtin_prefetch(later.x, 0, 2);
+          __builtin_prefetch(later.gy, 0, 2);
+          gradient_step<T, K>(here, part, f, take);
+        }
+      });
+    });
+  }
 }
 
 // Σ g and Σ g·(x - mean) of each channel are added to sum_g and sum_gd.
@@ -153,24 +189,9 @@ inline void sheet_sums(const Incoming<T> in, const Sheet<T>& sheet, const Affine
     const int64_t first = start * sheet.distance;
     std::fill_n(s.data(), size, A(0));
     std::fill_n(t.data(), size, A(0));
-    for_rows<T, 4>(sheet.part(start, block), [&](int64_t at, auto group, int64_t length) NW_LAMBDA {
-      each_step<T>(length, [&](int64_t i, auto part) NW_LAMBDA {
-        const Affine<T> f = line.at(i);
-        Values<T> sum = load_line<T>(s.data(), i), product = load_line<T>(t.data(), i);
-#pragma GCC unroll 4
-        for (int r = 0; r < decltype(group)::value; ++r) {
-          const Incoming<T> here = in.at(first + at + r * sheet.stride() + i), later = here.at(kAhead);
-          __builtin_prefetch(later.x, 0, 2);
-          __builtin_prefetch(later.gy, 0, 2);
-          gradient_step<T, K>(here, part, f, act,
-                              [&](int w, vec<A> g, vec<A> d) NW_LAMBDA {
-                                sum.at[w] += keep<T>(g, w, part);
-                                product.at[w] += keep<T>(g * d, w, part);
-                              });
-        }
-        store_line<T>(s.data(), i, sum);
-        store_line<T>(t.data(), i, product);
-      });
+    // An activation takes so much longer than a row's sums that nothing is gained by several rows at a time.
+    for_rows<T, K == kAny ? 1 : 4>(sheet.part(start, block), [&](int64_t at, auto group, int64_t length) NW_LAMBDA {
+      add_gradients<T, K, decltype(group)::value>(in.at(first + at), sheet.stride(), length, line, act, s.data(), t.data());
     });
     add_columns<T>(sum_g, s.data(), sheet);
     add_columns<T>(sum_gd, t.data(), sheet);
@@ -182,14 +203,18 @@ template <class T, int K, bool Measured>
 inline void grad_sheet(const Incoming<T> in, const uint8_t* mask, T* gx, T* gr, const Sheet<T>& sheet,
                        const AffineLine<T>& line, int act, const ThroughLine<T>& through, bool stream) {
   for_rows<T, 1>(sheet, [&](int64_t at, auto, int64_t length) NW_LAMBDA {
-    const bool kept = Measured && (!mask || mask[at / sheet.distance]);
-    each_step<T>(length, [&](int64_t i, auto part) NW_LAMBDA {
-      const Incoming<T> here = in.at(at + i);
-      T *to_x = gx + at + i, *to_residual = shifted(gr, at + i);
-      if (kept)
-        grad_step<T, K, true>(here, nullptr, to_x, to_residual, part, line.at(i), act, through.at(i), stream);
-      else
-        grad_step<T, K, false>(here, nullptr, to_x, to_residual, part, line.at(i), act, {}, stream);
+    const bool measured = Measured && (!mask || mask[at / sheet.distance]);
+    const auto of_line = [&](int64_t i) NW_LAMBDA { return line.at(i); };
+    with_gradients<T, K>(in.at(at), length, of_line, act, [&](int64_t start, int64_t count, auto gradient) NW_LAMBDA {
+      each_step<T>(count, [&](int64_t i, auto part) NW_LAMBDA {
+        const int64_t c = start + i;
+        T *to_x = gx + at + c, *to_residual = shifted(gr, at + c);
+        const Values<T> scale = line.scale.at(c);
+        if (measured)
+          grad_step<T, true>(gradient, i, nullptr, to_x, to_residual, part, scale, through.at(c), stream);
+        else
+          grad_step<T, false>(gradient, i, nullptr, to_x, to_residual, part, scale, {}, stream);
+      });
     });
   });
 }

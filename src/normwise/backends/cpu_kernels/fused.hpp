@@ -189,13 +189,19 @@ void differentiate_standardized(Shape shape, Pool whole, const Incoming<T>& inco
   for_tiles(shape, whole, sizeof(T), 2, [&](const Tile& tile) {
     const Spread spread(tile.shape, tile.pool);
     const Prepared<T> prepared(tile.shape, tile.pool, spread);
-    const Incoming<T> in = incoming.at(tile.offset);
+    Incoming<T> in = incoming.at(tile.offset);
     const bool at_once = gx && tile.pool.known;
+    // An activation's slope costs more than to write a gradient that stays in the cache, and to read it again.
+    const bool keeping = K == kAny && sizeof(T) >= sizeof(float) && gx && tile.shape.tile;
+    if (keeping) in.kept = (gr ? gr : gx) + tile.offset;
     const Sums sums =
         at_once ? reduce_and_differentiate<T, K>(tile.shape, in, gx, gr, prepared.coefficients, act).folded(rows)
                 : reduce_channels<T, K>(tile, in, prepared.coefficients, act);
     const Returned<T> returned(tile.shape, tile.pool, spread, sums, &to_weight[tile.table], &to_bias[tile.table]);
-    if (gx && !at_once)
+    if (keeping)
+      differentiate<T, kPlain>(turned(tile), {in.kept, in.x, nullptr}, nullptr, gx + tile.offset, nullptr,
+                               prepared.coefficients, kNone, returned.back);
+    else if (gx && !at_once)
       differentiate<T, K>(turned(tile), in, nullptr, gx + tile.offset, shifted(gr, tile.offset), prepared.coefficients, act,
                           returned.back);
   });

@@ -40,6 +40,8 @@ int with_kind(const nw::Check& check, int act, F f) noexcept {
       f(std::integral_constant<int, nw::kPlain>{});
     else if (act == nw::kRelu)
       f(std::integral_constant<int, nw::kRectified>{});
+    else if (act == nw::kLeakyRelu)
+      f(std::integral_constant<int, nw::kLeaky>{});
     else
       f(std::integral_constant<int, nw::kAny>{});
   });
@@ -269,36 +271,40 @@ NW_PUBLIC(nw_remember)(int64_t C, NW_SPAN(const void, mean), NW_SPAN(const void,
   return finite ? answer : kNotFinite;
 }
 
-// center = 0: by the root mean square. The table [2, rows] of mean and root (1/σ), for the backward, may be null; parameters
+// center = 0: by the root mean square. With `added`, x + added is normalized and written to `sum`. The table [2, rows] of mean and root (1/σ), for the backward, may be null; parameters
 // as above.
 NW_PUBLIC(nw_rows)(int64_t rows, int64_t width, int threads, int center, double eps, NW_SPAN(const T, x),
-                   NW_SPAN(const void, weight), NW_SPAN(const void, bias), int kept, NW_SPAN(T, y),
-                   NW_SPAN(double, table)) {
+                   NW_SPAN(const T, added), NW_SPAN(T, sum), NW_SPAN(const void, weight), NW_SPAN(const void, bias),
+                   int kept, NW_SPAN(T, y), NW_SPAN(double, table)) {
   Sized check(rows, width, 1, threads);
   const int64_t values = check.values;
   check.has(NW_GIVEN(x), values).has(NW_GIVEN(y), values).may_have(NW_GIVEN(table), 2 * check.positions);
+  check.may_have(NW_GIVEN(added), values).may_have(NW_GIVEN(sum), values).both(added, sum);
   check.may_have(NW_GIVEN(weight), width).may_have(NW_GIVEN(bias), width).kept(kept);
   return guarded(check, [&] {
     const nw::Parameter<T> weights(weight, kept, width), biases(bias, kept, width);
     nw::Buffer<double> own(table ? 0 : 2 * rows);
     double* mean = table ? table : own.data();
-    nw::normalize_rows<T>({rows, width, threads, center != 0, x, weights.data, biases.data, mean, mean + rows}, eps, y);
+    const auto *of = weights.data, *from = biases.data;
+    nw::normalize_rows<T>({rows, width, threads, center != 0, x, of, from, mean, mean + rows, added, sum}, eps, y);
   });
 }
 
+// Of a sum that was normalized, x is the sum, and `more` the gradient that it has otherwise: gx is that of both terms.
 NW_PUBLIC(nw_rows_backward)(int64_t rows, int64_t width, int threads, int center, NW_SPAN(const T, gy), NW_SPAN(const T, x),
-                            NW_SPAN(const void, weight), int kept, NW_SPAN(double, table), NW_SPAN(T, gx),
-                            NW_SPAN(void, gw), NW_SPAN(void, gb)) {
+                            NW_SPAN(const T, more), NW_SPAN(const void, weight), int kept, NW_SPAN(double, table),
+                            NW_SPAN(T, gx), NW_SPAN(void, gw), NW_SPAN(void, gb)) {
   Sized check(rows, width, 1, threads);
   const int64_t values = check.values;
+  check.may_have(NW_GIVEN(more), values);
   check.has(NW_GIVEN(gy), values).has(NW_GIVEN(x), values).has(NW_GIVEN(table), 2 * check.positions);
   check.may_have(NW_GIVEN(weight), width).kept(kept).may_have(NW_GIVEN(gx), values);
   check.may_have(NW_GIVEN(gw), width).may_have(NW_GIVEN(gb), width);
   return guarded(check, [&] {
     const nw::Parameter<T> weights(weight, kept, width);
     nw::Gradient<T> to_weight(gw, kept, width), to_bias(gb, kept, width);
-    nw::differentiate_rows<T>({rows, width, threads, center != 0, x, weights.data, nullptr, table, table + rows}, gy, gx,
-                              to_weight.data(), to_bias.data());
+    nw::differentiate_rows<T>({rows, width, threads, center != 0, x, weights.data, nullptr, table, table + rows},
+                              {gy, more, gx, to_weight.data(), to_bias.data()});
     to_weight.deliver();
     to_bias.deliver();
   });

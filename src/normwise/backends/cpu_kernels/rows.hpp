@@ -57,7 +57,11 @@ struct RowCall {
   const T* x;
   const acc<T>*weight, *bias;
   double *mean, *root;  // [rows]
+  // Forward: what is added to x before anything else, and where the sum goes, which is normalized. Or neither.
+  const T* added = nullptr;
+  T* sum = nullptr;
 
+  const T* normalized() const { return added ? sum : x; }
   int workers() const { return rows * width < kSerial ? 1 : threads; }
   Normal normal(int64_t r) const { return {mean[r], root[r]}; }
 };
@@ -83,6 +87,16 @@ void for_each_row(const RowCall<T>& call, F f) {
 }
 
 template <class T>
+void add_part(const T* x, const T* added, T* sum, int64_t count) {
+  each_step<T>(count, [&](int64_t i, auto part) NW_LAMBDA {
+    const Values<T> v = load(x + i, part), a = load(added + i, part);
+    Values<T> out;
+    each_way<T>([&](int k) NW_LAMBDA { out.at[k] = v.at[k] + a.at[k]; });
+    store(sum + i, out, part);
+  });
+}
+
+template <class T>
 void normalize_part(const T* x, T* y, int64_t count, const Normal& normal, const Line<T>& weight, const Line<T>& bias) {
   using A = acc<T>;
   const A mean = A(normal.mean), root = A(normal.root), left = normal.left<A>();
@@ -97,8 +111,11 @@ void normalize_part(const T* x, T* y, int64_t count, const Normal& normal, const
 template <class T>
 void normalize_rows(const RowCall<T>& call, double eps, T* y) {
   const acc<T> one = 1, zero = 0;
+  const T* x = call.normalized();
   const auto measured = [&](int64_t r) {
-    const Normal normal = normal_of(call.x + r * call.width, call.width, eps, call.center);
+    const int64_t at = r * call.width;
+    if (call.added) add_part(call.x + at, call.added + at, call.sum + at, call.width);
+    const Normal normal = normal_of(x + at, call.width, eps, call.center);
     call.mean[r] = normal.mean;
     call.root[r] = normal.root;
     return normal;
@@ -107,7 +124,8 @@ void normalize_rows(const RowCall<T>& call, double eps, T* y) {
     const Line<T> weight = line_of<T>(call.weight, call.width, one), bias = line_of<T>(call.bias, call.width, zero);
     for_each_row(call, [&](int64_t r) {
       const int64_t at = r * call.width;
-      normalize_part(call.x + at, y + at, call.width, measured(r), weight, bias);
+      const Normal normal = measured(r);
+      normalize_part(x + at, y + at, call.width, normal, weight, bias);
     });
     return;
   }
@@ -116,7 +134,7 @@ void normalize_rows(const RowCall<T>& call, double eps, T* y) {
     const Line<T> weight = line_of<T>(shifted(call.weight, start), count, one);
     const Line<T> bias = line_of<T>(shifted(call.bias, start), count, zero);
     for (int64_t r = 0, at = start; r < call.rows; ++r, at += call.width)
-      normalize_part(call.x + at, y + at, count, call.normal(r), weight, bias);
+      normalize_part(x + at, y + at, count, call.normal(r), weight, bias);
   });
 }
 
@@ -183,10 +201,18 @@ Pair row_sums(const T* gy, const T* x, int64_t count, const Normal& normal, cons
   return found;
 }
 
+// What the backward pass writes and reads beside the call: `more`, if there is any, is added to the gradient of x.
+template <class T>
+struct RowGradients {
+  const T *gy, *more;
+  T* gx;
+  acc<T>*gw, *gb;
+};
+
 // The gradient of a row's part, from the sums of the whole row.
 template <class T>
-void row_gradient(const RowCall<T>& call, int64_t r, const T* gy, T* gx, int64_t start, int64_t count, const Pair& sums,
-                  const Line<T>& weight) {
+void row_gradient(const RowCall<T>& call, int64_t r, const RowGradients<T>& to, int64_t start, int64_t count,
+                  const Pair& sums, const Line<T>& weight) {
   using A = acc<T>;
   const Normal normal = call.normal(r);
   const Values<T> mean = everywhere<T>(A(normal.mean)), root = everywhere<T>(A(normal.root));
@@ -195,18 +221,18 @@ void row_gradient(const RowCall<T>& call, int64_t r, const T* gy, T* gx, int64_t
   const A constant = call.center ? A(-sums.g * share) : A(0), slope = A(-sums.gd * share);
   const int64_t first = r * call.width + start;
   each_step<T>(count, [&](int64_t i, auto part) NW_LAMBDA {
-    const Values<T> w = weight.at(i);
+    const Values<T> w = weight.at(i), more = to.more ? load(to.more + first + i, part) : Values<T>{};
     Values<T> out;
-    normalized_step(gy + first + i, call.x + first + i, part, mean, root, left,
+    normalized_step(to.gy + first + i, call.x + first + i, part, mean, root, left,
                     [&](int k, vec<A> g, vec<A> normalized) NW_LAMBDA {
-                      out.at[k] = g * w.at[k] * root.at[k] + (normalized * slope + constant);
+                      out.at[k] = g * w.at[k] * root.at[k] + (normalized * slope + constant) + more.at[k];
                     });
-    store(gx + first + i, out, part);
+    store(to.gx + first + i, out, part);
   });
 }
 
 template <class T>
-void differentiate_wide_rows(const RowCall<T>& call, const T* gy, T* gx, acc<T>* gw, acc<T>* gb) {
+void differentiate_wide_rows(const RowCall<T>& call, const RowGradients<T>& to) {
   const acc<T> one = 1;
   const int64_t blocks = (call.width + kChunk - 1) / kChunk;
   Buffer<Pair> partial(call.rows * blocks);
@@ -214,12 +240,12 @@ void differentiate_wide_rows(const RowCall<T>& call, const T* gy, T* gx, acc<T>*
     const Line<T> weight = line_of<T>(shifted(call.weight, start), count, one);
     LineSums<T> sums(count);
     for (int64_t r = 0, at = start; r < call.rows; ++r, at += call.width)
-      partial[r * blocks + start / kChunk] = row_sums(gy + at, call.x + at, count, call.normal(r), weight, sums);
+      partial[r * blocks + start / kChunk] = row_sums(to.gy + at, call.x + at, count, call.normal(r), weight, sums);
     sums.flush();
-    if (gw) std::copy_n(sums.to_weight.data(), count, gw + start);
-    if (gb) std::copy_n(sums.to_bias.data(), count, gb + start);
+    if (to.gw) std::copy_n(sums.to_weight.data(), count, to.gw + start);
+    if (to.gb) std::copy_n(sums.to_bias.data(), count, to.gb + start);
   });
-  if (!gx) return;
+  if (!to.gx) return;
   for (int64_t r = 0; r < call.rows; ++r)
     for (int64_t b = 1; b < blocks; ++b) {
       partial[r * blocks].g += partial[r * blocks + b].g;
@@ -227,13 +253,13 @@ void differentiate_wide_rows(const RowCall<T>& call, const T* gy, T* gx, acc<T>*
     }
   for_blocks(call.workers(), call.width, [&](int64_t start, int64_t count) {
     const Line<T> weight = line_of<T>(shifted(call.weight, start), count, one);
-    for (int64_t r = 0; r < call.rows; ++r) row_gradient(call, r, gy, gx, start, count, partial[r * blocks], weight);
+    for (int64_t r = 0; r < call.rows; ++r) row_gradient(call, r, to, start, count, partial[r * blocks], weight);
   });
 }
 
 template <class T>
-void differentiate_rows(const RowCall<T>& call, const T* gy, T* gx, acc<T>* gw, acc<T>* gb) {
-  if (call.width > kWideRow) return differentiate_wide_rows(call, gy, gx, gw, gb);
+void differentiate_rows(const RowCall<T>& call, const RowGradients<T>& to) {
+  if (call.width > kWideRow) return differentiate_wide_rows(call, to);
   const acc<T> one = 1;
   const Line<T> weight = line_of<T>(call.weight, call.width, one);
   const Tasks tasks(call.rows, call.width);
@@ -242,15 +268,15 @@ void differentiate_rows(const RowCall<T>& call, const T* gy, T* gx, acc<T>* gw, 
     LineSums<T> sums(call.width);
     for (int64_t r = task * tasks.size; r < std::min(call.rows, (task + 1) * tasks.size); ++r) {
       const int64_t at = r * call.width;
-      const Pair of_row = row_sums(gy + at, call.x + at, call.width, call.normal(r), weight, sums);
-      if (gx) row_gradient(call, r, gy, gx, 0, call.width, of_row, weight);
+      const Pair of_row = row_sums(to.gy + at, call.x + at, call.width, call.normal(r), weight, sums);
+      if (to.gx) row_gradient(call, r, to, 0, call.width, of_row, weight);
     }
     sums.flush();
     std::copy_n(sums.to_weight.data(), call.width, &to_weight[task * call.width]);
     std::copy_n(sums.to_bias.data(), call.width, &to_bias[task * call.width]);
   });
-  if (gw) sum_rows(to_weight, tasks.number, call.width, gw);
-  if (gb) sum_rows(to_bias, tasks.number, call.width, gb);
+  if (to.gw) sum_rows(to_weight, tasks.number, call.width, to.gw);
+  if (to.gb) sum_rows(to_bias, tasks.number, call.width, to.gb);
 }
 
 }  // namespace nw

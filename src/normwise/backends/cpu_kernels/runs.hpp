@@ -24,37 +24,76 @@ NW_INLINE void lean_or_not(bool lean, F f) {
   lean ? f(std::true_type{}) : f(std::false_type{});
 }
 
-template <class T, int K, class P>
-NW_INLINE void apply_step(const T* x, const T* residual, T* y, P part, const Affine<T>& f, int act, bool stream) {
+// Steps of a block that lies in the first cache: what is done to a value takes turns with its activation.
+template <class T>
+constexpr int64_t kBlockSteps = 4096 / (kBytes * ways<T>);
+
+// f(start, count) for the blocks of n values.
+template <class T, class F>
+NW_INLINE void for_steps_in_blocks(int64_t n, F f) {
+  constexpr int64_t size = kBlockSteps<T> * step<T>;
+  for (int64_t start = 0; start < n; start += size) f(start, std::min(size, n - start));
+}
+
+template <class T>
+NW_INLINE int64_t steps_of(int64_t n) {
+  return (n + step<T> - 1) / step<T>;
+}
+
+// z, before the activation.
+template <class T, class P>
+NW_INLINE Values<T> before(const T* x, const T* residual, P part, const Affine<T>& f) {
   const Values<T> v = load(x, part), r = residual ? load(residual, part) : Values<T>{};
-  Values<T> out;
+  Values<T> z;
   each_way<T>([&](int w) NW_LAMBDA {
-    vec<acc<T>> z = (v.at[w] - f.mean.at[w]) * f.scale.at[w] + f.shift.at[w];
-    if (residual) z += r.at[w];
-    out.at[w] = value_of<K>(act, z);
+    z.at[w] = (v.at[w] - f.mean.at[w]) * f.scale.at[w] + f.shift.at[w];
+    if (residual) z.at[w] += r.at[w];
   });
-  store(y, out, part, stream);
+  return z;
+}
+
+// y of n values; `affine`(i) has the coefficients of the step at i.
+template <class T, int K, class C>
+NW_INLINE void apply_steps(const T* x, const T* residual, T* y, int64_t n, C affine, int act, bool stream) {
+  if constexpr (K == kAny) {
+    for_steps_in_blocks<T>(n, [&](int64_t start, int64_t count) NW_LAMBDA {
+      Values<T> z[kBlockSteps<T>];
+      each_step<T>(count, [&](int64_t i, auto part) NW_LAMBDA {
+        z[i / step<T>] = before(x + start + i, shifted(residual, start + i), part, affine(start + i));
+      });
+      activate(act, z[0].at, steps_of<T>(count) * ways<T>);
+      each_step<T>(count, [&](int64_t i, auto part) NW_LAMBDA { store(y + start + i, z[i / step<T>], part, stream); });
+    });
+  } else {
+    each_step<T>(n, [&](int64_t i, auto part) NW_LAMBDA {
+      Values<T> z = before(x + i, shifted(residual, i), part, affine(i));
+      if constexpr (K != kPlain) each_way<T>([&](int w) NW_LAMBDA { z.at[w] = any_value(activation_of(K), z.at[w]); });
+      store(y + i, z, part, stream);
+    });
+  }
 }
 
 template <class T, int K>
 NW_INLINE void apply_run(const T* x, const T* residual, T* y, int64_t n, const Affine<T> f, int act, bool stream) {
   lean_or_not(!residual && !stream, [&](auto lean) NW_LAMBDA {
-    each_step<T>(n, [&](int64_t i, auto part) NW_LAMBDA {
-      apply_step<T, K>(x + i, lean ? nullptr : shifted(residual, i), y + i, part, f, act, !lean && stream);
-    });
+    const auto same = [&](int64_t) NW_LAMBDA { return f; };
+    apply_steps<T, K>(x, lean ? nullptr : residual, y, n, same, act, !lean && stream);
   });
 }
 
-// What a backward pass reads: grad_y, x, and the residual or null.
+// What a backward pass reads: grad_y, x, and the residual or null. In `kept`, if it is there, an activation's first pass
+// leaves grad_y · f'(z) for the second one.
 template <class T>
 struct Incoming {
   const T *gy, *x, *residual;
-  Incoming at(int64_t i) const { return {gy + i, x + i, shifted(residual, i)}; }
+  T* kept = nullptr;
+  Incoming at(int64_t i) const { return {gy + i, x + i, shifted(residual, i), shifted(kept, i)}; }
 };
 
 // f(w, g, d) for each way: g = grad_y · f'(z), with z recomputed from x, and d = x - mean.
 template <class T, int K, class P, class F>
-NW_INLINE void gradient_step(const Incoming<T>& in, P part, const Affine<T>& affine, int act, F f) {
+NW_INLINE void gradient_step(const Incoming<T>& in, P part, const Affine<T>& affine, F f) {
+  static_assert(K != kAny);
   const Values<T> gy = load(in.gy, part), x = load(in.x, part);
   const Values<T> r = K != kPlain && in.residual ? load(in.residual, part) : Values<T>{};
   each_way<T>([&](int w) NW_LAMBDA {
@@ -62,10 +101,43 @@ NW_INLINE void gradient_step(const Incoming<T>& in, P part, const Affine<T>& aff
     if constexpr (K != kPlain) {
       vec<acc<T>> z = d * affine.scale.at[w] + affine.shift.at[w];
       if (in.residual) z += r.at[w];
-      g = times_slope<K>(act, g, z);
+      g = times_slope<K>(g, z);
     }
     f(w, g, d);
   });
+}
+
+// g of the steps of one block.
+template <class T, class C>
+NW_INLINE void block_of_gradients(const Incoming<T>& in, int64_t n, C affine, int act, Values<T>* g) {
+  Values<T> z[kBlockSteps<T>];
+  each_step<T>(n, [&](int64_t i, auto part) NW_LAMBDA {
+    z[i / step<T>] = before(in.x + i, shifted(in.residual, i), part, affine(i));
+    g[i / step<T>] = load(in.gy + i, part);
+  });
+  multiply_by_slopes(act, z[0].at, g[0].at, steps_of<T>(n) * ways<T>);
+  if (in.kept) each_step<T>(n, [&](int64_t i, auto part) NW_LAMBDA { store(in.kept + i, g[i / step<T>], part); });
+}
+
+// f(start, count, gradient) for the blocks of n values, or for all at once: gradient(i, part, f) is `gradient_step` of the
+// step at start + i.
+template <class T, int K, class C, class F>
+NW_INLINE void with_gradients(const Incoming<T>& in, int64_t n, C affine, int act, F f) {
+  if constexpr (K == kAny) {
+    for_steps_in_blocks<T>(n, [&](int64_t start, int64_t count) NW_LAMBDA {
+      const auto here = [&](int64_t i) NW_LAMBDA { return affine(start + i); };
+      Values<T> g[kBlockSteps<T>];
+      block_of_gradients(in.at(start), count, here, act, g);
+      f(start, count, [&](int64_t i, auto part, auto take) NW_LAMBDA {
+        const Values<T> x = load(in.x + start + i, part), mean = here(i).mean;
+        each_way<T>([&](int w) NW_LAMBDA { take(w, g[i / step<T>].at[w], x.at[w] - mean.at[w]); });
+      });
+    });
+  } else {
+    f(int64_t(0), n, [&](int64_t i, auto part, auto take) NW_LAMBDA {
+      gradient_step<T, K>(in.at(i), part, affine(i), take);
+    });
+  }
 }
 
 struct Pair {
@@ -80,11 +152,14 @@ NW_INLINE Pair sums_of(const Incoming<T> in, const Runs& runs, const Affine<T> f
   for_chunks(runs, [&](int64_t at, const Runs& chunk) NW_LAMBDA {
     Sum<A> s, t;
     for (int64_t r = 0; r < chunk.number; ++r) {
-      const Incoming<T> here = in.at(at + r * chunk.distance);
-      sweep<T>(chunk.length, [&](int64_t i, int slot, auto part) NW_LAMBDA {
-        gradient_step<T, K>(here.at(i), part, f, act, [&](int w, vec<A> g, vec<A> d) NW_LAMBDA {
-          s.slots[slot + w] += keep<T>(g, w, part);
-          t.slots[slot + w] += keep<T>(g * d, w, part);
+      const auto same = [&](int64_t) NW_LAMBDA { return f; };
+      with_gradients<T, K>(in.at(at + r * chunk.distance), chunk.length, same, act,
+                           [&](int64_t, int64_t count, auto gradient) NW_LAMBDA {
+        sweep<T>(count, [&](int64_t i, int slot, auto part) NW_LAMBDA {
+          gradient(i, part, [&](int w, vec<A> g, vec<A> d) NW_LAMBDA {
+            s.slots[slot + w] += keep<T>(g, w, part);
+            t.slots[slot + w] += keep<T>(g * d, w, part);
+          });
         });
       });
     }
@@ -103,12 +178,14 @@ NW_INLINE void sums_of_planes(const Incoming<T> in, int64_t size, int64_t planes
   vec<A> s[lanes<A>]{}, t[lanes<A>]{};
   for (int64_t p = 0; p < planes; ++p) {
     const Affine<T> f = affine(p);
-    const Incoming<T> here = in.at(p * size);
+    const auto same = [&](int64_t) NW_LAMBDA { return f; };
     vec<A> plain{}, product{};
-    each_step<T>(size, [&](int64_t i, auto part) NW_LAMBDA {
-      gradient_step<T, K>(here.at(i), part, f, act, [&](int w, vec<A> g, vec<A> d) NW_LAMBDA {
-        plain += keep<T>(g, w, part);
-        product += keep<T>(g * d, w, part);
+    with_gradients<T, K>(in.at(p * size), size, same, act, [&](int64_t, int64_t count, auto gradient) NW_LAMBDA {
+      each_step<T>(count, [&](int64_t i, auto part) NW_LAMBDA {
+        gradient(i, part, [&](int w, vec<A> g, vec<A> d) NW_LAMBDA {
+          plain += keep<T>(g, w, part);
+          product += keep<T>(g * d, w, part);
+        });
       });
     });
     s[p] = plain;
@@ -127,14 +204,15 @@ struct Through {
   Values<T> slope, offset;
 };
 
-// The gradients of x and, where gr is not null, of the residual; without `Measured` the statistics were given.
-template <class T, int K, bool Measured, class P>
-NW_INLINE void grad_step(const Incoming<T>& in, const uint8_t* mask, T* gx, T* gr, P part, const Affine<T>& f, int act,
+// The gradients of x and, where gr is not null, of the residual at one step, whose `gradient` is that of `with_gradients`;
+// without `Measured` the statistics were given.
+template <class T, bool Measured, class G, class P>
+NW_INLINE void grad_step(G gradient, int64_t i, const uint8_t* mask, T* gx, T* gr, P part, const Values<T>& scale,
                          const Through<T>& through, bool stream) {
   using A = acc<T>;
   Values<T> to_x, to_residual;
-  gradient_step<T, K>(in, part, f, act, [&](int w, vec<A> g, vec<A> d) NW_LAMBDA {
-    to_x.at[w] = f.scale.at[w] * g;
+  gradient(i, part, [&](int w, vec<A> g, vec<A> d) NW_LAMBDA {
+    to_x.at[w] = scale.at[w] * g;
     if constexpr (Measured) {
       const vec<A> back = through.slope.at[w] * d + through.offset.at[w];
       to_x.at[w] += mask ? (load_mask<T>(mask, part, w) ? back : vec<A>{}) : back;
@@ -149,9 +227,13 @@ template <class T, int K, bool Measured>
 NW_INLINE void grad_run(const Incoming<T> in, const uint8_t* mask, T* gx, T* gr, int64_t n, const Affine<T> f, int act,
                         const Through<T> through, bool stream) {
   lean_or_not(!mask && !gr && !stream, [&](auto lean) NW_LAMBDA {
-    each_step<T>(n, [&](int64_t i, auto part) NW_LAMBDA {
-      grad_step<T, K, Measured>(in.at(i), lean ? nullptr : shifted(mask, i), gx + i, lean ? nullptr : shifted(gr, i), part, f,
-                                act, through, !lean && stream);
+    const auto same = [&](int64_t) NW_LAMBDA { return f; };
+    with_gradients<T, K>(in, n, same, act, [&](int64_t start, int64_t count, auto gradient) NW_LAMBDA {
+      each_step<T>(count, [&](int64_t i, auto part) NW_LAMBDA {
+        const int64_t at = start + i;
+        grad_step<T, Measured>(gradient, i, lean ? nullptr : shifted(mask, at), gx + at, lean ? nullptr : shifted(gr, at),
+                               part, f.scale, through, !lean && stream);
+      });
     });
   });
 }

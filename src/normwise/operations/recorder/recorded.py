@@ -19,6 +19,7 @@ from torch import Tensor
 from normwise.backends import Backend, Formulas, offering
 from normwise.core.activations import Activation
 from normwise.core.formulas import Affine, Formula
+from normwise.core.lasting import lasting
 from normwise.core.layout import PLAIN
 from normwise.core.moments import Count, Moments, statistics_dtype, widen
 from normwise.core.precision import table_dtype
@@ -136,7 +137,8 @@ def _kind_of(occasion: _Occasion, backend: Formulas, x: Tensor) -> _Kind | None:
         _kinds.clear()
     kind = None
     try:
-        kind = occasion.record(backend, x)
+        with lasting():
+            kind = occasion.record(backend, x)
     except NotRecordableError as reason:
         _log.warning("%s runs operator by operator, slower: %s.", occasion.formula.func.__name__, reason)
     _kinds[key] = kind
@@ -237,7 +239,8 @@ def _unmeasured(x: Tensor, mask: Tensor | None) -> Moments:
 
 @cache
 def _as_tensor(number: int) -> Tensor:
-    return torch.tensor(number, dtype=torch.float64, device="cpu")
+    with lasting():
+        return torch.tensor(number, dtype=torch.float64, device="cpu")
 
 
 def _split(statistics: Moments | None, size: Count) -> tuple[list[Tensor], int, int]:

@@ -1,0 +1,125 @@
+"""What a module that takes another's place has from it."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import _WrappedHook
+from torch.nn.utils import parametrize
+
+#: Beside these dicts of hooks stand dicts that mark some of them by the same keys.
+HOOKS = tuple(name for name in vars(nn.Module()) if name.endswith(("_hooks", "_hooks_with_kwargs", "_always_called")))
+
+
+def inherit(new: nn.Module, old: nn.Module) -> None:
+    """Give ``new`` what is not its own affair: hooks, foreign attributes, mode, device, dtype, who wants a gradient.
+
+    Foreign is what neither the class of ``old`` nor its constructor knows, such as a ``qconfig``. Handles of hooks go
+    on working. ``old``, which ``new`` may contain, stays as it is. The values of tensors are the caller's affair, see
+    `share_tensors` and `copy_tensors`.
+    """
+    fresh = set(new.modules()) - set(old.modules())
+    if new not in fresh:
+        return
+    _inherit_hooks(new, old)
+    for name in vars(old).keys() - vars(new).keys() - _own_names(old):
+        vars(new)[name] = vars(old)[name]
+    gradient = any(p.requires_grad for p in old.parameters())
+    frozen = bool(list(old.parameters())) and not gradient
+    for module in fresh:
+        module.training = old.training
+        _move(module, old)
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                theirs = old._parameters.get(name) if module is new else None
+                wanted = theirs.requires_grad if theirs is not None else parameter.requires_grad and not frozen
+                parameter.requires_grad_(wanted)
+
+
+def share_tensors(new: nn.Module, old: nn.Module) -> None:
+    """Make ``old``'s parameters and buffers those of ``new``: the same objects, their parametrizations included.
+
+    Of each name that both know; a tensor that ``old`` lacks is None in ``new``, too.
+    """
+    _take(new, old, lambda tensor: tensor, lambda chains: chains)
+
+
+def copy_tensors(new: nn.Module, old: nn.Module, copies: dict[int, Tensor]) -> None:
+    """As `share_tensors`, by copies; one dict of ``copies`` for a whole model keeps tied tensors tied."""
+
+    def copied(tensor: Tensor) -> Tensor:
+        if id(tensor) not in copies:
+            value = tensor.detach().clone()
+            is_parameter = isinstance(tensor, nn.Parameter)
+            copies[id(tensor)] = nn.Parameter(value, tensor.requires_grad) if is_parameter else value
+        return copies[id(tensor)]
+
+    _take(new, old, copied, copy.deepcopy)
+
+
+def _take(new: nn.Module, old: nn.Module, tensor_of: Any, chains_of: Any) -> None:
+    for ours, theirs in ((new._parameters, old._parameters), (new._buffers, old._buffers)):
+        for name in ours.keys() & theirs.keys():
+            tensor = theirs[name]
+            ours[name] = None if tensor is None else tensor_of(tensor)  # type: ignore[assignment]
+    if parametrize.is_parametrized(old):
+        known = [name for name in old.parametrizations if name in new._parameters or name in new._buffers]  # type: ignore[union-attr]
+        _parametrize_as(new, chains_of(old.parametrizations), known)
+
+
+def _parametrize_as(new: nn.Module, chains: Any, names: list[str]) -> None:
+    """`register_parametrization` would compute the originals anew from the values; these are taken as they are."""
+    parametrize._inject_new_class(new)
+    new.parametrizations = nn.ModuleDict()
+    for name in names:
+        delattr(new, name)
+        parametrize._inject_property(new, name)
+        new.parametrizations[name] = chains[name]
+
+
+def _inherit_hooks(new: nn.Module, old: nn.Module) -> None:
+    for name in HOOKS:
+        theirs, ours = getattr(old, name), getattr(new, name)
+        if not theirs:
+            continue
+        bound = {key for key, hook in theirs.items() if isinstance(hook, _WrappedHook) and hook.with_module}
+        if not ours and not bound:
+            setattr(new, name, theirs)  # the same dict: a handle that removes its hook finds it there
+            continue
+        for key, hook in theirs.items():
+            ours[key] = _WrappedHook(hook.hook, new) if key in bound else hook
+    if new._is_full_backward_hook is None:
+        new._is_full_backward_hook = old._is_full_backward_hook
+
+
+def _own_names(module: nn.Module) -> set[str]:
+    """Attributes that belong to a module's class: what its constructors take, what is declared or private."""
+    kinds = parametrize.type_before_parametrizations(module).__mro__
+    names = {"forward", *getattr(module, "__constants__", ())}
+    for kind in kinds:
+        names |= {*vars(kind).get("__annotations__", ()), *vars(kind)}
+        if "__init__" in vars(kind) and kind is not object:
+            names |= {*inspect.signature(kind.__init__).parameters}
+    return names | {name for name in vars(module) if name.startswith("_") and not name.startswith("__")}
+
+
+def _move(module: nn.Module, old: nn.Module) -> None:
+    """To ``old``'s device and dtype; a tensor of the same name says it best, then ``old``'s first one."""
+    theirs = {**dict(old.named_buffers(recurse=False)), **dict(old.named_parameters(recurse=False))}
+    like = next((t for t in (*old.parameters(), *old.buffers()) if t.is_floating_point()), None)
+    if like is None:
+        return
+    wide = getattr(module, "wide", ())
+    for store in (module._parameters, module._buffers):
+        for name, tensor in store.items():
+            if tensor is None:
+                continue
+            model = theirs.get(name, like)
+            dtype = model.dtype if tensor.is_floating_point() and model.is_floating_point() else tensor.dtype
+            if name in wide:
+                dtype = torch.promote_types(dtype, torch.float32)
+            tensor.data = tensor.data.to(model.device, dtype)

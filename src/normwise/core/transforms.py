@@ -1,0 +1,30 @@
+"""What a layer remembers, beside a transform of `torch.func`: reached from inside of one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+
+def value_outside(t: Tensor) -> Tensor | None:
+    """The tensor behind those that `torch.func.grad`, ``vjp`` and ``jvp`` put around it; None for many at once.
+
+    It is a constant, to be used under `outside`.
+    """
+    functorch = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
+    while functorch.is_gradtrackingtensor(t):
+        t = functorch.get_unwrapped(t)
+    return None if functorch.maybe_get_level(t) != -1 else t
+
+
+@contextmanager
+def outside() -> Iterator[None]:
+    """Operations in the block are none of any transform, and of no derivative."""
+    from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+
+    with temporarily_clear_interpreter_stack(), torch.no_grad(), forward_ad._set_fwd_grad_enabled(False):
+        yield

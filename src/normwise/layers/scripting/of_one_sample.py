@@ -1,0 +1,136 @@
+"""Stand-ins whose statistics are those of one sample, row or pixel, or that have none."""
+
+# TorchScript wants attributes without annotations, of which nothing is known here.
+# pyright: reportCallIssue=false, reportOperatorIssue=false, reportArgumentType=false, reportOptionalOperand=false
+
+from __future__ import annotations
+
+from typing import Any, Optional
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .scripted import Scripted, wide, wide_or_none
+
+
+class ScriptedGroupNorm(Scripted):
+    def __init__(self, layer: Any) -> None:
+        super().__init__(layer)
+        self.eps, self.groups = layer.eps, layer.num_groups
+
+    def forward(self, input: Tensor, residual: Optional[Tensor] = None) -> Tensor:  # noqa: UP045  # TorchScript
+        x = wide(input)
+        y = F.group_norm(x, self.groups, wide_or_none(self.weight, x), wide_or_none(self.bias, x), self.eps)
+        return self.finished(y, residual, input)
+
+
+class ScriptedRows(Scripted):
+    """LayerNorm and RMSNorm of rows, and of the channels at each pixel."""
+
+    def __init__(self, layer: Any, *, center: bool, pixels: bool) -> None:
+        super().__init__(layer)
+        self.shape = [int(size) for size in layer.normalized_shape]
+        self.last = [-1 - i for i in range(len(self.shape))]
+        self.eps = -1.0 if layer.eps is None else layer.eps
+        self.center, self.pixels = center, pixels
+        if "bias" not in self._parameters:
+            self.register_parameter("bias", None)
+
+    def forward(self, input: Tensor, residual: Optional[Tensor] = None) -> Tensor:  # noqa: UP045  # TorchScript
+        x = wide(input)
+        if self.pixels:
+            x = x.movedim(1, -1)
+        weight = wide_or_none(self.weight, x)
+        if self.center:
+            y = F.layer_norm(x, self.shape, weight, wide_or_none(self.bias, x), self.eps)
+        else:
+            machine = 2.220446049250313e-16 if x.dtype == torch.float64 else 1.1920928955078125e-07
+            y = x * torch.rsqrt(x.square().mean(self.last, keepdim=True) + (machine if self.eps < 0 else self.eps))
+            if weight is not None:
+                y = y * weight
+        return self.finished(y.movedim(-1, 1) if self.pixels else y, residual, input)
+
+
+class ScriptedFilterResponseNorm(Scripted):
+    def __init__(self, layer: Any) -> None:
+        super().__init__(layer)
+        self.eps = layer.eps
+
+    def forward(self, input: Tensor, residual: Optional[Tensor] = None) -> Tensor:  # noqa: UP045  # TorchScript
+        x = wide(input)
+        shape = [1, -1] + [1] * (x.dim() - 2)
+        space = list(range(2, x.dim()))
+        power = x.square().mean(space, keepdim=True) if len(space) > 0 else x.square()
+        floor = torch.full([1], self.eps, dtype=x.dtype, device=x.device)
+        if self.learned_eps is not None:
+            floor = floor + self.learned_eps.abs()
+        y = x * torch.rsqrt(power + floor)
+        if self.weight is not None:
+            y = y * self.weight.view(shape)
+        if self.bias is not None:
+            y = y + self.bias.view(shape)
+        if self.tau is not None:
+            if residual is not None:
+                y = y + residual
+            return torch.maximum(y, self.tau.to(y.dtype).view(shape)).to(input.dtype)
+        return self.finished(y, residual, input)
+
+
+class ScriptedGlobalResponseNorm(Scripted):
+    def __init__(self, layer: Any) -> None:
+        super().__init__(layer)
+        self.eps = layer.eps
+
+    def forward(self, input: Tensor, residual: Optional[Tensor] = None) -> Tensor:  # noqa: UP045  # TorchScript
+        x = wide(input)
+        shape = [1, -1] + [1] * (x.dim() - 2)
+        space = list(range(2, x.dim()))
+        squares = x.square().sum(space, keepdim=True) if len(space) > 0 else x.square()
+        positive = squares > 0
+        # The root's slope at 0 is infinite.
+        norm = torch.where(positive, torch.where(positive, squares, torch.ones_like(squares)).sqrt(), squares)
+        y = x + self.weight.view(shape) * x * (norm / (norm.mean(1, keepdim=True) + self.eps))
+        if self.bias is not None:
+            y = y + self.bias.view(shape)
+        return self.finished(y, residual, input)
+
+
+class ScriptedEvoNormS0(Scripted):
+    def __init__(self, layer: Any) -> None:
+        super().__init__(layer)
+        self.eps, self.groups = layer.eps, layer.num_groups
+
+    def forward(self, input: Tensor, residual: Optional[Tensor] = None) -> Tensor:  # noqa: UP045  # TorchScript
+        x = wide(input)
+        shape = [1, -1] + [1] * (x.dim() - 2)
+        var = x.view(x.shape[0], self.groups, -1).var(2, unbiased=False)
+        scale = torch.rsqrt(var + self.eps).repeat_interleave(x.shape[1] // self.groups, 1)
+        y = x * torch.sigmoid(self.v.view(shape) * x) * scale.view(x.shape[:2] + shape[2:])
+        if self.weight is not None:
+            y = y * self.weight.view(shape)
+        if self.bias is not None:
+            y = y + self.bias.view(shape)
+        return self.finished(y, residual, input)
+
+
+class ScriptedSquash(Scripted):
+    """DynamicTanh, and with a shift DynamicErf."""
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__(layer)
+        self.dim = layer.dim
+        if "shift" not in self._parameters:
+            self.register_parameter("shift", None)
+
+    def forward(self, input: Tensor, residual: Optional[Tensor] = None) -> Tensor:  # noqa: UP045  # TorchScript
+        x = wide(input)
+        shape = [1] * x.dim()
+        shape[self.dim] = -1
+        z = self.alpha * x
+        y = torch.tanh(z) if self.shift is None else torch.erf(z + self.shift)
+        if self.weight is not None:
+            y = y * self.weight.view(shape)
+        if self.bias is not None:
+            y = y + self.bias.view(shape)
+        return self.finished(y, residual, input)

@@ -1,0 +1,79 @@
+"""The base of the stand-ins, and what happens where there is none."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, NoReturn, Optional
+
+import torch
+from torch import Tensor, nn
+
+_ACTIVATIONS: dict[str | None, Any] = {
+    None: nn.Identity,
+    "relu": nn.ReLU,
+    "relu6": nn.ReLU6,
+    "leaky_relu": nn.LeakyReLU,
+    "elu": nn.ELU,
+    "celu": nn.CELU,
+    "selu": nn.SELU,
+    "silu": nn.SiLU,
+    "gelu": nn.GELU,
+    "gelu_tanh": lambda: nn.GELU("tanh"),
+    "mish": nn.Mish,
+    "hardswish": nn.Hardswish,
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+    "softplus": nn.Softplus,
+    "softsign": nn.Softsign,
+}
+
+
+class Scripted(nn.Module):
+    """Computes what a layer does, with the layer's own parameters and buffers; ``forward(input, residual=None)``.
+
+    No masks, no policy of the running statistics, no banks and no processes: plain operations of torch, in fp32 (fp64).
+    """
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        self._parameters.update(layer._parameters)
+        self._buffers.update(layer._buffers)
+        self.finish = _ACTIVATIONS[layer.activation if layer.activation != "tlu" else None]()
+        #: The layer whose place it takes, in a tuple, where no compiler looks for modules.
+        self.__dict__["stands_for"] = (layer,)
+        self.train(layer.training)
+
+    def finished(self, y: Tensor, residual: Optional[Tensor], input: Tensor) -> Tensor:  # noqa: UP045  # TorchScript
+        if residual is not None:
+            y = y + residual
+        return self.finish(y).to(input.dtype)
+
+
+def wide(t: Tensor) -> Tensor:
+    """The type that statistics are computed in."""
+    return t if t.dtype == torch.float64 else t.float()
+
+
+def wide_or_none(t: Optional[Tensor], x: Tensor) -> Optional[Tensor]:  # noqa: UP045  # TorchScript
+    return t if t is None else t.to(x.dtype)
+
+
+def refuse(layer: nn.Module, why: str) -> NoReturn:
+    """TypeError, with the model that `torch.jit.script` was given as it was.
+
+    It puts the stand-ins into that model one by one, and would leave it with those that came before.
+    """
+    frame: Any = sys._getframe(1)
+    root = None
+    while frame is not None:
+        if frame.f_code.co_name == "call_prepare_scriptable_func_impl":
+            root = frame.f_locals.get("obj")
+        frame = frame.f_back
+    for module in root.modules() if isinstance(root, nn.Module) else ():
+        for name, child in module._modules.items():
+            if isinstance(child, Scripted):
+                module._modules[name] = child.__dict__["stands_for"][0]
+    raise TypeError(
+        f"{type(layer).__name__} has no plain counterpart for torch.jit.script, {why}; torch.export and torch.jit.trace"
+        " take it."
+    )

@@ -1,0 +1,1 @@
+"""What `fold` consists of: who feeds whom, what a layer computes, how it goes into another, whether it was right."""

@@ -1,0 +1,110 @@
+"""What stays in the place of a normalizer whose scale and shift have gone elsewhere."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from .layers import padded
+from .norms import ChannelMap, activation_of, parts_of
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "relu6": nn.ReLU6,
+    "leaky_relu": nn.LeakyReLU,
+    "elu": nn.ELU,
+    "celu": nn.CELU,
+    "selu": nn.SELU,
+    "silu": nn.SiLU,
+    "gelu": nn.GELU,
+    "gelu_tanh": lambda: nn.GELU("tanh"),
+    "mish": nn.Mish,
+    "hardswish": nn.Hardswish,
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+    "softplus": nn.Softplus,
+    "softsign": nn.Softsign,
+}
+
+
+class Epilogue(nn.Module):
+    """What one of our layers does after its scale and shift: add the residual, then activate.
+
+    It takes the layer's arguments; what they say about statistics no longer matters.
+    """
+
+    def __init__(self, act: nn.Module, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.act = act
+        self.names = names
+
+    def forward(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
+        residual = {**dict(zip(self.names, args, strict=False)), **kwargs}.get("residual")
+        return self.act(x + residual if isinstance(residual, Tensor) else x)
+
+    def extra_repr(self) -> str:
+        return f"arguments={self.names}"
+
+
+class ChannelPad(nn.Module):
+    """Pad each channel with a value of its own: what a scale and a shift would have made the zeros of a padding."""
+
+    values: Tensor
+
+    def __init__(self, pads: tuple[int, ...], values: Tensor) -> None:
+        super().__init__()
+        self.pads = pads
+        self.register_buffer("values", values)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return padded(x, self.pads, self.values)
+
+    def extra_repr(self) -> str:
+        return f"{len(self.values)}, pads={self.pads}"
+
+
+class ChannelAffine(nn.Module):
+    """``y = weight · x + bias`` of each channel, in the dtype of ``x``; the channels are dimension ``axis``."""
+
+    def __init__(self, weight: Tensor, bias: Tensor, axis: int, trained: bool) -> None:
+        super().__init__()
+        self.axis = axis
+        self.weight = nn.Parameter(weight, trained)
+        self.bias = nn.Parameter(bias, trained)
+
+    def forward(self, x: Tensor) -> Tensor:
+        column = (-1, *[1] * (x.dim() - self.axis - 1))
+        return (x * self.weight.view(column) + self.bias.view(column)).to(x.dtype)
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.numel()}, axis={self.axis}"
+
+
+def rest_of(norm: nn.Module, arguments: list[str]) -> nn.Module:
+    """The module that does what a normalizer does besides normalizing; an Identity where that is nothing."""
+    parts = parts_of(norm)
+    if parts:
+        return nn.Sequential(OrderedDict(parts))  # by their names, so that a state_dict keeps its keys
+    name = activation_of(norm)
+    act = nn.Identity() if name is None else ACTIVATIONS[name]()
+    return Epilogue(act, tuple(arguments)) if arguments else act
+
+
+def does_nothing(rest: nn.Module) -> bool:
+    return isinstance(rest, nn.Identity) or (
+        isinstance(rest, nn.Sequential) and all(isinstance(part, nn.Identity) for part in rest)
+    )
+
+
+def affine_of(norm: nn.Module, found: ChannelMap, axis: int) -> nn.Module:
+    """The plain layer that a normalizer is in evaluation."""
+    weight = norm.weight if norm.weight is not None else norm.running_var
+    like: Tensor = weight  # type: ignore[assignment]
+    dtype = torch.promote_types(like.dtype, norm.running_var.dtype)  # type: ignore[union-attr, arg-type]
+    scale, shift = (t.to(like.device, dtype) for t in found[:2])
+    affine = ChannelAffine(scale, shift, axis, any(p.requires_grad for p in norm.parameters(recurse=False)))
+    rest = rest_of(norm, [])
+    return affine if isinstance(rest, nn.Identity) else nn.Sequential(OrderedDict(affine=affine, rest=rest))

@@ -1,0 +1,165 @@
+"""Whether a fold computes what was there before: each by itself, and the model as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ...core.model_change import ModelChange
+from ...core.precision import in_fp64
+from . import layers
+from .norms import channel_axis
+from .plan import Fold, Lone
+from .runs import Forward, on_loan, outputs, outputs_if_any
+
+#: Of the roundings of one sum: orders of summation differ, and fast algorithms of convolution round more often.
+_ROUNDINGS = 32
+#: A folded model may be this many times as far from fp64 as the model is.
+_WORSE = 32
+
+
+class Local(NamedTuple):
+    """The largest error of one fold, and its largest share of what rounding explains: above 1 it is wrong."""
+
+    error: float
+    share: float
+
+
+def deviation(actual: Tensor, expected: Tensor) -> Tensor:
+    """The distance of each value; 0 where both are the same infinity or both NaN, infinite where one is."""
+    a, b = in_fp64(actual), in_fp64(expected)
+    same = (a == b) | (a.isnan() & b.isnan())
+    return torch.where(same, 0.0, (a - b).abs()).nan_to_num(nan=torch.inf)
+
+
+def largest(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    """The largest distance between two lists of outputs; infinite where they differ in number or shape."""
+    if [t.shape for t in actual] != [t.shape for t in expected]:
+        return torch.inf
+    return max((deviation(a, e).max().item() for a, e in zip(actual, expected, strict=True) if e.numel()), default=0.0)
+
+
+def measure_each(
+    model: nn.Module, example: Any, folds: Sequence[Fold | Lone], dtype: torch.dtype
+) -> dict[Fold | Lone, Local]:
+    """Each fold beside what it replaces, on the signals that reach it in the model as it is."""
+    found: dict[Fold | Lone, Local] = {}
+
+    def work(forward: Forward) -> None:
+        for fold in folds:
+            (_listen_to_layer if isinstance(fold, Fold) else _listen_to_norm)(fold, found)  # type: ignore[arg-type]
+        forward(model)
+
+    on_loan(model, example, dtype, work)
+    return found
+
+
+def _listen_to_layer(fold: Fold, found: dict[Fold | Lone, Local]) -> None:
+    waiting: list[tuple[Tensor, Tensor]] = []
+
+    def enter(module: nn.Module, args: Any, kwargs: Any) -> None:  # noqa: ARG001
+        x = next(iter((*args, *kwargs.values())))
+        given = (fold.layer, fold.refit, x, fold.call.beside)
+        waiting.append((layers.computed(*given), layers.sizes_of_terms(*given)))
+
+    def leave(module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> None:
+        y, sizes = waiting.pop()
+        if fold.behind:
+            beside = {name: value for name, value in kwargs.items() if args or name != next(iter(kwargs))}
+            y = fold.rests[module](y, *args[1:], **beside)
+        axis = layers.channel_axis(fold.layer, output.dim())
+        found[fold] = _judged(y, output, sizes, fold.terms, axis)
+
+    fold.first.module.register_forward_pre_hook(enter, with_kwargs=True)
+    fold.last.module.register_forward_hook(leave, with_kwargs=True, prepend=True)
+
+
+def _listen_to_norm(fold: Lone, found: dict[Fold | Lone, Local]) -> None:
+    norm = fold.call.module
+
+    def leave(module: nn.Module, args: Any, kwargs: Any, output: Tensor, y: Tensor, sizes: Tensor) -> None:  # noqa: ARG001
+        found[fold] = _judged(y, output, sizes, fold.found.terms, channel_axis(norm, output.dim()))
+
+    def enter(module: nn.Module, args: Any, kwargs: Any) -> None:  # noqa: ARG001
+        x = next(iter((*args, *kwargs.values())))
+        column = fold.found.scale.abs().view(-1, *[1] * (x.dim() - channel_axis(norm, x.dim()) - 1))
+        sizes = x.abs() * column.to(x.device, x.dtype)
+        norm.register_forward_hook(partial(leave, y=fold.affine()(x), sizes=sizes), with_kwargs=True, prepend=True)
+
+    norm.register_forward_pre_hook(enter, with_kwargs=True)
+
+
+def _judged(y: Tensor, expected: Tensor, sizes: Tensor, terms: Tensor, axis: int) -> Local:
+    if y.shape != expected.shape:
+        return Local(torch.inf, torch.inf)
+    if expected.numel() == 0:
+        return Local(0.0, 0.0)
+    error = deviation(y, expected)
+    of_channel = partial(torch.amax, dim=[d for d in range(error.dim()) if d != axis])
+    rounding = _ROUNDINGS * torch.finfo(expected.dtype).eps
+    sizes, values = (in_fp64(t).abs().nan_to_num(0.0, 0.0, 0.0) for t in (sizes, expected))
+    bound = of_channel(sizes) + terms.to(error.device) + of_channel(values)
+    share = torch.where(of_channel(error) == 0, 0.0, of_channel(error) / (rounding * bound))
+    return Local(error.max().item(), share.nan_to_num(nan=torch.inf).max().item())
+
+
+class Yardstick:
+    """What the model returns for one example before it is folded: in fp64 where it can, and as it is judged or told.
+
+    Folds are tried in a dtype on the model as it is in that dtype: in fp32 nothing is rounded to a narrow weight.
+    """
+
+    def __init__(
+        self, model: nn.Module, example: Any, judged: Sequence[torch.dtype], told: Sequence[torch.dtype]
+    ) -> None:
+        self._model, self._example = model, example
+        self._judged = judged
+        self._known = {dtype: outputs_if_any(model, example, dtype) for dtype in dict.fromkeys((*judged, *told))}
+        self._exact = self._known.get(torch.float64) or outputs_if_any(model, example, torch.float64)
+
+    def error(self, folds: Sequence[Fold | Lone], dtype: torch.dtype) -> float:
+        """The largest difference that folds make; NaN where the model does not run in this dtype."""
+        known = self._known[dtype]
+        return torch.nan if known is None else largest(self._folded(folds, dtype), known)
+
+    def distances(self, folds: Sequence[Fold | Lone], dtype: torch.dtype) -> tuple[float, float] | None:
+        """How far the model without and with folds is from fp64, computing in ``dtype``."""
+        known = self._known[dtype]
+        if known is None or self._exact is None:
+            return None
+        return largest(known, self._exact), largest(self._folded(folds, dtype), self._exact)
+
+    def objection(self, folds: Sequence[Fold | Lone]) -> str | None:
+        """Why the model with these folds is not taken for the same, or None."""
+        for dtype in (dtype for dtype in self._judged if self._known[dtype] is not None):
+            try:
+                error, found = self.error(folds, dtype), self.distances(folds, dtype)
+            except Exception as failure:  # whatever the user's code raises
+                return f"without it the model fails: {type(failure).__name__}: {_first_line(failure)}"
+            allowed = self._allowed(dtype, None if found is None else found[0])
+            if (error if found is None else found[1]) > allowed:
+                return f"the model's output would move by {error:.3g} in {str(dtype).removeprefix('torch.')}"
+        return None
+
+    def _folded(self, folds: Sequence[Fold | Lone], dtype: torch.dtype) -> list[Tensor]:
+        def change(trial: ModelChange) -> None:
+            for fold in folds:
+                fold.apply(trial)
+
+        return outputs(self._model, self._example, dtype, change)
+
+    def _allowed(self, dtype: torch.dtype, of_the_model: float | None) -> float:
+        """Without fp64 only what is far from rounding can be told from it."""
+        values = self._known[dtype] or []
+        eps = torch.finfo(dtype).eps
+        sizes = [in_fp64(t).abs().nan_to_num(posinf=0, neginf=0).max().item() for t in values if t.numel()]
+        size = max(sizes, default=0.0)
+        return size * eps**0.5 if of_the_model is None else _WORSE * (of_the_model + eps * size)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]

@@ -1,0 +1,107 @@
+"""Layers with running statistics that stay as they are while the rest of a model is trained."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from ..core.module_tree import module_tree
+from ..layers.remembering import memory_of
+from ..layers.running_layer import RunningLayer
+from ..signal.modules import unwrapped
+from .given import Where, matching
+
+
+def freeze(model: nn.Module, affine: bool = False, where: Where | None = None) -> int:
+    """Normalize by the running statistics from now on, in training too, and do not update them.
+
+    For every layer that has some: torch's BatchNorm, SyncBatchNorm and tracked InstanceNorm, timm's, this package's,
+    and subclasses of anyone's. Survives ``model.train()``, `torch.optim.swa_utils.update_bn`, copies and pickles.
+    `unfreeze` takes it back. Returns the number of layers that were chosen: 0 for a model that has none.
+
+    Args:
+        affine: γ and β get no gradient either, and lose the one they have: an optimizer leaves them alone.
+        where: a predicate ``(name, module)``, or names or globs; a name takes in everything below it.
+
+    Raises TypeError for what is no module or runs in TorchScript, ValueError where ``where`` matches none. The trap: a
+    layer of torch is frozen by an attribute ``train`` of its own that leaves it in evaluation; code that sets
+    ``layer.training = True`` by hand goes past it.
+
+    >>> import torch
+    >>> layer = nn.BatchNorm1d(2)
+    >>> freeze(layer)
+    1
+    >>> x = torch.randn(1, 2)
+    >>> torch.allclose(layer.train()(x), x / (1 + 1e-5) ** 0.5)
+    True
+    """
+    whole = unwrapped(model, "freeze")
+    candidates = {m: node for m, node in module_tree(whole).items() if memory_of(m) is not None}
+    chosen = matching(candidates, where, "freeze") if candidates or where is not None else []
+    for layer in chosen:
+        if isinstance(layer, RunningLayer):
+            layer.policy.frozen = True
+        elif not is_frozen(layer):
+            layer.train = StaysInEvaluation(layer)  # type: ignore[assignment]
+            layer.reset_running_stats = KeepsStatistics()  # type: ignore[assignment]
+            layer.training = False
+        if affine:
+            _freeze_parameters(layer)
+    return len(chosen)
+
+
+def unfreeze(model: nn.Module) -> int:
+    """Take `freeze` back: batch statistics in training, updates, and the gradients that `freeze` switched off.
+
+    A layer of torch is then in the mode that was last asked for. Returns the number of layers that were frozen.
+    """
+    count = 0
+    for layer in unwrapped(model, "unfreeze").modules():
+        held = vars(layer).get("train")
+        count += is_frozen(layer)
+        if isinstance(layer, RunningLayer):
+            layer.policy.frozen = False
+        elif isinstance(held, StaysInEvaluation):
+            del layer.train, layer.reset_running_stats
+            layer.training = held.asked
+        for name in vars(layer).pop(_PARAMETERS, ()):
+            layer.get_parameter(name).requires_grad_(True)
+    return count
+
+
+def is_frozen(layer: nn.Module) -> bool:
+    """Whether `freeze` has frozen the layer's statistics."""
+    if isinstance(layer, RunningLayer):
+        return layer.policy.frozen
+    return isinstance(vars(layer).get("train"), StaysInEvaluation)
+
+
+class KeepsStatistics:
+    """The method `reset_running_stats` of a frozen layer, which `update_bn` calls first."""
+
+    def __call__(self) -> None:
+        """Nothing is reset."""
+
+
+class StaysInEvaluation:
+    """The method `train` of a frozen layer: what is inside the layer gets the mode, the layer itself stays."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        self.layer, self.asked = layer, layer.training
+
+    def __call__(self, mode: bool = True) -> nn.Module:
+        self.asked = mode
+        for child in self.layer.children():
+            child.train(mode)
+        return self.layer
+
+
+#: The attribute of a layer that names the parameters whose gradients `freeze` switched off.
+_PARAMETERS = "_frozen_parameters"
+
+
+def _freeze_parameters(layer: nn.Module) -> None:
+    trained = [name for name, p in layer.named_parameters(recurse=False) if p.requires_grad]
+    vars(layer)[_PARAMETERS] = (*vars(layer).get(_PARAMETERS, ()), *trained)
+    for name in trained:
+        parameter = layer.get_parameter(name).requires_grad_(False)
+        parameter.grad = None

@@ -1,0 +1,94 @@
+"""What the tools are given: the model, and which of its modules are meant."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from fnmatch import fnmatchcase
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from ..core.module_tree import Node, module_tree
+
+#: Which modules: a predicate (name, module), a name or glob, or several of them.
+Where = Callable[[str, nn.Module], bool] | str | Iterable[str]
+Kind = TypeVar("Kind", bound=nn.Module)
+_WRAPPED = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+_QUANTIZED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.nn.quantized")
+
+
+def check_model(model: object, caller: str) -> None:
+    """Whether the modules of a model can be replaced and its tensors read.
+
+    Raises TypeError for what is no module, is wrapped, scripted, compiled or quantized, and ValueError for tensors
+    without values (lazy modules, the meta device).
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{caller} expects a torch.nn.Module, received {type(model).__name__}.")
+    for name, module in model.named_modules():
+        unfit = _unfit(module)
+        if unfit:
+            where = f"{name} ({type(module).__name__})" if name else f"the model ({type(module).__name__})"
+            raise TypeError(f"{caller}: {where} {unfit}")
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if nn.parameter.is_lazy(tensor):
+            raise ValueError(f"{caller}: {name} is not initialized yet; run the lazy model once on a batch first.")
+        if tensor.is_meta:
+            raise ValueError(f"{caller}: {name} is on the meta device and has no values; load them first.")
+
+
+def _unfit(module: nn.Module) -> str | None:
+    """Why a module cannot be worked on, as the rest of a sentence."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return "runs in TorchScript; pass the model from before torch.jit.script or torch.jit.trace."
+    if "_orig_mod" in module._modules:
+        return "is compiled; pass the model from before torch.compile, which is its attribute _orig_mod."
+    if isinstance(module, _WRAPPED):
+        return "wraps the model for several devices; pass its attribute module, and wrap the result again."
+    if "_fsdp_wrapped_module" in module._modules or type(module).__name__.startswith("FSDP"):
+        return "shards its tensors (FSDP); pass the model from before sharding."
+    if type(module).__module__.startswith(_QUANTIZED):
+        return "is quantized; pass the model from before quantization."
+    return None
+
+
+def chosen(
+    model: nn.Module, kinds: type[Kind] | tuple[type[Kind], ...], where: Where | None, caller: str
+) -> list[Kind]:
+    """The modules of these classes that ``where`` matches by one of their names, each once; None matches all.
+
+    A name also matches everything below it, and ``*`` also matches dots.
+
+    Raises ValueError where nothing matches, with names that there are.
+    """
+    candidates = {m: node for m, node in module_tree(model).items() if isinstance(m, kinds)}
+    if not candidates:
+        classes = kinds if isinstance(kinds, tuple) else (kinds,)
+        known = ", ".join(dict.fromkeys(kind.__name__.lstrip("_") for kind in classes))
+        raise ValueError(f"{caller}: {type(model).__name__} has no layer of these kinds: {known}.")
+    return matching(candidates, where, caller)  # type: ignore[return-value]
+
+
+def matching(candidates: Mapping[nn.Module, Node], where: Where | None, caller: str) -> list[nn.Module]:
+    """Those of some modules of a model that ``where`` matches, as in `chosen`."""
+    matches = _predicate(where, caller)
+    found = [m for m, node in candidates.items() if any(matches(n, m) for n in node.names)]
+    if not found:
+        names = [node.name for node in candidates.values()]
+        shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        raise ValueError(f"{caller}: where={where!r} matches none of the layers; there are {shown}.")
+    return found
+
+
+def _predicate(where: Where | None, caller: str) -> Callable[[str, nn.Module], bool]:
+    if where is None:
+        return lambda name, module: True  # noqa: ARG005 as every predicate
+    if callable(where):
+        return where
+    patterns = [where] if isinstance(where, str) else list(where)
+    if not all(isinstance(pattern, str) for pattern in patterns):
+        raise TypeError(f"{caller}: where must be a predicate (name, module), a name or names, received {where!r}.")
+    return lambda name, module: any(  # noqa: ARG005
+        fnmatchcase(name, pattern) or name.startswith(f"{pattern}.") for pattern in patterns
+    )

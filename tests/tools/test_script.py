@@ -1,0 +1,95 @@
+"""torch.jit.script: plain modules of the layers' own tensors, or one sentence."""
+
+import copy
+import io
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+import normwise as nw
+from normwise.layers.scripting.scripted import _ACTIVATIONS
+
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.* is deprecated:DeprecationWarning")
+CLOSE = {"rtol": 1e-4, "atol": 1e-4}
+LAYERS = {
+    "activation": (lambda: nw.BatchNorm2d(4, activation="relu"), (2, 4, 5, 5)),
+    "no affine, no memory": (lambda: nw.BatchNorm2d(4, affine=False, track_running_stats=False), (2, 4, 5, 5)),
+    "no momentum": (lambda: nw.BatchNorm1d(4, momentum=None), (3, 4)),
+    "one sample": (lambda: nw.InstanceNorm1d(4), (4, 7)),
+    "instances with a memory": (lambda: nw.InstanceNorm2d(4, track_running_stats=True), (2, 4, 5, 5)),
+    "groups": (lambda: nw.GroupNorm(2, 4, affine=False, activation="gelu_tanh"), (3, 4)),
+    "two dimensions": (lambda: nw.LayerNorm((4, 5), bias=False), (2, 4, 5)),
+    "two dimensions, rms": (lambda: nw.RMSNorm((4, 5)), (2, 4, 5)),
+    "threshold": (lambda: nw.FilterResponseNorm2d(4, learnable_eps=True), (2, 4, 5, 5)),
+}
+
+
+def test_every_activation_is_there():
+    assert set(_ACTIVATIONS) == {None, *nw.ACTIVATIONS}
+    x = torch.linspace(-4, 4, 21)
+    for name, activation in nw.ACTIVATIONS.items():
+        assert_close(_ACTIVATIONS[name]()(x), activation.function(x))
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_options(name, training):
+    make, shape = LAYERS[name]
+    layer = make().train(training)
+    script, twin = torch.jit.script(copy.deepcopy(layer)), copy.deepcopy(layer)
+    for _ in range(2):
+        x, residual = torch.randn(2, *shape) * 2 + 1
+        assert_close(script(x, residual), twin(x, residual), **CLOSE)
+    assert_close(dict(script.named_buffers()), dict(twin.named_buffers()), **CLOSE)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_dtypes(dtype):
+    layer = nw.BatchNorm2d(4, activation="silu").to(dtype)
+    x = torch.randn(3, 4, 5, 5, dtype=dtype) + 3
+    y, expected = torch.jit.script(copy.deepcopy(layer))(x), layer(x)
+    assert y.dtype is dtype
+    assert_close(y, expected)
+
+
+def test_a_model_trains_on_and_is_saved():
+    """The stand-ins share the layers' parameters and buffers."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nw.BatchNorm2d(4, activation="relu"), nn.Flatten(2), nw.LayerNorm(36))
+    keys, weight = list(model.state_dict()), model[1].weight
+    script = torch.jit.script(model)
+    assert list(script.state_dict()) == keys
+    script(torch.randn(2, 3, 8, 8)).square().sum().backward()
+    assert weight.grad is not None
+    script.eval()
+    file = io.BytesIO()
+    torch.jit.save(script, file)
+    file.seek(0)
+    x = torch.randn(2, 3, 8, 8)
+    assert_close(torch.jit.load(file)(x), script(x))
+
+
+def test_a_model_with_a_layer_that_has_no_counterpart_is_left_as_it_was():
+    model = nn.Sequential(nw.BatchNorm2d(4), nn.Sequential(nw.GroupNorm(2, 4), nw.SwitchableNorm2d(4)))
+    modules = list(model.modules())
+    with pytest.raises(TypeError, match=r"SwitchableNorm2d has no plain counterpart .* torch.export"):
+        torch.jit.script(model)
+    assert all(one is other for one, other in zip(model.modules(), modules, strict=True))
+
+
+def test_a_layer_with_a_forward_of_its_own_is_refused():
+    class Twice(nw.BatchNorm2d):
+        def forward(self, input):
+            return super().forward(input) * 2
+
+    with pytest.raises(TypeError, match="forward of its own"):
+        torch.jit.script(Twice(4))
+
+
+@pytest.mark.parametrize("kind", [nw.BatchRenorm2d, nw.GhostBatchNorm2d, nw.EvoNormB0])
+def test_another_formula_in_training_only_evaluates(kind):
+    script = torch.jit.script(kind(4))
+    with pytest.raises(torch.jit.Error, match="only evaluates"):
+        script(torch.randn(3, 4, 5, 5))
+    script.eval()(torch.randn(3, 4, 5, 5))

@@ -1,0 +1,124 @@
+"""Behaviours of the tools for trained models, each broken once; see `mutants.py`."""
+
+from __future__ import annotations
+
+from mutation import Mutation
+
+FOLD = "tests/surgery/test_fold.py -m 'not slow'"
+REFUSALS = "tests/surgery/test_fold_refusals.py"
+REPLACING = "tests/surgery/test_replacing.py"
+
+MUTATIONS = [
+    Mutation(
+        "a padding in front undoes the shift",
+        "surgery/folding/layers.py",
+        "(before - shift) / scale",
+        "(before + shift) / scale",
+        FOLD,
+    ),
+    Mutation(
+        "the shift in front reaches the bias",
+        "surgery/folding/layers.py",
+        "with_shift(layer, tensors, shift), pads",
+        "tensors.bias, pads",
+        FOLD,
+    ),
+    Mutation(
+        "a constant channel in front of zero padding is refused",
+        "surgery/folding/layers.py",
+        "((scale == 0) & (shift != before)).any()",
+        "((scale == 0) & (shift != shift)).any()",
+        FOLD,
+    ),
+    Mutation(
+        "a signal that is kept after the run has another reader",
+        "surgery/folding/observation.py",
+        "    observer.note_what_is_kept()",
+        "    ...",
+        REFUSALS,
+    ),
+    Mutation(
+        "parameters that something else reads stay",
+        "surgery/folding/observation.py",
+        "self.found.readers[owner].append(what)",
+        "pass",
+        REFUSALS,
+    ),
+    Mutation(
+        "hooks on the way see the signal",
+        "surgery/folding/observation.py",
+        "if signal is not None and hooked:",
+        "if False and signal is not None:",
+        REFUSALS,
+    ),
+    Mutation(
+        "what passes a signal on does not read it",
+        "surgery/folding/observation.py",
+        "and output is tensor:",
+        "and output is None:",
+        FOLD,
+    ),
+    Mutation(
+        "channels are compared by dimension",
+        "surgery/folding/plan.py",
+        "if axis != norms.channel_axis(call.module, len(shape)):",
+        "if axis < 0:",
+        "tests/surgery/test_fold_peers.py " + REFUSALS,
+    ),
+    Mutation(
+        "tied parameters stay",
+        "surgery/folding/plan.py",
+        "if count > 1}",
+        "if count > 9}",
+        REFUSALS,
+    ),
+    Mutation(
+        "a model that moves is taken back",
+        "surgery/folding/verification.py",
+        "if (error if found is None else found[1]) > allowed:",
+        "if False:",
+        REFUSALS,
+    ),
+    Mutation(
+        "baked weights are in memory of their own",
+        "weights/baking.py",
+        "change.move(tensor, value)",
+        "tensor.copy_(value)",
+        "tests/weights/test_bake.py",
+    ),
+    Mutation(
+        "a parameter that another model holds is left to it",
+        "weights/baking.py",
+        "if id(tensor) in elsewhere:",
+        "if False:",
+        "tests/weights/test_bake.py",
+    ),
+    Mutation(
+        "an exception takes a change back",
+        "core/model_change.py",
+        "        if kind is not None:\n            self.roll_back()",
+        "        return",
+        REPLACING,
+    ),
+    Mutation(
+        "undo refuses what was changed since",
+        "core/model_change.py",
+        "if held is not new or place.holder not in reachable:",
+        "if place.holder not in reachable:",
+        REPLACING,
+    ),
+    Mutation(
+        "hooks go along in the same dict",
+        "core/inheritance.py",
+        "setattr(new, name, theirs)",
+        "setattr(new, name, type(theirs)(theirs))",
+        REPLACING,
+    ),
+    Mutation(
+        "the nearest layer says the rank",
+        "surgery/unsync.py",
+        "for m in order[:index][::-1] if",
+        "for m in order[:index] if",
+        "tests/surgery/test_unsync.py",
+    ),
+]
