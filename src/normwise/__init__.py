@@ -2,6 +2,8 @@
 
 import typing as _typing
 
+from . import integrations as _integrations  # noqa: F401  # tools are told of the layers
+
 if _typing.TYPE_CHECKING:
     from . import comparison as comparison
     from . import signal as signal
@@ -34,7 +36,7 @@ if _typing.TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Beside `_public`, which any other name brings, these come one by one: a training script does without.
+# Beside `_public`, which every other name brings, these come one by one: a training script does without.
 _IN_SIGNAL = (
     *("signal", "Figure", "Finding", "Findings", "Histogram", "Tap", "Trace", "assert_signal", "diagnose"),
     *("plot", "plot_histograms", "predict", "trace", "watch"),
@@ -56,15 +58,15 @@ if not _typing.TYPE_CHECKING:  # a type checker would take every misspelt name f
         """A name on its first use: importing the package alone, as the command line does, imports no torch."""
         if name in _LATER:
             module = _submodule(_LATER[name])
-            found = module if name == _LATER[name] else getattr(module, name)
-        elif name == "__all__":
-            found = [each for each in __dir__() if not each.startswith("_")]
-        else:
-            found = _public_names().get(name, globals().get(name))
-        if found is None:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        globals()[name] = found
-        return found
+            globals()[name] = found = module if name == _LATER[name] else getattr(module, name)
+            return found
+        if name == "__all__":
+            return [each for each in __dir__() if not each.startswith("_")]
+        if not name.startswith("_"):
+            globals().update(_public_names())
+            if name in globals():
+                return globals()[name]
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _submodule(name: str) -> _typing.Any:
@@ -73,8 +75,7 @@ def _submodule(name: str) -> _typing.Any:
 
 
 def _public_names() -> dict[str, _typing.Any]:
-    public = vars(_submodule("_public"))
-    return {name: value for name, value in public.items() if not name.startswith("_")}
+    return {name: value for name, value in vars(_submodule("_public")).items() if not name.startswith("_")}
 
 
 def __dir__() -> list[str]:

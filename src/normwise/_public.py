@@ -1,7 +1,6 @@
 """The names of `normwise` for which torch is needed; `normwise/__init__.py` takes them from here on first use."""
 
 from . import functional as functional
-from . import integrations as _integrations  # noqa: F401  # tools are told of the layers
 from . import nets as nets
 from .backends import available_backends as available_backends
 from .backends import build_kernels as build_kernels

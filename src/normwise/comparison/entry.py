@@ -121,10 +121,9 @@ def compare(
     with isolated(0, "cpu"):
         loaded = load_data(data, settings.image_size, target, standardize)
     recipe = open_model(model, loaded.x_train[:EXAMPLES], len(loaded.classes))
-    settings = replace(settings, threads=threads_for(loaded.sample_shape))
     if settings.device == "cpu":
         build_kernels(torch.float32)  # or the first runs would be computed otherwise than the last
-    sweep = Sweep(settings, named, loaded, recipe)
+    sweep = Sweep(replace(settings, threads=threads_for(loaded.sample_shape)), named, loaded, recipe)
     if out is None:
         return sweep.run(on_event, None)
     with Store(Path(out)) as store:

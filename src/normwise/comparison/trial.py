@@ -54,6 +54,8 @@ def _unfit(name: str, recipe: Recipe) -> str | None:
     """Why a normalizer has no place in any net of a comparison."""
     if name == NORMALIZER_FREE:
         return None if recipe.normalizer_free else why_left_out(recipe.name)
+    if name == "sync" and not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return "it synchronizes over processes, and here is one alone, where it is BatchNorm"
     row = NORMALIZERS.get(name.partition(":")[0])
     if row is None or row.for_channels:
         return None

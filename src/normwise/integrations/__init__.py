@@ -1,8 +1,24 @@
-"""Tools that look up the exact types of layers are told of ours: torch's eager quantization, Opacus."""
+"""Tools that look up the exact types of layers are told of ours: torch's eager quantization, Opacus.
 
-from .opacus import register as _register_in_opacus
-from .quantization import register as _register_in_quantization
+Nothing is imported for that before the tool is: `import normwise` alone brings no torch.
+"""
+
+from types import ModuleType
+
 from .when_imported import when_imported as _when_imported
 
-_when_imported("torch.ao.quantization.fuser_method_mappings", _register_in_quantization)
-_when_imported("opacus.validators", _register_in_opacus)
+
+def _tell_quantization(mappings: ModuleType) -> None:
+    from .quantization import register
+
+    register(mappings)
+
+
+def _tell_opacus(validators: ModuleType) -> None:
+    from .opacus import register
+
+    register(validators)
+
+
+_when_imported("torch.ao.quantization.fuser_method_mappings", _tell_quantization)
+_when_imported("opacus.validators", _tell_opacus)
