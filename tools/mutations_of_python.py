@@ -106,8 +106,29 @@ MUTATIONS = [
     Mutation(
         "a recomputed forward pass is not remembered again",
         "core/policy.py",
-        "not (self.frozen or self.paused or recomputing())",
-        "not (self.frozen or self.paused)",
+        "return self.is_open() and not recomputing()",
+        "return self.is_open()",
+        "tests/layers/test_statistics_policy.py",
+    ),
+    Mutation(
+        "a graph asks whether it is run again",
+        "core/policy.py",
+        "first = recomputing_in_graph(moved[0]).logical_not()",
+        "first = recomputing_in_graph(moved[0]).logical_not().fill_(True)",
+        "tests/layers/test_layer_checkpoints.py",
+    ),
+    Mutation(
+        "of passes over the same batch the latest comes first, and each once",
+        "layers/passes.py",
+        "next((one for one in reversed(same) if not one.was_found), same[-1])",
+        "same[-1]",
+        "tests/layers/test_layer_checkpoints.py",
+    ),
+    Mutation(
+        "update_bn leaves frozen statistics alone",
+        "layers/running_layer.py",
+        "if policy is not None and not policy.is_open():",
+        "if policy is not None and policy is None:",
         "tests/layers/test_statistics_policy.py",
     ),
     Mutation(
