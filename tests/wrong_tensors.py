@@ -166,9 +166,9 @@ class Function(NamedTuple):
         return found[0] if isinstance(found, tuple) else found
 
 
-_ROW_FUNCTIONS = ("layer_norm", "rms_norm")
+_ROW_FUNCTIONS = ("layer_norm", "rms_norm", "add_layer_norm", "add_rms_norm")
 _OPTIONS: dict[str, Any] = {"num_groups": 3, "normalized_shape": (C,), "style": STYLE, "running": None}
-_VALUES = {**VALUES, "learned_eps": torch.tensor([1e-4])}
+_VALUES = {**VALUES, "learned_eps": torch.tensor([1e-4]), "residual": torch.ones(ROWS)}
 
 
 def _functions() -> dict[str, Function]:
@@ -199,5 +199,5 @@ def is_needed(function: str, name: str) -> bool:
 
 def takes_rows_of_samples(function: str, right: Tensor) -> bool:
     """Whether ``[1, C]`` and ``[N, C]`` are right, too: one affine map for each sample."""
-    alone = ("layer_norm", "rms_norm", "layer_norm2d", "rms_norm2d", "dynamic_tanh", "dynamic_erf")
+    alone = (*_ROW_FUNCTIONS, "layer_norm2d", "rms_norm2d", "dynamic_tanh", "dynamic_erf")
     return right.shape == (C,) and function not in alone

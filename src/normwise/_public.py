@@ -14,6 +14,7 @@ from .core.moments import Moments as Moments
 from .core.responses import Gated as Gated
 from .core.responses import LargerScale as LargerScale
 from .core.responses import Thresholded as Thresholded
+from .integrations.quantization import register as _register_in_quantization
 from .layers import NORMALIZERS as NORMALIZERS
 from .layers import SPADE as SPADE
 from .layers import AdaptiveInstanceNorm as AdaptiveInstanceNorm
@@ -79,3 +80,5 @@ from .weights import scaled_weight_standardization as scaled_weight_standardizat
 from .weights import sigma as sigma
 from .weights import spectral_norm as spectral_norm
 from .weights import weight_standardization as weight_standardization
+
+_register_in_quantization()

@@ -101,6 +101,22 @@ FUNCTIONS = {
     "rms_norm": Function(
         lambda x, t, **o: nf.rms_norm(x, x.shape[-1:], t["weight"], **o), ("weight",), maps=False, masks=False
     ),
+    "add_layer_norm": Function(
+        lambda x, t, residual=None, activation=None: nf.add_layer_norm(
+            x, x if residual is None else residual, x.shape[-1:], *_affine(t)
+        ),
+        AFFINE,
+        maps=False,
+        masks=False,
+    ),
+    "add_rms_norm": Function(
+        lambda x, t, residual=None, activation=None: nf.add_rms_norm(
+            x, x if residual is None else residual, x.shape[-1:], t["weight"]
+        ),
+        ("weight",),
+        maps=False,
+        masks=False,
+    ),
     "dynamic_tanh": Function(
         lambda x, t, **o: nf.dynamic_tanh(x, t["alpha"], *_affine(t), **o), ("alpha", *AFFINE), maps=False, masks=False
     ),

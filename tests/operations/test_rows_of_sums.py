@@ -144,7 +144,7 @@ def test_what_does_not_fit_is_refused():
     x = torch.randn(2, 6)
     with pytest.raises(ValueError, match="residual"):
         nf.add_layer_norm(x, torch.randn(1, 6), 6)
-    with pytest.raises(TypeError, match="add_rms_norm"):
+    with pytest.raises(TypeError, match="add_rms_norm: residual"):
         nf.add_rms_norm(x, torch.ones(2, 6, dtype=torch.int64), 6)
     with pytest.raises(ValueError, match="weight"):
         nf.add_rms_norm(x, x, 6, torch.ones(5))

@@ -110,8 +110,17 @@ class ModelChange:
         self._written.append(_Written(tensor, tensor.detach().clone(), values, tensor._version + 1, name))
         tensor.copy_(values)
 
+    @torch.no_grad()
     def move(self, tensor: Tensor, values: Tensor) -> None:
-        """As `write`, into memory of its own: whoever shares the tensor's memory, another model too, keeps the old."""
+        """As `write`, into memory of its own: whoever shares the tensor's memory, another model too, keeps the old.
+
+        A subclass has its values elsewhere than in ``data``: it is written in place.
+        """
+        if type(tensor) not in (Tensor, nn.Parameter):
+            before = tensor.detach().clone()
+            self.on_undo(lambda: tensor.detach().copy_(before))
+            tensor.copy_(values)
+            return
         old = tensor.data
         self.on_undo(lambda: setattr(tensor, "data", old))
         tensor.data = values.detach().to(tensor.dtype).clone()

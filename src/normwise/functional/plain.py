@@ -290,7 +290,7 @@ def _along_sums(
     formula: Formula,
     parameters: tuple[Tensor | None, Tensor | None],
 ) -> tuple[Tensor, Tensor]:
-    check_floating(residual, caller)
+    check_floating(residual, f"{caller}: residual")
     check_optional(caller, x, shape, weight=parameters[0], bias=parameters[1])
     return run_for_y(Request(x, formula, parameters, residual=residual, view=View("sums", len(shape))))  # type: ignore[return-value]
 

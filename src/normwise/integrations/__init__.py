@@ -8,17 +8,11 @@ from types import ModuleType
 from .when_imported import when_imported as _when_imported
 
 
-def _tell_quantization(mappings: ModuleType) -> None:
-    from .quantization import register
-
-    register(mappings)
-
-
 def _tell_opacus(validators: ModuleType) -> None:
     from .opacus import register
 
     register(validators)
 
 
-_when_imported("torch.ao.quantization.fuser_method_mappings", _tell_quantization)
+# torch's own tool is there with torch, whose import is not over when it comes: `normwise/_public.py` tells it.
 _when_imported("opacus.validators", _tell_opacus)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from types import ModuleType
 from typing import Any
 
 from torch import nn
+from torch.ao.quantization import fuser_method_mappings
 
 from normwise.layers import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from normwise.layers.torch_twin import torch_twin
@@ -18,9 +18,9 @@ Table = dict[tuple[type, ...], Callable[..., Any]]
 _OURS = {nn.BatchNorm1d: BatchNorm1d, nn.BatchNorm2d: BatchNorm2d, nn.BatchNorm3d: BatchNorm3d}
 
 
-def register(mappings: ModuleType) -> None:
+def register() -> None:
     """Every entry of torch's table with a batch norm once more with ours."""
-    table: Table = mappings._DEFAULT_OP_LIST_TO_FUSER_METHOD
+    table: Table = fuser_method_mappings._DEFAULT_OP_LIST_TO_FUSER_METHOD
     for types, method in list(table.items()):
         ours = tuple(_OURS.get(kind, kind) for kind in types)
         if ours != types:

@@ -128,6 +128,8 @@ class RunningLayer(WideBuffers, ChannelLayer):
                 self.commit(result.statistics())
 
     def _made_in_inference(self) -> bool:
+        if torch.compiler.is_compiling():
+            return False
         return any(buffer.is_inference() for buffer in self._buffers.values() if buffer is not None)
 
     def commit_pending(self) -> None:
