@@ -102,16 +102,16 @@ FUNCTIONS = {
         lambda x, t, **o: nf.rms_norm(x, x.shape[-1:], t["weight"], **o), ("weight",), maps=False, masks=False
     ),
     "add_layer_norm": Function(
-        lambda x, t, residual=None, activation=None: nf.add_layer_norm(
-            x, x if residual is None else residual, x.shape[-1:], *_affine(t)
+        lambda x, t, residual=None, activation=None: sum(
+            nf.add_layer_norm(x, x if residual is None else residual, x.shape[-1:], *_affine(t))
         ),
         AFFINE,
         maps=False,
         masks=False,
     ),
     "add_rms_norm": Function(
-        lambda x, t, residual=None, activation=None: nf.add_rms_norm(
-            x, x if residual is None else residual, x.shape[-1:], t["weight"]
+        lambda x, t, residual=None, activation=None: sum(
+            nf.add_rms_norm(x, x if residual is None else residual, x.shape[-1:], t["weight"])
         ),
         ("weight",),
         maps=False,
