@@ -167,6 +167,7 @@ def test_recalibrate_by_an_npz_that_is_sorted_by_class(call, module, nets, tmp_p
     assert max(map(len, output.splitlines())) <= columns
     assert "2 of 2 layers recalibrated by 96 samples in 6 batches" in " ".join(output.split())
     assert "Data: the training split, 96 samples 3×10×10" in output
+    assert "the channels' means from 0 to 0 and σ from 1 to 1" in " ".join(output.split())
     data = standardized(x)
     state = written(tmp_path / "new.pt")
     into_first = in_fp64(old[0], data)

@@ -18,6 +18,8 @@ from ..signal.inputs import default_input, dtype_of, gaussian
 SAMPLES = 2
 BATCH_SIZE = 64
 ORDER_SEED = 0
+#: A mean below this share of σ is rounding: "-4e-08" would say nothing.
+ROUNDING = 1e-6
 
 
 class DataOptions(NamedTuple):
@@ -92,6 +94,7 @@ def _image_size(net: nn.Module, source: str, size: int | None) -> int:
 
 def _described(x: Tensor) -> str:
     std, mean = torch.std_mean(x, dim=[0, *range(2, x.dim())], correction=0)
+    mean = mean.where(mean.abs() > ROUNDING * std, 0.0)
     return (
         f"Data: the training split, {len(x)} samples {'×'.join(map(str, x.shape[1:]))}, the channels' means from "
         f"{mean.min():.2g} to {mean.max():.2g} and σ from {std.min():.2g} to {std.max():.2g}. They must be scaled as "
