@@ -82,7 +82,7 @@ def test_safetensors_there_and_back(call, module, tmp_path):
 
 
 BAD = {
-    "nothing asked": ((), "Say which conversion, one of: --fold, --unsync."),
+    "nothing asked": ((), "one of: --fold, --swap NORM, --recalibrate DATA, --unsync."),
     "two things": (("--fold", "--unsync"), "Say which conversion"),
     "suffix": (("--fold", "--out", "folded.onnx"), "write a file .pt, .pth, .safetensors, .pt2"),
     "folder": (("--fold", "--out", "no/folded.pt"), "must be a file in a folder that exists"),

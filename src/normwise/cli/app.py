@@ -14,7 +14,7 @@ import typer
 COMMANDS = {
     "compare": "Find the normalizer for a model and its data.",
     "report": "Write the report of a comparison again.",
-    "convert": "Fold or convert the normalizers of a trained model.",
+    "convert": "Fold, swap or recalibrate the normalizers of a trained model.",
     "bench": "Time every layer against torch's own.",
     "doctor": "Is everything here that makes it fast?",
     "trace": "Show what a network does to its signal.",

@@ -4,44 +4,68 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import torch
 import typer
-from torch import Tensor, nn
+from torch import nn
 
 from ..comparison import InputError
 from ..comparison.terminal import make_console
-from ..signal.inputs import default_input, gaussian
-from ..surgery import fold, unsync
-from ..surgery.report import Table, as_text
 from .checkpoints import READABLE, check_out, load_weights, save
+from .conversions import folded, in_words, recalibrated, swapped, unsynced
 from .files import check_file
 from .model_names import model_builder
+from .samples import DataOptions, check_options, example_for, training_samples
 
 EPILOG = """Examples:
 
 \b
   normwise convert torchvision:resnet18 weights.pth --fold --out folded.pt2
   normwise convert timm:resnet50 weights.safetensors --fold --out folded.pt
+  normwise convert torchvision:resnet18 weights.pth --swap group --out new.pt
+  normwise convert code:net weights.pt --recalibrate photos --out new.pt
   normwise convert code:net --unsync --out plain.pt
 
 MODEL is as for `normwise trace`: resnet50, timm:NAME, torchvision:NAME, or package.module:function, which is called
 without arguments. CHECKPOINT is its state_dict, .pt, .pth or .safetensors.
 
+NORM is a name such as group, group:8, layer or instance. Its γ and β are computed from the running statistics, which
+keeps little of a deep net: the result is a start for fine-tuning, and the measured drift is printed.
+
+DATA is as for `normwise compare`: a folder with one directory per class, an .npz, .npy or .csv file, digits, or
+package.module:function. The training split is used. Image folders, .npz files and digits are scaled to mean 0 and
+variance 1 by channel; for a net that was trained on other values write a function.
+
 What is written is the state_dict of the new model; as .pt2 it is the exported program, which runs without the model's
-code, for other batch and image sizes as far as its graph allows. The folded state fits the model after `normwise.fold`.
+code, for other batch and image sizes as far as its graph allows. The folded state fits the model after `normwise.fold`,
+that of --swap NORM the model after `normwise.swap(model, NORM, start="data-free")`.
 """
-SAMPLES = 2
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="The model's name.", show_default=False)]
 Checkpoint = Annotated[Path | None, typer.Argument(metavar="CHECKPOINT", help="Its weights.", show_default=False)]
 Fold = Annotated[bool, typer.Option("--fold", help="Write BatchNorm and its like into the layers around them.")]
+Swap = Annotated[
+    str | None, typer.Option("--swap", metavar="NORM", help="Put another normalizer in the place of each.")
+]
+Recalibrate = Annotated[
+    str | None, typer.Option("--recalibrate", metavar="DATA", help="Compute the running statistics anew from data.")
+]
 Unsync = Annotated[bool, typer.Option("--unsync", help="SyncBatchNorm back to BatchNorm1d, 2d or 3d.")]
 Input = Annotated[
     str | None, typer.Option(metavar="SHAPE", help="Of the example, such as 2x3x224x224; by default what fits.")
+]
+BatchSize = Annotated[int | None, typer.Option(metavar="N", help="With --recalibrate; by default 64.")]
+ImageSize = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="With --recalibrate: pixels per side; by default what model and files ask for."),
+]
+Target = Annotated[
+    str | None, typer.Option(metavar="NAME", help="With --recalibrate: the column of a table that holds the classes.")
+]
+Standardize = Annotated[
+    bool, typer.Option("--standardize", help="With --recalibrate: scale each feature or channel of the data.")
 ]
 Out = Annotated[Path, typer.Option(metavar="FILE", help="Where the result goes: .pt, .pth, .safetensors or .pt2.")]
 
@@ -50,23 +74,47 @@ def convert(
     model: Model,
     checkpoint: Checkpoint = None,
     fold: Fold = False,
+    swap: Swap = None,
+    recalibrate: Recalibrate = None,
     unsync: Unsync = False,
     input: Input = None,
+    batch_size: BatchSize = None,
+    image_size: ImageSize = None,
+    target: Target = None,
+    standardize: Standardize = False,
     out: Out = Path("converted.pt"),
 ) -> None:
-    """Change a trained model and write the result, once the change has been shown to be right."""
-    chosen = [name for name, wanted in (("fold", fold), ("unsync", unsync)) if wanted]
-    if len(chosen) != 1:
-        raise InputError("Say which conversion, one of: --fold, --unsync.")
+    """Change a trained model and write the result, with a report of what was measured."""
+    asked = {"--fold": fold, "--swap NORM": swap is not None, "--recalibrate DATA": recalibrate is not None}
+    asked["--unsync"] = unsync
+    if sum(asked.values()) != 1:
+        raise InputError(f"Say which conversion, one of: {', '.join(asked)}.")
+    options = DataOptions(batch_size, image_size, target, standardize)
+    _check_belonging(recalibrate is not None, input, options)
+    check_options(options)
     check_out(out)
     check_file(out)
     net = _model(model, checkpoint)
-    example = _example(net, input)
-    converted, report = _in_words(lambda: CONVERSIONS[chosen[0]](net, example))
-    console = make_console()
-    typer.echo(report)
-    _in_words(lambda: save(converted, example, out))
-    console.print(f"Written: {out}", soft_wrap=True)
+    if recalibrate is not None:
+        samples = training_samples(net, recalibrate, options)
+        example, work = samples.example, partial(recalibrated, net, samples)
+    else:
+        example = example_for(net, input)
+        change = partial(swapped, norm=swap) if swap is not None else folded if fold else unsynced
+        work = partial(change, net, example)
+    converted = in_words(work)
+    typer.echo(converted.report)
+    in_words(lambda: save(converted.model, example, out))
+    make_console().print(f"Written: {out}", soft_wrap=True)
+
+
+def _check_belonging(recalibrates: bool, input: str | None, options: DataOptions) -> None:
+    """Raise InputError for an option that the conversion would not look at."""
+    if recalibrates and input is not None:
+        raise InputError("--input goes with --fold, --swap and --unsync; with --recalibrate the data are the input.")
+    if not recalibrates and options != DataOptions():
+        given = next(name for name, value in options._asdict().items() if value != DataOptions._field_defaults[name])
+        raise InputError(f"--{given.replace('_', '-')} goes with --recalibrate DATA.")
 
 
 def _model(name: str, checkpoint: Path | None) -> nn.Module:
@@ -80,48 +128,3 @@ def _model(name: str, checkpoint: Path | None) -> nn.Module:
     if checkpoint is not None:
         load_weights(net, checkpoint)
     return net.eval()
-
-
-def _example(net: nn.Module, shape: str | None) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    if shape is None:
-        try:
-            return default_input(net, generator)[0][:SAMPLES]
-        except ValueError as error:
-            raise InputError(f"Nothing says what {type(net).__name__} takes; write --input 2x3x224x224.") from error
-    sizes = shape.lower().replace("×", "x").split("x")
-    if not all(size.isdigit() and int(size) > 0 for size in sizes):
-        raise InputError(f"--input {shape}: write the sizes of a batch, such as 2x3x224x224.")
-    return gaussian(net, tuple(map(int, sizes)), generator)
-
-
-def _in_words(work: Callable[[], Any]) -> Any:
-    """What a tool says about a model that it cannot convert is for the user, too."""
-    try:
-        return work()
-    except InputError:
-        raise
-    except (ValueError, TypeError) as error:
-        raise InputError(str(error)) from error
-
-
-def _fold(net: nn.Module, example: Any) -> tuple[nn.Module, str]:
-    result = fold(net, example, inplace=True)
-    return result.model, str(result)
-
-
-def _unsync(net: nn.Module, example: Any) -> tuple[nn.Module, str]:
-    before = {name: type(module).__name__ for name, module in net.named_modules()}
-    plain = unsync(net, example)
-    rows = [
-        {"name": name or "the model", "was": before[name], "is": type(module).__name__}
-        for name, module in plain.named_modules()
-        if before.get(name, type(module).__name__) != type(module).__name__
-    ]
-    if not rows:
-        raise InputError(f"{type(net).__name__} has no SyncBatchNorm; there is nothing to convert.")
-    columns = {"name": "layer", "was": "was", "is": "is"}
-    return plain, as_text(Table(f"unsync: {len(rows)} layers", columns, rows), 80)
-
-
-CONVERSIONS = {"fold": _fold, "unsync": _unsync}
