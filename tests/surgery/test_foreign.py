@@ -124,8 +124,8 @@ def test_other_defaults_are_told_and_not_set():
     layer = nn.BatchNorm2d(C)
     result = nw.load_foreign(layer, STATES["keras"](*parts()), source="keras")
     assert (layer.eps, layer.momentum) == (1e-5, 0.1)
-    assert "the state says no eps: 0.001 is the source's default, the layer has 1e-05" in result.rows[0].reason
-    assert "no momentum: 0.01" in result.rows[0].reason
+    assert "the state says no eps: the source's default is 0.001, the layer has 1e-05" in result.rows[0].reason
+    assert "no momentum: the source's default is 0.01" in result.rows[0].reason
     told = nw.load_foreign(nn.BatchNorm2d(C, 1e-3, 0.01), STATES["keras"](*parts()), source="keras")
     assert told.rows[0].reason is None
     assert "1 of 1 layers loaded from keras" in str(result)
@@ -208,10 +208,12 @@ def test_a_net_with_its_kernels(names):
     assert "Flatten" in result.rows[2].reason
 
 
-def test_depthwise_kernels():
+@pytest.mark.parametrize("name", ["depthwise_kernel", "kernel"])
+def test_depthwise_kernels(name):
+    """Keras 2 and Keras 3 call them differently."""
     kernel = RNG.normal(size=(3, 3, C, 2))
     conv = nn.Conv2d(C, 2 * C, 3, groups=C, bias=False).double()
-    nw.load_foreign(conv, {"depthwise_kernel": kernel}, source="keras")
+    nw.load_foreign(conv, {name: kernel}, source="keras")
     each = [conv_nhwc(X[:, c, :, :, None], kernel[:, :, c : c + 1]) for c in range(C)]
     np.testing.assert_allclose(outputs(conv), np.concatenate(each, -1).transpose(0, 3, 1, 2), rtol=1e-11, atol=1e-13)
 
@@ -235,7 +237,9 @@ def test_two_layers_of_one_shape_need_names():
         return {f"{name}/{key}": v for name, values in pairs for key, v in zip(keys, values, strict=True)}
 
     before = {k: v.clone() for k, v in net.state_dict().items()}
-    with pytest.raises(ValueError, match=r"bn_a has the name of no layer, and the shape \[5\] of 0, 2, .* rename it"):
+    with pytest.raises(
+        ValueError, match=r"bn_a has the name of no layer, and the shape \[5\] of \(0, 2\), .* rename it"
+    ):
         nw.load_foreign(net, state("bn_a", "bn_b"), source="keras")
     assert_close(net.state_dict(), before, rtol=0, atol=0)
     nw.load_foreign(net, state("2", "0"), source="keras")
@@ -265,7 +269,7 @@ FULL = {"gamma": G, "beta": B, "moving_mean": M, "moving_variance": V}
 WRONG = [
     ({k: v for k, v in FULL.items() if k != "moving_variance"}, "no moving_variance for BatchNorm2d"),
     ({("moving_varianc" if k == "moving_variance" else k): v for k, v in FULL.items()}, "is moving_varianc meant"),
-    (FULL | {"gamma": np.ones(4)}, r"gamma of the state has the shape \[4\], and BatchNorm2d .* needs \[5\]"),
+    (FULL | {"gamma": np.ones(4)}, r"gamma of the state has the shape \[4\], and BatchNorm2d needs \[5\]"),
     (FULL | {"gamma": np.ones((5, 5))}, r"\[5, 5\]"),
     (FULL | {"moving_mean": M * np.nan}, "moving_mean has 5 values that are NaN or infinite"),
     (FULL | {"moving_variance": V * np.inf}, "NaN or infinite"),
@@ -274,7 +278,7 @@ WRONG = [
     (FULL | {"momentum": 99.0}, "momentum must be one number from 0 to 1"),
     (STATES["timm"](G, B, M, V), "names of source='timm'"),
     ({}, "empty"),
-    ({f"{p}/{k}": v for p in "ab" for k, v in FULL.items()}, "2 normalization layers a, b"),
+    ({f"{p}/{k}": v for p in "ab" for k, v in FULL.items()}, r"2 normalization layer\(s\) \(a, b\)"),
 ]
 
 
@@ -299,6 +303,9 @@ def test_wrong_arguments():
         nw.load_foreign(layer, [*FULL.values()], source="keras")
     with pytest.raises(TypeError, match="gamma must be an array of real numbers, received str"):
         nw.load_foreign(layer, FULL | {"gamma": "ones"}, source="keras")
+    for unfit in (torch.ones(C).to_sparse(), np.ones(C) * 1j, None, torch.ones(C, device="meta")):
+        with pytest.raises(TypeError, match=r"gamma must be an? (dense tensor|array) of real numbers, received"):
+            nw.load_foreign(layer, FULL | {"gamma": unfit}, source="keras")
     with pytest.raises(TypeError, match=r"load_foreign expects a torch\.nn\.Module"):
         nw.load_foreign("layer", FULL, source="keras")
     with pytest.raises(ValueError, match="nothing in the state"):
@@ -319,14 +326,23 @@ def test_a_failure_in_the_last_layer_leaves_the_first_alone():
     net, state = Net(), keras_net()
     state["head/kernel:0"] = np.ones((5, 3))
     before = {k: v.clone() for k, v in net.state_dict().items()}
-    with pytest.raises(ValueError, match=r"kernel of head is \[3, 5\] as torch has it, .* head is \[3, 4\]"):
+    with pytest.raises(ValueError, match=r"kernel of head is \[3, 5\] as torch has it, .* head \(Linear\) is \[3, 4\]"):
         nw.load_foreign(net, state, source="keras")
     assert_close(net.state_dict(), before, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("kind", [nw.SwitchableNorm2d, lambda c: nw.ConditionalBatchNorm2d(c, 3)])
+def test_layers_with_parameters_of_their_own_are_left(kind):
+    net = nn.Sequential(kind(C), nn.BatchNorm2d(C))
+    rows = nw.load_foreign(net, {f"1/{k}": v for k, v in FULL.items()}, source="keras").rows
+    assert [(row.name, row.outcome) for row in rows] == [("1", "loaded"), ("0", "left")]
+    with pytest.raises(ValueError, match="has parameters that no other framework's state has"):
+        nw.load_foreign(net[0], FULL, source="keras")
+
+
 def test_a_layer_that_the_state_does_not_have():
     net = nn.Sequential(nn.BatchNorm2d(C), nn.BatchNorm2d(C))
-    with pytest.raises(ValueError, match="nothing for the normalization layers 1; pass them too"):
+    with pytest.raises(ValueError, match=r"nothing for the normalization layers \(1\); pass them too"):
         nw.load_foreign(net, {f"0/{k}": v for k, v in FULL.items()}, source="keras")
 
 

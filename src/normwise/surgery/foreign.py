@@ -31,6 +31,7 @@ COLUMNS = {
     "reason": "reason",
 }
 _NAME = "load_foreign"
+_UNKNOWN = "has parameters that no other framework's state has"
 
 
 class ForeignLayer(NamedTuple):
@@ -68,7 +69,7 @@ class Foreign(Report):
     def table(self) -> Table:
         done = sum(row.outcome == "loaded" for row in self.rows)
         title = f"{type(self._change.model).__name__}: {done} of {len(self.rows)} layers loaded from {self.source}"
-        return Table(title, COLUMNS, [row._asdict() for row in self.rows])
+        return Table(title, COLUMNS, [row._asdict() | {"loaded": _shortened(row.loaded)} for row in self.rows])
 
 
 def load_foreign(module_or_model: nn.Module, state: Mapping[str, Any], source: str, layout: str = "auto") -> Foreign:
@@ -107,6 +108,8 @@ def load_foreign(module_or_model: nn.Module, state: Mapping[str, Any], source: s
     check_closed(model, _NAME)
     last = known.channels_last if layout == "auto" else layout == "channels_last"
     nodes = module_tree(model)
+    if memory_of(model) is not None and not is_norm(model):
+        raise ValueError(f"{_NAME}: {type(model).__name__} {_UNKNOWN}; load into a plain layer.")
     matching = Matching(nodes, groups_of(state, known, model._modules.keys()), known, last)
     if not matching.pairs:
         raise ValueError(
@@ -122,7 +125,7 @@ def load_foreign(module_or_model: nn.Module, state: Mapping[str, Any], source: s
     rows = [_row(names[layer], matching.pairs[layer].name, reading) for layer, reading in readings.items()]
     rows += [ForeignLayer("", group.name, "left", reason=reason) for group, reason in matching.left]
     rows += [
-        ForeignLayer(node.name, "", "left", reason=f"{type(layer).__name__} has parameters that no state knows")
+        ForeignLayer(node.name, "", "left", reason=f"{type(layer).__name__} {_UNKNOWN}")
         for layer, node in nodes.items()
         if memory_of(layer) is not None and not is_norm(layer)
     ]
@@ -130,6 +133,10 @@ def load_foreign(module_or_model: nn.Module, state: Mapping[str, Any], source: s
         for layer, reading in readings.items():
             _load(change, layer, names[layer], reading)
         return Foreign(change, rows, source)
+
+
+def _shortened(loaded: str) -> str:
+    return loaded.replace("running_", "").replace("num_batches_tracked", "batches")
 
 
 def _check_choice(what: str, chosen: object, known: Sequence[str]) -> None:

@@ -14,6 +14,7 @@ from .foreign_names import Source
 from .foreign_state import Group
 
 _NAME = "load_foreign"
+_NORMALIZATION = "normalization"
 _ROWS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm)
 _NORMS = (nn.modules.batchnorm._NormBase, *_ROWS)
 
@@ -23,7 +24,9 @@ Pairs = dict[nn.Module, Group]
 def is_norm(module: nn.Module) -> bool:
     """A normalization layer all of whose own parameters are γ and β: others have no counterpart in a state."""
     known = isinstance(module, _NORMS) or memory_of(module) is not None
-    return known and module._parameters.keys() <= {"weight", "bias"}
+    plain = module._parameters.keys() <= {"weight", "bias"}
+    weight = tensor_of(module, "weight")
+    return known and plain and (isinstance(module, _ROWS) or weight is None or weight.dim() == 1)
 
 
 def is_kernel(module: nn.Module) -> bool:
@@ -54,7 +57,7 @@ class Matching:
         kernels = [group for group in rest if group.holds_kernel(source)]
         others = [group for group in rest if group not in norms and group not in kernels]
         self.left += [(group, "no names of a normalization, convolution or linear layer") for group in others]
-        self._by_shape(norms, self._open(is_norm), "normalization", self._size_of_norm)
+        self._by_shape(norms, self._open(is_norm), _NORMALIZATION, self._size_of_norm)
         given = kernels or any(is_kernel(module) for module in self.pairs)
         self._by_shape(kernels, self._open(is_kernel) if given else [], "convolution or linear", self._size_of_kernel)
 
@@ -94,14 +97,14 @@ class Matching:
             missing = _listed([self._nodes[m].name for m in layers])
             raise ValueError(
                 f"{_NAME}: the state has nothing for the {kind} layers{missing}; "
-                f"pass them too, by the names of this source ({', '.join(self._source.listed)})."
+                f"pass them too, by the names of this source ({self._names(kind)})."
             )
         if len(groups) != len(layers):
             raise ValueError(
-                f"{_NAME}: the state has {len(groups)} {kind} layers{_listed([g.name for g in groups])} whose names "
+                f"{_NAME}: the state has {len(groups)} {kind} layer(s){_listed([g.name for g in groups])} whose names "
                 f"are none of the model's, and the model has {len(layers)} without one"
                 f"{_listed([self._nodes[m].name for m in layers])}; pass as many, by the names of this source "
-                f"({', '.join(self._source.listed)}), or give them the model's names."
+                f"({self._names(kind)}), or give them the model's names."
             )
         sizes = [size_of(group) for group in groups]
         shapes = [_size_of(layer) for layer in layers]
@@ -111,9 +114,12 @@ class Matching:
                 found = _listed([self._nodes[m].name for m in fitting]) or " none"
                 raise ValueError(
                     f"{_NAME}: {group.name or 'the state'} has the name of no layer, and the shape {list(size)} of"
-                    f"{found}, where one is needed; rename it in the state to the name of its layer in the model."
+                    f"{found}, where one layer is needed; rename it in the state to the name of its layer in the model."
                 )
             self.pairs[fitting[0]] = group
+
+    def _names(self, kind: str) -> str:
+        return ", ".join(self._source.listed if kind == _NORMALIZATION else self._source.listed_of_kernels)
 
     def _size_of_norm(self, group: Group) -> tuple[int, ...]:
         roles = ("weight", "bias", "mean", "var", "std")
@@ -125,17 +131,27 @@ class Matching:
         return () if kernel is None else tuple(kernel.shape)
 
 
-def kernel_of(group: Group, source: Source, last: bool) -> Tensor | None:
-    """The kernel as torch has it, ``[out, in, *space]``."""
+def kernel_of(group: Group, source: Source, last: bool, shape: torch.Size | None = None) -> Tensor | None:
+    """The kernel as torch has it, ``[out, in, *space]``, for a weight of this shape.
+
+    Keras 3 calls depthwise kernels as it does all others: only the layer's shape tells them apart.
+    """
     depthwise = group.array(source.kernel.get("depthwise", ()))
     if depthwise is not None and depthwise.dim() > 2:
         if not last:  # [C, multiplier, *space]
             return depthwise.flatten(0, 1).unsqueeze(1)
-        return depthwise.movedim((-2, -1), (0, 1)).flatten(0, 1).unsqueeze(1)
+        return _per_channel(depthwise)
     kernel = group.array(source.kernel["weight"])
     if kernel is None or kernel.dim() < 2 or not last:
         return kernel
-    return kernel.movedim((-1, -2), (0, 1))
+    whole = kernel.movedim((-1, -2), (0, 1))
+    apart = whole if kernel.dim() == 2 else _per_channel(kernel)
+    return apart if whole.shape != shape == apart.shape else whole
+
+
+def _per_channel(depthwise: Tensor) -> Tensor:
+    """``[*space, C, multiplier]`` as ``[C · multiplier, 1, *space]``."""
+    return depthwise.movedim((-2, -1), (0, 1)).flatten(0, 1).unsqueeze(1)
 
 
 def _size_of(layer: nn.Module) -> tuple[int, ...]:
@@ -159,7 +175,7 @@ def _same(one: Group, other: Group) -> bool:
 def _listed(names: Sequence[str]) -> str:
     shown = ", ".join(name or "the model itself" for name in names[:3])
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f" {shown}{more}" if names else ""
+    return f" ({shown}{more})" if names else ""
 
 
 def default_eps(layer: nn.Module, source: Source) -> float | None:

@@ -37,6 +37,10 @@ class Source(NamedTuple):
         return {name for table in (self.norm, self.kernel) for names in table.values() for name in names}
 
     @property
+    def listed_of_kernels(self) -> list[str]:
+        return [name for names in self.kernel.values() for name in names]
+
+    @property
     def settings(self) -> set[str]:
         """What says how a normalization layer was built."""
         roles = ("eps", "momentum", "has_weight", "has_bias")

@@ -140,15 +140,18 @@ def _with_common_settings(groups: dict[tuple[str, ...], Group], source: Source) 
 def _as_fp64(value: Any, where: str) -> Tensor:
     """Whatever NumPy can read, bf16 of JAX too."""
     if isinstance(value, Tensor):
-        if value.is_complex() or value.is_meta:
-            raise TypeError(f"{_NAME}: {where} must have real values, received a tensor of {value.dtype}.")
+        plain = value.layout is torch.strided and not (value.is_complex() or value.is_meta or value.is_quantized)
+        if not plain or value.is_nested:
+            raise TypeError(
+                f"{_NAME}: {where} must be a dense tensor of real numbers, received {value.dtype}, {value.layout} on "
+                f"{value.device}; convert it first."
+            )
         return value.detach().to("cpu", torch.float64)
     try:
         array = np.asarray(value)
-        if array.dtype.kind == "c":
-            raise TypeError
-        return torch.from_numpy(np.array(array, np.float64))
+        if array.dtype.kind not in "cOSU":
+            return torch.from_numpy(np.array(array, np.float64))
+        received = f"{type(value).__name__} of {array.dtype}"
     except (TypeError, ValueError):
-        raise TypeError(
-            f"{_NAME}: {where} must be an array of real numbers, received {type(value).__name__}."
-        ) from None
+        received = type(value).__name__
+    raise TypeError(f"{_NAME}: {where} must be an array of real numbers, received {received}.")

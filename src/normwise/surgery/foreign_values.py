@@ -37,7 +37,7 @@ class Reading:
         self.eps: float | None = None
         self.momentum: float | None = None
         self._layer, self._group, self._source, self._last = layer, group, source, last
-        self._name = name or type(layer).__name__
+        self._name = f"{name} ({type(layer).__name__})" if name else type(layer).__name__
 
     def norm(self) -> Reading:
         """As a normalization layer."""
@@ -61,7 +61,8 @@ class Reading:
     def kernel(self) -> Reading:
         """As a convolution or linear layer."""
         names = self._source.kernel
-        kernel, weight = kernel_of(self._group, self._source, self._last), tensor_of(self._layer, "weight")
+        weight = tensor_of(self._layer, "weight")
+        kernel = kernel_of(self._group, self._source, self._last, None if weight is None else weight.shape)
         if kernel is None or weight is None:
             raise self._missing(names["weight"])
         if kernel.shape != weight.shape:
@@ -142,7 +143,7 @@ class Reading:
     def _own_eps(self) -> float:
         eps = self.eps if self.eps is not None else getattr(self._layer, "eps", None)
         if eps is None:
-            raise ValueError(f"{_NAME}: {self._name} ({type(self._layer).__name__}) has no eps to go by; give it one.")
+            raise ValueError(f"{_NAME}: {self._name} has no eps to go by; give it one.")
         return float(eps)
 
     def _vector(self, values: Tensor, tensor: Tensor, names: Sequence[str]) -> Tensor:
@@ -154,7 +155,7 @@ class Reading:
         if not fits:
             raise ValueError(
                 f"{_NAME}: {self._group.called(tuple(names))} of {self._group.name or 'the state'} has the shape "
-                f"{list(values.shape)}, and {self._name} ({type(self._layer).__name__}) needs {list(tensor.shape)}"
+                f"{list(values.shape)}, and {self._name} needs {list(tensor.shape)}"
                 f"{' in the order of torch, with layout=' + repr('channels_first') if tensor.dim() > 1 else ''}."
             )
         return values.reshape(tensor.shape)
@@ -169,9 +170,7 @@ class Reading:
         own = getattr(self._layer, what, None)
         if said is None and default is not None and own != default:
             shown = "None" if own is None else f"{own:g}"
-            self.notes.append(
-                f"the state says no {what}: {default:g} is the source's default, the layer has {shown}; set it"
-            )
+            self.notes.append(f"the state says no {what}: the source's default is {default:g}, the layer has {shown}")
 
     def _tell_unread(self, known: set[str]) -> None:
         unread = [name for name in self._group.values if name not in known]
@@ -187,7 +186,7 @@ class Reading:
         elif others and not self._is_of(self._source):
             remedy = f"these are the names of source={' or '.join(others)}"
         return ValueError(
-            f"{_NAME}: the state has no {names[0]} for {self._name} ({type(self._layer).__name__}), only "
+            f"{_NAME}: the state has no {names[0]} for {self._name}, only "
             f"{', '.join(held)}; {remedy.rstrip('.')}{'' if remedy.endswith('?') else '.'}"
         )
 
@@ -197,5 +196,5 @@ class Reading:
     def _nowhere(self, names: Sequence[str], remedy: str) -> ValueError:
         return ValueError(
             f"{_NAME}: the state has a {self._group.called(tuple(names))} that does something, and {self._name} "
-            f"({type(self._layer).__name__}) has no place for it; build the layer with {remedy}."
+            f"has no place for it; build the layer with {remedy}."
         )
