@@ -66,9 +66,10 @@ def outputs(layer, x=X):
 def test_the_layer_computes_what_the_source_does(source, kind):
     g, b, m, v = parts()
     layer = kind(C, eps=1e-3).double()
-    row = nw.load_foreign(layer, STATES[source](g, b, m, v), source=source).rows[0]
+    row, *others = nw.load_foreign(layer, STATES[source](g, b, m, v), source=source).rows
     np.testing.assert_allclose(outputs(layer), inference(X, g, b, m, v, 1e-3), rtol=1e-11, atol=1e-13)
     assert row.outcome == "loaded"
+    assert [other.source for other in others] == {"tf": ["net/bn/gamma"]}.get(source, [])
     assert row.loaded == "weight, bias, running_mean, running_var, num_batches_tracked"
     assert int(layer.num_batches_tracked) == {"timm": 9, "haiku": 7}.get(source, 0)
 

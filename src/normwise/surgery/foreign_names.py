@@ -11,7 +11,7 @@ class Source(NamedTuple):
 
     norm: for each of ``weight``, ``bias``, ``mean``, ``var`` or ``std``, ``batches`` what it is called in a
         normalization layer; beside these what says ``eps`` and ``momentum``, and that there is no γ or β
-        (``has_weight``, ``has_bias``).
+        (``has_weight``, ``has_bias``). Other roles are part of the layer and not needed.
     kernel: the same for ``weight``, ``bias`` and ``depthwise`` of a convolution or linear layer.
     eps, eps_of_rows: the default of BatchNorm and InstanceNorm, and of LayerNorm, RMSNorm and GroupNorm; None where
         there is no single one.
@@ -79,6 +79,7 @@ _HAIKU = {
     "mean": ("mean_ema/average",),
     "var": ("var_ema/average",),
     "batches": ("mean_ema/counter",),
+    "before_debiasing": ("mean_ema/hidden", "var_ema/hidden", "var_ema/counter"),
     "eps": ("eps",),
     "momentum": ("decay_rate",),
     "has_weight": ("create_scale",),
