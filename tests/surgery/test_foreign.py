@@ -277,7 +277,7 @@ WRONG = [
     (FULL | {"moving_variance": -V}, "moving_variance of BatchNorm2d is negative in 5 channels"),
     (FULL | {"epsilon": -1.0}, "epsilon must be one number from 0 to 1"),
     (FULL | {"momentum": 99.0}, "momentum must be one number from 0 to 1"),
-    (STATES["timm"](G, B, M, V), "names of source='timm'"),
+    (STATES["timm"](G, B, M, V), "the names of source='timm' or 'detectron2' or 'torch<0.4.1'"),
     ({}, "empty"),
     ({f"{p}/{k}": v for p in "ab" for k, v in FULL.items()}, r"2 normalization layer\(s\) \(a, b\)"),
 ]
@@ -345,6 +345,19 @@ def test_a_layer_that_the_state_does_not_have():
     net = nn.Sequential(nn.BatchNorm2d(C), nn.BatchNorm2d(C))
     with pytest.raises(ValueError, match=r"nothing for the normalization layers \(1\); pass them too"):
         nw.load_foreign(net, {f"0/{k}": v for k, v in FULL.items()}, source="keras")
+
+
+def test_the_source_whose_names_these_are_is_named():
+    state = {"weight": G, "bias": B, "running_mean": M, "running_std": V}
+    with pytest.raises(ValueError, match=r"no running_var .*; these are the names of source='ludvb'"):
+        nw.load_foreign(nn.BatchNorm2d(C), state, source="timm")
+
+
+def test_tensors_of_inference_mode_are_refused():
+    with torch.inference_mode():
+        layer = nn.BatchNorm2d(C)
+    with pytest.raises(ValueError, match="was made in inference mode; build the layer outside"):
+        nw.load_foreign(layer, FULL, source="keras")
 
 
 def test_tied_parameters_take_one_value():

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.model_change import ModelChange
-from ..core.module_tree import module_tree
+from ..core.module_tree import Node, module_tree
 from ..layers.remembering import memory_of
 from ..signal.modules import unwrapped
 from .foreign_matching import Matching, is_norm
@@ -124,11 +124,7 @@ def load_foreign(module_or_model: nn.Module, state: Mapping[str, Any], source: s
     _check_tied(readings, names)
     rows = [_row(names[layer], matching.pairs[layer].name, reading) for layer, reading in readings.items()]
     rows += [ForeignLayer("", group.name, "left", reason=reason) for group, reason in matching.left]
-    rows += [
-        ForeignLayer(node.name, "", "left", reason=f"{type(layer).__name__} {_UNKNOWN}")
-        for layer, node in nodes.items()
-        if memory_of(layer) is not None and not is_norm(layer)
-    ]
+    rows += _rows_of_strangers(nodes)
     with ModelChange(model, _NAME) as change:
         for layer, reading in readings.items():
             _load(change, layer, names[layer], reading)
@@ -161,6 +157,14 @@ def _check_tied(readings: Mapping[nn.Module, Reading], names: Mapping[nn.Module,
 def _row(name: str, source: str, reading: Reading) -> ForeignLayer:
     loaded = ", ".join(write.name for write in reading.writes)
     return ForeignLayer(name, source, "loaded", loaded, reading.eps, reading.momentum, "; ".join(reading.notes) or None)
+
+
+def _rows_of_strangers(nodes: Mapping[nn.Module, Node]) -> list[ForeignLayer]:
+    return [
+        ForeignLayer(node.name, "", "left", reason=f"{type(layer).__name__} {_UNKNOWN}")
+        for layer, node in nodes.items()
+        if memory_of(layer) is not None and not is_norm(layer)
+    ]
 
 
 def _load(change: ModelChange, layer: nn.Module, name: str, reading: Reading) -> None:

@@ -94,8 +94,9 @@ class Reading:
         if values is None:
             if not self._group.denies(flag):
                 raise self._missing(names, f"where it was built without, say '{flag[0]}': False in the state")
-            values = tensor.new_full((), neutral).expand(tensor.shape)
             self.notes.append(f"{role} is {neutral:g}: the state says that there is none")
+            self._write(tensor, role, torch.full_like(tensor, neutral))
+            return
         self._write(tensor, role, self._vector(values, tensor, names))
 
     def _statistics(self, memory: Memory | None) -> None:
@@ -161,6 +162,8 @@ class Reading:
         return values.reshape(tensor.shape)
 
     def _write(self, tensor: Tensor, name: str, values: Tensor) -> None:
+        if tensor.is_inference():
+            raise ValueError(f"{_NAME}: {name} of {self._name} was made in inference mode; build the layer outside it.")
         cast = values.to(tensor.dtype)
         if not cast.isfinite().all():
             raise ValueError(f"{_NAME}: {name} of {self._name} is too large for {tensor.dtype}; load in fp32.")
@@ -179,19 +182,18 @@ class Reading:
 
     def _missing(self, names: Sequence[str], remedy: str = "pass the whole layer") -> ValueError:
         held = list(self._group.values)
-        near = [name for wanted in names for name in get_close_matches(wanted, held, n=1)]
-        others = [repr(source) for source, other in SOURCES.items() if other is not self._source and self._is_of(other)]
-        if near:
+        strange = [name for name in held if name not in self._source.names]
+        near = [name for wanted in names for name in get_close_matches(wanted, strange, n=1)]
+        others = {name: len({*held} & {*s.listed}) for name, s in SOURCES.items() if {*strange} & {*s.listed}}
+        if others:
+            nearest = [repr(name) for name, count in others.items() if count == max(others.values())]
+            remedy = f"these are the names of source={' or '.join(nearest)}"
+        elif near:
             remedy = f"is {near[0]} meant?"
-        elif others and not self._is_of(self._source):
-            remedy = f"these are the names of source={' or '.join(others)}"
         return ValueError(
-            f"{_NAME}: the state has no {names[0]} for {self._name}, only "
-            f"{', '.join(held)}; {remedy.rstrip('.')}{'' if remedy.endswith('?') else '.'}"
+            f"{_NAME}: the state has no {names[0]} for {self._name}, only {', '.join(held)}; "
+            f"{remedy}{'' if remedy.endswith('?') else '.'}"
         )
-
-    def _is_of(self, source: Source) -> bool:
-        return any(self._group.called(source.norm.get(role, ())) for role in ("mean", "var", "std"))
 
     def _nowhere(self, names: Sequence[str], remedy: str) -> ValueError:
         return ValueError(
