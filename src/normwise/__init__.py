@@ -28,6 +28,7 @@ if _typing.TYPE_CHECKING:
     from .surgery import adapt as adapt
     from .surgery import fold as fold
     from .surgery import freeze as freeze
+    from .surgery import load_foreign as load_foreign
     from .surgery import recalibrate as recalibrate
     from .surgery import swap as swap
     from .surgery import tiles as tiles
@@ -43,7 +44,7 @@ _IN_SIGNAL = (
 )
 _IN_SURGERY = (
     *("surgery", "Folded", "FoldRow", "adapt", "fold", "freeze", "recalibrate", "swap", "tiles", "unfreeze"),
-    "unsync",
+    *("load_foreign", "unsync"),
 )
 _LATER = (
     dict.fromkeys(_IN_SIGNAL, "signal")

@@ -5,6 +5,8 @@ from .adapting import adapt as adapt
 from .fold import Folded as Folded
 from .fold import FoldRow as FoldRow
 from .fold import fold as fold
+from .foreign import Foreign as Foreign
+from .foreign import load_foreign as load_foreign
 from .freezing import freeze as freeze
 from .freezing import unfreeze as unfreeze
 from .recalibrated import Recalibrated as Recalibrated
