@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 import normwise as nw
@@ -21,6 +22,8 @@ class Function(NamedTuple):
     tables: tuple[str, ...] = ()
     maps: bool = True
     masks: bool = True
+    #: Whether it takes a residual and an activation behind the normalization.
+    epilogue: bool = True
 
 
 AFFINE = ("weight", "bias")
@@ -101,21 +104,20 @@ FUNCTIONS = {
     "rms_norm": Function(
         lambda x, t, **o: nf.rms_norm(x, x.shape[-1:], t["weight"], **o), ("weight",), maps=False, masks=False
     ),
+    # The second term is 0: another one would be rounded with x, and the gradients be those of the rounded sum.
     "add_layer_norm": Function(
-        lambda x, t, residual=None, activation=None: sum(
-            nf.add_layer_norm(x, x if residual is None else residual, x.shape[-1:], *_affine(t))
-        ),
+        lambda x, t, **o: sum(nf.add_layer_norm(x, torch.zeros_like(x), x.shape[-1:], *_affine(t))),
         AFFINE,
         maps=False,
         masks=False,
+        epilogue=False,
     ),
     "add_rms_norm": Function(
-        lambda x, t, residual=None, activation=None: sum(
-            nf.add_rms_norm(x, x if residual is None else residual, x.shape[-1:], t["weight"])
-        ),
+        lambda x, t, **o: sum(nf.add_rms_norm(x, torch.zeros_like(x), x.shape[-1:], t["weight"])),
         ("weight",),
         maps=False,
         masks=False,
+        epilogue=False,
     ),
     "dynamic_tanh": Function(
         lambda x, t, **o: nf.dynamic_tanh(x, t["alpha"], *_affine(t), **o), ("alpha", *AFFINE), maps=False, masks=False

@@ -152,7 +152,7 @@ def _function_subjects() -> list[Subject]:
     found = []
     for table, broadcasts in ((FUNCTIONS, False), (FORMULAS, True)):
         for name, function in table.items():
-            takes = ("residual", "mask", "activation") if function.masks else ("residual", "activation")
+            takes = (("residual", "activation") if function.epilogue else ()) + (("mask",) if function.masks else ())
             channel = 1 if function.maps else -1
             build = lambda shape, function=function: FunctionInstance(function, shape)  # noqa: E731
             found.append(Subject(name, None, channel, 2 if function.maps else 1, build, takes, broadcasts))

@@ -141,3 +141,25 @@ def test_the_backward_pass_may_run_where_other_modes_hold(name, where):
             found = torch.autograd.grad(y, [x, *layer.parameters()], grad_y)
         for got, expected in zip(found, want, strict=True):
             torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_an_expanded_x_that_was_released_before_the_backward_of_rows():
+    """It is made contiguous first, which reads it."""
+    leaf = torch.randn(1, 2, 1, requires_grad=True)
+    seen = (leaf * 1).expand(1, 2, 64)
+    y = nw.functional.rms_norm(seen, (64,))
+    seen.untyped_storage().resize_(0)
+    with pytest.raises(RuntimeError, match="was released"):
+        y.sum().backward()
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: nw.BatchRenorm1d(2), lambda: nw.SwitchableNorm1d(2), lambda: nw.BatchNorm1d(2)]
+)
+@pytest.mark.parametrize("samples", [0, 3])
+@pytest.mark.parametrize("name", ["running_mean", "running_var"])
+def test_running_statistics_that_were_released_before_an_evaluation(make, samples, name):
+    layer = make().eval()
+    getattr(layer, name).untyped_storage().resize_(0)
+    with pytest.raises(RuntimeError, match="was released"):
+        layer(torch.randn(samples, 2, 2))

@@ -142,6 +142,8 @@ class AlongRows(Pass):
         p: Parameters,
         needs: Sequence[bool],
     ) -> Gradients:
+        if not x.is_contiguous():
+            check_memory(x)
         grad_y, x = grad_y.contiguous(), x.contiguous()
         weight, bias = p
         rest = (weight, bias, call.kept, self.center, (needs[0], needs[2], needs[3]))

@@ -66,6 +66,7 @@ def as_table(known: Moments, x: Tensor) -> Moments:
     """Known statistics as a table of their own, without a history, that broadcasts against ``[N, C]``."""
     if known.mean.dim() != 1:
         return known.without_history()
+    check_memory(known.mean, known.var)
     kind = table_dtype(x)
     mean, var = (without_history(t).to(kind, copy=True).unsqueeze(0) for t in (known.mean, known.var))
     return Moments(mean, var, known.count)
