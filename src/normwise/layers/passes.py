@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from normwise.core.lasting import imagined_or_recorded, lasting
+from normwise.core.layout import check_memory
 from normwise.core.moments import Moments
 from normwise.core.operators import LIBRARY, OPERATORS
 from normwise.core.recomputing import recomputing
@@ -40,6 +41,7 @@ class Before(NamedTuple):
         """As they are, safe from later updates."""
         known = running.moments()
         assert running.batches is not None
+        check_memory(running.batches)
         return cls(known.mean, known.var, running.batches.to(known.mean.dtype, copy=True))
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from normwise.core.lasting import unseen
+from normwise.core.layout import check_memory
 
 from .context import plain_operations_wanted
 
@@ -44,6 +45,7 @@ def bring_back(parameter: Tensor) -> None:
     if plain_operations_wanted() and not (torch.compiler.is_compiling() and not torch.compiler.is_exporting()):
         return
     # Through `data`, which no graph notices: to all that see the parameter by `unit_interval` the value is the same.
+    check_memory(parameter)
     with unseen():
         parameter.data.clamp_(0, 1)
 
@@ -53,6 +55,7 @@ class _UnitInterval(torch.autograd.Function):
 
     @staticmethod
     def forward(t: Tensor) -> Tensor:
+        check_memory(t)
         return t.clamp(0, 1)
 
     @staticmethod
