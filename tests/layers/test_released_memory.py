@@ -1,4 +1,4 @@
-"""A parameter or buffer whose storage was released, as FSDP does it: an error, whatever is read first, never a crash."""
+"""A parameter or buffer whose storage was released, as FSDP does it: an error, never a crash."""
 
 import subprocess
 import sys
