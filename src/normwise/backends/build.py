@@ -100,23 +100,22 @@ def load(element: str, check: Callable[[ctypes.CDLL], None]) -> ctypes.CDLL:
 
 def must_be_compiled(element: str) -> bool:
     """Whether `load` would compile, into a cache that stays: then another process can do it for this one."""
+    if prebuilt(element):
+        return False
     try:
         _check_march()
-        key = fingerprint(find_compiler())
+        _, _, path = _cached(element)
     except BuildError:
         return False  # which `load` says at once
-    folder = next(cache_folders())
-    there = bool(prebuilt(element)) or intact(_path(folder, element, key))
     with suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-    return not there and _writable(folder)
+        path.parent.mkdir(parents=True, exist_ok=True)
+    return not intact(path) and _writable(path.parent)
 
 
 def compile_into_cache(element: str) -> None:
     """Compile what `load` will find. Raises `BuildError` and OSError."""
-    compiler = find_compiler()
-    key = fingerprint(compiler)
-    _provide(compiler, element, key, _path(next(cache_folders()), element, key))
+    compiler, key, path = _cached(element)
+    _provide(compiler, element, key, path)
 
 
 def prebuilt(element: str) -> list[Path]:
@@ -205,6 +204,13 @@ def intact(path: Path) -> bool:
     except FileNotFoundError:
         return False
     return hashlib.sha256(content[:-_DIGEST_SIZE]).digest() == content[-_DIGEST_SIZE:]
+
+
+def _cached(element: str) -> tuple[list[str], str, Path]:
+    """The compiler, its fingerprint, and where the cache has the library, or will have it."""
+    compiler = find_compiler()
+    key = fingerprint(compiler)
+    return compiler, key, _path(next(cache_folders()), element, key)
 
 
 def _path(folder: Path, element: str, key: str) -> Path:

@@ -155,20 +155,27 @@ def failure(kernel: str, answer: int, arguments: Sequence[Any]) -> Exception:
     )
 
 
-_ready: dict[torch.dtype, bool] = {}
+#: The kernels for an element type by name, or none and the reason.
+Kernels = tuple[dict[str, Any], str | None]
+_kernels: dict[torch.dtype, Kernels] = {}
 
 
 def ready(dtype: torch.dtype) -> bool:
     """Whether the kernels for an element type serve now. Those that must be compiled first come in the background."""
-    known = _ready.get(dtype)
-    if known is None:
-        return not background.compiling(ELEMENTS[dtype]) and kernels(dtype)[1] is None
-    return known
+    if dtype not in _kernels and background.compiling(ELEMENTS[dtype]):
+        return False
+    return kernels(dtype)[1] is None
 
 
-@cache
-def kernels(dtype: torch.dtype) -> tuple[dict[str, Any], str | None]:
-    """The kernels for an element type by name, or none and the reason. The first call may compile them."""
+def kernels(dtype: torch.dtype) -> Kernels:
+    """The kernels for an element type. The first call waits for those that are being compiled, or compiles them."""
+    found = _kernels.get(dtype)
+    if found is None:
+        found = _kernels[dtype] = _load(dtype)
+    return found
+
+
+def _load(dtype: torch.dtype) -> Kernels:
     element = ELEMENTS[dtype]
     found: dict[str, Any] = {}
 
@@ -183,9 +190,7 @@ def kernels(dtype: torch.dtype) -> tuple[dict[str, Any], str | None]:
     except build.BuildError as reason:
         # Once for each type, since the answer is kept: slower without a word would be a riddle.
         _log.warning("The CPU kernels for %s are not available (%s); plain PyTorch serves.", element, reason)
-        _ready[dtype] = False
         return {}, str(reason)
-    _ready[dtype] = True
     return found, None
 
 
