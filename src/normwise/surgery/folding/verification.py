@@ -118,8 +118,9 @@ class Yardstick:
     ) -> None:
         self._model, self._example = model, example
         self._judged = judged
-        self._known = {dtype: outputs_if_any(model, example, dtype) for dtype in dict.fromkeys((*judged, *told))}
-        self._exact = self._known.get(torch.float64) or outputs_if_any(model, example, torch.float64)
+        dtypes = dict.fromkeys((*judged, *told, torch.float64))
+        self._known = {dtype: outputs_if_any(model, example, dtype) for dtype in dtypes}
+        self._exact = self._known[torch.float64]
 
     def error(self, folds: Sequence[Fold | Lone], dtype: torch.dtype) -> float:
         """The largest difference that folds make; NaN where the model does not run in this dtype."""
@@ -138,14 +139,19 @@ class Yardstick:
 
         A model that does not even repeat itself says nothing about its folds: each was compared by itself.
         """
-        for dtype in (dtype for dtype in self._judged if self._known[dtype] is not None):
+        for dtype in self._judged:
+            known = self._known[dtype]
+            if known is None:
+                continue
             try:
-                error, found = self.error(folds, dtype), self.distances(folds, dtype)
+                folded = self._folded(folds, dtype)
             except Exception as failure:  # whatever the user's code raises
                 return f"without it the model fails: {type(failure).__name__}: {first_line(failure)}"
-            allowed = self._allowed(dtype, None if found is None else found[0])
-            if (error if found is None else found[1]) > allowed and self.error([], dtype) <= allowed:
-                return f"the model's output would move by {error:.3g} in {str(dtype).removeprefix('torch.')}"
+            allowed = self._allowed(dtype, None if self._exact is None else largest(known, self._exact))
+            away = largest(folded, known if self._exact is None else self._exact)
+            if away > allowed and self.error([], dtype) <= allowed:
+                moved = largest(folded, known)
+                return f"the model's output would move by {moved:.3g} in {str(dtype).removeprefix('torch.')}"
         return None
 
     def _folded(self, folds: Sequence[Fold | Lone], dtype: torch.dtype) -> list[Tensor]:
