@@ -14,7 +14,7 @@ from ...core.precision import in_fp64
 from . import layers
 from .norms import channel_axis
 from .plan import Fold, Lone
-from .runs import Forward, first_line, on_loan, outputs, outputs_if_any
+from .runs import Run, first_line, in_dtype, outputs, outputs_if_any
 
 #: Of the roundings of one sum: orders of summation differ, and fast algorithms of convolution round more often.
 _ROUNDINGS = 32
@@ -49,12 +49,15 @@ def measure_each(
     """Each fold beside what it replaces, on the signals that reach it in the model as it is."""
     found: dict[Fold | Lone, Local] = {}
 
-    def work(forward: Forward) -> None:
+    def work(forward: Run) -> None:
         for fold in folds:
-            (_listen_to_layer if isinstance(fold, Fold) else _listen_to_norm)(fold, found)  # type: ignore[arg-type]
+            if isinstance(fold, Fold):
+                _listen_to_layer(fold, found)
+            else:
+                _listen_to_norm(fold, found)
         forward(model)
 
-    on_loan(model, example, dtype, work)
+    in_dtype(model, example, dtype, work)
     return found
 
 
