@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 from ..core.module_tree import Node, module_tree
 from .transition import check_closed
@@ -53,6 +54,12 @@ def _unfit(module: nn.Module) -> str | None:
     if type(module).__module__.startswith(_QUANTIZED):
         return "is quantized; pass the model from before quantization."
     return None
+
+
+def home_of_forward(module: nn.Module) -> type | None:
+    """The class whose `forward` a module runs; None where the module has one of its own."""
+    kinds = parametrize.type_before_parametrizations(module).__mro__
+    return None if "forward" in vars(module) else next(kind for kind in kinds if "forward" in vars(kind))
 
 
 def chosen(
