@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -122,9 +123,8 @@ class Matching:
         return ", ".join(self._source.listed if kind == _NORMALIZATION else self._source.listed_of_kernels)
 
     def _size_of_norm(self, group: Group) -> tuple[int, ...]:
-        roles = ("weight", "bias", "mean", "var", "std")
-        arrays = (group.array(self._source.norm.get(role, ())) for role in roles)
-        return (next(a.numel() for a in arrays if a is not None),)
+        values: Any = group.array(self._source.listed)  # `holds_norm` has found one
+        return (values.numel(),)
 
     def _size_of_kernel(self, group: Group) -> tuple[int, ...]:
         kernel = kernel_of(group, self._source, self._last)
