@@ -11,6 +11,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from ..core.module_tree import Node
 from ..layers.remembering import memory_of
+from ..signal.diagnosis.findings import listed
 from .foreign_names import Source
 from .foreign_state import Group
 
@@ -173,9 +174,7 @@ def _same(one: Group, other: Group) -> bool:
 
 
 def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(name or "the model itself" for name in names[:3])
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f" ({shown}{more})" if names else ""
+    return f" ({listed([name or 'the model itself' for name in names])})" if names else ""
 
 
 def default_eps(layer: nn.Module, source: Source) -> float | None:
