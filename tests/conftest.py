@@ -103,3 +103,15 @@ def command(tmp_path, monkeypatch, capsys):
         return stop.value.code, *capsys.readouterr()
 
     return run
+
+
+@pytest.fixture
+def user_module(tmp_path):
+    """Writes a module of the user's, where `command` is run, and returns its name: a new one for each test."""
+
+    def write(code):
+        name = f"my_code_{tmp_path.name.replace('-', '_')}"
+        (tmp_path / f"{name}.py").write_text(code)
+        return name
+
+    return write

@@ -75,8 +75,8 @@ MUTATIONS = [
     Mutation(
         "a model that moves is taken back",
         "surgery/folding/verification.py",
-        "if (error if found is None else found[1]) > allowed:",
-        "if False:",
+        "if away > allowed and",
+        "if False and",
         REFUSALS,
     ),
     Mutation(

@@ -19,10 +19,8 @@ def call(command):
 
 
 @pytest.fixture
-def module(tmp_path):
-    """A module of the user's, where the command is run; its name is new for each test."""
-    name = f"my_code_{tmp_path.name.replace('-', '_')}"
-    (tmp_path / f"{name}.py").write_text(
+def module(user_module):
+    return user_module(
         "from torch import nn\n"
         "def net(width=8): return nn.Sequential(nn.Conv2d(3, width, 3), nn.BatchNorm2d(width), nn.ReLU())\n"
         "def recurrent(): return nn.Sequential(nn.LSTM(5, 7))\n"
@@ -31,7 +29,6 @@ def module(tmp_path):
         "number = 3\n"
         "instance = net()\n"
     )
-    return name
 
 
 @pytest.mark.parametrize("columns", [80, 120])

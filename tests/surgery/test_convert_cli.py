@@ -19,10 +19,8 @@ def call(command):
 
 
 @pytest.fixture
-def module(tmp_path):
-    """A module of the user's, where the command is run; its name is new for each test."""
-    name = f"my_nets_{tmp_path.name.replace('-', '_')}"
-    (tmp_path / f"{name}.py").write_text(
+def module(user_module):
+    return user_module(
         "from torch import nn\n"
         "def net(): return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.BatchNorm2d(4))\n"
         "def synced(): return nn.SyncBatchNorm.convert_sync_batchnorm(net())\n"
@@ -30,7 +28,6 @@ def module(tmp_path):
         "class Strange(nn.Module):\n"
         "    def forward(self, x): return x\n"
     )
-    return name
 
 
 def example_net():

@@ -47,11 +47,8 @@ def call(command):
 
 
 @pytest.fixture
-def module(tmp_path):
-    """A module of the user's, where the command is run; its name is new for each test."""
-    name = f"my_nets_{tmp_path.name.replace('-', '_')}"
-    (tmp_path / f"{name}.py").write_text(NETS)
-    return name
+def module(user_module):
+    return user_module(NETS)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from .. import files
 from ..comparison import InputError
 from ..comparison.models import first_line
+from ..signal.diagnosis.findings import listed
 
 #: Under which names training scripts keep a model's state in a larger checkpoint.
 _CONTAINERS = ("state_dict", "model_state_dict", "model", "net")
@@ -33,8 +34,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     wanted = model.state_dict()
     for kind, names in (("lacks", wanted.keys() - state.keys()), ("also has", state.keys() - wanted.keys())):
         if names:
-            shown = ", ".join(sorted(names)[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-            raise InputError(f"{path} is the state of another model: it {kind} {shown}.")
+            raise InputError(f"{path} is the state of another model: it {kind} {listed(sorted(names))}.")
     try:
         model.load_state_dict(state)
     except (RuntimeError, TypeError, AttributeError) as error:

@@ -4,13 +4,12 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal, TypedDict
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..core.activations import function_gain, gain
+from ..core.activations import MODULES, function_gain, gain
 from ..weights import ScaledWSConv2d
 from .forms import Stem, checked_choice
 
@@ -32,24 +31,6 @@ class NFOptions(TypedDict, total=False):
     stochastic_depth: float
     padding: Padding
 
-
-MODULES: dict[str, Callable[[], nn.Module]] = {
-    "relu": nn.ReLU,
-    "relu6": nn.ReLU6,
-    "leaky_relu": nn.LeakyReLU,
-    "elu": nn.ELU,
-    "celu": nn.CELU,
-    "selu": nn.SELU,
-    "silu": nn.SiLU,
-    "gelu": nn.GELU,
-    "gelu_tanh": partial(nn.GELU, "tanh"),
-    "mish": nn.Mish,
-    "hardswish": nn.Hardswish,
-    "sigmoid": nn.Sigmoid,
-    "tanh": nn.Tanh,
-    "softplus": nn.Softplus,
-    "softsign": nn.Softsign,
-}
 
 #: The published gains: Monte-Carlo estimates, up to 0.1 % from the exact ones (`core.activations.gain`).
 OFFICIAL_GAMMA = {

@@ -11,9 +11,10 @@ from ..core.model_change import ModelChange
 from ..core.numbers import check_number
 from ..core.processes import ProcessGroup
 from ..layers.statistics import statistics_bank
+from ..signal.batches import Forward
 from ..signal.modules import unwrapped
 from .banking import add_bank
-from .batches import Batches, Forward
+from .batches import Batches
 from .entropy import minimize
 from .given import check_model
 from .recalibrated import Recalibrated

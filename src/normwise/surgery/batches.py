@@ -12,10 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ..core.numbers import check_whole
-from ..signal.batches import copied
+from ..signal.batches import Forward, copied
 from ..signal.inputs import device_of
-
-Forward = Callable[[nn.Module, Any], Any]
 
 
 class Batches:

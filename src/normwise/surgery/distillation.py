@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from ..core.numbers import check_number, check_whole
+from ..signal.batches import Forward
 from ..signal.modules import tensors_in
 from ..signal.protection import random_numbers_kept
-from .batches import Batches, Forward
+from .batches import Batches
 from .transition import Transition
 
 #: The share of the steps over which t grows.

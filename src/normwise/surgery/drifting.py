@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +12,7 @@ from ..core.precision import in_fp64
 from ..signal.batches import copied, run
 from ..signal.inputs import device_of
 from ..signal.modules import tensors_in
+from .hooks import hooked
 from .surveying import on_loan
 
 
@@ -51,7 +51,7 @@ def ranks_of(model: nn.Module, layers: list[nn.Module], batch: Any) -> dict[nn.M
     def hear(layer: nn.Module, arguments: tuple[Any, ...]) -> None:
         ranks[layer] = arguments[0].dim() - 2
 
-    with _hooked({layer: layer.register_forward_pre_hook(hear) for layer in layers}):
+    with hooked([layer.register_forward_pre_hook(hear) for layer in layers]):
         _output(model, batch)
     return ranks
 
@@ -64,7 +64,7 @@ def local_drifts(model: nn.Module, successors: Mapping[nn.Module, nn.Module], ba
         new = successors[layer].eval()
         found[layer] = max(found.get(layer, 0.0), distance([output], [new(*arguments, **named)]).drift)
 
-    with _hooked({layer: layer.register_forward_hook(compare, with_kwargs=True) for layer in successors}):
+    with hooked([layer.register_forward_hook(compare, with_kwargs=True) for layer in successors]):
         _output(model, batch)
     return found
 
@@ -82,12 +82,3 @@ def _agreement(old: list[Tensor], new: list[Tensor]) -> float | None:
     if len(old) != 1 or old[0].dim() != 2 or old[0].shape[1] < 2 or len(old[0]) == 0:
         return None
     return float((old[0].argmax(1) == new[0].argmax(1)).double().mean())
-
-
-@contextmanager
-def _hooked(handles: Mapping[nn.Module, Any]) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        for handle in handles.values():
-            handle.remove()

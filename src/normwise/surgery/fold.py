@@ -130,8 +130,8 @@ def fold(
     with ModelChange(target, "fold") as baking:
         baked = [f"{name} ({kind})" for name, kind in bake_within(baking)] if bake else []
         yardsticks = [_yardstick(target, example) for example in examples]
-        plan = _plan(target, example_inputs, sides, STANDALONE[standalone])
         named = _norms(target)
+        plan = _plan(target, named, example_inputs, sides, STANDALONE[standalone])
         errors = _take_back_wrong(plan, target, example_inputs)
         _take_back_what_moves_the_output(plan, yardsticks)
         result = _result(target, named, plan, errors, yardsticks, baked)
@@ -177,10 +177,8 @@ def _norms(model: nn.Module) -> dict[nn.Module, str]:
     return {m: node.name for m, node in module_tree(model).items() if norms.is_norm(m)}
 
 
-def _plan(model: nn.Module, example: Any, sides: Sequence[str], standalone: bool) -> Plan:
-    named = _norms(model)
+def _plan(model: nn.Module, named: dict[nn.Module, str], example: Any, sides: Sequence[str], standalone: bool) -> Plan:
     watched = named | {m: node.name for m, node in module_tree(model).items() if layers.is_layer(m)}
-
     found = on_example(model, example, lambda forward: observe(model, watched, forward), "fold")
     return Planner(model, found).plan(list(named), sides, standalone)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from ..core.module_tree import Node
 from ..layers.remembering import memory_of
+from ..signal.diagnosis.findings import listed
 from .foreign_names import Source
 from .foreign_state import Group
 
@@ -122,9 +124,8 @@ class Matching:
         return ", ".join(self._source.listed if kind == _NORMALIZATION else self._source.listed_of_kernels)
 
     def _size_of_norm(self, group: Group) -> tuple[int, ...]:
-        roles = ("weight", "bias", "mean", "var", "std")
-        arrays = (group.array(self._source.norm.get(role, ())) for role in roles)
-        return (next(a.numel() for a in arrays if a is not None),)
+        values: Any = group.array(self._source.listed)  # `holds_norm` has found one
+        return (values.numel(),)
 
     def _size_of_kernel(self, group: Group) -> tuple[int, ...]:
         kernel = kernel_of(group, self._source, self._last)
@@ -173,9 +174,7 @@ def _same(one: Group, other: Group) -> bool:
 
 
 def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(name or "the model itself" for name in names[:3])
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f" ({shown}{more})" if names else ""
+    return f" ({listed([name or 'the model itself' for name in names])})" if names else ""
 
 
 def default_eps(layer: nn.Module, source: Source) -> float | None:

@@ -47,10 +47,10 @@ class Source(NamedTuple):
         return {name for role in roles for name in self.norm.get(role, ())}
 
     @property
-    def listed(self) -> list[str]:
-        """The names in a normalization layer, for a sentence."""
+    def listed(self) -> tuple[str, ...]:
+        """The names of the tensors that make a normalization layer."""
         roles = ("weight", "bias", "mean", "var", "std")
-        return [name for role in roles for name in self.norm.get(role, ())]
+        return tuple(name for role in roles for name in self.norm.get(role, ()))
 
 
 _KERAS = {

@@ -72,8 +72,7 @@ class Group:
         return any(name in self.values and np.ndim(self.values[name]) > 1 for name in kernels)
 
     def holds_norm(self, source: Source) -> bool:
-        roles = ("weight", "bias", "mean", "var", "std")
-        return not self.holds_kernel(source) and any(self.called(source.norm.get(role, ())) for role in roles)
+        return not self.holds_kernel(source) and self.called(source.listed) is not None
 
 
 def groups_of(state: object, source: Source, children: Set[str]) -> list[Group]:

@@ -14,6 +14,7 @@ from ..core.moments import Moments
 from ..layers.remembering import memory_of, remembers_instances
 from ..layers.running_layer import RunningLayer
 from ..operations.measure import measure
+from .hooks import hooked
 from .population import InstancePopulation, Population
 
 Hear = Callable[[nn.Module, Moments], None]
@@ -35,12 +36,8 @@ def listening(layers: Mapping[nn.Module, str], hear: Hear, caller: str) -> Itera
         if x is not None:
             hear(layer, measure(x, mask))
 
-    handles = [layer.register_forward_pre_hook(hook, with_kwargs=True) for layer in layers]
-    try:
+    with hooked([layer.register_forward_pre_hook(hook, with_kwargs=True) for layer in layers]):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _input_of(

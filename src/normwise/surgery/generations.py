@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..backends import use_backend
 from ..signal.modules import tensors_in
+from .hooks import hooked
 
 
 def generations(layers: Iterable[nn.Module], run: Callable[[], None]) -> list[list[nn.Module]]:
@@ -39,12 +40,8 @@ def generations(layers: Iterable[nn.Module], run: Callable[[], None]) -> list[li
 
     handles = [layer.register_forward_pre_hook(enter, with_kwargs=True) for layer in layers]
     handles += [layer.register_forward_hook(leave) for layer in layers]
-    try:
-        with use_backend("reference"), depths:  # kernels of our own would write unseen
-            run()
-    finally:
-        for handle in handles:
-            handle.remove()
+    with hooked(handles), use_backend("reference"), depths:  # kernels of our own would write unseen
+        run()
     by_depth: dict[int, list[nn.Module]] = defaultdict(list)
     last = max(found.values(), default=0) + 1
     for layer in layers:

@@ -8,8 +8,10 @@ from typing import TypeVar
 
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 from ..core.module_tree import Node, module_tree
+from ..signal.diagnosis.findings import listed
 from .transition import check_closed
 
 #: Which modules: a predicate (name, module), a name or glob, or several of them.
@@ -55,6 +57,12 @@ def _unfit(module: nn.Module) -> str | None:
     return None
 
 
+def home_of_forward(module: nn.Module) -> type | None:
+    """The class whose `forward` a module runs; None where the module has one of its own."""
+    kinds = parametrize.type_before_parametrizations(module).__mro__
+    return None if "forward" in vars(module) else next(kind for kind in kinds if "forward" in vars(kind))
+
+
 def chosen(
     model: nn.Module, kinds: type[Kind] | tuple[type[Kind], ...], where: Where | None, caller: str
 ) -> list[Kind]:
@@ -77,9 +85,8 @@ def matching(candidates: Mapping[nn.Module, Node], where: Where | None, caller: 
     matches = _predicate(where, caller)
     found = [m for m, node in candidates.items() if any(matches(n, m) for n in node.names)]
     if not found:
-        names = [node.name for node in candidates.values()]
-        shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-        raise ValueError(f"{caller}: where={where!r} matches none of the layers; there are {shown}.")
+        names = listed([node.name for node in candidates.values()])
+        raise ValueError(f"{caller}: where={where!r} matches none of the layers; there are {names}.")
     return found
 
 

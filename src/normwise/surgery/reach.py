@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..signal.inputs import device_of
 from ..signal.modules import watched_modules
+from .hooks import hooked
 from .tile_grid import Span, Tile
 from .whole_image import WholeImage
 
@@ -57,13 +58,9 @@ def _seen_beyond(model: nn.Module, image: Tensor, edges: Sequence[int], overlap:
     leaves = [module for module in names if not list(module.children())]
     handles = [module.register_forward_hook(hook) for module in leaves]
     statistics = WholeImage(pretend=True)
-    try:
-        with statistics.of(model):
-            statistics.begin(lambda x: x, stop=False)
-            look(model(probe.to(device_of(model))), "the output")
-    finally:
-        for handle in handles:
-            handle.remove()
+    with hooked(handles), statistics.of(model):
+        statistics.begin(lambda x: x, stop=False)
+        look(model(probe.to(device_of(model))), "the output")
     return found[0] if found else None
 
 

@@ -12,8 +12,9 @@ from ..core.model_change import ModelChange
 from ..core.numbers import check_number
 from ..core.processes import ProcessGroup
 from ..layers.remembering import Memory, memory_of
+from ..signal.batches import Forward
 from ..signal.modules import unwrapped, watched_modules
-from .batches import Batches, Forward
+from .batches import Batches
 from .evalnorm import EvalNorm, evalnorm_of
 from .given import check_model
 from .recalibrated import SURE, Recalibrated

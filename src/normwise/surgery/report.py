@@ -67,7 +67,7 @@ def as_text(table: Table, width: int) -> str:
     cells = [[_shown(row.get(key)) for key in table.columns] for row in table.rows]
     numeric = [_is_numeric([row.get(key) for row in table.rows]) for key in table.columns]
     sizes = _sizes([heads, *cells], width)
-    lines = [line for part in (table.title,) for line in textwrap.wrap(part, width)]
+    lines = textwrap.wrap(table.title, width)
     if cells:
         lines += [part for row in (heads, *cells) for part in _lines(row, sizes, numeric)]
     lines += [line for note in table.notes for line in textwrap.wrap(note, width)]

@@ -17,6 +17,7 @@ from ..layers.evo_norm import EvoNormB0
 from ..layers.remembering import memory_of
 from ..layers.running_layer import RunningLayer
 from .freezing import is_frozen
+from .given import home_of_forward
 from .starts import Affine, data_free
 
 _FAMILIES = (nn.modules.batchnorm._NormBase, nn.GroupNorm)
@@ -46,8 +47,8 @@ def why_kept(old: nn.Module) -> str | None:
         return "takes a condition besides x"
     if isinstance(old, EvoNormB0):
         return "is its own activation, which the new layer would lack"
-    home = next(k for k in kind.__mro__ if "forward" in vars(k))
-    if "forward" in vars(old) or not home.__module__.startswith(_KNOWN):
+    home = home_of_forward(old)
+    if home is None or not home.__module__.startswith(_KNOWN):
         return f"{kind.__name__} has a forward of its own, which would be lost"
     if parametrize.is_parametrized(old):
         return "its parameters are parametrized"

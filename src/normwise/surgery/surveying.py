@@ -63,13 +63,11 @@ class Survey:
         self.batches = 0
 
         def hear(layer: nn.Module, table: Moments) -> None:
-            own = population_for(layer)
-            own.add(table)
             where = f"{self._caller}: batch {self.batches + 1} at {layers[layer]}"
             _check_finite(table, where)
             populations[layer].add(table)
             if adopt and table.mean.shape[0] > 0:
-                _adopt(layer, own, populations[layer], where)
+                _adopt(layer, table, populations[layer], where)
 
         with listening(layers, hear, self._caller):
             for number in self._batches.through(self._model):
@@ -91,8 +89,10 @@ def _check_finite(table: Moments, where: str) -> None:
         )
 
 
-def _adopt(layer: nn.Module, own: Population, so_far: Population, where: str) -> None:
+def _adopt(layer: nn.Module, table: Moments, so_far: Population, where: str) -> None:
     """A batch of one value per channel has no variance: it goes by what there was until now."""
+    own = population_for(layer)
+    own.add(table)
     shown = own if own.has_variance() else so_far
     if not shown.has_variance():
         raise ValueError(

@@ -84,13 +84,11 @@ def swap(
     swapped = {layer: node for layer, node in chosen.items() if kept[layer] is None}
     ranks = ranks_for(model, list(swapped), example_inputs)
     successors = successors_for(maker, swapped, ranks)
-    example = drifts = None
-    if example_inputs is not None:
-        example = Example(model, example_inputs)
-        drifts = local_drifts(model, {old: made.layer for old, made in successors.items()}, example_inputs)
-    drifts = drifts or {}
-    rows = [row_of(node, kept[layer], successors.get(layer), drifts.get(layer)) for layer, node in chosen.items()]
     new = {old: made.layer for old, made in successors.items()}
+    example, drifts = None, {}
+    if example_inputs is not None:
+        example, drifts = Example(model, example_inputs), local_drifts(model, new, example_inputs)
+    rows = [row_of(node, kept[layer], successors.get(layer), drifts.get(layer)) for layer, node in chosen.items()]
     return Swap(model, new, rows, maker.rule, start, optimizer, example)
 
 
@@ -131,11 +129,12 @@ class Swap:
         self._versions = {p: p._version for p in self.model.parameters()}
 
     def _put(self, old: nn.Module, new: nn.Module, *, exact: bool) -> None:
-        mode = old.training
+        mode, layer = old.training, new
         if exact:
-            self._transitions.append(Transition(old, new))
-        self._change.replace(old, self._transitions[-1] if exact else new)
-        (self._transitions[-1] if exact else new).train(mode)
+            layer = Transition(old, new)
+            self._transitions.append(layer)
+        self._change.replace(old, layer)
+        layer.train(mode)
 
     def _keep_inputs(self, model: nn.Module) -> None:
         """An activation in place behind nothing would overwrite what a shortcut may still need."""

@@ -8,7 +8,6 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from ..core import formulas
 from ..core.bound import bound
@@ -17,6 +16,7 @@ from ..layers._shared import FusedActivation, parameters_of
 from ..layers.remembering import memory_of
 from ..operations.measure import measure
 from ..operations.normalize import normalize
+from .given import home_of_forward
 
 #: The part of a map whose statistics count.
 Core = Callable[[Tensor], Tensor]
@@ -91,6 +91,5 @@ def _normalizes_samples(layer: nn.Module) -> bool:
     """GroupNorm and InstanceNorm without a memory, with the forward that we know."""
     if not isinstance(layer, (nn.GroupNorm, nn.modules.instancenorm._InstanceNorm)) or memory_of(layer) is not None:
         return False
-    kind = parametrize.type_before_parametrizations(layer)
-    home = next(k for k in kind.__mro__ if "forward" in vars(k))
-    return "forward" not in vars(layer) and home.__module__.startswith(_HOMES)
+    home = home_of_forward(layer)
+    return home is not None and home.__module__.startswith(_HOMES)

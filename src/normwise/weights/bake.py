@@ -54,19 +54,20 @@ def bake(model: nn.Module) -> list[Baked]:
         raise TypeError(f"bake expects a module, received {type(model).__name__}.")
     with ModelChange(model, "bake") as change:
         jobs = [job for name, module in model.named_modules() for job in _jobs(name, module)]
+        users = _users(model)
         for job in jobs:
-            _check_unshared(model, job)
+            _check_unshared(users, job)
         return _write_all(change, jobs)
 
 
 def bake_within(change: ModelChange) -> list[Baked]:
     """`bake` as a part of a larger change; what `bake` refuses stays as it is."""
-    jobs = []
+    jobs, users = [], _users(change.model)
     for name, module in change.model.named_modules():
         try:
             found = list(_jobs(name, module))
             for job in found:
-                _check_unshared(change.model, job)
+                _check_unshared(users, job)
         except ValueError:
             continue
         jobs += found
@@ -102,13 +103,18 @@ def _jobs(name: str, module: nn.Module) -> Iterator[Job]:
             yield Job(module, "weight", f"{prefix}weight", [module.weight])  # type: ignore[list-item]
 
 
-def _check_unshared(model: nn.Module, job: Job) -> None:
-    """A tensor with two users cannot hold the normalized value of one of them."""
+def _users(model: nn.Module) -> dict[int, list[str]]:
+    """Under which names a model has each of its tensors, by their ids."""
     users: dict[int, list[str]] = defaultdict(list)
     for owner_name, owner in model.named_modules():
         for key, tensor in (*owner._parameters.items(), *owner._buffers.items()):
             if tensor is not None:
                 users[id(tensor)].append(_plain_name(f"{owner_name}.{key}" if owner_name else key))
+    return users
+
+
+def _check_unshared(users: dict[int, list[str]], job: Job) -> None:
+    """A tensor with two users cannot hold the normalized value of one of them."""
     for names in (users[id(source)] for source in job.sources):
         if len(names) > 1:
             raise ValueError(

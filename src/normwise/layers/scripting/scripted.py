@@ -3,29 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any, NoReturn, Optional
 
 import torch
 from torch import Tensor, nn
 
-_ACTIVATIONS: dict[str | None, Any] = {
-    None: nn.Identity,
-    "relu": nn.ReLU,
-    "relu6": nn.ReLU6,
-    "leaky_relu": nn.LeakyReLU,
-    "elu": nn.ELU,
-    "celu": nn.CELU,
-    "selu": nn.SELU,
-    "silu": nn.SiLU,
-    "gelu": nn.GELU,
-    "gelu_tanh": lambda: nn.GELU("tanh"),
-    "mish": nn.Mish,
-    "hardswish": nn.Hardswish,
-    "sigmoid": nn.Sigmoid,
-    "tanh": nn.Tanh,
-    "softplus": nn.Softplus,
-    "softsign": nn.Softsign,
-}
+from normwise.core.activations import MODULES
+
+_ACTIVATIONS: dict[str | None, Callable[[], nn.Module]] = {None: nn.Identity, **MODULES}
 
 
 class Scripted(nn.Module):

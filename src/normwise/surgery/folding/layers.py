@@ -37,8 +37,7 @@ class Refit(NamedTuple):
         yield "weight", nn.Parameter(torch.empty_like(like).copy_(self.weight), layer.weight.requires_grad)  # type: ignore[union-attr, arg-type]
         yield "bias", nn.Parameter(self.bias.to(like.device, like.dtype), trained)
         if self.pads:
-            padding = layer.padding if isinstance(layer.padding, str) else (0,) * len(layer.kernel_size)  # type: ignore[union-attr, arg-type]
-            yield "padding", "valid" if isinstance(padding, str) else padding
+            yield "padding", "valid" if isinstance(layer.padding, str) else (0,) * len(layer.kernel_size)  # type: ignore[arg-type]
             yield "_reversed_padding_repeated_twice", [0] * len(self.pads)
 
     def twin(self, layer: nn.Module) -> nn.Module:

@@ -17,6 +17,7 @@ from ...layers.conditional_batch_norm import _ConditionalBatchNorm
 from ...layers.mixture_layer import MixtureLayer
 from ...layers.running_layer import RunningLayer
 from ...layers.switchable_norm import _SwitchableNorm
+from ..given import home_of_forward
 from .layers import has_hooks
 from .observation import LayerCall
 
@@ -60,8 +61,8 @@ def is_norm(module: nn.Module) -> bool:
 def why_not(norm: nn.Module) -> str | None:
     """Why a normalizer cannot be folded whatever surrounds it, or None."""
     kind = parametrize.type_before_parametrizations(norm)
-    owner = next(base for base in kind.__mro__ if "forward" in vars(base))
-    if f"{owner.__module__}.{owner.__qualname__}" not in _KNOWN or "forward" in vars(norm):
+    home = home_of_forward(norm)
+    if home is None or f"{home.__module__}.{home.__qualname__}" not in _KNOWN:
         return f"{kind.__name__} has a forward of its own"
     if has_hooks(norm) or norm._state_dict_hooks or norm._load_state_dict_pre_hooks:
         return "it has hooks, which would go with it"

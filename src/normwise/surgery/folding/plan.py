@@ -100,7 +100,8 @@ class Planner:
 
     def plan(self, candidates: Sequence[nn.Module], sides: Sequence[str], standalone: bool) -> Plan:
         kept = {norm: reason for norm in candidates if (reason := self._unfit(norm))}
-        open = sorted((n for n in candidates if n not in kept), key=self._position)
+        fit = set(candidates) - kept.keys()
+        open = [norm for norm in self._found.calls if norm in fit]  # in the order of their calls
         reasons: dict[nn.Module, list[str]] = {norm: [] for norm in open}
         passes = {BEFORE: (open, self._fold_behind), AFTER: (open[::-1], self._fold_in_front)}
         for side in (side for side in passes if side in sides):
@@ -117,9 +118,6 @@ class Planner:
             else:
                 kept[norm] = "; ".join(reasons[norm]) or "into= asks for no place where it could go"
         return Plan([*self._folds.values(), *lone], kept)
-
-    def _position(self, norm: nn.Module) -> int:
-        return list(self._found.calls).index(norm)
 
     def _unfit(self, norm: nn.Module) -> str | None:
         """Why a normalizer stays whatever surrounds it; otherwise what it does and what is left are noted."""
@@ -168,7 +166,7 @@ class Planner:
         if reason:
             return reason
         found = self._maps[norm]
-        fold = fold or self._folds.get(layer) or self._new_fold(layer)
+        fold = self._folds.get(layer) or self._new_fold(layer)
         refit = layers.behind(layer, fold.refit, found.scale, found.shift)
         terms = fold.terms * found.scale.abs() + found.terms
         return self._fits(fold, refit) or self._take(fold, call, fold.behind, refit, terms)
@@ -192,7 +190,7 @@ class Planner:
         if reason:
             return reason
         found = self._maps[norm]
-        fold = fold or self._folds.get(layer) or self._new_fold(layer)
+        fold = self._folds.get(layer) or self._new_fold(layer)
         refit = layers.in_front(layer, fold.refit, found.scale, found.shift)
         if isinstance(refit, str):
             return refit

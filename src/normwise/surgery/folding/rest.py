@@ -3,31 +3,13 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
+from ...core.activations import MODULES
 from .layers import padded
 from .norms import ChannelMap, activation_of, parts_of
-
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "relu": nn.ReLU,
-    "relu6": nn.ReLU6,
-    "leaky_relu": nn.LeakyReLU,
-    "elu": nn.ELU,
-    "celu": nn.CELU,
-    "selu": nn.SELU,
-    "silu": nn.SiLU,
-    "gelu": nn.GELU,
-    "gelu_tanh": lambda: nn.GELU("tanh"),
-    "mish": nn.Mish,
-    "hardswish": nn.Hardswish,
-    "sigmoid": nn.Sigmoid,
-    "tanh": nn.Tanh,
-    "softplus": nn.Softplus,
-    "softsign": nn.Softsign,
-}
 
 
 class Epilogue(nn.Module):
@@ -89,7 +71,7 @@ def rest_of(norm: nn.Module, arguments: list[str]) -> nn.Module:
     if parts:
         return nn.Sequential(OrderedDict(parts))  # by their names, so that a state_dict keeps its keys
     name = activation_of(norm)
-    act = nn.Identity() if name is None else ACTIVATIONS[name]()
+    act = nn.Identity() if name is None else MODULES[name]()
     return Epilogue(act, tuple(arguments)) if arguments else act
 
 

@@ -16,7 +16,7 @@ from ...signal.modules import constants_of, tensors_in
 from ...signal.protection import as_it_was, random_numbers_kept
 
 SEED = 0
-Forward = Callable[[nn.Module], Any]
+Run = Callable[[nn.Module], Any]
 Change = Callable[[ModelChange], None]
 
 
@@ -43,7 +43,7 @@ def _without_tf32() -> Iterator[None]:
             setting.fp32_precision = precision
 
 
-def on_loan(model: nn.Module, example: Any, dtype: torch.dtype | None, work: Callable[[Forward], Any]) -> Any:
+def in_dtype(model: nn.Module, example: Any, dtype: torch.dtype | None, work: Callable[[Run], Any]) -> Any:
     """``work(forward)`` with the model in ``dtype``, None for its own; ``forward(module)`` runs one on the example.
 
     No gradient, always the same random numbers; afterwards everything is as it was.
@@ -59,15 +59,15 @@ def on_loan(model: nn.Module, example: Any, dtype: torch.dtype | None, work: Cal
         return work(lambda module: run(module, batch))
 
 
-def on_example(model: nn.Module, example: Any, work: Callable[[Forward], Any], caller: str) -> Any:
-    """`on_loan` in the model's own dtype; ValueError with the cause where the model does not take the example."""
+def on_example(model: nn.Module, example: Any, work: Callable[[Run], Any], caller: str) -> Any:
+    """`in_dtype` in the model's own; ValueError with the cause where the model does not take the example."""
     if next(tensors_in(example), None) is None:
         raise ValueError(
             f"{caller}: the example must be a tensor, a tuple of arguments or a dict of them, received "
             f"{type(example).__name__}."
         )
     try:
-        return on_loan(model, example, None, work)
+        return in_dtype(model, example, None, work)
     except Exception as error:  # whatever the user's code raises
         raise ValueError(
             f"{caller}: {type(model).__name__} does not take the example: {type(error).__name__}: {first_line(error)}"
@@ -78,10 +78,10 @@ def first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0]
 
 
-def outputs(model: nn.Module, example: Any, dtype: torch.dtype | None, change: Change | None = None) -> list[Tensor]:
+def outputs(model: nn.Module, example: Any, dtype: torch.dtype, change: Change | None = None) -> list[Tensor]:
     """The floating tensors that the model returns, with a change that is made in ``dtype`` and taken back again."""
 
-    def work(forward: Forward) -> list[Tensor]:
+    def work(forward: Run) -> list[Tensor]:
         with ModelChange(model, "a trial") as trial:
             if change is not None:
                 change(trial)
@@ -90,7 +90,7 @@ def outputs(model: nn.Module, example: Any, dtype: torch.dtype | None, change: C
             finally:
                 trial.roll_back()
 
-    return [t.detach() for t in on_loan(model, example, dtype, work) if t.is_floating_point()]
+    return [t.detach() for t in in_dtype(model, example, dtype, work) if t.is_floating_point()]
 
 
 def outputs_if_any(model: nn.Module, example: Any, dtype: torch.dtype) -> list[Tensor] | None:

@@ -14,7 +14,7 @@ from ...core.precision import in_fp64
 from . import layers
 from .norms import channel_axis
 from .plan import Fold, Lone
-from .runs import Forward, first_line, on_loan, outputs, outputs_if_any
+from .runs import Run, first_line, in_dtype, outputs, outputs_if_any
 
 #: Of the roundings of one sum: orders of summation differ, and fast algorithms of convolution round more often.
 _ROUNDINGS = 32
@@ -49,12 +49,15 @@ def measure_each(
     """Each fold beside what it replaces, on the signals that reach it in the model as it is."""
     found: dict[Fold | Lone, Local] = {}
 
-    def work(forward: Forward) -> None:
+    def work(forward: Run) -> None:
         for fold in folds:
-            (_listen_to_layer if isinstance(fold, Fold) else _listen_to_norm)(fold, found)  # type: ignore[arg-type]
+            if isinstance(fold, Fold):
+                _listen_to_layer(fold, found)
+            else:
+                _listen_to_norm(fold, found)
         forward(model)
 
-    on_loan(model, example, dtype, work)
+    in_dtype(model, example, dtype, work)
     return found
 
 
@@ -118,8 +121,9 @@ class Yardstick:
     ) -> None:
         self._model, self._example = model, example
         self._judged = judged
-        self._known = {dtype: outputs_if_any(model, example, dtype) for dtype in dict.fromkeys((*judged, *told))}
-        self._exact = self._known.get(torch.float64) or outputs_if_any(model, example, torch.float64)
+        dtypes = dict.fromkeys((*judged, *told, torch.float64))
+        self._known = {dtype: outputs_if_any(model, example, dtype) for dtype in dtypes}
+        self._exact = self._known[torch.float64]
 
     def error(self, folds: Sequence[Fold | Lone], dtype: torch.dtype) -> float:
         """The largest difference that folds make; NaN where the model does not run in this dtype."""
@@ -138,14 +142,19 @@ class Yardstick:
 
         A model that does not even repeat itself says nothing about its folds: each was compared by itself.
         """
-        for dtype in (dtype for dtype in self._judged if self._known[dtype] is not None):
+        for dtype in self._judged:
+            known = self._known[dtype]
+            if known is None:
+                continue
             try:
-                error, found = self.error(folds, dtype), self.distances(folds, dtype)
+                folded = self._folded(folds, dtype)
             except Exception as failure:  # whatever the user's code raises
                 return f"without it the model fails: {type(failure).__name__}: {first_line(failure)}"
-            allowed = self._allowed(dtype, None if found is None else found[0])
-            if (error if found is None else found[1]) > allowed and self.error([], dtype) <= allowed:
-                return f"the model's output would move by {error:.3g} in {str(dtype).removeprefix('torch.')}"
+            allowed = self._allowed(dtype, None if self._exact is None else largest(known, self._exact))
+            away = largest(folded, known if self._exact is None else self._exact)
+            if away > allowed and self.error([], dtype) <= allowed:
+                moved = largest(folded, known)
+                return f"the model's output would move by {moved:.3g} in {str(dtype).removeprefix('torch.')}"
         return None
 
     def _folded(self, folds: Sequence[Fold | Lone], dtype: torch.dtype) -> list[Tensor]:
