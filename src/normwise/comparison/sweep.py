@@ -54,8 +54,9 @@ class Sweep:
         self.norms, self.missing, self.left_out = entrants
         self.settings = replace(settings, norms=tuple(self.norms))
         self.rates: dict[tuple[str, int], float] = {}
-        self.cost = {size: self._cost(size) for size in settings.batch_sizes}
         self.runs = self._plan()
+        first = {run.batch_size: run for run in reversed(self.runs)}
+        self.cost = {size: self._cost(first[size]) for size in settings.batch_sizes if size in first}
 
     def run(self, on_event: Listener | None, store: Store | None) -> list[Row]:
         """Do the runs that `store` does not hold yet; returns the rows of all runs in the order of the plan."""
@@ -156,14 +157,14 @@ class Sweep:
     def _trainer(self, run: Run, settings: Settings, data: Data) -> Trainer:
         return Trainer(self._network(run), data, run, settings)
 
-    def _cost(self, batch_size: int) -> float:
-        run = Run(self.settings.norms[0], batch_size, self.settings.seeds[0])
-        steps = len(self.data.x_train) // batch_size * self.settings.epochs
+    def _cost(self, run: Run) -> float:
+        """Seconds that a run takes, by its first steps."""
+        steps = len(self.data.x_train) // run.batch_size * self.settings.epochs
         try:
             return steps * min(self._steps(run, most=TIMED_STEPS))
         except torch.OutOfMemoryError as error:
             raise InputError(
-                f"A training step at batch size {batch_size} does not fit into the memory of "
+                f"A training step at batch size {run.batch_size} does not fit into the memory of "
                 f"{self.settings.device}; write smaller batch sizes."
             ) from error
 
