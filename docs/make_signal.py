@@ -208,15 +208,16 @@ How it tells a fault from what only looks like one:
   stands behind a branch that starts at 0 (the last normalizer's weight, a gain), as long as gradients go around it.
 - *Gradients* count times the variance, so that the scale of a layer in front of a normalizer does not matter; what
   one gain takes away that starts small (CaiT's 1e-5) is one step and no vanishing.
-- *The gap* between training and evaluation is that of the model's outputs, of the last tensor of more than one value,
-  also where `forward=` returns a loss. Nets that have not been trained are not asked for it.
+- *The gap* between training and evaluation is that of the model's output, also where `forward=` returns a loss: the
+  first tensor of more than one value that the last module with such a tensor gives. Nets that have not been trained
+  are not asked for it.
 - *Dropout before BatchNorm* is measured, with dropout and without, also where it is a function; 1.2 times the
   variance counts.
 - *A bias* is useless only if the normalizer that takes each channel's mean is all that reads it.
 
 In fresh and trained nets of timm, torchvision and transformers (ResNets, ViTs, ConvNeXt, EfficientNet, RegNet,
 NFNets, CaiT, BERT, RoBERTa, GPT-2, LLaMA, T5, ...) nothing is found (`tests/signal/test_diagnose_libraries.py`);
-thirty planted faults are found, first in the list (`tests/signal/test_diagnose_faults.py`). A deep plain net with
+33 planted faults are found, first in the list (`tests/signal/test_diagnose_faults.py`). A deep plain net with
 ReLU and He's initialization (VGG, SqueezeNet, AlexNet) gets *mean shift*, and rightly so; VGG with BatchNorm has
 biases that do nothing.
 """

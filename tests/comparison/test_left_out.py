@@ -67,3 +67,11 @@ def test_a_batch_of_one_is_missing_and_the_other_sizes_are_there():
         "BatchNorm ('batch') is left out at batch size 1: a single sample has no batch to normalize over."
     ]
     assert [verdict.batch_size for verdict in summarize(rows).verdicts] == [1, 8]
+
+
+@pytest.mark.parametrize(("others", "sizes"), [(["none"], {1, 8}), ([], {8})])
+def test_the_first_may_be_the_one_that_is_missing_at_a_batch_size(others, sizes):
+    """What a run takes is foretold by one that is there, and of a batch size without any by none."""
+    rows, about = run(model=perceptron, data=features, norms=["batch", *others], batch_sizes=(1, 8))
+    assert {row["batch_size"] for row in rows} == sizes
+    assert about["missing"] == [["batch", 1]]

@@ -29,6 +29,11 @@ def test_a_gpu_gives_complete_rows_and_keeps_the_callers_random_state():
     assert min(row["test_accuracy"] for row in rows) > 0.3
 
 
+def test_learning_rates_are_chosen_on_a_gpu():
+    rows = compare(**(SMALL | {"norms": ["batch"], "batch_sizes": [64], "epochs": 1, "lrs": [0.1, 0.5]}))
+    assert [row["status"] for row in rows] == ["finished"]
+
+
 def test_the_accelerator_is_not_seeded_by_a_comparison_on_the_cpu():
     torch.cuda.manual_seed(1)
     expected = torch.rand(2, device="cuda")

@@ -106,6 +106,9 @@ def test_what_is_wrong_with_a_csv_is_said(tmp_path, text, target, said):
         (np.random.rand(9, 3), None, "the classes are not whole numbers"),
         (np.zeros((9, 3)), "3", "has the columns 0 to 2; write the number of one"),
         (np.zeros((9, 3)), "x", "has the columns 0 to 2; write the number of one"),
+        (np.zeros(9, [("a", "U3"), ("y", "i8")]), None, r"column 'a' holds <U3 of shape \[9\] where one number"),
+        (np.zeros(9, [("a", "f4", 2), ("y", "i8")]), None, r"column 'a' holds float32 of shape \[9, 2\] where one"),
+        (np.zeros(9, [("y", "i8")]), None, "has no column beside the classes"),
     ],
 )
 def test_what_is_wrong_with_an_npy_is_said(tmp_path, array, target, said):
@@ -128,6 +131,13 @@ def test_a_truncated_file_is_told_as_such(tmp_path, name, share):
         InputError, match=rf"not a readable \.{name[-3:]} file .* it may be cut off: write it again with"
     ):
         load_data(str(path), 8)
+
+
+def test_an_npz_by_the_name_of_an_npy_is_told_as_such(tmp_path):
+    with (tmp_path / "a.npy").open("wb") as file:
+        np.savez(file, x=np.random.rand(40, 8), y=np.arange(40) % 2)
+    with pytest.raises(InputError, match=r"holds several arrays under the name of an \.npy file"):
+        load_data(str(tmp_path / "a.npy"), 8)
 
 
 def test_a_damaged_npz_is_told_as_such(tmp_path):

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import InputError
-from .files import STDOUT, check_file
+from .files import STDOUT, Csv, Json, check_file
 from .stopping import exit_code, terminable
 
 # tests/test_cli.py holds these against the layers' own table and the function's defaults, which only torch can load.
@@ -62,8 +62,6 @@ Device = Annotated[str | None, typer.Option(metavar="NAME", help="cpu or cuda; b
 Out = Annotated[
     Path, typer.Option(metavar="FOLDER", help="For results and report; finished runs in it are not repeated.")
 ]
-Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also all rows as a JSON list; - is stdout.")]
-Csv = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Also one line per run as CSV.")]
 
 
 def compare(

@@ -1,13 +1,19 @@
-"""Files that the command line writes."""
+"""Files that the command line writes, and the options of those that hold the rows of a comparison."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from ..errors import InputError
 
 STDOUT = Path("-")
+
+Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also all rows as a JSON list; - is stdout.")]
+Csv = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Also one line per run as CSV.")]
 
 
 def check_file(file: Path | None) -> None:

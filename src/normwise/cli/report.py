@@ -8,11 +8,9 @@ from typing import Annotated
 import typer
 
 from ..errors import InputError
-from .files import STDOUT, check_file
+from .files import STDOUT, Csv, Json, check_file
 
 Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="What `normwise compare --out` was given.")]
-Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also all rows as a JSON list; - is stdout.")]
-Csv = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Also one line per run as CSV.")]
 
 
 def report(folder: Folder, json_file: Json = None, csv_file: Csv = None) -> None:

@@ -94,7 +94,7 @@ def fingerprint(data: Data) -> str:
     total = hashlib.sha256(repr(data.classes).encode())
     for tensor in (data.x_train, data.y_train, data.x_test, data.y_test):
         total.update(repr((tensor.dtype, tuple(tensor.shape))).encode())
-        total.update(tensor.contiguous().numpy().data)
+        total.update(tensor.cpu().contiguous().numpy().data)
     return total.hexdigest()[:16]
 
 

@@ -83,15 +83,16 @@ def compare(
         image_size: side to which the images of a folder are resized; by default the smallest at which every
             normalizer of the model gets a map of 4×4, or of 2×2 where the images are small.
         device: the GPU where there is one, else the CPU.
-        out: folder for `results.jsonl` (a line per finished run, at once on disk) and `settings.json`. Runs that
-            the folder holds already are not repeated.
+        out: folder for `results.jsonl` (a line per finished run, at once on disk), `settings.json` and, with `lrs`,
+            `learning_rates.jsonl`. Runs and tries that the folder holds already are not repeated.
         on_event: called with each `Event`.
 
     A row is a flat JSON dict: what was run (`norm`, `batch_size`, `seed`, ...), `status` ("finished" or
     "diverged"), accuracies from 0 to 1 (`test_accuracy` in evaluation mode; `test_accuracy_train_mode` with the
     normalizers in training mode at the run's batch size; `train_eval_gap`, the second minus the first), `curve`
-    by epoch, `step_ms` (median of forward, backward and update), `peak_memory_bytes` (parameters, buffers,
-    optimizer state and the peak of what one step allocates), and `layers`: squared channel mean and channel
+    by epoch, `step_ms` (forward, backward and update: the median of steps taken in turns with the other contestants;
+    None where all of them do not fit into memory together), `peak_memory_bytes` (parameters, buffers, optimizer
+    state and the peak of what one step allocates), and `layers`: squared channel mean and channel
     variance of the input of each normalization site, at the start and at the end.
 
     Raises InputError (a ValueError) with what to write instead, before the first run, for everything that cannot

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime, timezone
+from functools import partial
 from typing import Any
 
 import torch
@@ -54,21 +55,25 @@ class Sweep:
         self.norms, self.missing, self.left_out = entrants
         self.settings = replace(settings, norms=tuple(self.norms))
         self.rates: dict[tuple[str, int], float] = {}
-        self.cost = {size: self._cost(size) for size in settings.batch_sizes}
         self.runs = self._plan()
+        first = {run.batch_size: run for run in reversed(self.runs)}
+        self.cost = {size: self._cost(first[size]) for size in settings.batch_sizes if size in first}
 
     def run(self, on_event: Listener | None, store: Store | None) -> list[Row]:
         """Do the runs that `store` does not hold yet; returns the rows of all runs in the order of the plan."""
         tell: Listener = on_event or (lambda _: None)
+        models = {name: self.recipe.fingerprint(norm) for name, norm in self.norms.items()}
         if self.validation is not None:
-            self.rates = self._choose_rates(self.validation, tell, store)
-        keys = self._keys()
+            self.rates = self._choose_rates(self.validation, models, tell, store)
+        data = self.data.fingerprint
+        keys = {run: _key(self._settings_of(run), data, models[run.norm], run) for run in self.runs}
         known = store.rows() if store else {}
         rows = {run: known[key] for run, key in keys.items() if key in known}
         progress = Progress(self.runs, self.cost, rows)
+        about = self.about()
         if store:
-            store.write_settings(self.about() | {"keys": list(keys.values())})
-        tell(SweepStarted(out=store.folder if store else None, about=self.about(), **_state(progress)))
+            store.write_settings(about | {"keys": list(keys.values())})
+        tell(SweepStarted(out=store.folder if store else None, about=about, **_state(progress)))
         for run, row in rows.items():
             tell(RunSkipped(run=run, row=row, **_state(progress)))
         for (seed, size), group in itertools.groupby(self.runs, key=lambda run: (run.seed, run.batch_size)):
@@ -113,35 +118,27 @@ class Sweep:
         grid = itertools.product(self.settings.seeds, sizes, self.settings.norms)
         return [Run(norm, size, seed) for seed, size, norm in grid if (norm, size) not in self.missing]
 
-    def _keys(self) -> dict[Run, str]:
-        models = {name: self.recipe.fingerprint(norm) for name, norm in self.norms.items()}
-        shared = [self.data.fingerprint, versions()]
-        own = {run: [renorm.PROTOCOL] if run.norm == renorm.RENORM else [] for run in self.runs}
-        return {
-            run: digest([self._settings_of(run).identity(), *shared, models[run.norm], run, *own[run]])
-            for run in self.runs
-        }
-
     def _settings_of(self, run: Run) -> Settings:
         chosen = self.rates.get((run.norm, run.batch_size), self.settings.learning_rate)
         return replace(self.settings, learning_rate=chosen)
 
-    def _choose_rates(self, part: Data, tell: Listener, store: Store | None) -> dict[tuple[str, int], float]:
+    def _choose_rates(
+        self, part: Data, models: Mapping[str, str], tell: Listener, store: Store | None
+    ) -> dict[tuple[str, int], float]:
         """The learning rate of each contestant at each batch size; what `store` has tried is not tried again."""
         first = [run for run in self.runs if run.seed == self.settings.seeds[0]]
         grid = [(run, rate) for run in first for rate in self.settings.lrs]
         known = store.tries() if store else {}
+        data = fingerprint(part)
         found: dict[tuple[str, int], list[Try]] = {}
         begin = time.perf_counter()
         for done, (run, rate) in enumerate(grid, start=1):
-            of_rate = replace(self.settings, learning_rate=rate)
-            key = digest(
-                [of_rate.identity(), fingerprint(part), versions(), self.recipe.fingerprint(self.norms[run.norm]), run]
-            )
+            settings = replace(self.settings, learning_rate=rate)
+            key = _key(settings, data, models[run.norm], run)
             if key in known:
                 tried = Try(**known[key])
             else:
-                tried = try_rate(lambda run, chosen: self._trainer(run, chosen, part), run, self.settings, rate)
+                tried = try_rate(partial(self._trainer, run, settings, part), run, settings)
                 if store:
                     store.append_try({"key": key, **tried._asdict()})
             found.setdefault((run.norm, run.batch_size), []).append(tried)
@@ -156,14 +153,14 @@ class Sweep:
     def _trainer(self, run: Run, settings: Settings, data: Data) -> Trainer:
         return Trainer(self._network(run), data, run, settings)
 
-    def _cost(self, batch_size: int) -> float:
-        run = Run(self.settings.norms[0], batch_size, self.settings.seeds[0])
-        steps = len(self.data.x_train) // batch_size * self.settings.epochs
+    def _cost(self, run: Run) -> float:
+        """Seconds that a run takes, by its first steps."""
+        steps = len(self.data.x_train) // run.batch_size * self.settings.epochs
         try:
             return steps * min(self._steps(run, most=TIMED_STEPS))
         except torch.OutOfMemoryError as error:
             raise InputError(
-                f"A training step at batch size {batch_size} does not fit into the memory of "
+                f"A training step at batch size {run.batch_size} does not fit into the memory of "
                 f"{self.settings.device}; write smaller batch sizes."
             ) from error
 
@@ -210,6 +207,12 @@ class Sweep:
             "started": started.isoformat(timespec="seconds"),
             "versions": versions(),
         }
+
+
+def _key(settings: Settings, data: str, model: str, run: Run) -> str:
+    """Of all that the result of a run depends on; `data` and `model` are fingerprints."""
+    own = [renorm.PROTOCOL] if run.norm == renorm.RENORM else []
+    return digest([settings.identity(), data, versions(), model, run, *own])
 
 
 def _state(progress: Progress, run: Run | None = None, part: float = 0.0, seconds: float = 0.0) -> dict[str, Any]:

@@ -50,11 +50,15 @@ def npy_table(path: Path, target: str | None) -> Data:
     """Features and classes of an array [N, columns]; `target` is the number of the column of the classes, the last
     by default, and its name in a structured array."""
     array = loaded(path, "numpy.save")
-    assert isinstance(array, np.ndarray)
+    if not isinstance(array, np.ndarray):
+        raise InputError(f"{path}: holds several arrays under the name of an .npy file; write it with numpy.save.")
     if array.dtype.names:
         at = _target(path, array.dtype.names, target)
-        columns = [np.asarray(array[name], dtype=np.float32) for name in array.dtype.names if name != at]
-        return _split(path, np.stack(columns, axis=1), array[at])
+        columns = [_column(path, name, array[name]) for name in array.dtype.names if name != at]
+        x = np.empty((len(array), len(columns)), dtype=np.float32)
+        for i, column in enumerate(columns):
+            x[:, i] = column
+        return _split(path, x, array[at])
     if array.ndim != 2 or array.dtype.kind not in "buif" or array.shape[1] < 2:
         raise InputError(
             f"{path}: holds {array.dtype} of shape {list(array.shape)}; save a table [N, columns] of numbers with the "
@@ -94,6 +98,13 @@ def _split(path: Path, x: np.ndarray, y: np.ndarray) -> Data:
             "another column."
         )
     return split(path.name, torch.from_numpy(x), labels, classes, HELD_OUT)
+
+
+def _column(path: Path, name: str, column: np.ndarray) -> np.ndarray:
+    if column.ndim != 1 or column.dtype.kind not in "buif":
+        said = f"{column.dtype} of shape {list(column.shape)}"
+        raise InputError(f"{path}: column {name!r} holds {said} where one number per line must be; leave it out.")
+    return column
 
 
 def _number(path: Path, name: str, text: str) -> float:

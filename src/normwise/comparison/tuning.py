@@ -38,8 +38,7 @@ def validation_part(data: Data, largest_batch: int) -> Data:
     for label in range(len(data.classes)):
         members = order[labels == label]
         held[members[: round(VALIDATION_SHARE * len(members))]] = True
-    kept = order[~held[order]].sort().values.to(data.x_train.device)
-    out = order[held[order]].sort().values.to(data.x_train.device)
+    kept, out = (part.nonzero().flatten().to(data.x_train.device) for part in (~held, held))
     if largest_batch > len(kept) or not len(out):
         raise InputError(
             f"lrs: {len(out)} of the {len(order)} training samples are set aside to choose the learning rate; write "
@@ -49,12 +48,11 @@ def validation_part(data: Data, largest_batch: int) -> Data:
     return replace(data, x_train=x[kept], y_train=y[kept], x_test=x[out], y_test=y[out])
 
 
-def try_rate(make: Callable[[Run, Settings], Trainer], run: Run, settings: Settings, rate: float) -> Try:
-    """Train a contestant at a learning rate; `make` gives its trainer on the `validation_part`."""
-    chosen = replace(settings, learning_rate=rate)
+def try_rate(make: Callable[[], Trainer], run: Run, settings: Settings) -> Try:
+    """Train a contestant at the learning rate of `settings`; `make` gives its trainer on the `validation_part`."""
     with isolated(run.seed, settings.device, settings.threads):
-        outcome = run_epochs(make(run, chosen), settings.epochs, lambda *_: None)
-    return Try(run.norm, run.batch_size, rate, outcome["test_accuracy"], outcome["test_loss"])
+        outcome = run_epochs(make(), settings.epochs, lambda *_: None)
+    return Try(run.norm, run.batch_size, settings.learning_rate, outcome["test_accuracy"], outcome["test_loss"])
 
 
 def best_rate(tries: Sequence[Try]) -> float:

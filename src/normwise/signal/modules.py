@@ -76,6 +76,12 @@ def module_name(tap: str) -> str:
     return tap.partition("#")[0].partition("[")[0]
 
 
+def has_zero_weight(module: nn.Module) -> bool:
+    """Whether a weight or a gain of its own is 0 everywhere, as the last one of a residual branch often is at first."""
+    own = (parameter for name, parameter in module.named_parameters(recurse=False) if "bias" not in name)
+    return not all(bool(weight.any()) for weight in own)
+
+
 def type_name(module: nn.Module) -> str:
     return parametrize.type_before_parametrizations(module).__name__
 

@@ -7,7 +7,7 @@ from itertools import groupby, takewhile
 
 from torch import nn
 
-from .modules import module_name, type_name
+from .modules import has_zero_weight, module_name, type_name
 from .records import Tap
 
 
@@ -37,7 +37,6 @@ def _zeroed(modules: dict[str, nn.Module], before: Sequence[Tap]) -> str | None:
         module = modules.get(module_name(tap.name))
         if tap.kind != "layer" or tap.variance or tap.squared_mean or module is None:
             continue
-        weights = [p for name, p in module.named_parameters(recurse=False) if "bias" not in name]
-        if any(not bool(weight.any()) for weight in weights):
+        if has_zero_weight(module):
             return tap.name
     return None

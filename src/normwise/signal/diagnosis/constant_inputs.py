@@ -44,9 +44,10 @@ def constant_inputs(model: nn.Module, trace: Trace, again: Callable[..., Trace],
         calls.clear()
         return call(model, batch)
 
+    modules = {module_name(suspect) for suspect in suspects}
     with ExitStack() as stack:
         for module, name in watched_modules(model).items():
-            if name in {module_name(suspect) for suspect in suspects}:
+            if name in modules:
                 hook = partial(arrive, name)
                 stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
         again(forward=counted)

@@ -97,15 +97,15 @@ def poisoned_statistics(evidence: Evidence) -> Iterator[Finding]:
     """A single NaN or infinity in a batch stays in torch's running statistics for ever."""
     for name, module in evidence.model.named_modules():
         memory = [b for key, b in module.named_buffers(recurse=False) if key in ("running_mean", "running_var")]
-        broken = [int((~b.isfinite()).sum()) for b in memory if b is not None]
-        if any(broken):
+        broken = sum(map(nonfinite_values, memory))
+        if broken:
             yield Finding(
                 "error",
                 "poisoned statistics",
                 name,
-                f"{sum(broken)} of the {sum(b.numel() for b in memory)} running means and variances are NaN or "
+                f"{broken} of the {sum(b.numel() for b in memory)} running means and variances are NaN or "
                 "infinite: the evaluation mode gives NaN, whatever the input.",
                 "Reset them (module.reset_running_stats()) and let clean batches pass; normwise's BatchNorm skips "
                 "batches that are not finite.",
-                float(sum(broken)),
+                float(broken),
             )

@@ -38,7 +38,8 @@ class Heard:
     sites: dict[str, Site] = field(default_factory=dict)
     dropouts: dict[str, str] = field(default_factory=dict)
     outputs: list[Tensor] = field(default_factory=list)
-    """Of each batch the last tensor of more than one value that a module gave: a model's output, not its loss."""
+    """Of each batch what the last module gave that gave a tensor of more than one value, of several such tensors the
+    first: a model's output, not its loss."""
 
 
 @contextmanager

@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from itertools import pairwise
 from statistics import median
 
-from torch import nn
-
 from normwise.weights.layers import LAYERS
 
+from ..modules import has_zero_weight
 from ..records import Tap
 from .constant_inputs import DEAD
 from .evidence import Evidence
@@ -68,22 +67,17 @@ def dead_layer(evidence: Evidence) -> Iterator[Finding]:
 
 def _on_purpose(evidence: Evidence, tap: Tap) -> bool:
     """Zero at the start: the last layer or gain of a branch, around which gradients go, or the net's last layer."""
-    if not _is_zeroed(evidence.module_of(tap)):
+    module = evidence.module_of(tap)
+    if module is None or not has_zero_weight(module):
         return False
     place = evidence.taps.index(tap)
     before, later = evidence.taps[:place], evidence.taps[place + 1 :]
     modules = [(t, evidence.module_of(t)) for t in later]
-    layers = [t for t, module in modules if isinstance(module, LAYERS) and not _is_zeroed(module)]
+    layers = [t for t, module in modules if isinstance(module, LAYERS) and not has_zero_weight(module)]
     if tap.gradient:
         return not layers or any(t.gradient for t in before)
     # A head that starts at zero passes no gradient to anybody.
     return not layers or any(t.dead_share < DEAD for t in layers)
-
-
-def _is_zeroed(module: nn.Module | None) -> bool:
-    """Whether a weight or a gain of the module is 0."""
-    own = [] if module is None else [p for name, p in module.named_parameters(recurse=False) if "bias" not in name]
-    return not all(bool(weight.any()) for weight in own)
 
 
 def gradient_range(evidence: Evidence) -> Iterator[Finding]:
