@@ -178,7 +178,7 @@ class SpectralNorm(WideBuffers):
         with without_autocast(weight):
             wide = weight.to(computing_dtype(weight))
             matrix = as_matrix(wide, self.dim)
-            with unseen():
+            with unseen(*(self.buffers() if self.training else ())):
                 u, v = (self._iterated if self.training else self._trustworthy)(matrix.detach())
             sigma = singular_value(matrix, u, v)
             return (wide / torch.where(sigma > self.eps, sigma, torch.ones_like(sigma))).to(weight.dtype)
