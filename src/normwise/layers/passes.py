@@ -131,7 +131,9 @@ def _before(
     mean: Tensor, var: Tensor, running_mean: Tensor, running_var: Tensor, batches: Tensor, memory: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     number = int(memory)
-    passes = _of_layers.get(number) or _of_graphs.setdefault(number, Passes())
+    passes = _of_layers.get(number) or _of_graphs.get(number)
+    if passes is None:
+        passes = _of_graphs[number] = Passes()
     batch = Moments(mean.clone(), var.clone(), 1)
     if recomputing():
         return tuple(t.clone() for t in passes.find(batch, nested=False))  # type: ignore[return-value]
