@@ -15,7 +15,7 @@ from normwise.core.moments import Moments
 from normwise.core.operators import LIBRARY, OPERATORS
 from normwise.core.recomputing import recomputing
 from normwise.core.running import RunningStatistics
-from normwise.operations.context import under_function_transform
+from normwise.core.transforms import under_function_transform
 
 #: How many passes are kept that may have to be run again.
 MOST = 256

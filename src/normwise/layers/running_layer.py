@@ -14,8 +14,8 @@ from normwise.core.lasting import lasting, unseen
 from normwise.core.moments import Moments, concatenate
 from normwise.core.policy import StatisticsPolicy
 from normwise.core.running import Judge, RunningStatistics
+from normwise.core.transforms import under_function_transform
 from normwise.core.wide_buffers import WideBuffers
-from normwise.operations.context import under_function_transform
 from normwise.operations.normalize import Result
 
 from ._shared import ChannelLayer
