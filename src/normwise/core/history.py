@@ -12,7 +12,9 @@ from .transforms import under_function_transform
 def without_history(t: Tensor) -> Tensor:
     """``t`` without a gradient, and in forward mode and under `torch.func` without a tangent, which `detach` keeps.
 
-    >>> with forward_ad.dual_level():
+    >>> import warnings
+    >>> with warnings.catch_warnings(), forward_ad.dual_level():
+    ...     warnings.simplefilter("ignore")  # torch itself calls torch.jit.script on the first use, which is deprecated
     ...     dual = forward_ad.make_dual(torch.ones(2), torch.ones(2))
     ...     forward_ad.unpack_dual(without_history(dual)).tangent is None
     True
