@@ -1,12 +1,12 @@
 """Conditional batch normalization and SPADE over real processes: any split is one process on the whole."""
 
 import os
-import socket
 import subprocess
 import sys
 import textwrap
 
 import pytest
+from several_processes import free_port
 
 SCRIPT = textwrap.dedent(
     """
@@ -49,10 +49,8 @@ SCRIPT = textwrap.dedent(
 
 @pytest.mark.slow  # the fast suite: tests/conformance, all layers in one pair of processes
 def test_any_split_over_processes_is_one_process_on_the_whole():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = str(s.getsockname()[1])
-    shared = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    here = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": "2"}
+    shared = {**os.environ, **here, "OMP_NUM_THREADS": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     processes = [
         subprocess.Popen([sys.executable, "-c", SCRIPT], env={**shared, "RANK": str(rank)}, **pipes)

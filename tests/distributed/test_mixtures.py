@@ -1,23 +1,11 @@
 """Batch Renorm, Switchable, Batch-Instance Norm and EvoNorm-B0 over two real processes (gloo)."""
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from several_processes import assert_all_hold
 
 
 @pytest.mark.slow  # the fast suite: tests/conformance, all layers in one pair of processes
 def test_any_split_over_processes_is_one_process_on_the_whole():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = str(s.getsockname()[1])
-    worker = Path(__file__).with_name("mixture_worker.py")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--master-port", port, "--nproc-per-node", "2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*launcher, str(worker)], capture_output=True, text=True, timeout=240, env=environment)
-    assert done.returncode == 0, done.stderr[-4000:]
-    for rank in range(2):
-        assert f"rank {rank}: all properties hold" in done.stdout
+    assert_all_hold(Path(__file__).with_name("mixture_worker.py"))

@@ -2,7 +2,6 @@
 
 import copy
 import os
-import socket
 import subprocess
 import sys
 import textwrap
@@ -11,29 +10,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from several_processes import assert_all_hold, free_port
 from torch import nn
 from torch.testing import assert_close
 
 import normwise as nw
 
-WORKER = Path(__file__).with_name("worker.py")
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return str(s.getsockname()[1])
-
 
 @pytest.mark.parametrize("world", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_any_split_over_processes_is_one_process_on_the_whole(world):
-    command = [sys.executable, "-m", "torch.distributed.run", "--master-port", free_port()]
-    command += ["--nproc-per-node", str(world), str(WORKER)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
-    assert done.returncode == 0, done.stderr[-4000:]
-    for rank in range(world):
-        assert f"rank {rank}: all properties hold" in done.stdout
+    assert_all_hold(Path(__file__).with_name("worker.py"), world)
 
 
 def test_a_dead_process_is_an_error_for_the_others_not_a_hang():

@@ -10,7 +10,8 @@ from torch.testing import assert_close
 
 from normwise import Affine, Moments, normalize, use_backend
 from normwise.core import formulas
-from normwise.operations.context import plain_operations_wanted, under_function_transform, without_autocast
+from normwise.core.transforms import under_function_transform
+from normwise.operations.context import plain_operations_wanted, without_autocast
 
 # torch itself compiles its forward-mode rules with torch.jit.script on their first use.
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")

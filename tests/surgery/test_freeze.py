@@ -165,6 +165,23 @@ def test_frozen_layers_of_others_are_left_as_they_are():
     assert_close(memory(layer), before)
 
 
+def test_a_bank_of_somebody_elses_is_none_of_statistics():
+    """As a contrastive model's bank of keys."""
+
+    class WithABank(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bank, self.norm = nn.Linear(2, 2), nn.BatchNorm1d(2)
+
+        def forward(self, x):
+            return self.norm(self.bank(x))
+
+    model = WithABank()
+    nw.recalibrate(model, [torch.randn(4096, 2)])
+    assert model.norm.running_mean.abs().min() > 0
+    assert nw.freeze(model) == 1
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_what_cannot_be_frozen():
     with pytest.raises(ValueError, match=r"freeze: where='norm' matches none of the layers"):

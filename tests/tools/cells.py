@@ -1,7 +1,7 @@
 """The cells of the page of tools: one function per tool, which proves that a layer comes out of it right.
 
 An outcome is "works" (the result was compared and agrees), "evaluates" (in evaluation; in training it is a clear
-error), "error" (a clear one) or "-" (the question does not arise). The yardstick is the layer itself, called as always;
+error) or "error" (a clear one). The yardstick is the layer itself, called as always;
 that this is right is proven against torch.nn and NumPy in tests/layers.
 """
 
@@ -18,7 +18,7 @@ from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.testing import assert_close
 
-from tests.conformance.cells import ERROR, NOT_APPLICABLE, WORKS, Case, needs_processes
+from tests.conformance.cells import ERROR, WORKS, Case, needs_processes
 
 #: In evaluation; in training it says that it does not.
 EVALUATES = "evaluates"
@@ -226,4 +226,4 @@ CELLS = {
     "export": exported,
     "batched gradients": many_gradients,
 }
-__all__ = ["CELLS", "ERROR", "NOT_APPLICABLE", "WORKS"]
+__all__ = ["CELLS", "ERROR", "EVALUATES", "WORKS"]

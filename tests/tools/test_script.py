@@ -9,7 +9,7 @@ from torch import nn
 from torch.testing import assert_close
 
 import normwise as nw
-from normwise.layers.scripting.scripted import _ACTIVATIONS
+from normwise.layers.scripting.scripted import _ACTIVATIONS, Scripted
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.* is deprecated:DeprecationWarning")
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
@@ -43,6 +43,28 @@ def test_options(name, training):
         x, residual = torch.randn(2, *shape) * 2 + 1
         assert_close(script(x, residual), twin(x, residual), **CLOSE)
     assert_close(dict(script.named_buffers()), dict(twin.named_buffers()), **CLOSE)
+
+
+STAND_INS = {
+    **LAYERS,
+    "batch and instance": (lambda: nw.EvoNormB0(4), (2, 4, 5, 5)),
+    "batch and instance, no space": (lambda: nw.EvoNormB0(4), (3, 4)),
+    "gated groups": (lambda: nw.EvoNormS0(4, 2), (2, 4, 5, 5)),
+    "gated groups, no space": (lambda: nw.EvoNormS0(4, 2), (3, 4)),
+    "responses": (lambda: nw.GlobalResponseNorm(4), (2, 4, 5, 5)),
+}
+
+
+@pytest.mark.parametrize("name", STAND_INS)
+def test_the_model_that_was_given_still_runs_in_python(name):
+    """With the stand-ins that torch put into it."""
+    make, shape = STAND_INS[name]
+    model, x = nn.Sequential(make()).eval(), torch.randn(shape)
+    twin = copy.deepcopy(model)
+    script = torch.jit.script(model)
+    assert isinstance(model[0], Scripted)
+    assert_close(model(x), twin(x), **CLOSE)
+    assert_close(script(x), twin(x), **CLOSE)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])

@@ -153,6 +153,22 @@ def test_the_gradient_is_the_norms_own():
 
 
 @pytest.mark.parametrize("operator", [False, True])
+def test_one_that_was_made_in_inference_is_trained_there(operator):
+    """Its vectors are tensors of inference mode, which cannot change outside of it."""
+    twin = spectral_norm(nn.Linear(5, 4), operator=operator)
+    with torch.inference_mode():
+        layer = spectral_norm(nn.Linear(5, 4), operator=operator)
+        layer.load_state_dict(twin.state_dict())
+    x = torch.randn(2, 5)
+    with torch.inference_mode():
+        for one in (layer, twin):
+            raw(one).data.mul_(3).add_(1)
+        for _ in range(2):
+            assert_close(layer(x), twin(x))
+    assert_close(dict(layer.named_buffers()), dict(twin.named_buffers()))
+
+
+@pytest.mark.parametrize("operator", [False, True])
 @pytest.mark.parametrize("training", [False, True])
 def test_what_was_computed_in_inference_serves_for_gradients(operator, training):
     torch.manual_seed(0)

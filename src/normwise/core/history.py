@@ -6,19 +6,20 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from .transforms import under_function_transform
+
 
 def without_history(t: Tensor) -> Tensor:
     """``t`` without a gradient, and in forward mode and under `torch.func` without a tangent, which `detach` keeps.
 
-    >>> with forward_ad.dual_level():
+    >>> import warnings
+    >>> with warnings.catch_warnings(), forward_ad.dual_level():
+    ...     warnings.simplefilter("ignore")  # torch itself calls torch.jit.script on the first use, which is deprecated
     ...     dual = forward_ad.make_dual(torch.ones(2), torch.ones(2))
     ...     forward_ad.unpack_dual(without_history(dual)).tangent is None
     True
     """
-    if torch.compiler.is_compiling():
-        return t.detach()
-    transformed = torch._C._functorch.peek_interpreter_stack() is not None  # pyright: ignore[reportAttributeAccessIssue]
-    if not transformed and forward_ad._current_level < 0:
+    if torch.compiler.is_compiling() or not under_function_transform():
         return t.detach()
     with torch.no_grad(), forward_ad._set_fwd_grad_enabled(False):
         return t.clone()

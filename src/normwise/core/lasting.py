@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes, _get_current_dispatch_mode_stack
 
 _NOTHING = nullcontext()
@@ -23,13 +24,17 @@ def lasting() -> AbstractContextManager[None]:
     return _without_modes() if _some_mode_holds() else _NOTHING
 
 
-def unseen() -> AbstractContextManager[None]:
+def unseen(*written: Tensor | None) -> AbstractContextManager[None]:
     """For a layer's dealings with its own state: as `lasting`, but where they are imagined or recorded they still are.
 
     Selective checkpointing finds what it saved by the number of an operator's call, and may not see what only the first
-    of two passes does.
+    of two passes does. Where a tensor that will be ``written`` was made in inference mode, that mode goes on: outside
+    of it the tensor cannot change.
     """
-    return _without_modes() if _some_mode_holds() and not imagined_or_recorded() else _NOTHING
+    if not _some_mode_holds() or imagined_or_recorded():
+        return _NOTHING
+    made_there = torch.is_inference_mode_enabled() and any(t.is_inference() for t in written if t is not None)
+    return _without_modes(inference=made_there)
 
 
 def imagined_or_recorded() -> bool:
@@ -44,6 +49,6 @@ def _some_mode_holds() -> bool:
 
 
 @contextmanager
-def _without_modes() -> Iterator[None]:
-    with torch.inference_mode(False), _disable_current_modes():
+def _without_modes(*, inference: bool = False) -> Iterator[None]:
+    with torch.inference_mode(inference), _disable_current_modes():
         yield

@@ -1,4 +1,4 @@
-"""What a layer remembers, beside a transform of `torch.func`: reached from inside of one."""
+"""Transforms of `torch.func` and forward-mode AD: whether one runs, and what a layer remembers, from inside of one."""
 
 from __future__ import annotations
 
@@ -8,6 +8,12 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+
+
+def under_function_transform() -> bool:
+    """True under `torch.func` and forward-mode AD, for which some of torch's own operators lack rules."""
+    inside = torch._C._functorch.peek_interpreter_stack()  # pyright: ignore[reportAttributeAccessIssue]
+    return inside is not None or forward_ad._current_level >= 0
 
 
 def value_outside(t: Tensor) -> Tensor | None:

@@ -9,13 +9,12 @@ from typing import Any
 from torch import nn
 from torch.ao.quantization import fuser_method_mappings
 
-from normwise.layers import BatchNorm1d, BatchNorm2d, BatchNorm3d
-from normwise.layers.torch_twin import torch_twin
+from normwise.layers.torch_twin import TWINS, torch_twin
 
 #: torch's functions by the types that they fuse.
 Table = dict[tuple[type, ...], Callable[..., Any]]
 
-_OURS = {nn.BatchNorm1d: BatchNorm1d, nn.BatchNorm2d: BatchNorm2d, nn.BatchNorm3d: BatchNorm3d}
+_OURS: dict[type, type] = {theirs: ours for ours, theirs in TWINS.items()}
 
 
 def register() -> None:
@@ -31,7 +30,7 @@ def _fuse(table: Table, method: Callable[..., Any], is_qat: bool, *given: Any) -
     """With torch's twins of our layers, and their own relu as a module behind them."""
     modules: list[nn.Module] = []
     for module in given:
-        if not isinstance(module, tuple(_OURS.values())):
+        if not isinstance(module, tuple(TWINS)):
             modules.append(module)
             continue
         twin = torch_twin(module)

@@ -23,6 +23,7 @@ class _Waiting(MetaPathFinder):
 
     def __init__(self, name: str, action: Callable[[ModuleType], None]) -> None:
         self.name, self.action = name, action
+        self._asks_others = False
 
     def find_spec(
         self,
@@ -30,13 +31,22 @@ class _Waiting(MetaPathFinder):
         path: Sequence[str] | None = None,  # noqa: ARG002  # the importer's signature
         target: ModuleType | None = None,  # noqa: ARG002
     ) -> ModuleSpec | None:
-        if name != self.name:
+        if name != self.name or self._asks_others:
             return None
-        sys.meta_path.remove(self)  # from here on it is found without us
-        spec = importlib.util.find_spec(name)
+        self._asks_others = True
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            self._asks_others = False
         if spec is not None and spec.loader is not None:
-            spec.loader = _Telling(spec.loader, self.action)
+            spec.loader = _Telling(spec.loader, self._tell)
         return spec
+
+    def _tell(self, module: ModuleType) -> None:
+        # Not before: whoever only looks whether the module is there asks for its spec, too.
+        if self in sys.meta_path:
+            sys.meta_path.remove(self)
+            self.action(module)
 
 
 class _Telling(Loader):

@@ -15,7 +15,7 @@ from normwise.core.moments import Moments
 from normwise.core.operators import LIBRARY, OPERATORS
 from normwise.core.recomputing import recomputing
 from normwise.core.running import RunningStatistics
-from normwise.operations.context import under_function_transform
+from normwise.core.transforms import under_function_transform
 
 #: How many passes are kept that may have to be run again.
 MOST = 256
@@ -131,7 +131,9 @@ def _before(
     mean: Tensor, var: Tensor, running_mean: Tensor, running_var: Tensor, batches: Tensor, memory: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     number = int(memory)
-    passes = _of_layers.get(number) or _of_graphs.setdefault(number, Passes())
+    passes = _of_layers.get(number) or _of_graphs.get(number)
+    if passes is None:
+        passes = _of_graphs[number] = Passes()
     batch = Moments(mean.clone(), var.clone(), 1)
     if recomputing():
         return tuple(t.clone() for t in passes.find(batch, nested=False))  # type: ignore[return-value]

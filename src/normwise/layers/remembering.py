@@ -7,7 +7,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from .running_layer import StatisticsBank
+from .running_layer import RunningLayer, StatisticsBank
 
 
 class Memory(NamedTuple):
@@ -29,8 +29,7 @@ def memory_of(layer: nn.Module) -> Memory | None:
     """
     if isinstance(layer, StatisticsBank):
         return None
-    bank = getattr(layer, "bank", None)
-    holder = layer if bank is None else layer.make_bank(bank)  # type: ignore[operator]
+    holder = layer.make_bank(layer.bank) if isinstance(layer, RunningLayer) and layer.bank is not None else layer
     mean, var = (holder._buffers.get(name) for name in ("running_mean", "running_var"))
     if mean is None or var is None or mean.dim() != 1 or mean.shape != var.shape:
         return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -15,8 +14,8 @@ from normwise.core.lasting import lasting, unseen
 from normwise.core.moments import Moments, concatenate
 from normwise.core.policy import StatisticsPolicy
 from normwise.core.running import Judge, RunningStatistics
+from normwise.core.transforms import under_function_transform
 from normwise.core.wide_buffers import WideBuffers
-from normwise.operations.context import under_function_transform
 from normwise.operations.normalize import Result
 
 from ._shared import ChannelLayer
@@ -120,17 +119,11 @@ class RunningLayer(WideBuffers, ChannelLayer):
     def _remember(self, result: Result) -> None:
         if not self.policy.admits_updates():
             return
-        # Of a layer that was made in inference mode the buffers change there alone.
-        with nullcontext() if self._made_in_inference() else unseen():
+        with unseen(*self._buffers.values()):
             if self.policy.pending is not None:
                 self.policy.pending.append(result.statistics())
             else:
                 self.commit(result.statistics())
-
-    def _made_in_inference(self) -> bool:
-        if torch.compiler.is_compiling():
-            return False
-        return any(buffer.is_inference() for buffer in self._buffers.values() if buffer is not None)
 
     def commit_pending(self) -> None:
         """Close a `pool_updates` block: take the statistics of all its forward passes in as one batch."""

@@ -8,7 +8,8 @@ from torch import nn
 
 from .batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 
-_TWINS: dict[type, type[nn.Module]] = {
+#: torch's layers by ours.
+TWINS: dict[type, type[nn.Module]] = {
     BatchNorm1d: nn.BatchNorm1d,
     BatchNorm2d: nn.BatchNorm2d,
     BatchNorm3d: nn.BatchNorm3d,
@@ -31,7 +32,7 @@ def torch_twin(layer: Any) -> nn.Module:
             f"{name}: torch's layer has no statistics bank, cannot be frozen and knows no processes; "
             "leave the bank, unfreeze it, or take the process_group away first."
         )
-    twin = _TWINS[type(layer)](
+    twin = TWINS[type(layer)](
         layer.num_features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats, device="meta"
     )
     twin._parameters.update(layer._parameters)

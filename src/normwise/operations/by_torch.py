@@ -18,9 +18,10 @@ from normwise.core.layout import check_memory, holds, in_layout_of
 from normwise.core.moments import Moments, statistics_dtype, widen
 from normwise.core.observed import is_recorded
 from normwise.core.precision import table_dtype
+from normwise.core.transforms import under_function_transform
 
 from . import plain
-from .context import Context, needs_graph, under_function_transform
+from .context import Context, needs_graph
 from .epilogue import finish, narrowed
 from .request import BATCH, NO_POOL, Request
 from .saved import guarded, watch

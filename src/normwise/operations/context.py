@@ -13,6 +13,7 @@ from torch.utils._device import DeviceContext
 
 from normwise.backends import Backend, forced
 from normwise.core.observed import is_imagined, is_observed
+from normwise.core.transforms import under_function_transform
 
 from .request import PLANES, Request, plain_pool
 
@@ -62,12 +63,6 @@ def plain_operations_wanted() -> bool:
     """
     # The exporter to ONNX compiles or traces.
     return is_observed() or forward_ad._current_level >= 0
-
-
-def under_function_transform() -> bool:
-    """True under `torch.func` and forward-mode AD, for which some of torch's own operators lack rules."""
-    inside = torch._C._functorch.peek_interpreter_stack()  # pyright: ignore[reportAttributeAccessIssue]
-    return inside is not None or forward_ad._current_level >= 0
 
 
 def additions_are_watched() -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from normwise.core.observed import is_mapped
-from normwise.operations.context import under_function_transform
+from normwise.core.transforms import under_function_transform
 
 from .axes import carried_axis
 from .calls import Call, Calls

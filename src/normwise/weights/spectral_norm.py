@@ -10,9 +10,9 @@ from normwise.core.arguments import check_floating
 from normwise.core.lasting import unseen
 from normwise.core.observed import has_values
 from normwise.core.tables import check_required
-from normwise.core.transforms import outside, value_outside
+from normwise.core.transforms import outside, under_function_transform, value_outside
 from normwise.core.wide_buffers import WideBuffers
-from normwise.operations.context import plain_operations_wanted, under_function_transform, without_autocast
+from normwise.operations.context import plain_operations_wanted, without_autocast
 
 from .layers import TRANSPOSED, AnyModule, check_numbers, computing_dtype, weight_of
 from .old_names import know_old_names
@@ -178,7 +178,7 @@ class SpectralNorm(WideBuffers):
         with without_autocast(weight):
             wide = weight.to(computing_dtype(weight))
             matrix = as_matrix(wide, self.dim)
-            with unseen():
+            with unseen(*(self.buffers() if self.training else ())):
                 u, v = (self._iterated if self.training else self._trustworthy)(matrix.detach())
             sigma = singular_value(matrix, u, v)
             return (wide / torch.where(sigma > self.eps, sigma, torch.ones_like(sigma))).to(weight.dtype)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .scripted import Scripted, wide, wide_or_none
+from .scripted import Scripted, affine, over_space, positions, wide, wide_or_none
 
 
 class ScriptedGroupNorm(Scripted):
@@ -59,21 +59,15 @@ class ScriptedFilterResponseNorm(Scripted):
 
     def forward(self, input: Tensor, residual: Optional[Tensor] = None) -> Tensor:  # noqa: UP045  # TorchScript
         x = wide(input)
-        shape = [1, -1] + [1] * (x.dim() - 2)
-        space = list(range(2, x.dim()))
-        power = x.square().mean(space, keepdim=True) if len(space) > 0 else x.square()
+        power = over_space(positions(x.square()).mean(2), x)
         floor = torch.full([1], self.eps, dtype=x.dtype, device=x.device)
         if self.learned_eps is not None:
             floor = floor + self.learned_eps.abs()
-        y = x * torch.rsqrt(power + floor)
-        if self.weight is not None:
-            y = y * self.weight.view(shape)
-        if self.bias is not None:
-            y = y + self.bias.view(shape)
+        y = affine(x * torch.rsqrt(power + floor), self.weight, self.bias)
         if self.tau is not None:
             if residual is not None:
                 y = y + residual
-            return torch.maximum(y, self.tau.to(y.dtype).view(shape)).to(input.dtype)
+            return torch.maximum(y, over_space(self.tau.to(y.dtype), y)).to(input.dtype)
         return self.finished(y, residual, input)
 
 
@@ -84,16 +78,12 @@ class ScriptedGlobalResponseNorm(Scripted):
 
     def forward(self, input: Tensor, residual: Optional[Tensor] = None) -> Tensor:  # noqa: UP045  # TorchScript
         x = wide(input)
-        shape = [1, -1] + [1] * (x.dim() - 2)
-        space = list(range(2, x.dim()))
-        squares = x.square().sum(space, keepdim=True) if len(space) > 0 else x.square()
+        squares = over_space(positions(x.square()).sum(2), x)
         positive = squares > 0
         # The root's slope at 0 is infinite.
         norm = torch.where(positive, torch.where(positive, squares, torch.ones_like(squares)).sqrt(), squares)
-        y = x + self.weight.view(shape) * x * (norm / (norm.mean(1, keepdim=True) + self.eps))
-        if self.bias is not None:
-            y = y + self.bias.view(shape)
-        return self.finished(y, residual, input)
+        y = x + over_space(self.weight, x) * x * (norm / (norm.mean(1, keepdim=True) + self.eps))
+        return self.finished(affine(y, None, self.bias), residual, input)
 
 
 class ScriptedEvoNormS0(Scripted):
@@ -103,15 +93,10 @@ class ScriptedEvoNormS0(Scripted):
 
     def forward(self, input: Tensor, residual: Optional[Tensor] = None) -> Tensor:  # noqa: UP045  # TorchScript
         x = wide(input)
-        shape = [1, -1] + [1] * (x.dim() - 2)
         var = x.view(x.shape[0], self.groups, -1).var(2, unbiased=False)
         scale = torch.rsqrt(var + self.eps).repeat_interleave(x.shape[1] // self.groups, 1)
-        y = x * torch.sigmoid(self.v.view(shape) * x) * scale.view(x.shape[:2] + shape[2:])
-        if self.weight is not None:
-            y = y * self.weight.view(shape)
-        if self.bias is not None:
-            y = y + self.bias.view(shape)
-        return self.finished(y, residual, input)
+        y = x * torch.sigmoid(over_space(self.v, x) * x) * over_space(scale, x)
+        return self.finished(affine(y, self.weight, self.bias), residual, input)
 
 
 class ScriptedSquash(Scripted):

@@ -11,51 +11,57 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .scripted import Scripted, wide, wide_or_none
+from .scripted import Scripted, affine, over_space, positions, wide, wide_or_none
 
 
-class ScriptedBatchNorm(Scripted):
-    """Batch normalization, of any rank; of a layer with another formula in training the evaluation alone."""
+class _Remembering(Scripted):
+    """What has running statistics, and moves them in training unless it is frozen."""
 
     def __init__(self, layer: Any) -> None:
         super().__init__(layer)
         self.eps, self.frozen = layer.eps, layer.policy.frozen
         self.cumulative, self.momentum = layer.momentum is None, layer.momentum or 0.0
+
+    def trains(self) -> bool:
+        return self.training and not self.frozen
+
+    def counted(self) -> float:
+        """The weight of this batch, which is counted if it is one of training."""
+        if self.trains() and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+            if self.cumulative:
+                return 1.0 / float(self.num_batches_tracked)
+        return self.momentum
+
+
+class ScriptedBatchNorm(_Remembering):
+    """Batch normalization, of any rank; of a layer with another formula in training the evaluation alone."""
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__(layer)
         self.only_evaluates = layer.process_group is not None or "training" not in layer.plain_in
 
     def forward(self, input: Tensor, residual: Optional[Tensor] = None) -> Tensor:  # noqa: UP045  # TorchScript
         x = wide(input)
-        trains = self.training and not self.frozen
-        if trains and self.only_evaluates:
+        if self.trains() and self.only_evaluates:
             raise RuntimeError("In TorchScript this layer only evaluates; call eval(), or train the model of Python.")
-        factor = self.momentum
-        if trains and self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)
-            if self.cumulative:
-                factor = 1.0 / float(self.num_batches_tracked)
-        by_batch = trains or self.running_mean is None
+        by_batch, factor = self.trains() or self.running_mean is None, self.counted()
         weight, bias = wide_or_none(self.weight, x), wide_or_none(self.bias, x)
         y = F.batch_norm(x, self.running_mean, self.running_var, weight, bias, by_batch, factor, self.eps)
         return self.finished(y, residual, input)
 
 
-class ScriptedInstanceNorm(Scripted):
+class ScriptedInstanceNorm(_Remembering):
     """Instance normalization; a sample without a batch dimension is one of a batch of one."""
 
     def __init__(self, layer: Any) -> None:
         super().__init__(layer)
-        self.eps, self.rank, self.frozen = layer.eps, layer.rank, layer.policy.frozen
-        self.cumulative, self.momentum = layer.momentum is None, layer.momentum or 0.0
+        self.rank = layer.rank
 
     def forward(self, input: Tensor, residual: Optional[Tensor] = None) -> Tensor:  # noqa: UP045  # TorchScript
         alone = input.dim() == self.rank + 1
         x = wide(input.unsqueeze(0) if alone else input)
-        trains, factor = self.training and not self.frozen, self.momentum
-        if trains and self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)
-            if self.cumulative:
-                factor = 1.0 / float(self.num_batches_tracked)
-        by_input = trains or self.running_mean is None
+        by_input, factor = self.trains() or self.running_mean is None, self.counted()
         weight, bias = wide_or_none(self.weight, x), wide_or_none(self.bias, x)
         y = F.instance_norm(x, self.running_mean, self.running_var, weight, bias, by_input, factor, self.eps)
         return self.finished(y.squeeze(0) if alone else y, residual, input)
@@ -72,12 +78,7 @@ class ScriptedEvoNormB0(Scripted):
         if self.training:
             raise RuntimeError("In TorchScript this layer only evaluates; call eval(), or train the model of Python.")
         x = wide(input)
-        shape = [1, -1] + [1] * (x.dim() - 2)
-        own = torch.sqrt(x.flatten(2).var(2, unbiased=False) + self.eps).view(x.shape[:2] + shape[2:])
-        batch = torch.sqrt(self.running_var.to(x.dtype) + self.eps).view(shape)
-        y = x / torch.maximum(batch, self.v.to(x.dtype).view(shape) * x + own)
-        if self.weight is not None:
-            y = y * self.weight.view(shape)
-        if self.bias is not None:
-            y = y + self.bias.view(shape)
-        return self.finished(y, residual, input)
+        own = over_space(torch.sqrt(positions(x).var(2, unbiased=False) + self.eps), x)
+        batch = over_space(torch.sqrt(self.running_var.to(x.dtype) + self.eps), x)
+        y = x / torch.maximum(batch, over_space(self.v.to(x.dtype), x) * x + own)
+        return self.finished(affine(y, self.weight, self.bias), residual, input)

@@ -44,6 +44,24 @@ def wide_or_none(t: Optional[Tensor], x: Tensor) -> Optional[Tensor]:  # noqa: U
     return t if t is None else t.to(x.dtype)
 
 
+def positions(t: Tensor) -> Tensor:
+    """``[N, C, positions]``; there is one in ``[N, C]``."""
+    return t.unsqueeze(-1).flatten(2)
+
+
+def over_space(table: Tensor, x: Tensor) -> Tensor:
+    """A table ``[C]`` or ``[N, C]`` so that it broadcasts against ``x``."""
+    return table.view(list(table.shape) + [1] * (x.dim() - 2))
+
+
+def affine(y: Tensor, weight: Optional[Tensor], bias: Optional[Tensor]) -> Tensor:  # noqa: UP045  # TorchScript
+    if weight is not None:
+        y = y * over_space(weight, y)
+    if bias is not None:
+        y = y + over_space(bias, y)
+    return y
+
+
 def refuse(layer: nn.Module, why: str) -> NoReturn:
     """TypeError, with the model that `torch.jit.script` was given as it was.
 
