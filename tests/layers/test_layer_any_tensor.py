@@ -35,16 +35,17 @@ def calls(draw):
     """A layer and what is given to it; no samples, or no positions, now and then."""
     name, rank = draw(st.sampled_from(LAYERS))
     shape, dtype = draw(map_shapes(most=2000)), draw(st.sampled_from(DTYPES))
-    if name.startswith("token"):
+    rows = not NORMALIZERS[name].of_maps
+    if rows:
         channels = shape[-1]
     else:
         shape = (*shape, *(1, 3, 2))[: rank + 2]
         channels = shape[1]
     empty = draw(st.sampled_from([None] * 9 + [0, -1]))
-    if empty is not None and not name.startswith("token"):
+    if empty is not None and not rows:
         shape = tuple(0 if i in (empty, empty % len(shape)) and i != 1 else size for i, size in enumerate(shape))
     x, grad_y = draw(values(shape, dtype, draw(DISTANCE))), draw(values(shape, dtype))
-    mask = None if name in UNMASKED or name.startswith("token") else draw(masks(shape))
+    mask = None if name in UNMASKED or rows else draw(masks(shape))
     layer = NORMALIZERS[name].make(channels, rank or 2, None).to(statistics_dtype(dtype))
     for part in layer.modules():
         if isinstance(getattr(part, "eps", None), float):
@@ -75,6 +76,10 @@ def conditions(draw, kind, x):
         return [table(x.shape[0], 2, *x.shape[2:])]
     if kind == "style":
         return [(table(*x.shape[:2]), table(*x.shape[:2]).abs() + 0.5)]
+    if kind == "vector":
+        return [table(*x.shape[:1], 2) if x.dim() > 1 else table(2)]
+    if kind == "gate":
+        return [table(*x.shape)]
     return []
 
 

@@ -103,6 +103,17 @@ class ChannelLayer(FusedActivation):
         return f"reshape it to {max(dims)} dimensions."
 
 
+def check_channels_of_maps(layer: nn.Module, x: Tensor, channels: int) -> None:
+    """ValueError where ``x`` is not ``[N, C, *space]`` of a layer over the channels at each position."""
+    name = type(layer).__name__
+    check_input(x, name)
+    if x.shape[1] != channels:
+        raise ValueError(
+            f"{name}({channels}) expected {channels} channels in dimension 1, got input {list(x.shape)}; "
+            f"write {name}({x.shape[1]}), or {name.removesuffix('2d')} where the channels come last."
+        )
+
+
 def without_bias(layer: nn.Module) -> None:
     """`bias=False` where torch itself does not know the argument yet (before 2.13)."""
     if getattr(layer, "bias", None) is not None:
