@@ -136,7 +136,8 @@ class InstanceNorm2d(_InstanceNorm, nn.InstanceNorm2d):
     β unless ``affine=True``, and the same happens in evaluation unless ``track_running_stats=True``; then
     the buffers hold the average over the samples of their means and **unbiased** variances.
 
-    Args: as torch's. Keyword only: ``activation`` names an activation applied last, such as ``"relu"``.
+    Args: as torch's. Keyword only: ``activation`` names an activation applied last, such as ``"relu"``; ``lean`` as in
+    `BatchNorm2d`.
 
     ``forward(input, residual=None, mask=None, lengths=None)``: ``residual``, of its shape, is added before the
     activation. ``mask`` is boolean, ``[N, *space]`` or ``[N, 1, *space]``: the statistics are those of the values where
@@ -186,7 +187,8 @@ class GroupNorm(FusedActivation, nn.GroupNorm):
     and β are per channel. ``G = C`` is instance normalization; ``G = 1`` normalizes like LayerNorm over
     (C, \*space), with γ and β per channel.
 
-    Args: as torch's. Keyword only: ``activation`` names an activation applied last, such as ``"silu"``.
+    Args: as torch's. Keyword only: ``activation`` names an activation applied last, such as ``"silu"``; ``lean`` as in
+    `BatchNorm2d`.
 
     ``forward(input, residual=None, mask=None, lengths=None)``: as in `InstanceNorm2d`.
 

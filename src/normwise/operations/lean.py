@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from normwise.backends import Backend, Fused, offering, reference, select
@@ -63,7 +64,7 @@ class _KeepsOutput(Pass):
         shift = scale.new_zeros(1) if bias is None else bias.detach().to(kind)
         size = y.shape[0], channels
         slope = INVERTIBLE[activation]
-        z = y if slope == 1 else torch.where(y > 0, y, y / slope)
+        z = y if slope == 1 else F.leaky_relu(y, 1 / slope)
         return backend.apply(z, shift.expand(size), scale.expand(size), scale.new_zeros(()).expand(size), None, None)
 
 
@@ -160,7 +161,7 @@ def bind(request: Request, context: Context) -> LeanOverPools | LeanPlainly:
 def before_activation(grad_y: Tensor, y: Tensor, activation: str | None) -> Tensor:
     """The gradient before an activation of which the output's sign tells the slope."""
     slope = INVERTIBLE[activation]
-    return grad_y if slope == 1 else torch.where(y > 0, grad_y, grad_y * slope)
+    return grad_y if slope == 1 else torch.ops.aten.leaky_relu_backward(grad_y, y, slope, True)
 
 
 def most_ratio(dtype: torch.dtype) -> float:

@@ -64,19 +64,128 @@ Line<T> line_of_set(const void* values, int kept, int64_t set, int64_t width, co
   return line;
 }
 
+// A row of a table in the type K that it is kept in, read and written in the order of the steps.
+template <class T, class K>
+struct KeptRow {
+  K* data;
+
+  template <class P>
+  NW_INLINE Values<T> at(int64_t i, P part) const {
+    if constexpr (std::is_same_v<std::remove_const_t<K>, T>) {
+      return load(data + i, part);
+    } else {
+      Values<T> v{};
+      each_value(part, [&](int w, int l, int k) NW_LAMBDA { v.at[w][l] = canonical<T>(acc<T>(data[i + k])); });
+      return v;
+    }
+  }
+  template <class P>
+  NW_INLINE void put(int64_t i, const Values<T>& v, P part) const {
+    if constexpr (std::is_same_v<std::remove_const_t<K>, T>)
+      store(data + i, v, part);
+    else
+      each_value(part, [&](int w, int l, int k) NW_LAMBDA { data[i + k] = K(v.at[w][l]); });
+  }
+
+ private:
+  template <class P, class F>
+  static NW_INLINE void each_value(P part, F f) {
+    int n = step<T>;
+    if constexpr (std::is_same_v<P, Part>) n = part.k;
+    for (int w = 0; w < ways<T>; ++w)
+      for (int l = 0; l < lanes<acc<T>>; ++l)
+        if (const int k = value_at<T>(l, w); k < n) f(w, l, k);
+  }
+};
+
+// f(K()) for the type K that a table is kept in.
+template <class T, class F>
+void with_kept(int kept, F f) {
+  if (is_wide<T>(kept))
+    f(acc<T>());
+  else if (kept == kDouble)
+    f(double());
+  else
+    f(T());
+}
+
+// A row that has a map of its own.
+template <class T, class K>
+void normalize_token(const T* x, T* y, int64_t width, const Normal& normal, KeptRow<T, const K> scale,
+                     KeptRow<T, const K> shift, const acc<T>& plus) {
+  using A = acc<T>;
+  const A mean = A(normal.mean), root = A(normal.root), left = normal.left<A>();
+  each_step<T>(width, [&](int64_t i, auto part) NW_LAMBDA {
+    const Values<T> v = load(x + i, part), b = shift.data ? shift.at(i, part) : Values<T>{};
+    Values<T> w = scale.data ? scale.at(i, part) : Values<T>{}, out;
+    each_way<T>([&](int k) NW_LAMBDA { out.at[k] = ((v.at[k] - mean) * root + left) * (w.at[k] + plus) + b.at[k]; });
+    store(y + i, out, part);
+  });
+}
+
+// The gradients of such a row, gx and that of the scale, either of which may be null; that of the shift is gy.
+template <class T, class K>
+void token_gradients(const T* gy, const T* x, int64_t width, const Normal& normal, bool center,
+                     KeptRow<T, const K> scale, const acc<T>& plus, T* gx, KeptRow<T, K> to_scale) {
+  using A = acc<T>;
+  const Values<T> mean = everywhere<T>(A(normal.mean)), root = everywhere<T>(A(normal.root));
+  const Values<T> left = everywhere<T>(normal.left<A>());
+  Pair sums;
+  for (int64_t start = 0; gx && start < width; start += kChunk) {
+    Sum<A> plain, product;
+    sweep<T>(std::min(kChunk, width - start), [&](int64_t at, int slot, auto part) NW_LAMBDA {
+      const int64_t i = start + at;
+      const Values<T> w = scale.data ? scale.at(i, part) : Values<T>{};
+      normalized_step(gy + i, x + i, part, mean, root, left, [&](int k, vec<A> g, vec<A> normalized) NW_LAMBDA {
+        const vec<A> weighted = g * (w.at[k] + plus);
+        plain.slots[slot + k] += weighted;
+        product.slots[slot + k] += weighted * normalized;
+      });
+    });
+    sums.g += plain.total();
+    sums.gd += product.total();
+  }
+  const double share = normal.root / double(width);
+  const A constant = center ? A(-sums.g * share) : A(0), slope = A(-sums.gd * share);
+  each_step<T>(width, [&](int64_t i, auto part) NW_LAMBDA {
+    const Values<T> w = scale.data ? scale.at(i, part) : Values<T>{};
+    Values<T> out, turned;
+    normalized_step(gy + i, x + i, part, mean, root, left, [&](int k, vec<A> g, vec<A> normalized) NW_LAMBDA {
+      out.at[k] = g * (w.at[k] + plus) * root.at[k] + (normalized * slope + constant);
+      turned.at[k] = g * normalized;
+    });
+    if (gx) store(gx + i, out, part);
+    if (to_scale.data) to_scale.put(i, turned, part);
+  });
+}
+
 template <class T>
 void normalize_modulated(const RowCall<T>& call, int64_t per, const Modulation<T>& by, double eps, T* y) {
   const SetTasks tasks(call.rows, per, call.width);
+  const acc<T> plus = by.scale ? by.plus : acc<T>(1);
+  const auto measured = [&](int64_t row) {
+    const Normal normal = normal_of(call.x + row * call.width, call.width, eps, call.center);
+    call.mean[row] = normal.mean;
+    call.root[row] = normal.root;
+    return normal;
+  };
+  if (per == 1)
+    return with_kept<T>(by.kept, [&](auto kept) {
+      using K = decltype(kept);
+      for_each_row(call, [&](int64_t row) {
+        const int64_t at = row * call.width;
+        const KeptRow<T, const K> scale{by.scale ? static_cast<const K*>(by.scale) + at : nullptr};
+        const KeptRow<T, const K> shift{by.shift ? static_cast<const K*>(by.shift) + at : nullptr};
+        normalize_token(call.x + at, y + at, call.width, measured(row), scale, shift, plus);
+      });
+    });
   parallel(call.workers(), tasks.number(), [&](int64_t task) {
     tasks.each(task, [&](int64_t set, int64_t, int64_t row, int64_t end) {
-      const Line<T> scale = line_of_set<T>(by.scale, by.kept, set, call.width, by.scale ? by.plus : acc<T>(1));
+      const Line<T> scale = line_of_set<T>(by.scale, by.kept, set, call.width, plus);
       const Line<T> shift = line_of_set<T>(by.shift, by.kept, set, call.width, 0);
       for (; row < end; ++row) {
         const int64_t at = row * call.width;
-        const Normal normal = normal_of(call.x + at, call.width, eps, call.center);
-        call.mean[row] = normal.mean;
-        call.root[row] = normal.root;
-        normalize_part(call.x + at, y + at, call.width, normal, scale, shift);
+        normalize_part(call.x + at, y + at, call.width, measured(row), scale, shift);
       }
     });
   });
@@ -87,46 +196,34 @@ struct ModulationGradients {
   void *scale, *shift;
 };
 
-// Of a set of one row the gradient of the scale is no sum.
-template <class T>
-void token_gradient(const T* gy, const T* x, int64_t width, const Normal& normal, int kept, void* out) {
-  using A = acc<T>;
-  const Values<T> mean = everywhere<T>(A(normal.mean)), root = everywhere<T>(A(normal.root));
-  const Values<T> left = everywhere<T>(normal.left<A>());
-  Buffer<A> wide(is_wide<T>(kept) || kept == kNarrow ? 0 : padded<T>(width));
-  Buffer<A> ordered(is_wide<T>(kept) && !std::is_same_v<T, A> ? padded<T>(width) : 0);
-  A* line = wide.size() ? wide.data() : ordered.size() ? ordered.data() : nullptr;
-  each_step<T>(width, [&](int64_t i, auto part) NW_LAMBDA {
-    Values<T> turned;
-    normalized_step(gy + i, x + i, part, mean, root, left,
-                    [&](int k, vec<A> g, vec<A> normalized) NW_LAMBDA { turned.at[k] = g * normalized; });
-    if (line)
-      store_line<T>(line, i, turned);
-    else
-      store(static_cast<T*>(out) + i, turned, part);
-  });
-  if (line) set_kept<T>(out, kept, width, [&](int64_t i) { return double(line[place<T>(i)]); });
-}
-
 template <class T>
 void differentiate_modulated(const RowCall<T>& call, int64_t per, const Modulation<T>& by, const RowGradients<T>& to,
                              const ModulationGradients& out) {
-  const SetTasks tasks(call.rows, per, call.width);
-  const int64_t width = call.width, partial = per > 1 ? tasks.sets * tasks.parts * width : 0;
+  const acc<T> plus = by.scale ? by.plus : acc<T>(1);
+  const int64_t width = call.width;
+  if (per == 1)
+    return with_kept<T>(by.kept, [&](auto kept) {
+      using K = decltype(kept);
+      for_each_row(call, [&](int64_t row) {
+        const int64_t at = row * width;
+        const KeptRow<T, const K> scale{by.scale ? static_cast<const K*>(by.scale) + at : nullptr};
+        const KeptRow<T, K> to_scale{out.scale ? static_cast<K*>(out.scale) + at : nullptr};
+        T* gx = to.gx ? to.gx + at : nullptr;
+        token_gradients(to.gy + at, call.x + at, width, call.normal(row), call.center, scale, plus, gx, to_scale);
+      });
+    });
+  const SetTasks tasks(call.rows, per, width);
+  const int64_t partial = tasks.sets * tasks.parts * width;
   Buffer<double> to_scale(out.scale ? partial : 0), to_shift(out.shift ? partial : 0);
   parallel(call.workers(), tasks.number(), [&](int64_t task) {
     LineSums<T> sums(width);
     tasks.each(task, [&](int64_t set, int64_t part, int64_t row, int64_t end) {
-      const Line<T> scale = line_of_set<T>(by.scale, by.kept, set, width, by.scale ? by.plus : acc<T>(1));
+      const Line<T> scale = line_of_set<T>(by.scale, by.kept, set, width, plus);
       for (; row < end; ++row) {
         const T *gy = to.gy + row * width, *x = call.x + row * width;
         const Pair of_row = row_sums(gy, x, width, call.normal(row), scale, sums);
         if (to.gx) row_gradient(call, row, to, 0, width, of_row, scale);
-        if (per == 1 && out.scale)
-          token_gradient(gy, x, width, call.normal(row), by.kept,
-                         const_cast<void*>(set_of<T>(out.scale, by.kept, set, width)));
       }
-      if (per == 1) return;
       sums.flush();
       const int64_t at = (set * tasks.parts + part) * width;
       if (out.scale) std::copy_n(sums.to_weight.data(), width, &to_scale[at]);
@@ -135,7 +232,6 @@ void differentiate_modulated(const RowCall<T>& call, int64_t per, const Modulati
       std::fill_n(sums.to_bias.data(), width, 0.0);
     });
   });
-  if (per == 1) return;
   const auto deliver = [&](Buffer<double>& of, void* tables, int64_t set) {
     double* sum = &of[set * tasks.parts * width];
     for (int64_t part = 1; part < tasks.parts; ++part)
