@@ -13,10 +13,13 @@ import torch
 
 from ..backends import build_kernels
 from ..layers import Norm
+from .classification import Classification
 from .image_size import choose_image_size
 from .isolation import isolated
+from .metric import Metric, own_metric
+from .own_training import OwnTraining, TrainingFunction, open_training
 from .references import name_of
-from .settings import make_settings, named_norms
+from .settings import InputError, make_settings, named_norms
 from .sources import load_data
 from .storage import Store
 from .sweep import Listener, Row, Sweep
@@ -27,21 +30,26 @@ DataLike = str | Callable[[], Any]
 EXAMPLES = 2
 SMALL_MAP = 256
 IMAGE_SIZE = 32
+LEARNING_RATE = 0.6
+WEIGHT_DECAY = 5e-4
 
 
 def compare(
     model: ModelLike = "resnet8",
     data: DataLike = "digits",
     *,
+    train: str | TrainingFunction | None = None,
+    metric: str | None = None,
+    direction: str | None = None,
     target: str | None = None,
     standardize: bool = False,
     norms: Sequence[Norm] = ("batch", "group", "instance", "layer", "none", "nf"),
     batch_sizes: Sequence[int] = (2, 8, 64),
     seeds: int | Sequence[int] = 3,
     epochs: int = 6,
-    learning_rate: float = 0.6,
+    learning_rate: float | None = None,
     lrs: Sequence[float] | None = None,
-    weight_decay: float = 5e-4,
+    weight_decay: float = WEIGHT_DECAY,
     image_size: int | None = None,
     device: str | torch.device | None = None,
     out: str | os.PathLike[str] | None = None,
@@ -56,6 +64,10 @@ def compare(
     weights of its own, and is clipped unit by unit besides. On the CPU a row is determined by
     its `key` bit for bit, times aside.
 
+    With `train=` any task is compared, in the caller's own loop: `train(run)` is called once for each run and
+    returns a dict with the metric. `run.norm(channels)` makes its normalizer, `run.replace(model)` puts it into a
+    model; see `normwise.comparison.TrainingRun`.
+
     Args:
         model: `resnet8`, `resnet20`, `resnet18` and so on; `timm:NAME`, `torchvision:NAME`, `package.module:function`;
             a function or a module. A function gets `norm`, `in_channels` and `classes` where it has parameters of
@@ -63,6 +75,10 @@ def compare(
         data: `digits`; a folder with one directory per class; an `.npz` file with x_train, y_train, x_test, y_test
             or x, y; a table, `.csv` with a line of names or `.npy`; `package.module:function` or a function that
             returns (train, test), each a dataset of tensors or a pair (x, y).
+        train: a function, or `package.module:function`, that trains one model and returns what came of it, such as
+            `{"rmse": 0.31}`; in the place of `model` and `data`.
+        metric: with `train`, the key of that dict by which runs are judged.
+        direction: "max" where more of it is better, "min" where less is.
         target: the column of a table that holds the classes: its name, in an array its number; by default the one
             that is called target, class, label or y, and the last of an array.
         standardize: mean 0 and variance 1 over the training split for each feature of a table and each channel of
@@ -74,8 +90,9 @@ def compare(
         batch_sizes: each at most the size of the training split; what needs a batch is left out at 1.
         seeds: how many, or which.
         epochs: passes over the training split, the same for every run.
-        learning_rate: peak rate at batch sizes from 32 on. Of 0.3 to 0.8, 0.6 gave the best accuracy averaged over
-            the default normalizers on the digits; large nets and long runs want less.
+        learning_rate: peak rate at batch sizes from 32 on, by default 0.6. Of 0.3 to 0.8 that gave the best accuracy
+            averaged over the default normalizers on the digits; large nets and long runs want less. With `train` it is
+            `run.learning_rate`, as given.
         lrs: learning rates to choose from, in the place of `learning_rate`: each contestant gets, at each batch size,
             the one with the best accuracy on a fifth of the training split, which its runs then train on again. The
             held-out split, which the verdict rests on, has no part in that choice.
@@ -93,7 +110,10 @@ def compare(
     by epoch, `step_ms` (forward, backward and update: the median of steps taken in turns with the other contestants;
     None where all of them do not fit into memory together), `peak_memory_bytes` (parameters, buffers, optimizer
     state and the peak of what one step allocates), and `layers`: squared channel mean and channel
-    variance of the input of each normalization site, at the start and at the end.
+    variance of the input of each normalization site, at the start and at the end. With `train` a row has `value`, the
+    metric; `metrics`, all that the function returned; `curve`, what it reported; `step_ms`, the median time between the
+    steps of its optimizers; and `traceback` where it failed. A failed run does not end the sweep, and is tried again
+    when the sweep is.
 
     Raises InputError (a ValueError) with what to write instead, before the first run, for everything that cannot
     work. KeyboardInterrupt passes through; the finished runs are in `out`.
@@ -103,6 +123,26 @@ def compare(
     [('group', 'finished'), ('none', 'finished')]
     """
     named = named_norms(norms)
+    if train is not None:
+        given = {"model": model != "resnet8", "data": data != "digits", "target": target, "standardize": standardize}
+        given |= {"lrs": lrs, "weight_decay": weight_decay != WEIGHT_DECAY, "image_size": image_size}
+        experiment = _own_training(
+            train,
+            named,
+            own_metric(metric, direction),
+            not_taken=[name for name, value in given.items() if value],
+            batch_sizes=batch_sizes,
+            seeds=seeds,
+            epochs=epochs,
+            learning_rate=learning_rate,
+            device=device,
+        )
+        return _run(Sweep(experiment), on_event, out)
+    if metric is not None or direction is not None:
+        raise InputError(
+            "metric and direction go with train=, whose function returns the metric; our own loop trains classifiers "
+            "and is judged by their accuracy."
+        )
     settings = make_settings(
         model=name_of(model),
         data=name_of(data),
@@ -110,7 +150,7 @@ def compare(
         batch_sizes=batch_sizes,
         seeds=seeds,
         epochs=epochs,
-        learning_rate=learning_rate,
+        learning_rate=LEARNING_RATE if learning_rate is None else learning_rate,
         lrs=lrs,
         weight_decay=weight_decay,
         image_size=IMAGE_SIZE if image_size is None else image_size,
@@ -124,11 +164,49 @@ def compare(
     recipe = open_model(model, loaded.x_train[:EXAMPLES], len(loaded.classes))
     if settings.device == "cpu":
         build_kernels(torch.float32)  # or the first runs would be computed otherwise than the last
-    sweep = Sweep(replace(settings, threads=threads_for(loaded.sample_shape)), named, loaded, recipe)
+    settings = replace(settings, threads=threads_for(loaded.sample_shape))
+    return _run(Sweep(Classification(settings, named, loaded, recipe)), on_event, out)
+
+
+def _run(sweep: Sweep, on_event: Listener | None, out: str | os.PathLike[str] | None) -> list[Row]:
     if out is None:
         return sweep.run(on_event, None)
     with Store(Path(out)) as store:
         return sweep.run(on_event, store)
+
+
+def _own_training(
+    train: str | TrainingFunction,
+    named: dict[str, Norm],
+    metric: Metric,
+    *,
+    not_taken: Sequence[str],
+    batch_sizes: Sequence[int],
+    seeds: int | Sequence[int],
+    epochs: int,
+    learning_rate: float | None,
+    device: str | torch.device | None,
+) -> OwnTraining:
+    if not_taken:
+        raise InputError(f"{', '.join(not_taken)}: train= brings model, data and training with it; leave it out.")
+    settings = make_settings(
+        model=name_of(train),
+        data="",
+        norms=list(named),
+        batch_sizes=batch_sizes,
+        seeds=seeds,
+        epochs=epochs,
+        learning_rate=LEARNING_RATE if learning_rate is None else learning_rate,
+        lrs=None,
+        weight_decay=0.0,
+        image_size=IMAGE_SIZE,
+        device=device,
+    )
+    settings = replace(settings, metric=metric.name, direction=metric.direction, learning_rate=learning_rate or 0.0)
+    experiment = OwnTraining(settings, named, open_training(train), metric)
+    if settings.device == "cpu":
+        build_kernels(torch.float32)
+    return experiment
 
 
 def threads_for(sample_shape: tuple[int, ...]) -> int:
