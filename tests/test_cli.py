@@ -71,6 +71,8 @@ BAD = {
     "no metric": (("--train", "m:f"), "train= needs metric="),
     "a metric without a function": (("--metric", "rmse:min"), "metric and direction go with train="),
     "missing function": (("--train", "nowhere:f", "--metric", "rmse:min"), "there is no module 'nowhere'"),
+    "no processes": (("--jobs", "0"), "jobs must be how many processes do runs at a time"),
+    "no part": (("--shard", "4"), "shard must be a part of how many"),
     "missing device": (("--device", "gpu"), "is not available here; write 'cpu'"),
     "groups": (("--norms", "group:5"), "group:5"),
     "out is a file": (("--out", "file"), "cannot be written"),

@@ -74,6 +74,10 @@ ImageSize = Annotated[
     int | None, typer.Option(metavar="N", help="Pixels per side for images; by default what model and files ask for.")
 ]
 Device = Annotated[str | None, typer.Option(metavar="NAME", help="cpu or cuda; by default a GPU if there is one.")]
+Jobs = Annotated[int, typer.Option(metavar="N", help="Processes that do runs at a time.")]
+Shard = Annotated[
+    str | None, typer.Option(metavar="K/N", help="Do the K-th of N parts; `normwise report FOLDERS` joins them.")
+]
 Out = Annotated[
     Path, typer.Option(metavar="FOLDER", help="For results and report; finished runs in it are not repeated.")
 ]
@@ -95,6 +99,8 @@ def compare(
     weight_decay: WeightDecay = 5e-4,
     image_size: ImageSize = None,
     device: Device = None,
+    jobs: Jobs = 1,
+    shard: Shard = None,
     out: Out = Path("results/compare"),
     json_file: Json = None,
     csv_file: Csv = None,
@@ -135,6 +141,8 @@ def compare(
                 weight_decay=weight_decay,
                 image_size=image_size,
                 device=device,
+                jobs=jobs,
+                shard=shard,
                 out=out,
                 on_event=progress,
             )

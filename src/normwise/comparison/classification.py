@@ -89,6 +89,9 @@ class Classification:
             **result,
         }
 
+    def lost(self, message: str) -> Row:
+        raise RuntimeError(f"{self.recipe.name}: {message} Write smaller batch sizes, or fewer jobs.")
+
     def about(self) -> dict[str, Any]:
         data = self.data
         return {

@@ -2,36 +2,21 @@
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from ..backends import build_kernels
 from ..layers import Norm
-from .classification import Classification
-from .image_size import choose_image_size
-from .isolation import isolated
-from .metric import Metric, own_metric
-from .own_training import OwnTraining, TrainingFunction, open_training
-from .references import name_of
-from .settings import InputError, make_settings, named_norms
-from .sources import load_data
+from .jobs import check_jobs, run_in_processes, threads_of_each
+from .own_training import TrainingFunction
+from .request import WEIGHT_DECAY, DataLike, Request, open_experiment
 from .storage import Store
-from .sweep import Listener, Row, Sweep
-from .zoo import ModelLike, open_model
-
-DataLike = str | Callable[[], Any]
-
-EXAMPLES = 2
-SMALL_MAP = 256
-IMAGE_SIZE = 32
-LEARNING_RATE = 0.6
-WEIGHT_DECAY = 5e-4
+from .sweep import Listener, Row, Sweep, parse_shard
+from .zoo import ModelLike
 
 
 def compare(
@@ -52,6 +37,8 @@ def compare(
     weight_decay: float = WEIGHT_DECAY,
     image_size: int | None = None,
     device: str | torch.device | None = None,
+    jobs: int = 1,
+    shard: str | None = None,
     out: str | os.PathLike[str] | None = None,
     on_event: Listener | None = None,
 ) -> list[Row]:
@@ -100,8 +87,14 @@ def compare(
         image_size: side to which the images of a folder are resized; by default the smallest at which every
             normalizer of the model gets a map of 4×4, or of 2×2 where the images are small.
         device: the GPU where there is one, else the CPU.
+        jobs: how many processes of this machine do runs at a time, each with its share of the processors' threads. Step
+            times are measured before, while nothing else runs. What is compared must be importable by other
+            processes.
+        shard: "3/16" does the third of sixteen parts of the sweep, on one of many machines that share `out` or have
+            folders of their own; `normwise report` shows several folders as one.
         out: folder for `results.jsonl` (a line per finished run, at once on disk), `settings.json` and, with `lrs`,
-            `learning_rates.jsonl`. Runs and tries that the folder holds already are not repeated.
+            `learning_rates.jsonl`. Runs and tries that the folder holds already are not repeated. Several processes
+            with the same sweep may fill one folder: each writes a file of its own, `results-1.jsonl` and so on.
         on_event: called with each `Event`.
 
     A row is a flat JSON dict: what was run (`norm`, `batch_size`, `seed`, ...), `status` ("finished" or
@@ -122,97 +115,33 @@ def compare(
     >>> [(row["norm"], row["status"]) for row in rows]
     [('group', 'finished'), ('none', 'finished')]
     """
-    named = named_norms(norms)
-    if train is not None:
-        given = {"model": model != "resnet8", "data": data != "digits", "target": target, "standardize": standardize}
-        given |= {"lrs": lrs, "weight_decay": weight_decay != WEIGHT_DECAY, "image_size": image_size}
-        experiment = _own_training(
-            train,
-            named,
-            own_metric(metric, direction),
-            not_taken=[name for name, value in given.items() if value],
-            batch_sizes=batch_sizes,
-            seeds=seeds,
-            epochs=epochs,
-            learning_rate=learning_rate,
-            device=device,
-        )
-        return _run(Sweep(experiment), on_event, out)
-    if metric is not None or direction is not None:
-        raise InputError(
-            "metric and direction go with train=, whose function returns the metric; our own loop trains classifiers "
-            "and is judged by their accuracy."
-        )
-    settings = make_settings(
-        model=name_of(model),
-        data=name_of(data),
-        norms=list(named),
+    request = Request(
+        model=model,
+        data=data,
+        train=train,
+        metric=metric,
+        direction=direction,
+        target=target,
+        standardize=standardize,
+        norms=norms,
         batch_sizes=batch_sizes,
         seeds=seeds,
         epochs=epochs,
-        learning_rate=LEARNING_RATE if learning_rate is None else learning_rate,
+        learning_rate=learning_rate,
         lrs=lrs,
         weight_decay=weight_decay,
-        image_size=IMAGE_SIZE if image_size is None else image_size,
+        image_size=image_size,
         device=device,
     )
-    settings = replace(settings, target=target, standardize=standardize)
-    if image_size is None and isinstance(data, str) and Path(data).is_dir():
-        settings = replace(settings, image_size=choose_image_size(model, Path(data)))
-    with isolated(0, "cpu"):
-        loaded = load_data(data, settings.image_size, target, standardize)
-    recipe = open_model(model, loaded.x_train[:EXAMPLES], len(loaded.classes))
-    if settings.device == "cpu":
-        build_kernels(torch.float32)  # or the first runs would be computed otherwise than the last
-    settings = replace(settings, threads=threads_for(loaded.sample_shape))
-    return _run(Sweep(Classification(settings, named, loaded, recipe)), on_event, out)
-
-
-def _run(sweep: Sweep, on_event: Listener | None, out: str | os.PathLike[str] | None) -> list[Row]:
-    if out is None:
-        return sweep.run(on_event, None)
-    with Store(Path(out)) as store:
+    check_jobs(jobs)
+    part = parse_shard(shard)
+    if jobs > 1:
+        request.check_picklable(jobs)
+    with threads_of_each(jobs) as threads, ExitStack() as stack:
+        sweep = Sweep(open_experiment(request), part)
+        if out is None and jobs > 1:
+            out = stack.enter_context(tempfile.TemporaryDirectory())
+        store = None if out is None else stack.enter_context(Store(Path(out)))
+        if store is not None and jobs > 1:
+            return run_in_processes(sweep, request, store, jobs, threads, on_event)
         return sweep.run(on_event, store)
-
-
-def _own_training(
-    train: str | TrainingFunction,
-    named: dict[str, Norm],
-    metric: Metric,
-    *,
-    not_taken: Sequence[str],
-    batch_sizes: Sequence[int],
-    seeds: int | Sequence[int],
-    epochs: int,
-    learning_rate: float | None,
-    device: str | torch.device | None,
-) -> OwnTraining:
-    if not_taken:
-        raise InputError(f"{', '.join(not_taken)}: train= brings model, data and training with it; leave it out.")
-    settings = make_settings(
-        model=name_of(train),
-        data="",
-        norms=list(named),
-        batch_sizes=batch_sizes,
-        seeds=seeds,
-        epochs=epochs,
-        learning_rate=LEARNING_RATE if learning_rate is None else learning_rate,
-        lrs=None,
-        weight_decay=0.0,
-        image_size=IMAGE_SIZE,
-        device=device,
-    )
-    settings = replace(settings, metric=metric.name, direction=metric.direction, learning_rate=learning_rate or 0.0)
-    experiment = OwnTraining(settings, named, open_training(train), metric)
-    if settings.device == "cpu":
-        build_kernels(torch.float32)
-    return experiment
-
-
-def threads_for(sample_shape: tuple[int, ...]) -> int:
-    """One thread for samples of at most 256 positions, where several cost more than they bring; else torch's.
-
-    >>> threads_for((1, 8, 8)), threads_for((64,))
-    (1, 1)
-    """
-    return 1 if math.prod(sample_shape[1:]) <= SMALL_MAP else torch.get_num_threads()

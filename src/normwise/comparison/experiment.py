@@ -49,6 +49,10 @@ class Experiment(Protocol):
         """Do one run: all fields of its row but the key and the times."""
         ...
 
+    def lost(self, message: str) -> Row:
+        """What `run` would give of a run that ended its process each time."""
+        ...
+
     def about(self) -> dict[str, Any]:
         """What was asked for, for `settings.json` and the report."""
         ...

@@ -58,7 +58,7 @@ class Metric:
         return " points" if self.share else ""
 
 
-ACCURACY = Metric("test accuracy", "max", "test_accuracy", share=True)
+ACCURACY = Metric("accuracy", "max", "test_accuracy", share=True)
 
 
 def own_metric(name: str | None, direction: str | None) -> Metric:

@@ -36,6 +36,7 @@ TrainingFunction = Callable[[TrainingRun], Mapping[str, float]]
 # The first steps warm caches up.
 UNTIMED_STEPS = 3
 MOST_TRACEBACK = 4000
+_NOT_MEASURED = {"step_ms": None, "peak_memory_bytes": None, "memory_kind": None}
 
 
 class OwnTraining:
@@ -89,17 +90,10 @@ class OwnTraining:
         )
         with isolated(run.seed, settings.device, settings.threads), _measured(settings.device) as measured:
             outcome = self._outcome(handle)
-        return {
-            "train": settings.model,
-            "metric": self.metric.name,
-            "direction": self.metric.direction,
-            "epochs": settings.epochs,
-            "learning_rate": settings.own_rate,
-            **outcome,
-            "curve": curve,
-            **measured,
-            "layers": [],
-        }
+        return self._row(outcome, measured, curve)
+
+    def lost(self, message: str) -> Row:
+        return self._row(_ended("failed", message), dict(_NOT_MEASURED), [])
 
     def about(self) -> dict[str, Any]:
         about = asdict(self.settings)
@@ -115,6 +109,19 @@ class OwnTraining:
                 "value.",
             ],
             "notes": [],
+        }
+
+    def _row(self, outcome: Row, measured: Row, curve: list[dict[str, Any]]) -> Row:
+        return {
+            "train": self.settings.model,
+            "metric": self.metric.name,
+            "direction": self.metric.direction,
+            "epochs": self.settings.epochs,
+            "learning_rate": self.settings.own_rate,
+            **outcome,
+            "curve": curve,
+            **measured,
+            "layers": [],
         }
 
     def _outcome(self, handle: TrainingRun) -> dict[str, Any]:
@@ -171,7 +178,7 @@ def _shortened(text: str) -> str:
 @contextmanager
 def _measured(device: str) -> Iterator[dict[str, Any]]:
     """The median time between the steps of the optimizers in the block, and on CUDA the peak of allocated memory."""
-    found: dict[str, Any] = {"step_ms": None, "peak_memory_bytes": None, "memory_kind": None}
+    found: dict[str, Any] = dict(_NOT_MEASURED)
     times: list[float] = []
     hook = register_optimizer_step_post_hook(lambda *_: times.append(time.perf_counter()))
     on_cuda = torch.device(device).type == "cuda"

@@ -3,55 +3,119 @@
 from __future__ import annotations
 
 import itertools
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import Any
 
 from .events import EpochFinished, Event, RunFinished, RunSkipped, RunStarted, SweepStarted
-from .experiment import Experiment, Row, Tell
+from .experiment import Experiment, Row
 from .machine import machine, versions
 from .progress import Progress
-from .settings import Run
-from .storage import Store
+from .settings import InputError, Run
+from .storage import Store, stamp
 
 Listener = Callable[[Event], None]
 
+# Seconds between two looks at what other processes have done.
+WAIT = 0.5
+
 
 class Sweep:
-    """The runs of one experiment."""
+    """The runs of one experiment, or one part of them: `part` is its number, counted from 1, and how many there are."""
 
-    def __init__(self, experiment: Experiment) -> None:
-        self.experiment = experiment
-        self.runs = planned(experiment)
+    def __init__(self, experiment: Experiment, part: tuple[int, int] = (1, 1)) -> None:
+        self.experiment, self.part = experiment, part
+        self.plan = planned(experiment)
+        self.runs = self.plan[part[0] - 1 :: part[1]]
+        self.keys: dict[Run, str] = {}
+        self.rows: dict[Run, Row] = {}
+        self.retried: frozenset[str] = frozenset()
+        self.tell: Listener = lambda _: None
+        self.store: Store | None = None
 
     def run(self, on_event: Listener | None, store: Store | None) -> list[Row]:
-        """Do the runs that `store` does not hold yet; returns the rows of all runs in the order of the plan."""
-        experiment = self.experiment
-        tell: Tell = on_event or (lambda _: None)
-        experiment.prepare(self.runs, tell, store)
-        keys = experiment.keys(self.runs)
-        known = {key: row for key, row in (store.rows() if store else {}).items() if row["status"] != "failed"}
-        rows = {run: known[key] for run, key in keys.items() if key in known}
-        progress = Progress(self.runs, experiment.costs(self.runs), rows)
-        about = self.about()
-        if store:
-            store.write_settings(about | {"keys": list(keys.values())})
-        tell(SweepStarted(out=store.folder if store else None, about=about, **_state(progress)))
-        for run, row in rows.items():
-            tell(RunSkipped(run=run, row=row, **_state(progress)))
-        for _, group in itertools.groupby(self.runs, key=lambda run: (run.seed, run.batch_size)):
-            pending = [run for run in group if run not in rows]
-            step_ms = experiment.step_times(pending)
+        """Do the runs that `store` does not hold yet; returns the rows of all runs in the order of the plan.
+
+        What another process is doing in the same folder is waited for, and done here if that process dies.
+        """
+        self.begin(on_event, store)
+        for group in self.groups():
+            step_ms = self.step_times(group)
+            for run in group:
+                self._do_if_free(run, step_ms)
+        while pending := self.pending():
+            time.sleep(WAIT)
             for run in pending:
-                tell(RunStarted(run=run, **_state(progress)))
-                times = {"step_ms": step_ms[run.norm]} if run.norm in step_ms else {}
-                rows[run] = {"key": keys[run], **self._run(run, progress, tell), **times}
-                if store:
-                    store.append(rows[run])
-                progress.finish(run, rows[run]["seconds"])
-                tell(RunFinished(run=run, row=rows[run], **_state(progress)))
-        return [rows[run] for run in self.runs]
+                self._do_if_free(run, {})
+        return self.finished()
+
+    def begin(self, on_event: Listener | None, store: Store | None, at_once: int = 1) -> None:
+        """Prepare, see what is done already, and say so; `at_once` runs will be done at a time."""
+        self.tell, self.store = on_event or self.tell, store
+        self.experiment.prepare(self.runs, self.tell, store)
+        self.keys = self.experiment.keys(self.plan)
+        about = self.about()
+        known: Mapping[str, Row] = {}
+        if store:
+            self.retried = store.begin(about, list(self.keys.values()))
+            known = {key: row for key, row in store.rows().items() if stamp(row) not in self.retried}
+        self.rows = {run: known[key] for run, key in self.keys.items() if run in set(self.runs) and key in known}
+        self.progress = Progress(self.runs, self.experiment.costs(self.runs), self.rows, at_once)
+        self.tell(SweepStarted(out=store.folder if store else None, about=about, **self.state()))
+        for run, row in self.rows.items():
+            self.tell(RunSkipped(run=run, row=row, **self.state()))
+
+    def groups(self) -> Iterator[list[Run]]:
+        """What is to be done, all normalizers of a seed and batch size together."""
+        for _, group in itertools.groupby(self.runs, key=lambda run: (run.seed, run.batch_size)):
+            if pending := [run for run in group if run not in self.rows]:
+                yield pending
+
+    def pending(self) -> list[Run]:
+        return [run for run in self.runs if run not in self.rows]
+
+    def finished(self) -> list[Row]:
+        return [self.rows[run] for run in self.runs]
+
+    def step_times(self, runs: Sequence[Run]) -> dict[str, float | None]:
+        """The step times of a group, by normalizer: those that the folder has, else measured now."""
+        known = self.store.step_times() if self.store else {}
+        if all(self.keys[run] in known for run in runs):
+            return {run.norm: known[self.keys[run]] for run in runs}
+        return self.experiment.step_times(runs)
+
+    def state(self, run: Run | None = None, part: float = 0.0, seconds: float = 0.0) -> dict[str, Any]:
+        """How far the sweep is, with `part` of a run that takes since `seconds`, as events have it."""
+        return {
+            "done": self.progress.done,
+            "total": self.progress.total,
+            "work_done": self.progress.share(run, part),
+            "seconds_left": self.progress.seconds_left(run, part, seconds),
+        }
+
+    @contextmanager
+    def claim(self, run: Run) -> Iterator[bool]:
+        """Whether a run is to be done by this process: nobody else does it or has done it in the meantime."""
+        if self.store is None:
+            yield True
+            return
+        with self.store.claim(self.plan.index(run)) as free:
+            row = self.store.rows().get(self.keys[run]) if free else None
+            done = row is not None and stamp(row) not in self.retried
+            if row is not None and done:
+                self.rows[run] = row
+                self.progress.finish(run, row["seconds"])
+                self.tell(RunSkipped(run=run, row=row, **self.state()))
+            yield free and not done
+
+    def take(self, run: Run, row: Row) -> None:
+        """A run is finished, and its row is kept."""
+        self.rows[run] = row
+        self.progress.finish(run, row["seconds"])
+        self.tell(RunFinished(run=run, row=row, **self.state()))
 
     def about(self) -> dict[str, Any]:
         """Settings, data, protocol, machine and versions, for `settings.json` and the report."""
@@ -62,27 +126,50 @@ class Sweep:
             "versions": versions(),
         }
 
-    def _run(self, run: Run, progress: Progress, tell: Tell) -> Row:
+    def do(self, run: Run) -> Row:
+        """One run, and its row without a key."""
         begin, started = time.perf_counter(), datetime.now(timezone.utc)
-        epochs = self.experiment.settings.epochs
+        epochs, metric = self.experiment.settings.epochs, self.experiment.metric
 
         def on_epoch(epoch: int, train_loss: float | None, value: float | None) -> None:
-            state = _state(progress, run, min(1.0, epoch / epochs), time.perf_counter() - begin)
-            metric = self.experiment.metric
-            tell(
-                EpochFinished(
-                    run=run, epoch=epoch, epochs=epochs, train_loss=train_loss, metric=metric, value=value, **state
-                )
-            )
+            state = self.state(run, min(1.0, epoch / epochs), time.perf_counter() - begin)
+            about = {"epoch": epoch, "epochs": epochs, "train_loss": train_loss, "metric": metric, "value": value}
+            self.tell(EpochFinished(run=run, **about, **state))
 
         result = self.experiment.run(run, on_epoch)
         return {
             **run._asdict(),
             **result,
             "seconds": time.perf_counter() - begin,
-            "started": started.isoformat(timespec="seconds"),
+            "started": started.isoformat(timespec="microseconds"),
             "versions": versions(),
         }
+
+    def _do_if_free(self, run: Run, step_ms: Mapping[str, float | None]) -> None:
+        with self.claim(run) as mine:
+            if not mine:
+                return
+            self.tell(RunStarted(run=run, **self.state()))
+            times = {"step_ms": step_ms[run.norm]} if run.norm in step_ms else {}
+            row = {"key": self.keys[run], **self.do(run), **times}
+            if self.store:
+                self.store.append(row)
+        self.take(run, row)
+
+
+def parse_shard(shard: str | None) -> tuple[int, int]:
+    """The part of a sweep and the number of parts.
+
+    >>> parse_shard("3/16"), parse_shard(None)
+    ((3, 16), (1, 1))
+    """
+    if shard is None:
+        return 1, 1
+    numbers = re.fullmatch(r"(\d+)/(\d+)", shard) if isinstance(shard, str) else None
+    part, parts = map(int, numbers.groups()) if numbers else (0, 0)
+    if not 1 <= part <= parts:
+        raise InputError(f"shard must be a part of how many, from '1/16' to '16/16', received {shard!r}.")
+    return part, parts
 
 
 def planned(experiment: Experiment) -> list[Run]:
@@ -92,12 +179,3 @@ def planned(experiment: Experiment) -> list[Run]:
     sizes = sorted(settings.batch_sizes, reverse=True)
     grid = itertools.product(settings.seeds, sizes, settings.norms)
     return [Run(norm, size, seed) for seed, size, norm in grid if (norm, size) not in experiment.missing]
-
-
-def _state(progress: Progress, run: Run | None = None, part: float = 0.0, seconds: float = 0.0) -> dict[str, Any]:
-    return {
-        "done": progress.done,
-        "total": progress.total,
-        "work_done": progress.share(run, part),
-        "seconds_left": progress.seconds_left(run, part, seconds),
-    }

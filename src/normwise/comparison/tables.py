@@ -39,7 +39,7 @@ class Quantity:
 def judged_quantity(metric: Metric) -> Quantity:
     """The metric of a sweep."""
     unit, factor = ("%", 100) if metric.share else ("", 1)
-    title = metric.name[:1].upper() + metric.name[1:] if metric.share else metric.name
+    title = "Test accuracy" if metric.share else metric.name
     return Quantity(
         "mean", title, unit, factor, lambda value: -metric.score(value), row_field=metric.field, judged=metric
     )
