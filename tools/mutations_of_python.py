@@ -484,7 +484,7 @@ MUTATIONS = [
     Mutation(
         "the positions' variance is unbiased",
         "operations/positional.py",
-        "bessel = x.shape[1] / (x.shape[1] - 1)",
+        "bessel = channels / (channels - 1)",
         "bessel = 1.0",
         "tests/layers/test_positional_norm.py",
     ),

@@ -46,6 +46,7 @@ def calls(draw):
         shape = tuple(0 if i in (empty, empty % len(shape)) and i != 1 else size for i, size in enumerate(shape))
     x, grad_y = draw(values(shape, dtype, draw(DISTANCE))), draw(values(shape, dtype))
     mask = None if name in UNMASKED or rows else draw(masks(shape))
+    assume(channels > 1 or name not in ("ibn", "positional", "pixel-layer"))
     layer = NORMALIZERS[name].make(channels, rank or 2, None).to(statistics_dtype(dtype))
     for part in layer.modules():
         if isinstance(getattr(part, "eps", None), float):
@@ -107,13 +108,17 @@ def test_the_kernels_give_what_the_specification_gives(call):
         return
     dtype = call["x"].dtype
     unit, roundings = UNIT[statistics_dtype(dtype)], ROUNDINGS.get(call["name"], 1.01)
+    # In fp64 nothing is wider that could keep what rounding takes from a mean: √ε and a gain of 2 enlarge it.
+    away = 8 * float(call["x"].abs().max()) if dtype is torch.float64 and call["x"].numel() else 0.0
     for name, expected in want.items():
         assert (got[name] is None) == (expected is None), name
         if expected is None or expected.numel() == 0:
             continue
         expected = in_numpy(expected)
         # Terms that cancel are as large as the largest number, and the mean's rounding in fp32 plays no part.
-        bound = roundings * UNIT[got[name].dtype] * np.abs(expected) + 400 * unit * max(1.0, np.abs(expected).max())
+        bound = roundings * UNIT[got[name].dtype] * np.abs(expected) + (400 + away) * unit * max(
+            1.0, np.abs(expected).max()
+        )
         assert_within(got[name], expected, bound, f"{call['name']}: {name} ")
 
 

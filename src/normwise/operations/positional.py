@@ -26,7 +26,8 @@ def positional_norm(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``y``, mean and deviation of each position of ``x[N, C, *space]``, the two ``[N, 1, *space]``."""
     x, residual = finite_padding(mask, x, residual)
-    bessel = x.shape[1] / (x.shape[1] - 1)
+    channels = int(x.shape[1])  # a number of the formula, also where a graph has symbols for the others
+    bessel = channels / (channels - 1)
     formula = bound(formulas.positional_norm, bessel=bessel, eps=eps)
     added = None if residual is None else _as_planes(residual)
     y, table = normalize(_as_planes(x), formula, activation=activation, residual=added, return_moments=True)
