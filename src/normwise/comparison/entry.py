@@ -15,7 +15,7 @@ from .jobs import check_jobs, run_in_processes, threads_of_each
 from .own_training import TrainingFunction
 from .request import WEIGHT_DECAY, DataLike, Request, open_experiment
 from .storage import Store
-from .sweep import Listener, Row, Sweep, parse_shard
+from .sweep import Listener, Row, Sweep, parse_budget, parse_shard
 from .zoo import ModelLike
 
 
@@ -37,6 +37,8 @@ def compare(
     weight_decay: float = WEIGHT_DECAY,
     image_size: int | None = None,
     device: str | torch.device | None = None,
+    until_clear: bool = False,
+    budget: str | float | None = None,
     jobs: int = 1,
     shard: str | None = None,
     out: str | os.PathLike[str] | None = None,
@@ -87,6 +89,10 @@ def compare(
         image_size: side to which the images of a folder are resized; by default the smallest at which every
             normalizer of the model gets a map of 4×4, or of 2×2 where the images are small.
         device: the GPU where there is one, else the CPU.
+        until_clear: stop a contestant at a batch size where it is clearly behind, and a batch size that is decided;
+            `seeds` is then the most that are run. The verdicts' error rate is shared out over all looks.
+        budget: "30m", "2h", or seconds: no run begins that would probably end later. The report says what is missing,
+            and the same call goes on.
         jobs: how many processes of this machine do runs at a time, each with its share of the processors' threads. Step
             times are measured before, while nothing else runs. What is compared must be importable by other
             processes.
@@ -132,13 +138,14 @@ def compare(
         weight_decay=weight_decay,
         image_size=image_size,
         device=device,
+        until_clear=until_clear,
     )
     check_jobs(jobs)
     part = parse_shard(shard)
     if jobs > 1:
         request.check_picklable(jobs)
     with threads_of_each(jobs) as threads, ExitStack() as stack:
-        sweep = Sweep(open_experiment(request), part)
+        sweep = Sweep(open_experiment(request), part, parse_budget(budget))
         if out is None and jobs > 1:
             out = stack.enter_context(tempfile.TemporaryDirectory())
         store = None if out is None else stack.enter_context(Store(Path(out)))

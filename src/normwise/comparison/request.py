@@ -20,6 +20,7 @@ from .isolation import isolated
 from .metric import own_metric
 from .own_training import OwnTraining, TrainingFunction, open_training
 from .references import name_of
+from .sequential import looks_of
 from .settings import InputError, Settings, make_settings, named_norms
 from .sources import load_data
 from .zoo import ModelLike, open_model
@@ -55,6 +56,7 @@ class Request:
     weight_decay: float = WEIGHT_DECAY
     image_size: int | None = None
     device: str | torch.device | None = None
+    until_clear: bool = False
 
     def check_picklable(self, jobs: int) -> None:
         """Raises InputError where another process could not be told what to do."""
@@ -110,7 +112,7 @@ def _own_training(request: Request, train: str | TrainingFunction) -> OwnTrainin
 
 
 def _settings(request: Request, model: str, data: str, norms: list[str]) -> Settings:
-    return make_settings(
+    settings = make_settings(
         model=model,
         data=data,
         norms=norms,
@@ -123,6 +125,7 @@ def _settings(request: Request, model: str, data: str, norms: list[str]) -> Sett
         image_size=IMAGE_SIZE if request.image_size is None else request.image_size,
         device=request.device,
     )
+    return replace(settings, looks=looks_of(len(settings.seeds)) if request.until_clear else 0)
 
 
 def threads_for(sample_shape: tuple[int, ...]) -> int:
