@@ -127,7 +127,7 @@ def local(run):
     [
         ({"jobs": 0}, "jobs must be how many processes do runs at a time, at least 1; received 0"),
         ({"jobs": "two"}, "received 'two'"),
-        ({"jobs": 2, "train": lambda run: {}}, "must be able to import train='test_what_is_asked_wrongly"),
+        ({"jobs": 2, "train": lambda run: {}}, "must be able to import train="),
         ({"jobs": 2, "norms": ["batch", lambda channels: None]}, "norms=.* define it at the top of a module"),
         ({"budget": "soon"}, "budget must be a time such as '30m', '2h' or '90s', received 'soon'"),
         ({"budget": 0}, "received 0"),

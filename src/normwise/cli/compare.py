@@ -82,6 +82,7 @@ Jobs = Annotated[int, typer.Option(metavar="N", help="Processes that do runs at 
 Shard = Annotated[
     str | None, typer.Option(metavar="K/N", help="Do the K-th of N parts; `normwise report FOLDERS` joins them.")
 ]
+Ray = Annotated[str | None, typer.Option(metavar="ADDRESS", help="A Ray cluster that does the runs: auto, local, ...")]
 Out = Annotated[
     Path, typer.Option(metavar="FOLDER", help="For results and report; finished runs in it are not repeated.")
 ]
@@ -107,6 +108,7 @@ def compare(
     budget: Budget = None,
     jobs: Jobs = 1,
     shard: Shard = None,
+    ray: Ray = None,
     out: Out = Path("results/compare"),
     json_file: Json = None,
     csv_file: Csv = None,
@@ -151,6 +153,7 @@ def compare(
                 budget=budget,
                 jobs=jobs,
                 shard=shard,
+                ray=ray,
                 out=out,
                 on_event=progress,
             )

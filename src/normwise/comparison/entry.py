@@ -12,8 +12,10 @@ import torch
 
 from ..layers import Norm
 from .jobs import check_jobs, run_in_processes, threads_of_each
+from .on_ray import run_on_ray
 from .own_training import TrainingFunction
 from .request import WEIGHT_DECAY, DataLike, Request, open_experiment
+from .settings import InputError
 from .storage import Store
 from .sweep import Listener, Row, Sweep, parse_budget, parse_shard
 from .zoo import ModelLike
@@ -41,6 +43,7 @@ def compare(
     budget: str | float | None = None,
     jobs: int = 1,
     shard: str | None = None,
+    ray: str | None = None,
     out: str | os.PathLike[str] | None = None,
     on_event: Listener | None = None,
 ) -> list[Row]:
@@ -98,6 +101,8 @@ def compare(
             processes.
         shard: "3/16" does the third of sixteen parts of the sweep, on one of many machines that share `out` or have
             folders of their own; `normwise report` shows several folders as one.
+        ray: the address of a Ray cluster, "auto" or "local": each run is a task of as many processors as it has
+            threads, and is repeated where its machine is lost. Step times are not measured there.
         out: folder for `results.jsonl` (a line per finished run, at once on disk), `settings.json` and, with `lrs`,
             `learning_rates.jsonl`. Runs and tries that the folder holds already are not repeated. Several processes
             with the same sweep may fill one folder: each writes a file of its own, `results-1.jsonl` and so on.
@@ -142,13 +147,17 @@ def compare(
     )
     check_jobs(jobs)
     part = parse_shard(shard)
-    if jobs > 1:
-        request.check_picklable(jobs)
+    if jobs > 1 and ray is not None:
+        raise InputError("jobs= and ray= both say who does the runs; write one of them.")
+    if jobs > 1 or ray is not None:
+        request.check_picklable("jobs" if jobs > 1 else "ray")
     with threads_of_each(jobs) as threads, ExitStack() as stack:
         sweep = Sweep(open_experiment(request), part, parse_budget(budget))
         if out is None and jobs > 1:
             out = stack.enter_context(tempfile.TemporaryDirectory())
         store = None if out is None else stack.enter_context(Store(Path(out)))
+        if ray is not None:
+            return run_on_ray(sweep, request, ray, store, threads, on_event)
         if store is not None and jobs > 1:
             return run_in_processes(sweep, request, store, jobs, threads, on_event)
         return sweep.run(on_event, store)

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import datetime, timezone
 from multiprocessing import connection
 from pathlib import Path
 
@@ -19,7 +18,6 @@ import torch
 
 from .events import EpochFinished, Event, RunFinished, RunSkipped, RunStarted
 from .experiment import Row
-from .machine import versions
 from .request import Request, open_experiment
 from .settings import InputError, Run
 from .storage import Store
@@ -181,16 +179,7 @@ class _Crew:
             if not mine:
                 return
             message = f"Its process ended {MOST_DEATHS} times, the last time with exit code {exit_code}."
-            row = {
-                "key": self.sweep.keys[run],
-                **run._asdict(),
-                **self.sweep.experiment.lost(message),
-                "seconds": 0.0,
-                "started": datetime.now(timezone.utc).isoformat(timespec="microseconds"),
-                "versions": versions(),
-            }
-            self.store.append(row)
-        self.sweep.take(run, row)
+            self.sweep.write(run, self.sweep.lost(run, message))
 
 
 def _work(

@@ -58,7 +58,7 @@ class Request:
     device: str | torch.device | None = None
     until_clear: bool = False
 
-    def check_picklable(self, jobs: int) -> None:
+    def check_picklable(self, option: str) -> None:
         """Raises InputError where another process could not be told what to do."""
         for name, value in ((field.name, getattr(self, field.name)) for field in fields(self)):
             for part in value if isinstance(value, (list, tuple)) else (value,):
@@ -66,8 +66,8 @@ class Request:
                     pickle.dumps(part)
                 except Exception as error:  # pickle raises PicklingError, AttributeError or TypeError
                     raise InputError(
-                        f"jobs={jobs} starts other processes, which must be able to import {name}={name_of(part)!r}: "
-                        "define it at the top of a module, neither inside a function nor as a lambda, or write jobs=1."
+                        f"{option}= starts other processes, which must be able to import {name}={name_of(part)!r}: "
+                        f"define it at the top of a module, not in a function nor as a lambda, or leave {option} out."
                     ) from error
 
 

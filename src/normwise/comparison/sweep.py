@@ -39,6 +39,7 @@ class Sweep:
         self.keys: dict[Run, str] = {}
         self.rows: dict[Run, Row] = {}
         self.retried: frozenset[str] = frozenset()
+        self.progress = Progress(self.runs, dict.fromkeys(experiment.settings.batch_sizes, 1.0), ())
         self.tell: Listener = lambda _: None
         self.store: Store | None = None
 
@@ -123,6 +124,17 @@ class Sweep:
                 self.tell(RunSkipped(run=run, row=row, **self.state()))
             yield free and not done
 
+    def write(self, run: Run, row: Row) -> None:
+        """Keep the row of a run that is done here."""
+        row = {"key": self.keys[run], **row}
+        if self.store:
+            self.store.append(row)
+        self.take(run, row)
+
+    def lost(self, run: Run, message: str) -> Row:
+        """The row of a run that ends whatever process does it."""
+        return run._asdict() | self.experiment.lost(message) | _done(time.perf_counter(), datetime.now(timezone.utc))
+
     def take(self, run: Run, row: Row) -> None:
         """A run is finished, and its row is kept."""
         self.rows[run] = row
@@ -152,9 +164,7 @@ class Sweep:
         return {
             **run._asdict(),
             **result,
-            "seconds": time.perf_counter() - begin,
-            "started": started.isoformat(timespec="microseconds"),
-            "versions": versions(),
+            **_done(begin, started),
         }
 
     def _do_if_free(self, run: Run, step_ms: Mapping[str, float | None]) -> None:
@@ -163,10 +173,13 @@ class Sweep:
                 return
             self.tell(RunStarted(run=run, **self.state()))
             times = {"step_ms": step_ms[run.norm]} if run.norm in step_ms else {}
-            row = {"key": self.keys[run], **self.do(run), **times}
-            if self.store:
-                self.store.append(row)
-        self.take(run, row)
+            self.write(run, self.do(run) | times)
+
+
+def _done(begin: float, started: datetime) -> Row:
+    """What every row says of its run."""
+    seconds = time.perf_counter() - begin
+    return {"seconds": seconds, "started": started.isoformat(timespec="microseconds"), "versions": versions()}
 
 
 def grouped(runs: Sequence[Run]) -> Iterator[list[Run]]:
