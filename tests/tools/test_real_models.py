@@ -220,8 +220,8 @@ def test_opacus(tmp_path):
     """Private steps without noise: the clipped gradient of each sample."""
     opacus = pytest.importorskip("opacus")
     torch.manual_seed(0)
-    sizes = {"img_size": 32, "num_blocks": 2, "embed_dim": 32}
-    net = timm().create_model("mixer_s16_224", num_classes=5, **sizes)
+    sizes = {"img_size": 32, "patch_size": 8, "num_blocks": 2, "embed_dim": 32}
+    net = timm().models.mlp_mixer.MlpMixer(num_classes=5, **sizes)
     x, target = torch.randn(4, 3, 32, 32), torch.arange(4)
     results = []
     for model in twins(net, 5):
