@@ -29,6 +29,7 @@ if _typing.TYPE_CHECKING:
     from .surgery import fold as fold
     from .surgery import freeze as freeze
     from .surgery import load_foreign as load_foreign
+    from .surgery import normalizer_free as normalizer_free
     from .surgery import recalibrate as recalibrate
     from .surgery import swap as swap
     from .surgery import tiles as tiles
@@ -44,7 +45,7 @@ _IN_SIGNAL = (
 )
 _IN_SURGERY = (
     *("surgery", "Folded", "FoldRow", "adapt", "fold", "freeze", "recalibrate", "swap", "tiles", "unfreeze"),
-    *("load_foreign", "unsync"),
+    *("load_foreign", "normalizer_free", "unsync"),
 )
 _LATER = (
     dict.fromkeys(_IN_SIGNAL, "signal")
