@@ -7,7 +7,7 @@ import libraries
 import pytest
 import torch
 import torch.nn.functional as F
-from surgery.surgery_nets import trained
+from surgery_nets import trained
 from torch import nn
 
 import normwise as nw

@@ -2,6 +2,7 @@
 
 from .adapting import Adapted as Adapted
 from .adapting import adapt as adapt
+from .doctor import doctor as doctor
 from .fold import Folded as Folded
 from .fold import FoldRow as FoldRow
 from .fold import fold as fold
