@@ -39,6 +39,30 @@ NETS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+NAMES = (
+    *("torchvision:resnet18", "torchvision:resnet50", "torchvision:mobilenet_v2", "torchvision:efficientnet_b0"),
+    *("timm:resnet18", "timm:resnet50", "timm:seresnet50", "timm:resnetv2_50", "timm:regnety_004"),
+    *("timm:convnext_atto", "timm:mobilenetv3_small_100"),
+)
+
+
+def at_initialization() -> Iterator[str]:
+    torch.manual_seed(0)
+    x = torch.randn(8, 3, 96, 96)
+    yield "8 Gaussian images of 96×96, random weights, skip gains 1; measured variance over the predicted one"
+    for name in NAMES:
+        library, _, rest = name.partition(":")
+        net = (
+            libraries.timm().create_model(rest)
+            if library == "timm"
+            else getattr(libraries.torchvision().models, rest)()
+        )
+        free = nw.normalizer_free(net, x)
+        ratios = [row.ratio for row in free.rows]
+        most = max(tap.variance for tap in free.after.blocks)
+        yield f"{name}: {len(ratios)} blocks, {min(ratios):.2f} to {max(ratios):.2f}, largest variance {most:.2f}"
+
+
 def train(net: nn.Module, x: Tensor, y: Tensor, epochs: int, rate: float, free: bool) -> nn.Module:
     groups = nw.param_groups(net, weight_decay=5e-4)
     optimizer: torch.optim.Optimizer = torch.optim.SGD(groups, rate, momentum=0.9, nesterov=True)
@@ -96,7 +120,7 @@ def on_photographs(steps: int = 150) -> Iterator[str]:
     yield f"after {steps} unlabelled steps of 16 towards its outputs: {share(student, test, wanted)}"
 
 
-TRIALS = {"digits": on_digits, "photographs": on_photographs}
+TRIALS = {"nets": at_initialization, "digits": on_digits, "photographs": on_photographs}
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore", UserWarning)
