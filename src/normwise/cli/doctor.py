@@ -21,7 +21,8 @@ EPILOG = """Examples:
 
 \b
   normwise doctor
-  normwise doctor torchvision:resnet50 weights.pth --batch-size 4 --world-size 8 --target onnx
+  normwise doctor torchvision:resnet50 weights.pth --target onnx
+  normwise doctor timm:resnet50 --batch-size 4 --world-size 8
   normwise doctor code:net weights.pt --data photos
   normwise doctor weights.safetensors
 
@@ -32,8 +33,8 @@ says what its numbers show. DATA is as there: without it the signal is that of n
 UNHEALTHY = 1
 LOOKS = {OK: "green", NOTE: "dim", PROBLEM: "bold red"}
 
-Model = Annotated[str | None, typer.Argument(metavar="[MODEL]", help="The model's name.", show_default=False)]
-Checkpoint = Annotated[Path | None, typer.Argument(metavar="[CHECKPOINT]", help="Its weights.", show_default=False)]
+Model = Annotated[str | None, typer.Argument(metavar="MODEL", help="The model's name.", show_default=False)]
+Checkpoint = Annotated[Path | None, typer.Argument(metavar="CHECKPOINT", help="Its weights.", show_default=False)]
 Data = Annotated[str | None, typer.Option(metavar="DATA", help="What the signal and the statistics are measured on.")]
 BatchSize = Annotated[int | None, typer.Option(metavar="N", help="Samples in the batch of each process in training.")]
 WorldSize = Annotated[int | None, typer.Option(metavar="N", help="Processes in training; by default 1.")]
