@@ -404,3 +404,13 @@ def test_a_wide_model_and_bfloat16():
     assert copy.deepcopy(free.model)(images().to(torch.bfloat16)).dtype is torch.bfloat16
     wide = nw.normalizer_free(image_net(Residual).double(), images().double()).model
     assert wide(images().double()).dtype is torch.float64
+
+
+def test_an_activation_in_place_behind_a_shared_layer_spares_the_shortcut():
+    """The stem feeds a normalizer and the shortcut; without the normalizer `relu_` would overwrite what both read."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), PreActivation(8))
+    free = nw.normalizer_free(model, images())
+    assert {r.now for r in free.replaced if r.name == "1.norm1"} == {"scale and shift"}
+    stem = free.model[0](images())
+    torch.testing.assert_close(free.model(images()), stem)  # at skip gain 0 the block is its shortcut
