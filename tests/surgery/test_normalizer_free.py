@@ -414,3 +414,19 @@ def test_an_activation_in_place_behind_a_shared_layer_spares_the_shortcut():
     assert {r.now for r in free.replaced if r.name == "1.norm1"} == {"scale and shift"}
     stem = free.model[0](images())
     torch.testing.assert_close(free.model(images()), stem)  # at skip gain 0 the block is its shortcut
+
+
+class EndsInTanh(Residual):
+    def __init__(self, channels):
+        super().__init__(channels)
+        self.end = nn.Tanh()
+
+    def forward(self, x):
+        return x + self.end(self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x))))))
+
+
+def test_a_branch_that_ends_smaller_is_scaled_up():
+    """tanh of a standard normal has variance 1 / 1.5939² (the gain of arXiv:2101.08692's table)."""
+    torch.manual_seed(0)
+    free = nw.normalizer_free(image_net(EndsInTanh), images())
+    assert [row.alpha for row in free.rows] == [pytest.approx(0.2 * 1.5939, rel=0.1)] * 3
