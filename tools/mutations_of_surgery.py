@@ -7,6 +7,8 @@ from mutation import Mutation
 FOLD = "tests/surgery/test_fold.py -m 'not slow'"
 REFUSALS = "tests/surgery/test_fold_refusals.py"
 REPLACING = "tests/surgery/test_replacing.py"
+FREE = "tests/surgery/test_normalizer_free.py -m 'not slow'"
+DOCTOR = "tests/surgery/test_doctor.py"
 
 MUTATIONS = [
     Mutation(
@@ -120,5 +122,33 @@ MUTATIONS = [
         "for m in order[:index][::-1] if",
         "for m in order[:index] if",
         "tests/surgery/test_unsync.py",
+    ),
+    Mutation(
+        "a branch is scaled by its own deviation",
+        "surgery/unnormalized/sizing.py",
+        "alpha = self._alpha * _for_unit(x.variance)",
+        "alpha = self._alpha",
+        FREE,
+    ),
+    Mutation(
+        "what the mean of the weights contributed goes into the bias",
+        "surgery/unnormalized/sizing.py",
+        "lost if was is None else lost + was.shift",
+        "0.0 if was is None else was.shift",
+        FREE,
+    ),
+    Mutation(
+        "a normalizer whose input has another reader leaves a scale",
+        "surgery/unnormalized/plan.py",
+        "return once and len(source.users) == 1 and",
+        "return once and",
+        FREE,
+    ),
+    Mutation(
+        "doctor does not repeat the diagnosis",
+        "surgery/examination/process_rules.py",
+        'or "small batch" in subject.said',
+        "or False",
+        DOCTOR,
     ),
 ]

@@ -10,6 +10,7 @@ if _typing.TYPE_CHECKING:
     from . import surgery as surgery
     from ._public import *  # noqa: F403
     from .comparison import compare as compare
+    from .machine_summary import machine_report as machine_report
     from .signal import Figure as Figure
     from .signal import Finding as Finding
     from .signal import Findings as Findings
@@ -26,9 +27,11 @@ if _typing.TYPE_CHECKING:
     from .surgery import Folded as Folded
     from .surgery import FoldRow as FoldRow
     from .surgery import adapt as adapt
+    from .surgery import doctor as doctor
     from .surgery import fold as fold
     from .surgery import freeze as freeze
     from .surgery import load_foreign as load_foreign
+    from .surgery import normalizer_free as normalizer_free
     from .surgery import recalibrate as recalibrate
     from .surgery import swap as swap
     from .surgery import tiles as tiles
@@ -44,12 +47,13 @@ _IN_SIGNAL = (
 )
 _IN_SURGERY = (
     *("surgery", "Folded", "FoldRow", "adapt", "fold", "freeze", "recalibrate", "swap", "tiles", "unfreeze"),
-    *("load_foreign", "unsync"),
+    *("doctor", "load_foreign", "normalizer_free", "unsync"),
 )
 _LATER = (
     dict.fromkeys(_IN_SIGNAL, "signal")
     | dict.fromkeys(_IN_SURGERY, "surgery")
     | dict.fromkeys(("comparison", "compare"), "comparison")
+    | {"machine_report": "machine_summary"}
 )
 
 

@@ -201,7 +201,7 @@ def test_a_compiler_without_openmp_makes_kernels_on_one_thread(tmp_path, monkeyp
         PROGRAM
         + """
 from normwise.backends import cpu
-from normwise.doctor import examine
+from normwise.machine import examine
 torch.set_num_threads(3)
 cpu.moments(torch.ones(8, 8, 200, 200), None)
 print(cpu.threaded(), *[check.level for check in examine() if check.name == "kernels' threads"])

@@ -79,7 +79,7 @@ def test_safetensors_there_and_back(call, module, tmp_path):
 
 
 BAD = {
-    "nothing asked": ((), "one of: --fold, --swap NORM, --recalibrate DATA, --unsync."),
+    "nothing asked": ((), "one of: --fold, --swap NORM, --recalibrate DATA, --unsync, --normalizer-free."),
     "two things": (("--fold", "--unsync"), "Say which conversion"),
     "suffix": (("--fold", "--out", "folded.onnx"), "write a file .pt, .pth, .safetensors, .pt2"),
     "folder": (("--fold", "--out", "no/folded.pt"), "must be a file in a folder that exists"),
@@ -114,6 +114,7 @@ def test_damaged_pickled_and_bare_checkpoints(call, module, tmp_path):
         code, _, errors = call(f"{module}:net", name, "--fold", *SMALL)
         assert code == 2
         assert said in errors
+    torch.save(example_net().state_dict(), tmp_path / "weights.pt")
     code, _, errors = call("weights.pt", "--fold")
     assert code == 2
     assert "holds weights and no model; write the model's name in front of it" in errors

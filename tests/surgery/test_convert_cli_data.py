@@ -243,7 +243,7 @@ def test_a_file_that_cannot_be_replaced_is_kept(call, module, tmp_path, argument
 
 BAD = {
     "two conversions": ("net", ("--swap", "group", "--recalibrate", "digits"), "Say which conversion, one of: --fold"),
-    "swap and fold": ("net", ("--swap", "group", "--fold"), "--swap NORM, --recalibrate DATA, --unsync."),
+    "swap and fold": ("net", ("--swap", "group", "--fold"), "--recalibrate DATA, --unsync, --normalizer-free."),
     "no such norm": ("net", ("--swap", "grop", *SMALL), "grop"),
     "empty norm": ("net", ("--swap", "", *SMALL), "Unknown normalizer ''"),
     "groups that do not divide": ("net", ("--swap", "group:5", *SMALL), "16"),
@@ -253,7 +253,11 @@ BAD = {
     "batch size with swap": ("net", ("--swap", "group", "--batch-size", "8"), "--batch-size goes with --recalibrate"),
     "target with fold": ("net", ("--fold", "--target", "y"), "--target goes with --recalibrate DATA"),
     "standardize with unsync": ("net", ("--unsync", "--standardize"), "--standardize goes with --recalibrate DATA"),
-    "input with data": ("net", ("--recalibrate", "digits", *SMALL), "--input goes with --fold, --swap and --unsync"),
+    "input with data": (
+        "net",
+        ("--recalibrate", "digits", *SMALL),
+        "--input goes with every conversion but --recalibrate",
+    ),
     "batch of none": ("net", ("--recalibrate", "digits", "--batch-size", "0"), "--batch-size 0: write a whole number"),
     "no data": ("net", ("--recalibrate", "nowhere"), "data='nowhere': there is no such folder"),
     "no file": ("net", ("--recalibrate", "nowhere.npz"), "there is no such file"),

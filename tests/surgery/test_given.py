@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from normwise.surgery.given import check_model, chosen
+from normwise.core.module_tree import module_tree
+from normwise.surgery.given import check_model, matching
 
 
 class Compiled(nn.Module):
@@ -42,6 +43,13 @@ def test_scripted_and_quantized_parts_are_named():
     quantized = nn.Sequential(torch.ao.nn.quantized.ReLU6())
     with pytest.raises(TypeError, match=r"fold: 0 \(ReLU6\) is quantized"):
         check_model(quantized, "fold")
+    exported = torch.export.export(nn.Sequential(nn.BatchNorm1d(2)).eval(), (torch.randn(3, 2),)).module()
+    with pytest.raises(TypeError, match=r"swap: GraphModule is a graph of operations"):
+        check_model(exported, "swap")
+
+
+def normalizers(model):
+    return {module: node for module, node in module_tree(model).items() if isinstance(module, nn.BatchNorm2d)}
 
 
 @pytest.mark.parametrize(
@@ -50,13 +58,11 @@ def test_scripted_and_quantized_parts_are_named():
 )
 def test_layers_are_chosen_by_name_glob_or_predicate(where, indices):
     model = net()
-    assert chosen(model, nn.BatchNorm2d, where, "swap") == [model.get_submodule(i) for i in indices]
+    assert matching(normalizers(model), where, "swap") == [model.get_submodule(i) for i in indices]
 
 
 def test_a_choice_of_nothing_names_what_there_is():
     with pytest.raises(ValueError, match=r"swap: where='conv' matches none of the layers; there are 1, 2.0\."):
-        chosen(net(), nn.BatchNorm2d, "conv", "swap")
-    with pytest.raises(ValueError, match=r"swap: ReLU has no layer of these kinds: BatchNorm2d"):
-        chosen(nn.ReLU(), nn.BatchNorm2d, None, "swap")
+        matching(normalizers(net()), "conv", "swap")
     with pytest.raises(TypeError, match="where must be a predicate"):
-        chosen(net(), nn.BatchNorm2d, [3], "swap")
+        matching(normalizers(net()), [3], "swap")

@@ -14,9 +14,9 @@ import typer
 COMMANDS = {
     "compare": "Find the normalizer for a model and its data.",
     "report": "Write the report of a comparison again.",
-    "convert": "Fold, swap or recalibrate the normalizers of a trained model.",
+    "convert": "Fold, swap, recalibrate or take out the normalizers of a model.",
     "bench": "Time every layer against torch's own.",
-    "doctor": "Is everything here that makes it fast?",
+    "doctor": "What is wrong with a model, or with this machine?",
     "trace": "Show what a network does to its signal.",
 }
 

@@ -28,9 +28,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
 
     Raises InputError for files that cannot be read, and for a state of another model.
     """
-    state = _read(path)
-    if all(key.startswith("module.") for key in state):
-        state = {key.removeprefix("module."): value for key, value in state.items()}
+    state = read_state(path)
     wanted = model.state_dict()
     for kind, names in (("lacks", wanted.keys() - state.keys()), ("also has", state.keys() - wanted.keys())):
         if names:
@@ -39,6 +37,29 @@ def load_weights(model: nn.Module, path: Path) -> None:
         model.load_state_dict(state)
     except (RuntimeError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is the state of another model: {' '.join(str(error).split())}") from error
+
+
+def is_whole_model(path: Path) -> bool:
+    """Whether a file asks for classes of modules, as ``torch.save(model, path)`` makes it do.
+
+    Raises InputError for a file that is not there or cannot be read.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such file.")
+    if path.suffix == ".safetensors":
+        return False
+    try:
+        return bool(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    except Exception as error:  # what a damaged file raises depends on where it is damaged
+        raise InputError(f"{path} cannot be read: {first_line(error)}") from error
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by name, without what DistributedDataParallel puts in front."""
+    state = _read(path)
+    if state and all(key.startswith("module.") for key in state):
+        state = {key.removeprefix("module."): value for key, value in state.items()}
+    return state
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..comparison import InputError
 from ..comparison.models import first_line
-from ..surgery import fold, recalibrate, swap, unsync
+from ..surgery import fold, normalizer_free, recalibrate, swap, unsync
 from ..surgery.report import WIDTHS, Table, as_text
 from .samples import Samples
 
@@ -62,6 +62,12 @@ def swapped(net: nn.Module, example: Tensor, norm: str) -> Converted:
     drifts = [row.drift for row in report.rows if row.outcome == "swapped"]
     same = all(drift is not None and drift < ROUNDING for drift in drifts)
     return Converted(model, str(report) if same else f"{report}\n{_sentences(TO_BE_TRAINED.format(norm))}")
+
+
+def freed(net: nn.Module, example: Tensor) -> Converted:
+    """Without normalizers; the report says what has to be trained."""
+    result = normalizer_free(net, example, inplace=True)
+    return Converted(result.model, str(result))
 
 
 def recalibrated(net: nn.Module, samples: Samples) -> Converted:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from torch import nn
 
 from ..comparison import InputError
 from ..comparison.terminal import make_console
-from .checkpoints import READABLE, check_out, load_weights, save
-from .conversions import folded, in_words, recalibrated, swapped, unsynced
+from .checkpoints import check_out, save
+from .conversions import folded, freed, in_words, recalibrated, swapped, unsynced
 from .files import check_file
-from .model_names import model_builder
+from .given_model import given_model
 from .samples import DataOptions, check_options, example_for, training_samples
 
 EPILOG = """Examples:
@@ -27,9 +24,12 @@ EPILOG = """Examples:
   normwise convert torchvision:resnet18 weights.pth --swap group --out new.pt
   normwise convert code:net weights.pt --recalibrate photos --out new.pt
   normwise convert code:net --unsync --out plain.pt
+  normwise convert timm:resnet18 --normalizer-free --out free.pt
+  normwise convert whole.pt --fold --out folded.pt2
 
 MODEL is as for `normwise trace`: resnet50, timm:NAME, torchvision:NAME, or package.module:function, which is called
-without arguments. CHECKPOINT is its state_dict, .pt, .pth or .safetensors.
+without arguments. CHECKPOINT is its state_dict, .pt, .pth or .safetensors. MODEL may also be a .pt or .pth file that
+holds a whole model, of classes of torch.nn, torchvision, timm and normwise alone; no other code is run from a file.
 
 NORM is a name such as group, group:8, layer or instance. Its γ and β are computed from the running statistics, which
 keeps little of a deep net: the result is a start for fine-tuning, and the measured drift is printed.
@@ -40,7 +40,8 @@ variance 1 by channel; for a net that was trained on other values write a functi
 
 What is written is the state_dict of the new model; as .pt2 it is the exported program, which runs without the model's
 code, for other batch and image sizes as far as its graph allows. The folded state fits the model after `normwise.fold`,
-that of --swap NORM the model after `normwise.swap(model, NORM, start="data-free")`.
+that of --swap NORM the model after `normwise.swap(model, NORM, start="data-free")`, that of --normalizer-free the
+model after `normwise.normalizer_free(model, example)`.
 """
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="The model's name.", show_default=False)]
@@ -53,6 +54,7 @@ Recalibrate = Annotated[
     str | None, typer.Option("--recalibrate", metavar="DATA", help="Compute the running statistics anew from data.")
 ]
 Unsync = Annotated[bool, typer.Option("--unsync", help="SyncBatchNorm back to BatchNorm1d, 2d or 3d.")]
+NormalizerFree = Annotated[bool, typer.Option("--normalizer-free", help="Take the normalizers out of a residual net.")]
 Input = Annotated[
     str | None, typer.Option(metavar="SHAPE", help="Of the example, such as 2x3x224x224; by default what fits.")
 ]
@@ -77,6 +79,7 @@ def convert(
     swap: Swap = None,
     recalibrate: Recalibrate = None,
     unsync: Unsync = False,
+    normalizer_free: NormalizerFree = False,
     input: Input = None,
     batch_size: BatchSize = None,
     image_size: ImageSize = None,
@@ -86,7 +89,7 @@ def convert(
 ) -> None:
     """Change a trained model and write the result, with a report of what was measured."""
     asked = {"--fold": fold, "--swap NORM": swap is not None, "--recalibrate DATA": recalibrate is not None}
-    asked["--unsync"] = unsync
+    asked |= {"--unsync": unsync, "--normalizer-free": normalizer_free}
     if sum(asked.values()) != 1:
         raise InputError(f"Say which conversion, one of: {', '.join(asked)}.")
     options = DataOptions(batch_size, image_size, target, standardize)
@@ -94,13 +97,14 @@ def convert(
     check_options(options)
     check_out(out)
     check_file(out)
-    net = _model(model, checkpoint)
+    net = given_model(model, checkpoint)
     if recalibrate is not None:
         samples = training_samples(net, recalibrate, options)
         example, work = samples.example, partial(recalibrated, net, samples)
     else:
         example = example_for(net, input)
-        change = partial(swapped, norm=swap) if swap is not None else folded if fold else unsynced
+        plain = folded if fold else unsynced if unsync else freed
+        change = partial(swapped, norm=swap) if swap is not None else plain
         work = partial(change, net, example)
     converted = in_words(work)
     typer.echo(converted.report)
@@ -111,20 +115,7 @@ def convert(
 def _check_belonging(recalibrates: bool, input: str | None, options: DataOptions) -> None:
     """Raise InputError for an option that the conversion would not look at."""
     if recalibrates and input is not None:
-        raise InputError("--input goes with --fold, --swap and --unsync; with --recalibrate the data are the input.")
+        raise InputError("--input goes with every conversion but --recalibrate, where the data are the input.")
     if not recalibrates and options != DataOptions():
         given = next(name for name, value in options._asdict().items() if value != DataOptions._field_defaults[name])
         raise InputError(f"--{given.replace('_', '-')} goes with --recalibrate DATA.")
-
-
-def _model(name: str, checkpoint: Path | None) -> nn.Module:
-    if Path(name).suffix in READABLE:
-        raise InputError(
-            f"{name} holds weights and no model; write the model's name in front of it, as in torchvision:resnet18 "
-            f"{name}."
-        )
-    sys.path.insert(0, os.getcwd())  # where package.module:function is looked up
-    net = model_builder(name)()
-    if checkpoint is not None:
-        load_weights(net, checkpoint)
-    return net.eval()

@@ -3,55 +3,124 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
+from ..comparison import InputError
 from ..comparison.terminal import make_console
-from ..doctor import NOTE, OK, PROBLEM, Check, examine, healthy
+from ..machine import NOTE, OK, PROBLEM
+from ..machine_summary import MARKS, MachineReport, machine_report
+from ..signal.diagnosis.findings import Findings
+from .conversions import in_words
+
+EPILOG = """Examples:
+
+\b
+  normwise doctor
+  normwise doctor torchvision:resnet50 weights.pth --target onnx
+  normwise doctor timm:resnet50 --batch-size 4 --world-size 8
+  normwise doctor code:net weights.pt --data photos
+  normwise doctor weights.safetensors
+
+Without MODEL it looks at the machine. MODEL and CHECKPOINT are as for `normwise convert`; a checkpoint alone as MODEL
+says what its numbers show. DATA is as there: without it the signal is that of noise.
+"""
 
 UNHEALTHY = 1
-MARKS = {OK: "ok", NOTE: "-", PROBLEM: "!!"}
 LOOKS = {OK: "green", NOTE: "dim", PROBLEM: "bold red"}
 
+Model = Annotated[str | None, typer.Argument(metavar="MODEL", help="The model's name.", show_default=False)]
+Checkpoint = Annotated[Path | None, typer.Argument(metavar="CHECKPOINT", help="Its weights.", show_default=False)]
+Data = Annotated[str | None, typer.Option(metavar="DATA", help="What the signal and the statistics are measured on.")]
+BatchSize = Annotated[int | None, typer.Option(metavar="N", help="Samples in the batch of each process in training.")]
+WorldSize = Annotated[int | None, typer.Option(metavar="N", help="Processes in training; by default 1.")]
+Target = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Where it goes: onnx, tensorrt, openvino, coreml, quantization.")
+]
 Json = Annotated[bool, typer.Option("--json", help="The same as JSON on stdout.")]
 
 
-def doctor(as_json: Json = False) -> None:
-    """Look at this machine and installation: is everything here that makes normwise fast?
+def doctor(
+    model: Model = None,
+    checkpoint: Checkpoint = None,
+    data: Data = None,
+    batch_size: BatchSize = None,
+    world_size: WorldSize = None,
+    target: Target = None,
+    as_json: Json = False,
+) -> None:
+    """Say what is wrong with a model, and which call mends it; without MODEL, what is wrong with this machine.
 
-    Compiles the C++ kernels if that has not happened here yet (10 to 60 seconds, once). The exit status is 1 where
-    something is a problem, and 0 otherwise.
+    On the machine it compiles the C++ kernels if that has not happened here yet (10 to 60 seconds, once). The exit
+    status is 1 where something is a problem of the machine or an error in the model, and 0 otherwise.
     """
-    checks = examine()
-    if as_json:
-        found = {"healthy": healthy(checks), "checks": [check._asdict() for check in checks]}
-        typer.echo(json.dumps(found, indent=2))
+    if model is None:
+        given = {"--data": data, "--batch-size": batch_size, "--world-size": world_size, "--target": target}
+        about = next((name for name, value in given.items() if value is not None), None)
+        if about is not None:
+            raise InputError(f"{about} is about a model; write its name, as in normwise doctor torchvision:resnet18.")
+        _machine(as_json)
     else:
-        _show(checks)
-    if not healthy(checks):
+        _model(model, checkpoint, data, batch_size, world_size, target, as_json)
+
+
+def _machine(as_json: bool) -> None:
+    report = machine_report()
+    if as_json:
+        typer.echo(report.to_json())
+    else:
+        _show(report)
+    if not report.healthy:
         raise typer.Exit(UNHEALTHY)
 
 
-def _show(checks: list[Check]) -> None:
+def _model(
+    model: str,
+    checkpoint: Path | None,
+    data: str | None,
+    batch_size: int | None,
+    world_size: int | None,
+    target: str | None,
+    as_json: bool,
+) -> None:
+    from .examining import examined  # imports torch's nets and data, which the machine's report does without
+
+    findings = in_words(lambda: examined(model, checkpoint, data, batch_size, world_size or 1, target))
+    if as_json:
+        shown = [
+            {"severity": f.severity, "rule": f.rule, "module": f.module, "what": f.what, "remedy": f.remedy}
+            for f in findings
+        ]
+        found = {"model": findings.model, "findings": shown, "notes": findings.notes}
+        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+    else:
+        typer.echo(str(findings))
+    _exit_for(findings)
+
+
+def _exit_for(findings: Findings) -> None:
+    if findings.errors:
+        raise typer.Exit(UNHEALTHY)
+
+
+def _show(report: MachineReport) -> None:
     console = make_console()
     if console.is_terminal:
-        console.print(_table(checks))
+        console.print(_table(report))
+        console.print(f"\n{report.summary}")
     else:
-        for name, level, found, advice in checks:
-            typer.echo(f"{MARKS[level]:2}  {name:17}  {found}" + (f" -> {advice}" if advice else ""))
-    problems = sum(check.level == PROBLEM for check in checks)
-    said = f"{problems} problem{'' if problems == 1 else 's'}, marked {MARKS[PROBLEM]}." if problems else "No problem."
-    console.print(f"\n{said}")
+        typer.echo(str(report))
 
 
-def _table(checks: list[Check]) -> Table:
+def _table(report: MachineReport) -> Table:
     table = Table.grid(padding=(0, 2, 0, 0))
     for _ in range(2):
         table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for name, level, found, advice in checks:
+    for name, level, found, advice in report.checks:
         table.add_row(Text(MARKS[level], style=LOOKS[level]), name, found + (f"\n-> {advice}" if advice else ""))
     return table

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.module import _WrappedHook
 from torch.nn.utils import parametrize
 
@@ -22,7 +21,7 @@ def inherit(new: nn.Module, old: nn.Module) -> None:
 
     Foreign is what neither the class of ``old`` nor its constructor knows, such as a ``qconfig``. Handles of hooks go
     on working. ``old``, which ``new`` may contain, stays as it is. The values of tensors are the caller's affair, see
-    `share_tensors` and `copy_tensors`.
+    `share_tensors`.
     """
     fresh = set(new.modules()) - set(old.modules())
     if new not in fresh:
@@ -60,30 +59,12 @@ def share_tensors(new: nn.Module, old: nn.Module) -> None:
 
     Of each name that both know; a tensor that ``old`` lacks is None in ``new``, too.
     """
-    _take(new, old, lambda tensor: tensor, lambda chains: chains)
-
-
-def copy_tensors(new: nn.Module, old: nn.Module, copies: dict[int, Tensor]) -> None:
-    """As `share_tensors`, by copies; one dict of ``copies`` for a whole model keeps tied tensors tied."""
-
-    def copied(tensor: Tensor) -> Tensor:
-        if id(tensor) not in copies:
-            value = tensor.detach().clone()
-            is_parameter = isinstance(tensor, nn.Parameter)
-            copies[id(tensor)] = nn.Parameter(value, tensor.requires_grad) if is_parameter else value
-        return copies[id(tensor)]
-
-    _take(new, old, copied, copy.deepcopy)
-
-
-def _take(new: nn.Module, old: nn.Module, tensor_of: Any, chains_of: Any) -> None:
     for ours, theirs in ((new._parameters, old._parameters), (new._buffers, old._buffers)):
         for name in ours.keys() & theirs.keys():
-            tensor = theirs[name]
-            ours[name] = None if tensor is None else tensor_of(tensor)  # type: ignore[assignment]
+            ours[name] = theirs[name]  # type: ignore[assignment]
     if parametrize.is_parametrized(old):
         known = [name for name in old.parametrizations if name in new._parameters or name in new._buffers]  # type: ignore[union-attr]
-        _parametrize_as(new, chains_of(old.parametrizations), known)
+        _parametrize_as(new, old.parametrizations, known)
 
 
 def _parametrize_as(new: nn.Module, chains: Any, names: list[str]) -> None:

@@ -43,10 +43,10 @@ class Scalar(Traceable, nn.Module):
 class SkipGain(Scalar):
     r"""One learnable scalar at the end of a residual branch.
 
-    .. math:: y = g \cdot x
+    .. math:: y = \alpha\, g \cdot x
 
-    ``gain`` starts at ``initial``: with 0 every block starts as its shortcut. Any shape; the output has the input's
-    dtype. Weight decay does not belong on ``gain``.
+    ``gain`` starts at ``initial``: with 0 every block starts as its shortcut. ``alpha`` is a constant factor, a buffer
+    ``[1]``; None leaves it out. Any shape; the output has the input's dtype. Weight decay does not belong on ``gain``.
 
     Source: De and Smith 2020 (SkipInit), arXiv:2002.10444.
 
@@ -55,11 +55,17 @@ class SkipGain(Scalar):
     True
     """
 
-    def __init__(self, initial: float = 0.0) -> None:
+    alpha: Tensor | None
+
+    def __init__(self, initial: float = 0.0, alpha: float | None = None) -> None:
         super().__init__("gain", initial)
+        self.register_buffer("alpha", None if alpha is None else torch.full((1,), float(alpha)))
 
     def forward(self, x: Tensor) -> Tensor:
-        return as_node(self, x) if is_symbol(x) else x * self.value(x)
+        if is_symbol(x):
+            return as_node(self, x)
+        gain = self.value(x)
+        return x * (gain if self.alpha is None else self.alpha.to(gain).reshape(()) * gain)
 
 
 class StochasticDepth(Traceable, nn.Module):

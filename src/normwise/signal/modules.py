@@ -33,7 +33,7 @@ def unwrapped(model: nn.Module, caller: str) -> nn.Module:
             f"{caller}: {type(model).__name__} runs in TorchScript, where no module can be listened to; "
             f"{caller} the model from before torch.jit.script or torch.jit.trace."
         )
-    if isinstance(model, torch.fx.GraphModule) and not _calls_modules(model):
+    if isinstance(model, torch.fx.GraphModule) and not calls_modules(model):
         raise TypeError(
             f"{caller}: {type(model).__name__} is a graph of operations, as torch.export makes, which calls no modules "
             f"that could be listened to; {caller} the model from before, or torch.export.unflatten(program)."
@@ -46,7 +46,7 @@ def unwrapped(model: nn.Module, caller: str) -> nn.Module:
     return model
 
 
-def _calls_modules(graph: torch.fx.GraphModule) -> bool:
+def calls_modules(graph: torch.fx.GraphModule) -> bool:
     """Whether anything but the check of the inputs that torch.export adds."""
     return any(node.op == "call_module" and node.target != "_guards_fn" for node in graph.graph.nodes)
 

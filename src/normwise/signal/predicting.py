@@ -72,8 +72,8 @@ def predict(
         input, _ = default_input(model, torch.Generator().manual_seed(0))
         input = tuple(input.shape) if input.is_floating_point() else input
     with on_cpu(model):
-        structure = structure_of(_followed(model))
-        values = walk(structure, _inputs(structure.root, input), Options(skip_gain, batch_statistics))
+        structure = structure_of(followed(model))
+        values = walk(structure, inputs_of(structure.root, input), Options(skip_gain, batch_statistics))
         return Trace(name, tuple(_taps(structure, values)), f"predicted for {_words(input)}")
 
 
@@ -105,12 +105,12 @@ def _tap(name: str, kind: Kind, module: nn.Module, signal: Signal) -> Tap:
     )
 
 
-def _followed(model: nn.Module) -> nn.Module:
+def followed(model: nn.Module) -> nn.Module:
     # A layer with a rule is a call in some module's forward.
     return nn.Sequential(OrderedDict({type_name(model): model})) if rule_of(model) is not None else model
 
 
-def _inputs(model: nn.Module, given: Any) -> dict[str, Any]:
+def inputs_of(model: nn.Module, given: Any) -> dict[str, Any]:
     """By the names of `forward`'s parameters, as signals."""
     names = list(inspect.signature(model.forward).parameters)
     if isinstance(given, Mapping):

@@ -31,9 +31,10 @@ class Reading:
         """Measure the gradient when it comes, and say so."""
         self.listens = True
 
-        def hear(gradient: Tensor) -> None:
-            self.gradient = mean_square(gradient)
-            heard()
+        def hear(gradient: Tensor | None) -> None:
+            if gradient is not None:  # operators of other libraries give none where none is defined
+                self.gradient = mean_square(gradient)
+                heard()
 
         x.register_hook(hear)
 

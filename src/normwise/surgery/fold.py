@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,10 +13,11 @@ from torch import nn
 from ..core.model_change import ModelChange
 from ..core.module_tree import module_tree
 from ..weights.bake import bake_within
+from .copying import copy_of
 from .folding import layers, norms
 from .folding.observation import observe
 from .folding.plan import AFTER, BEFORE, Fold, Lone, Plan, Planner
-from .folding.runs import first_line, on_example, own_dtype
+from .folding.runs import on_example, own_dtype
 from .folding.verification import Local, Yardstick, measure_each
 from .given import check_model
 from .report import Report, Table
@@ -125,7 +125,7 @@ def fold(
     sides = _sides(into)
     if standalone not in STANDALONE:
         raise ValueError(f"fold: standalone must be 'keep' or 'affine', received {standalone!r}.")
-    target = model if inplace else _copied(model)
+    target = model if inplace else copy_of(model, "fold")
     examples = [example_inputs] if check is None else [example_inputs, check]
     with ModelChange(target, "fold") as baking:
         baked = [f"{name} ({kind})" for name, kind in bake_within(baking)] if bake else []
@@ -148,20 +148,6 @@ def _sides(into: str | Sequence[str]) -> tuple[str, ...]:
     if unknown:
         raise ValueError(f"fold: into must be 'before', 'after' or both, received {unknown[0]!r}.")
     return sides
-
-
-def _copied(model: nn.Module) -> nn.Module:
-    attributes = [value for module in model.modules() for value in vars(module).values()]
-    # torch copies no tensor that a graph hangs on, such as the weight that a hook of weight norm left.
-    memo: dict[int, Any] = {
-        id(t): t.detach().clone() for t in attributes if isinstance(t, torch.Tensor) and not t.is_leaf
-    }
-    try:
-        return copy.deepcopy(model, memo)
-    except Exception as error:  # whatever stands in the way of a copy
-        raise ValueError(
-            f"fold: {type(model).__name__} cannot be copied ({first_line(error)}); write inplace=True."
-        ) from error
 
 
 def _base_dtype(model: nn.Module) -> torch.dtype:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
-from typing import TypeVar
 
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from ..core.module_tree import Node, module_tree
+from ..core.module_tree import Node
 from ..signal.diagnosis.findings import listed
+from ..signal.modules import calls_modules
 from .transition import check_closed
 
 #: Which modules: a predicate (name, module), a name or glob, or several of them.
 Where = Callable[[str, nn.Module], bool] | str | Iterable[str]
-Kind = TypeVar("Kind", bound=nn.Module)
 _WRAPPED = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 _QUANTIZED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.nn.quantized")
 
@@ -24,8 +23,8 @@ _QUANTIZED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch
 def check_model(model: object, caller: str) -> None:
     """Whether the modules of a model can be replaced and its tensors read.
 
-    Raises TypeError for what is no module, is wrapped, scripted, compiled or quantized, and ValueError for tensors
-    without values (lazy modules, the meta device) and for a model in the middle of a swap.
+    Raises TypeError for what is no module, is wrapped, scripted, compiled, exported or quantized, and ValueError for
+    tensors without values (lazy modules, the meta device) and for a model in the middle of a swap.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"{caller} expects a torch.nn.Module, received {type(model).__name__}.")
@@ -39,6 +38,11 @@ def check_model(model: object, caller: str) -> None:
             raise ValueError(f"{caller}: {name} is not initialized yet; run the lazy model once on a batch first.")
         if tensor.is_meta:
             raise ValueError(f"{caller}: {name} is on the meta device and has no values; load them first.")
+    if isinstance(model, torch.fx.GraphModule) and not calls_modules(model):
+        raise TypeError(
+            f"{caller}: {type(model).__name__} is a graph of operations, as torch.export makes, and calls none; "
+            "pass the model from before, or torch.export.unflatten(program)."
+        )
     check_closed(model, caller)
 
 
@@ -63,25 +67,13 @@ def home_of_forward(module: nn.Module) -> type | None:
     return None if "forward" in vars(module) else next(kind for kind in kinds if "forward" in vars(kind))
 
 
-def chosen(
-    model: nn.Module, kinds: type[Kind] | tuple[type[Kind], ...], where: Where | None, caller: str
-) -> list[Kind]:
-    """The modules of these classes that ``where`` matches by one of their names, each once; None matches all.
+def matching(candidates: Mapping[nn.Module, Node], where: Where | None, caller: str) -> list[nn.Module]:
+    """Those of some modules of a model that ``where`` matches by one of their names; None matches all.
 
     A name also matches everything below it, and ``*`` also matches dots.
 
     Raises ValueError where nothing matches, with names that there are.
     """
-    candidates = {m: node for m, node in module_tree(model).items() if isinstance(m, kinds)}
-    if not candidates:
-        classes = kinds if isinstance(kinds, tuple) else (kinds,)
-        known = ", ".join(dict.fromkeys(kind.__name__.lstrip("_") for kind in classes))
-        raise ValueError(f"{caller}: {type(model).__name__} has no layer of these kinds: {known}.")
-    return matching(candidates, where, caller)  # type: ignore[return-value]
-
-
-def matching(candidates: Mapping[nn.Module, Node], where: Where | None, caller: str) -> list[nn.Module]:
-    """Those of some modules of a model that ``where`` matches, as in `chosen`."""
     matches = _predicate(where, caller)
     found = [m for m, node in candidates.items() if any(matches(n, m) for n in node.names)]
     if not found:

@@ -105,7 +105,7 @@ def poisoned_statistics(evidence: Evidence) -> Iterator[Finding]:
                 name,
                 f"{broken} of the {sum(b.numel() for b in memory)} running means and variances are NaN or "
                 "infinite: the evaluation mode gives NaN, whatever the input.",
-                "Reset them (module.reset_running_stats()) and let clean batches pass; normwise's BatchNorm skips "
-                "batches that are not finite.",
+                "Reset them (module.reset_running_stats()), then nw.recalibrate(model, loader) on clean data; "
+                "normwise's BatchNorm skips batches that are not finite.",
                 float(broken),
             )

@@ -19,7 +19,7 @@ SAMPLES_REMEMBERED = 16
 DROPPED = 1.2
 STALE = 1.0
 GAP = 0.5
-RECALIBRATE = "Let batches of the data pass in training mode (no gradients needed) before you evaluate."
+RECALIBRATE = "nw.recalibrate(model, loader) measures them anew; call it before you evaluate."
 
 
 def high_momentum(evidence: Evidence) -> Iterator[Finding]:
@@ -75,8 +75,8 @@ def no_running_statistics(evidence: Evidence) -> Iterator[Finding]:
             names[0],
             f"{listed(names)} normalize{_s(names)} by the batch in evaluation, too (track_running_stats=False): what a "
             "sample gives depends on the others beside it, and a single one cannot be evaluated.",
-            "Leave track_running_stats at True, or use a normalizer that needs no batch: GroupNorm, LayerNorm, "
-            "InstanceNorm.",
+            "Leave track_running_stats at True, or put a normalizer there that needs no batch: "
+            "nw.swap(model, 'group').",
             float(len(names)),
         )
 
@@ -160,8 +160,8 @@ def small_batch(evidence: Evidence) -> Iterator[Finding]:
             f"{listed(names)} normalize{_s(names)} over batches of {samples}: the statistics "
             f"differ from batch to batch by about 1/sqrt({samples}) of a standard deviation, and evaluation knows "
             "nothing of it.",
-            "If you train with such batches, use GroupNorm, Batch Renorm or SyncBatchNorm; `normwise compare` measures "
-            "which.",
+            "If you train with such batches: nw.swap(model, 'group') or 'renorm', or SyncBatchNorm; `normwise compare` "
+            "measures which.",
             float(samples),
         )
 
@@ -178,7 +178,7 @@ def train_eval_gap(evidence: Evidence) -> Iterator[Finding]:
         f"The outputs in evaluation differ from those in training by {evidence.gap:.2g} of their variance."
         if finite
         else "The outputs are finite by the batch's statistics, and NaN or infinite in evaluation.",
-        f"{RECALIBRATE} What remains is the noise of small batches: a larger batch, GroupNorm or Batch Renorm.",
+        f"{RECALIBRATE} What remains is the noise of small batches: a larger batch, or nw.swap(model, 'group').",
         evidence.gap,
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -23,12 +23,18 @@ class Call(NamedTuple):
 
 
 class Structure(NamedTuple):
-    """A graph whose nodes know their module (``meta["scope"]``), the calls of modules in it, and what it reads."""
+    """A graph whose nodes know their module (``meta["scope"]``), the calls of modules in it, and what it reads.
+
+    ``returned``: the path of the innermost module whose call returned a node. ``entered``: how often each module is
+    called, those that call others included.
+    """
 
     root: nn.Module
     graph: fx.Graph
     calls: tuple[Call, ...]
     attributes: dict[str, Any]
+    returned: dict[fx.Node, str]
+    entered: Mapping[str, int]
 
 
 def structure_of(model: nn.Module) -> Structure:
@@ -45,7 +51,7 @@ def structure_of(model: nn.Module) -> Structure:
         reads = [str(node.target) for node in graph.nodes if node.op == "get_attr"]
         # Tensors made in forward are attributes of the model only while it is followed.
         attributes = {name: operator.attrgetter(name)(model) for name in reads}
-    return Structure(model, graph, tuple(tracer.calls), attributes)
+    return Structure(model, graph, tuple(tracer.calls), attributes, tracer.returned, tracer.entered)
 
 
 def numbered(path: str, root: nn.Module, times: int) -> str:
@@ -61,6 +67,8 @@ class _Tracer(fx.Tracer):
     def __init__(self) -> None:
         super().__init__()
         self.calls: list[Call] = []
+        self.returned: dict[fx.Node, str] = {}
+        self.entered: Counter[str] = Counter()
         self._times: Counter[str] = Counter()
         self._scopes: list[str] = [""]
         self._children = [0]
@@ -75,6 +83,7 @@ class _Tracer(fx.Tracer):
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:  # noqa: ARG002
         path = self.path_of_module(m)
         self._children[-1] += 1
+        self.entered[path] += 1
         if self.is_leaf_module(m, path):
             output = self.create_proxy("call_module", path, args, kwargs)
             self._called(path, output)
@@ -83,13 +92,17 @@ class _Tracer(fx.Tracer):
         self._children.append(0)
         output = m.forward(*args, **kwargs)  # not m(...): hooks are not part of the structure
         self._scopes.pop()
-        if self._children.pop() == 0 and isinstance(output, fx.Proxy):
-            self._called(path, output)
+        calls_none = self._children.pop() == 0
+        if isinstance(output, fx.Proxy):
+            if calls_none:
+                self._called(path, output)
+            self.returned.setdefault(output.node, path)
         return output
 
     def _called(self, path: str, output: fx.Proxy) -> None:
         self._times[path] += 1
         self.calls.append(Call(numbered(path, self.root, self._times[path]), path, output.node))
+        self.returned.setdefault(output.node, path)
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         node = super().create_node(*args, **kwargs)

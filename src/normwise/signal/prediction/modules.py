@@ -58,7 +58,8 @@ def _padded(mode: str) -> Rule:
 
 
 def _skip_gain(module: Any, options: Options, x: Signal) -> Signal:
-    return x.scaled(float(module.gain) if options.skip_gain is None else options.skip_gain)
+    gain = float(module.gain) if options.skip_gain is None else options.skip_gain
+    return x.scaled(gain if module.alpha is None else gain * float(module.alpha))
 
 
 RULES: dict[type[nn.Module], Rule] = {

@@ -25,12 +25,13 @@ _LINEAR = ("linear", "conv1d", "conv2d", "conv3d", "matmul", "scaled_dot_product
 
 
 class Residual(NamedTuple):
-    """A residual addition in the module ``path``: its sum and the end of its branch."""
+    """A residual addition in the module ``path``: its sum, the end of its branch, and where branch and skip part."""
 
     name: str
     path: str
     sum: fx.Node
     branch: fx.Node
+    origin: fx.Node
 
 
 def residuals_of(structure: Structure, values: Mapping[fx.Node, Any]) -> list[Residual]:
@@ -40,12 +41,13 @@ def residuals_of(structure: Structure, values: Mapping[fx.Node, Any]) -> list[Re
     times: Counter[str] = Counter()
     for node in structure.graph.nodes:
         operands = _operands(structure.root, node, values)
-        branch = ancestry.branch(*operands) if operands else None
-        if branch is not None:
+        parts = ancestry.parts(*operands) if operands else None
+        if parts is not None:
+            branch, origin = parts
             path = node.meta.get("scope", "")
             times[path] += 1
             name = numbered(path, structure.root, times[path])
-            found.append(Residual(name, path, node, _end(structure.root, branch, values)))
+            found.append(Residual(name, path, node, _end(structure.root, branch, values), origin))
     return found
 
 
@@ -74,18 +76,19 @@ class _Ancestry:
             if (node in called and not self._is_passed_on(node)) or getattr(node.target, "__name__", "") in _LINEAR:
                 self._layers |= mine
 
-    def branch(self, a: fx.Node, b: fx.Node) -> fx.Node | None:
-        """Which of two operands is the branch: the one with more layers since they parted."""
+    def parts(self, a: fx.Node, b: fx.Node) -> tuple[fx.Node, fx.Node] | None:
+        """Which of two operands is the branch (the one with more layers since they parted), and where they parted."""
         common = self._of[a] & self._of[b]
         if not common:
             return None
-        origin = self._of[self._nodes[common.bit_length() - 1]]
+        parting = self._nodes[common.bit_length() - 1]
+        origin = self._of[parting]
         sources = (self._of[a] | self._of[b]) & self._inputs
         # A condition (a time embedding) enters every block and joins what came from the first input.
         if not origin & (sources & -sources):
             return None
         in_a, in_b = ((self._of[n] & ~origin & self._layers).bit_count() for n in (a, b))
-        return None if in_a == in_b else a if in_a > in_b else b
+        return None if in_a == in_b else (a if in_a > in_b else b, parting)
 
     def _is_passed_on(self, node: fx.Node) -> bool:
         """Identity, dropout: what comes out is what went in."""

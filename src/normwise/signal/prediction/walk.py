@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -22,12 +22,20 @@ _BY_NAME = {"stochastic_depth": unchanged, "drop_path": unchanged, "drop_block2d
 _IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv)
 
 
-def walk(structure: Structure, inputs: Mapping[str, Any], options: Options) -> dict[fx.Node, Any]:
+#: What is told of each call of a module: the module and its arguments, before it is followed.
+Listener = Callable[[nn.Module, tuple[Any, ...]], None]
+
+
+def walk(
+    structure: Structure, inputs: Mapping[str, Any], options: Options, before: Listener | None = None
+) -> dict[fx.Node, Any]:
     """The value of each node as it arose: a `Signal`, or the number, size or parameter that it is."""
     arisen: dict[fx.Node, Any] = {}
     now: dict[fx.Node, Any] = {}  # after what later nodes did to it in place
     for node in structure.graph.nodes:
         args, kwargs = (map_arg(part, now.__getitem__) for part in (node.args, node.kwargs))
+        if before is not None and node.op == "call_module":
+            before(structure.root.get_submodule(str(node.target)), args)
         try:
             arisen[node] = now[node] = _value(structure, node, args, kwargs, inputs, options)
         except (NotImplementedError, TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:

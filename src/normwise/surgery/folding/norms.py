@@ -119,12 +119,17 @@ def channel_map(norm: nn.Module, call: LayerCall) -> ChannelMap | str:
         if isinstance(found, str):
             return found
         weight, bias = found
+    return map_of(norm, weight, bias)  # type: ignore[arg-type]
+
+
+def map_of(norm: nn.Module, weight: Tensor | None, bias: Tensor | None) -> ChannelMap:
+    """What running statistics, γ and β do to each channel."""
     mean, var = (in_fp64(t.detach()) for t in (norm.running_mean, norm.running_var))  # type: ignore[operator, union-attr]
     scale = (var + norm.eps).rsqrt()  # type: ignore[operator]
     if weight is not None:
-        scale = scale * in_fp64(weight.detach())  # type: ignore[operator]
+        scale = scale * in_fp64(weight.detach())
     moved = -mean * scale
-    offset = torch.zeros_like(moved) if bias is None else in_fp64(bias.detach())  # type: ignore[operator]
+    offset = torch.zeros_like(moved) if bias is None else in_fp64(bias.detach())
     return ChannelMap(scale, moved + offset, moved.abs() + offset.abs())
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ...core.activations import MODULES
+from ...core.symbols import as_node, is_symbol
 from .layers import padded
 from .norms import ChannelMap, activation_of, parts_of
 
@@ -15,17 +17,19 @@ from .norms import ChannelMap, activation_of, parts_of
 class Epilogue(nn.Module):
     """What one of our layers does after its scale and shift: add the residual, then activate.
 
-    It takes the layer's arguments; what they say about statistics no longer matters.
+    It takes the layer's arguments; what they say about statistics no longer matters. ``first`` is applied before.
     """
 
-    def __init__(self, act: nn.Module, names: tuple[str, ...]) -> None:
+    def __init__(self, act: nn.Module, names: tuple[str, ...], first: nn.Module | None = None) -> None:
         super().__init__()
+        self.first = first
         self.act = act
         self.names = names
 
     def forward(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
-        residual = {**dict(zip(self.names, args, strict=False)), **kwargs}.get("residual")
-        return self.act(x + residual if isinstance(residual, Tensor) else x)
+        residual: Any = {**dict(zip(self.names, args, strict=False)), **kwargs}.get("residual")
+        x = x if self.first is None else self.first(x)
+        return self.act(x if residual is None else x + residual)
 
     def extra_repr(self) -> str:
         return f"arguments={self.names}"
@@ -49,7 +53,10 @@ class ChannelPad(nn.Module):
 
 
 class ChannelAffine(nn.Module):
-    """``y = weight · x + bias`` of each channel, in the dtype of ``x``; the channels are dimension ``axis``."""
+    """``y = weight · x + bias`` of each channel, in the dtype of ``x``.
+
+    The channels are dimension ``axis``, which may be counted from the end.
+    """
 
     def __init__(self, weight: Tensor, bias: Tensor, axis: int, trained: bool) -> None:
         super().__init__()
@@ -58,7 +65,9 @@ class ChannelAffine(nn.Module):
         self.bias = nn.Parameter(bias, trained)
 
     def forward(self, x: Tensor) -> Tensor:
-        column = (-1, *[1] * (x.dim() - self.axis - 1))
+        if is_symbol(x):
+            return as_node(self, x)
+        column = (-1, *[1] * (-self.axis - 1 if self.axis < 0 else x.dim() - self.axis - 1))
         return (x * self.weight.view(column) + self.bias.view(column)).to(x.dtype)
 
     def extra_repr(self) -> str:

@@ -8,10 +8,11 @@ import sys
 import pytest
 import torch
 
-from normwise import available_backends, doctor, huge_pages
+from normwise import available_backends, huge_pages, machine
 from normwise.backends import allocator
 from normwise.bench.allocation import Cost
-from normwise.doctor import NOTE, OK, PROBLEM, Check, examine, healthy
+from normwise.machine import NOTE, OK, PROBLEM, Check, examine
+from normwise.machine_summary import MachineReport
 
 
 def found(name):
@@ -43,13 +44,13 @@ def test_every_part_is_looked_at_once():
 
 def test_versions_are_those_of_this_process():
     assert one("torch").found.startswith(torch.__version__)
-    assert os.path.dirname(doctor.__file__) in one("normwise").found
+    assert os.path.dirname(machine.__file__) in one("normwise").found
 
 
 def test_notes_are_no_problem_and_problems_are():
     fine = [Check("a", OK, ""), Check("b", NOTE, "")]
-    assert healthy(fine)
-    assert not healthy([*fine, Check("c", PROBLEM, "")])
+    assert MachineReport(tuple(fine)).healthy
+    assert not MachineReport((*fine, Check("c", PROBLEM, ""))).healthy
 
 
 @pytest.mark.parametrize(("version", "level"), [("2.9.1", PROBLEM), ("2.10.0", OK), ("2.13.0+cpu", OK), ("3.0", OK)])
@@ -60,7 +61,7 @@ def test_an_old_torch_is_a_problem(version, level, monkeypatch):
 
 def test_missing_kernels_say_what_to_install(monkeypatch):
     reasons = {"cpu": "no C++ compiler was found; install g++.", "triton": "no GPU", "reference": None}
-    monkeypatch.setattr(doctor, "available_backends", lambda: reasons)
+    monkeypatch.setattr(machine, "available_backends", lambda: reasons)
     checks = {check.name: check for check in found("backend")}
     assert checks["backend cpu"].level == PROBLEM
     assert "install g++" in checks["backend cpu"].found
@@ -70,14 +71,14 @@ def test_missing_kernels_say_what_to_install(monkeypatch):
 
 @pytest.mark.parametrize(("threaded", "said"), [(False, 1), (True, 0), (None, 0)])
 def test_kernels_on_one_thread_are_a_note(threaded, said, monkeypatch):
-    monkeypatch.setattr(doctor.cpu, "threaded", lambda: threaded)
+    monkeypatch.setattr(machine.cpu, "threaded", lambda: threaded)
     checks = found("kernels' threads")
     assert len(checks) == said
     assert all(check.level == NOTE and "no OpenMP" in check.found for check in checks)
 
 
 @pytest.mark.skipif(available_backends()["cpu"] is not None, reason=str(available_backends()["cpu"]))
-@pytest.mark.skipif(not doctor.MAPS.exists(), reason="needs Linux's /proc")
+@pytest.mark.skipif(not machine.MAPS.exists(), reason="needs Linux's /proc")
 def test_the_library_that_serves_is_named():
     paths = one("backend cpu").found.partition(": ")[2].split(", ")
     assert [path for path in paths if not (os.path.exists(path) and "kernels-" in path)] == []
@@ -96,9 +97,9 @@ def test_the_compiler_is_run(monkeypatch, tmp_path):
     compiler.write_text("#!/bin/sh\necho mine 1.2\necho more\n")
     compiler.chmod(0o755)
     monkeypatch.setenv("CXX", str(compiler))
-    monkeypatch.setattr(doctor.build, "MARCH", "native")
+    monkeypatch.setattr(machine.build, "MARCH", "native")
     assert one("C++ compiler") == Check("C++ compiler", OK, f"{compiler} ({compiler}): mine 1.2")
-    monkeypatch.setattr(doctor.build, "MARCH", "x86-64-v3")
+    monkeypatch.setattr(machine.build, "MARCH", "x86-64-v3")
     advice = "unset NORMWISE_MARCH to compile for this processor"
     assert one("C++ compiler") == Check(
         "C++ compiler", NOTE, f"{compiler} ({compiler}): mine 1.2, for x86-64-v3", advice
@@ -123,7 +124,7 @@ def test_a_cache_that_cannot_be_written(monkeypatch, tmp_path):
 
 def test_a_full_disk(monkeypatch, tmp_path):
     monkeypatch.setenv("NORMWISE_CACHE", str(tmp_path))
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: doctor.shutil._ntuple_diskusage(100, 98, 2 << 20))
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda path: machine.shutil._ntuple_diskusage(100, 98, 2 << 20))
     assert one("cache").found.endswith("only 2 MB are free")
     assert one("cache").level == PROBLEM
 
@@ -170,9 +171,9 @@ def test_huge_pages(text, enabled, level, said, monkeypatch, tmp_path, switch):
     ],
 )
 def test_what_the_allocator_costs(faults, reason, level, said, monkeypatch):
-    monkeypatch.setattr(doctor.allocation, "measure", lambda: Cost(64 << 20, 9.0, 5.0, *faults))
-    monkeypatch.setattr(doctor, "allocator", lambda: "allocator 1.0")
-    monkeypatch.setattr(doctor, "unavailable", lambda: reason)
+    monkeypatch.setattr(machine.allocation, "measure", lambda: Cost(64 << 20, 9.0, 5.0, *faults))
+    monkeypatch.setattr(machine, "allocator", lambda: "allocator 1.0")
+    monkeypatch.setattr(machine, "unavailable", lambda: reason)
     check = one("memory")
     assert check.level == level
     assert said in check.found
@@ -218,7 +219,7 @@ MAPS = """\
 @pytest.mark.parametrize("second", ["libiomp5.so", "libomp.so", "libgomp-a34b3233.so.1.0.0", "a b/libgomp.so.1"])
 def test_a_second_openmp_runtime_is_a_problem(second, monkeypatch, tmp_path):
     maps = tmp_path / "maps"
-    monkeypatch.setattr(doctor, "MAPS", maps)
+    monkeypatch.setattr(machine, "MAPS", maps)
     maps.write_text(MAPS.format(torch=tmp_path))
     assert one("OpenMP") == Check("OpenMP", OK, f"{tmp_path}/libgomp.so.1")
     maps.write_text(maps.read_text() + f"7f05-7f06 r-xp 00000000 00:1f 3 {tmp_path}/other/{second}\n")
@@ -228,7 +229,7 @@ def test_a_second_openmp_runtime_is_a_problem(second, monkeypatch, tmp_path):
 
 def test_packages_are_named_as_pip_knows_them():
     present, absent = one("optional packages").found, "".join(check.found for check in found("not installed"))
-    for distribution, _ in doctor.PACKAGES.values():
+    for distribution, _ in machine.PACKAGES.values():
         assert (f"{distribution} " in present) != (f"{distribution} (" in absent)
 
 
@@ -261,7 +262,7 @@ def fresh():
     return run("--json", code=0 if available_backends()["cpu"] is None else 1)
 
 
-@pytest.mark.skipif(not doctor.MAPS.exists(), reason="needs Linux's /proc")
+@pytest.mark.skipif(not machine.MAPS.exists(), reason="needs Linux's /proc")
 def test_a_fresh_process_has_one_openmp_runtime(fresh):
     (check,) = (check for check in json.loads(fresh.stdout)["checks"] if check["name"] == "OpenMP")
     assert check["level"] == OK

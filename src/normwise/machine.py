@@ -1,4 +1,4 @@
-"""Is everything here that makes normwise fast, and if not, what to do about it: `normwise doctor`."""
+"""Is everything here that makes normwise fast, and if not, what to do about it: `normwise doctor` without a model."""
 
 from __future__ import annotations
 
@@ -63,11 +63,6 @@ def examine() -> list[Check]:
     ['normwise', 'Python', 'torch']
     """
     return [check for look in _LOOKS for check in look()]
-
-
-def healthy(checks: list[Check]) -> bool:
-    """Whether nothing is a problem; notes are none."""
-    return all(check.level != PROBLEM for check in checks)
 
 
 def _installation() -> Iterator[Check]:

@@ -1,0 +1,30 @@
+"""What `normwise doctor MODEL` looks at: a model, or a checkpoint alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..comparison import InputError
+from ..signal.diagnosis.findings import Findings
+from ..surgery import doctor
+from ..surgery.examination.checkpoint import findings_in_state
+from .checkpoints import READABLE, is_whole_model, read_state
+from .given_model import given_model
+from .samples import DataOptions, training_samples
+
+
+def examined(
+    name: str, checkpoint: Path | None, data: str | None, batch_size: int | None, world_size: int, target: str | None
+) -> Findings:
+    """The findings; InputError for what cannot be looked at."""
+    path = Path(name)
+    if path.suffix in READABLE and path.is_file() and checkpoint is None and not is_whole_model(path):
+        if data is not None or target is not None:
+            option = "--data" if data is not None else "--target"
+            raise InputError(
+                f"{option} needs the model; write its name in front of {name}, as in torchvision:resnet18."
+            )
+        return findings_in_state(read_state(path), path.name)
+    net = given_model(name, checkpoint)
+    batches = None if data is None else training_samples(net, data, DataOptions(batch_size)).batches
+    return doctor(net, batches, batch_size, world_size, target)

@@ -1,0 +1,1 @@
+"""What `doctor` finds without running a model: settings, modes, processes, where it goes, what conversions lost."""

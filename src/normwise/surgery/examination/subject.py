@@ -1,0 +1,65 @@
+"""What the rules look at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from torch import nn
+
+from ...core.module_tree import module_tree
+from ...layers.remembering import memory_of
+from ...signal.diagnosis.findings import Finding, Severity, listed
+from ...signal.diagnosis.sites import BATCH, NORMALIZER_CLASSES
+from ..folding import norms
+from ..freezing import is_frozen
+
+TARGETS = ("onnx", "tensorrt", "openvino", "coreml", "quantization")
+Named = dict[str, nn.Module]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model, how it is trained (samples in a process' batch, processes) and where it goes; None where nobody said.
+
+    ``said``: the rules of which a diagnosis has findings already.
+    """
+
+    model: nn.Module
+    batch_size: int | None = None
+    world_size: int = 1
+    target: str | None = None
+    said: frozenset[str] = field(default_factory=frozenset)
+
+    @cached_property
+    def modules(self) -> Named:
+        """Every module by its first name."""
+        return {node.name: module for module, node in module_tree(self.model).items()}
+
+    @cached_property
+    def normalizers(self) -> Named:
+        return self.where(lambda m: isinstance(m, NORMALIZER_CLASSES) or norms.is_norm(m))
+
+    @cached_property
+    def remembering(self) -> Named:
+        """Normalizers with running statistics that the mode decides about: nothing has frozen them."""
+        return {name: m for name, m in self.normalizers.items() if memory_of(m) is not None and not is_frozen(m)}
+
+    @cached_property
+    def over_batch(self) -> Named:
+        """Those that the batch normalizes in training."""
+        return {name: m for name, m in self.normalizers.items() if isinstance(m, BATCH) and not is_frozen(m)}
+
+    def where(self, wanted: Callable[[Any], bool]) -> Named:
+        return {name: module for name, module in self.modules.items() if wanted(module)}
+
+
+def found(
+    severity: Severity, rule: str, names: Iterable[str], what: str, remedy: str, value: float | None = None
+) -> Finding:
+    """One finding for all the modules; ``{names}`` and ``{s}`` (of a verb) in ``what`` are filled in."""
+    every = [name or "the model" for name in names]
+    text = what.format(names=listed(every), s="s" if len(every) == 1 else "")
+    return Finding(severity, rule, every[0], text, remedy, float(len(every)) if value is None else value)
