@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..layers import NORMALIZERS
+from .bank import BANK
 from .normalizer_free import NORMALIZER_FREE
 
 Row = dict[str, Any]
@@ -54,6 +55,8 @@ def title(norm: str) -> str:
     name, _, groups = norm.partition(":")
     if norm == NORMALIZER_FREE:
         return "Normalizer-free"
+    if norm == BANK:
+        return "BatchNorm, a bank each"
     if name not in NORMALIZERS:
         return norm
     return NORMALIZERS[name].title + (f" ({groups} groups)" if groups else "")
@@ -67,6 +70,8 @@ def spoken(norm: str) -> str:
     """
     if norm == NORMALIZER_FREE:
         return "the normalizer-free net"
+    if norm == BANK:
+        return "BatchNorm with a bank for each group"
     return title(norm).lower() if norm == "none" else title(norm)
 
 

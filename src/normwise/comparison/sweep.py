@@ -14,8 +14,10 @@ import torch
 
 from ..layers import Norm
 from . import renorm
+from .batches import steps_of_epoch
 from .data import Data, fingerprint, scales_apart
 from .events import EpochFinished, Event, RateTried, RunFinished, RunSkipped, RunStarted, SweepStarted
+from .groups import small_groups
 from .isolation import isolated
 from .machine import machine, versions
 from .models import Network, Recipe
@@ -51,7 +53,7 @@ class Sweep:
         self.data = data.to(settings.device)
         self.validation = validation_part(self.data, largest) if settings.lrs else None
         self.settings, self.norms = settings, norms
-        entrants = who_can_run(settings, norms, recipe, data.name, lambda run: self._steps(run, most=1))
+        entrants = who_can_run(settings, norms, recipe, data, lambda run: self._steps(run, most=1))
         self.norms, self.missing, self.left_out = entrants
         self.settings = replace(settings, norms=tuple(self.norms))
         self.rates: dict[tuple[str, int], float] = {}
@@ -100,16 +102,22 @@ class Sweep:
                 "train_samples": len(data.x_train),
                 "test_samples": len(data.x_test),
                 "fingerprint": data.fingerprint,
+                "groups": list(data.groups.names) if data.groups else [],
             },
             "protocol": self.settings.protocol(),
             "left_out": list(self.left_out),
-            "notes": [note] if (note := scales_apart(self.data)) else [],
+            "notes": self._notes(),
             "missing": sorted(map(list, self.missing)),
             "rates": {str(size): self.settings.rate(size) for size in self.settings.batch_sizes},
             "chosen_rates": [[norm, size, rate] for (norm, size), rate in self.rates.items()],
             "machine": machine(self.settings.device),
             "versions": versions(),
         }
+
+    def _notes(self) -> list[str]:
+        """What is worth knowing of the data, in sentences."""
+        notes = (scales_apart(self.data), small_groups(self.data.groups, self.settings.batch_sizes))
+        return [note for note in notes if note]
 
     def _plan(self) -> list[Run]:
         # A seed at a time, large batches (the short runs) first, all normalizers of a batch size together:
@@ -155,7 +163,8 @@ class Sweep:
 
     def _cost(self, run: Run) -> float:
         """Seconds that a run takes, by its first steps."""
-        steps = len(self.data.x_train) // run.batch_size * self.settings.epochs
+        groups = self.data.groups and self.data.groups.train
+        steps = steps_of_epoch(len(self.data.x_train), groups, run.batch_size) * self.settings.epochs
         try:
             return steps * min(self._steps(run, most=TIMED_STEPS))
         except torch.OutOfMemoryError as error:
@@ -200,6 +209,7 @@ class Sweep:
             "train_samples": len(self.data.x_train),
             "test_samples": len(self.data.x_test),
             "classes": len(self.data.classes),
+            "batches_by": settings.batches_by,
             "epochs": epochs,
             "learning_rate": settings.rate(run.batch_size),
             **result,
