@@ -89,6 +89,11 @@ def test_where_nothing_trained_the_rate_is_lowered():
     assert "--lrs 0.01,0.03 " in step_after(made, lrs=[0.1, 0.3]).command
 
 
+def test_where_nothing_learned_it_trains_longer():
+    made = rows(dict.fromkeys(ACCURACY, 0.10), chance_accuracy=0.10)
+    assert "--epochs 20 " in step_after(made).command
+
+
 def test_what_is_open_gets_the_seeds_that_settle_it():
     spread = {"batch": (0.90, 0.915, 0.90), "group": (0.93, 0.92, 0.945)}
     made = [row | {"test_accuracy": spread[row["norm"]][row["seed"]]} for row in make_rows(tuple(spread), (8,), 3)]

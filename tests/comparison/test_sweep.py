@@ -52,6 +52,7 @@ def test_rows_are_flat_json(rows):
     assert json.loads(json.dumps(row, allow_nan=False)) == row
     assert list(row) == [
         *("key", "norm", "batch_size", "seed", "model", "data", "train_samples", "test_samples", "classes"),
+        "chance_accuracy",
         *(
             "batches_by",
             "epochs",

@@ -20,7 +20,8 @@ class Cell:
 
     `std` is the sample standard deviation of the held-out accuracy over the seeds, None for one run. A diverged
     run counts with its credited accuracy; the other figures are means of the runs that have them. `step_ms` is
-    the median over the runs. `accuracies` are the held-out accuracies of the single runs.
+    the median over the runs. `accuracies` are the held-out accuracies of the single runs, `chance` is that of always
+    answering the most frequent class, None in rows that do not have it.
     """
 
     norm: str
@@ -36,6 +37,7 @@ class Cell:
     step_ms: float | None
     peak_memory_bytes: int | None
     test_samples: int
+    chance: float | None = None
 
     @property
     def worst(self) -> float:
@@ -121,6 +123,7 @@ def _cell(rows: list[Row]) -> Cell:
         step_ms=statistics.median(steps) if steps else None,
         peak_memory_bytes=max(memory) if memory else None,
         test_samples=rows[0]["test_samples"],
+        chance=rows[0].get("chance_accuracy"),
     )
 
 

@@ -29,20 +29,23 @@ PRICES = (
 
 
 def costs(cells: Sequence[Cell], verdicts: Sequence[Verdict]) -> list[str]:
-    """A sentence for the smallest and the largest batch size that somebody leads at, beside others that trained."""
+    """A sentence for the smallest and the largest batch size that somebody leads at, beside others that trained: on the
+    one that leads or ties everywhere, if there is one, otherwise on all that lead or tie there."""
     judged = [verdict for verdict in verdicts if verdict.leader is not None]
+    everywhere = set.intersection(*(set(verdict.tied) for verdict in judged)) if judged else set()
     ends = judged if len(judged) < 2 else [judged[0], judged[-1]]
-    return [sentence for verdict in ends if (sentence := _sentence(verdict, cells))]
+    found = [_sentence(v.batch_size, everywhere if len(everywhere) == 1 else set(v.tied), cells) for v in ends]
+    return [sentence for sentence in found if sentence]
 
 
-def _sentence(verdict: Verdict, cells: Sequence[Cell]) -> str | None:
-    trained = [cell for cell in cells if cell.batch_size == verdict.batch_size and cell.diverged < cell.n]
-    leading = [cell for cell in trained if cell.norm in verdict.tied]
+def _sentence(batch_size: int, norms: set[str], cells: Sequence[Cell]) -> str | None:
+    trained = [cell for cell in cells if cell.batch_size == batch_size and cell.diverged < cell.n]
+    leading = [cell for cell in trained if cell.norm in norms]
     said = [text for price in PRICES if (text := _said(price, leading, trained))]
     if not said or len(trained) < 2:
         return None
     who = spoken(leading[0].norm) if len(leading) == 1 else f"one of the {len(leading)} that lead"
-    return f"What {who} costs at batch size {verdict.batch_size}: {'; '.join(said)}."
+    return f"What {who} costs at batch size {batch_size}: {'; '.join(said)}."
 
 
 def _said(price: Price, leading: Sequence[Cell], trained: Sequence[Cell]) -> str | None:

@@ -81,7 +81,7 @@ def _verdict(cells: Mapping[str, Cell], block: Block, reliable: Sequence[str], c
     # Where seeds are missing that others have, only the common ones are compared.
     means = {norm: block.mean(norm) if block.seeds else cell.mean for norm, cell in cells.items()}
     ranked = sorted(cells, key=lambda norm: means[norm], reverse=True)
-    trained = any(cell.diverged < cell.n for cell in cells.values())
+    trained = any(_has_learned(cell) for cell in cells.values())
     leader = next((norm for norm in ranked if norm in reliable), None) if trained else None
     if leader is None:
         return _without_leader(cells, ranked, trained, means)
@@ -108,10 +108,16 @@ def _verdict(cells: Mapping[str, Cell], block: Block, reliable: Sequence[str], c
         behind=tuple(behind),
         clear=len(cells) > 1 and len(behind) == len(cells) - 1,
         trained=True,
+        diverged=False,
         resolution=floor,
         more_seeds=more_seeds,
         means=means,
     )
+
+
+def _has_learned(cell: Cell) -> bool:
+    """Whether some run did not diverge and they answer more than the most frequent class everywhere would."""
+    return cell.diverged < cell.n and (cell.chance is None or cell.best > cell.chance + resolution(cell))
 
 
 def _without_leader(
@@ -129,6 +135,7 @@ def _without_leader(
         behind=(),
         clear=False,
         trained=trained,
+        diverged=all(cell.diverged == cell.n for cell in cells.values()),
         resolution=max(map(resolution, cells.values())),
         more_seeds=None,
         means=means,

@@ -13,9 +13,10 @@ ENOUGH_SEEDS = 3
 # More seeds than this are not asked for: other data say more.
 MOST_MORE_SEEDS = 20
 LOWER, TRIED_RATES = 0.1, (0.3, 1.0, 3.0)
+LONGER = 4
 BY_DOMAIN = (
-    f"normwise compare --data {MIXED} --batches-by {DOMAIN} --norms batch,bank,renorm,group,instance "
-    "--batch-sizes 8,32 --out results/by-domain"
+    f"normwise compare --data {MIXED} --batches-by {DOMAIN} --norms batch,bank,renorm,group,nf --batch-sizes 8,32 "
+    "--out results/by-domain"
 )
 OWN_DATA = "normwise compare --data photos/ --model timm:resnet18 --norms batch,group,instance --out results/photos"
 
@@ -40,6 +41,8 @@ def next_step(
         return NextStep("Do the rest of the runs.", again({}))
     judged = [verdict for verdict in summary.verdicts if verdict.trained]
     if not judged:
+        if not any(verdict.diverged for verdict in summary.verdicts):
+            return NextStep("Train longer.", again({"epochs": LONGER * settings["epochs"]}))
         return NextStep("Lower the learning rate.", again(_rates(settings, [LOWER])))
     if settings["data"] in (DIGITS, MIXED):
         if settings.get("batches_by"):

@@ -25,7 +25,7 @@ from .progress import Progress
 from .settings import InputError, Run, Settings, digest
 from .storage import Store
 from .timing import side_by_side
-from .training import Trainer, train
+from .training import Trainer, chance, train
 from .trial import who_can_run
 from .tuning import Try, best_rate, try_rate, validation_part
 
@@ -209,6 +209,7 @@ class Sweep:
             "train_samples": len(self.data.x_train),
             "test_samples": len(self.data.x_test),
             "classes": len(self.data.classes),
+            "chance_accuracy": chance(self.data),
             "batches_by": settings.batches_by,
             "epochs": epochs,
             "learning_rate": settings.rate(run.batch_size),
