@@ -332,7 +332,7 @@ def test_a_column_of_a_table_tells_the_groups_and_is_no_feature(table):
         (["old", "new"] * 10, "class", "column 'class' holds the classes"),
         (["old"] * 20, "scanner", "all samples are of one group, 'old'"),
         ([f"s{i}" for i in range(20)], "scanner", "20 different values in 20 samples"),
-        (["old", " "] * 10, "scanner", "line 3 has no 'scanner'"),
+        (["old", " "] * 10, "scanner", "line 3 has no 'scanner'; fill it in or leave the line out"),
     ],
 )
 def test_columns_that_tell_no_groups(table, groups, key, message):
@@ -400,9 +400,18 @@ def groups_of_fractions():
     return (x, y, groups + 0.5), test
 
 
+def with_groups(groups):
+    (x, y, _), test = two_domains()
+    return lambda: ((x, y, groups), test)
+
+
 @pytest.mark.parametrize(
     ("data", "key", "message"),
     [
+        (with_groups(3), "group", "groups are 3; give one number or name per sample"),
+        (with_groups([[0], [0, 1]] * 80), "group", "groups are lists of different lengths"),
+        (with_groups(torch.arange(160).to_sparse()), "group", "groups are a sparse tensor; return dense ones"),
+        (with_groups(torch.empty(160, device="meta")), "group", "groups are a tensor without values"),
         (two_domains, "site", r"are the third entry of each split, \(x, y, group\); write 'group'"),
         (without_groups, "group", r"asks for the group of each sample; return splits \(x, y, group\)"),
         (too_few_groups, "group", "160 and 120 samples, but 159 and 120 groups"),

@@ -22,7 +22,7 @@ from .storage import Store
 from .sweep import Listener, Row, Sweep
 from .zoo import ModelLike, open_model
 
-DataLike = str | Callable[[], Any]
+DataLike = str | os.PathLike[str] | Callable[[], Any]
 
 EXAMPLES = 2
 SMALL_MAP = 256
@@ -112,6 +112,7 @@ def compare(
     [('group', 'finished'), ('none', 'finished')]
     """
     named = named_norms(norms)
+    data = os.fspath(data) if isinstance(data, os.PathLike) else data
     settings = make_settings(
         model=name_of(model),
         data=name_of(data),

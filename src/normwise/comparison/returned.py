@@ -83,7 +83,17 @@ def _groups(name: str, given: Any) -> np.ndarray:
             f"{name}: batches_by={GROUP!r} asks for the group of each sample; return splits (x, y, group), or data "
             "sets of (x, label, group)."
         )
-    return given.detach().cpu().numpy() if isinstance(given, Tensor) else np.asarray(given)
+    if isinstance(given, Tensor):
+        return _tensor(name, "groups", given).detach().cpu().numpy()
+    try:
+        groups = np.asarray(given)
+    except ValueError as error:
+        raise InputError(
+            f"{name}: groups are lists of different lengths; give one number or name per sample."
+        ) from error
+    if groups.ndim == 0:
+        raise InputError(f"{name}: groups are {given!r}; give one number or name per sample.")
+    return groups
 
 
 def _tensor(name: str, what: str, part: Any) -> Tensor:
@@ -104,7 +114,7 @@ def _tensor(name: str, what: str, part: Any) -> Tensor:
 def _stacked(name: str, split: Iterable[Any], grouped: bool) -> tuple[Tensor, Tensor, np.ndarray | None]:
     try:
         items = [split[i] for i in range(len(split))]  # type: ignore[index, arg-type]
-    except TypeError as error:
+    except (TypeError, KeyError) as error:
         raise InputError(
             f"{name}: a split is a torch dataset with a length or a pair (x, y) of tensors, "
             f"received {type(split).__name__}."

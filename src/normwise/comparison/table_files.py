@@ -42,12 +42,12 @@ def csv_table(path: Path, target: str | None, key: str | None = None) -> Data:
         raise InputError(
             f"{path}: line {ragged} has {len(rows[ragged - 2])} entries, the first has {len(names)} names."
         )
-    at = names.index(_target(path, names, target))
-    by = None if key is None else names.index(_key(path, names, names[at], key))
+    at = names.index(_once(path, names, _target(path, names, target)))
+    by = None if key is None else names.index(_once(path, names, _key(path, names, names[at], key)))
     features = [i for i in range(len(names)) if i not in (at, by)]
-    x = np.array([[_number(path, names[i], row[i]) for i in features] for row in rows], dtype=np.float32)
+    x = np.array([[_number(path, names[i], row[i]) for i in features] for row in rows])
     grouping = None if by is None or key is None else Grouping(key, _texts(path, key, [row[by] for row in rows]))
-    return _split(path, x, np.array([row[at].strip() for row in rows]), grouping)
+    return _split(path, _in_fp32(x), _texts(path, names[at], [row[at] for row in rows]), grouping)
 
 
 def npy_table(path: Path, target: str | None, key: str | None = None) -> Data:
@@ -72,12 +72,24 @@ def npy_table(path: Path, target: str | None, key: str | None = None) -> Data:
     numbers = range(array.shape[1])
     at = _number_of_column(path, "target", target or "-1", numbers)
     if key is None:
-        return _split(path, np.delete(array, at, axis=1).astype(np.float32), array[:, at], None)
+        return _split(path, _in_fp32(np.delete(array, at, axis=1)), array[:, at], None)
     by = _number_of_column(path, "batches_by", key, numbers)
     if by == at:
         raise InputError(_same_column(path, key))
-    x = np.delete(array, [at, by], axis=1).astype(np.float32)
+    x = _in_fp32(np.delete(array, [at, by], axis=1))
     return _split(path, x, array[:, at], Grouping(key, _whole(array[:, by])))
+
+
+def _in_fp32(x: np.ndarray) -> np.ndarray:
+    """What is too large becomes infinity, which is told with its sample."""
+    with np.errstate(over="ignore"):
+        return x.astype(np.float32)
+
+
+def _once(path: Path, names: Sequence[str], name: str) -> str:
+    if names.count(name) > 1:
+        raise InputError(f"{path}: {names.count(name)} columns are called {name!r}; give each its own name.")
+    return name
 
 
 def _number_of_column(path: Path, option: str, text: str, numbers: range) -> int:
@@ -105,7 +117,7 @@ def _same_column(path: Path, key: str) -> str:
 def _texts(path: Path, key: str, entries: Sequence[str]) -> np.ndarray:
     texts = [entry.strip() for entry in entries]
     if "" in texts:
-        raise InputError(f"{path}: line {texts.index('') + 2} has no {key!r}; every sample needs a group.")
+        raise InputError(f"{path}: line {texts.index('') + 2} has no {key!r}; fill it in or leave the line out.")
     return np.array(texts)
 
 
