@@ -17,9 +17,9 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 compare: $(READY) ## what normalizers do: one net on the same data, in mini-batches of all kinds and of one kind each
-	$(BIN)/normwise compare --data mixed-digits --norms batch,renorm,group,nf --batch-sizes 8,32 --out results/mixed
+	$(BIN)/normwise compare --data mixed-digits --norms batch,renorm,group,nf --batch-sizes 16,64 --out results/mixed
 	$(BIN)/normwise compare --data mixed-digits --batches-by domain --norms batch,bank,renorm,group,nf \
-		--batch-sizes 8,32 --out results/by-domain
+		--batch-sizes 16,64 --out results/by-domain
 
 bench: $(READY) ## time every layer against torch's own, and a training step
 	$(BIN)/normwise bench

@@ -15,7 +15,7 @@ MOST_MORE_SEEDS = 20
 LOWER, TRIED_RATES = 0.1, (0.3, 1.0, 3.0)
 LONGER = 4
 BY_DOMAIN = (
-    f"normwise compare --data {MIXED} --batches-by {DOMAIN} --norms batch,bank,renorm,group,nf --batch-sizes 8,32 "
+    f"normwise compare --data {MIXED} --batches-by {DOMAIN} --norms batch,bank,renorm,group,nf --batch-sizes 16,64 "
     "--out results/by-domain"
 )
 OWN_DATA = "normwise compare --data photos/ --model timm:resnet18 --norms batch,group,instance --out results/photos"
