@@ -110,6 +110,11 @@ def test_a_winner_at_one_rate_is_tried_at_others_and_then_taken():
     assert step_after(rows(), lrs=[0.1, 0.3]) == ("Nothing is left to measure here: train with GroupNorm.", None)
 
 
+def test_a_training_function_has_its_own_rates():
+    step = step_after(rows(), model="my_code:train", data="", metric="rmse", direction="min")
+    assert step == ("Nothing is left to measure here: train with GroupNorm.", None)
+
+
 @pytest.mark.parametrize(
     ("settings", "command"),
     [

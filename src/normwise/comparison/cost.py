@@ -39,7 +39,7 @@ def costs(cells: Sequence[Cell], verdicts: Sequence[Verdict]) -> list[str]:
 
 
 def _sentence(batch_size: int, norms: set[str], cells: Sequence[Cell]) -> str | None:
-    trained = [cell for cell in cells if cell.batch_size == batch_size and cell.diverged < cell.n]
+    trained = [cell for cell in cells if cell.batch_size == batch_size and max(cell.diverged, cell.lost) < cell.n]
     leading = [cell for cell in trained if cell.norm in norms]
     said = [text for price in PRICES if (text := _said(price, leading, trained))]
     if not said or len(trained) < 2:

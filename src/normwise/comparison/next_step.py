@@ -40,6 +40,9 @@ def next_step(
     if len(rows) < planned:
         return NextStep("Do the rest of the runs.", again({}))
     judged = [verdict for verdict in summary.verdicts if verdict.trained]
+    own = settings.get("metric")
+    if not judged and own:
+        return NextStep("No run has a result: the report says why.", None)
     if not judged:
         if not any(verdict.diverged for verdict in summary.verdicts):
             return NextStep("Train longer.", again({"epochs": LONGER * settings["epochs"]}))
@@ -54,7 +57,7 @@ def next_step(
         return NextStep("See how far the runs of several seeds spread.", again(_seeds(ENOUGH_SEEDS)))
     if more is not None and more <= MOST_MORE_SEEDS:
         return NextStep(f"Settle what is open with {counted(more, 'more seed')}.", again(_seeds(seeds + more)))
-    if not settings.get("lrs"):
+    if not own and not settings.get("lrs"):
         return NextStep("Give each its own learning rate.", again(_rates(settings, TRIED_RATES)))
     leading = list(dict.fromkeys(norm for verdict in judged for norm in verdict.tied))
     chosen = spoken(leading[0]) if len(leading) == 1 else "the one of those that lead which costs least"

@@ -16,15 +16,24 @@ def headline(rows: Sequence[Row], norms: Sequence[str], verdicts: Sequence[Verdi
     """A normalizer is recommended where it is the only one that is nowhere clearly behind and everywhere reliable;
     where several are, there is no clear winner; where none is, the choice depends on the batch size."""
     trained = [verdict for verdict in verdicts if verdict.trained]
+    if not trained and not verdicts[0].metric.share:
+        return f"No run has a finite {verdicts[0].metric.name}: the report says why."
     if not trained:
         return _nothing_trained(verdicts)
     sentences = _on_trained(rows, norms, trained)
     failed = [verdict for verdict in verdicts if not verdict.trained]
     if failed:
-        what = "lower the learning rate" if any(verdict.diverged for verdict in failed) else "train longer there"
         at = listed([str(verdict.batch_size) for verdict in failed])
-        sentences = [*sentences[:2], f"At batch size {at} nothing trained: {what}."]
+        sentences = [*sentences[:2], f"At batch size {at} {_what_failed(failed)}."]
     return " ".join(sentences)
+
+
+def _what_failed(verdicts: Sequence[Verdict]) -> str:
+    if not verdicts[0].metric.share:
+        return "no run has a result"
+    return (
+        f"nothing trained: {'lower the learning rate' if any(v.diverged for v in verdicts) else 'train longer there'}"
+    )
 
 
 def _nothing_trained(verdicts: Sequence[Verdict]) -> str:
@@ -64,8 +73,10 @@ def _among(rows: Sequence[Row], norms: Sequence[str], judged: Sequence[Verdict])
     named = listed([spoken(norm) for norm in standing])
     first = f"No clear winner: {named} {verb} within chance of the best{' reliable one' * bool(above)} at {where}."
     if above:
-        return [first, f"Better on average somewhere, but with runs that disagree: {listed([*map(spoken, above)])}."]
-    second = shortest_step(rows, standing, min(sizes))
+        why = "disagree" if judged[0].metric.share else "disagree or failed"
+        return [first, f"Better on average somewhere, but with runs that {why}: {listed([*map(spoken, above)])}."]
+    # Step times of a training that is not ours are not taken side by side.
+    second = shortest_step(rows, standing, min(sizes)) if judged[0].metric.share else None
     return [first, *([second] if second else []), *_seeds(judged)]
 
 

@@ -11,7 +11,7 @@ from ..layers import NORMALIZERS, Norm
 from .bank import BANK, why_no_bank
 from .cells import listed, spoken
 from .data import Data
-from .models import Recipe, first_line
+from .models import REFERENCE, Recipe, first_line
 from .normalizer_free import NORMALIZER_FREE, why_left_out
 from .settings import InputError, Run, Settings
 
@@ -53,19 +53,26 @@ def who_can_run(
 
 
 def _unfit(name: str, recipe: Recipe, data: Data) -> str | None:
+    """Why a normalizer has no place in the nets of a recipe, trained on these data."""
+    if name == NORMALIZER_FREE and recipe.normalizer_free:
+        return None
+    if name == BANK:
+        return why_no_bank(data.groups) or recipe.why_no_place(REFERENCE)
+    return why_unfit(name, recipe.name) or recipe.why_no_place(name)
+
+
+def why_unfit(name: str, model: str) -> str | None:
     """Why a normalizer has no place in any net of a comparison."""
     if name == BANK:
-        return why_no_bank(data.groups)
+        return why_no_bank(None)
     if name == NORMALIZER_FREE:
-        return None if recipe.normalizer_free else why_left_out(recipe.name)
+        return why_left_out(model)
     if name == "sync" and not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return "it synchronizes over processes, and here is one alone, where it is BatchNorm"
     row = NORMALIZERS.get(name.partition(":")[0])
-    if row is None or row.for_channels:
-        return None
-    if row.condition:
+    if row is not None and row.condition:
         return f"it takes {row.condition} besides x, which no data set of a comparison has"
-    return "it normalizes rows of features, not the channels of a map"
+    return None
 
 
 def _why_it_fails(run: Run, recipe: Recipe, data_name: str, step: Callable[[Run], object]) -> str | None:
