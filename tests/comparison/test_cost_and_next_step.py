@@ -62,14 +62,9 @@ def test_nothing_is_said_of_what_nobody_timed_or_nobody_leads():
 def step_after(made, **settings):
     about = make_about(tuple(dict.fromkeys(row["norm"] for row in made)), tuple({r["batch_size"] for r in made}))
     about["settings"] |= {"data": "photos/", "seeds": sorted({row["seed"] for row in made})} | settings
-    planned = planned_runs(about)
-    return next_step(
-        made,
-        planned,
-        about["settings"],
-        summarize(made),
-        lambda changes: command_of(about["settings"] | changes, "out"),
-    )
+    settings = about["settings"]
+    unfinished = len(made) < planned_runs(about)
+    return next_step(unfinished, settings, summarize(made), lambda changes: command_of(settings | changes, "out"))
 
 
 def test_an_unfinished_sweep_is_finished_first():

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from ..comparison import summarize, to_csv
 from ..comparison.next_step import next_step
-from ..comparison.report.words import partial, planned_runs, rate_note
+from ..comparison.report.words import partial, rate_note
 from ..comparison.storage import RESULTS
 from ..comparison.terminal import show_result
 from .compare import command_of
@@ -41,8 +41,10 @@ def show_and_write(
     if json_file and json_file != STDOUT:
         json_file.write_text(json.dumps(rows), encoding="utf-8")
         files.append(("JSON", json_file))
-    summary, settings = summarize(rows), about["settings"]
-    step = next_step(rows, planned_runs(about), settings, summary, lambda changes: command_of(settings | changes, out))
-    show_result(console, summary, files, step, partial(rows, about), rate_note(about))
+    settings = about["settings"]
+    summary = summarize(rows, settings.get("looks", 0))
+    missing = partial(rows, about)
+    step = next_step(bool(missing), settings, summary, lambda changes: command_of(settings | changes, out))
+    show_result(console, summary, files, step, missing, rate_note(about))
     if json_file == STDOUT:
         typer.echo(json.dumps(rows))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from .cells import Row, counted, spoken
+from .cells import counted, spoken
 from .embedded import DIGITS, DOMAIN, MIXED
 from .summary import Summary
 
@@ -30,14 +30,12 @@ class NextStep(NamedTuple):
     command: str | None
 
 
-def next_step(
-    rows: Sequence[Row], planned: int, settings: Mapping[str, Any], summary: Summary, again: Changed
-) -> NextStep:
+def next_step(unfinished: bool, settings: Mapping[str, Any], summary: Summary, again: Changed) -> NextStep:
     """What is missing comes first, then the reader's own data, what is open, and a learning rate for each.
 
-    `planned` is how many rows the whole sweep has; `again` gives the command of the sweep with some settings changed.
+    `unfinished`: runs are missing that were to be done; `again` gives the command of the sweep with some settings changed.
     """
-    if len(rows) < planned:
+    if unfinished:
         return NextStep("Do the rest of the runs.", again({}))
     judged = [verdict for verdict in summary.verdicts if verdict.trained]
     own = settings.get("metric")
