@@ -33,7 +33,8 @@ class NextStep(NamedTuple):
 def next_step(unfinished: bool, settings: Mapping[str, Any], summary: Summary, again: Changed) -> NextStep:
     """What is missing comes first, then the reader's own data, what is open, and a learning rate for each.
 
-    `unfinished`: runs are missing that were to be done; `again` gives the command of the sweep with some settings changed.
+    `unfinished`: runs are missing that were to be done; `again` gives the command of the sweep with some settings
+    changed.
     """
     if unfinished:
         return NextStep("Do the rest of the runs.", again({}))
