@@ -167,7 +167,7 @@ def _by_group(about: About) -> str:
 
 def _mini_batches(about: About) -> list[tuple[str, str]]:
     """How the samples come together, where that is by groups."""
-    key, names = about["settings"].get("batches_by"), about["data"].get("groups", ())
+    key, names = about["settings"].get("batches_by"), (about["data"] or {}).get("groups", ())
     if not key:
         return []
     more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
