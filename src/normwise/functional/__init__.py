@@ -27,6 +27,9 @@ Errors: TypeError for integer, complex or sparse tensors and for numbers of anot
 and sizes that do not fit, and for one value per group, where the output would be the bias, as in the layers.
 """
 
+from types import FunctionType as _FunctionType
+
+from ..core.symbols import one_node as _one_node
 from ..operations.adaptive import Style as Style
 from ..operations.adaptive import style_statistics as style_statistics
 from ..operations.measure import measure as measure
@@ -59,3 +62,8 @@ from .positional import positional_norm as positional_norm
 from .running import Running as Running
 from .running import initial_statistics as initial_statistics
 from .running import update_statistics as update_statistics
+
+# To torch.fx each of them is one node, as the layers are.
+for _name, _function in list(globals().items()):
+    if isinstance(_function, _FunctionType) and not _name.startswith("_"):
+        globals()[_name] = _one_node(_function)

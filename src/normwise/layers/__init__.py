@@ -1,5 +1,6 @@
 """Drop-in normalization layers, and the table of all of them."""
 
+from ._rebuilding import LentEpsilon as LentEpsilon
 from .adaptive_layer_norm import AdaptiveLayerNorm as AdaptiveLayerNorm
 from .adaptive_layer_norm import AdaptiveRMSNorm as AdaptiveRMSNorm
 from .adaptive_norm import AdaptiveInstanceNorm as AdaptiveInstanceNorm

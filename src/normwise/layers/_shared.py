@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from normwise.core.activations import activation_named
 from normwise.core.arguments import as_mask, check_floating, check_input, length_mask
+from normwise.core.symbols import Traceable
 from normwise.operations.request import INVERTIBLE
 
 from ._rebuilding import Epsilon
@@ -18,7 +19,7 @@ _STRIDED = torch.strided
 SPACE = {1: "L", 2: "H, W", 3: "D, H, W"}
 
 
-class FusedActivation(nn.Module):
+class FusedActivation(Traceable, nn.Module):
     """Adds ``activation=`` to a torch layer: stored by name, shown in the repr, absent from the state_dict.
 
     And reads the two ways to say which values count, ``mask`` and ``lengths``.

@@ -59,9 +59,9 @@ class _InstanceNorm(RunningLayer, nn.modules.instancenorm._InstanceNorm):
         lengths: Tensor | None = None,
     ) -> Tensor:
         x = input
+        if (type(x) is not Tensor or residual is not None) and is_symbol(x, residual):
+            return as_node(self, x, residual, mask, lengths)
         if not isinstance(x, Tensor) or x.dim() != self.rank + 2:
-            if is_symbol(x):
-                return as_node(self, x, residual, mask, lengths)
             self._check_input_dim(x)
             batched = [None if t is None else t.unsqueeze(0) for t in (residual, mask, lengths)]
             return self(x.unsqueeze(0), *batched).squeeze(0)
@@ -236,7 +236,7 @@ class GroupNorm(FusedActivation, nn.GroupNorm):
         mask: Tensor | None = None,
         lengths: Tensor | None = None,
     ) -> Tensor:
-        if type(input) is not Tensor and is_symbol(input):
+        if (type(input) is not Tensor or residual is not None) and is_symbol(input, residual):
             return as_node(self, input, residual, mask, lengths)
         if mask is not None or lengths is not None:
             mask = self._mask(input, mask, lengths)

@@ -125,7 +125,7 @@ class LayerNorm(_RowNorm, nn.LayerNorm):
         self._set_options(activation, add_first, zero_centered)
 
     def forward(self, input: Tensor, residual: Tensor | None = None, mask: Tensor | None = None) -> Tensor:  # type: ignore[override]
-        if type(input) is not Tensor and is_symbol(input):
+        if (type(input) is not Tensor or residual is not None) and is_symbol(input, residual):
             return as_node(self, input, residual, mask)
         return self._normalize(
             input, bound(formulas.instance_norm, eps=self.__dict__["eps"]), parameters_of(self), residual, mask
@@ -174,7 +174,7 @@ class RMSNorm(_RowNorm, nn.RMSNorm):
         self._set_options(activation, add_first, zero_centered)
 
     def forward(self, x: Tensor, residual: Tensor | None = None, mask: Tensor | None = None) -> Tensor:  # type: ignore[override]
-        if type(x) is not Tensor and is_symbol(x):
+        if (type(x) is not Tensor or residual is not None) and is_symbol(x, residual):
             return as_node(self, x, residual, mask)
         formula = bound(formulas.rms_norm, eps=epsilon(x, self.__dict__["eps"]))
         return self._normalize(x, formula, (self.weight, None), residual, mask)

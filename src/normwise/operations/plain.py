@@ -103,7 +103,7 @@ def rows_of_sums(request: Request) -> tuple[Tensor, Tensor]:
 
 def as_maps(y: Tensor, x: Tensor) -> Tensor:
     """Rows of channels ``[N, *space, C]`` as ``x`` lies, ``[N, C, *space]``."""
-    y = y.movedim(-1, 1)
+    y = y.movedim(x.dim() - 1, 1)  # the older exporter to ONNX counts from the front
     return y if y.stride() == x.stride() else in_layout_of(x, y)
 
 
