@@ -16,8 +16,10 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	touch $@
 
-compare: $(READY) ## train one model with every normalizer and write the report
-	$(BIN)/normwise compare --out results/compare
+compare: $(READY) ## what normalizers do: one net on the same data, in mini-batches of all kinds and of one kind each
+	$(BIN)/normwise compare --data mixed-digits --norms batch,renorm,group,nf --batch-sizes 16,64 --out results/mixed
+	$(BIN)/normwise compare --data mixed-digits --batches-by domain --norms batch,bank,renorm,group,nf \
+		--batch-sizes 16,64 --out results/by-domain
 
 bench: $(READY) ## time every layer against torch's own, and a training step
 	$(BIN)/normwise bench

@@ -26,7 +26,7 @@ def test_help_of_compare_has_examples_and_every_name(command):
     _, text, _ = command("compare", "--help")
     assert "\n    normwise compare --data photos/ --model torchvision:resnet18 --image-size 64\n" in text
     names = re.split(r"[\s,]+", text.partition("leaves them out):")[2].strip())
-    assert names == [*map_normalizers(), "nf", *filter(is_for_tokens, NORMALIZERS)]
+    assert names == [*map_normalizers(), "nf", "bank", *filter(is_for_tokens, NORMALIZERS)]
 
 
 def test_the_defaults_of_the_command_are_those_of_the_function():
@@ -63,6 +63,10 @@ BAD = {
     "missing module": (("--model", "nowhere:model"), "there is no module 'nowhere'"),
     "missing data": (("--data", "nowhere"), "there is no such folder"),
     "missing table": (("--data", "nowhere.csv"), "there is no such file"),
+    "no domains": (("--batches-by", "domain"), "write 'mixed-digits' with 'domain'"),
+    "no such key": (("--data", "mixed-digits", "--batches-by", "site"), "told apart by 'domain'"),
+    "an empty key": (("--batches-by", ""), "write what tells the groups"),
+    "a bank of nothing": (("--norms", "bank"), "without --batches-by there are no groups"),
     "a target of no table": (("--target", "class"), "only a table, .csv or .npy, has columns"),
     "rates": (("--lrs", "0.1,x"), "write numbers separated by commas, such as 0.1,0.3,0.6"),
     "one rate": (("--lrs", "0.1"), "must be a list of different learning rates"),

@@ -146,7 +146,8 @@ def test_a_comparison(example, command, tmp_path):
     if "timm:" in example.text:
         libraries.timm()
     (tmp_path / "my_code.py").write_text(MY_CODE)
-    photographs(tmp_path / "photos")
+    photographs(tmp_path / "photos", "{}.jpg")
+    photographs(tmp_path / "scans", "patient{}.jpg")
     program, *arguments = shlex.split(example.text)
     assert program == "normwise"
     code, output, errors = command(*arguments, *SHORT)
@@ -157,13 +158,13 @@ def test_a_comparison(example, command, tmp_path):
     sys.modules.pop("my_code", None)
 
 
-def photographs(folder):
-    """Two classes of small colour files, light ones and dark ones."""
+def photographs(folder, name_of):
+    """Two classes of small colour files, light ones and dark ones; four files share a number."""
     for name, shade in (("light", 150), ("dark", 0)):
         (folder / name).mkdir(parents=True)
         for i in range(12):
             pixels = torch.randint(shade, shade + 100, (70, 90, 3), dtype=torch.uint8).numpy()
-            Image.fromarray(pixels).save(folder / name / f"{i}.jpg")
+            Image.fromarray(pixels).save(folder / name / name_of.format(f"{i % 3}-{i}"))
 
 
 def test_every_target_exists():

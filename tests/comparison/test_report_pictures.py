@@ -138,6 +138,8 @@ def test_cost_is_on_a_logarithmic_scale_that_holds_every_point(index, field):
         ([0.001, 1.0, 2000.0], ["0.001", "0.01", "0.1", "1", "10", "100", "1000"]),
         ([2.0, 80.0], ["2", "5", "10", "20", "50"]),
         ([2.1, 6.0], ["2", "3", "4", "5", "7"]),
+        ([1241.0, 2353.0], ["1500", "2000", "2500"]),
+        ([1.42, 2.09], ["1.5", "2", "2.5"]),
         ([2.31, 2.33], ["2", "2.1", "2.2", "2.3", "2.4", "2.5", "2.6", "2.7", "2.8"]),
         ([1e-20, 1e20], ["10<sup>-15</sup>", "10<sup>-9</sup>", "0.001", "1000", "10<sup>9</sup>", "10<sup>15</sup>"]),
     ],
@@ -245,3 +247,11 @@ def test_thirty_normalizers_all_look_different():
 def test_two_variants_of_a_normalizer_look_different():
     looks = styles(["group:4", "group:8"])
     assert looks["group:4"] == styles(["group"])["group"] != looks["group:8"]
+
+
+def test_ticks_of_a_logarithmic_scale_never_crowd():
+    for low in np.geomspace(1, 10, 40):
+        for ratio in np.geomspace(1.0001, 1e6, 60):
+            figure = empty_figure("")
+            use_log_scale(figure, [low, low * ratio])
+            assert 2 <= len(figure.layout.yaxis.tickvals) <= 11, (low, ratio)

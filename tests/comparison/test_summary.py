@@ -311,3 +311,35 @@ def test_csv_has_a_line_per_run_and_the_plain_fields():
 def test_no_rows():
     with pytest.raises(ValueError, match="needs at least one row"):
         summarize([])
+
+
+@pytest.mark.parametrize("level", [0.1, 0.104])
+def test_runs_that_are_no_better_than_chance_have_no_winner(level):
+    """Nobody diverged, and nobody learned: a tie with a shortest step would be no answer."""
+    table = {("batch", 8): (level, 0.1, 0.1), ("group", 8): (0.1, level, 0.099)}
+    summary = summarize([r | {"chance_accuracy": 0.1} for r in rows(table)])
+    assert summary.headline == (
+        "Nothing trained at batch size 8: no run is better than always answering the most frequent class. Train longer "
+        "(--epochs) or at another learning rate, and look whether the labels belong to the samples."
+    )
+    assert summary.verdicts[0].leader is None
+    assert summary.evidence[0].startswith("Batch size 8: nothing trained: nobody answers more than always the most")
+
+
+def test_one_that_learns_among_many_at_chance_is_a_winner():
+    table = {("batch", 8): (0.1, 0.1, 0.1), ("group", 8): (0.6, 0.61, 0.6)}
+    summary = summarize([r | {"chance_accuracy": 0.1} for r in rows(table)])
+    assert summary.headline.startswith("GroupNorm")
+    at_chance = {("batch", 2): (0.1, 0.1, 0.1), ("group", 2): (0.1, 0.1, 0.1)} | table
+    mixed = summarize([r | {"chance_accuracy": 0.1} for r in rows(at_chance)])
+    assert mixed.headline.endswith("At batch size 2 nothing trained: train longer there.")
+
+
+def test_of_a_single_contestant_a_batch_size_that_failed_is_told():
+    made = rows({("batch", 8): (0.9, 0.91)}) + [
+        r | {"status": "diverged", "message": "The loss is not finite."} for r in rows({("batch", 2): (0.1, 0.1)})
+    ]
+    assert summarize(made).headline == (
+        "Only BatchNorm was run: there is nothing to compare it with. At batch size 2 nothing trained: lower the "
+        "learning rate."
+    )

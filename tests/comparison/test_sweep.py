@@ -51,10 +51,20 @@ def test_rows_are_flat_json(rows):
     row = rows[0]
     assert json.loads(json.dumps(row, allow_nan=False)) == row
     assert list(row) == [
-        *("key", "norm", "batch_size", "seed", "model", "data", "train_samples", "test_samples", "classes", "epochs"),
-        *("learning_rate", "status", "message", "test_accuracy", "test_accuracy_train_mode", "train_eval_gap"),
-        *("train_accuracy", "test_loss", "curve", "step_ms", "peak_memory_bytes", "memory_kind", "parameters"),
-        *("layers", "seconds", "started", "versions"),
+        *("key", "norm", "batch_size", "seed", "model", "data", "train_samples", "test_samples", "classes"),
+        "chance_accuracy",
+        *(
+            "batches_by",
+            "epochs",
+            "learning_rate",
+            "status",
+            "message",
+            "test_accuracy",
+            "test_accuracy_train_mode",
+            "train_eval_gap",
+        ),
+        *("train_accuracy", "test_loss", "curve", "peak_memory_bytes", "memory_kind", "parameters"),
+        *("layers", "seconds", "started", "versions", "step_ms"),
     ]
     assert (row["model"], row["data"]) == (SMALL["model"], SMALL["data"])
     assert (row["train_samples"], row["test_samples"], row["classes"]) == (48, 21, 3)

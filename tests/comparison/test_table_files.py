@@ -87,6 +87,9 @@ BAD = {
     "only the target": ("y\n1\n0\n", None, "has no column beside the classes"),
     "no classes": ("a,b\n1,0.5\n2,0.25\n3,0.75\n", "b", "3 different values in 3 lines, so they are no classes"),
     "not finite": ("a,y\n1,0\nnan,1\n2,0\n3,1\n", None, "hold NaN or infinity"),
+    "no class in a line": ("a,y\n1,0\n2,\n3,1\n", None, "line 3 has no 'y'; fill it in or leave the line out"),
+    "two targets": ("a,y,y\n1,0,1\n2,1,0\n", "y", "2 columns are called 'y'; give each its own name"),
+    "more than fp32 holds": ("a,y\n1e39,0\n1,1\n2,0\n3,1\n", None, "1 of 4 samples hold NaN or infinity"),
     "one class": ("a,y\n1,0\n2,0\n", None, "all training samples are of one class"),
 }
 
@@ -153,6 +156,14 @@ def test_a_damaged_npz_is_told_as_such(tmp_path):
 def test_a_missing_table_is_a_missing_file(name):
     with pytest.raises(InputError, match="there is no such file"):
         load_data(name, 8)
+
+
+def test_a_path_is_taken_as_a_path(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("a,b,y\n" + "1,2,0\n2,1,1\n" * 8)
+    options = {"norms": ["batch"], "batch_sizes": [4], "seeds": 1, "epochs": 1}
+    (by_path,), (by_name,) = (compare(perceptron, data, **options) for data in (path, str(path)))
+    assert by_path["key"] == by_name["key"]
 
 
 def test_only_a_table_has_a_target():

@@ -11,11 +11,13 @@ from synthetic import BATCH_SIZES, NORMS, make_about, make_row, make_rows
 from normwise.comparison import EpochFinished, Run, RunFinished, RunSkipped, RunStarted, SweepStarted, summarize
 from normwise.comparison.cells import title
 from normwise.comparison.metric import ACCURACY
+from normwise.comparison.next_step import NextStep
 from normwise.comparison.tables import tables
 from normwise.comparison.terminal import Progress, duration, show_result
 
 MANY = (1, 2, 4, 8, 16, 32, 64, 128)
 FILES = [("Report", Path("results/compare/report.html"))]
+STEP = NextStep("Do what is left.", "normwise compare --data 'my photos/'")
 
 
 class Terminal(io.StringIO):
@@ -31,7 +33,7 @@ def console(width, stream=None, **options):
 
 def shown(rows, width, notice=None):
     view = console(width)
-    show_result(view, summarize(rows), FILES, notice)
+    show_result(view, summarize(rows), FILES, STEP, notice)
     return view.file.getvalue()
 
 
@@ -74,12 +76,13 @@ def test_recommendation_evidence_and_files_follow(width):
     for sentence in (summary.headline, *summary.evidence):
         assert words(sentence) in text
     assert "Report: results/compare/report.html" in text
+    assert text.endswith("Next: Do what is left. normwise compare --data 'my photos/'")
 
 
 def test_a_long_path_is_not_broken():
     view = console(80)
     path = Path("/".join(["a folder"] * 20))
-    show_result(view, summarize(make_rows()), [("Report", path)])
+    show_result(view, summarize(make_rows()), [("Report", path)], STEP)
     assert f"Report: {path}" in view.file.getvalue().splitlines()
 
 
@@ -111,8 +114,9 @@ def test_names_from_data_are_not_markup():
     assert "[bold]:smile:" in shown(rows, 80)
 
 
-def test_a_notice_ends_the_output():
-    assert shown(make_rows()[:3], 80, "Unfinished: 3 of 30 runs are in.").endswith("Unfinished: 3 of 30 runs are in.\n")
+def test_a_notice_stands_before_what_comes_next():
+    notice = "Unfinished: 3 of 30 runs are in."
+    assert f"{notice}\n\nNext: " in shown(make_rows()[:3], 80, notice)
 
 
 def at(done, **fields):
@@ -188,7 +192,7 @@ def test_the_live_display_is_gone_afterwards():
 def test_no_color_leaves_no_colour(monkeypatch):
     monkeypatch.setenv("NO_COLOR", "1")
     stream = Terminal()
-    show_result(console(80, stream, force_terminal=True), summarize(make_rows()), FILES)
+    show_result(console(80, stream, force_terminal=True), summarize(make_rows()), FILES, STEP)
     codes = {code for group in re.findall(r"\x1b\[([\d;]*)m", stream.getvalue()) for code in group.split(";")}
     assert codes <= {"0", "1", "2"}
 

@@ -128,7 +128,6 @@ def test_a_run_learns_and_is_measured():
     assert result["curve"][-1]["test_accuracy"] == result["test_accuracy"]
     assert result["curve"][-1]["train_loss"] < result["curve"][0]["train_loss"]
     assert result["parameters"] == sum(p.numel() for p in small_problems.Net().parameters())
-    assert result["step_ms"] > 0
     weights = 4 * result["parameters"]
     assert result["peak_memory_bytes"] > 2 * weights
     assert [layer["name"] for layer in result["layers"]] == list(SITES)
@@ -170,7 +169,7 @@ def test_the_normalizer_free_net_is_clipped_unit_by_unit_after_the_global_norm()
     loss = trainer.epoch(1)
     optimizer = torch.optim.SGD(param_groups(reference, 0.01), lr=1.0, momentum=0.9, nesterov=True)
     order, losses = data_order(len(DATA.x_train), 0, 1), []
-    for step in range(trainer.steps_per_epoch):
+    for step in range(len(order) // 5):
         index = order[5 * step : 5 * step + 5]
         optimizer.zero_grad()
         losses.append(F.cross_entropy(reference(DATA.x_train[index]), DATA.y_train[index]))

@@ -112,6 +112,21 @@ def stale():
     return learned(plain(), images()), [(images() * 4 + 3, torch.arange(16))]
 
 
+def by_domain(gain=1.0, shift=0.0, batch=16, number=6):
+    """Every second batch from another scanner."""
+    return [(images(batch) * (gain if i % 2 else 1.0) + (shift if i % 2 else 0.0), None) for i in range(number)]
+
+
+def perceptron():
+    layers = (nn.Linear(12, 16, bias=False), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 3))
+    return nn.Sequential(*layers)
+
+
+def one_class_each(batch=24, number=4):
+    """Features of four classes, a batch of each, as a loader that does not shuffle sorted files gives them."""
+    return [(torch.randn(batch, 12) + 1.5 * torch.randn(12), None) for _ in range(number)]
+
+
 def deep(step, depth=30):
     return nn.Sequential(*[layer for _ in range(depth) for layer in step()])
 
@@ -256,6 +271,15 @@ FAULTS = {
         None,
     ),
     "a gradient that explodes": (lambda: (deep(steep_step), torch.randn(64, 64)), "exploding gradient", "0"),
+    "batches by domain": (lambda: (plain(), by_domain(shift=1.5)), "mixed domains", "1"),
+    "batches by domain, of another contrast": (lambda: (plain(), by_domain(gain=0.2)), "mixed domains", "1"),
+    "batches by domain, which the net remembers": (
+        lambda: (learned(plain(), images()), by_domain(shift=1.5, gain=0.5)),
+        "mixed domains",
+        "1",
+    ),
+    "small batches by domain": (lambda: (plain(), by_domain(shift=3.0, batch=4)), "mixed domains", "1"),
+    "batches of one class each": (lambda: (perceptron(), one_class_each()), "mixed domains", "1"),
     "a small batch": (lambda: (plain(), images(2)), "small batch", "1"),
 }
 

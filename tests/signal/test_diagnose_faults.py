@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from faulty_nets import FAULTS, SoundBlock, images, learned, plain, residual
+from faulty_nets import FAULTS, SoundBlock, by_domain, images, learned, plain, residual
 from torch import nn
 
 from normwise.signal import diagnose, trace
@@ -30,6 +30,35 @@ def test_growth_that_adds_is_sound(share, seed):
         assert not diagnose(net, (8, 3, 12, 12)), f"{blocks} blocks"
     variances = [tap.variance for tap in trace(net, (8, 3, 12, 12)).blocks]
     assert variances[-1] > 5 * variances[0]
+
+
+def test_batches_that_are_fair_samples_are_no_domains():
+    """Samples of several domains in every batch, noise with heavy tails, and the same data batch by batch."""
+    for seed in range(6):
+        torch.manual_seed(seed)
+        together = torch.cat([batch for batch, _ in by_domain(shift=1.5, gain=0.2, batch=32)])
+        fair = together[torch.randperm(len(together))]
+        heavy = torch.distributions.StudentT(3.0).sample((128, 3, 12, 12)) * torch.rand(128, 1, 1, 1).exp()
+        for data, size in ((fair, 16), (fair, 48), (fair[:40], 5), (heavy, 16)):
+            findings = diagnose(plain(), [(batch, None) for batch in data.split(size)])
+            assert not findings.of("mixed domains"), f"seed {seed}, {size} samples: {findings}"
+
+
+def test_domains_do_not_matter_to_a_net_without_batch_norm():
+    torch.manual_seed(0)
+    assert not diagnose(plain(lambda width: nn.GroupNorm(4, width)), by_domain(shift=1.5)).of("mixed domains")
+
+
+def test_the_scatter_of_domains_is_told_in_deviations():
+    """Two batches of 0 and two of 4, each of unit variance: the channel's own deviation is 1, that of 0, 4, 0, 4 is
+    sqrt(16/3) with 3 degrees of freedom."""
+    net = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 2))
+    torch.manual_seed(0)
+    batches = [(torch.randn(4000, 3) + 4 * (i % 2), None) for i in range(4)]
+    (finding,) = diagnose(net, batches).of("mixed domains")
+    assert finding.value == pytest.approx((16 / 3) ** 0.5, rel=0.03)
+    assert "The means of its 4 batches scatter by 2.3 channel deviations" in finding.what
+    assert "statistics_bank" in finding.remedy
 
 
 def test_the_loss_of_a_trained_net_is_not_its_output():

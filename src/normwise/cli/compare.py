@@ -19,7 +19,7 @@ from .stopping import exit_code, terminable
 NAMES = """
   batch, group, instance, layer, ghost, sync, renorm, switchable,
   batch-instance, ibn, filter-response, global-response, evo-b0, evo-s0,
-  pixel-layer, pixel-rms, positional, tanh, erf, none, nf,
+  pixel-layer, pixel-rms, positional, tanh, erf, none, nf, bank,
   token-layer, token-rms, token-layer-zero, token-rms-zero, token-tanh,
   token-erf"""
 EPILOG = f"""Examples:
@@ -29,16 +29,24 @@ EPILOG = f"""Examples:
   normwise compare --data photos/ --model torchvision:resnet18 --image-size 64
   normwise compare --data wine.csv --target class --model my_code:make_model
   normwise compare --norms batch,group:8 --batch-sizes 4,32 --seeds 5
+  normwise compare --data mixed-digits --batches-by domain --norms batch,bank
+  normwise compare --data scans/ --batches-by 'patient(\\d+)'
   normwise compare --model my_code:make_model --data my_code:make_data
   normwise compare --train my_code:my_train --metric rmse:min
   normwise compare --json - | jq '.[].test_accuracy'
 
 MODEL is resnet8, resnet20 and so on, timm:NAME, torchvision:NAME or package.module:function, which may take norm,
-in_channels and classes. DATA is digits, a folder with one directory of images per class, an .npz file,
-a table (.csv, or .npy with the classes in the last column), or
+in_channels and classes. DATA is digits, mixed-digits (every second one a faint negative), a folder with one
+directory of images per class, an .npz file, a table (.csv, or .npy with the classes in the last column), or
 package.module:function, which returns a training and a test data set. TRAIN, in the place of both, is
 package.module:function, which gets a run (run.norm, run.replace, run.batch_size, run.seed) and returns a dict
 with the metric: any task, any loop.
+
+With --batches-by KEY each mini-batch holds samples of one group alone: one domain, patient or video. KEY is a column
+of a table, an array of an .npz file (KEY_train and KEY_test where it holds the splits), group for what a function
+returns as (x, y, group), domain for mixed-digits, and for a folder a regular expression that finds the group in the
+path below the directory of the class: '(.*)/' takes directories, 'patient(\\d+)' a part of the file names. bank is
+BatchNorm with running statistics for each group.
 
 NAMES are separated by commas; group:8 is GroupNorm with 8 groups; nf is the normalizer-free counterpart of
 resnet8, resnet20 and so on (it is left out with any other MODEL); those of tokens replace LayerNorm and RMSNorm
@@ -57,6 +65,9 @@ Metric = Annotated[
 ]
 Target = Annotated[str | None, typer.Option(metavar="NAME", help="The column of a table that holds the classes.")]
 Standardize = Annotated[bool, typer.Option("--standardize", help="Scale each feature or channel of the data.")]
+BatchesBy = Annotated[
+    str | None, typer.Option(metavar="KEY", help="Make each mini-batch of one group of samples; see below.")
+]
 Norms = Annotated[str, typer.Option(metavar="NAMES", help="Normalizers to compare; see below.")]
 BatchSizes = Annotated[str, typer.Option(metavar="NUMBERS", help="Batch sizes to train with, separated by commas.")]
 Seeds = Annotated[int, typer.Option(metavar="N", help="Runs of each normalizer at each batch size.")]
@@ -96,6 +107,7 @@ def compare(
     metric: Metric = None,
     target: Target = None,
     standardize: Standardize = False,
+    batches_by: BatchesBy = None,
     norms: Norms = "batch,group,instance,layer,none,nf",
     batch_sizes: BatchSizes = "2,8,64",
     seeds: Seeds = 3,
@@ -141,6 +153,7 @@ def compare(
                 direction=direction,
                 target=target,
                 standardize=standardize,
+                batches_by=batches_by,
                 norms=norms.split(","),
                 batch_sizes=sizes,
                 seeds=seeds,
@@ -198,7 +211,7 @@ def _numbers(option: str, text: str, kind: Any, form: str) -> list[Any]:
 def command_of(settings: dict[str, Any], out: Path) -> str:
     """The command line that repeats a sweep whatever the defaults have become."""
     own = settings.get("metric")
-    trained = ("model", "data", "target", "lrs", "weight_decay", "image_size")
+    trained = ("model", "data", "target", "batches_by", "lrs", "weight_decay", "image_size")
     names = ("norms", "batch_sizes", "epochs", "learning_rate", "device", *(() if own else trained))
     values = {name: _text(settings.get(name)) for name in names}
     if own:

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from ..comparison import summarize, to_csv
+from ..comparison.next_step import next_step
 from ..comparison.report.words import partial, rate_note
 from ..comparison.storage import RESULTS
 from ..comparison.terminal import show_result
@@ -40,8 +41,10 @@ def show_and_write(
     if json_file and json_file != STDOUT:
         json_file.write_text(json.dumps(rows), encoding="utf-8")
         files.append(("JSON", json_file))
-    show_result(
-        console, summarize(rows, about["settings"].get("looks", 0)), files, partial(rows, about), rate_note(about)
-    )
+    settings = about["settings"]
+    summary = summarize(rows, settings.get("looks", 0))
+    missing = partial(rows, about)
+    step = next_step(bool(missing), settings, summary, lambda changes: command_of(settings | changes, out))
+    show_result(console, summary, files, step, missing, rate_note(about))
     if json_file == STDOUT:
         typer.echo(json.dumps(rows))

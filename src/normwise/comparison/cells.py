@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..layers import NORMALIZERS
+from .bank import BANK
 from .metric import Metric, metric_of
 from .normalizer_free import NORMALIZER_FREE
 
@@ -21,7 +22,8 @@ class Cell:
 
     `values` are the metric of the single runs, `mean` their mean (NaN where no run has one), `std` their sample
     standard deviation, None for fewer than two. A diverged run counts with its credited accuracy; `lost` of the runs
-    have no value at all. The other figures are means of the runs that have them, `step_ms` is the median.
+    have no value at all. The other figures are means of the runs that have them, `step_ms` is the median. `chance` is
+    the accuracy of always answering the most frequent class, None in rows that do not have it.
     """
 
     norm: str
@@ -39,6 +41,7 @@ class Cell:
     step_ms: float | None
     peak_memory_bytes: int | None
     test_samples: int | None
+    chance: float | None = None
 
     @property
     def failed(self) -> int:
@@ -63,6 +66,8 @@ def title(norm: str) -> str:
     name, _, groups = norm.partition(":")
     if norm == NORMALIZER_FREE:
         return "Normalizer-free"
+    if norm == BANK:
+        return "BatchNorm, a bank each"
     if name not in NORMALIZERS:
         return norm
     return NORMALIZERS[name].title + (f" ({groups} groups)" if groups else "")
@@ -76,6 +81,8 @@ def spoken(norm: str) -> str:
     """
     if norm == NORMALIZER_FREE:
         return "the normalizer-free net"
+    if norm == BANK:
+        return "BatchNorm with a bank for each group"
     return title(norm).lower() if norm == "none" else title(norm)
 
 
@@ -128,6 +135,7 @@ def _cell(rows: list[Row], metric: Metric) -> Cell:
         step_ms=statistics.median(steps) if steps else None,
         peak_memory_bytes=max(memory) if memory else None,
         test_samples=rows[0].get("test_samples"),
+        chance=rows[0].get("chance_accuracy"),
     )
 
 

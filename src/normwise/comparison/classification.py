@@ -12,9 +12,11 @@ import torch
 
 from ..layers import Norm
 from . import renorm
+from .batches import steps_of_epoch
 from .data import Data, fingerprint, scales_apart
 from .events import RateTried
 from .experiment import Row, Tell
+from .groups import small_groups
 from .isolation import isolated
 from .machine import versions
 from .metric import ACCURACY
@@ -22,7 +24,7 @@ from .models import Network, Recipe
 from .settings import InputError, Run, Settings, digest
 from .storage import Store
 from .timing import side_by_side
-from .training import EpochReport, Trainer, train
+from .training import EpochReport, Trainer, chance, train
 from .trial import who_can_run
 from .tuning import Try, best_rate, try_rate, validation_part
 
@@ -46,7 +48,7 @@ class Classification:
         self.data = data.to(settings.device)
         self.validation = validation_part(self.data, largest) if settings.lrs else None
         self.settings, self.norms = settings, dict(norms)
-        entrants = who_can_run(settings, norms, recipe, data.name, lambda run: self._steps(run, most=1))
+        entrants = who_can_run(settings, norms, recipe, data, lambda run: self._steps(run, most=1))
         self.norms, self.missing, self.left_out = entrants
         self.settings = replace(settings, norms=tuple(self.norms))
         self.models = {name: recipe.fingerprint(norm) for name, norm in self.norms.items()}
@@ -84,6 +86,8 @@ class Classification:
             "train_samples": len(self.data.x_train),
             "test_samples": len(self.data.x_test),
             "classes": len(self.data.classes),
+            "chance_accuracy": chance(self.data),
+            "batches_by": settings.batches_by,
             "epochs": settings.epochs,
             "learning_rate": settings.rate(run.batch_size),
             **result,
@@ -103,12 +107,18 @@ class Classification:
                 "train_samples": len(data.x_train),
                 "test_samples": len(data.x_test),
                 "fingerprint": data.fingerprint,
+                "groups": list(data.groups.names) if data.groups else [],
             },
             "protocol": self.settings.protocol(),
-            "notes": [note] if (note := scales_apart(self.data)) else [],
+            "notes": self._notes(),
             "rates": {str(size): self.settings.rate(size) for size in self.settings.batch_sizes},
             "chosen_rates": [[norm, size, rate] for (norm, size), rate in self.rates.items()],
         }
+
+    def _notes(self) -> list[str]:
+        """What is worth knowing of the data, in sentences."""
+        notes = (scales_apart(self.data), small_groups(self.data.groups, self.settings.batch_sizes))
+        return [note for note in notes if note]
 
     def _settings_of(self, run: Run) -> Settings:
         chosen = self.rates.get((run.norm, run.batch_size), self.settings.learning_rate)
@@ -146,7 +156,8 @@ class Classification:
 
     def _cost(self, run: Run) -> float:
         """Seconds that a run takes, by its first steps."""
-        steps = len(self.data.x_train) // run.batch_size * self.settings.epochs
+        groups = self.data.groups and self.data.groups.train
+        steps = steps_of_epoch(len(self.data.x_train), groups, run.batch_size) * self.settings.epochs
         try:
             return steps * min(self._steps(run, most=TIMED_STEPS))
         except torch.OutOfMemoryError as error:

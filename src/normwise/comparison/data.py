@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from .groups import Grouping, Groups, groups_of
 from .settings import InputError
 
 SPLIT_SEED = 0
@@ -17,7 +18,8 @@ WIDE = 100.0
 
 @dataclass(frozen=True)
 class Data:
-    """`x`: float32 `[N, C, *space]` or `[N, C]`; `y`: int64 `[N]`, from 0 to `len(classes) - 1`."""
+    """`x`: float32 `[N, C, *space]` or `[N, C]`; `y`: int64 `[N]`, from 0 to `len(classes) - 1`; `groups` where
+    mini-batches are made of one group each."""
 
     name: str
     x_train: Tensor
@@ -26,6 +28,7 @@ class Data:
     y_test: Tensor
     classes: tuple[str, ...]
     fingerprint: str = ""
+    groups: Groups | None = None
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
@@ -33,7 +36,7 @@ class Data:
 
     def to(self, device: str) -> Data:
         moved = {name: getattr(self, name).to(device) for name in ("x_train", "y_train", "x_test", "y_test")}
-        return replace(self, **moved)
+        return replace(self, **moved, groups=self.groups and self.groups.to(device))
 
 
 def check(data: Data) -> None:
@@ -92,18 +95,23 @@ def scales_apart(data: Data) -> str | None:
 def fingerprint(data: Data) -> str:
     """Hash of everything in the data but their name."""
     total = hashlib.sha256(repr(data.classes).encode())
-    for tensor in (data.x_train, data.y_train, data.x_test, data.y_test):
+    groups = () if data.groups is None else (data.groups.train, data.groups.test)
+    for tensor in (data.x_train, data.y_train, data.x_test, data.y_test, *groups):
         total.update(repr((tensor.dtype, tuple(tensor.shape))).encode())
         total.update(tensor.cpu().contiguous().numpy().data)
     return total.hexdigest()[:16]
 
 
-def split_and_standardize(name: str, x: Tensor, y: Tensor, classes: tuple[str, ...], held_out: float) -> Data:
+def split_and_standardize(
+    name: str, x: Tensor, y: Tensor, classes: tuple[str, ...], held_out: float, grouping: Grouping | None = None
+) -> Data:
     """A stratified `split`, standardized."""
-    return standardized(split(name, x, y, classes, held_out))
+    return standardized(split(name, x, y, classes, held_out, grouping))
 
 
-def split(name: str, x: Tensor, y: Tensor, classes: tuple[str, ...], held_out: float) -> Data:
+def split(
+    name: str, x: Tensor, y: Tensor, classes: tuple[str, ...], held_out: float, grouping: Grouping | None = None
+) -> Data:
     """A stratified split: of each class the share `held_out` (at least one sample) is held out."""
     check_finite(name, "samples", x)
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(SPLIT_SEED))
@@ -116,7 +124,8 @@ def split(name: str, x: Tensor, y: Tensor, classes: tuple[str, ...], held_out: f
             )
         test[members[: max(1, round(held_out * len(members)))]] = True
     train, held = order[~test[order]], order[test[order]]
-    return Data(name, x[train], y[train], x[held], y[held], classes)
+    groups = groups_of(name, grouping, train, held)
+    return Data(name, x[train], y[train], x[held], y[held], classes, groups=groups)
 
 
 def standardized(data: Data) -> Data:

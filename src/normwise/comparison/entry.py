@@ -30,6 +30,7 @@ def compare(
     direction: str | None = None,
     target: str | None = None,
     standardize: bool = False,
+    batches_by: str | None = None,
     norms: Sequence[Norm] = ("batch", "group", "instance", "layer", "none", "nf"),
     batch_sizes: Sequence[int] = (2, 8, 64),
     seeds: int | Sequence[int] = 3,
@@ -51,10 +52,10 @@ def compare(
 
     Every run has the same protocol: SGD with Nesterov momentum, peak learning rate
     `learning_rate · min(1, batch size / 32)`, linear warm-up and cosine, gradients clipped to a global norm of 1,
-    `epochs` epochs without the last incomplete batch. For one seed all normalizers share the initial weights (all
-    tensors that normalizers do not own, bit for bit) and the order of the data. `nf` is a network of its own, with
-    weights of its own, and is clipped unit by unit besides. On the CPU a row is determined by
-    its `key` bit for bit, times aside.
+    `epochs` epochs without the last incomplete batch (of each group). For one seed all normalizers share the initial
+    weights (all tensors that normalizers do not own, bit for bit) and the order of the data. `nf` is a network of its
+    own, with weights of its own, and is clipped unit by unit besides. On the CPU a row is determined by its `key` bit
+    for bit, times aside.
 
     With `train=` any task is compared, in the caller's own loop: `train(run)` is called once for each run and
     returns a dict with the metric. `run.norm(channels)` makes its normalizer, `run.replace(model)` puts it into a
@@ -64,9 +65,10 @@ def compare(
         model: `resnet8`, `resnet20`, `resnet18` and so on; `timm:NAME`, `torchvision:NAME`, `package.module:function`;
             a function or a module. A function gets `norm`, `in_channels` and `classes` where it has parameters of
             these names. Without `norm` the model's BatchNorm, GroupNorm and InstanceNorm layers are replaced.
-        data: `digits`; a folder with one directory per class; an `.npz` file with x_train, y_train, x_test, y_test
-            or x, y; a table, `.csv` with a line of names or `.npy`; `package.module:function` or a function that
-            returns (train, test), each a dataset of tensors or a pair (x, y).
+        data: `digits`; `mixed-digits`, every second one a faint negative; a folder with one directory per class; an
+            `.npz` file with x_train, y_train, x_test, y_test or x, y; a table, `.csv` with a line of names or `.npy`;
+            `package.module:function` or a function that returns (train, test), each a dataset of tensors or a pair
+            (x, y).
         train: a function, or `package.module:function`, that trains one model and returns what came of it, such as
             `{"rmse": 0.31}`; in the place of `model` and `data`.
         metric: with `train`, the key of that dict by which runs are judged.
@@ -75,10 +77,17 @@ def compare(
             that is called target, class, label or y, and the last of an array.
         standardize: mean 0 and variance 1 over the training split for each feature of a table and each channel of
             what a function returns; digits, image folders and `.npz` files come so in any case.
+        batches_by: where given, each mini-batch holds samples of one group alone, as mini-batches do that come by
+            domain, patient or video. It says what tells the groups: the column of a table (which is no feature then),
+            the array of an `.npz` file (with the endings `_train` and `_test` where the splits are given), `group` for
+            a third entry of a function's splits (x, y, group) or items (x, label, group), `domain` for `mixed-digits`,
+            and for a folder a regular expression that is looked for in each path below the directory of its class: its
+            group names the sample's, so `"(.*)/"` takes directories and `"patient(\\d+)"` a part of the file names. The
+            held-out split stays one of samples; where whole groups are to be held out, give both splits.
         norms: names as in `normwise.layers.NORMALIZERS` (`"group:8"` for 8 groups), classes, or functions
-            `channels -> Module`; and `"nf"`, the normalizer-free counterpart that our nets (`resnet8`, ...) have. What
-            cannot run (InstanceNorm on 1×1 maps, `nf` with another model) is left out, and
-            `SweepStarted.about["left_out"]` says why.
+            `channels -> Module`; `"nf"`, the normalizer-free counterpart that our nets (`resnet8`, ...) have; and
+            `"bank"`, BatchNorm with running statistics for each group of `batches_by`. What cannot run (InstanceNorm on
+            1×1 maps, `nf` with another model) is left out, and `SweepStarted.about["left_out"]` says why.
         batch_sizes: each at most the size of the training split; what needs a batch is left out at 1.
         seeds: how many, or which.
         epochs: passes over the training split, the same for every run.
@@ -140,6 +149,7 @@ def compare(
         epochs=epochs,
         learning_rate=learning_rate,
         lrs=lrs,
+        batches_by=batches_by,
         weight_decay=weight_decay,
         image_size=image_size,
         device=device,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from .cells import Cell, counted, listed, spoken, title
+from .cost import costs
 from .spread import MOST_SEEDS
 from .verdict import Verdict
 
@@ -14,9 +15,10 @@ At = dict[str, Cell]
 
 
 def evidence(cells: Sequence[Cell], verdicts: Sequence[Verdict]) -> tuple[str, ...]:
-    """The verdict on each batch size, then what is open, behind, unreliable, diverged, and each gap worth naming."""
+    """The verdict on each batch size, what leading costs, then what is open, behind, unreliable, diverged, and each gap
+    worth naming."""
     at = {v.batch_size: {cell.norm: cell for cell in cells if cell.batch_size == v.batch_size} for v in verdicts}
-    found = [verdict.sentence for verdict in verdicts]
+    found = [*(verdict.sentence for verdict in verdicts), *costs(cells, verdicts)]
     found += [sentence for verdict in verdicts if (sentence := _open(verdict, at[verdict.batch_size]))]
     found += [sentence for verdict in verdicts if (sentence := _behind(verdict, at[verdict.batch_size]))]
     found += [sentence for verdict in verdicts for sentence in _unreliable(verdict, at[verdict.batch_size])]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -12,6 +13,8 @@ import torch
 from torch import Tensor
 
 from .data import Data, split_and_standardize, standardized
+from .groups import groups_of
+from .path_groups import grouping_of
 from .settings import InputError
 
 HELD_OUT = 0.25
@@ -19,21 +22,33 @@ HELD_OUT_NAMES = ("test", "val", "valid", "validation")
 NAMES_SHOWN = 5
 
 
-def image_folder(folder: Path, size: int) -> Data:
+def image_folder(folder: Path, size: int, key: str | None = None) -> Data:
     """Images of `folder/<class>/**`, resized to size×size; a quarter of each class is held out.
 
     Where the folder holds `train` and one of `test`, `val`, `valid`, `validation`, these are the two splits.
-    All images are grey where all files are, otherwise all are RGB. Each channel is standardized.
+    All images are grey where all files are, otherwise all are RGB. Each channel is standardized. `key` is a pattern
+    (a regular expression) that is looked for in each path below the directory of its class, as in "site-a/07.png": its
+    group, or all that it matches where it has none, names the group of the sample.
     """
     train, test = _splits(folder)
     classes = tuple(train)
     paths = [(path, classes.index(name)) for part in (train, test) for name, files in part.items() for path in files]
+    grouping = None
+    if key is not None:
+        grouping = grouping_of([_below_class(folder, path, bool(test)) for path, _ in paths], key)
     x = _read([path for path, _ in paths], size)
     y = torch.tensor([label for _, label in paths])
     if not test:
-        return split_and_standardize(folder.name, x, y, classes, HELD_OUT)
+        return split_and_standardize(folder.name, x, y, classes, HELD_OUT, grouping)
     cut = sum(len(files) for files in train.values())
-    return standardized(Data(folder.name, x[:cut], y[:cut], x[cut:], y[cut:], classes))
+    data = standardized(Data(folder.name, x[:cut], y[:cut], x[cut:], y[cut:], classes))
+    order = torch.arange(len(x))
+    return replace(data, groups=groups_of(folder.name, grouping, order[:cut], order[cut:]))
+
+
+def _below_class(folder: Path, path: Path, in_splits: bool) -> str:
+    """The path below the directory of its class: "site-a/07.png"."""
+    return Path(*path.relative_to(folder).parts[2 if in_splits else 1 :]).as_posix()
 
 
 class Glance(NamedTuple):

@@ -115,7 +115,7 @@ def _verdict(cells: Mapping[str, Cell], block: Block, reliable: Sequence[str], c
     paired = block.norms if block.seeds else ()
     means = {norm: block.mean(norm) if norm in paired else metric.score(cell.mean) for norm, cell in cells.items()}
     ranked = sorted(cells, key=lambda norm: (norm in block.norms, means[norm]), reverse=True)
-    trained = any(cell.diverged < cell.n and cell.lost < cell.n for cell in cells.values())
+    trained = any(_has_learned(cell) for cell in cells.values())
     leader = next((norm for norm in ranked if norm in reliable), None) if trained else None
     said = {norm: metric.score(mean) for norm, mean in means.items()}
     if leader is None:
@@ -143,11 +143,19 @@ def _verdict(cells: Mapping[str, Cell], block: Block, reliable: Sequence[str], c
         behind=tuple(behind),
         clear=len(cells) > 1 and len(behind) == len(cells) - 1,
         trained=True,
+        diverged=False,
         resolution=floor,
         more_seeds=more_seeds,
         means=said,
         metric=metric,
     )
+
+
+def _has_learned(cell: Cell) -> bool:
+    """Whether some run has a result, of classifiers a better one than always the most frequent class."""
+    if cell.diverged == cell.n or cell.lost == cell.n:
+        return False
+    return cell.chance is None or cell.best > cell.chance + resolution(cell)
 
 
 def _without_leader(
@@ -165,6 +173,7 @@ def _without_leader(
         behind=(),
         clear=False,
         trained=trained,
+        diverged=all(cell.diverged == cell.n for cell in cells.values()),
         resolution=max(map(resolution, cells.values())),
         more_seeds=None,
         means=means,

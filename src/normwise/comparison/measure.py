@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..signal.protection import as_it_was
+from .bank import remembering
+from .batches import by_group
 from .isolation import listening
 from .models import Network
 
@@ -37,12 +39,24 @@ def evaluate(model: nn.Module, x: Tensor, y: Tensor) -> tuple[float, float]:
     return float(correct) / len(x), float(loss) / len(x)
 
 
+def evaluate_by_bank(model: nn.Module, x: Tensor, y: Tensor, groups: Tensor) -> tuple[float, float]:
+    """`evaluate`, each sample by the running statistics of its group."""
+    correct = loss = 0.0
+    for group in groups.unique().tolist():
+        members = (groups == group).nonzero().flatten()
+        with remembering(model, group):
+            accuracy, mean_loss = evaluate(model, x[members], y[members])
+        correct, loss = correct + accuracy * len(members), loss + mean_loss * len(members)
+    return correct / len(x), loss / len(x)
+
+
 @torch.no_grad()
-def train_mode_accuracy(network: Network, x: Tensor, y: Tensor, batch_size: int) -> float:
+def train_mode_accuracy(network: Network, x: Tensor, y: Tensor, batch_size: int, groups: Tensor | None = None) -> float:
     """Accuracy with the normalizers, and nothing else, in training mode at a batch size.
 
-    Samples come in one fixed random order. The last batch is filled up from the start of that order, and only
-    its own samples count: each sample counts once, and each batch has the full size.
+    Samples come in one fixed random order, where there are groups one group after the other. The last batch is filled
+    up from the start of that order, and only its own samples count: each sample counts once, and each batch has the
+    full size.
     """
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0)).to(x.device)
     correct = torch.zeros((), device=x.device)
@@ -51,11 +65,12 @@ def train_mode_accuracy(network: Network, x: Tensor, y: Tensor, batch_size: int)
         modules = dict(network.module.named_modules())
         for site in network.sites:
             modules[site].train()
-        for start in range(0, len(x), batch_size):
-            index = order[torch.arange(start, start + batch_size, device=x.device) % len(x)]
-            counted = min(batch_size, len(x) - start)
-            hits = network.module(x[index]).argmax(1) == y[index]
-            correct += hits[:counted].sum()
+        for members in by_group(order, groups):
+            for start in range(0, len(members), batch_size):
+                index = members[torch.arange(start, start + batch_size, device=x.device) % len(members)]
+                counted = min(batch_size, len(members) - start)
+                hits = network.module(x[index]).argmax(1) == y[index]
+                correct += hits[:counted].sum()
     return float(correct) / len(x)
 
 

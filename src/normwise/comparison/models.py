@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..layers import NORMALIZERS, Norm
+from .bank import BANK
 from .isolation import isolated
 from .normalizer_free import NORMALIZER_FREE
 from .replacement import check_replaceable, normalization_layers, of_its_kind, replace_normalizers, run_with_maps
@@ -69,6 +70,8 @@ class Recipe:
     def build(self, norm: Norm, seed: int) -> Network:
         """The model with `norm`, on the CPU, its weights those of `seed`."""
         with isolated(seed, "cpu"):
+            if norm == BANK:
+                norm = REFERENCE
             if norm == NORMALIZER_FREE and self.normalizer_free is not None:
                 return Network(self.normalizer_free(), ())
             model = self._made(*[REFERENCE] * self.takes_norm)

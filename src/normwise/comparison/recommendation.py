@@ -9,6 +9,7 @@ from .step_time import shortest_step
 from .verdict import Verdict
 
 LOWER_THE_RATE = "Start again with a lower learning rate, such as a tenth of it (--learning-rate)."
+TRAIN_LONGER = "Train longer (--epochs) or at another learning rate, and look whether the labels belong to the samples."
 
 
 def headline(rows: Sequence[Row], norms: Sequence[str], verdicts: Sequence[Verdict]) -> str:
@@ -18,18 +19,38 @@ def headline(rows: Sequence[Row], norms: Sequence[str], verdicts: Sequence[Verdi
     if not trained and not verdicts[0].metric.share:
         return f"No run has a finite {verdicts[0].metric.name}: the report says why."
     if not trained:
-        where = "at every batch size" if len(verdicts) > 1 else f"at batch size {verdicts[0].batch_size}"
-        return f"Nothing trained {where}: every run diverged, its loss stopped being finite. {LOWER_THE_RATE}"
-    if len(norms) == 1:
-        return f"Only {spoken(norms[0])} was run: there is nothing to compare it with."
-    if all(verdict.needed is None and not verdict.unreliable for verdict in trained):
-        return "No clear winner can be named from one seed: run at least two seeds to see the spread."
-    sentences = _among(rows, norms, [verdict for verdict in trained if verdict.leader is not None])
-    failed = [str(verdict.batch_size) for verdict in verdicts if not verdict.trained]
+        return _nothing_trained(verdicts)
+    sentences = _on_trained(rows, norms, trained)
+    failed = [verdict for verdict in verdicts if not verdict.trained]
     if failed:
-        why = "nothing trained: lower the learning rate" if verdicts[0].metric.share else "no run has a result"
-        sentences = [*sentences[:2], f"At batch size {listed(failed)} {why}."]
+        at = listed([str(verdict.batch_size) for verdict in failed])
+        sentences = [*sentences[:2], f"At batch size {at} {_what_failed(failed)}."]
     return " ".join(sentences)
+
+
+def _what_failed(verdicts: Sequence[Verdict]) -> str:
+    if not verdicts[0].metric.share:
+        return "no run has a result"
+    return (
+        f"nothing trained: {'lower the learning rate' if any(v.diverged for v in verdicts) else 'train longer there'}"
+    )
+
+
+def _nothing_trained(verdicts: Sequence[Verdict]) -> str:
+    where = "at every batch size" if len(verdicts) > 1 else f"at batch size {verdicts[0].batch_size}"
+    if all(verdict.diverged for verdict in verdicts):
+        return f"Nothing trained {where}: every run diverged, its loss stopped being finite. {LOWER_THE_RATE}"
+    if any(verdict.diverged for verdict in verdicts):
+        return f"Nothing trained {where}: runs diverged, and none is better than chance. {LOWER_THE_RATE}"
+    return f"Nothing trained {where}: no run is better than always answering the most frequent class. {TRAIN_LONGER}"
+
+
+def _on_trained(rows: Sequence[Row], norms: Sequence[str], trained: Sequence[Verdict]) -> list[str]:
+    if len(norms) == 1:
+        return [f"Only {spoken(norms[0])} was run: there is nothing to compare it with."]
+    if all(verdict.needed is None and not verdict.unreliable for verdict in trained):
+        return ["No clear winner can be named from one seed: run at least two seeds to see the spread."]
+    return _among(rows, norms, [verdict for verdict in trained if verdict.leader is not None])
 
 
 def _among(rows: Sequence[Row], norms: Sequence[str], judged: Sequence[Verdict]) -> list[str]:

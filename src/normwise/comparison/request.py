@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -25,7 +26,7 @@ from .settings import InputError, Settings, make_settings, named_norms
 from .sources import load_data
 from .zoo import ModelLike, open_model
 
-DataLike = str | Callable[[], Any]
+DataLike = str | os.PathLike[str] | Callable[[], Any]
 
 EXAMPLES = 2
 SMALL_MAP = 256
@@ -33,7 +34,7 @@ IMAGE_SIZE = 32
 LEARNING_RATE = 0.6
 WEIGHT_DECAY = 5e-4
 #: What a user's training function brings with it.
-_NOT_WITH_TRAIN = ("model", "data", "target", "standardize", "lrs", "weight_decay", "image_size")
+_NOT_WITH_TRAIN = ("model", "data", "target", "standardize", "batches_by", "lrs", "weight_decay", "image_size")
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Request:
     direction: str | None = None
     target: str | None = None
     standardize: bool = False
+    batches_by: str | None = None
     norms: Sequence[Norm] = ("batch", "group", "instance", "layer", "none", "nf")
     batch_sizes: Sequence[int] = (2, 8, 64)
     seeds: int | Sequence[int] = 3
@@ -86,13 +88,14 @@ def _classification(request: Request) -> Classification:
             "and is judged by their accuracy."
         )
     named = named_norms(request.norms)
-    model, data = request.model, request.data
+    model = request.model
+    data = os.fspath(request.data) if isinstance(request.data, os.PathLike) else request.data
     settings = _settings(request, name_of(model), name_of(data), list(named))
     settings = replace(settings, target=request.target, standardize=request.standardize)
     if request.image_size is None and isinstance(data, str) and Path(data).is_dir():
         settings = replace(settings, image_size=choose_image_size(model, Path(data)))
     with isolated(0, "cpu"):
-        loaded = load_data(data, settings.image_size, request.target, request.standardize)
+        loaded = load_data(data, settings.image_size, request.target, request.standardize, request.batches_by)
     recipe = open_model(model, loaded.x_train[:EXAMPLES], len(loaded.classes))
     settings = replace(settings, threads=threads_for(loaded.sample_shape))
     return Classification(settings, named, loaded, recipe)
@@ -121,6 +124,7 @@ def _settings(request: Request, model: str, data: str, norms: list[str]) -> Sett
         epochs=request.epochs,
         learning_rate=LEARNING_RATE if request.learning_rate is None else request.learning_rate,
         lrs=request.lrs,
+        batches_by=request.batches_by,
         weight_decay=request.weight_decay,
         image_size=IMAGE_SIZE if request.image_size is None else request.image_size,
         device=request.device,

@@ -12,7 +12,7 @@ import torch
 
 from ..errors import InputError as InputError
 from ..layers import Norm, find_normalizer
-from . import renorm
+from . import bank, renorm
 from .normalizer_free import NORMALIZER_FREE, PROTOCOL, UNIT_CLIP
 
 MOMENTUM = 0.9
@@ -51,6 +51,7 @@ class Settings:
     lrs: tuple[float, ...] = ()
     target: str | None = None
     standardize: bool = False
+    batches_by: str | None = None
     metric: str | None = None
     direction: str | None = None
     looks: int = 0
@@ -73,13 +74,26 @@ class Settings:
             f"Weight decay {self.weight_decay:g} on weights only, not on biases and not on normalizers; gradients "
             f"are clipped to a global norm of {CLIP_NORM:g}.",
             "For one seed every normalizer gets the same initial weights and the same order of the data.",
-            "An epoch drops its last incomplete batch; the order is new in each epoch, so other samples are left "
-            "out each time.",
+            self._batches(),
             "A run whose loss stops being finite counts as diverged: it ends there and is credited with the "
             "accuracy of always answering the most frequent class.",
             *([PROTOCOL] if NORMALIZER_FREE in self.norms else []),
             *([renorm.PROTOCOL] if renorm.RENORM in self.norms else []),
+            *([bank.PROTOCOL] if bank.BANK in self.norms else []),
         ]
+
+    def _batches(self) -> str:
+        if self.batches_by is None:
+            return (
+                "An epoch drops its last incomplete batch; the order is new in each epoch, so other samples are left "
+                "out each time."
+            )
+        return (
+            f"Each mini-batch holds samples of one group alone ({self.batches_by}), and the groups take turns at "
+            "random; an epoch drops the last incomplete batch of each group, and repeats the samples of a group that "
+            "is smaller than a batch. The held-out samples come by group, too, where the normalizers are in training "
+            "mode."
+        )
 
     def _choice_of_rate(self) -> str:
         scaled = f"× min(1, batch size / {FULL_RATE_BATCH})"
@@ -134,7 +148,7 @@ def _norm_name(norm: Norm) -> str:
                 "`def my_norm(channels): ...` and pass my_norm."
             )
         return name
-    if norm == NORMALIZER_FREE:
+    if norm in (NORMALIZER_FREE, bank.BANK):
         return norm
     try:
         find_normalizer(norm.partition(":")[0])
@@ -156,6 +170,7 @@ def make_settings(
     image_size: int,
     device: str | torch.device | None,
     lrs: Sequence[float] | None = None,
+    batches_by: str | None = None,
 ) -> Settings:
     """Check the plain values and put defaults in; raises InputError."""
     sizes = tuple(sorted(_integers("batch_sizes", batch_sizes, least=1)))
@@ -172,6 +187,7 @@ def make_settings(
         device=_device(device),
         threads=torch.get_num_threads(),
         lrs=_rates(lrs),
+        batches_by=_key(batches_by),
     )
 
 
@@ -196,6 +212,14 @@ def _number(name: str, value: float, fits: Callable[[float], bool], words: str) 
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not fits(value) or value == float("inf"):
         raise InputError(f"{name} must be a {words} number, received {value!r}.")
     return float(value)
+
+
+def _key(batches_by: str | None) -> str | None:
+    if batches_by is not None and (not isinstance(batches_by, str) or not batches_by):
+        raise InputError(
+            f"batches_by={batches_by!r}: write what tells the groups of the samples, such as the name of a column."
+        )
+    return batches_by
 
 
 def _rates(lrs: Sequence[float] | None) -> tuple[float, ...]:

@@ -17,6 +17,7 @@ from rich.text import Text
 from .cells import Row, spoken, title
 from .events import EpochFinished, Event, RateTried, RunFinished, RunSkipped, RunStarted, SweepStarted
 from .metric import metric_of
+from .next_step import NextStep
 from .settings import Run
 from .summary import Summary, summarize
 from .tables import Table, divergence_note, judged_quantity, tables, titled
@@ -143,10 +144,12 @@ def show_result(
     console: Console,
     summary: Summary,
     files: Sequence[tuple[str, Path]],
+    step: NextStep,
     notice: str | None = None,
     remark: str | None = None,
 ) -> None:
-    """Tables, recommendation with its evidence and a remark, where the files are, a notice where runs are missing."""
+    """Tables, recommendation with its evidence and a remark, where the files are, a notice where runs are missing, and
+    what to do next."""
     console.print(*_side_by_side(tables(summary), console), "", sep="\n")
     console.print(f"{BEST} best at its batch size, to the digits shown.", style="dim")
     if note := divergence_note(summary):
@@ -167,6 +170,9 @@ def show_result(
         console.print(f"{name}: {path}", soft_wrap=True)
     if notice:
         console.print(notice, style="bold")
+    console.print("", f"Next: {step.why}", sep="\n", soft_wrap=True)
+    if step.command:
+        console.print(f"  {step.command}", style="bold", soft_wrap=True)
 
 
 def _side_by_side(shown: Sequence[Table], console: Console) -> list[RenderableType]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import statistics
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,8 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..optim import AdaptiveGradientClipping, param_groups
+from .bank import BANK, make_banks, remembering
+from .batches import batches_of_epoch, data_order, steps_of_epoch
 from .data import Data
-from .measure import SIGNAL_BATCH, evaluate, finite, layer_signal, step_memory, train_mode_accuracy
+from .measure import SIGNAL_BATCH, evaluate, evaluate_by_bank, finite, layer_signal, step_memory, train_mode_accuracy
 from .models import Network
 from .normalizer_free import NORMALIZER_FREE, UNIT_CLIP
 from .renorm import RENORM, fit_schedules
@@ -26,7 +27,6 @@ OUTCOME = (
     *("status", "message", "test_accuracy", "test_accuracy_train_mode", "train_eval_gap", "train_accuracy"),
     *("test_loss", "curve"),
 )
-GPU_TIMED_STEPS = range(5, 105)
 
 # Called after each epoch with its number, the training loss and the metric, each None where it is not known.
 EpochReport = Callable[[int, float | None, float | None], None]
@@ -43,16 +43,16 @@ def train(network: Network, data: Data, run: Run, settings: Settings, on_epoch: 
     trainer = Trainer(network, data, run, settings)
     outcome = run_epochs(trainer, settings.epochs, on_epoch)
     if outcome["status"] == "finished":
-        in_training = train_mode_accuracy(network, data.x_test, data.y_test, run.batch_size)
+        groups = data.groups and data.groups.test
+        in_training = train_mode_accuracy(network, data.x_test, data.y_test, run.batch_size, groups)
         outcome |= {
             "test_accuracy_train_mode": in_training,
             "train_eval_gap": in_training - outcome["test_accuracy"],
-            "train_accuracy": evaluate(network.module, data.x_train, data.y_train)[0],
+            "train_accuracy": trainer.on_training_split()[0],
         }
     end = layer_signal(network, fixed)
     return {
         **outcome,
-        "step_ms": 1e3 * statistics.median(trainer.timed) if trainer.timed else None,
         "peak_memory_bytes": memory,
         "memory_kind": memory_kind,
         "parameters": sum(p.numel() for p in network.module.parameters()),
@@ -66,7 +66,7 @@ def run_epochs(trainer: Trainer, epochs: int, on_epoch: EpochReport) -> dict[str
     outcome: dict[str, Any] = dict.fromkeys(OUTCOME)
     for epoch in range(1, epochs + 1):
         train_loss = finite(trainer.epoch(epoch))
-        accuracy, test_loss = evaluate(trainer.model, data.x_test, data.y_test)
+        accuracy, test_loss = trainer.on_held_out_split()
         diverged = train_loss is None or not math.isfinite(test_loss)
         accuracy = chance(data) if diverged else accuracy
         curve.append({"epoch": epoch, "train_loss": train_loss, "test_accuracy": accuracy})
@@ -102,8 +102,8 @@ class Trainer:
 
     def __init__(self, network: Network, data: Data, run: Run, settings: Settings) -> None:
         self.model, self.data, self.run = network.module, data, run
-        self.steps_per_epoch = len(data.x_train) // run.batch_size
-        self.total_steps = self.steps_per_epoch * settings.epochs
+        self.groups = data.groups and data.groups.train
+        self.total_steps = settings.epochs * steps_of_epoch(len(data.x_train), self.groups, run.batch_size)
         if run.norm == RENORM:
             fit_schedules(self.model, self.total_steps)
         self.peak_rate = settings.rate(run.batch_size)
@@ -117,6 +117,9 @@ class Trainer:
         )
         if run.norm == NORMALIZER_FREE:
             self.optimizer = AdaptiveGradientClipping(self.optimizer, self.model, UNIT_CLIP)
+        self.banked = data.groups if run.norm == BANK else None
+        if self.banked is not None:
+            make_banks(self.model, self.banked)
         self.on_accelerator = data.x_train.device.type != "cpu"
         self.timed: list[float] = []
         self.done = 0
@@ -136,23 +139,31 @@ class Trainer:
         return loss.detach()
 
     def epoch(self, number: int) -> float:
-        """One pass in the order of (seed, epoch), without the last incomplete batch; returns the mean loss."""
-        x, y, size = self.data.x_train, self.data.y_train, self.run.batch_size
-        order = data_order(len(x), self.run.seed, number).to(x.device)
+        """One pass through `batches_of_epoch`; returns the mean loss."""
+        x, y = self.data.x_train, self.data.y_train
+        batches = batches_of_epoch(len(x), self.groups, self.run.batch_size, self.run.seed, number)
         total = torch.zeros((), device=x.device)
         self.model.train()
-        for i in range(self.steps_per_epoch):
+        for batch in batches:
             rate = self.peak_rate * schedule(self.done, self.total_steps)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
-            index = order[i * size : (i + 1) * size]
-            total += (self.timed_step if self._is_timed() else self.step)(x[index], y[index])
+            index = batch.to(x.device)
+            with remembering(self.model, int(self.banked.train[index[0]]) if self.banked else None):
+                total += self.step(x[index], y[index])
             self.done += 1
-        return float(total) / self.steps_per_epoch
+        return float(total) / len(batches)
 
-    def _is_timed(self) -> bool:
-        # Waiting for a GPU slows training: only some steps, after those that warm it up, are timed there.
-        return not self.on_accelerator or self.done in GPU_TIMED_STEPS
+    def on_training_split(self) -> tuple[float, float]:
+        """Accuracy and loss in evaluation mode."""
+        return self._evaluated(self.data.x_train, self.data.y_train, self.banked and self.banked.train)
+
+    def on_held_out_split(self) -> tuple[float, float]:
+        """Accuracy and loss in evaluation mode."""
+        return self._evaluated(self.data.x_test, self.data.y_test, self.banked and self.banked.test)
+
+    def _evaluated(self, x: Tensor, y: Tensor, groups: Tensor | None) -> tuple[float, float]:
+        return evaluate(self.model, x, y) if groups is None else evaluate_by_bank(self.model, x, y, groups)
 
     def timed_step(self, x: Tensor, y: Tensor) -> Tensor:
         """A step whose seconds are added to `timed`."""
@@ -172,11 +183,6 @@ def schedule(step: int, total: int) -> float:
     """Share of the peak learning rate: linear warm-up over the first tenth, then a cosine to zero."""
     at = (step + 0.5) / total
     return at / WARM_UP if at < WARM_UP else 0.5 * (1 + math.cos(math.pi * (at - WARM_UP) / (1 - WARM_UP)))
-
-
-def data_order(samples: int, seed: int, epoch: int) -> Tensor:
-    """The permutation of an epoch: the same for every normalizer."""
-    return torch.randperm(samples, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
 
 
 def parameter_groups(network: Network, weight_decay: float) -> list[dict[str, Any]]:

@@ -8,8 +8,10 @@ from typing import NamedTuple
 import torch
 
 from ..layers import NORMALIZERS, Norm
+from .bank import BANK, why_no_bank
 from .cells import listed, spoken
-from .models import Recipe, first_line
+from .data import Data
+from .models import REFERENCE, Recipe, first_line
 from .normalizer_free import NORMALIZER_FREE, why_left_out
 from .settings import InputError, Run, Settings
 
@@ -23,7 +25,7 @@ class Entrants(NamedTuple):
 
 
 def who_can_run(
-    settings: Settings, norms: Mapping[str, Norm], recipe: Recipe, data_name: str, step: Callable[[Run], object]
+    settings: Settings, norms: Mapping[str, Norm], recipe: Recipe, data: Data, step: Callable[[Run], object]
 ) -> Entrants:
     """Try each contestant with `step`, one training step of a run, from the smallest batch size on.
 
@@ -31,10 +33,10 @@ def who_can_run(
     """
     entrants, missing, left_out = {}, set(), []
     for name, norm in norms.items():
-        why = _unfit(name, recipe)
+        why = _unfit(name, recipe, data)
         failing: dict[int, str] = {} if why is None else dict.fromkeys(settings.batch_sizes, why)
         for size in settings.batch_sizes if why is None else ():
-            why = _why_it_fails(Run(name, size, settings.seeds[0]), recipe, data_name, step)
+            why = _why_it_fails(Run(name, size, settings.seeds[0]), recipe, data.name, step)
             if why is None:
                 break  # what runs with a batch runs with a larger one
             failing[size] = why
@@ -50,15 +52,19 @@ def who_can_run(
     return Entrants(entrants, frozenset(missing), left_out)
 
 
-def _unfit(name: str, recipe: Recipe) -> str | None:
-    """Why a normalizer has no place in the nets of a recipe."""
+def _unfit(name: str, recipe: Recipe, data: Data) -> str | None:
+    """Why a normalizer has no place in the nets of a recipe, trained on these data."""
     if name == NORMALIZER_FREE and recipe.normalizer_free:
         return None
+    if name == BANK:
+        return why_no_bank(data.groups) or recipe.why_no_place(REFERENCE)
     return why_unfit(name, recipe.name) or recipe.why_no_place(name)
 
 
 def why_unfit(name: str, model: str) -> str | None:
     """Why a normalizer has no place in any net of a comparison."""
+    if name == BANK:
+        return why_no_bank(None)
     if name == NORMALIZER_FREE:
         return why_left_out(model)
     if name == "sync" and not (torch.distributed.is_available() and torch.distributed.is_initialized()):
@@ -70,7 +76,7 @@ def why_unfit(name: str, model: str) -> str | None:
 
 
 def _why_it_fails(run: Run, recipe: Recipe, data_name: str, step: Callable[[Run], object]) -> str | None:
-    row = NORMALIZERS.get(run.norm.partition(":")[0])
+    row = NORMALIZERS.get("batch" if run.norm == BANK else run.norm.partition(":")[0])
     if run.batch_size == 1 and row is not None and row.uses_batch:
         return "a single sample has no batch to normalize over"
     try:

@@ -44,8 +44,9 @@ def validation_part(data: Data, largest_batch: int) -> Data:
             f"lrs: {len(out)} of the {len(order)} training samples are set aside to choose the learning rate; write "
             f"batch sizes of at most {len(kept)}, or leave lrs out."
         )
-    x, y = data.x_train, data.y_train
-    return replace(data, x_train=x[kept], y_train=y[kept], x_test=x[out], y_test=y[out])
+    x, y, groups = data.x_train, data.y_train, data.groups
+    groups = groups and replace(groups, train=groups.train[kept], test=groups.train[out])
+    return replace(data, x_train=x[kept], y_train=y[kept], x_test=x[out], y_test=y[out], groups=groups)
 
 
 def try_rate(make: Callable[[], Trainer], run: Run, settings: Settings) -> Try:

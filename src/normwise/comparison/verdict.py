@@ -13,12 +13,13 @@ from .metric import Metric
 class Verdict:
     """Who leads at a batch size. `needed` is what the lead over the runner-up had to exceed (None: one seed).
 
-    `leader` is the best of the reliable, None where there is none or where nothing trained: every run diverged.
+    `leader` is the best of the reliable, None where there is none or where nothing trained.
     `tied` are the normalizers, best first and beginning with the leader, that are not clearly behind it; `unreliable`
     those whose runs disagree (see `judging.RULE`), `above` those of them that are better than the leader on average;
     `behind` all others. `clear` where all others are behind. The runner-up is the best of the other reliable ones.
     `more_seeds` would make the lead over the runner-up clear if it stays what it is: None where it is clear, where so
     many are not worth saying, or where the held-out samples are too few (`resolution` is the least lead they show).
+    `trained` is false where no run learned anything, and `diverged` says whether that is because every run diverged.
     `means` are over the seeds that all have.
     """
 
@@ -33,6 +34,7 @@ class Verdict:
     behind: tuple[str, ...]
     clear: bool
     trained: bool
+    diverged: bool
     resolution: float
     more_seeds: int | None
     means: Mapping[str, float]
@@ -42,6 +44,13 @@ class Verdict:
     def sentence(self) -> str:
         """The verdict in words, with the numbers that say so."""
         return _sentence(self)
+
+
+_DIVERGED = "nothing trained: every run diverged. Its learning rate is too high."
+_AT_CHANCE = (
+    "nothing trained: nobody answers more than always the most frequent class would, as far as the held-out samples "
+    "tell."
+)
 
 
 def _sentence(verdict: Verdict) -> str:
@@ -67,7 +76,7 @@ def _sentence(verdict: Verdict) -> str:
 
 def _nothing_trained(verdict: Verdict) -> str:
     if verdict.metric.share:
-        return "nothing trained: every run diverged. Its learning rate is too high."
+        return _DIVERGED if verdict.diverged else _AT_CHANCE
     return f"no run has a finite {verdict.metric.name}."
 
 

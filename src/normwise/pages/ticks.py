@@ -5,7 +5,12 @@ from __future__ import annotations
 import math
 
 MOST_DECADES = 8
-_STEPS = ((1,), (1, 2, 5), (1, 2, 3, 4, 5, 7), tuple(n / 10 for n in range(10, 100)))
+MOST_TICKS = 11
+# Each finer than the last, and none so much finer that ticks crowd where the one before has too few.
+_STEPS = (
+    *((1,), (1, 2, 5), (1, 2, 3, 4, 5, 7), (1, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)),
+    tuple(n / 10 for n in range(10, 100)),
+)
 
 
 def log_ticks(low: float, high: float, least: int = 3) -> list[float]:
@@ -22,4 +27,4 @@ def log_ticks(low: float, high: float, least: int = 3) -> list[float]:
         ticks = [tick for tick in ticks if low <= tick <= high]
         if len(ticks) >= least:
             break
-    return ticks
+    return ticks[:: math.ceil(len(ticks) / MOST_TICKS)] if ticks else ticks

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from .batches import Forward
-from .diagnosis import finite_rules, growth_rules, memory_rules, placement_rules, signal_rules
+from .diagnosis import domain_rules, finite_rules, growth_rules, memory_rules, placement_rules, signal_rules
 from .diagnosis.evidence import Evidence
 from .diagnosis.findings import Finding, Findings
 from .diagnosis.gathering import gather
@@ -25,6 +25,7 @@ RULES: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
     growth_rules.vanishing_variance,
     signal_rules.gradient_range,
     signal_rules.mean_shift,
+    domain_rules.mixed_domains,
     memory_rules.high_momentum,
     memory_rules.no_running_statistics,
     memory_rules.dropout_before_batch_norm,
@@ -48,10 +49,11 @@ def diagnose(
 
     Looks for values that are not finite, in the data, the weights, the outputs, the loss and the gradients; variance
     that is multiplied from block to block or dies out, mean shift, dead layers, gradients that vanish or explode;
-    running statistics that are stale, poisoned by NaN, missing or of the last batch alone, dropout in front of
-    BatchNorm, batches too small for it, and a gap between training and evaluation; one value per channel or group, what
-    another tool's conversion lost, normalizers in a row, and biases that a normalizer removes. Worst first, and causes
-    before what they lead to. The page "signal" of the docs says what each rule takes for wrong.
+    batches of different domains; running statistics that are stale, poisoned by NaN, missing or of the last batch
+    alone, dropout in front of BatchNorm, batches too small for it, and a gap between training and evaluation; one value
+    per channel or group, what another tool's conversion lost, normalizers in a row, and biases that a normalizer
+    removes. Worst first, and causes before what they lead to. The page "signal" of the docs says what each rule takes
+    for wrong.
 
     Args:
         model: any module; it is given back as it was.

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from ..cells import Row
+from ..groups import NAMES_SHOWN
 from ..sequential import stops_among
 
 About = Mapping[str, Any]
@@ -102,14 +103,14 @@ def definitions(rows: Sequence[Row], about: About) -> list[tuple[str, str]]:
         (
             "Train-eval gap, points",
             "Accuracy on the same held-out samples with the normalizers in training mode, so with the statistics of "
-            "each batch of that batch size, minus the accuracy in evaluation mode. Only normalizers that switch "
-            "statistics between the two modes, as BatchNorm does, can have one.",
+            f"each batch of that batch size{_by_group(about)}, minus the accuracy in evaluation mode. Only normalizers "
+            "that switch statistics between the two modes, as BatchNorm does, can have one.",
         ),
         ("Training loss", "Cross-entropy in nats, mean over the steps of the epoch."),
         (
             "Step time, ms",
-            "Forward, backward, gradient clipping and update of one batch: median over the steps of a run, then over "
-            "the seeds.",
+            "Forward, backward, gradient clipping and update of one batch: median over steps that the normalizers of a "
+            "batch size take in turns, then over the seeds.",
         ),
         (
             "Peak memory, MB",
@@ -149,6 +150,7 @@ def settings_in_words(about: About) -> list[tuple[str, str]]:
     data, settings, machine = about["data"], about["settings"], about["machine"]
     return [
         *([("Data", _data_in_words(data))] if data else []),
+        *_mini_batches(about),
         ("Model" if data else "Training", settings["model"]),
         ("Seeds", ", ".join(map(str, settings["seeds"]))),
         (
@@ -157,6 +159,19 @@ def settings_in_words(about: About) -> list[tuple[str, str]]:
         ),
         ("Versions", ", ".join(f"{name} {version}" for name, version in about["versions"].items())),
     ]
+
+
+def _by_group(about: About) -> str:
+    return " and of one group" if about["settings"].get("batches_by") else ""
+
+
+def _mini_batches(about: About) -> list[tuple[str, str]]:
+    """How the samples come together, where that is by groups."""
+    key, names = about["settings"].get("batches_by"), (about["data"] or {}).get("groups", ())
+    if not key:
+        return []
+    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+    return [("Mini-batches", f"Of one group each, by {key}: {', '.join(names[:NAMES_SHOWN])}{more}.")]
 
 
 def _data_in_words(data: Mapping[str, Any]) -> str:

@@ -49,6 +49,7 @@ CONSEQUENCES: dict[str, tuple[str, ...]] = {
     "growing variance": ("exploding gradient", "vanishing gradient", "mean shift", "dead layer"),
     "vanishing variance": ("vanishing gradient", "exploding gradient", "mean shift"),
     "dead layer": ("vanishing variance", "vanishing gradient", "mean shift", "train-eval gap"),
+    "mixed domains": ("small batch", "stale statistics", "train-eval gap"),
     "stale statistics": ("train-eval gap",),
     "small batch": ("stale statistics", "train-eval gap"),
 }

@@ -130,6 +130,14 @@ class _Listener(TorchFunctionMode):
             table, _ = channel_moments(x, 1)
             site.means.append(table.mean.flatten().cpu())
             site.variances.append(table.var.flatten().cpu())
+            site.samples_seen.append(_by_sample(x))
+
+
+def _by_sample(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Of every sample the mean of each channel, and its mean squared distance from the batch's mean."""
+    values = x.detach().float().reshape(*x.shape[:2], -1)
+    variance, mean = torch.var_mean(values, dim=2, correction=0)
+    return mean.cpu(), (variance + (mean - mean.mean(0)).square()).cpu()
 
 
 def _probability(args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:

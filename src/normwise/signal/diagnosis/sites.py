@@ -59,6 +59,8 @@ class Site:
     source: Source | None = None
     means: list[Tensor] = field(default_factory=list)
     variances: list[Tensor] = field(default_factory=list)
+    samples_seen: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    """Of each batch the mean ``[N, C]`` of every sample, and what each adds to the batch's variance."""
 
     @property
     def over_batch(self) -> bool:

@@ -1,0 +1,75 @@
+"""What the normalizers that lead cost: time and memory of a training step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from .cells import Cell, spoken
+from .verdict import Verdict
+
+MEGABYTE = 1e6
+# Shorter or smaller by less than this share is called the same: it is noise, or nobody's reason.
+SAME = 1.05
+
+
+class Price(NamedTuple):
+    """A figure of a training step at a batch size, as it is said: "5.0 ms a step"."""
+
+    field: str
+    form: str
+    unit: float
+    least: str
+
+
+PRICES = (
+    Price("step_ms", "{} ms a step", 1.0, "the shortest"),
+    Price("peak_memory_bytes", "{} MB at its peak", MEGABYTE, "the least"),
+)
+
+
+def costs(cells: Sequence[Cell], verdicts: Sequence[Verdict]) -> list[str]:
+    """A sentence for the smallest and the largest batch size that somebody leads at, beside others that trained: on the
+    one that leads or ties everywhere, if there is one, otherwise on all that lead or tie there."""
+    judged = [verdict for verdict in verdicts if verdict.leader is not None]
+    everywhere = set.intersection(*(set(verdict.tied) for verdict in judged)) if judged else set()
+    ends = judged if len(judged) < 2 else [judged[0], judged[-1]]
+    found = [_sentence(v.batch_size, everywhere if len(everywhere) == 1 else set(v.tied), cells) for v in ends]
+    return [sentence for sentence in found if sentence]
+
+
+def _sentence(batch_size: int, norms: set[str], cells: Sequence[Cell]) -> str | None:
+    trained = [cell for cell in cells if cell.batch_size == batch_size and max(cell.diverged, cell.lost) < cell.n]
+    leading = [cell for cell in trained if cell.norm in norms]
+    said = [text for price in PRICES if (text := _said(price, leading, trained))]
+    if not said or len(trained) < 2:
+        return None
+    who = spoken(leading[0].norm) if len(leading) == 1 else f"one of the {len(leading)} that lead"
+    return f"What {who} costs at batch size {batch_size}: {'; '.join(said)}."
+
+
+def _said(price: Price, leading: Sequence[Cell], trained: Sequence[Cell]) -> str | None:
+    """Of a single leader its figure and how far it is from the least; of several their range."""
+    known = sorted((cell for cell in trained if _figure(cell, price)), key=lambda cell: _figure(cell, price))
+    leaders = [cell for cell in known if cell in leading]
+    if len(leaders) < len(leading) or not leaders:
+        return None
+    least, first, last = known[0], leaders[0], leaders[-1]
+    if len(leaders) > 1:
+        return _range(price, first, last)
+    ratio = _figure(first, price) / _figure(least, price)
+    text = price.form.format(f"{_figure(first, price):.3g}")
+    if ratio < SAME:
+        return f"{text}, {price.least} of all or as good as that"
+    return f"{text}, {ratio:.2f} times {price.least} ({spoken(least.norm)}, {_figure(least, price):.3g})"
+
+
+def _range(price: Price, first: Cell, last: Cell) -> str:
+    low, high = _figure(first, price), _figure(last, price)
+    if high < SAME * low:
+        return f"all about {price.form.format(f'{low:.3g}')}"
+    return f"from {low:.3g} ({spoken(first.norm)}) to {price.form.format(f'{high:.3g}')} ({spoken(last.norm)})"
+
+
+def _figure(cell: Cell, price: Price) -> float:
+    return (getattr(cell, price.field) or 0.0) / price.unit
