@@ -27,6 +27,7 @@ CALLS = {
     "filter_response_norm": lambda x, **o: nf.filter_response_norm(x, **o),
     "global_response_norm": lambda x, **o: nf.global_response_norm(x, ONES, **o),
     "layer_norm2d": lambda x, **o: nf.layer_norm2d(x, **o),
+    "positional_norm": lambda x, **o: nf.positional_norm(x, **o),
     "rms_norm2d": lambda x, **o: nf.rms_norm2d(x, **o),
     "layer_norm": lambda x, **o: nf.layer_norm(x, [3], **o),
     "rms_norm": lambda x, **o: nf.rms_norm(x, [3], **o),
@@ -36,7 +37,7 @@ CALLS = {
 #: The functions whose layers take a single value, which is no group's own mean for them.
 WITHOUT_MEAN = {
     *("filter_response_norm", "global_response_norm", "rms_norm2d", "layer_norm2d", "layer_norm", "rms_norm"),
-    *("add_layer_norm", "add_rms_norm"),
+    *("add_layer_norm", "add_rms_norm", "positional_norm"),
 }
 
 

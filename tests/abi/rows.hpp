@@ -21,8 +21,11 @@ void check_pools(Suite& suite, const std::string& name, const Case& c, int64_t n
   const Tensor weight = suite.table(of, width), bias = suite.table(of, width), gw(of, width), gb(of, width);
   Tensor table(kFp64, 2 * number);
   const auto optional = [&](const Tensor& t) { return o.affine ? Given(t) : kNone; };
-  forward(eps, optional(weight), optional(bias), Choice{o.kept}, Given(y), Given(table));
-  backward(Given(gy), optional(weight), Choice{o.kept}, Given(table), Given(gx), optional(gw), optional(gb));
+  // Neither a residual nor an activation: those are tested from Python.
+  const Choice none{0};
+  forward(eps, kNone, optional(weight), optional(bias), Choice{o.kept}, none, Given(y), Given(table));
+  backward(Given(gy), kNone, optional(weight), optional(bias), Choice{o.kept}, none, Given(table), kNone, Given(gx), kNone,
+           optional(gw), optional(gb));
 
   Values both = zeros(2 * number), y_want = zeros(c.values()), x_want = y_want, size = y_want;
   Values to_w = zeros(width), to_b = to_w, of_w = to_w;

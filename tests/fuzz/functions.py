@@ -97,6 +97,7 @@ FUNCTIONS = {
     ),
     "global_response_norm": Function(lambda x, t, **o: nf.global_response_norm(x, *_affine(t), **o), AFFINE),
     "layer_norm2d": Function(lambda x, t, **o: nf.layer_norm2d(x, *_affine(t), **o), AFFINE),
+    "positional_norm": Function(lambda x, t, **o: nf.positional_norm(x, *_affine(t), **o), AFFINE),
     "rms_norm2d": Function(lambda x, t, **o: nf.rms_norm2d(x, t["weight"], **o), ("weight",)),
     "layer_norm": Function(
         lambda x, t, **o: nf.layer_norm(x, x.shape[-1:], *_affine(t), **o), AFFINE, maps=False, masks=False

@@ -40,6 +40,7 @@ from .plain import filter_response_norm as filter_response_norm
 from .plain import global_response_norm as global_response_norm
 from .plain import layer_norm as layer_norm
 from .plain import layer_norm2d as layer_norm2d
+from .plain import positional_norm as positional_norm
 from .plain import rms_norm as rms_norm
 from .plain import rms_norm2d as rms_norm2d
 from .pooled import batch_instance_norm as batch_instance_norm

@@ -11,12 +11,12 @@ from normwise.core import formulas
 from normwise.core.arguments import as_mask, check_floating, check_input
 from normwise.core.bound import bound
 from normwise.core.formulas import Formula
-from normwise.core.moments import epsilon
+from normwise.core.moments import Moments, epsilon
 from normwise.core.numbers import as_row_shape, check_dim, check_eps, check_groups, check_rows
 from normwise.core.single_value import WITHOUT_EFFECT, check_values_per_group
 from normwise.core.tables import check_optional, check_required_tables, check_scalars_or_tables
 from normwise.operations import adaptive, pointwise
-from normwise.operations.normalize import normalize, run_for_y
+from normwise.operations.normalize import normalize, run, run_for_y
 from normwise.operations.request import PIXELS, Request, View
 
 from .running import Epilogue, Options, check_maps
@@ -208,9 +208,43 @@ def layer_norm2d(
     True
     """
     check_maps("layer_norm2d", x, eps)
-    if x.shape[1] == 1:
-        raise ValueError(f"layer_norm2d: a single channel is its own mean, got {list(x.shape)}; {WITHOUT_EFFECT}")
+    _check_channels("layer_norm2d", x)
     return _along_pixels("layer_norm2d", x, bound(formulas.instance_norm, eps=eps), (weight, bias), options)
+
+
+def positional_norm(
+    x: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    eps: float = 1e-5,
+    **options: Unpack[Options],
+) -> tuple[Tensor, Moments]:
+    r"""Positional normalization (PONO): over the channels at each position of ``[N, C, *space]``, and its statistics.
+
+    .. math:: y = f\left(\gamma_c\,\frac{x - \mu_{ns}}{\sqrt{\sigma_{ns}^2 + \epsilon}} + \beta_c
+              + \text{residual}\right)
+
+    Returns ``(y, moments)``: μ and σ² (**biased**), ``[N, 1, *space]``, in fp32 (fp64 for fp64 input), with a gradient
+    that joins the backward pass of ``y``. A moment shortcut gives them to a later layer:
+    ``z * (moments.var + eps).sqrt() + moments.mean``.
+
+    Raises ValueError for a single channel, whose mean is itself.
+
+    Source: Li, Wu, Weinberger and Belongie 2019, arXiv:1907.04312; their code divides by C - 1. For another formula on
+    the moments of positions, these are planes of ``x.flatten(2).mT``, which `normalize` takes as they lie.
+
+    >>> import torch
+    >>> x = torch.randn(2, 6, 4, 5)
+    >>> y, moments = positional_norm(x)
+    >>> torch.allclose(y * (moments.var + 1e-5).sqrt() + moments.mean, x, atol=1e-5)
+    True
+    """
+    check_maps("positional_norm", x, eps)
+    _check_channels("positional_norm", x)
+    asked = _of_pixels("positional_norm", x, bound(formulas.instance_norm, eps=eps), (weight, bias), options)
+    result = run(asked._replace(measured=True, differentiable=True))
+    return result.y, result.statistics()
 
 
 def rms_norm2d(
@@ -298,10 +332,21 @@ def _along_sums(
 def _along_pixels(
     caller: str, x: Tensor, formula: Formula, parameters: tuple[Tensor | None, Tensor | None], options: Options
 ) -> Tensor:
+    return run_for_y(_of_pixels(caller, x, formula, parameters, options))
+
+
+def _of_pixels(
+    caller: str, x: Tensor, formula: Formula, parameters: tuple[Tensor | None, Tensor | None], options: Options
+) -> Request:
     check_optional(caller, x, tuple(x.shape[1:2]), weight=parameters[0], bias=parameters[1])
     mask = options.get("mask")
     options["mask"] = None if mask is None else as_mask(mask, x)
-    return run_for_y(Request(x, formula, parameters, view=PIXELS, **options))
+    return Request(x, formula, parameters, view=PIXELS, **options)
+
+
+def _check_channels(caller: str, x: Tensor) -> None:
+    if x.shape[1] == 1:
+        raise ValueError(f"{caller}: a single channel is its own mean, got {list(x.shape)}; {WITHOUT_EFFECT}")
 
 
 def _row_shape(caller: str, x: Tensor, normalized_shape: Any) -> tuple[int, ...]:

@@ -162,7 +162,7 @@ def bind(request: Request, context: Context) -> OverPools | AlongRows | str:
     if prepare is None or (added is not None and added.dtype is not x.dtype):
         return "its operators do not take this mixture of dtypes"
     if request.view.over != "planes":
-        return AlongRows(request, prepare)
+        return "its operator keeps the statistics for itself" if request.measured else AlongRows(request, prepare)
     groups = context.pool
     if groups is None:
         return NO_POOL
