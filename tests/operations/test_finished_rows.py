@@ -202,6 +202,26 @@ def test_nothing_and_masks(make, backend):
         torch.testing.assert_close(layer(x, residual, mask), layer(x, residual))
 
 
+@pytest.mark.parametrize("make", [nw.LayerNorm, nw.LayerNorm2d])
+def test_a_residual_without_an_activation_is_not_kept_for_the_backward_pass(make):
+    x, residual = torch.randn(2, 4, 3, 4, requires_grad=True), torch.randn(2, 4, 3, 4, requires_grad=True)
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.data_ptr()) or t, lambda t: t):
+        make(4)(x, residual)
+        assert residual.data_ptr() not in saved
+        make(4, activation="gelu")(x, residual)
+        assert residual.data_ptr() in saved
+
+
+@pytest.mark.parametrize("maps", [False, True], ids=["rows", "pixels"])
+def test_both_orders_of_a_residual_alone(maps):
+    x, residual = (drawn(2, 3, 2, 3, dtype=torch.float64, seed=s).requires_grad_() for s in (0, 1))
+    layer = layer_for(True, 3, torch.float64, None, maps)
+    call = lambda x, residual: layer(x, residual).sin()  # noqa: E731
+    assert torch.autograd.gradcheck(call, (x, residual))
+    assert torch.autograd.gradgradcheck(call, (x, residual))
+
+
 def test_the_bits_do_not_depend_on_the_threads():
     x, residual, grad_y = (drawn(8, 40, 40, 40, dtype=torch.float32, seed=s) for s in range(3))
     found, before = [], torch.get_num_threads()

@@ -34,6 +34,7 @@ class AlongRows(Pass):
         self.turned = self.pixels and not (x.dim() > 2 and x.is_contiguous())
         #: Whether the residual is of another type: then both are widened, and only the end is rounded.
         self.mixed = residual is not None and residual.dtype is not x.dtype
+        self.passes_residual = residual is not None and request.activation is None
         #: Whether mean and variance of each pixel are results with a gradient, beside ``y``.
         self.stating = request.measured
         self.width = x.shape[1] if self.turned else 0 if self.pixels else x.shape[-request.view.dims :].numel()

@@ -41,6 +41,8 @@ class Pass:
     looks_itself = False
     #: Whether the second result is the sum of x and the residual, which is saved in their place.
     saves_sum = False
+    #: Whether the residual's gradient is that of ``y`` as it comes: then it is not saved.
+    passes_residual = False
 
     def forward(self, call: Call, x: Tensor, residual: Tensor | None, mask: Tensor | None, p: Parameters) -> Any:
         """``y``; or a tuple, ``y`` and what else has a gradient."""
@@ -89,6 +91,8 @@ class _OverTensor(torch.autograd.Function):
         found = one_pass.forward(call, x, residual, mask, p)
         if one_pass.saves_sum:
             x, residual = found[1], None
+        elif one_pass.passes_residual:
+            residual = None
         call.forms = one_pass.forms(x, residual, mask, p)
         ctx.save_for_backward(x, residual, mask, *p)
         return found
@@ -130,6 +134,8 @@ def _plainly(
     found = differentiable_gradients(partial(call.one_pass.plainly, call, mask), (x, residual, *p), grads)
     if call.one_pass.saves_sum:
         found[1] = found[0]
+    elif call.one_pass.passes_residual:
+        found[1] = grads[0]
     return found
 
 

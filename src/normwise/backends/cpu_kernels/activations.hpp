@@ -263,8 +263,8 @@ __attribute__((noinline)) void multiply_by_slopes(int act, const V* z, V* g, int
 }
 
 // Known at compile time: none, relu and leaky_relu, which cost nothing beside the memory, or "look it up", which is done
-// for a block of values.
-enum Kind { kPlain, kRectified, kLeaky, kAny };
+// for a block of values; or grad_y · f'(z) was kept by the pass before.
+enum Kind { kPlain, kRectified, kLeaky, kAny, kKept };
 constexpr int activation_of(int kind) { return kind == kRectified ? kRelu : kLeakyRelu; }
 template <int K, class V>
 NW_INLINE V times_slope(V g, V z) {

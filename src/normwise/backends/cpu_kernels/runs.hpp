@@ -82,11 +82,11 @@ NW_INLINE void apply_run(const T* x, const T* residual, T* y, int64_t n, const A
 }
 
 // What a backward pass reads: grad_y, x, and the residual or null. In `kept`, if it is there, an activation's first pass
-// leaves grad_y · f'(z) for the second one.
+// leaves grad_y · f'(z) for the second one, which is of the kind kKept.
 template <class T>
 struct Incoming {
   const T *gy, *x, *residual;
-  T* kept = nullptr;
+  acc<T>* kept = nullptr;
   Incoming at(int64_t i) const { return {gy + i, x + i, shifted(residual, i), shifted(kept, i)}; }
 };
 
@@ -94,11 +94,12 @@ struct Incoming {
 template <class T, int K, class P, class F>
 NW_INLINE void gradient_step(const Incoming<T>& in, P part, const Affine<T>& affine, F f) {
   static_assert(K != kAny);
-  const Values<T> gy = load(in.gy, part), x = load(in.x, part);
-  const Values<T> r = K != kPlain && in.residual ? load(in.residual, part) : Values<T>{};
+  constexpr bool ready = K == kPlain || K == kKept;
+  const Values<T> gy = K == kKept ? load_wide<T>(in.kept, part) : load(in.gy, part), x = load(in.x, part);
+  const Values<T> r = !ready && in.residual ? load(in.residual, part) : Values<T>{};
   each_way<T>([&](int w) NW_LAMBDA {
     vec<acc<T>> g = gy.at[w], d = x.at[w] - affine.mean.at[w];
-    if constexpr (K != kPlain) {
+    if constexpr (!ready) {
       vec<acc<T>> z = d * affine.scale.at[w] + affine.shift.at[w];
       if (in.residual) z += r.at[w];
       g = times_slope<K>(g, z);
@@ -130,7 +131,7 @@ NW_INLINE void with_gradients(const Incoming<T>& in, int64_t n, C affine, int ac
       };
       Values<T> g[kBlockSteps<T>];
       block_of_gradients(here.gy, count, z, act, g);
-      if (here.kept) each_step<T>(count, [&](int64_t i, auto part) NW_LAMBDA { store(here.kept + i, g[i / step<T>], part); });
+      if (here.kept) each_step<T>(count, [&](int64_t i, auto part) NW_LAMBDA { store_wide(here.kept + i, g[i / step<T>], part); });
       f(start, count, [&](int64_t i, auto part, auto take) NW_LAMBDA {
         const Values<T> x = load(here.x + i, part), mean = affine(start + i).mean;
         each_way<T>([&](int w) NW_LAMBDA { take(w, g[i / step<T>].at[w], x.at[w] - mean.at[w]); });
