@@ -8,7 +8,9 @@ import torch
 import torch.nn.functional as F
 
 import normwise as nw
+from normwise.backends import cpu
 
+needs_kernels = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
 EPS = 1e-5
 #: One value, one that ends within a vector, more than a block of the activation, a row in blocks of columns.
 SHAPES = {"one": (3, 1), "odd": (5, 2, 37), "blocks": (3, 5000), "wide": (2, 16400)}
@@ -202,6 +204,7 @@ def test_nothing_and_masks(make, backend):
         torch.testing.assert_close(layer(x, residual, mask), layer(x, residual))
 
 
+@needs_kernels
 @pytest.mark.parametrize("make", [nw.LayerNorm, nw.LayerNorm2d])
 def test_a_residual_without_an_activation_is_not_kept_for_the_backward_pass(make):
     x, residual = torch.randn(2, 4, 3, 4, requires_grad=True), torch.randn(2, 4, 3, 4, requires_grad=True)
@@ -236,6 +239,7 @@ def test_the_bits_do_not_depend_on_the_threads():
         assert torch.equal(one, two)
 
 
+@needs_kernels
 def test_what_a_kernel_refuses_leaves_nothing_unsaid():
     """A residual that was cut behind the forward pass is noticed, not read."""
     x, residual = torch.randn(4, 64, requires_grad=True), torch.randn(4, 64)
