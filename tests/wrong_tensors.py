@@ -200,5 +200,5 @@ def is_needed(function: str, name: str) -> bool:
 
 def takes_rows_of_samples(function: str, right: Tensor) -> bool:
     """Whether ``[1, C]`` and ``[N, C]`` are right, too: one affine map for each sample."""
-    alone = (*_ROW_FUNCTIONS, "layer_norm2d", "rms_norm2d", "dynamic_tanh", "dynamic_erf")
+    alone = (*_ROW_FUNCTIONS, "layer_norm2d", "rms_norm2d", "positional_norm", "dynamic_tanh", "dynamic_erf")
     return right.shape == (C,) and function not in alone

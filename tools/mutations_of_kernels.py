@@ -10,6 +10,8 @@ FUSED = "tests/backends/test_cpu_fused.py"
 JUMPS = "tests/backends/test_cpu_kernels.py -k 'jumps and float32'"
 MASKS = "tests/backends/test_cpu_kernels.py -k test_moments"
 SLOPES = "tests/backends/test_cpu_kernels.py -k 'whole_range and hardswish and float32'"
+POSITIONS = "tests/operations/test_positional_norm.py -k 'automatic and alone'"
+FINISHED = "tests/operations/test_finished_rows.py -k 'automatic and pixels and float32'"
 ROWS = "tests/backends/test_cpu_rows.py -k 'forward_and_backward and float32'"
 SETS = "tests/layers/test_modulated_norm.py -k 'sets_of_many_sizes and float32'"
 RUNNING = "tests/backends/test_cpu_running.py -k 'not float64 and not float16'"
@@ -51,13 +53,6 @@ MUTATIONS = [
         RUNNING,
     ),
     Mutation(
-        "epsilon is no part of a variance behind a root",
-        KERNELS + "running.hpp",
-        "std::max(1 / (var[c] * var[c]) - batch.eps, 0.0)",
-        "1 / (var[c] * var[c])",
-        RUNNING,
-    ),
-    Mutation(
         "what the rounding of a large mean leaves goes into the shift",
         KERNELS + "fused.hpp",
         "shift[i] = A(pool.bias[c] + (double(mean[i]) - spread.mean[i]) * factor);",
@@ -80,17 +75,38 @@ MUTATIONS = [
     ),
     Mutation(
         "a row's gradient sums to zero where it is centered",
-        KERNELS + "rows.hpp",
-        "call.center ? A(-sums.g * share) : A(0)",
-        "A(0)",
+        KERNELS + "rows_backward.hpp",
+        "center ? -sums.g * share : 0",
+        "0",
         ROWS,
     ),
     Mutation(
         "rows wider than a block share their sums",
-        KERNELS + "rows.hpp",
+        KERNELS + "rows_backward.hpp",
         "for (int64_t b = 1; b < blocks; ++b) {",
         "for (int64_t b = 1; b < 1; ++b) {",
         ROWS,
+    ),
+    Mutation(
+        "a loss on the mean of a position reaches its values",
+        KERNELS + "rows_backward.hpp",
+        "across += *to_mean * each;",
+        "",
+        POSITIONS,
+    ),
+    Mutation(
+        "the gradient of a residual passes the activation",
+        KERNELS + "positions.hpp",
+        "if (!lean && gr) store(gr + i, g, part);",
+        "if (!lean && gr) store(gr + i, load(to.gy + at(c) + i, part), part);",
+        FINISHED,
+    ),
+    Mutation(
+        "erf near 0 keeps its digits",
+        KERNELS + "activations.hpp",
+        "magnitude < 0.7f ? near : far",
+        "far",
+        "tests/operations/test_squash_kernels.py -k 'every_digit and float32'",
     ),
     Mutation(
         "the slope of hardswish",

@@ -92,7 +92,7 @@ MUTATIONS = [
     Mutation(
         "without fp64 the variance's slope is about the exact mean",
         "operations/tiny_graph.py",
-        "around - mean if self.rest is None else around - mean - self.rest",
+        "around - mean if rest is None else around - mean - rest",
         "around - mean",
         "tests/devices/test_without_fp64.py",
     ),
@@ -232,8 +232,8 @@ MUTATIONS = [
     Mutation(
         "rows are centered twice, for a large mean's rounding",
         "operations/plain.py",
-        "left over.\n        values = values - _mean(values, mask, dims)\n",
-        "left over.\n",
+        "values, mean = values - rest, mean + rest",
+        "mean = mean + rest",
         "tests/operations/test_rows.py",
     ),
     Mutation(

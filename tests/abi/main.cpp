@@ -5,7 +5,7 @@
 //
 // CASES of random sizes come after the fixed ones; DUMP gets every result, for another machine's to be compared.
 #include "formulas.hpp"
-#include "rows.hpp"
+#include "squash.hpp"
 
 namespace abi {
 
@@ -36,17 +36,18 @@ void check_all(Suite& suite, const Case& c) {
   check_response(suite, c, 1, true, false, false);
   check_formula(suite, c, -1, 7, true, true);
   for (int kept = 0; kept < 3; ++kept) {
-    const RowOptions how{kept % 2, kept, kept != 0, false}, other{1 - kept % 2, kept, true, true};
+    const RowOptions how{kept % 2, kept, kept != 0, false, kept ? 7 + kept : 0}, other{1 - kept % 2, kept, true, true, 0};
     for (const RowOptions& o : {how, other}) check_rows(suite, c, o), check_columns(suite, c, o);
+    for (int number = 0; number < 2; ++number) check_squash(suite, c, number, number ? how : other);
     check_remember(suite, c.C, kept, (kept + c.last) % 3);
   }
 }
 
 // What a library says of itself.
 void check_answers(Suite& suite, const Library& library) {
-  for (int list = -1; list < 4; ++list) {
+  for (int list = -1; list < 5; ++list) {
     const char* names = nullptr;
-    const bool known = list >= 0 && list < 3;
+    const bool known = list >= 0 && list < 4;
     if (library.call("nw_names", list, static_cast<const char**>(&names)) != (known ? kDone : kRefused) || known != (names != nullptr))
       suite.fail("names: list %d", list);
   }

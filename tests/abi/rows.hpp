@@ -8,6 +8,7 @@ namespace abi {
 struct RowOptions {
   int center, kept;
   bool affine, added;
+  int act;  // with an activation goes a residual
 };
 
 // `number` pools of `width` values: value j of pool p is at at(p, j), and parameters are [width]. What is normalized is in
@@ -21,10 +22,16 @@ void check_pools(Suite& suite, const std::string& name, const Case& c, int64_t n
   const Tensor weight = suite.table(of, width), bias = suite.table(of, width), gw(of, width), gb(of, width);
   Tensor table(kFp64, 2 * number);
   const auto optional = [&](const Tensor& t) { return o.affine ? Given(t) : kNone; };
-  forward(eps, optional(weight), optional(bias), Choice{o.kept}, Given(y), Given(table));
-  backward(Given(gy), optional(weight), Choice{o.kept}, Given(table), Given(gx), optional(gw), optional(gb));
+  const Tensor residual = suite.input(c, 0), gr = suite.output(c);
+  const auto finishing = [&](const Tensor& t) { return o.act ? Given(t) : kNone; };
+  const Choice kept{o.kept}, act{o.act};
+  forward(eps, finishing(residual), optional(weight), optional(bias), kept, act, Given(y), Given(table));
+  Tensor flow(kFp64, 2 * number);
+  flow.fill([&] { return o.center ? suite.random.normal() : 0; });
+  backward(Given(gy), finishing(residual), optional(weight), optional(bias), kept, act, Given(table), Given(flow), Given(gx),
+           finishing(gr), optional(gw), optional(gb));
 
-  Values both = zeros(2 * number), y_want = zeros(c.values()), x_want = y_want, size = y_want;
+  Values both = zeros(2 * number), y_want = zeros(c.values()), x_want = y_want, r_want = y_want, size = y_want;
   Values to_w = zeros(width), to_b = to_w, of_w = to_w;
   for (int64_t p = 0; p < number; ++p) {
     long double mean = 0, square = 0, level = 0, along = 0;
@@ -35,14 +42,18 @@ void check_pools(Suite& suite, const std::string& name, const Case& c, int64_t n
     const auto normal = [&](int64_t j) { return double(x[at(p, j)] - mean) * root; };
     const auto gain = [&](int64_t j) { return o.affine ? weight[j] : 1.0; };
     for (int64_t j = 0; j < width; ++j) {
-      const double g = gy[at(p, j)];
+      const size_t k = size_t(at(p, j));
+      const double z = normal(j) * gain(j) + (o.affine ? bias[j] : 0) + (o.act ? residual[int64_t(k)] : 0);
+      const Point point = activation(o.act, z);
+      y_want[k] = point.value;
+      const double g = r_want[k] = gy[int64_t(k)] * point.slope;
       level += o.center ? g * gain(j) / double(width) : 0, along += g * gain(j) * normal(j) / double(width);
       to_w[size_t(j)] += g * normal(j), to_b[size_t(j)] += g, of_w[size_t(j)] += 2 * std::fabs(g) * (2 + root * root);
     }
     for (int64_t j = 0; j < width; ++j) {
       const size_t k = size_t(at(p, j));
-      y_want[k] = normal(j) * gain(j) + (o.affine ? bias[j] : 0);
-      x_want[k] = root * (gy[at(p, j)] * gain(j) - level - normal(j) * along) + (more ? (*more)[int64_t(k)] : 0);
+      x_want[k] = root * (r_want[k] * gain(j) - level - normal(j) * along) + (more ? (*more)[int64_t(k)] : 0);
+      x_want[k] += (flow[p] + 2 * flow[number + p] * double(x[at(p, j)] - mean)) / double(width);
       size[k] = 4 * root * root + 4;
     }
   }
@@ -50,6 +61,7 @@ void check_pools(Suite& suite, const std::string& name, const Case& c, int64_t n
   suite.expect(name, y, y_want, size);
   for (double& s : size) s *= 40;
   suite.expect(name + "_backward", gx, x_want, size);
+  if (o.act) suite.expect(name + "_backward", gr, r_want, size);
   if (o.affine) suite.expect(name + "_backward", gw, to_w, of_w), suite.expect(name + "_backward", gb, to_b, of_w);
 }
 

@@ -72,15 +72,31 @@ void exercise(int64_t N, int64_t C, int64_t S, int threads, int act) {
                                               ALL(gb));
     }
   }
+  std::vector<double> scalars(2);
+  for (int64_t rows = 0; rows < 2; ++rows)
+    for (int curve = 0; curve < 2; ++curve) {
+      const int64_t n = rows ? N * S : N, s = rows ? 1 : S;
+      failed |= CALL(nw_squash)(n, C, s, threads, curve, 0.7, 0.1, ALL(x), ALL(residual), ALL(weight), NONE, nw::kWide, act,
+                                ALL(y));
+      failed |= CALL(nw_squash_backward)(n, C, s, threads, curve, 0.7, 0.1, ALL(gy), ALL(x), ALL(residual), ALL(weight), NONE,
+                                         nw::kWide, act, ALL(gx), act ? gr.data() : nullptr, act ? int64_t(gr.size()) : 0,
+                                         ALL(gw), ALL(gb), ALL(scalars));
+    }
   for (int center = 0; center < 2; ++center) {
-    failed |= CALL(nw_rows)(N * S, C, threads, center, 1e-3, ALL(x), ALL(residual), ALL(gr), ALL(weight), NONE, nw::kWide,
-                            ALL(y), ALL(positions));
-    failed |= CALL(nw_rows_backward)(N * S, C, threads, center, ALL(gy), ALL(gr), ALL(residual), ALL(weight), nw::kWide,
-                                     ALL(positions), ALL(gx), ALL(gw), ALL(gb));
-    failed |= CALL(nw_columns)(N, C, S, threads, center, 1e-3, ALL(x), ALL(weight), NONE, nw::kWide, ALL(y),
-                               ALL(positions));
-    failed |= CALL(nw_columns_backward)(N, C, S, threads, center, ALL(gy), ALL(x), NONE, nw::kWide, ALL(positions), ALL(gx),
-                                        ALL(gw), ALL(gb));
+    failed |= CALL(nw_rows)(N * S, C, threads, center, 1e-3, ALL(x), ALL(residual), ALL(gr), NONE, ALL(weight), NONE,
+                            nw::kWide, 0, ALL(y), ALL(positions));
+    failed |= CALL(nw_rows_backward)(N * S, C, threads, center, ALL(gy), ALL(gr), ALL(residual), NONE, ALL(weight), NONE,
+                                     nw::kWide, 0, ALL(positions), ALL(positions), ALL(gx), NONE, ALL(gw), ALL(gb));
+    failed |= CALL(nw_rows)(N * S, C, threads, center, 1e-3, ALL(x), NONE, NONE, ALL(residual), ALL(weight), NONE,
+                            nw::kWide, act, ALL(y), ALL(positions));
+    failed |= CALL(nw_rows_backward)(N * S, C, threads, center, ALL(gy), ALL(x), NONE, ALL(residual), ALL(weight), NONE,
+                                     nw::kWide, act, ALL(positions), NONE, ALL(gx), act ? gr.data() : nullptr,
+                                     act ? int64_t(gr.size()) : 0, ALL(gw), ALL(gb));
+    failed |= CALL(nw_columns)(N, C, S, threads, center, 1e-3, ALL(x), ALL(residual), ALL(weight), NONE, nw::kWide, act,
+                               ALL(y), ALL(positions));
+    failed |= CALL(nw_columns_backward)(N, C, S, threads, center, ALL(gy), ALL(x), ALL(residual), NONE, NONE, nw::kWide, act,
+                                        ALL(positions), ALL(positions), ALL(gx), act ? gr.data() : nullptr,
+                                        act ? int64_t(gr.size()) : 0, ALL(gw), ALL(gb));
   }
   if (failed) std::abort();
 }
@@ -130,16 +146,21 @@ void exercise_without_options(int64_t N, int64_t C, int64_t S, int threads, int 
   of_mean[0] = std::numeric_limits<double>::quiet_NaN();
   failed |= CALL(nw_remember)(C, ALL(of_mean), ALL(of_var), nw::kDouble, 1.5, 0.1, TAIL(running_mean),
                               TAIL(running_var), nw::kNarrow, ALL(batches)) != kNotFinite;
+  std::vector<double> scalars(2);
+  failed |= CALL(nw_squash)(N, C, S, threads, 1, 0.7, 0.1, TAIL(x), NONE, NONE, NONE, 0, act, TAIL(y));
+  failed |= CALL(nw_squash_backward)(N, C, S, threads, 1, 0.7, 0.1, TAIL(gy), TAIL(x), NONE, TAIL(weight), TAIL(weight),
+                                     nw::kNarrow, act, NONE, NONE, TAIL(gw), TAIL(gb), ALL(scalars));
   for (int center = 0; center < 2; ++center) {
-    failed |= CALL(nw_rows)(N * S, C, threads, center, 1e-3, TAIL(x), NONE, NONE, NONE, NONE, 0, TAIL(y), NONE);
-    failed |= CALL(nw_columns)(N, C, S, threads, center, 1e-3, TAIL(x), TAIL(weight), TAIL(weight), nw::kNarrow, TAIL(y),
-                               NONE);
-    failed |= CALL(nw_columns_backward)(N, C, S, threads, center, TAIL(gy), TAIL(x), NONE, 0, ALL(positions), TAIL(gx), NONE,
-                                        NONE);
-    failed |= CALL(nw_rows)(N * S, C, threads, center, 1e-3, TAIL(x), TAIL(x), TAIL(gx), TAIL(weight), TAIL(weight),
-                            nw::kNarrow, TAIL(y), ALL(positions));
-    failed |= CALL(nw_rows_backward)(N * S, C, threads, center, TAIL(gy), TAIL(x), TAIL(gy), TAIL(weight), nw::kNarrow,
-                                     ALL(positions), TAIL(gx), TAIL(gw), TAIL(gb));
+    failed |= CALL(nw_rows)(N * S, C, threads, center, 1e-3, TAIL(x), NONE, NONE, NONE, NONE, NONE, 0, act, TAIL(y), NONE);
+    failed |= CALL(nw_columns)(N, C, S, threads, center, 1e-3, TAIL(x), NONE, TAIL(weight), TAIL(weight), nw::kNarrow, act,
+                               TAIL(y), NONE);
+    failed |= CALL(nw_columns_backward)(N, C, S, threads, center, TAIL(gy), TAIL(x), NONE, NONE, NONE, 0, act,
+                                        ALL(positions), NONE, TAIL(gx), NONE, NONE, NONE);
+    failed |= CALL(nw_rows)(N * S, C, threads, center, 1e-3, TAIL(x), TAIL(x), TAIL(gx), NONE, TAIL(weight), TAIL(weight),
+                            nw::kNarrow, act, TAIL(y), ALL(positions));
+    failed |= CALL(nw_rows_backward)(N * S, C, threads, center, TAIL(gy), TAIL(x), TAIL(gy), TAIL(x), TAIL(weight),
+                                     TAIL(weight), nw::kNarrow, act, ALL(positions), NONE, TAIL(gx), NONE, TAIL(gw),
+                                     TAIL(gb));
   }
   if (failed) std::abort();
 }

@@ -54,7 +54,7 @@ def test_statistics_kept_for_the_backward_have_their_size(size):
     with pytest.raises(ValueError, match=r"go together|without any"):
         cpu.standardize_backward(X, X, 4, None, None, 1e-5, None, None, table, known=False, values=True)
     with pytest.raises(ValueError, match=r"go together|without any"):
-        cpu_rows.rows_backward(X, X, 3, None, None, (table,), True, (True, False, False))
+        cpu_rows.rows_backward(X, X, 3, None, None, (table,), True, (True, False, False, False))
 
 
 @pytest.mark.parametrize("shape", [(2, 4, 3, 4), (1, 4, 3, 3), (2, 4, 9, 1, 1), (72,)])

@@ -16,6 +16,7 @@ POOLS = {
     "layer": lambda dims: tuple(range(1, dims)),
     "pixel-layer": lambda dims: (1,),
     "layer_norm2d": lambda dims: (1,),
+    "positional_norm": lambda dims: (1,),
     "pixel-rms": lambda dims: (1,),
     "rms_norm2d": lambda dims: (1,),
     "token-layer": lambda dims: (dims - 1,),

@@ -7,7 +7,7 @@ import normwise as nw
 from normwise.backends import cpu
 from normwise.core import formulas, kinds
 from normwise.core.bound import bound as bound_formula
-from normwise.operations import by_graph, by_kernels, by_torch, plain, ways
+from normwise.operations import along_rows, by_graph, by_kernels, by_torch, plain, ways
 from normwise.operations.context import context_of
 from normwise.operations.request import Request
 
@@ -51,9 +51,9 @@ MASK = torch.ones(2, 5, 5, dtype=torch.bool)
         (nw.GroupNorm(2, 8), IMAGES, {}, by_kernels.OverPools.name),
         (nw.GroupNorm(2, 8), torch.randn(8, 8, 64, 64), {}, by_kernels.OverPools.name),
         (nw.LayerNorm(8), TOKENS, {}, by_torch.AlongRows.name),
-        (nw.LayerNorm(256), torch.randn(4096, 256), {}, by_kernels.AlongRows.name),
-        (nw.RMSNorm(8), TOKENS, {}, by_kernels.AlongRows.name),
-        (nw.LayerNorm2d(8), IMAGES, {}, by_kernels.AlongRows.name),
+        (nw.LayerNorm(256), torch.randn(4096, 256), {}, along_rows.AlongRows.name),
+        (nw.RMSNorm(8), TOKENS, {}, along_rows.AlongRows.name),
+        (nw.LayerNorm2d(8), IMAGES, {}, along_rows.AlongRows.name),
         (nw.SwitchableNorm2d(8), IMAGES, {}, by_graph.ByFormula.name),
         (nw.GroupNorm(2, 8), IMAGES, {"mask": MASK}, by_graph.ByFormula.name),
         (nw.LayerNorm(8), TOKENS, {"mask": torch.ones(2, 5, 8, dtype=torch.bool)}, plain.Plainly.name),

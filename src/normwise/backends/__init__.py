@@ -2,9 +2,9 @@
 
 A backend is one module with the same few functions: `unavailable`, `serves`, and the kernels `moments`,
 `apply`, `backward_reduce`, `backward_apply`; `reference.py` is their specification. To add one: write the
-module and name it in `_BACKENDS`. What else it has (`protocols.py`: `Fused`, `Rows`, `Responses`, `Formulas`,
-`Remembering`) is used where it is there, see `offering`; for one without `Responses`, as the Triton kernels, the
-reference serves the layers that are not affine in ``x`` (EvoNorm, FilterResponseNorm with its threshold).
+module and name it in `_BACKENDS`. What else it has (`protocols.py`: `Fused`, `Rows`, `Squashing`, `Responses`,
+`Formulas`, `Remembering`) is used where it is there, see `offering`; for one without `Responses`, as the Triton
+kernels, the reference serves the layers that are not affine in ``x`` (EvoNorm, FilterResponseNorm with its threshold).
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from .protocols import Responses as Responses
 from .protocols import Rows as Rows
 from .protocols import RowsOfSums as RowsOfSums
 from .protocols import RowTables as RowTables
+from .protocols import Squashing as Squashing
 from .protocols import Standardization as Standardization
 
 _BACKENDS: dict[str, Backend] = {

@@ -23,12 +23,15 @@ from .cpu_responses import respond_backward as respond_backward
 from .cpu_responses import respond_reduce as respond_reduce
 from .cpu_rows import columns as columns
 from .cpu_rows import columns_backward as columns_backward
+from .cpu_rows import row_statistics as row_statistics
 from .cpu_rows import rows as rows
 from .cpu_rows import rows_backward as rows_backward
 from .cpu_rows import rows_of_sum as rows_of_sum
 from .cpu_rows import rows_of_sum_backward as rows_of_sum_backward
 from .cpu_running import remember as remember
 from .cpu_running import remembers as remembers
+from .cpu_squash import squash as squash
+from .cpu_squash import squash_backward as squash_backward
 from .cpu_standardize import standardization as standardization
 from .cpu_standardize import standardize as standardize
 from .cpu_standardize import standardize_backward as standardize_backward

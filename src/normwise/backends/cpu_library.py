@@ -22,8 +22,10 @@ from . import background, build
 ELEMENTS = {torch.float32: "fp32", torch.float64: "fp64", torch.bfloat16: "bf16", torch.float16: "fp16"}
 #: What the kernels know by number. A library must have the same names in the same order, see `_check_names`.
 _ACTIVATIONS = ("none", *ACTIVATIONS)
+_CURVES = ("tanh", "erf")
 _RESPONSES = tuple(response.name for response in RESPONSES.values())
 ACTIVATION_NUMBERS = {name: number for number, name in enumerate(_ACTIVATIONS)}
+CURVE_NUMBERS = {name: number for number, name in enumerate(_CURVES)}
 RESPONSE_NUMBERS = {name: number for number, name in enumerate(_RESPONSES)}
 OPERATION_NUMBERS = {name: number for number, name in enumerate(OPERATIONS)}
 
@@ -32,6 +34,8 @@ _SHAPE = "i:last n:N n:C n:S i:threads"
 _ROWS = "n:rows n:width i:threads i:center"
 _SETS = "n:rows n:width n:per i:threads i:center d:plus"
 _MAPS = "n:N n:C n:S i:threads i:center"
+_SQUASH = "n:N n:C n:S i:threads i:curve d:alpha d:shift"
+_BACK = "*weight *bias i:kept i:activation *table *flow *grad_x *grad_residual *grad_weight *grad_bias"
 #: What each kernel takes, in order: a type and a name, or * and the name of a tensor: its address and number of values.
 _PARAMETERS = {
     "nw_version": "",
@@ -49,12 +53,15 @@ _PARAMETERS = {
     "nw_standardize_backward": f"{_SHAPE} n:groups i:known d:eps *grad_y *x *residual *weight *bias i:kept "
     "i:activation *table *grad_x *grad_residual *grad_weight *grad_bias",
     "nw_remember": "n:C *mean *var i:kept d:bessel d:momentum *running_mean *running_var i:running_kept *batches",
-    "nw_rows": f"{_ROWS} d:eps *x *added *sum *weight *bias i:kept *y *table",
-    "nw_rows_backward": f"{_ROWS} *grad_y *x *grad_sum *weight i:kept *table *grad_x *grad_weight *grad_bias",
     "nw_modulated": f"{_SETS} d:eps *x *scale *shift i:kept *y *table",
     "nw_modulated_backward": f"{_SETS} *grad_y *x *scale i:kept *table *grad_x *grad_scale *grad_shift",
-    "nw_columns": f"{_MAPS} d:eps *x *weight *bias i:kept *y *table",
-    "nw_columns_backward": f"{_MAPS} *grad_y *x *weight i:kept *table *grad_x *grad_weight *grad_bias",
+    "nw_rows": f"{_ROWS} d:eps *x *added *sum *residual *weight *bias i:kept i:activation *y *table",
+    "nw_rows_backward": f"{_ROWS} *grad_y *x *grad_sum *residual {_BACK}",
+    "nw_columns": f"{_MAPS} d:eps *x *residual *weight *bias i:kept i:activation *y *table",
+    "nw_columns_backward": f"{_MAPS} *grad_y *x *residual {_BACK}",
+    "nw_squash": f"{_SQUASH} *x *residual *weight *bias i:kept i:activation *y",
+    "nw_squash_backward": f"{_SQUASH} *grad_y *x *residual *weight *bias i:kept i:activation *grad_x *grad_residual "
+    "*grad_weight *grad_bias *scalars",
     "nw_run": "p:program *entering *leaving",
     "nw_normalize": f"{_SHAPE} p:formula i:measured *entering *leaving *x *residual *mask i:activation *y *tables",
     "nw_normalize_backward": f"{_SHAPE} p:formula i:measured *entering *leaving *grad_y *x *residual *mask "
@@ -226,7 +233,7 @@ def _types(parameters: str) -> list[Any]:
 
 def _check_names(functions: dict[str, Any]) -> None:
     """ArithmeticError where a number means something else to the library: it would compute another function."""
-    for number, ours in enumerate((_ACTIVATIONS, _RESPONSES, OPERATIONS)):
+    for number, ours in enumerate((_ACTIVATIONS, _RESPONSES, OPERATIONS, _CURVES)):
         names = ctypes.c_char_p()
         functions["nw_names"](number, ctypes.byref(names))
         theirs = (names.value or b"").decode()

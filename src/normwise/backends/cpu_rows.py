@@ -5,20 +5,32 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .cpu_library import call_packed, threads
-from .cpu_tensors import as_parameters, in_dtype_of, new_table, resolved, room, span
+from normwise.core.activations import Activation
+
+from .cpu_library import activation_number, call_packed, threads
+from .cpu_tensors import Span, as_parameters, in_dtype_of, matched, new_table, resolved, room, span
 from .huge_pages import empty_like
-from .protocols import Gradients, RowTables
+from .protocols import Gradients, RowTables, StandardizationGradients
 
 _NULL = (0, 0)
+#: Of x, residual, weight and bias.
+Needs = tuple[bool, bool, bool, bool]
 
 
 def rows(
-    x: Tensor, width: int, weight: Tensor | None, bias: Tensor | None, eps: float, center: bool, keep: bool
+    x: Tensor,
+    width: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    center: bool,
+    keep: bool,
+    residual: Tensor | None = None,
+    activation: Activation | None = None,
 ) -> tuple[Tensor, RowTables]:
     """See `Rows.rows`; kept is one table, of the rows' μ and 1/√(σ² + ε) in fp64. Without ``center``, μ is 0."""
-    sizes = (x.numel() // width, width)
-    return _forward("nw_rows", x, sizes, sizes[:1], (*_NULL, *_NULL), weight, bias, eps, center, keep)
+    sizes, rest = (x.numel() // width, width), (weight, bias, eps, center, keep, residual, activation)
+    return _forward("nw_rows", x, sizes, sizes[:1], (*_NULL, *_NULL), *rest)
 
 
 def rows_of_sum(
@@ -35,7 +47,7 @@ def rows_of_sum(
     sizes, added = (x.numel() // width, width), resolved(added)
     total = empty_like(added)
     beside = (*span(added), *room(total))
-    y, tables = _forward("nw_rows", x, sizes, sizes[:1], beside, weight, bias, eps, center, keep)
+    y, tables = _forward("nw_rows", x, sizes, sizes[:1], beside, weight, bias, eps, center, keep, None, None)
     return y, total, tables
 
 
@@ -47,11 +59,14 @@ def rows_backward(
     bias: Tensor | None,
     tables: RowTables,
     center: bool,
-    needs: tuple[bool, bool, bool],
-) -> Gradients:
+    needs: Needs,
+    residual: Tensor | None = None,
+    activation: Activation | None = None,
+    flow: Tensor | None = None,
+) -> StandardizationGradients:
     """See `Rows.rows_backward`."""
-    sizes = (x.numel() // width, width)
-    return _backward("nw_rows_backward", grad_y, x, sizes, _NULL, weight, bias, tables, center, needs)
+    sizes, rest = (x.numel() // width, width), (weight, bias, tables, center, needs, residual, activation, flow)
+    return _backward("nw_rows_backward", grad_y, x, sizes, _NULL, *rest)
 
 
 def rows_of_sum_backward(
@@ -67,15 +82,24 @@ def rows_of_sum_backward(
 ) -> Gradients:
     """See `RowsOfSums.rows_of_sum_backward`."""
     sizes, grad_sum = (total.numel() // width, width), resolved(grad_sum)
-    return _backward("nw_rows_backward", grad_y, total, sizes, span(grad_sum), weight, bias, tables, center, needs)
+    rest = (weight, bias, tables, center, (needs[0], False, *needs[1:]), None, None, None)
+    grad_x, _, grad_weight, grad_bias = _backward("nw_rows_backward", grad_y, total, sizes, span(grad_sum), *rest)
+    return grad_x, grad_weight, grad_bias
 
 
 def columns(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, center: bool, keep: bool
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    center: bool,
+    keep: bool,
+    residual: Tensor | None = None,
+    activation: Activation | None = None,
 ) -> tuple[Tensor, RowTables]:
     """See `Rows.columns`."""
-    sizes = _planes(x)
-    return _forward("nw_columns", x, sizes, (sizes[0], sizes[2]), (), weight, bias, eps, center, keep)
+    sizes, rest = _planes(x), (weight, bias, eps, center, keep, residual, activation)
+    return _forward("nw_columns", x, sizes, (sizes[0], sizes[2]), (), *rest)
 
 
 def columns_backward(
@@ -85,10 +109,22 @@ def columns_backward(
     bias: Tensor | None,
     tables: RowTables,
     center: bool,
-    needs: tuple[bool, bool, bool],
-) -> Gradients:
+    needs: Needs,
+    residual: Tensor | None = None,
+    activation: Activation | None = None,
+    flow: Tensor | None = None,
+) -> StandardizationGradients:
     """See `Rows.columns_backward`."""
-    return _backward("nw_columns_backward", grad_y, x, _planes(x), (), weight, bias, tables, center, needs)
+    rest = (weight, bias, tables, center, needs, residual, activation, flow)
+    return _backward("nw_columns_backward", grad_y, x, _planes(x), (), *rest)
+
+
+def row_statistics(tables: RowTables) -> tuple[Tensor, Tensor]:
+    """See `Rows.row_statistics`."""
+    (table,) = tables
+    assert table is not None
+    mean, rstd = table.unbind()
+    return mean, rstd
 
 
 def _planes(x: Tensor) -> tuple[int, int, int]:
@@ -107,13 +143,16 @@ def _forward(
     eps: float,
     center: bool,
     keep: bool,
+    residual: Tensor | None,
+    activation: Activation | None,
 ) -> tuple[Tensor, RowTables]:
     x, y = resolved(x), empty_like(x)
     table = new_table((2, *of_table)) if keep else None
     # Named, so that a converted parameter lives until the kernel has read it: an address alone keeps nothing.
     weight, bias, kept = as_parameters(x.dtype, weight, bias)
-    tensors = *span(x), *beside, *span(weight), *span(bias), kept, *room(y), *room(table)
-    call_packed(kernel, x.dtype, *sizes, threads(), center, eps, *tensors)
+    residual = matched(x, residual)
+    given = *span(x), *beside, *span(residual), *span(weight), *span(bias), kept, activation_number(activation)
+    call_packed(kernel, x.dtype, *sizes, threads(), center, eps, *given, *room(y), *room(table))
     return y, (table,)
 
 
@@ -122,18 +161,25 @@ def _backward(
     grad_y: Tensor,
     x: Tensor,
     sizes: tuple[int, ...],
-    beside: tuple[int, ...],
+    beside: Span | tuple[()],
     weight: Tensor | None,
     bias: Tensor | None,
     tables: RowTables,
     center: bool,
-    needs: tuple[bool, bool, bool],
-) -> Gradients:
-    grad_y, x = resolved(grad_y), resolved(x)
+    needs: Needs,
+    residual: Tensor | None,
+    activation: Activation | None,
+    flow: Tensor | None,
+) -> StandardizationGradients:
+    grad_y, x, residual = resolved(grad_y), resolved(x), matched(x, residual)
     grad_x = empty_like(x) if needs[0] else None
+    # Without an activation the gradient of the residual is what came.
+    grad_residual = None if not needs[1] else grad_y if activation is None else empty_like(x)
     read, other, kept = as_parameters(x.dtype, weight, bias)
-    grad_weight = None if read is None or not needs[1] else torch.empty_like(read)
-    grad_bias = None if other is None or not needs[2] else torch.empty_like(other)
-    given = *span(grad_y), *span(x), *beside, *span(read), kept, *span(tables[0])
-    call_packed(kernel, x.dtype, *sizes, threads(), center, *given, *room(grad_x), *room(grad_weight), *room(grad_bias))
-    return grad_x, in_dtype_of(weight, grad_weight), in_dtype_of(bias, grad_bias)
+    grad_weight = None if read is None or not needs[2] else torch.empty_like(read)
+    grad_bias = None if other is None or not needs[3] else torch.empty_like(other)
+    given = *span(grad_y), *span(x), *beside, *span(residual), *span(read), *span(other), kept
+    middle = activation_number(activation), *span(tables[0]), *span(flow)
+    written = *room(grad_x), *room(None if activation is None else grad_residual), *room(grad_weight), *room(grad_bias)
+    call_packed(kernel, x.dtype, *sizes, threads(), center, *given, *middle, *written)
+    return grad_x, grad_residual, in_dtype_of(weight, grad_weight), in_dtype_of(bias, grad_bias)

@@ -69,8 +69,11 @@ Known = tuple[Tensor, Tensor]
 StandardizationGradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 #: What a backend keeps of the statistics of rows for its own backward.
 RowTables = tuple[Tensor | None, ...]
-#: Of x, weight and bias, those that are needed; a parameter's in its shape and dtype.
+#: Of either term, weight and bias, those that are needed; a parameter's in its shape and dtype.
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
+
+#: Of x, residual, α, s, weight and bias; of what is there, and x and the residual where they are needed.
+SquashGradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 
 
 class Standardization(Protocol):
@@ -134,12 +137,22 @@ class Fused(Backend, Protocol):
 class Rows(Backend, Protocol):
     """A backend that also normalizes rows: of tokens over trailing dimensions, of pixels over their channels.
 
-    ``y = γ (x - μ) rstd + β`` with ``center``, else ``y = γ x rstd + β``, where ``rstd = 1/√(v + ε)`` and v is the
-    biased variance, or the mean square. The parameters have as many values as a row and any floating dtype.
+    ``y = f(γ (x - μ) rstd + β + residual)`` with ``center``, else ``y = f(γ x rstd + β + residual)``, where
+    ``rstd = 1/√(v + ε)`` and v is the biased variance, or the mean square. The parameters have as many values as a row
+    and any floating dtype, the residual the dtype and layout of ``x``.
     """
 
     def rows(
-        self, x: Tensor, width: int, weight: Tensor | None, bias: Tensor | None, eps: float, center: bool, keep: bool
+        self,
+        x: Tensor,
+        width: int,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        eps: float,
+        center: bool,
+        keep: bool,
+        residual: Tensor | None = None,
+        activation: Activation | None = None,
     ) -> tuple[Tensor, RowTables]:
         """For contiguous ``x``, seen as ``[rows, width]``; also what is to ``keep`` for the backward."""
         ...
@@ -153,13 +166,27 @@ class Rows(Backend, Protocol):
         bias: Tensor | None,
         tables: RowTables,
         center: bool,
-        needs: tuple[bool, bool, bool],
-    ) -> Gradients:
-        """The gradients; ``grad_y`` is contiguous as well."""
+        needs: tuple[bool, bool, bool, bool],
+        residual: Tensor | None = None,
+        activation: Activation | None = None,
+        flow: Tensor | None = None,
+    ) -> StandardizationGradients:
+        """The gradients; ``grad_y`` is contiguous as well, ``needs`` says which ones.
+
+        ``flow`` ``[2, rows]`` in fp64 is what comes back through mean and variance, of rows around their mean.
+        """
         ...
 
     def columns(
-        self, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, center: bool, keep: bool
+        self,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        eps: float,
+        center: bool,
+        keep: bool,
+        residual: Tensor | None = None,
+        activation: Activation | None = None,
     ) -> tuple[Tensor, RowTables]:
         """For contiguous ``x[N, C, *space]``, each pixel over its C channels."""
         ...
@@ -172,9 +199,16 @@ class Rows(Backend, Protocol):
         bias: Tensor | None,
         tables: RowTables,
         center: bool,
-        needs: tuple[bool, bool, bool],
-    ) -> Gradients:
-        """The gradients; ``grad_y`` is contiguous as well."""
+        needs: tuple[bool, bool, bool, bool],
+        residual: Tensor | None = None,
+        activation: Activation | None = None,
+        flow: Tensor | None = None,
+    ) -> StandardizationGradients:
+        """As `rows_backward`."""
+        ...
+
+    def row_statistics(self, tables: RowTables) -> tuple[Tensor, Tensor]:
+        """Of what was kept: mean and rstd, one of each row or pixel, of rows around their mean."""
         ...
 
 
@@ -249,6 +283,46 @@ class RowsOfSums(Backend, Protocol):
         needs: tuple[bool, bool, bool],
     ) -> Gradients:
         """The gradients, the first of either term: what comes through ``y``, plus ``grad_sum``."""
+        ...
+
+
+@runtime_checkable
+class Squashing(Backend, Protocol):
+    """A backend that also has ``y = f(γ c(α x + s) + β + residual)`` in one pass each way.
+
+    The ``curve`` c is ``"tanh"`` or ``"erf"``; α and s are one number each, γ and β run along dimension ``dim``.
+    """
+
+    def squash(
+        self,
+        x: Tensor,
+        dim: int,
+        curve: str,
+        alpha: Tensor,
+        shift: Tensor | None,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        activation: Activation | None,
+    ) -> Tensor:
+        """For contiguous ``x`` and ``residual`` of one dtype."""
+        ...
+
+    def squash_backward(
+        self,
+        grad_y: Tensor,
+        x: Tensor,
+        dim: int,
+        curve: str,
+        alpha: Tensor,
+        shift: Tensor | None,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        activation: Activation | None,
+        needs: tuple[bool, bool],
+    ) -> SquashGradients:
+        """The gradients; ``needs`` says whether those of x and the residual are wanted."""
         ...
 
 

@@ -220,8 +220,7 @@ def layer_norm2d(
     True
     """
     check_maps("layer_norm2d", x, eps)
-    if x.shape[1] == 1:
-        raise ValueError(f"layer_norm2d: a single channel is its own mean, got {list(x.shape)}; {WITHOUT_EFFECT}")
+    _check_channels("layer_norm2d", x)
     weight = _gain("layer_norm2d", x, tuple(x.shape[1:2]), weight, zero_centered)
     return _along_pixels("layer_norm2d", x, bound(formulas.instance_norm, eps=eps), (weight, bias), options)
 
@@ -326,10 +325,21 @@ def _along_sums(
 def _along_pixels(
     caller: str, x: Tensor, formula: Formula, parameters: tuple[Tensor | None, Tensor | None], options: Options
 ) -> Tensor:
+    return run_for_y(_of_pixels(caller, x, formula, parameters, options))
+
+
+def _of_pixels(
+    caller: str, x: Tensor, formula: Formula, parameters: tuple[Tensor | None, Tensor | None], options: Options
+) -> Request:
     check_optional(caller, x, tuple(x.shape[1:2]), weight=parameters[0], bias=parameters[1])
     mask = options.get("mask")
     options["mask"] = None if mask is None else as_mask(mask, x)
-    return run_for_y(Request(x, formula, parameters, view=PIXELS, **options))
+    return Request(x, formula, parameters, view=PIXELS, **options)
+
+
+def _check_channels(caller: str, x: Tensor) -> None:
+    if x.shape[1] == 1:
+        raise ValueError(f"{caller}: a single channel is its own mean, got {list(x.shape)}; {WITHOUT_EFFECT}")
 
 
 def _row_shape(caller: str, x: Tensor, normalized_shape: Any) -> tuple[int, ...]:

@@ -43,6 +43,8 @@ class Pass:
     saves_sum = False
     #: Whether y is saved in the place of x.
     saves_output = False
+    #: Whether the residual's gradient is that of ``y`` as it comes: then it is not saved.
+    passes_residual = False
 
     def forward(self, call: Call, x: Tensor, residual: Tensor | None, mask: Tensor | None, p: Parameters) -> Any:
         """``y``; or a tuple, ``y`` and what else has a gradient."""
@@ -93,6 +95,8 @@ class _OverTensor(torch.autograd.Function):
             x, residual = found[1], None
         elif one_pass.saves_output:
             x = found
+        elif one_pass.passes_residual:
+            residual = None
         call.forms = one_pass.forms(x, residual, mask, p)
         ctx.save_for_backward(x, residual, mask, *p)
         return found
@@ -139,6 +143,8 @@ def _plainly(
     found = differentiable_gradients(partial(call.one_pass.plainly, call, mask), (x, residual, *p), grads)
     if call.one_pass.saves_sum:
         found[1] = found[0]
+    elif call.one_pass.passes_residual:
+        found[1] = grads[0]
     return found
 
 

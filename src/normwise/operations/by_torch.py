@@ -170,7 +170,7 @@ def bind(request: Request, context: Context) -> OverPools | AlongRows | str:
             return "its second derivative is wrong for a bias without a weight"
         if not plain.centers(request) and torch.onnx.is_in_onnx_export() and is_traced():
             return "the exporter of torch.jit.trace's graphs to ONNX knows no rms_norm"
-        return AlongRows(request, prepare)
+        return "its operator keeps the statistics for itself" if request.measured else AlongRows(request, prepare)
     groups = context.pool
     if groups is None:
         return NO_POOL

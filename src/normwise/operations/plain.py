@@ -38,8 +38,9 @@ class Plainly:
         if request.view.over == "sums":
             return rows_of_sums(request), None
         x = to_be_finished(request.x, request.activation, request.residual)
-        y = guarded(rows(request._replace(x=x)), x, request.mask, request.parameters[0])
-        return narrowed(finish(y, request.activation, request.residual), request.x), None
+        y, moments = rows(request._replace(x=x))
+        y = guarded(y, x, request.mask, request.parameters[0])
+        return narrowed(finish(y, request.activation, request.residual), request.x), moments
 
     def statistics(self, request: Request, kept: Moments | None) -> Moments:
         assert kept is not None
@@ -84,11 +85,17 @@ def moments_of_pools(request: Request, groups: int, table: Tensor) -> Moments:
     return Moments(mean, var, x.numel() // max(x.shape[0] * groups if groups else channels, 1))
 
 
-def rows(request: Request) -> Tensor:
-    r"""Rows and pixels: :math:`\gamma (x - \mu)/\sqrt{\sigma^2 + \epsilon} + \beta`, or by the root mean square."""
+def rows(request: Request) -> tuple[Tensor, Moments | None]:
+    r"""Rows and pixels: :math:`\gamma (x - \mu)/\sqrt{\sigma^2 + \epsilon} + \beta`, or by the root mean square.
+
+    Also the moments of each row or pixel, where they are asked for.
+    """
     x, view = request.x, request.view
     if view.over == "pixels":
-        return as_maps(_row(request, x.movedim(1, -1), 1), x)
+        y, moments = _row(request, x.movedim(1, -1), 1)
+        if moments is not None:
+            moments = moments._replace(mean=moments.mean.movedim(-1, 1), var=moments.var.movedim(-1, 1))
+        return as_maps(y, x), moments
     return _row(request, x, view.dims)
 
 
@@ -107,20 +114,24 @@ def as_maps(y: Tensor, x: Tensor) -> Tensor:
     return y if y.stride() == x.stride() else in_layout_of(x, y)
 
 
-def _row(request: Request, x: Tensor, dims: int) -> Tensor:
+def _row(request: Request, x: Tensor, dims: int) -> tuple[Tensor, Moments | None]:
     weight, bias = request.parameters
     eps: Any = request.formula.keywords["eps"]  # type: ignore[attr-defined]
     mask = request.mask if request.view.over == "rows" else None
-    values = widen(x)
+    values, mean = widen(x), None
     if centers(request):
-        values = values - _mean(values, mask, dims)
+        mean = _mean(values, mask, dims)
+        values = values - mean
         # Once more, for what the rounding of a large mean has left over.
-        values = values - _mean(values, mask, dims)
-    y = values * torch.rsqrt(_mean(values.square(), mask, dims) + eps)
+        rest = _mean(values, mask, dims)
+        values, mean = values - rest, mean + rest
+    var = _mean(values.square(), mask, dims)
+    y = values * torch.rsqrt(var + eps)
     check_memory(weight, bias)
     if weight is not None:
         y = y * (formulas.one_plus(weight, y.dtype) if of_each_set(request) else weight)
-    return (y if bias is None else y + bias).to(x.dtype)
+    y = (y if bias is None else y + bias).to(x.dtype)
+    return y, Moments(mean, var, x.shape[-1]) if request.measured and mean is not None else None
 
 
 def centers(request: Request) -> bool:

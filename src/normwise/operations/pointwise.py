@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from normwise.core.layout import check_memory
+from normwise.backends import Squashing, offering, select
+from normwise.core.activations import Activation, activation_named
+from normwise.core.arguments import check_residual
+from normwise.core.layout import PLAIN, check_memory
 from normwise.core.moments import widen
 from normwise.core.tables import check_optional, check_scalars
 
-from .context import without_autocast
+from .autograd import Call, Gradients, Parameters, Pass, over_tensor
+from .context import additions_are_watched, needs_graph, plain_operations_wanted, without_autocast
 from .epilogue import finish
 from .saved import guarded
+
+
+class _Asked(NamedTuple):
+    """``y = f(γ·curve(αx + s) + β + residual)``."""
+
+    x: Tensor
+    curve: str
+    dim: int
+    alpha: Tensor
+    shift: Tensor | None
+    weight: Tensor | None
+    bias: Tensor | None
+    activation: str | None
+    residual: Tensor | None
 
 
 def dynamic_tanh(
@@ -28,7 +47,7 @@ def dynamic_tanh(
 ) -> Tensor:
     r""":math:`\gamma\tanh(\alpha x) + \beta`, with γ and β per channel of dimension ``dim``."""
     check_scalars("DynamicTanh", x, alpha=alpha)
-    return _squash("DynamicTanh", x, alpha, torch.tanh, weight, bias, dim, activation, residual)
+    return _squash("DynamicTanh", _Asked(x, "tanh", dim, alpha, None, weight, bias, activation, residual))
 
 
 def dynamic_erf(
@@ -44,29 +63,104 @@ def dynamic_erf(
 ) -> Tensor:
     r""":math:`\gamma\,\text{erf}(\alpha x + s) + \beta`, with γ and β per channel of dimension ``dim``."""
     check_scalars("DynamicErf", x, alpha=alpha, shift=shift)
-    return _squash("DynamicErf", x, alpha, lambda t: torch.erf(t + shift), weight, bias, dim, activation, residual)
+    return _squash("DynamicErf", _Asked(x, "erf", dim, alpha, shift, weight, bias, activation, residual))
 
 
-def _squash(
-    caller: str,
-    x: Tensor,
-    alpha: Tensor,
-    curve: Callable[[Tensor], Tensor],
-    weight: Tensor | None,
-    bias: Tensor | None,
-    dim: int,
-    activation: str | None,
-    residual: Tensor | None,
-) -> Tensor:
-    check_optional(caller, x, (x.shape[dim],), weight=weight, bias=bias)
+def _squash(caller: str, asked: _Asked) -> Tensor:
+    x, dim = asked.x, asked.dim
+    check_optional(caller, x, (x.shape[dim],), weight=asked.weight, bias=asked.bias)
+    activation_named(asked.activation)  # raises for an unknown name
+    if asked.residual is not None:
+        check_residual(asked.residual, x)
     with without_autocast(x):
-        check_memory(x, alpha, weight, bias)
-        values = widen(x)
-        y = curve(guarded(alpha * values, alpha, values))
-        shape = [1] * x.dim()
-        shape[dim] = -1
-        if weight is not None:
-            y = guarded(y * weight.view(shape), weight)
-        if bias is not None:
-            y = y + bias.view(shape)
-        return finish(y, activation, residual).to(x.dtype)
+        check_memory(x, asked.alpha, asked.shift, asked.weight, asked.bias, asked.residual)
+        backend = _backend_for(asked)
+        if backend is None:
+            return _plainly(asked)
+        # Channels that are neighbours in memory are rows.
+        if x.is_contiguous():
+            return _by_kernel(backend, asked._replace(dim=dim % x.dim()))
+        turned = asked._replace(x=_last(x, dim), residual=_last(asked.residual, dim), dim=x.dim() - 1)
+        return _by_kernel(backend, turned).movedim(-1, dim)
+
+
+def _last(t: Tensor | None, dim: int) -> Tensor | None:
+    return None if t is None else t.movedim(dim, -1)
+
+
+def _backend_for(asked: _Asked) -> Squashing | None:
+    """Whose kernel takes it: plain tensors that are dense, of floating types, where nobody looks at the operations."""
+    x, residual = asked.x, asked.residual
+    if plain_operations_wanted() or type(x) not in PLAIN or x.numel() == 0:
+        return None
+    dense = x.is_contiguous() or x.movedim(asked.dim, -1).is_contiguous()
+    others = (asked.alpha, asked.shift, asked.weight, asked.bias, residual)
+    if not dense or any(
+        t is not None and (type(t) not in PLAIN or not t.is_floating_point() or t.device != x.device) for t in others
+    ):
+        return None
+    if residual is not None and (residual.dtype is not x.dtype or additions_are_watched()):
+        return None
+    return offering(select(x), Squashing)  # type: ignore[type-abstract]
+
+
+def _by_kernel(backend: Squashing, asked: _Asked) -> Tensor:
+    x, residual, parameters = asked.x, asked.residual, (asked.alpha, asked.shift, asked.weight, asked.bias)
+    one_pass = _Squash(backend, asked.curve, asked.dim, asked.activation)
+    call = Call(one_pass, None)
+    if needs_graph(x, residual, *parameters):
+        return over_tensor(call, x, residual, None, *parameters)
+    return one_pass.forward(call, x, residual, None, parameters)
+
+
+class _Squash(Pass):
+    """One kernel each way."""
+
+    def __init__(self, backend: Squashing, curve: str, dim: int, activation: str | None) -> None:
+        self.backend, self.curve, self.dim, self.activation = backend, curve, dim, activation
+        self.act: Activation | None = activation_named(activation)
+
+    def forward(self, call: Call, x: Tensor, residual: Tensor | None, mask: Tensor | None, p: Parameters) -> Tensor:
+        alpha, shift, weight, bias = p
+        assert alpha is not None
+        residual = None if residual is None else residual.contiguous()
+        return self.backend.squash(x, self.dim, self.curve, alpha, shift, weight, bias, residual, self.act)
+
+    def backward(
+        self,
+        call: Call,
+        grad_y: Tensor,
+        x: Tensor,
+        residual: Tensor | None,
+        mask: Tensor | None,
+        p: Parameters,
+        needs: Sequence[bool],
+    ) -> Gradients:
+        check_memory(x, residual, *p)
+        alpha, shift, weight, bias = p
+        assert alpha is not None
+        residual = None if residual is None else residual.contiguous()
+        rest = (alpha, shift, weight, bias, residual, self.act, (needs[0], needs[1]))
+        return self.backend.squash_backward(grad_y.contiguous(), x.contiguous(), self.dim, self.curve, *rest)
+
+    def plainly(self, call: Call, mask: Tensor | None, x: Tensor, residual: Tensor | None, *p: Tensor | None) -> Tensor:
+        alpha, *others = p
+        assert alpha is not None
+        return _plainly(_Asked(x, self.curve, self.dim, alpha, *others, self.activation, residual))  # type: ignore[arg-type]
+
+
+_CURVES: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "erf": torch.erf}
+
+
+def _plainly(asked: _Asked) -> Tensor:
+    x, _, dim, alpha, shift, weight, bias, activation, residual = asked
+    values = widen(x)
+    inside = guarded(alpha * values, alpha, values)
+    y = _CURVES[asked.curve](inside if shift is None else inside + shift)
+    shape = [1] * x.dim()
+    shape[dim] = -1
+    if weight is not None:
+        y = guarded(y * weight.view(shape), weight)
+    if bias is not None:
+        y = y + bias.view(shape)
+    return finish(y, activation, residual).to(x.dtype)

@@ -8,12 +8,13 @@ from torch import Tensor
 from normwise.core import formulas
 from normwise.core.arguments import check_floating, check_input, finite_padding
 from normwise.core.bound import bound
-from normwise.core.moments import widen
+from normwise.core.moments import statistics_dtype, widen
 from normwise.core.sizes import same
 from normwise.core.tables import check_place
 
 from .context import without_autocast
-from .normalize import normalize
+from .normalize import run
+from .request import PIXELS, Request
 
 
 def positional_norm(
@@ -27,18 +28,16 @@ def positional_norm(
     """``y``, mean and deviation of each position of ``x[N, C, *space]``, the two ``[N, 1, *space]``."""
     x, residual = finite_padding(mask, x, residual)
     channels = int(x.shape[1])  # a number of the formula, also where a graph has symbols for the others
+    # √(b σ² + ε) = √b √(σ² + ε / b), b = C / (C - 1): the kernels' biased variance, and a constant for γ.
     bessel = channels / (channels - 1)
-    formula = bound(formulas.positional_norm, bessel=bessel, eps=eps)
-    added = None if residual is None else _as_planes(residual)
-    y, table = normalize(_as_planes(x), formula, activation=activation, residual=added, return_moments=True)
-    std = (table.var * bessel + eps).sqrt()
-    mean, std = (t.to(x.dtype).reshape(x.shape[0], 1, *x.shape[2:]) for t in (table.mean, std))
-    return y.transpose(1, 2).view(x.shape) if x.dim() > 2 else y.squeeze(1), mean, std
-
-
-def _as_planes(x: Tensor) -> Tensor:
-    """``[N, positions, C]``, without a copy of what lies contiguous or with its channels last."""
-    return x.flatten(2).transpose(1, 2) if x.dim() > 2 else x.unsqueeze(1)
+    kind = statistics_dtype(x.dtype)
+    gain = torch.full((channels,), bessel**-0.5, dtype=kind, device=x.device)
+    formula = bound(formulas.instance_norm, eps=eps / bessel)
+    asked = Request(x, formula, (gain, None), activation, residual, view=PIXELS, measured=True, differentiable=True)
+    result = run(asked)
+    moments = result.statistics()
+    std = (moments.var * bessel + eps).sqrt()
+    return result.y, moments.mean.to(x.dtype), std.to(x.dtype)
 
 
 def moment_shortcut(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:

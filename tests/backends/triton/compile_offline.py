@@ -80,10 +80,10 @@ def exercise_rows(x):
     for center in (True, False):
         parameters = weight, bias if center else None
         _, tables = kernels.rows(x, width, *parameters, 1e-5, center, True)
-        kernels.rows_backward(x, x, width, *parameters, tables, center, (True, True, center))
+        kernels.rows_backward(x, x, width, *parameters, tables, center, (True, False, True, center))
     weight, bias = torch.empty(2, x.shape[1], dtype=x.dtype)
     _, tables = kernels.columns(x, weight, bias, 1e-5, True, True)
-    kernels.columns_backward(x, x, weight, bias, tables, True, (True, True, True))
+    kernels.columns_backward(x, x, weight, bias, tables, True, (True, False, True, True))
 
 
 def main():

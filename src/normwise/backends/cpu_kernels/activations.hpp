@@ -68,6 +68,7 @@ NW_INLINE vec<float> abs_(vec<float> x) { return (vec<float>)((ints<float>)x & 0
 NW_INLINE vec<float> with_sign_of(vec<float> x, vec<float> magnitude) {
   return (vec<float>)((ints<float>)magnitude | ((ints<float>)x & int32_t(0x80000000)));
 }
+constexpr double kTwoOverRootPi = 1.1283791670955126;
 // tanh(x), and 1 - tanh(x)² to all of its digits.
 template <class V>
 struct Tangent {
@@ -94,6 +95,17 @@ NW_INLINE Gaussian<vec<float>> gaussian(vec<float> z) {
   vec<float> below = bell * polynomial(t, c);
   return {z < 0 ? below : 1.0f - below, bell};
 }
+// erf(z), and its slope.
+NW_INLINE Tangent<vec<float>> error_function(vec<float> z) {
+  // The series where 1 - 2 Φ(-√2 |z|) would cancel; up to 0.7 its next term is below 1e-8.
+  static constexpr float c[] = {-1.32275132e-5f, 1.06837607e-4f, -7.57575758e-4f, 4.62962963e-3f, -2.38095238e-2f,
+                                0.1f, -0.333333333f, 1.0f};
+  const vec<float> square = z * z, magnitude = abs_(z);
+  const vec<float> near = z * float(kTwoOverRootPi) * polynomial(square, c);
+  const Gaussian<vec<float>> normal = gaussian(-1.41421356f * magnitude);
+  const vec<float> far = with_sign_of(z, 1.0f - 2.0f * normal.cdf);
+  return {magnitude < 0.7f ? near : far, float(kTwoOverRootPi) * normal.bell};
+}
 NW_INLINE vec<float> log1p_unit(vec<float> u) {  // for u in [0, 1]
   static constexpr float c[] = {-3.17605701e-3f, 1.95425283e-2f, -5.63736148e-2f, 0.105436236f, -0.152696669f,
                                 0.196632743f, -0.249516159f, 0.333297104f, -0.499998927f, 1.0f};
@@ -119,6 +131,9 @@ NW_INLINE Tangent<vec<double>> tangent(vec<double> x) {
 NW_INLINE vec<double> sigmoid(vec<double> z) { return 1 / (1 + exp_(-z)); }
 NW_INLINE Gaussian<vec<double>> gaussian(vec<double> z) {
   return {by_lane(z, [](double t) { return std::erfc(t * -0.7071067811865476) / 2; }), exp_(-0.5 * z * z)};
+}
+NW_INLINE Tangent<vec<double>> error_function(vec<double> z) {
+  return {by_lane(z, [](double t) { return std::erf(t); }), kTwoOverRootPi * exp_(-z * z)};
 }
 NW_INLINE vec<double> log1p_unit(vec<double> x) {
   return by_lane(x, [](double t) { return std::log1p(t); });
@@ -248,8 +263,8 @@ __attribute__((noinline)) void multiply_by_slopes(int act, const V* z, V* g, int
 }
 
 // Known at compile time: none, relu and leaky_relu, which cost nothing beside the memory, or "look it up", which is done
-// for a block of values.
-enum Kind { kPlain, kRectified, kLeaky, kAny };
+// for a block of values; or grad_y · f'(z) was kept by the pass before.
+enum Kind { kPlain, kRectified, kLeaky, kAny, kKept };
 constexpr int activation_of(int kind) { return kind == kRectified ? kRelu : kLeakyRelu; }
 template <int K, class V>
 NW_INLINE V times_slope(V g, V z) {

@@ -136,8 +136,9 @@ template <class T, int K>
 inline void apply_sheet(const T* x, const T* residual, T* y, const Sheet<T>& sheet, const AffineLine<T>& line, int act,
                         bool stream) {
   for_rows<T, 1>(sheet, [&](int64_t at, auto, int64_t length) NW_LAMBDA {
-    const auto of_line = [&](int64_t i) NW_LAMBDA { return line.at(i); };
-    apply_steps<T, K>(x + at, shifted(residual, at), y + at, length, of_line, act, stream);
+    const T* r = shifted(residual, at);
+    const auto z = [&](int64_t i, auto part) NW_LAMBDA { return before(x + at + i, shifted(r, i), part, line.at(i)); };
+    apply_steps<T, K>(length, z, y + at, act, stream);
   });
 }
 

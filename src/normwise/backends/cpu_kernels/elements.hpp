@@ -108,6 +108,37 @@ NW_INLINE void store(T* p, const Values<T>& v, P part, bool stream) {
   store(p, v, part);
 }
 
+// The values of a step in the accumulator's type, one vector after the other: what a narrow type would round lies so between
+// two passes that take the same steps.
+template <class T, class F>
+NW_INLINE void each_vector(Full, F f) {
+  f(0, 0, Full{});
+  f(1, lanes<acc<T>>, Full{});
+}
+template <class T, class F>
+NW_INLINE void each_vector(Part part, F f) {
+  const int first = lanes_of<T>(part, 0);
+  f(0, 0, Part{first});
+  f(1, first, Part{part.k - first});
+}
+template <class T, class P>
+NW_INLINE void store_wide(acc<T>* p, const Values<T>& v, P part) {
+  if constexpr (ways<T> == 1)
+    store(p, v, part);
+  else
+    each_vector<T>(part, [&](int w, int at, auto some) NW_LAMBDA { raw_store(p + at, v.at[w], some); });
+}
+template <class T, class P>
+NW_INLINE Values<T> load_wide(const acc<T>* p, P part) {
+  if constexpr (ways<T> == 1) {
+    return load(p, part);
+  } else {
+    Values<T> v;
+    each_vector<T>(part, [&](int w, int at, auto some) NW_LAMBDA { v.at[w] = raw_load<vec<acc<T>>>(p + at, some); });
+    return v;
+  }
+}
+
 // All ones in the lanes of way w whose byte of the mask is not zero.
 template <class T, class P>
 NW_INLINE ints<acc<T>> load_mask(const uint8_t* p, P part, int w) {

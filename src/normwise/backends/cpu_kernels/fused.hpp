@@ -179,6 +179,26 @@ struct Returned {
   }
 };
 
+// Whether the gradient before an activation is kept between the passes: to compute it again costs more than to write what
+// stays in the cache, and to read it again. In a narrow type it would be rounded: there it needs room of its own, which is
+// as large as the tile.
+template <class T, int K>
+bool keeps(const Tile& tile) {
+  return K == kAny && tile.shape.tile && !tile.pool.known && (sizeof(T) >= sizeof(float) || !tile.pool.batch());
+}
+template <class T>
+Buffer<acc<T>> room_to_keep(const Tile& tile, bool keeping, Incoming<T>& in, T* written) {
+  Buffer<acc<T>> own;
+  if (!keeping) return own;
+  if constexpr (sizeof(T) >= sizeof(float)) {
+    in.kept = written + tile.offset;
+  } else {
+    own = Buffer<acc<T>>(tile.shape.numel());
+    in.kept = own.data();
+  }
+  return own;
+}
+
 template <class T, int K>
 void differentiate_standardized(Shape shape, Pool whole, const Incoming<T>& incoming, int act, T* gx, T* gr,
                                 acc<T>* gw, acc<T>* gb) {
@@ -191,16 +211,16 @@ void differentiate_standardized(Shape shape, Pool whole, const Incoming<T>& inco
     const Prepared<T> prepared(tile.shape, tile.pool, spread);
     Incoming<T> in = incoming.at(tile.offset);
     const bool at_once = gx && tile.pool.known;
-    // An activation's slope costs more than to write a gradient that stays in the cache, and to read it again.
-    const bool keeping = K == kAny && sizeof(T) >= sizeof(float) && gx && tile.shape.tile;
-    if (keeping) in.kept = (gr ? gr : gx) + tile.offset;
+    const bool keeping = keeps<T, K>(tile) && gx;
+    Buffer<acc<T>> own = room_to_keep<T>(tile, keeping, in, gr ? gr : gx);
     const Sums sums =
         at_once ? reduce_and_differentiate<T, K>(tile.shape, in, gx, gr, prepared.coefficients, act).folded(rows)
                 : reduce_channels<T, K>(tile, in, prepared.coefficients, act);
     const Returned<T> returned(tile.shape, tile.pool, spread, sums, &to_weight[tile.table], &to_bias[tile.table]);
     if (keeping)
-      differentiate<T, kPlain>(turned(tile), {in.kept, in.x, nullptr}, nullptr, gx + tile.offset, nullptr,
-                               prepared.coefficients, kNone, returned.back);
+      differentiate_pieces<T, kKept, true>(turned(tile), in, nullptr, gx + tile.offset,
+                                           own.size() ? shifted(gr, tile.offset) : nullptr, prepared.coefficients, kNone,
+                                           returned.back);
     else if (gx && !at_once)
       differentiate<T, K>(turned(tile), in, nullptr, gx + tile.offset, shifted(gr, tile.offset), prepared.coefficients, act,
                           returned.back);

@@ -11,6 +11,7 @@
 #include "modulated.hpp"
 #include "positions.hpp"
 #include "running.hpp"
+#include "squash.hpp"
 
 namespace {
 
@@ -45,6 +46,29 @@ int with_kind(const nw::Check& check, int act, F f) noexcept {
       f(std::integral_constant<int, nw::kLeaky>{});
     else
       f(std::integral_constant<int, nw::kAny>{});
+  });
+}
+
+// Rows and positions look every activation up: their blocks lie in the first cache in any case.
+template <class F>
+int with_or_without(const nw::Check& check, int act, F f) noexcept {
+  if (act < nw::kNone || act >= nw::kActivations) return kRefused;
+  return guarded(check, [&] {
+    if (act == nw::kNone)
+      f(std::integral_constant<int, nw::kPlain>{});
+    else
+      f(std::integral_constant<int, nw::kAny>{});
+  });
+}
+
+template <class F>
+int with_curve(const nw::Check& check, int curve, int act, F f) noexcept {
+  if (curve < 0 || curve >= nw::kCurves) return kRefused;
+  return with_or_without(check, act, [&](auto kind) {
+    if (curve == nw::kTangent)
+      f(std::integral_constant<int, nw::kTangent>{}, kind);
+    else
+      f(std::integral_constant<int, nw::kErrorFunction>{}, kind);
   });
 }
 
@@ -151,10 +175,11 @@ NW_PUBLIC(nw_threaded)() {
 #endif
 }
 
-// What is known by number, in the order of the numbers: 0 activations, 1 responses, 2 operations of a program.
+// What is known by number, in the order of the numbers: 0 activations, 1 responses, 2 operations of a program, 3 curves.
 NW_PUBLIC(nw_names)(int list, const char** names) {
-  if (list < 0 || list > 2 || !names) return kRefused;
-  *names = list == 0 ? nw::kActivationNames : list == 1 ? nw::kResponseNames : nw::kOperationNames;
+  static constexpr const char* known[] = {nw::kActivationNames, nw::kResponseNames, nw::kOperationNames, nw::kCurveNames};
+  if (list < 0 || list > 3 || !names) return kRefused;
+  *names = known[list];
   return kDone;
 }
 
@@ -277,40 +302,46 @@ NW_PUBLIC(nw_remember)(int64_t C, NW_SPAN(const void, mean), NW_SPAN(const void,
   return finite ? answer : kNotFinite;
 }
 
-// center = 0: by the root mean square. With `added`, x + added is normalized and written to `sum`. The table [2, rows] of mean and root (1/σ), for the backward, may be null; parameters
-// as above.
+// center = 0: by the root mean square. With `added`, x + added is normalized and written to `sum`. `residual` is added to
+// what was normalized. The table [2, rows] of mean and root (1/σ), for the backward, may be null; parameters as above.
 NW_PUBLIC(nw_rows)(int64_t rows, int64_t width, int threads, int center, double eps, NW_SPAN(const T, x),
-                   NW_SPAN(const T, added), NW_SPAN(T, sum), NW_SPAN(const void, weight), NW_SPAN(const void, bias),
-                   int kept, NW_SPAN(T, y), NW_SPAN(double, table)) {
+                   NW_SPAN(const T, added), NW_SPAN(T, sum), NW_SPAN(const T, residual), NW_SPAN(const void, weight),
+                   NW_SPAN(const void, bias), int kept, int act, NW_SPAN(T, y), NW_SPAN(double, table)) {
   Sized check(rows, width, 1, threads);
   const int64_t values = check.values;
   check.has(NW_GIVEN(x), values).has(NW_GIVEN(y), values).may_have(NW_GIVEN(table), 2 * check.positions);
   check.may_have(NW_GIVEN(added), values).may_have(NW_GIVEN(sum), values).both(added, sum);
+  check.may_have(NW_GIVEN(residual), values);
   check.may_have(NW_GIVEN(weight), width).may_have(NW_GIVEN(bias), width).kept(kept);
-  return guarded(check, [&] {
+  return with_or_without(check, act, [&](auto kind) {
     const nw::Parameter<T> weights(weight, kept, width), biases(bias, kept, width);
     nw::Buffer<double> own(table ? 0 : 2 * rows);
     double* mean = table ? table : own.data();
-    const auto *of = weights.data, *from = biases.data;
-    nw::normalize_rows<T>({rows, width, threads, center != 0, x, of, from, mean, mean + rows, added, sum}, eps, y);
+    nw::normalize_rows<T, kind>({rows, width, threads, center != 0, x, weights.data, biases.data, mean, mean + rows,
+                                 residual, act, added, sum}, eps, y);
   });
 }
 
 // Of a sum that was normalized, x is the sum, and `more` the gradient that it has otherwise: gx is that of both terms.
+// flow [2, rows]: the gradients of mean and variance. Without an activation grad_y is that of the residual.
 NW_PUBLIC(nw_rows_backward)(int64_t rows, int64_t width, int threads, int center, NW_SPAN(const T, gy), NW_SPAN(const T, x),
-                            NW_SPAN(const T, more), NW_SPAN(const void, weight), int kept, NW_SPAN(double, table),
-                            NW_SPAN(T, gx), NW_SPAN(void, gw), NW_SPAN(void, gb)) {
+                            NW_SPAN(const T, more), NW_SPAN(const T, residual), NW_SPAN(const void, weight),
+                            NW_SPAN(const void, bias), int kept, int act, NW_SPAN(double, table),
+                            NW_SPAN(const double, flow), NW_SPAN(T, gx), NW_SPAN(T, gr), NW_SPAN(void, gw),
+                            NW_SPAN(void, gb)) {
   Sized check(rows, width, 1, threads);
   const int64_t values = check.values;
-  check.may_have(NW_GIVEN(more), values);
+  check.may_have(NW_GIVEN(more), values).may_have(NW_GIVEN(residual), values);
   check.has(NW_GIVEN(gy), values).has(NW_GIVEN(x), values).has(NW_GIVEN(table), 2 * check.positions);
-  check.may_have(NW_GIVEN(weight), width).kept(kept).may_have(NW_GIVEN(gx), values);
+  check.may_have(NW_GIVEN(flow), 2 * check.positions).require(act != nw::kNone || !gr);
+  check.may_have(NW_GIVEN(weight), width).may_have(NW_GIVEN(bias), width).kept(kept);
+  check.may_have(NW_GIVEN(gx), values).may_have(NW_GIVEN(gr), values);
   check.may_have(NW_GIVEN(gw), width).may_have(NW_GIVEN(gb), width);
-  return guarded(check, [&] {
-    const nw::Parameter<T> weights(weight, kept, width);
+  return with_or_without(check, act, [&](auto kind) {
+    const nw::Parameter<T> weights(weight, kept, width), biases(bias, kept, width);
     nw::Gradient<T> to_weight(gw, kept, width), to_bias(gb, kept, width);
-    nw::differentiate_rows<T>({rows, width, threads, center != 0, x, weights.data, nullptr, table, table + rows},
-                              {gy, more, gx, to_weight.data(), to_bias.data()});
+    nw::differentiate_rows<T, kind>({rows, width, threads, center != 0, x, weights.data, biases.data, table, table + rows,
+                                     residual, act}, {gy, more, flow, gx, gr, to_weight.data(), to_bias.data()});
     to_weight.deliver();
     to_bias.deliver();
   });
@@ -327,7 +358,7 @@ NW_PUBLIC(nw_modulated)(int64_t rows, int64_t width, int64_t per, int threads, i
   return guarded(check, [&] {
     nw::Buffer<double> own(table ? 0 : 2 * rows);
     double* mean = table ? table : own.data();
-    const nw::RowCall<T> call{rows, width, threads, center != 0, x, nullptr, nullptr, mean, mean + rows};
+    const nw::RowCall<T> call{rows, width, threads, center != 0, x, nullptr, nullptr, mean, mean + rows, nullptr, nw::kNone};
     nw::normalize_modulated<T>(call, per, {scale, shift, kept, A(plus)}, eps, y);
   });
 }
@@ -342,41 +373,84 @@ NW_PUBLIC(nw_modulated_backward)(int64_t rows, int64_t width, int64_t per, int t
   check.may_have(NW_GIVEN(scale), maps).kept(kept).may_have(NW_GIVEN(gx), values);
   check.may_have(NW_GIVEN(gscale), maps).may_have(NW_GIVEN(gshift), maps).require(per > 1 || !gshift);
   return guarded(check, [&] {
-    const nw::RowCall<T> call{rows, width, threads, center != 0, x, nullptr, nullptr, table, table + rows};
-    const nw::RowGradients<T> to{gy, nullptr, gx, nullptr, nullptr};
+    const nw::RowCall<T> call{rows, width, threads, center != 0, x, nullptr, nullptr, table, table + rows, nullptr, nw::kNone};
+    const nw::RowGradients<T> to{gy, nullptr, nullptr, gx, nullptr, nullptr, nullptr};
     nw::differentiate_modulated<T>(call, per, {scale, nullptr, kept, A(plus)}, to, {gscale, gshift});
   });
 }
 
-// Each position of [N, C, S] over its channels; the table is [2, N, S].
+// Each position of [N, C, S] over its channels; the table, and flow, are [2, N, S].
 NW_PUBLIC(nw_columns)(int64_t N, int64_t C, int64_t S, int threads, int center, double eps, NW_SPAN(const T, x),
-                      NW_SPAN(const void, weight), NW_SPAN(const void, bias), int kept, NW_SPAN(T, y),
-                      NW_SPAN(double, table)) {
+                      NW_SPAN(const T, residual), NW_SPAN(const void, weight), NW_SPAN(const void, bias), int kept, int act,
+                      NW_SPAN(T, y), NW_SPAN(double, table)) {
   Sized check(N, C, S, threads);
   const int64_t values = check.values;
   check.has(NW_GIVEN(x), values).has(NW_GIVEN(y), values).may_have(NW_GIVEN(table), 2 * check.positions);
+  check.may_have(NW_GIVEN(residual), values);
   check.may_have(NW_GIVEN(weight), C).may_have(NW_GIVEN(bias), C).kept(kept);
-  return guarded(check, [&] {
+  return with_or_without(check, act, [&](auto kind) {
     const nw::Parameter<T> weights(weight, kept, C), biases(bias, kept, C);
     nw::Buffer<double> own(table ? 0 : 2 * N * S);
     double* mean = table ? table : own.data();
-    nw::normalize_positions<T>({N, C, S, threads, center != 0, x, weights.data, biases.data, mean, mean + N * S}, eps, y);
+    nw::normalize_positions<T, kind>({N, C, S, threads, center != 0, x, weights.data, biases.data, mean, mean + N * S,
+                                      residual, act}, eps, y);
   });
 }
 
 NW_PUBLIC(nw_columns_backward)(int64_t N, int64_t C, int64_t S, int threads, int center, NW_SPAN(const T, gy),
-                               NW_SPAN(const T, x), NW_SPAN(const void, weight), int kept, NW_SPAN(double, table),
-                               NW_SPAN(T, gx), NW_SPAN(void, gw), NW_SPAN(void, gb)) {
+                               NW_SPAN(const T, x), NW_SPAN(const T, residual), NW_SPAN(const void, weight),
+                               NW_SPAN(const void, bias), int kept, int act, NW_SPAN(double, table),
+                               NW_SPAN(const double, flow), NW_SPAN(T, gx), NW_SPAN(T, gr), NW_SPAN(void, gw),
+                               NW_SPAN(void, gb)) {
   Sized check(N, C, S, threads);
   const int64_t values = check.values;
   check.has(NW_GIVEN(gy), values).has(NW_GIVEN(x), values).has(NW_GIVEN(table), 2 * check.positions);
-  check.may_have(NW_GIVEN(weight), C).kept(kept).may_have(NW_GIVEN(gx), values);
+  check.may_have(NW_GIVEN(residual), values).may_have(NW_GIVEN(flow), 2 * check.positions);
+  check.require(act != nw::kNone || !gr);
+  check.may_have(NW_GIVEN(weight), C).may_have(NW_GIVEN(bias), C).kept(kept);
+  check.may_have(NW_GIVEN(gx), values).may_have(NW_GIVEN(gr), values);
   check.may_have(NW_GIVEN(gw), C).may_have(NW_GIVEN(gb), C);
-  return guarded(check, [&] {
-    const nw::Parameter<T> weights(weight, kept, C);
+  return with_or_without(check, act, [&](auto kind) {
+    const nw::Parameter<T> weights(weight, kept, C), biases(bias, kept, C);
     nw::Gradient<T> to_weight(gw, kept, C), to_bias(gb, kept, C);
-    nw::differentiate_positions<T>({N, C, S, threads, center != 0, x, weights.data, nullptr, table, table + N * S}, gy, gx,
-                                   to_weight.data(), to_bias.data());
+    nw::differentiate_positions<T, kind>({N, C, S, threads, center != 0, x, weights.data, biases.data, table,
+                                          table + N * S, residual, act},
+                                         {gy, nullptr, flow, gx, gr, to_weight.data(), to_bias.data()});
+    to_weight.deliver();
+    to_bias.deliver();
+  });
+}
+
+// y = f(γ·c(αx + s) + β + residual) for [N, C, S], the channels in the middle.
+NW_PUBLIC(nw_squash)(int64_t N, int64_t C, int64_t S, int threads, int curve, double alpha, double shift,
+                     NW_SPAN(const T, x), NW_SPAN(const T, residual), NW_SPAN(const void, weight),
+                     NW_SPAN(const void, bias), int kept, int act, NW_SPAN(T, y)) {
+  Sized check(N, C, S, threads);
+  const int64_t values = check.values;
+  check.has(NW_GIVEN(x), values).may_have(NW_GIVEN(residual), values).has(NW_GIVEN(y), values);
+  check.may_have(NW_GIVEN(weight), C).may_have(NW_GIVEN(bias), C).kept(kept);
+  return with_curve(check, curve, act, [&](auto c, auto kind) {
+    const nw::Parameter<T> weights(weight, kept, C), biases(bias, kept, C);
+    nw::squash<T, c, kind>({N, C, S, threads, alpha, shift, x, residual, weights.data, biases.data, act}, y);
+  });
+}
+
+// scalars: the gradients of α and s. Without an activation grad_y is that of the residual.
+NW_PUBLIC(nw_squash_backward)(int64_t N, int64_t C, int64_t S, int threads, int curve, double alpha, double shift,
+                              NW_SPAN(const T, gy), NW_SPAN(const T, x), NW_SPAN(const T, residual),
+                              NW_SPAN(const void, weight), NW_SPAN(const void, bias), int kept, int act, NW_SPAN(T, gx),
+                              NW_SPAN(T, gr), NW_SPAN(void, gw), NW_SPAN(void, gb), NW_SPAN(double, scalars)) {
+  Sized check(N, C, S, threads);
+  const int64_t values = check.values;
+  check.has(NW_GIVEN(gy), values).has(NW_GIVEN(x), values).may_have(NW_GIVEN(residual), values);
+  check.may_have(NW_GIVEN(weight), C).may_have(NW_GIVEN(bias), C).kept(kept).require(act != nw::kNone || !gr);
+  check.may_have(NW_GIVEN(gx), values).may_have(NW_GIVEN(gr), values).has(NW_GIVEN(scalars), 2);
+  check.may_have(NW_GIVEN(gw), C).may_have(NW_GIVEN(gb), C);
+  return with_curve(check, curve, act, [&](auto c, auto kind) {
+    const nw::Parameter<T> weights(weight, kept, C), biases(bias, kept, C);
+    nw::Gradient<T> to_weight(gw, kept, C), to_bias(gb, kept, C);
+    nw::differentiate_squash<T, c, kind>({N, C, S, threads, alpha, shift, x, residual, weights.data, biases.data, act},
+                                         {gy, gx, gr, to_weight.data(), to_bias.data(), scalars});
     to_weight.deliver();
     to_bias.deliver();
   });

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "parameters.hpp"
-#include "rows.hpp"
+#include "rows_backward.hpp"
 
 namespace nw {
 
@@ -128,15 +128,14 @@ template <class T, class K>
 void token_gradients(const T* gy, const T* x, int64_t width, const Normal& normal, bool center,
                      KeptRow<T, const K> scale, const acc<T>& plus, T* gx, KeptRow<T, K> to_scale) {
   using A = acc<T>;
-  const Values<T> mean = everywhere<T>(A(normal.mean)), root = everywhere<T>(A(normal.root));
-  const Values<T> left = everywhere<T>(normal.left<A>());
+  const NormalValues<T> values = everywhere<T>(normal);
   Pair sums;
   for (int64_t start = 0; gx && start < width; start += kChunk) {
     Sum<A> plain, product;
     sweep<T>(std::min(kChunk, width - start), [&](int64_t at, int slot, auto part) NW_LAMBDA {
       const int64_t i = start + at;
       const Values<T> w = scale.data ? scale.at(i, part) : Values<T>{};
-      normalized_step(gy + i, x + i, part, mean, root, left, [&](int k, vec<A> g, vec<A> normalized) NW_LAMBDA {
+      normalized_step(load(gy + i, part), x + i, part, values, [&](int k, vec<A> g, vec<A> normalized) NW_LAMBDA {
         const vec<A> weighted = g * (w.at[k] + plus);
         plain.slots[slot + k] += weighted;
         product.slots[slot + k] += weighted * normalized;
@@ -150,8 +149,8 @@ void token_gradients(const T* gy, const T* x, int64_t width, const Normal& norma
   each_step<T>(width, [&](int64_t i, auto part) NW_LAMBDA {
     const Values<T> w = scale.data ? scale.at(i, part) : Values<T>{};
     Values<T> out, turned;
-    normalized_step(gy + i, x + i, part, mean, root, left, [&](int k, vec<A> g, vec<A> normalized) NW_LAMBDA {
-      out.at[k] = g * (w.at[k] + plus) * root.at[k] + (normalized * slope + constant);
+    normalized_step(load(gy + i, part), x + i, part, values, [&](int k, vec<A> g, vec<A> normalized) NW_LAMBDA {
+      out.at[k] = g * (w.at[k] + plus) * values.root.at[k] + (normalized * slope + constant);
       turned.at[k] = g * normalized;
     });
     if (gx) store(gx + i, out, part);
@@ -185,7 +184,7 @@ void normalize_modulated(const RowCall<T>& call, int64_t per, const Modulation<T
       const Line<T> shift = line_of_set<T>(by.shift, by.kept, set, call.width, 0);
       for (; row < end; ++row) {
         const int64_t at = row * call.width;
-        normalize_part(call.x + at, y + at, call.width, measured(row), scale, shift);
+        normalize_part<T, kNone>(call.x + at, nullptr, y + at, call.width, measured(row), scale, shift, kNone);
       }
     });
   });
@@ -220,9 +219,9 @@ void differentiate_modulated(const RowCall<T>& call, int64_t per, const Modulati
     tasks.each(task, [&](int64_t set, int64_t part, int64_t row, int64_t end) {
       const Line<T> scale = line_of_set<T>(by.scale, by.kept, set, width, plus);
       for (; row < end; ++row) {
-        const T *gy = to.gy + row * width, *x = call.x + row * width;
-        const Pair of_row = row_sums(gy, x, width, call.normal(row), scale, sums);
-        if (to.gx) row_gradient(call, row, to, 0, width, of_row, scale);
+        const Slopes<T, kNone> slopes{to.gy + row * width, nullptr};
+        const Pair of_row = row_sums(slopes, call.x + row * width, width, call.normal(row), scale, sums);
+        if (to.gx) row_gradient(call, row, to, slopes, 0, width, of_row, scale);
       }
       sums.flush();
       const int64_t at = (set * tasks.parts + part) * width;

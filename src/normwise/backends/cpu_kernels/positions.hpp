@@ -2,25 +2,30 @@
 #pragma once
 
 #include "fused.hpp"
-#include "rows.hpp"
+#include "rows_backward.hpp"
 
 namespace nw {
 
 template <class T>
 struct PositionCall {
+  using A = acc<T>;
   int64_t N, C, S;
   int threads;
   bool center;
   const T* x;
-  const acc<T>*weight, *bias;
+  const A *weight, *bias;
   double *mean, *root;  // [N, S]
+  const T* residual;
+  int act;
 
   int workers() const { return N * C * S < kSerial ? 1 : threads; }
   // Positions that are treated together: their channels stay in the cache.
-  int64_t block(int64_t tensors) const {
-    const int64_t most = tile_bytes() / 2 / (C * int64_t(sizeof(T)) * tensors) / step<T> * step<T>;
+  int64_t block(size_t bytes_per_value) const {
+    const int64_t most = tile_bytes() / 2 / (C * int64_t(bytes_per_value)) / step<T> * step<T>;
     return std::clamp<int64_t>(most, 4 * step<T>, 32 * step<T>);
   }
+  A weight_of(int64_t c) const { return weight ? canonical<T>(weight[c]) : A(1); }
+  A bias_of(int64_t c) const { return bias ? canonical<T>(bias[c]) : A(0); }
 };
 
 // The lines of a block of positions.
@@ -33,9 +38,9 @@ struct Normals {
     root[i] = acc<T>(normal.root);
     left[i] = normal.left<acc<T>>();
   }
-  NW_INLINE Values<T> mean_at(int64_t i) const { return load_line<T>(mean.data(), i); }
-  NW_INLINE Values<T> root_at(int64_t i) const { return load_line<T>(root.data(), i); }
-  NW_INLINE Values<T> left_at(int64_t i) const { return load_line<T>(left.data(), i); }
+  NW_INLINE NormalValues<T> at(int64_t i) const {
+    return {load_line<T>(mean.data(), i), load_line<T>(root.data(), i), load_line<T>(left.data(), i)};
+  }
 };
 
 // f(block, n, first, count) for every block of positions of every sample.
@@ -72,85 +77,117 @@ void measure_positions(const PositionCall<T>& call, double eps, int64_t n, int64
   }
 }
 
-template <class T>
+template <class T, int K>
 void normalize_positions(const PositionCall<T>& call, double eps, T* y) {
-  using A = acc<T>;
-  const int64_t size = call.block(1);
+  const int64_t size = call.block(sizeof(T));
   for_blocks(call, size, [&](int64_t, int64_t n, int64_t first, int64_t count) {
     Normals<T> normals(padded<T>(count));
     measure_positions(call, eps, n, first, count, normals);
     for (int64_t c = 0; c < call.C; ++c) {
       const int64_t at = (n * call.C + c) * call.S + first;
-      const A w = call.weight ? canonical<T>(call.weight[c]) : A(1), b = call.bias ? canonical<T>(call.bias[c]) : A(0);
-      each_step<T>(count, [&](int64_t i, auto part) NW_LAMBDA {
-        const Values<T> v = load(call.x + at + i, part), mean = normals.mean_at(i), root = normals.root_at(i);
-        const Values<T> left = normals.left_at(i);
-        Values<T> out;
-        each_way<T>([&](int k) NW_LAMBDA {
-          out.at[k] = ((v.at[k] - mean.at[k]) * root.at[k] + left.at[k]) * w + b;
-        });
-        store(y + at + i, out, part);
+      const Values<T> w = everywhere<T>(call.weight_of(c)), b = everywhere<T>(call.bias_of(c));
+      const T *x = call.x + at, *residual = shifted(call.residual, at);
+      lean_or_not(!residual, [&](auto lean) NW_LAMBDA {
+        const auto z = [&](int64_t i, auto part) NW_LAMBDA {
+          return scaled(x + i, lean ? nullptr : shifted(residual, i), part, normals.at(i), w, b);
+        };
+        apply_steps<T, K>(count, z, y + at, call.act, false);
       });
     }
   });
 }
 
-template <class T>
-void differentiate_positions(const PositionCall<T>& call, const T* gy, T* gx, acc<T>* gw, acc<T>* gb) {
+// A block of positions in the backward pass.
+template <class T, int K>
+struct PositionBlock {
   using A = acc<T>;
-  const int64_t size = call.block(2), blocks = call.N * ((call.S + size - 1) / size);
-  Buffer<double> to_weight(blocks * call.C), to_bias(blocks * call.C);
-  for_blocks(call, size, [&](int64_t block, int64_t n, int64_t first, int64_t count) {
-    const int64_t length = padded<T>(count);
-    Normals<T> normals(length);
-    Buffer<A> across(length, 0), along(length, 0);
-    for (int64_t i = 0; i < count; ++i) {
-      const int64_t position = n * call.S + first + i;
-      normals.set(place<T>(i), {call.mean[position], call.root[position]});
-    }
+  const PositionCall<T>& call;
+  const RowGradients<T>& to;
+  int64_t n, first, count, length = padded<T>(count);
+  Normals<T> normals{length};
+  // Σ g·w of each position and Σ g·w·(the normalized value); then what each value gets back through the statistics.
+  Buffer<A> across{length, 0}, along{length, 0};
+  Buffer<Values<T>> room = Slopes<T, K>::room(call.C * length);
+
+  int64_t at(int64_t c) const { return (n * call.C + c) * call.S + first; }
+  NW_INLINE Slopes<T, K> slopes(int64_t c) { return {to.gy + at(c), room.data() + c * (length / step<T>)}; }
+  Normal normal(int64_t i) const {
+    const int64_t position = n * call.S + first + i;
+    return {call.mean[position], call.root[position]};
+  }
+
+  // Those of every channel, too, for the parameters.
+  void sum(double* to_weight, double* to_bias) {
+    for (int64_t i = 0; i < count; ++i) normals.set(place<T>(i), normal(i));
     for (int64_t c = 0; c < call.C; ++c) {
-      const int64_t at = (n * call.C + c) * call.S + first;
-      const A w = call.weight ? canonical<T>(call.weight[c]) : A(1);
+      const T *x = call.x + at(c), *residual = shifted(call.residual, at(c));
+      const Values<T> w = everywhere<T>(call.weight_of(c)), b = everywhere<T>(call.bias_of(c));
+      const auto z = [&](int64_t i, auto part) NW_LAMBDA {
+        return scaled(x + i, shifted(residual, i), part, normals.at(i), w, b);
+      };
+      const auto g_of = slopes(c);
+      g_of.take(count, z, call.act);
       Sum<A> plain, product;
       sweep<T>(count, [&](int64_t i, int slot, auto part) NW_LAMBDA {
         Values<T> a = load_line<T>(across.data(), i), l = load_line<T>(along.data(), i);
-        normalized_step(gy + at + i, call.x + at + i, part, normals.mean_at(i), normals.root_at(i), normals.left_at(i),
-                        [&](int k, vec<A> g, vec<A> normalized) NW_LAMBDA {
-                          const vec<A> turned = g * normalized;
-                          plain.slots[slot + k] += g;
-                          product.slots[slot + k] += turned;
-                          a.at[k] += g * w;
-                          l.at[k] += turned * w;
-                        });
+        normalized_step(g_of.at(i, part), x + i, part, normals.at(i), [&](int k, vec<A> g, vec<A> normalized) NW_LAMBDA {
+          const vec<A> turned = g * normalized;
+          plain.slots[slot + k] += keep<T>(g, k, part);
+          product.slots[slot + k] += turned;
+          a.at[k] += g * w.at[k];
+          l.at[k] += turned * w.at[k];
+        });
         store_line<T>(across.data(), i, a);
         store_line<T>(along.data(), i, l);
       });
-      to_weight[block * call.C + c] = product.total();
-      to_bias[block * call.C + c] = plain.total();
+      to_weight[c] = product.total();
+      to_bias[c] = plain.total();
     }
-    if (!gx) return;
-    for (int64_t i = 0; i < length; ++i) {
-      const A share = normals.root[i] / A(-call.C);
-      across[i] = call.center ? across[i] * share : A(0);
-      along[i] *= share;
+  }
+
+  void differentiate() {
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t position = n * call.S + first + i, p = place<T>(i);
+      const double* flow = shifted(to.flow, position);
+      const Back back({double(across[p]), double(along[p])}, normal(i), call.C, call.center, flow,
+                      shifted(flow, call.N * call.S));
+      across[p] = A(back.across);
+      along[p] = A(back.along);
     }
     for (int64_t c = 0; c < call.C; ++c) {
-      const int64_t at = (n * call.C + c) * call.S + first;
-      const A w = call.weight ? canonical<T>(call.weight[c]) : A(1);
-      each_step<T>(count, [&](int64_t i, auto part) NW_LAMBDA {
-        const Values<T> root = normals.root_at(i), constant = load_line<T>(across.data(), i);
-        const Values<T> slope = load_line<T>(along.data(), i);
-        Values<T> out;
-        normalized_step(gy + at + i, call.x + at + i, part, normals.mean_at(i), root, normals.left_at(i),
-                        [&](int k, vec<A> g, vec<A> normalized) NW_LAMBDA {
-                          out.at[k] = g * w * root.at[k] + (normalized * slope.at[k] + constant.at[k]);
-                        });
-        store(gx + at + i, out, part);
+      const T* x = call.x + at(c);
+      T *gx = shifted(to.gx, at(c)), *gr = shifted(to.gr, at(c));
+      const Values<T> w = everywhere<T>(call.weight_of(c));
+      const auto g_of = slopes(c);
+      lean_or_not(gx && !gr, [&](auto lean) NW_LAMBDA {
+        each_step<T>(count, [&](int64_t i, auto part) NW_LAMBDA {
+          const NormalValues<T> here = normals.at(i);
+          const Values<T> constant = load_line<T>(across.data(), i), slope = load_line<T>(along.data(), i);
+          const Values<T> g = g_of.at(i, part);
+          Values<T> out;
+          normalized_step(g, x + i, part, here, [&](int k, vec<A> g_k, vec<A> normalized) NW_LAMBDA {
+            out.at[k] = g_k * w.at[k] * here.root.at[k] + (normalized * slope.at[k] + constant.at[k]);
+          });
+          if (lean || gx) store(gx + i, out, part);
+          if (!lean && gr) store(gr + i, g, part);
+        });
       });
     }
+  }
+};
+
+template <class T, int K>
+void differentiate_positions(const PositionCall<T>& call, const RowGradients<T>& to) {
+  const int64_t size = call.block(2 * sizeof(T) + (K == kAny ? sizeof(acc<T>) : 0));
+  const int64_t blocks = call.N * ((call.S + size - 1) / size);
+  Buffer<double> to_weight(blocks * call.C), to_bias(blocks * call.C);
+  for_blocks(call, size, [&](int64_t i, int64_t n, int64_t first, int64_t count) {
+    PositionBlock<T, K> block{call, to, n, first, count};
+    block.sum(&to_weight[i * call.C], &to_bias[i * call.C]);
+    if (to.gx || to.gr) block.differentiate();
   });
-  if (gw) sum_rows(to_weight, blocks, call.C, gw);
-  if (gb) sum_rows(to_bias, blocks, call.C, gb);
+  if (to.gw) sum_rows(to_weight, blocks, call.C, to.gw);
+  if (to.gb) sum_rows(to_bias, blocks, call.C, to.gb);
 }
 
 }  // namespace nw

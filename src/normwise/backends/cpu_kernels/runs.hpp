@@ -52,23 +52,21 @@ NW_INLINE Values<T> before(const T* x, const T* residual, P part, const Affine<T
   return z;
 }
 
-// y of n values; `affine`(i) has the coefficients of the step at i.
-template <class T, int K, class C>
-NW_INLINE void apply_steps(const T* x, const T* residual, T* y, int64_t n, C affine, int act, bool stream) {
+// y of n values; z(i, part) is what the activation is taken of, at the step at i.
+template <class T, int K, class Z>
+NW_INLINE void apply_steps(int64_t n, Z z, T* y, int act, bool stream) {
   if constexpr (K == kAny) {
     for_steps_in_blocks<T>(n, [&](int64_t start, int64_t count) NW_LAMBDA {
-      Values<T> z[kBlockSteps<T>];
-      each_step<T>(count, [&](int64_t i, auto part) NW_LAMBDA {
-        z[i / step<T>] = before(x + start + i, shifted(residual, start + i), part, affine(start + i));
-      });
-      activate(act, z[0].at, steps_of<T>(count) * ways<T>);
-      each_step<T>(count, [&](int64_t i, auto part) NW_LAMBDA { store(y + start + i, z[i / step<T>], part, stream); });
+      Values<T> block[kBlockSteps<T>];
+      each_step<T>(count, [&](int64_t i, auto part) NW_LAMBDA { block[i / step<T>] = z(start + i, part); });
+      activate(act, block[0].at, steps_of<T>(count) * ways<T>);
+      each_step<T>(count, [&](int64_t i, auto part) NW_LAMBDA { store(y + start + i, block[i / step<T>], part, stream); });
     });
   } else {
     each_step<T>(n, [&](int64_t i, auto part) NW_LAMBDA {
-      Values<T> z = before(x + i, shifted(residual, i), part, affine(i));
-      if constexpr (K != kPlain) each_way<T>([&](int w) NW_LAMBDA { z.at[w] = any_value(activation_of(K), z.at[w]); });
-      store(y + i, z, part, stream);
+      Values<T> v = z(i, part);
+      if constexpr (K != kPlain) each_way<T>([&](int w) NW_LAMBDA { v.at[w] = any_value(activation_of(K), v.at[w]); });
+      store(y + i, v, part, stream);
     });
   }
 }
@@ -76,17 +74,19 @@ NW_INLINE void apply_steps(const T* x, const T* residual, T* y, int64_t n, C aff
 template <class T, int K>
 NW_INLINE void apply_run(const T* x, const T* residual, T* y, int64_t n, const Affine<T> f, int act, bool stream) {
   lean_or_not(!residual && !stream, [&](auto lean) NW_LAMBDA {
-    const auto same = [&](int64_t) NW_LAMBDA { return f; };
-    apply_steps<T, K>(x, lean ? nullptr : residual, y, n, same, act, !lean && stream);
+    const auto z = [&](int64_t i, auto part) NW_LAMBDA {
+      return before(x + i, lean ? nullptr : shifted(residual, i), part, f);
+    };
+    apply_steps<T, K>(n, z, y, act, !lean && stream);
   });
 }
 
 // What a backward pass reads: grad_y, x, and the residual or null. In `kept`, if it is there, an activation's first pass
-// leaves grad_y · f'(z) for the second one.
+// leaves grad_y · f'(z) for the second one, which is of the kind kKept.
 template <class T>
 struct Incoming {
   const T *gy, *x, *residual;
-  T* kept = nullptr;
+  acc<T>* kept = nullptr;
   Incoming at(int64_t i) const { return {gy + i, x + i, shifted(residual, i), shifted(kept, i)}; }
 };
 
@@ -94,11 +94,12 @@ struct Incoming {
 template <class T, int K, class P, class F>
 NW_INLINE void gradient_step(const Incoming<T>& in, P part, const Affine<T>& affine, F f) {
   static_assert(K != kAny);
-  const Values<T> gy = load(in.gy, part), x = load(in.x, part);
-  const Values<T> r = K != kPlain && in.residual ? load(in.residual, part) : Values<T>{};
+  constexpr bool ready = K == kPlain || K == kKept;
+  const Values<T> gy = K == kKept ? load_wide<T>(in.kept, part) : load(in.gy, part), x = load(in.x, part);
+  const Values<T> r = !ready && in.residual ? load(in.residual, part) : Values<T>{};
   each_way<T>([&](int w) NW_LAMBDA {
     vec<acc<T>> g = gy.at[w], d = x.at[w] - affine.mean.at[w];
-    if constexpr (K != kPlain) {
+    if constexpr (!ready) {
       vec<acc<T>> z = d * affine.scale.at[w] + affine.shift.at[w];
       if (in.residual) z += r.at[w];
       g = times_slope<K>(g, z);
@@ -107,16 +108,15 @@ NW_INLINE void gradient_step(const Incoming<T>& in, P part, const Affine<T>& aff
   });
 }
 
-// g of the steps of one block.
-template <class T, class C>
-NW_INLINE void block_of_gradients(const Incoming<T>& in, int64_t n, C affine, int act, Values<T>* g) {
-  Values<T> z[kBlockSteps<T>];
+// g = grad_y · f'(z) of the steps of one block; z(i, part) as in `apply_steps`.
+template <class T, class Z>
+NW_INLINE void block_of_gradients(const T* gy, int64_t n, Z z, int act, Values<T>* g) {
+  Values<T> block[kBlockSteps<T>];
   each_step<T>(n, [&](int64_t i, auto part) NW_LAMBDA {
-    z[i / step<T>] = before(in.x + i, shifted(in.residual, i), part, affine(i));
-    g[i / step<T>] = load(in.gy + i, part);
+    block[i / step<T>] = z(i, part);
+    g[i / step<T>] = load(gy + i, part);
   });
-  multiply_by_slopes(act, z[0].at, g[0].at, steps_of<T>(n) * ways<T>);
-  if (in.kept) each_step<T>(n, [&](int64_t i, auto part) NW_LAMBDA { store(in.kept + i, g[i / step<T>], part); });
+  multiply_by_slopes(act, block[0].at, g[0].at, steps_of<T>(n) * ways<T>);
 }
 
 // f(start, count, gradient) for the blocks of n values, or for all at once: gradient(i, part, f) is `gradient_step` of the
@@ -125,11 +125,15 @@ template <class T, int K, class C, class F>
 NW_INLINE void with_gradients(const Incoming<T>& in, int64_t n, C affine, int act, F f) {
   if constexpr (K == kAny) {
     for_steps_in_blocks<T>(n, [&](int64_t start, int64_t count) NW_LAMBDA {
-      const auto here = [&](int64_t i) NW_LAMBDA { return affine(start + i); };
+      const Incoming<T> here = in.at(start);
+      const auto z = [&](int64_t i, auto part) NW_LAMBDA {
+        return before(here.x + i, shifted(here.residual, i), part, affine(start + i));
+      };
       Values<T> g[kBlockSteps<T>];
-      block_of_gradients(in.at(start), count, here, act, g);
+      block_of_gradients(here.gy, count, z, act, g);
+      if (here.kept) each_step<T>(count, [&](int64_t i, auto part) NW_LAMBDA { store_wide(here.kept + i, g[i / step<T>], part); });
       f(start, count, [&](int64_t i, auto part, auto take) NW_LAMBDA {
-        const Values<T> x = load(in.x + start + i, part), mean = here(i).mean;
+        const Values<T> x = load(here.x + i, part), mean = affine(start + i).mean;
         each_way<T>([&](int w) NW_LAMBDA { take(w, g[i / step<T>].at[w], x.at[w] - mean.at[w]); });
       });
     });

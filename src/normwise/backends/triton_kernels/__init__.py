@@ -15,6 +15,7 @@ from .on_pools import standardize as standardize
 from .on_pools import standardize_backward as standardize_backward
 from .on_rows import columns as columns
 from .on_rows import columns_backward as columns_backward
+from .on_rows import row_statistics as row_statistics
 from .on_rows import rows as rows
 from .on_rows import rows_backward as rows_backward
 

@@ -3,12 +3,14 @@
 import triton
 import triton.language as tl
 
-from .tiles import by_position, lines, load, values
+from .activations import activate, slope
+from .tiles import by_position, lines, load, plus, values
 
 
 @triton.jit
 def forward(
     x,
+    residual,
     y,
     weight,
     bias,
@@ -21,6 +23,7 @@ def forward(
     value_stride,
     EPS: tl.constexpr,
     CENTER: tl.constexpr,
+    ACTIVATION: tl.constexpr,
     BLOCK_POOLS: tl.constexpr,
     BLOCK_LENGTH: tl.constexpr,
     WIDE: tl.constexpr,
@@ -38,17 +41,23 @@ def forward(
         tl.store(mean + entry, center + rest, mask=there)
     factor = tl.rsqrt(tl.sum(v * v, 1) / length + EPS)
     tl.store(rstd + entry, factor, mask=there)
-    tl.store(y + offset, by_position(v * factor[:, None], weight, bias, s, length), mask=valid)
+    z = plus(by_position(v * factor[:, None], weight, bias, s, length), residual, offset, valid)
+    tl.store(y + offset, activate(z, ACTIVATION), mask=valid)
 
 
 @triton.jit
 def backward(
     grad_y,
     x,
+    residual,
     grad_x,
+    grad_residual,
     weight,
+    bias,
     mean,
     rstd,
+    to_mean,
+    to_var,
     grad_weight,
     grad_bias,
     tiles,
@@ -58,6 +67,7 @@ def backward(
     pool_stride,
     value_stride,
     CENTER: tl.constexpr,
+    ACTIVATION: tl.constexpr,
     BLOCK_POOLS: tl.constexpr,
     BLOCK_LENGTH: tl.constexpr,
     WIDE: tl.constexpr,
@@ -74,6 +84,11 @@ def backward(
             v = tl.where(valid, v - load(mean, entry, there, WIDE)[:, None], 0.0)
             v -= (tl.sum(v, 1) / length)[:, None]
         v = tl.where(valid, v * factor[:, None], 0.0)
+        if ACTIVATION != "":
+            z = plus(by_position(v, weight, bias, s, length), residual, offset, valid)
+            g = tl.where(valid, g * slope(z, ACTIVATION), 0.0)
+        if grad_residual is not None:
+            tl.store(grad_residual + offset, g, mask=valid)
         for_weight += g * v
         for_bias += g
         if grad_x is not None:
@@ -81,7 +96,11 @@ def backward(
             grad = g - v * (tl.sum(g * v, 1) / length)[:, None]
             if CENTER:
                 grad -= (tl.sum(g, 1) / length)[:, None]
-            tl.store(grad_x + offset, grad * factor[:, None], mask=valid)
+            grad *= factor[:, None]
+            if to_mean is not None:
+                grad += (load(to_mean, entry, there, WIDE) / length)[:, None]
+                grad += v * (2 * load(to_var, entry, there, WIDE) / (length * factor))[:, None]
+            tl.store(grad_x + offset, grad, mask=valid)
     s = tl.arange(0, BLOCK_LENGTH)
     place, inside = tl.program_id(0).to(tl.int64) * length + s, s < length
     if grad_weight is not None:

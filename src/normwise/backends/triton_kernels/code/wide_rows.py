@@ -3,12 +3,14 @@
 import triton
 import triton.language as tl
 
-from .tiles import by_position, lines, load, part_and_block, values
+from .activations import activate, slope
+from .tiles import by_position, lines, load, part_and_block, plus, values
 
 
 @triton.jit
 def forward(
     x,
+    residual,
     y,
     weight,
     bias,
@@ -21,6 +23,7 @@ def forward(
     value_stride,
     EPS: tl.constexpr,
     CENTER: tl.constexpr,
+    ACTIVATION: tl.constexpr,
     BLOCK_POOLS: tl.constexpr,
     BLOCK_LENGTH: tl.constexpr,
     WIDE: tl.constexpr,
@@ -52,17 +55,43 @@ def forward(
     for step in range(0, tl.cdiv(length, BLOCK_LENGTH)):
         s, offset, valid = values(step, start, there, length, value_stride, BLOCK_LENGTH)
         v = (load(x, offset, valid, WIDE) - center[:, None] - rest[:, None]) * factor[:, None]
-        tl.store(y + offset, by_position(v, weight, bias, s, length), mask=valid)
+        z = plus(by_position(v, weight, bias, s, length), residual, offset, valid)
+        tl.store(y + offset, activate(z, ACTIVATION), mask=valid)
+
+
+@triton.jit
+def before_activation(grad_y, normalized, residual, weight, bias, s, offset, valid, length, ACTIVATION: tl.constexpr):
+    """grad_y · f'(z)."""
+    g = load(grad_y, offset, valid, normalized.dtype)
+    if ACTIVATION != "":
+        z = plus(by_position(normalized, weight, bias, s, length), residual, offset, valid)
+        g = tl.where(valid, g * slope(z, ACTIVATION), 0.0)
+    return g
+
+
+@triton.jit
+def rest_of_mean(x, start, there, center, length, value_stride, BLOCK_LENGTH: tl.constexpr, WIDE: tl.constexpr):
+    """What the rounding of each mean has left over."""
+    total = tl.zeros((center.shape[0], BLOCK_LENGTH), WIDE)
+    for step in range(0, tl.cdiv(length, BLOCK_LENGTH)):
+        _, offset, valid = values(step, start, there, length, value_stride, BLOCK_LENGTH)
+        total += tl.where(valid, load(x, offset, valid, WIDE) - center[:, None], 0.0)
+    return tl.sum(total, 1) / length
 
 
 @triton.jit
 def backward(
     grad_y,
     x,
+    residual,
     grad_x,
+    grad_residual,
     weight,
+    bias,
     mean,
     rstd,
+    to_mean,
+    to_var,
     rests,
     pools,
     length,
@@ -70,6 +99,7 @@ def backward(
     pool_stride,
     value_stride,
     CENTER: tl.constexpr,
+    ACTIVATION: tl.constexpr,
     BLOCK_POOLS: tl.constexpr,
     BLOCK_LENGTH: tl.constexpr,
     WIDE: tl.constexpr,
@@ -80,39 +110,46 @@ def backward(
     center = tl.zeros((BLOCK_POOLS,), WIDE)
     if CENTER:
         center = load(mean, entry, there, WIDE)
-    total = tl.zeros((BLOCK_POOLS, BLOCK_LENGTH), WIDE)
+        rest = rest_of_mean(x, start, there, center, length, value_stride, BLOCK_LENGTH, WIDE)
+        tl.store(rests + entry, rest, mask=there)
+        center, rest = center[:, None], rest[:, None]
+    else:
+        center, rest = center[:, None], tl.zeros((BLOCK_POOLS, 1), WIDE)
     sum_g = tl.zeros((BLOCK_POOLS, BLOCK_LENGTH), WIDE)
     sum_gx = tl.zeros((BLOCK_POOLS, BLOCK_LENGTH), WIDE)
     for step in range(0, tl.cdiv(length, BLOCK_LENGTH)):
         s, offset, valid = values(step, start, there, length, value_stride, BLOCK_LENGTH)
-        v = tl.where(valid, load(x, offset, valid, WIDE) - center[:, None], 0.0)
-        g = by_position(load(grad_y, offset, valid, WIDE), weight, None, s, length)
-        total += v
+        v = tl.where(valid, (load(x, offset, valid, WIDE) - center - rest) * factor[:, None], 0.0)
+        g = before_activation(grad_y, v, residual, weight, bias, s, offset, valid, length, ACTIVATION)
+        if grad_residual is not None:
+            tl.store(grad_residual + offset, g, mask=valid)
+        g = by_position(g, weight, None, s, length)
         sum_g += g
         sum_gx += g * v
-    rest = tl.zeros((BLOCK_POOLS,), WIDE)
-    both = tl.sum(sum_g, 1) / length
-    along = tl.sum(sum_gx, 1) / length
-    if CENTER:
-        rest = tl.sum(total, 1) / length
-        along -= rest * both
-        tl.store(rests + entry, rest, mask=there)
-    along *= factor * factor
     if grad_x is not None:
+        both = tl.sum(sum_g, 1) / length
+        along = -tl.sum(sum_gx, 1) / length * factor
+        across = tl.zeros((BLOCK_POOLS,), WIDE)
+        if CENTER:
+            across -= both * factor
+        if to_mean is not None:
+            across += load(to_mean, entry, there, WIDE) / length
+            along += 2 * load(to_var, entry, there, WIDE) / (length * factor)
         for step in range(0, tl.cdiv(length, BLOCK_LENGTH)):
             s, offset, valid = values(step, start, there, length, value_stride, BLOCK_LENGTH)
-            v = load(x, offset, valid, WIDE) - center[:, None] - rest[:, None]
-            grad = by_position(load(grad_y, offset, valid, WIDE), weight, None, s, length)
-            grad -= v * along[:, None]
-            if CENTER:
-                grad -= both[:, None]
-            tl.store(grad_x + offset, grad * factor[:, None], mask=valid)
+            v = (load(x, offset, valid, WIDE) - center - rest) * factor[:, None]
+            g = before_activation(grad_y, v, residual, weight, bias, s, offset, valid, length, ACTIVATION)
+            g = by_position(g, weight, None, s, length) * factor[:, None]
+            tl.store(grad_x + offset, g + v * along[:, None] + across[:, None], mask=valid)
 
 
 @triton.jit
 def parameters(
     grad_y,
     x,
+    residual,
+    weight,
+    bias,
     mean,
     rstd,
     rests,
@@ -126,6 +163,7 @@ def parameters(
     pool_stride,
     value_stride,
     CENTER: tl.constexpr,
+    ACTIVATION: tl.constexpr,
     BLOCK_POOLS: tl.constexpr,
     BLOCK_LENGTH: tl.constexpr,
     WIDE: tl.constexpr,
@@ -137,13 +175,14 @@ def parameters(
     first = share * tiles_of_program
     for tile in range(first, tl.minimum(first + tiles_of_program, tiles)):
         start, entry, there = lines(tile, pools, outer_stride, pool_stride, BLOCK_POOLS)
-        _, offset, valid = values(step, start, there, length, value_stride, BLOCK_LENGTH)
+        s, offset, valid = values(step, start, there, length, value_stride, BLOCK_LENGTH)
         v = load(x, offset, valid, WIDE)
-        g = load(grad_y, offset, valid, WIDE)
         if CENTER:
             v -= load(mean, entry, there, WIDE)[:, None]
             v -= load(rests, entry, there, WIDE)[:, None]
-        for_weight += g * v * load(rstd, entry, there, WIDE)[:, None]
+        v *= load(rstd, entry, there, WIDE)[:, None]
+        g = before_activation(grad_y, v, residual, weight, bias, s, offset, valid, length, ACTIVATION)
+        for_weight += g * v
         for_bias += g
     s = step * BLOCK_LENGTH + tl.arange(0, BLOCK_LENGTH)
     place = share * length + s

@@ -1,0 +1,216 @@
+// The gradients of normalized rows, and of what followed them.
+#pragma once
+
+#include "rows.hpp"
+
+namespace nw {
+
+// f(way, g, the normalized value) for each way.
+template <class T, class P, class F>
+NW_INLINE void normalized_step(const Values<T>& g, const T* x, P part, const NormalValues<T>& normal, F f) {
+  const Values<T> v = load(x, part);
+  each_way<T>([&](int k) NW_LAMBDA {
+    f(k, g.at[k], keep<T>((v.at[k] - normal.mean.at[k]) * normal.root.at[k] + normal.left.at[k], k, part));
+  });
+}
+
+// grad_y · f'(z) of a run of values that two passes read: where there is an activation, the first one keeps it.
+template <class T, int K>
+struct Slopes {
+  const T* gy;
+  Values<T>* kept;
+
+  // Room to keep those of so many values.
+  static Buffer<Values<T>> room(int64_t count) { return Buffer<Values<T>>(K == kAny ? steps_of<T>(count) : 0); }
+
+  // z(i, part) is what the activation was taken of.
+  template <class Z>
+  NW_INLINE void take(int64_t count, Z z, int act) const {
+    if constexpr (K == kAny)
+      for_steps_in_blocks<T>(count, [&](int64_t start, int64_t length) NW_LAMBDA {
+        const auto here = [&](int64_t i, auto part) NW_LAMBDA { return z(start + i, part); };
+        block_of_gradients(gy + start, length, here, act, kept + start / step<T>);
+      });
+  }
+  template <class P>
+  NW_INLINE Values<T> at(int64_t i, P part) const {
+    if constexpr (K == kAny) return kept[i / step<T>];
+    return load(gy + i, part);
+  }
+};
+
+// Sums over the rows of a task in two arrays, in the order of the steps, that move to fp64 every kBlockRows rows.
+template <class T>
+struct LineSums {
+  Buffer<acc<T>> product, plain;
+  Buffer<double> to_weight, to_bias;
+  int64_t filled = 0;
+
+  explicit LineSums(int64_t width)
+      : product(padded<T>(width), 0), plain(padded<T>(width), 0), to_weight(width, 0), to_bias(width, 0) {}
+  void row_done() {
+    if (++filled == kBlockRows) flush();
+  }
+  void flush() {
+    for (int64_t i = 0; i < to_weight.size(); ++i) {
+      to_weight[i] += double(product[place<T>(i)]);
+      to_bias[i] += double(plain[place<T>(i)]);
+    }
+    std::fill_n(product.data(), product.size(), acc<T>(0));
+    std::fill_n(plain.data(), plain.size(), acc<T>(0));
+    filled = 0;
+  }
+};
+
+// Σ g·w and Σ g·w·(the normalized value) of a row, or of a part of one; the columns' sums grow by it.
+template <class T, int K>
+Pair row_sums(const Slopes<T, K> slopes, const T* x, int64_t count, const Normal& normal, const Line<T>& weight,
+              LineSums<T>& sums) {
+  using A = acc<T>;
+  const NormalValues<T> values = everywhere<T>(normal);
+  Pair found;
+  for (int64_t start = 0; start < count; start += kChunk) {
+    Sum<A> plain, product;
+    sweep<T>(std::min(kChunk, count - start), [&](int64_t at, int slot, auto part) NW_LAMBDA {
+      const int64_t i = start + at;
+      const Values<T> w = weight.at(i);
+      Values<T> to_weight = load_line<T>(sums.product.data(), i), to_bias = load_line<T>(sums.plain.data(), i);
+      normalized_step(slopes.at(i, part), x + i, part, values, [&](int k, vec<A> g, vec<A> normalized) NW_LAMBDA {
+        const vec<A> weighted = g * w.at[k], turned = g * normalized;
+        to_weight.at[k] += turned;
+        to_bias.at[k] += g;
+        plain.slots[slot + k] += weighted;
+        product.slots[slot + k] += weighted * normalized;
+      });
+      store_line<T>(sums.product.data(), i, to_weight);
+      store_line<T>(sums.plain.data(), i, to_bias);
+    });
+    found.g += plain.total();
+    found.gd += product.total();
+  }
+  sums.row_done();
+  return found;
+}
+
+// What the backward pass writes and reads beside the call: `more`, if there is any, is added to the gradient of x, and so
+// is what comes back through the statistics, `flow` [2, rows] of mean and variance. Without an activation the residual's
+// gradient is grad_y itself, and gr is null.
+template <class T>
+struct RowGradients {
+  const T *gy, *more;
+  const double* flow;
+  T *gx, *gr;
+  acc<T>*gw, *gb;
+};
+
+// What each value of a row gets back through its statistics: normalized · along + across.
+struct Back {
+  double along, across;
+  Back(const Pair& sums, const Normal& normal, int64_t width, bool center, const double* to_mean, const double* to_var) {
+    const double each = 1 / double(width), share = normal.root * each;
+    along = -sums.gd * share;
+    across = center ? -sums.g * share : 0;
+    if (!to_mean) return;
+    along += 2 * *to_var * each / normal.root;
+    across += *to_mean * each;
+  }
+};
+
+// The gradient of a row's part, from the sums of the whole row.
+template <class T, int K>
+void row_gradient(const RowCall<T>& call, int64_t r, const RowGradients<T>& to, const Slopes<T, K> slopes, int64_t start,
+                  int64_t count, const Pair& sums, const Line<T>& weight) {
+  using A = acc<T>;
+  const Normal normal = call.normal(r);
+  const NormalValues<T> values = everywhere<T>(normal);
+  const Back back(sums, normal, call.width, call.center, shifted(to.flow, r), shifted(to.flow, call.rows + r));
+  const A along = A(back.along), across = A(back.across);
+  const int64_t first = r * call.width + start;
+  const T *x = call.x + first, *more = shifted(to.more, first);
+  T *gx = shifted(to.gx, first), *gr = shifted(to.gr, first);
+  lean_or_not(gx && !more && !gr, [&](auto lean) NW_LAMBDA {
+    each_step<T>(count, [&](int64_t i, auto part) NW_LAMBDA {
+      const Values<T> w = weight.at(i), g = slopes.at(i, part), m = !lean && more ? load(more + i, part) : Values<T>{};
+      Values<T> out;
+      normalized_step(g, x + i, part, values, [&](int k, vec<A> g_k, vec<A> normalized) NW_LAMBDA {
+        out.at[k] = g_k * w.at[k] * values.root.at[k] + (normalized * along + across) + m.at[k];
+      });
+      if (lean || gx) store(gx + i, out, part);
+      if (!lean && gr) store(gr + i, g, part);
+    });
+  });
+}
+
+// The slopes of a row's part, which depend on the bias where there is an activation.
+template <class T, int K>
+NW_INLINE Slopes<T, K> slopes_of(const RowCall<T>& call, const T* gy, int64_t r, int64_t start, int64_t count,
+                                 const Line<T>& weight, const Line<T>& bias, Buffer<Values<T>>& room) {
+  const int64_t first = r * call.width + start;
+  const NormalValues<T> values = everywhere<T>(call.normal(r));
+  const T *x = call.x + first, *residual = shifted(call.residual, first);
+  const Slopes<T, K> slopes{gy + first, room.data()};
+  const auto z = [&](int64_t i, auto part) NW_LAMBDA {
+    return scaled(x + i, shifted(residual, i), part, values, weight.at(i), bias.at(i));
+  };
+  slopes.take(count, z, call.act);
+  return slopes;
+}
+
+template <class T, int K>
+void differentiate_wide_rows(const RowCall<T>& call, const RowGradients<T>& to) {
+  const acc<T> one = 1, zero = 0;
+  const int64_t blocks = (call.width + kChunk - 1) / kChunk;
+  Buffer<Pair> partial(call.rows * blocks);
+  // f(start, count, weight, slopes) for each block of columns; slopes(r) has those of the block's part of row r.
+  const auto for_parts = [&](auto f) {
+    for_blocks(call.workers(), call.width, [&](int64_t start, int64_t count) {
+      const Line<T> weight = line_of<T>(shifted(call.weight, start), count, one);
+      const Line<T> bias = line_of<T>(shifted(call.bias, start), count, zero);
+      auto room = Slopes<T, K>::room(count);
+      f(start, count, weight, [&](int64_t r) { return slopes_of<T, K>(call, to.gy, r, start, count, weight, bias, room); });
+    });
+  };
+  for_parts([&](int64_t start, int64_t count, const Line<T>& weight, auto slopes) {
+    LineSums<T> sums(count);
+    for (int64_t r = 0, at = start; r < call.rows; ++r, at += call.width)
+      partial[r * blocks + start / kChunk] = row_sums(slopes(r), call.x + at, count, call.normal(r), weight, sums);
+    sums.flush();
+    if (to.gw) std::copy_n(sums.to_weight.data(), count, to.gw + start);
+    if (to.gb) std::copy_n(sums.to_bias.data(), count, to.gb + start);
+  });
+  if (!to.gx && !to.gr) return;
+  for (int64_t r = 0; r < call.rows; ++r)
+    for (int64_t b = 1; b < blocks; ++b) {
+      partial[r * blocks].g += partial[r * blocks + b].g;
+      partial[r * blocks].gd += partial[r * blocks + b].gd;
+    }
+  for_parts([&](int64_t start, int64_t count, const Line<T>& weight, auto slopes) {
+    for (int64_t r = 0; r < call.rows; ++r)
+      row_gradient(call, r, to, slopes(r), start, count, partial[r * blocks], weight);
+  });
+}
+
+template <class T, int K>
+void differentiate_rows(const RowCall<T>& call, const RowGradients<T>& to) {
+  if (call.width > kWideRow) return differentiate_wide_rows<T, K>(call, to);
+  const acc<T> one = 1, zero = 0;
+  const Line<T> weight = line_of<T>(call.weight, call.width, one), bias = line_of<T>(call.bias, call.width, zero);
+  const Tasks tasks(call.rows, call.width);
+  Buffer<double> to_weight(tasks.number * call.width), to_bias(tasks.number * call.width);
+  parallel(call.workers(), tasks.number, [&](int64_t task) {
+    LineSums<T> sums(call.width);
+    auto room = Slopes<T, K>::room(call.width);
+    for (int64_t r = task * tasks.size; r < std::min(call.rows, (task + 1) * tasks.size); ++r) {
+      const auto slopes = slopes_of<T, K>(call, to.gy, r, 0, call.width, weight, bias, room);
+      const Pair of_row = row_sums(slopes, call.x + r * call.width, call.width, call.normal(r), weight, sums);
+      if (to.gx || to.gr) row_gradient(call, r, to, slopes, 0, call.width, of_row, weight);
+    }
+    sums.flush();
+    std::copy_n(sums.to_weight.data(), call.width, &to_weight[task * call.width]);
+    std::copy_n(sums.to_bias.data(), call.width, &to_bias[task * call.width]);
+  });
+  if (to.gw) sum_rows(to_weight, tasks.number, call.width, to.gw);
+  if (to.gb) sum_rows(to_bias, tasks.number, call.width, to.gb);
+}
+
+}  // namespace nw
