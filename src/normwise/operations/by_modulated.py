@@ -62,7 +62,7 @@ class AlongModulatedRows(Pass):
         return found[0], None, *tables
 
     def plainly(self, call: Call, mask: Tensor | None, x: Tensor, residual: Tensor | None, *p: Tensor | None) -> Tensor:
-        return plain.rows(Request(x, self.formula, p, view=self.view))
+        return plain.rows(Request(x, self.formula, p, view=self.view))[0]
 
 
 def modulated_rows(request: Request, backend: Backend) -> AlongModulatedRows | str:
