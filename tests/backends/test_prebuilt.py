@@ -156,7 +156,7 @@ def test_every_level_is_right_and_needs_no_compiler(tmp_path):
     assert len(built) == len(build.MACHINES["x86_64"]) * len(build.ELEMENTS)
     (tmp_path / "bin").mkdir()
     settings = {**os.environ, "PATH": str(tmp_path / "bin"), "CXX": "", "NORMWISE_CACHE": str(tmp_path / "cache")}
-    listed = set(build._processor().split())
+    listed = set(build.processor().split())
     for level in (level for level, needed in build.LEVELS.items() if needed <= listed):
         (tmp_path / level).mkdir()
         mine = [shutil.copy(path, tmp_path / level) for path in built if path.name.endswith(f"-{level}.so")]

@@ -17,6 +17,7 @@ COMMANDS = {
     "convert": "Fold, swap or recalibrate the normalizers of a trained model.",
     "bench": "Time every layer against torch's own.",
     "doctor": "Is everything here that makes it fast?",
+    "tune": "Measure which way is faster on this machine.",
     "trace": "Show what a network does to its signal.",
 }
 

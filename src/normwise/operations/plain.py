@@ -19,6 +19,7 @@ from .context import Context
 from .epilogue import finish, narrowed, to_be_finished
 from .last_step import last_step
 from .request import BATCH, Request, View
+from .request import centers as centers
 from .saved import guarded
 from .tiny_graph import wide
 
@@ -118,11 +119,6 @@ def _row(request: Request, x: Tensor, dims: int) -> Tensor:
     if weight is not None:
         y = y * weight
     return (y if bias is None else y + bias).to(x.dtype)
-
-
-def centers(request: Request) -> bool:
-    """Whether the mean of a row is subtracted."""
-    return request.formula.func is not formulas.rms_norm  # type: ignore[attr-defined]
 
 
 def _mean(values: Tensor, mask: Tensor | None, dims: int) -> Tensor:

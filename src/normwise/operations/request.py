@@ -6,6 +6,7 @@ from collections.abc import Hashable
 from functools import partial
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from normwise.core import formulas
@@ -87,6 +88,31 @@ def plain_pool(request: Request) -> int | None:
     if formula.func is formulas.group_norm:
         return formula.keywords["groups"]
     return {formulas.batch_norm: BATCH, formulas.instance_norm: channels, formulas.layer_norm: 1}.get(formula.func)
+
+
+def centers(request: Request) -> bool:
+    """Whether the mean of a row is subtracted."""
+    return request.formula.func is not formulas.rms_norm  # type: ignore[attr-defined]
+
+
+def operation_of(request: Request, pool: int | None) -> str:
+    """The name by which speed is measured."""
+    over = request.view.over
+    if over != "planes":
+        return over if centers(request) else f"{over}, root mean square"
+    if pool is None:
+        return "formula"
+    if request.known is not None:
+        return "known statistics"
+    return {BATCH: "batch", request.x.shape[1]: "instance"}.get(pool, "groups")
+
+
+def layout_of(x: Tensor) -> str:
+    """The same of how the values lie."""
+    if x.is_contiguous():
+        return "contiguous"
+    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.dim())
+    return "channels_last" if last is not None and x.is_contiguous(memory_format=last) else "strided"
 
 
 def check(request: Request) -> None:
