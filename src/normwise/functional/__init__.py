@@ -27,9 +27,9 @@ Errors: TypeError for integer, complex or sparse tensors and for numbers of anot
 and sizes that do not fit, and for one value per group, where the output would be the bias, as in the layers.
 """
 
-from ..operations.adaptive import Style as Style
-from ..operations.adaptive import style_statistics as style_statistics
 from ..operations.measure import measure as measure
+from .adaptive import Style as Style
+from .adaptive import style_statistics as style_statistics
 from .plain import adaptive_instance_norm as adaptive_instance_norm
 from .plain import add_layer_norm as add_layer_norm
 from .plain import add_rms_norm as add_rms_norm
