@@ -40,7 +40,7 @@ class Epsilon:
             return eps
         caller = sys._getframe(1)
         module, function = caller.f_globals.get("__name__", ""), caller.f_code.co_name
-        if module == _COMPARES and layer.activation is not None:
+        if module == _COMPARES and layer.lost_in("evaluation"):
             return math.nan
         if _REBUILDERS.match(module):
             lost = layer.lost_in("evaluation" if _FOR_EVALUATION.search(function) else "training")

@@ -23,6 +23,8 @@ from .request import centers as centers
 from .saved import guarded
 from .tiny_graph import wide
 
+_OF_EACH_SET = {formulas.modulated_layer_norm: 1.0, formulas.modulated_rms_norm: 1.0, formulas.gated_rms_norm: 0.0}
+
 
 class Plainly:
     """A way that takes everything: the specification of all others."""
@@ -117,8 +119,13 @@ def _row(request: Request, x: Tensor, dims: int) -> Tensor:
     y = values * torch.rsqrt(_mean(values.square(), mask, dims) + eps)
     check_memory(weight, bias)
     if weight is not None:
-        y = y * weight
+        y = y * (formulas.one_plus(weight, y.dtype) if of_each_set(request) else weight)
     return (y if bias is None else y + bias).to(x.dtype)
+
+
+def of_each_set(request: Request) -> float | None:
+    """What is added to the scale where sets of rows have an affine map each; None where one serves all."""
+    return _OF_EACH_SET.get(request.formula.func)  # type: ignore[attr-defined]
 
 
 def _mean(values: Tensor, mask: Tensor | None, dims: int) -> Tensor:
