@@ -11,6 +11,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+# The same ways on every machine with the same instructions, whatever was measured on it; see tests/tuning.
+os.environ["NORMWISE_TUNING"] = "0"
 if not torch.cuda.is_available():
     # Triton decides when it is imported whether it interprets its kernels: before anything of it is.
     os.environ.setdefault("TRITON_INTERPRET", "1")

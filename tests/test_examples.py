@@ -26,6 +26,7 @@ NOT_RUN = {
     "make ": "what it runs is tested piece by piece; `test_every_target_exists` looks for its name",
     "normwise compare": "minutes, on data of the reader's own: `test_a_comparison` runs it on small stand-ins",
     "normwise bench": "minutes: tests/bench/test_bench_command.py runs a small one",
+    "normwise tune": "half a minute and more, or a GPU: tests/tuning/test_measuring.py runs it with few sizes",
     "normwise trace --paper": "minutes, five ResNet-50s: docs/make_signal.py draws them",
     "normwise trace --model nf_resnet50": "tests/signal/test_trace_cli.py runs it on smaller nets",
     "normwise convert torchvision": "a checkpoint of the reader's own: tests/surgery/test_convert_cli.py has one",

@@ -10,6 +10,7 @@ import torch
 
 from normwise import available_backends, huge_pages, machine
 from normwise.backends import allocator
+from normwise.backends.tunings import Tuning, stored
 from normwise.bench.allocation import Cost
 from normwise.machine import NOTE, OK, PROBLEM, Check, examine
 from normwise.machine_summary import MachineReport
@@ -195,6 +196,48 @@ def test_the_settings_that_it_names_end_what_it_notes(monkeypatch):
         checks = json.loads(run("--json", code=code, **settings).stdout)["checks"]
         (check,) = (check for check in checks if check["name"] == "memory")
         assert check["level"] == level, check
+
+
+@pytest.fixture
+def tunings(monkeypatch, tmp_path):
+    """An empty cache, and kernels."""
+    monkeypatch.setenv("NORMWISE_CACHE", str(tmp_path))
+    monkeypatch.setenv(stored.SWITCH, "1")
+    monkeypatch.setattr(doctor, "available_backends", lambda: {"cpu": None})
+    return tmp_path
+
+
+def test_which_tuning_holds(tunings, monkeypatch):
+    threads = torch.get_num_threads()
+    for element, check in zip(("fp32", "fp64"), doctor._tunings(), strict=True):
+        assert check.level == NOTE
+        assert check.found.startswith(f"the tuning shipped for {stored.shipped(element).instructions} (")
+        assert check.advice == "normwise tune measures this machine"
+    about = Tuning(*stored.machine_of("cpu"), "fp32", threads, torch.__version__, "2026-11-30", {})
+    stored.write(about, stored.path_of("cpu", "fp32", threads))
+    found = f"the tuning measured on this machine (2026-11-30, fp32, threads: {threads})"
+    assert next(doctor._tunings()) == Check("tuning", OK, found)
+    monkeypatch.setenv(stored.SWITCH, "0")
+    check = next(doctor._tunings())
+    assert check.level == NOTE
+    assert "shipped" in check.found
+    assert check.advice == "NORMWISE_TUNING=0 is set; unset it to go by what is measured on this machine"
+    monkeypatch.setattr(doctor, "available_backends", lambda: {"cpu": "no compiler"})
+    assert list(doctor._tunings()) == []
+
+
+def test_which_tuning_holds_for_a_gpu(tunings, monkeypatch):
+    monkeypatch.setattr(doctor, "available_backends", lambda: {"cpu": "no compiler"})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    about = Tuning("cuda", "A GPU", "compute capability 9.0", "bf16", 0, torch.__version__, "2026-11-30", {})
+    monkeypatch.setattr(stored, "find", lambda device, element, threads: None)
+    advice = "normwise tune --device cuda:0 measures Triton's kernels"
+    assert list(doctor._tunings()) == [Check("tuning cuda:0", NOTE, "none: torch's operators serve", advice)]
+    monkeypatch.setattr(stored, "find", lambda device, element, threads: about if element == "bf16" else None)
+    assert list(doctor._tunings()) == [
+        Check("tuning cuda:0", OK, "the tuning measured on this machine (2026-11-30, bf16)")
+    ]
 
 
 def test_more_threads_than_cores_is_noted():

@@ -6,6 +6,41 @@ from mutation import Mutation
 
 MUTATIONS = [
     Mutation(
+        "the way that was measured to be faster is taken",
+        "backends/tunings/record.py",
+        "Verdict(ratio >= AHEAD, said)",
+        "Verdict(ratio < AHEAD, said)",
+        "tests/tuning",
+    ),
+    Mutation(
+        "what holds in a process never changes",
+        "backends/tunings/stored.py",
+        '    if key not in _held:\n        _held[key] = find("cpu"',
+        '    if True:\n        _held[key] = find("cpu"',
+        "tests/tuning/test_stored.py",
+    ),
+    Mutation(
+        "a tuning of another machine does not hold",
+        "backends/tunings/stored.py",
+        "tuning[:5] != (*about, element, threads)",
+        "tuning[3:5] != (element, threads)",
+        "tests/tuning/test_stored.py",
+    ),
+    Mutation(
+        "each number of threads is a kind of its own",
+        "operations/ways.py",
+        "*(lean_one, torch.get_num_threads()),",
+        "lean_one,",
+        "tests/tuning/test_choice.py",
+    ),
+    Mutation(
+        "a ratio of which rounds are not sure is none",
+        "tuning/measuring.py",
+        "upper if upper < 1 else None",
+        "upper",
+        "tests/tuning/test_measuring.py",
+    ),
+    Mutation(
         "momentum weighs the new value, in the buffers' own dtype",
         "core/running.py",
         "factor = self._factor(wide)",
@@ -197,8 +232,8 @@ MUTATIONS = [
     Mutation(
         "a kind of call is told by who asks",
         "operations/ways.py",
-        "key = (formula, asker, shape,",
-        "key = (formula, shape,",
+        "*(formula, asker, shape,",
+        "*(formula, shape,",
         "tests/operations/test_ways.py",
     ),
     Mutation(

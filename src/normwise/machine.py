@@ -20,7 +20,9 @@ import torch
 
 from .backends import available_backends, build, cpu
 from .backends.allocator import VARIABLES, allocator, unavailable
+from .backends.cpu_library import ELEMENTS, threads
 from .backends.huge_pages import SYSTEM_FILE, huge_pages, system_huge_pages
+from .backends.tunings import stored
 from .bench import allocation
 
 OK, NOTE, PROBLEM = "ok", "note", "problem"
@@ -140,6 +142,27 @@ def _cache() -> Iterator[Check]:
         yield Check("cache", OK, found)
 
 
+def _tunings() -> Iterator[Check]:
+    """What a new process with as many threads would go by."""
+    used = stored.switched_on()
+    unset = f"{stored.SWITCH}=0 is set; unset it to go by what is measured on this machine"
+    if available_backends()[cpu.name] is None:
+        for element in stored.CONTESTED:
+            tuning = stored.find("cpu", element, threads())
+            if tuning is not None:
+                level, advice = (NOTE, "normwise tune measures this machine" if used else unset)
+                yield Check("tuning", *((level, tuning.name, advice) if tuning.shipped else (OK, tuning.name)))
+    for i in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        device = f"cuda:{i}"
+        tunings = [stored.find(device, element, 0) for element in ELEMENTS.values()]
+        found = ", ".join(tuning.name for tuning in tunings if tuning is not None)
+        if found:
+            yield Check(f"tuning {device}", OK, found)
+        else:
+            advice = f"normwise tune --device {device} measures Triton's kernels" if used else unset
+            yield Check(f"tuning {device}", NOTE, "none: torch's operators serve", advice)
+
+
 def _huge_pages() -> Iterator[Check]:
     system = system_huge_pages()
     if system is None:
@@ -227,5 +250,5 @@ def _version(name: str, distribution: str) -> str:
 
 
 _LOOKS: tuple[Callable[[], Iterator[Check]], ...] = (
-    *(_installation, _backends, _compiler, _cache, _huge_pages, _memory, _threads, _openmp, _gpus, _packages),
+    *(_installation, _backends, _compiler, _cache, _tunings, _huge_pages, _memory, _threads, _openmp, _gpus, _packages),
 )

@@ -41,7 +41,7 @@ while [ $# -gt 0 ]; do [ "$1" = -o ] && cp "{library}" "$2"; shift; done
 
 def run(program):
     return subprocess.run(
-        [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=True, timeout=120
+        [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=True, timeout=300
     )
 
 
@@ -107,6 +107,26 @@ def test_several_processes_compile_once(gate):
     assert outputs == ["{torch.float32: None}\n"] * 3
     assert log.read_text() == "x\n"
     assert [p.suffix for p in (gate.parent / "cache").iterdir()] == [".so"], "something temporary was left"
+
+
+MEASURED = """
+import torch, normwise as nw
+norm, x = nw.LayerNorm(8), torch.randn(4, 8)
+norm(x)
+nw.build_kernels(torch.float32)
+print(nw.explain_way(norm, x)[0])
+"""
+
+
+@needs_compiler
+@needs_sh
+@pytest.mark.slow
+def test_what_is_compiled_is_measured_before_it_serves(gate, monkeypatch):
+    monkeypatch.setenv("NORMWISE_TUNING", "1")
+    gate.touch()
+    done = run(MEASURED)
+    assert "the tuning measured on this machine" in done.stdout
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_the_kernels_of_other_types_are_no_question():

@@ -46,14 +46,14 @@ def sealed(path, content=b"a library"):
     ],
 )
 def test_the_best_that_the_processor_can_run_comes_first(processor, expected, folder, monkeypatch):
-    monkeypatch.setattr(build, "_processor", lambda: processor)
+    monkeypatch.setattr(build, "processor", lambda: processor)
     for level in build.LEVELS:
         sealed(folder / f"kernels-fp32-{level}.so")
     assert [path.name for path in build.prebuilt("fp32")] == [f"kernels-fp32-{level}.so" for level in expected]
 
 
 def test_a_level_that_was_named_is_the_only_one(folder, monkeypatch):
-    monkeypatch.setattr(build, "_processor", lambda: V4)
+    monkeypatch.setattr(build, "processor", lambda: V4)
     monkeypatch.setattr(build, "MARCH", "x86-64-v3")
     for level in build.LEVELS:
         sealed(folder / f"kernels-fp32-{level}.so")
@@ -62,7 +62,7 @@ def test_a_level_that_was_named_is_the_only_one(folder, monkeypatch):
 
 def test_a_level_that_the_processor_cannot_run_is_refused_before_anything_is_loaded(folder, monkeypatch):
     """Its first instruction would end the process."""
-    monkeypatch.setattr(build, "_processor", lambda: V3)
+    monkeypatch.setattr(build, "processor", lambda: V3)
     monkeypatch.setattr(build, "MARCH", "x86-64-v4")
     monkeypatch.setattr(build.ctypes, "CDLL", lambda name: pytest.fail("a library was loaded"))
     with pytest.raises(
@@ -76,7 +76,7 @@ def test_a_source_tree_brings_none_along():
 
 
 def test_a_truncated_one_is_passed_over(folder, monkeypatch):
-    monkeypatch.setattr(build, "_processor", lambda: V4)
+    monkeypatch.setattr(build, "processor", lambda: V4)
     for level in build.LEVELS:
         sealed(folder / f"kernels-fp32-{level}.so")
     damaged = folder / "kernels-fp32-x86-64-v4.so"
@@ -85,7 +85,7 @@ def test_a_truncated_one_is_passed_over(folder, monkeypatch):
 
 
 def test_no_compiler_is_looked_for_where_one_works(folder, monkeypatch):
-    monkeypatch.setattr(build, "_processor", lambda: V4)
+    monkeypatch.setattr(build, "processor", lambda: V4)
     path = sealed(folder / "kernels-fp32-x86-64.so")
     monkeypatch.setattr(build, "find_compiler", lambda: pytest.fail("a compiler was looked for"))
     monkeypatch.setattr(build.ctypes, "CDLL", lambda name: name)
@@ -96,7 +96,7 @@ def test_no_compiler_is_looked_for_where_one_works(folder, monkeypatch):
 
 @pytest.mark.parametrize("failure", [OSError("not an ELF file"), ArithmeticError("the self-test failed")])
 def test_one_that_does_not_work_here_is_replaced_by_the_next_and_then_by_the_compiler(failure, folder, monkeypatch):
-    monkeypatch.setattr(build, "_processor", lambda: V3)
+    monkeypatch.setattr(build, "processor", lambda: V3)
     for level in ("x86-64-v3", "x86-64"):
         sealed(folder / f"kernels-fp32-{level}.so")
     monkeypatch.setattr(build.ctypes, "CDLL", lambda name: name)
@@ -119,7 +119,7 @@ def test_one_that_does_not_work_here_is_replaced_by_the_next_and_then_by_the_com
 
 
 def test_other_element_types_are_no_substitute(folder, monkeypatch):
-    monkeypatch.setattr(build, "_processor", lambda: V4)
+    monkeypatch.setattr(build, "processor", lambda: V4)
     sealed(folder / "kernels-fp32-x86-64.so")
     assert build.prebuilt("bf16") == []
 
@@ -156,7 +156,7 @@ def test_every_level_is_right_and_needs_no_compiler(tmp_path):
     assert len(built) == len(build.MACHINES["x86_64"]) * len(build.ELEMENTS)
     (tmp_path / "bin").mkdir()
     settings = {**os.environ, "PATH": str(tmp_path / "bin"), "CXX": "", "NORMWISE_CACHE": str(tmp_path / "cache")}
-    listed = set(build._processor().split())
+    listed = set(build.processor().split())
     for level in (level for level, needed in build.LEVELS.items() if needed <= listed):
         (tmp_path / level).mkdir()
         mine = [shutil.copy(path, tmp_path / level) for path in built if path.name.endswith(f"-{level}.so")]

@@ -38,6 +38,7 @@ def environment() -> dict[str, str]:
     return os.environ | {
         "CXX": f"{shlex.join(compiler)} {FLAGS}",
         "NORMWISE_CACHE": str(FOLDER / "kernels"),
+        "NORMWISE_TUNING": "0",  # with sanitizers no time says anything
         "LD_PRELOAD": " ".join(_runtime(compiler, name) for name in RUNTIMES),
         "ASAN_OPTIONS": ":".join(f"{name}={value}" for name, value in _ADDRESSES.items()),
         "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1:exitcode=99",

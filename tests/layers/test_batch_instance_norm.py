@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 import normwise as nw
 from normwise.layers import gates
-from normwise.operations.unit_interval import unit_interval
+from normwise.layers.unit_interval import unit_interval
 
 
 @pytest.mark.parametrize("rank", [1, 2, 3])

@@ -24,7 +24,7 @@ LAYOUTS = [torch.contiguous_format, torch.channels_last]
 @pytest.fixture
 def always(monkeypatch):
     """Small tensors take the operators, too."""
-    monkeypatch.setattr(compiled, "WORTHWHILE", 1)
+    monkeypatch.setattr(compiled, "COMPILED_FROM", 1)
 
 
 def tensors(dtype=torch.float32, layout=torch.contiguous_format, *, known=False, residual=True, affine=True, grad=True):
@@ -134,7 +134,7 @@ def test_sizes_may_change_without_another_compilation(always):
     assert any("normwise.standardize" in str(node.target) for node in graphs[0].graph.nodes)
 
 
-@pytest.mark.parametrize(("size", "taken"), [(compiled.WORTHWHILE // 2, False), (compiled.WORTHWHILE, True)])
+@pytest.mark.parametrize(("size", "taken"), [(compiled.COMPILED_FROM // 2, False), (compiled.COMPILED_FROM, True)])
 def test_small_tensors_are_left_to_the_compiler(size, taken, monkeypatch):
     layer, calls = nw.GroupNorm(3, 6), counted(monkeypatch)
     x = torch.randn(1, 6, 8, -(-size // 48))

@@ -5,6 +5,7 @@ import torch
 
 import normwise as nw
 from normwise.backends import cpu
+from normwise.backends.tunings import Tuning, stored
 from normwise.core import formulas, kinds
 from normwise.core.bound import bound as bound_formula
 from normwise.operations import along_rows, by_graph, by_kernels, by_torch, plain, ways
@@ -18,6 +19,16 @@ needs_kernels = pytest.mark.skipif(not KERNELS, reason=str(cpu.unavailable()))
 @pytest.fixture(autouse=True)
 def nothing_kept(monkeypatch):
     monkeypatch.setattr(ways, "_kept", {})
+
+
+#: torch's layer_norm is ahead for few values, kernels for many and for all else.
+ROWS = {("rows", "contiguous", graph): {10: 0.5, 20: 1.5} for graph in (False, True)}
+
+
+@pytest.fixture
+def tuned(monkeypatch):
+    one = Tuning("cpu", "", "x86-64-v3", "fp32", torch.get_num_threads(), "", "2026-11-30", ROWS)
+    monkeypatch.setattr(stored, "_held", {("cpu", "fp32", one.threads): one})
 
 
 @pytest.fixture
@@ -61,7 +72,7 @@ MASK = torch.ones(2, 5, 5, dtype=torch.bool)
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, torch.nn.Module) else None,
 )
-def test_the_way_of_a_layer(layer, x, options, way):
+def test_the_way_of_a_layer(layer, x, options, way, tuned):
     assert way_of(layer, x, **options) == way
 
 
@@ -217,7 +228,7 @@ def test_one_tensor_in_two_places():
 
 @pytest.mark.parametrize("change", ["fewer", "another dtype", "released", "cut"])
 @pytest.mark.parametrize("which", ["x", "weight"])
-def test_what_few_rows_saved_is_looked_at_before_their_backward(which, change):
+def test_what_few_rows_saved_is_looked_at_before_their_backward(which, change, tuned):
     layer, x = nw.LayerNorm(8), torch.randn(4, 8, requires_grad=True)
     y = layer(x)
     t = {"x": x, "weight": layer.weight}[which]

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from . import cpu, reference, triton_kernels
 from .background import is_anything_compiling as is_anything_compiling
-from .cpu_library import ELEMENTS, kernels
+from .cpu_library import ELEMENTS, kernels, threads
 from .protocols import Backend as Backend
 from .protocols import Formulas as Formulas
 from .protocols import Fused as Fused
@@ -35,15 +35,13 @@ from .protocols import RowsOfSums as RowsOfSums
 from .protocols import RowTables as RowTables
 from .protocols import Squashing as Squashing
 from .protocols import Standardization as Standardization
+from .tunings import Tuning, stored
 
 _BACKENDS: dict[str, Backend] = {
     cpu.name: cpu,
     triton_kernels.name: triton_kernels,
     reference.name: reference,
 }
-# What serves without being asked for, where it can: compiled on first use. The Triton kernels join, for the CUDA
-# tensors that a rule here names, when they are measured on a GPU; until then torch's own operators serve there.
-_AUTOMATIC: tuple[Backend, ...] = (cpu,)
 _forced: ContextVar[Backend | None] = ContextVar("normwise_backend", default=None)
 
 
@@ -64,6 +62,8 @@ def build_kernels(*dtypes: torch.dtype) -> dict[torch.dtype, str | None]:
     Without this call the first normalization of a type on a machine begins to compile in the background, and plain
     PyTorch serves until that is done, half a minute later: the values of the same run before and after it differ by
     rounding. Call it where a run must give the same bits each time, and while an image for deployment is made.
+    It also waits until it is measured, once for each number of threads, where kernels are the faster way (`normwise
+    tune`), unless NORMWISE_TUNING=0.
 
     Returns for each type None, or the reason why there are no kernels; plain PyTorch serves it then.
 
@@ -79,7 +79,11 @@ def build_kernels(*dtypes: torch.dtype) -> dict[torch.dtype, str | None]:
             raise ValueError(f"There are kernels for {names}; received {dtype!r}.")
     wanted = dtypes or tuple(ELEMENTS)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return {dtype: found[1] for dtype, found in zip(wanted, pool.map(kernels, wanted), strict=True)}
+        found = {dtype: reason for dtype, (_, reason) in zip(wanted, pool.map(kernels, wanted), strict=True)}
+    for dtype in wanted:  # one after the other: each would disturb the others
+        if found[dtype] is None:
+            stored.measure_first(ELEMENTS[dtype], threads())
+    return found
 
 
 @contextmanager
@@ -125,15 +129,24 @@ def forced() -> Backend | None:
 
 
 def select(x: Tensor) -> Backend:
-    """The backend whose kernels serve ``x``: the chosen one, or the first of the automatic choice that can."""
+    """The backend whose kernels serve ``x``: the chosen one; else those in C++, or on a GPU that was tuned Triton's."""
     chosen = forced()
     if chosen is not None:
         # What its kernels do not take, such as an empty tensor, is left to the specification.
         return chosen if chosen.serves(x) else reference
-    for backend in _AUTOMATIC:
-        if backend.serves(x):
-            return backend
+    if cpu.serves(x):
+        return cpu
+    if x.is_cuda and triton_kernels.serves(x) and tuning_of(x) is not None:
+        return triton_kernels
     return reference
+
+
+def tuning_of(x: Tensor) -> Tuning | None:
+    """What says which way is the faster one for kernels on tensors such as ``x``, in this process."""
+    element = ELEMENTS.get(x.dtype)
+    if element is None:
+        return None
+    return stored.on_gpu(x.device, element) if x.is_cuda else stored.on_cpu(element, threads())
 
 
 P = TypeVar("P")

@@ -2,8 +2,7 @@
 
 Compiled with the machine's own compiler, once, into a cache that any number of processes share. A library holds the
 kernels for one element type, half a minute of one core: bf16 costs nothing until it is used. As a program this file,
-which imports nothing but the standard library, compiles the library for the element type named, and prints why it could
-not.
+which imports nothing but the standard library, does what other processes wait for, see `_run`.
 
 NORMWISE_MARCH in the environment names another instruction set than this processor's own, as gcc's ``-march`` does:
 with x86-64-v3, say, a processor with AVX-512 computes what one without it would.
@@ -120,13 +119,17 @@ def compile_into_cache(element: str) -> None:
 
 def prebuilt(element: str) -> list[Path]:
     """The libraries of a platform wheel for an element type that this processor can run, best first."""
-    levels = (level for level in LEVELS if MARCH in ("native", level) and not _lacking(level))
-    return [path for level in levels if intact(path := PREBUILT / f"kernels-{element}-{level}.so")]
+    return [path for level in LEVELS if can_run(level) and intact(path := PREBUILT / f"kernels-{element}-{level}.so")]
+
+
+def can_run(level: str) -> bool:
+    """Whether this processor has the instructions of a level, and NORMWISE_MARCH does not name another."""
+    return MARCH in ("native", level) and not _lacking(level)
 
 
 def _lacking(level: str) -> set[str]:
     """What a level needs and this processor does not list."""
-    return LEVELS[level] - set(_processor().split())
+    return LEVELS[level] - set(processor().split())
 
 
 def _check_march() -> None:
@@ -176,13 +179,19 @@ def find_compiler() -> list[str]:
 
 def fingerprint(compiler: list[str]) -> str:
     """What a compiled library depends on: sources, flags, compiler and processor."""
+    about = compiler, FLAGS, _version(compiler), processor(), digest_of_sources()
+    return hashlib.sha256(repr(about).encode()).hexdigest()[:16]
+
+
+def digest_of_sources() -> str:
+    """Of the sources alone. Raises `BuildError` where they are in no folder."""
     if not SOURCES.is_dir():  # in a zip file, or within torch.package
         raise BuildError(f"the kernels' sources are not in a folder ({SOURCES}); import normwise from an installation.")
-    digest = hashlib.sha256(repr((compiler, FLAGS, _version(compiler), _processor())).encode())
+    digest = hashlib.sha256()
     for source in sorted(SOURCES.iterdir()):
         if source.suffix in {".cpp", ".hpp"}:
             digest.update(source.read_bytes())
-    return digest.hexdigest()[:16]
+    return digest.hexdigest()
 
 
 def cache_folders() -> Iterator[Path]:
@@ -221,14 +230,14 @@ def _provide(compiler: list[str], element: str, key: str, path: Path) -> None:
     """Have the library in its place. A process that compiles it already is waited for."""
     if not intact(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(path.with_suffix(".lock")):
+        with alone(path.with_suffix(".lock")):
             if not intact(path):
                 _log.warning("Compiling the CPU kernels for %s, once on this machine: about half a minute.", element)
                 _build(compiler, element, key, path)
 
 
 @contextmanager
-def _alone(lock: Path) -> Iterator[None]:
+def alone(lock: Path) -> Iterator[None]:
     """One process at a time. Where the file system has no locks, two may do the same work."""
     with lock.open("w") as file:
         if fcntl is not None:
@@ -283,7 +292,8 @@ def _version(compiler: list[str]) -> str:
     return subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=False).stdout
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The processor's name and all that it can do."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -295,8 +305,22 @@ def _writable(folder: Path) -> bool:
     return os.access(folder, os.W_OK)
 
 
+def _run(element: str, made: str = "", *command: str) -> None:
+    """Compile the library for an element type, if one is named, then make a file by a command, if it is not there.
+
+    One process does either at a time; another waits, and finds it done.
+    """
+    if element:
+        compile_into_cache(element)
+    if made:
+        path = Path(made)
+        with alone(path.with_suffix(".lock")):
+            if not path.exists():
+                subprocess.run(command, check=False, stdin=subprocess.DEVNULL)
+
+
 if __name__ == "__main__":
     try:
-        compile_into_cache(sys.argv[1])
+        _run(*sys.argv[1:])
     except (BuildError, OSError) as reason:
         sys.exit(str(reason))

@@ -17,6 +17,7 @@ from normwise.core.program import OPERATIONS
 from normwise.core.responses import RESPONSES
 
 from . import background, build
+from .tunings import stored
 
 #: The types that kernels exist for, by the names that they have in C++.
 ELEMENTS = {torch.float32: "fp32", torch.float64: "fp64", torch.bfloat16: "bf16", torch.float16: "fp16"}
@@ -174,8 +175,10 @@ _kernels: dict[torch.dtype, Kernels] = {}
 
 def ready(dtype: torch.dtype) -> bool:
     """Whether the kernels for an element type serve now. Those that must be compiled first come in the background."""
-    if dtype not in _kernels and background.compiling(ELEMENTS[dtype]):
-        return False
+    if dtype not in _kernels:
+        element = ELEMENTS[dtype]
+        if background.compiling(element, lambda: stored.to_measure(element, threads())):
+            return False
     return kernels(dtype)[1] is None
 
 

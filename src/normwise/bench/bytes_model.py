@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ..layers.normalizers import default_groups
+from ..layers.normalizers import NORMALIZERS, default_groups
 
 #: Full passes over the activation tensor, (forward, backward), by where the statistics come from.
 PASSES = {
@@ -19,8 +19,6 @@ TILE_BYTES = {"cpu": 1 << 20, "cuda": 1 << 17}
 DIRECTIONS = ("forward", "backward", "both")
 
 _KNOWN = ("batch-eval",)
-_BATCH = ("batch", "renorm", "switchable", "batch-instance", "evo-b0")
-_ROWS = ("token-layer", "token-rms", "pixel-layer", "pixel-rms")
 
 
 def kind(layer: str, shape: tuple[int, ...], element_size: int, *, last: bool, device: str = "cpu") -> str:
@@ -31,23 +29,24 @@ def kind(layer: str, shape: tuple[int, ...], element_size: int, *, last: bool, d
     """
     if layer in _KNOWN:
         return "known"
-    if layer in _ROWS:
+    row = NORMALIZERS[layer]
+    if "space" not in row.pool:  # rows, and the channels at a position
         return "per sample"
     samples, channels, space = shape[0], shape[1], math.prod(shape[2:])
     tile = TILE_BYTES[device] // element_size
-    if layer in _BATCH:
+    if row.uses_batch:
         # A mixture needs the batch's statistics and those of a whole sample before it can write anything.
-        alone = layer in ("batch", "renorm", "batch-instance", "evo-b0")
+        alone = "C" not in row.pool
         return "batch in tiles" if alone and not last and samples * space <= tile else "batch"
     # In channels_last the values of one group lie among those of all others: the unit that is read is a sample.
-    pool = channels if last else _channels_of_a_pool(layer, channels)
+    pool = channels if last else _channels_of_a_pool(row.pool, channels)
     return "per sample" if pool * space <= tile else "per sample, large"
 
 
-def _channels_of_a_pool(layer: str, channels: int) -> int:
-    if layer in ("group", "evo-s0"):
+def _channels_of_a_pool(pool: str, channels: int) -> int:
+    if "C/G" in pool:
         return channels // default_groups(channels)
-    return {"instance": 1, "filter-response": 1, "layer": channels, "global-response": channels}[layer]
+    return channels if "C" in pool else 1
 
 
 def floor_bytes(

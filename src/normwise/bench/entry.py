@@ -42,7 +42,7 @@ class Request:
         _check_names("dtypes", self.dtypes, DTYPES)
         _check_names("layouts", self.layouts, LAYOUTS)
         _check_names("clock", (self.clock,), CLOCKS)
-        _check_device(self.device)
+        check_device(self.device)
         _check_names("backend", (self.kernels,), (AUTOMATIC, *available_backends()))
         reason = available_backends().get(self.kernels)
         if reason:
@@ -113,7 +113,8 @@ class Request:
         return cuda_timer(device) if self.on_gpu else cpu_timer(self.clock)
 
 
-def _check_device(device: str) -> None:
+def check_device(device: str) -> None:
+    """Raises `InputError` for a device that there is not."""
     kind, _, number = device.partition(":")
     _check_names("device", (kind,), ("cpu", "cuda"))
     if kind != device and not number.isdecimal():

@@ -17,6 +17,7 @@ COMMANDS = {
     "convert": "Fold, swap, recalibrate or take out the normalizers of a model.",
     "bench": "Time every layer against torch's own.",
     "doctor": "What is wrong with a model, or with this machine?",
+    "tune": "Measure which way is faster on this machine.",
     "trace": "Show what a network does to its signal.",
 }
 

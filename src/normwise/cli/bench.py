@@ -23,6 +23,7 @@ from ..bench.tables import show_kept, show_overhead, show_step_line, show_steps
 from ..bench.terminal import Ticker, show
 from ..comparison import InputError
 from ..comparison.terminal import make_console
+from .numbers import integers, words
 from .stopping import INTERRUPTED
 
 NAMES = textwrap.fill(", ".join(SUBJECTS), 76, break_on_hyphens=False)
@@ -108,11 +109,11 @@ def bench(
     request = Request(
         device,
         quick,
-        _words(layers),
-        tuple(_integers("--shapes", shape, "x") for shape in _words(shapes)),
-        _words(dtypes),
-        _words(layouts),
-        _integers("--threads", threads, ",") if threads else (),
+        words(layers),
+        tuple(integers("--shapes", shape, "8x256x56x56", "x") for shape in words(shapes)),
+        words(dtypes),
+        words(layouts),
+        integers("--threads", threads, "1,2") if threads else (),
         backend,
         compiled,
         clock.value,
@@ -186,15 +187,3 @@ def _memory(request: Request, out: Path) -> None:
             file.append(row)
     show_kept(console, found)
     console.print(f"\nRows: {path}", soft_wrap=True)
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(text.split(",")) if text else ()
-
-
-def _integers(option: str, text: str, separator: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(separator))
-    except ValueError as error:
-        example = "1,2" if separator == "," else "8x256x56x56"
-        raise InputError(f"{option} {text}: write integers such as {example}.") from error

@@ -30,10 +30,10 @@ and sizes that do not fit, and for one value per group, where the output would b
 from types import FunctionType as _FunctionType
 
 from ..core.symbols import one_node as _one_node
-from ..operations.adaptive import Style as Style
-from ..operations.adaptive import style_statistics as style_statistics
 from ..operations.measure import measure as measure
 from ..operations.positional import moment_shortcut as moment_shortcut
+from .adaptive import Style as Style
+from .adaptive import style_statistics as style_statistics
 from .conditioned import gated_rms_norm as gated_rms_norm
 from .conditioned import modulated_layer_norm as modulated_layer_norm
 from .conditioned import modulated_rms_norm as modulated_rms_norm

@@ -16,10 +16,11 @@ from normwise.core.moments import epsilon, statistics_dtype
 from normwise.core.numbers import as_row_shape, check_dim, check_eps, check_groups, check_rows
 from normwise.core.single_value import WITHOUT_EFFECT, check_values_per_group
 from normwise.core.tables import check_optional, check_required_tables, check_scalars_or_tables
-from normwise.operations import adaptive, pointwise
+from normwise.operations import pointwise
 from normwise.operations.normalize import normalize, run_for_y
 from normwise.operations.request import PIXELS, Request, View
 
+from . import adaptive
 from .running import Epilogue, Options, check_maps
 
 if TYPE_CHECKING:

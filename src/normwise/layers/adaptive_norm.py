@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from normwise.core.moments import statistics_dtype
 from normwise.core.numbers import check_eps
 from normwise.core.symbols import as_node, is_symbol
-from normwise.operations import adaptive
+from normwise.functional import adaptive
 
 from ._shared import FusedActivation
 from .group_norm import InstanceNorm1d, InstanceNorm2d, InstanceNorm3d

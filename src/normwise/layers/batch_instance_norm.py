@@ -13,10 +13,10 @@ from normwise.core.moments import Moments
 from normwise.core.processes import ProcessGroup
 from normwise.core.running import RunningStatistics
 from normwise.core.tables import check_required
-from normwise.operations.unit_interval import bring_back, unit_interval
 
 from .batch_layer import pooled
 from .mixture_layer import MixtureLayer
+from .unit_interval import bring_back, unit_interval
 
 
 class _BatchInstanceNorm(MixtureLayer):

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from normwise.backends import Backend, Remembering, offering, reference, select
+from normwise.backends import Backend, Remembering, offering, reference, select, tuning_of
 from normwise.core.activations import Activation, activation_named
 from normwise.core.formulas import Formula
 from normwise.core.layout import check_memory, in_layout_of
@@ -19,7 +19,7 @@ from .autograd import Call, Gradients, Parameters, Pass
 from .context import Context
 from .last_step import LastStep, last_step
 from .recorder.recorded import recorded_run
-from .request import Request
+from .request import Request, layout_of
 from .tiny_graph import TinyGraph, wide
 
 
@@ -124,7 +124,16 @@ def bind(request: Request, context: Context) -> ByFormula | str:
     if request.view.over != "planes":
         return "it takes planes only"
     watched = request.residual is not None and context.watched
-    return ByFormula(request, reference if watched else select(request.x), graph=context.graph)
+    return ByFormula(request, reference if watched else _backend(request, context), graph=context.graph)
+
+
+def _backend(request: Request, context: Context) -> Backend:
+    """On a GPU the kernels only where they were measured to be ahead."""
+    x = request.x
+    if not x.is_cuda or context.forced is not None or (tuning := tuning_of(x)) is None:
+        return select(x)
+    verdict = tuning.verdict("formula", layout_of(x), context.graph, x.numel())
+    return select(x) if verdict is not None and verdict.kernels else reference
 
 
 class GraphRun:

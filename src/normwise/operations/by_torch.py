@@ -27,22 +27,20 @@ from .epilogue import finish, narrowed
 from .request import BATCH, NO_POOL, Request
 from .saved import guarded, watch
 
-#: Below these numbers of values torch's layer_norm is faster than a kernel on the CPU, with a graph and without one:
-#: the time of the host decides, and it has less of it. Measured by `benchmarks/ways.py` in fp32 on one thread of an AMD
-#: EPYC (AVX2). Pools, and rows by their root mean square, are faster by the kernel at all sizes, but for groups of
-#: channels of up to 2^14 values: there it is up to a tenth behind, and exact where the mean is large.
-_ROWS_FASTER_BELOW = (1 << 20, 1 << 16)
-
 #: ``x``, weight and bias for an operator.
 Prepared = tuple[Tensor, Tensor | None, Tensor | None]
 Preparation = Callable[..., Prepared]
 
 
-class OverPools:
-    """Plain standardization by `torch.batch_norm`, `torch.group_norm` and their relatives, and what follows it."""
-
+class _Operator:
     name = "torch's operator"
     remembers = False
+    #: What was measured that speaks for it.
+    because = ""
+
+
+class OverPools(_Operator):
+    """Plain standardization by `torch.batch_norm`, `torch.group_norm` and their relatives, and what follows it."""
 
     def __init__(self, request: Request, groups: int, prepare: Preparation) -> None:
         self.groups, self.prepare = groups, prepare
@@ -69,11 +67,8 @@ class OverPools:
         return kept.detached()
 
 
-class AlongRows:
+class AlongRows(_Operator):
     """Rows and pixels by `F.layer_norm` and `F.rms_norm`, and what follows."""
-
-    name = "torch's operator"
-    remembers = False
 
     def __init__(self, request: Request, prepare: Preparation) -> None:
         self.sums = request.view.over == "sums"
@@ -107,11 +102,8 @@ class AlongRows:
         raise NotImplementedError
 
 
-class FewRows:
-    """`torch.layer_norm` of few values, which it takes as they are: in the least time of the host."""
-
-    name = "torch's operator"
-    remembers = False
+class FewRows(_Operator):
+    """`torch.layer_norm` of rows that it takes as they are: in the least time of the host."""
 
     def __init__(self, request: Request, *, graph: bool) -> None:
         x, (weight, bias) = request.x, request.parameters
@@ -134,21 +126,18 @@ class FewRows:
         raise NotImplementedError
 
 
-def bind_few_rows(request: Request, context: Context) -> FewRows | str:
-    """The same where it is faster than a kernel."""
-    x = request.x
-    if context.plain or request.view.over != "rows" or not plain.centers(request):
-        return "it is for rows around their mean"
-    if not x.is_cpu or not x.is_contiguous() or x.numel() >= _ROWS_FASTER_BELOW[0 if context.graph else 1]:
-        return "it is for contiguous tensors on the CPU, of fewer values than a kernel needs to be faster"
+def bind_alone(request: Request, context: Context) -> OverPools | AlongRows | FewRows | str:
+    """The same for the operator alone, on tensors as they are and with nothing behind it."""
     if request.activation is not None or request.residual is not None:
-        return "a residual or an activation would be rounded twice, or widened"
+        return "a residual or an activation would be an operation of its own"
     way = bind(request, context)
     if isinstance(way, str):
         return way
-    if way.prepare is not as_they_are or not all(p is None or p.is_contiguous() for p in request.parameters):
-        return "a kernel is faster than with conversions"
-    return FewRows(request, graph=context.graph)
+    tensors = (request.x, *request.parameters)
+    if way.prepare is not as_they_are or not all(p is None or p.is_contiguous() for p in tensors[1:]):
+        return "tensors would be converted"
+    rows = request.view.over == "rows" and plain.centers(request)
+    return FewRows(request, graph=context.graph) if rows and request.x.is_contiguous() else way
 
 
 def bind(request: Request, context: Context) -> OverPools | AlongRows | str:

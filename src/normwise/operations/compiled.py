@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from normwise.backends import cpu
+from normwise.backends.tunings import COMPILED_FROM
 from normwise.core.activations import activation_named
 from normwise.core.moments import Moments
 from normwise.core.operators import LIBRARY, OPERATORS
@@ -36,8 +37,6 @@ LIBRARY.define(
     "SymInt groups, float eps, str? activation, bool known, bool values) -> (Tensor, Tensor, Tensor, Tensor)",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
-#: Below this many values the compiler's code is done before an operator is called.
-WORTHWHILE = 1 << 16
 FORWARD, BACKWARD = f"{LIBRARY.ns}::standardize", f"{LIBRARY.ns}::standardize_backward"
 
 
@@ -89,7 +88,7 @@ def bind(request: Request, context: Context) -> Compiled | str:
         or any(t is not None and t.device != x.device for t in others)
     ):
         return "x or what goes with it is not a tensor on the CPU that the kernels take"
-    if x.numel() < WORTHWHILE or not _kernels_are_there():
+    if x.numel() < COMPILED_FROM or not _kernels_are_there():
         return "the compiler's own code is faster for so few values, or there are no kernels"
     return Compiled(request, groups)
 

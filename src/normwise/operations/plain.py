@@ -19,10 +19,10 @@ from .context import Context
 from .epilogue import finish, narrowed, to_be_finished
 from .last_step import last_step
 from .request import BATCH, Request, View
+from .request import centers as centers
 from .saved import guarded
 from .tiny_graph import wide
 
-_WITHOUT_MEAN = (formulas.rms_norm, formulas.modulated_rms_norm, formulas.gated_rms_norm)
 _OF_EACH_SET = {formulas.modulated_layer_norm: 1.0, formulas.modulated_rms_norm: 1.0, formulas.gated_rms_norm: 0.0}
 
 
@@ -132,11 +132,6 @@ def _row(request: Request, x: Tensor, dims: int) -> tuple[Tensor, Moments | None
         y = y * (formulas.one_plus(weight, y.dtype) if of_each_set(request) else weight)
     y = (y if bias is None else y + bias).to(x.dtype)
     return y, Moments(mean, var, x.shape[-1]) if request.measured and mean is not None else None
-
-
-def centers(request: Request) -> bool:
-    """Whether the mean of a row is subtracted."""
-    return request.formula.func not in _WITHOUT_MEAN  # type: ignore[attr-defined]
 
 
 def of_each_set(request: Request) -> float | None:

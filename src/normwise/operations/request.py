@@ -6,6 +6,7 @@ from collections.abc import Hashable
 from functools import partial
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from normwise.core import formulas
@@ -36,6 +37,8 @@ PLANES, PIXELS = View("planes"), View("pixels")
 BATCH = 0
 #: The activations that lose nothing, and the slope below 0 of each.
 INVERTIBLE = {None: 1.0, "leaky_relu": 0.01}
+#: Formulas of rows that are divided by their root mean square.
+_WITHOUT_MEAN = (formulas.rms_norm, formulas.modulated_rms_norm, formulas.gated_rms_norm)
 #: Why a way of plain standardization does not take a request.
 NO_POOL = (
     "the formula is not plain standardization over one pool, with one weight and bias of each channel, "
@@ -91,6 +94,31 @@ def plain_pool(request: Request) -> int | None:
     if formula.func is formulas.group_norm:
         return formula.keywords["groups"]
     return {formulas.batch_norm: BATCH, formulas.instance_norm: channels, formulas.layer_norm: 1}.get(formula.func)
+
+
+def centers(request: Request) -> bool:
+    """Whether the mean of a row is subtracted."""
+    return request.formula.func not in _WITHOUT_MEAN  # type: ignore[attr-defined]
+
+
+def operation_of(request: Request, pool: int | None) -> str:
+    """The name by which speed is measured."""
+    over = request.view.over
+    if over != "planes":
+        return over if centers(request) else f"{over}, root mean square"
+    if pool is None:
+        return "formula"
+    if request.known is not None:
+        return "known statistics"
+    return {BATCH: "batch", request.x.shape[1]: "instance"}.get(pool, "groups")
+
+
+def layout_of(x: Tensor) -> str:
+    """The same of how the values lie."""
+    if x.is_contiguous():
+        return "contiguous"
+    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.dim())
+    return "channels_last" if last is not None and x.is_contiguous(memory_format=last) else "strided"
 
 
 def check(request: Request) -> None:

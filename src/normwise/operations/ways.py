@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from normwise.backends import chosen, is_anything_compiling
+from normwise.backends import chosen, cpu, is_anything_compiling, tuning_of
 from normwise.core.bound import Bound
 from normwise.core.kinds import kinds_of
 from normwise.core.lasting import lasting
@@ -20,7 +20,7 @@ from normwise.core.moments import Moments
 
 from . import by_graph, by_kernels, by_torch, compiled, lean, per_sample, plain
 from .context import Context, context_of, is_ordinary
-from .request import Request
+from .request import NO_POOL, PLANES, Request, layout_of, operation_of
 
 
 class Way(Protocol):
@@ -39,10 +39,33 @@ class Way(Protocol):
         ...
 
 
+def by_torch_where_faster(request: Request, context: Context) -> Any:
+    """torch's operator, bound, where kernels would serve too and were measured to be the slower ones."""
+    x = request.x
+    if context.plain or context.forced is not None or request.mask is not None:
+        return "of masks, chosen backends and plain operations no speed is measured"
+    if context.pool is None and request.view is PLANES:
+        return NO_POOL
+    if not (cpu.serves(x) if x.is_cpu else x.is_cuda):
+        return "no kernels serve x"
+    way = by_torch.bind_alone(request, context) if x.is_cpu else by_torch.bind(request, context)
+    if isinstance(way, str):
+        return way
+    tuning = tuning_of(x)
+    operation, layout = operation_of(request, context.pool), layout_of(x)
+    verdict = None if tuning is None else tuning.verdict(operation, layout, context.graph, x.numel())
+    if verdict is None:
+        return f"no speed was measured for {operation} of {x.dtype}, {layout}"
+    if verdict.kernels:
+        return verdict.said
+    way.because = verdict.said
+    return way
+
+
 #: In this order: the first that takes a request is its way.
 WAYS: tuple[Callable[[Request, Context], Any], ...] = (
     compiled.bind,
-    by_torch.bind_few_rows,
+    by_torch_where_faster,
     by_kernels.bind,
     by_torch.bind,
     by_graph.bind,
@@ -58,7 +81,8 @@ def choose(request: Request, context: Context, reasons: list[str]) -> Way:
         way = bind(request, context)
         if not isinstance(way, str):
             return way
-        reasons.append(f"{bind.__module__.rpartition('.')[2]}.{bind.__name__}: {way}")
+        module = bind.__module__.rpartition(".")[2]
+        reasons.append(f"{bind.__name__ if module == 'ways' else f'{module}.{bind.__name__}'}: {way}")
     raise AssertionError("plain operations take everything")
 
 
@@ -91,18 +115,8 @@ def way_for(request: Request, check: Callable[[Request], None]) -> Way:
     try:
         shape, graph = x.shape, torch.is_grad_enabled()
         key = (
-            formula,
-            asker,
-            shape,
-            activation,
-            graph,
-            chosen(),
-            measured,
-            flowing,
-            momentum,
-            view,
-            len(given),
-            lean_one,
+            *(formula, asker, shape, activation, graph, chosen(), measured, flowing, momentum, view, len(given)),
+            *(lean_one, torch.get_num_threads()),
         )
         kinds = _kept.get(key)
     except (AttributeError, TypeError):  # x is no tensor; the check says so
@@ -131,18 +145,20 @@ def _checked(request: Request, check: Callable[[Request], None]) -> Way:
         with lasting():
             way = choose(request, context, reasons)
     if _explanations is not None:
-        _explanations.append(Explanation(way.name, tuple(reasons)))
+        _explanations.append(Explanation(way.name, tuple(reasons), getattr(way, "because", "")))
     return way
 
 
 class Explanation(NamedTuple):
-    """Which way a call goes, and why not one of those that were asked before."""
+    """Which way a call goes, why not one of those that were asked before, and what was measured that speaks for it."""
 
     way: str
     reasons: tuple[str, ...]
+    because: str = ""
 
     def __str__(self) -> str:
-        return "\n  ".join((self.way, *(f"not {reason}" for reason in self.reasons)))
+        way = f"{self.way}, by {self.because}" if self.because else self.way
+        return "\n  ".join((way, *(f"not {reason}" for reason in self.reasons)))
 
 
 _explanations: list[Explanation] | None = None
@@ -153,7 +169,7 @@ def explain_way(layer: Callable[..., Any], *inputs: Any, **options: Any) -> list
 
     The layer, or model, runs once, as a copy: nothing of it changes. Ways are one kernel each way, torch's operator,
     the formula between two passes, and plain operations; `use_backend`, masks, dtypes, devices, transforms and the
-    compiler decide among them.
+    compiler decide among them, and between kernels and torch's operators the times that `normwise tune` shows.
 
     Raises TypeError for what is no layer, model or function, and what the call raises.
 
@@ -162,7 +178,7 @@ def explain_way(layer: Callable[..., Any], *inputs: Any, **options: Any) -> list
     >>> print(nw.explain_way(nw.GroupNorm(2, 8), x, mask=mask)[0])
     the formula between two passes
       not compiled.bind: nothing is being compiled
-      not by_torch.bind_few_rows: it is for rows around their mean
+      not by_torch_where_faster: of masks, chosen backends and plain operations no speed is measured
       not by_kernels.bind: there is a mask
       not by_torch.bind: there is a mask
     """

@@ -12,9 +12,8 @@ from normwise.core.arguments import check_floating, check_input
 from normwise.core.bound import bound
 from normwise.core.sizes import product, same
 from normwise.core.tables import check_place
-
-from .measure import measure
-from .normalize import normalize
+from normwise.operations.measure import measure
+from normwise.operations.normalize import normalize
 
 
 class Style(NamedTuple):

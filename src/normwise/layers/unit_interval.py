@@ -11,8 +11,7 @@ from torch.autograd import forward_ad
 from normwise.core.lasting import unseen
 from normwise.core.layout import check_memory
 from normwise.core.observed import is_functionalized
-
-from .context import plain_operations_wanted
+from normwise.operations.context import plain_operations_wanted
 
 
 def unit_interval(t: Tensor) -> Tensor:
