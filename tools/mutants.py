@@ -3,8 +3,8 @@
     python tools/mutants.py [WORD ...]
 
 With words, only the mutations whose behaviour or file has one of them; without, all, and docs/mutations.md is written
-anew. Exit status 1 where a mutation survives, where its text is not found any more, or where the tests do not pass
-without it.
+anew. Exit status 1 where a mutation survives, where its text is not found any more, or where the test that noticed it
+fails without it, too.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from mutations_of_surgery import MUTATIONS as OF_SURGERY
 
 ROOT = Path(__file__).resolve().parent.parent
 MUTATIONS = OF_PYTHON + OF_SURGERY + OF_COMPARISON + OF_KERNELS
-KILLED = "killed"
+KILLED = "killed by "
 PAGE = ROOT / "docs" / "mutations.md"
 _FAILED = re.compile(r"^(?:FAILED|ERROR) (.+?)(?: - |$)", re.MULTILINE)
 
@@ -39,21 +39,19 @@ _FAILED = re.compile(r"^(?:FAILED|ERROR) (.+?)(?: - |$)", re.MULTILINE)
 def main(words: list[str]) -> int:
     start = time.monotonic()
     chosen = [m for m in MUTATIONS if not words or any(w in m.behaviour + m.file for w in words)]
-    unbroken = [Mutation("nothing is broken", "", "", "", tests) for tests in dict.fromkeys(m.tests for m in chosen)]
-    found: list[tuple[Mutation, str]] = []
+    results = []
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
-        attempt = partial(outcome, Path(folder))
-        for mutation, result in zip(unbroken, pool.map(attempt, unbroken), strict=True):
-            if not result.startswith("survived"):
-                print(f"{mutation.tests} must pass first: {result}")
-                return 1
-        for mutation, result in zip(chosen, pool.map(attempt, chosen), strict=True):
-            found.append((mutation, result))
+        for mutation, result in zip(chosen, pool.map(partial(outcome, Path(folder)), chosen), strict=True):
+            results.append(result)
             print(f"{mutation.file:40} {mutation.behaviour}\n    {result}", flush=True)
-    killed = sum(result.startswith(KILLED) for _, result in found)
+        for test in failing_unbroken(Path(folder), [r.removeprefix(KILLED) for r in results if r.startswith(KILLED)]):
+            results = [f"not tried: {test} fails where nothing is broken" if r == KILLED + test else r for r in results]
+            print(f"{test} fails where nothing is broken")
+    killed = sum(result.startswith(KILLED) for result in results)
     said = f"{len(chosen)} mutations, {killed} killed"
     print(f"{said}, {(time.monotonic() - start) / 60:.0f} minutes")
     if not words:
+        found = zip(chosen, results, strict=True)
         PAGE.write_text(page(found, f"{date.today():%Y-%m-%d}: {said}"), encoding="utf-8")
     return int(killed < len(chosen))
 
@@ -70,7 +68,7 @@ def page(found: Iterable[tuple[Mutation, str]], said: str) -> str:
         "|---|---|---|",
     ]
     for mutation, result in found:
-        by = result.removeprefix(f"{KILLED} by ")
+        by = result.removeprefix(KILLED)
         noticed = result if by == result else f"`{by}`"
         lines.append(" | ".join(("| " + mutation.behaviour, f"`{mutation.file}`", noticed.replace("|", r"\|") + " |")))
     return "\n".join(lines) + "\n"
@@ -81,21 +79,33 @@ def outcome(folder: Path, mutation: Mutation) -> str:
     with tempfile.TemporaryDirectory(dir=folder) as place:
         tree = Path(place)
         copy_tree(tree)
-        if mutation.file:
-            path = tree / "src" / "normwise" / mutation.file
-            text = path.read_text(encoding="utf-8")
-            if text.count(mutation.old) != 1:
-                return f"not tried: its text stands {text.count(mutation.old)} times in the file, and must once"
-            path.write_text(text.replace(mutation.old, mutation.new), encoding="utf-8")
-            if path.suffix == ".hpp":
-                compile_in_less_time(tree)
-        done = run_tests(tree, mutation)
+        path = tree / "src" / "normwise" / mutation.file
+        text = path.read_text(encoding="utf-8")
+        if text.count(mutation.old) != 1:
+            return f"not tried: its text stands {text.count(mutation.old)} times in the file, and must once"
+        path.write_text(text.replace(mutation.old, mutation.new), encoding="utf-8")
+        kernels = path.suffix == ".hpp"
+        if kernels:
+            compile_in_less_time(tree)
+        done = run_tests(tree, "-x", *shlex.split(mutation.tests), kernels=kernels)
     by = _FAILED.search(done.stdout)
     if done.returncode == 0:
         return "survived"
     if done.returncode == 1 and by:
-        return f"{KILLED} by {by[1]}"
+        return KILLED + by[1]
     return f"not tried: pytest ended with {done.returncode}: {(done.stdout + done.stderr)[-500:]}"
+
+
+def failing_unbroken(folder: Path, tests: list[str]) -> list[str]:
+    """Which of the tests that noticed something fail without a mutation, too: those say nothing."""
+    if not tests:
+        return []
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        copy_tree(Path(place))
+        done = run_tests(Path(place), *dict.fromkeys(tests), kernels=False)
+    if done.returncode not in (0, 1):
+        raise SystemExit(f"pytest ended with {done.returncode}: {(done.stdout + done.stderr)[-500:]}")
+    return _FAILED.findall(done.stdout)
 
 
 def copy_tree(tree: Path) -> None:
@@ -126,14 +136,13 @@ def compile_in_less_time(tree: Path) -> None:
         path.write_text(text.replace(old, new), encoding="utf-8")
 
 
-def run_tests(tree: Path, mutation: Mutation) -> subprocess.CompletedProcess[str]:
+def run_tests(tree: Path, *arguments: str, kernels: bool) -> subprocess.CompletedProcess[str]:
+    """Quick tests in a tree; broken ``kernels`` have a cache of their own, which goes with it."""
     environment = {**os.environ, "PYTHONPATH": str(tree / "src"), "OMP_NUM_THREADS": "1"}
-    if mutation.file.endswith(".hpp"):  # a cache of its own, which goes with it
+    if kernels:
         environment["NORMWISE_CACHE"] = str(tree / "cache")
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", "not slow"]
-    return subprocess.run(
-        [*command, *shlex.split(mutation.tests)], cwd=tree, env=environment, capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow", *arguments]
+    return subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=False)
 
 
 if __name__ == "__main__":
