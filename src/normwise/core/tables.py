@@ -75,6 +75,17 @@ def check_required_tables(caller: object, x: Tensor, **tables: Tensor) -> None:
             raise _misfit(caller, name, table, x, *shapes, allowed=words)
 
 
+def check_table(caller: object, name: str, t: Tensor, x: Tensor) -> None:
+    """Real numbers that broadcast against a table ``[N, C]`` of ``x``."""
+    check_place(caller, name, t, x)
+    if t.is_floating_point() and t.dtype not in REAL:
+        raise TypeError(f"{called(caller)}: {name} is of {t.dtype}, which nothing computes with; convert it.")
+    if not same(t.shape, x.shape[:2]) and not broadcasts(t.shape, x.shape[:2]):
+        raise ValueError(
+            f"{called(caller)}: {name} must broadcast against [N, C] = {list(x.shape[:2])}, received {list(t.shape)}."
+        )
+
+
 def check_parameters(x: Tensor, parameters: tuple[Tensor | None, ...]) -> None:
     """Of any shape, for a formula that knows what it does with them; no complex numbers, and where ``x`` is."""
     on_cpu = x.is_cpu
@@ -138,10 +149,10 @@ def _misfit(caller: object, name: str, t: object, x: Tensor, *shapes: Shape, all
         check_place(caller, name, t, x)
     except (TypeError, ValueError) as error:
         return error
-    if t.numel() == 1:
+    if t.numel() == math.prod(shapes[0]):
+        remedy = f"write {name}.reshape{shapes[0] or (shapes[0],)}"
+    elif t.numel() == 1:
         remedy = f"write {name}.expand{shapes[0]}"
-    elif t.numel() == math.prod(shapes[0]):
-        remedy = f"write {name}.reshape{shapes[0]}"
     else:
         remedy = "it belongs to a layer of another size"
     return ValueError(

@@ -98,7 +98,7 @@ def batch_renorm(
     check_number("batch_renorm", "d_max", d_max, 0.0)
     known = as_known("batch_renorm", running, x)
     target = RenormTarget(known.mean, known.var, r_max, d_max)
-    return measured(x, partial(formulas.batch_renorm, target=target, eps=eps), options, weight, bias)
+    return measured("batch_renorm", x, partial(formulas.batch_renorm, target=target, eps=eps), options, weight, bias)
 
 
 def instance_norm(

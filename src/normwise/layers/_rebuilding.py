@@ -13,6 +13,9 @@ import sys
 from typing import Any
 
 import torch
+from torch import nn
+
+from normwise.core.numbers import check_eps
 
 #: Modules of such tools, by the beginning of their names.
 _REBUILDERS = re.compile(
@@ -25,7 +28,7 @@ _COMPARES = "torch.nn.modules.transformer"
 
 
 class Epsilon:
-    """``eps`` of a layer, which is not given to a tool that would lose something of the layer.
+    """``eps`` of a layer: at least 0, and not given to a tool that would lose something of the layer.
 
     The layers themselves read ``self.__dict__["eps"]``, in less time.
     """
@@ -52,6 +55,8 @@ class Epsilon:
         return eps
 
     def __set__(self, layer: Any, eps: Any) -> None:
+        if not (eps is None and isinstance(layer, nn.RMSNorm)):
+            check_eps(layer, eps)
         layer.__dict__["eps"] = eps
 
 

@@ -12,7 +12,7 @@ from normwise.core.arguments import check_floating
 from normwise.core.bound import bound
 from normwise.core.formulas import Formula
 from normwise.core.moments import epsilon
-from normwise.core.numbers import as_row_shape, check_eps, check_rows
+from normwise.core.numbers import as_row_shape, check_rows
 from normwise.core.symbols import as_node, is_symbol
 from normwise.core.tables import broadcasts, check_optional
 from normwise.operations.normalize import run_for_y
@@ -45,6 +45,8 @@ class _RowNorm(FusedActivation):
         mask: Tensor | None,
     ) -> Tensor:
         shape = self.normalized_shape
+        if type(shape) is not tuple:
+            shape = as_row_shape(self, shape)
         summing = self.add_first and residual is not None
         view, asker = View("sums" if summing else "rows", len(shape)), (type(self), shape)
         request = Request(x, formula, tensors, self.activation, residual, mask, view=view, asker=asker)
@@ -60,9 +62,10 @@ class _RowNorm(FusedActivation):
     def _check_request(self, request: Request) -> None:
         x, mask = request.x, request.mask
         check_floating(x, type(self).__name__)
-        check_rows(self, x, self.normalized_shape)
+        shape = as_row_shape(self, self.normalized_shape)
+        check_rows(self, x, shape)
         weight, bias = request.parameters
-        check_optional(self, x, tuple(self.normalized_shape), weight=weight, bias=bias)
+        check_optional(self, x, shape, weight=weight, bias=bias)
         check_request(request)
         if mask is not None and not broadcasts(mask.shape, x.shape):
             raise ValueError(f"mask must broadcast against the input {list(x.shape)}, received {list(mask.shape)}.")
@@ -109,7 +112,6 @@ class LayerNorm(_RowNorm, nn.LayerNorm):
         add_first: bool = False,
     ) -> None:
         shape = as_row_shape(self, normalized_shape)
-        check_eps(self, eps)
         super().__init__(shape, eps, elementwise_affine, bias, device, dtype)  # type: ignore[arg-type]
         self._set_options(activation, add_first)
 
@@ -154,8 +156,6 @@ class RMSNorm(_RowNorm, nn.RMSNorm):
         add_first: bool = False,
     ) -> None:
         shape = as_row_shape(self, normalized_shape)
-        if eps is not None:
-            check_eps(self, eps)
         super().__init__(shape, eps, elementwise_affine, device, dtype)  # type: ignore[arg-type]
         self._set_options(activation, add_first)
 

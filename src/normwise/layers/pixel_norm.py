@@ -12,7 +12,6 @@ from normwise.core.arguments import check_input
 from normwise.core.bound import bound
 from normwise.core.formulas import Formula
 from normwise.core.moments import epsilon
-from normwise.core.numbers import check_eps
 from normwise.core.symbols import as_node, is_symbol
 from normwise.core.tables import check_optional
 from normwise.operations.normalize import run_for_y
@@ -101,7 +100,6 @@ class LayerNorm2d(_PixelNorm, nn.LayerNorm):
         activation: str | None = None,
     ) -> None:
         _check_channels(num_channels, "LayerNorm2d")
-        check_eps(self, eps)
         if num_channels == 1:
             raise ValueError(
                 "LayerNorm2d(1): a single channel is its own mean, the output would be the bias whatever the input "
@@ -156,8 +154,6 @@ class RMSNorm2d(_PixelNorm, nn.RMSNorm):
         activation: str | None = None,
     ) -> None:
         _check_channels(num_channels, "RMSNorm2d")
-        if eps is not None:
-            check_eps(self, eps)
         super().__init__(num_channels, eps, elementwise_affine, device, dtype)
         self._set_activation(activation)
 
