@@ -189,7 +189,7 @@ def test_the_dimension_of_the_channels():
 
 @pytest.mark.parametrize("shape", [(1, 1), (2,)])
 def test_the_one_number_of_a_curve(shape):
-    remedy = r"write alpha.reshape\(\(\),\)" if shape == (1, 1) else "another size"
+    remedy = r"write alpha.reshape\(\[\]\)" if shape == (1, 1) else "another size"
     with pytest.raises(ValueError, match=rf"alpha must be \[\] or \[1\].*{remedy}"):
         nf.dynamic_tanh(X, torch.ones(shape), dim=1)
 

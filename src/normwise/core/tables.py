@@ -150,9 +150,9 @@ def _misfit(caller: object, name: str, t: object, x: Tensor, *shapes: Shape, all
     except (TypeError, ValueError) as error:
         return error
     if t.numel() == math.prod(shapes[0]):
-        remedy = f"write {name}.reshape{shapes[0] or (shapes[0],)}"
+        remedy = f"write {name}.reshape({list(shapes[0])})"
     elif t.numel() == 1:
-        remedy = f"write {name}.expand{shapes[0]}"
+        remedy = f"write {name}.expand({list(shapes[0])})"
     else:
         remedy = "it belongs to a layer of another size"
     return ValueError(
