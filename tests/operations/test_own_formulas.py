@@ -194,3 +194,13 @@ def test_numbers_of_other_types_are_a_formulas_too():
     for one in (1, True, torch.tensor(1), TABLE.long(), TABLE > 0, TABLE.half()):
         y = nw.normalize(x, lambda moments, one=one: nw.Affine(moments.mean, one, 0))
         torch.testing.assert_close(y, x - x.mean(2).view(plain), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("graph", [False, True], ids=["no graph", "graph"])
+def test_constants_elsewhere_are_an_error_after_a_clean_call_too(graph):
+    pure, x = marked(between), torch.randn(3, C, 5, requires_grad=graph)
+    parameters = torch.ones(C), torch.zeros(C)
+    nw.normalize(x, partial(pure, target=KNOWN), *parameters)
+    elsewhere = nw.Moments(*(t.to("meta") for t in KNOWN[:2]), 1)
+    with pytest.raises(RuntimeError, match="device meta"):
+        nw.normalize(x, partial(pure, target=elsewhere), *parameters)

@@ -117,9 +117,9 @@ def check_place(caller: object, name: str, t: Tensor, x: Tensor) -> None:
 
 
 def broadcasts(shape: torch.Size, target: torch.Size) -> bool:
-    """Whether a tensor of ``shape`` may be expanded to ``target``."""
-    trailing = target[len(target) - len(shape) :]
-    return len(shape) <= len(target) and all(s in (1, t) for s, t in zip(shape, trailing, strict=True))
+    """Whether a tensor of ``shape`` may be expanded to ``target``, whose sizes may be symbols."""
+    trailing = target[len(target) - len(shape) :]  # compared one by one: the compiler looks for no symbol in a tuple
+    return len(shape) <= len(target) and all(s == 1 or s == t for s, t in zip(shape, trailing, strict=True))
 
 
 def called(caller: object) -> str:
