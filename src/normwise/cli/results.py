@@ -31,7 +31,9 @@ def show_and_write(
     from ..comparison.report.page import write_report
 
     write_report(out / REPORT, rows, about, command_of(about["settings"], out))
-    files = [("Report", out / REPORT), ("Rows", out / RESULTS)]
+    files = [("Report", out / REPORT)]
+    if (out / RESULTS).is_file():
+        files.append(("Rows", out / RESULTS))
     if csv_file:
         csv_file.write_text(to_csv(rows), encoding="utf-8")
         files.append(("CSV", csv_file))

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from .cells import Cell, Row, cells_of
 from .evidence import evidence
-from .judging import RULE, verdicts_of
+from .judging import rule_of, verdicts_of
+from .metric import Metric, metric_of
 from .recommendation import headline
 from .verdict import Verdict
 
@@ -22,7 +23,12 @@ class Summary:
     verdicts: tuple[Verdict, ...]
     headline: str
     evidence: tuple[str, ...]
-    rule: str = RULE
+    metric: Metric
+
+    @property
+    def rule(self) -> str:
+        """How leads are judged, in words."""
+        return rule_of(self.metric)
 
     def cell(self, norm: str, batch_size: int) -> Cell | None:
         """The cell of a normalizer at a batch size, None where no run is finished."""
@@ -36,7 +42,7 @@ def summarize(rows: Sequence[Row]) -> Summary:
     cells = cells_of(rows)
     norms = list(dict.fromkeys(cell.norm for cell in cells))
     verdicts = verdicts_of(rows, cells)
-    return Summary(cells, verdicts, headline(rows, norms, verdicts), evidence(cells, verdicts))
+    return Summary(cells, verdicts, headline(rows, norms, verdicts), evidence(cells, verdicts), metric_of(rows))
 
 
 def to_csv(rows: Iterable[Row]) -> str:

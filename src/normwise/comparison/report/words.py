@@ -18,6 +18,12 @@ def planned_runs(about: About) -> int:
     return cells * len(settings["seeds"])
 
 
+def what_for(about: About) -> str:
+    """What was trained: a model on data, or the function that trains."""
+    model, data = about["settings"]["model"], about["data"]
+    return f"{model} on {data['name']}" if data else model
+
+
 def extent(rows: Sequence[Row], about: About) -> str:
     """What was run, in one sentence.
 
@@ -31,10 +37,13 @@ def extent(rows: Sequence[Row], about: About) -> str:
         _count(len(settings["batch_sizes"]), "batch size"),
         _count(len(settings["seeds"]), "seed"),
     ]
-    diverged = sum(row["status"] == "diverged" for row in rows)
-    ended = f" {diverged} of them diverged: the loss stopped being finite." if diverged else ""
+    own = settings.get("metric") is not None
+    diverged, failed = (sum(row["status"] == status for row in rows) for status in ("diverged", "failed"))
+    what = f"its {settings['metric']} is not finite" if own else "the loss stopped being finite"
+    ended = f" {diverged} of them diverged: {what}." if diverged else ""
+    ended += f" {failed} failed." if failed else ""
     runs = _count(planned_runs(about), "run")
-    return f"{' × '.join(counts)} = {runs} of {_count(settings['epochs'], 'epoch')}.{ended}"
+    return f"{' × '.join(counts)} = {runs}{'' if own else ' of ' + _count(settings['epochs'], 'epoch')}.{ended}"
 
 
 def partial(rows: Sequence[Row], about: About) -> str | None:
@@ -48,7 +57,7 @@ def partial(rows: Sequence[Row], about: About) -> str | None:
 def rate_note(about: About) -> str | None:
     """What a reader has to know who compares contestants that shared one learning rate."""
     settings = about["settings"]
-    if settings.get("lrs") or len(settings["norms"]) < 2:
+    if settings.get("lrs") or settings.get("metric") or len(settings["norms"]) < 2:
         return None
     shared = f"{settings['learning_rate']:g}"
     return f"One learning rate for all ({shared}) may not suit each of them: --lrs chooses one for each."
@@ -66,8 +75,10 @@ def dates(rows: Sequence[Row]) -> str:
 
 def definitions(rows: Sequence[Row], about: About) -> list[tuple[str, str]]:
     """Each quantity of the report with its definition and unit."""
+    kinds = ", ".join(sorted({row["memory_kind"] for row in rows if row["memory_kind"]}))
+    if about["data"] is None:
+        return _definitions_of_own(about, kinds)
     samples = about["data"]["test_samples"]
-    kinds = ", ".join(sorted({row["memory_kind"] for row in rows}))
     return [
         (
             "Test accuracy, %",
@@ -101,17 +112,31 @@ def definitions(rows: Sequence[Row], about: About) -> list[tuple[str, str]]:
     ]
 
 
+def _definitions_of_own(about: About, kinds: str) -> list[tuple[str, str]]:
+    """The quantities of a training that is the user's own."""
+    settings = about["settings"]
+    memory = [("Peak memory, MB", f"The most that a run had allocated. 1 MB is 10⁶ bytes. Measured with: {kinds}.")]
+    return [
+        (
+            settings["metric"],
+            f"What {settings['model']} returned: mean ± standard deviation over the seeds (n − 1 in the denominator); "
+            f"{'more' if settings['direction'] == 'max' else 'less'} is better.",
+        ),
+        (
+            "Step time, ms",
+            "Between two steps of an optimizer: median over a run, then over the seeds. Runs are timed one after "
+            "another, so small differences say nothing.",
+        ),
+        *(memory if kinds else []),
+    ]
+
+
 def settings_in_words(about: About) -> list[tuple[str, str]]:
     """Data, model, seeds and machine as pairs of term and description."""
     data, settings, machine = about["data"], about["settings"], about["machine"]
-    shape = "×".join(map(str, data["sample_shape"]))
     return [
-        (
-            "Data",
-            f"{data['name']}: {data['train_samples']} training and {data['test_samples']} held-out samples of shape "
-            f"{shape}, {len(data['classes'])} classes. Fingerprint {data['fingerprint']}.",
-        ),
-        ("Model", settings["model"]),
+        *([("Data", _data_in_words(data))] if data else []),
+        ("Model" if data else "Training", settings["model"]),
         ("Seeds", ", ".join(map(str, settings["seeds"]))),
         (
             "Machine",
@@ -119,6 +144,14 @@ def settings_in_words(about: About) -> list[tuple[str, str]]:
         ),
         ("Versions", ", ".join(f"{name} {version}" for name, version in about["versions"].items())),
     ]
+
+
+def _data_in_words(data: Mapping[str, Any]) -> str:
+    shape = "×".join(map(str, data["sample_shape"]))
+    return (
+        f"{data['name']}: {data['train_samples']} training and {data['test_samples']} held-out samples of shape "
+        f"{shape}, {len(data['classes'])} classes. Fingerprint {data['fingerprint']}."
+    )
 
 
 def _count(number: int, noun: str) -> str:
