@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -28,4 +29,24 @@ def slow_score(run):
     with (Path(os.environ["SMALL_JOBS_FOLDER"]) / "pids").open("a") as file:
         file.write(f"{os.getpid()}\n")
     time.sleep(0.7)
+    return score(run)
+
+
+def always_deadly(run):
+    """Kills its process whenever it is run without a normalizer."""
+    if run.name == "none":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return score(run)
+
+
+def killing_once(folder):
+    """Kills its process the first time that ("group", 0) is run; the folder remembers it."""
+    return partial(_killing_once, str(folder))
+
+
+def _killing_once(folder, run):
+    once = Path(folder) / "killed once"
+    if (run.name, run.seed) == ("group", 0) and not once.exists():
+        once.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
     return score(run)

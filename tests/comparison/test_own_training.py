@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from torch import nn
 
 from normwise.comparison import EpochFinished, InputError, SweepStarted, compare, summarize
 from normwise.comparison.report.page import build_page
-from normwise.comparison.storage import read_sweep
+from normwise.comparison.storage import read_rows, read_sweep
 from normwise.layers import BatchNorm1d, GroupNorm, LayerNorm
 
 SWEEP = {"norms": ["batch", "layer", "none"], "batch_sizes": [8, 16], "seeds": 2, "metric": "rmse", "direction": "min"}
@@ -129,6 +130,28 @@ def test_failed_runs_are_tried_again_and_finished_ones_are_not(tmp_path):
     assert calls == ["batch", "layer", "none", "none"]
     assert [row["status"] for row in rows] == ["finished"] * 3
     assert [row["status"] for row in read_sweep(tmp_path)[0]] == ["finished"] * 3
+
+
+class Scaled:
+    """A training function that holds a number."""
+
+    def __init__(self, scale):
+        self.scale = scale
+
+    def __call__(self, run):
+        return {"rmse": self.scale * LEVEL[run.name]}
+
+
+def scaled(scale, run):
+    return Scaled(scale)(run)
+
+
+@pytest.mark.parametrize("make", [Scaled, lambda scale: partial(scaled, scale)])
+def test_runs_of_a_function_that_holds_other_numbers_are_not_taken_for_its_own(make, tmp_path):
+    sweep = SWEEP | {"seeds": 1, "batch_sizes": [8], "out": tmp_path}
+    values = [[row["value"] for row in compare(train=make(scale), **sweep)] for scale in (1.0, 2.0, 1.0)]
+    assert values == [[1.0, 2.0, 3.0], [2.0, 4.0, 6.0], [1.0, 2.0, 3.0]]
+    assert len(read_rows(tmp_path)) == 6
 
 
 def test_a_metric_that_is_not_finite_is_a_diverged_run():

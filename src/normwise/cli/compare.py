@@ -74,10 +74,15 @@ ImageSize = Annotated[
     int | None, typer.Option(metavar="N", help="Pixels per side for images; by default what model and files ask for.")
 ]
 Device = Annotated[str | None, typer.Option(metavar="NAME", help="cpu or cuda; by default a GPU if there is one.")]
+UntilClear = Annotated[
+    bool, typer.Option("--until-clear", help="Stop what is clearly behind; --seeds are then the most that are run.")
+]
+Budget = Annotated[str | None, typer.Option(metavar="TIME", help="Begin no run that would end later, such as 30m.")]
 Jobs = Annotated[int, typer.Option(metavar="N", help="Processes that do runs at a time.")]
 Shard = Annotated[
     str | None, typer.Option(metavar="K/N", help="Do the K-th of N parts; `normwise report FOLDERS` joins them.")
 ]
+Ray = Annotated[str | None, typer.Option(metavar="ADDRESS", help="A Ray cluster that does the runs: auto, local, ...")]
 Out = Annotated[
     Path, typer.Option(metavar="FOLDER", help="For results and report; finished runs in it are not repeated.")
 ]
@@ -99,8 +104,11 @@ def compare(
     weight_decay: WeightDecay = 5e-4,
     image_size: ImageSize = None,
     device: Device = None,
+    until_clear: UntilClear = False,
+    budget: Budget = None,
     jobs: Jobs = 1,
     shard: Shard = None,
+    ray: Ray = None,
     out: Out = Path("results/compare"),
     json_file: Json = None,
     csv_file: Csv = None,
@@ -141,8 +149,11 @@ def compare(
                 weight_decay=weight_decay,
                 image_size=image_size,
                 device=device,
+                until_clear=until_clear,
+                budget=budget,
                 jobs=jobs,
                 shard=shard,
+                ray=ray,
                 out=out,
                 on_event=progress,
             )
@@ -193,7 +204,10 @@ def command_of(settings: dict[str, Any], out: Path) -> str:
         values |= {"train": settings["model"], "metric": f"{own}:{settings['direction']}"}
     values |= {"seeds": len(settings["seeds"]), "out": out}
     options = [word for name, value in values.items() if value for word in (f"--{name.replace('_', '-')}", str(value))]
-    return shlex.join(["normwise", "compare", *options, *["--standardize"] * bool(settings.get("standardize"))])
+    flags = [
+        flag for flag, field in (("--standardize", "standardize"), ("--until-clear", "looks")) if settings.get(field)
+    ]
+    return shlex.join(["normwise", "compare", *options, *flags])
 
 
 def _text(value: Any) -> Any:

@@ -13,7 +13,7 @@ from .files import STDOUT, Csv, Json, check_file
 Folders = Annotated[
     list[Path], typer.Argument(metavar="FOLDER...", help="What `normwise compare --out` was given; parts of one sweep.")
 ]
-Out = Annotated[Path | None, typer.Option(metavar="FOLDER", help="For the report of several folders.")]
+Out = Annotated[Path | None, typer.Option(metavar="FOLDER", help="For the report; by default the first folder.")]
 
 
 def report(folder: Folders, out: Out = None, json_file: Json = None, csv_file: Csv = None) -> None:
@@ -28,8 +28,6 @@ def report(folder: Folders, out: Out = None, json_file: Json = None, csv_file: C
     from ..comparison.terminal import make_console
     from .results import show_and_write
 
-    if out is None and len(folder) > 1:
-        raise InputError("The report of several folders needs a folder of its own: write --out FOLDER.")
     rows, about = read_sweeps(folder)
     if not rows:
         raise InputError(

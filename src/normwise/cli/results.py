@@ -40,6 +40,8 @@ def show_and_write(
     if json_file and json_file != STDOUT:
         json_file.write_text(json.dumps(rows), encoding="utf-8")
         files.append(("JSON", json_file))
-    show_result(console, summarize(rows), files, partial(rows, about), rate_note(about))
+    show_result(
+        console, summarize(rows, about["settings"].get("looks", 0)), files, partial(rows, about), rate_note(about)
+    )
     if json_file == STDOUT:
         typer.echo(json.dumps(rows))

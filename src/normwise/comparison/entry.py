@@ -12,10 +12,12 @@ import torch
 
 from ..layers import Norm
 from .jobs import check_jobs, run_in_processes, threads_of_each
+from .on_ray import run_on_ray
 from .own_training import TrainingFunction
 from .request import WEIGHT_DECAY, DataLike, Request, open_experiment
+from .settings import InputError
 from .storage import Store
-from .sweep import Listener, Row, Sweep, parse_shard
+from .sweep import Listener, Row, Sweep, parse_budget, parse_shard
 from .zoo import ModelLike
 
 
@@ -37,8 +39,11 @@ def compare(
     weight_decay: float = WEIGHT_DECAY,
     image_size: int | None = None,
     device: str | torch.device | None = None,
+    until_clear: bool = False,
+    budget: str | float | None = None,
     jobs: int = 1,
     shard: str | None = None,
+    ray: str | None = None,
     out: str | os.PathLike[str] | None = None,
     on_event: Listener | None = None,
 ) -> list[Row]:
@@ -87,11 +92,17 @@ def compare(
         image_size: side to which the images of a folder are resized; by default the smallest at which every
             normalizer of the model gets a map of 4×4, or of 2×2 where the images are small.
         device: the GPU where there is one, else the CPU.
+        until_clear: stop a contestant at a batch size where it is clearly behind, and a batch size that is decided;
+            `seeds` is then the most that are run. The verdicts' error rate is shared out over all looks.
+        budget: "30m", "2h", or seconds: no run begins that would probably end later. The report says what is missing,
+            and the same call goes on.
         jobs: how many processes of this machine do runs at a time, each with its share of the processors' threads. Step
             times are measured before, while nothing else runs. What is compared must be importable by other
             processes.
         shard: "3/16" does the third of sixteen parts of the sweep, on one of many machines that share `out` or have
             folders of their own; `normwise report` shows several folders as one.
+        ray: the address of a Ray cluster, "auto" or "local": each run is a task of as many processors as it has
+            threads, and is repeated where its machine is lost. Step times are not measured there.
         out: folder for `results.jsonl` (a line per finished run, at once on disk), `settings.json` and, with `lrs`,
             `learning_rates.jsonl`. Runs and tries that the folder holds already are not repeated. Several processes
             with the same sweep may fill one folder: each writes a file of its own, `results-1.jsonl` and so on.
@@ -132,16 +143,21 @@ def compare(
         weight_decay=weight_decay,
         image_size=image_size,
         device=device,
+        until_clear=until_clear,
     )
     check_jobs(jobs)
     part = parse_shard(shard)
-    if jobs > 1:
-        request.check_picklable(jobs)
+    if jobs > 1 and ray is not None:
+        raise InputError("jobs= and ray= both say who does the runs; write one of them.")
+    if jobs > 1 or ray is not None:
+        request.check_picklable("jobs" if jobs > 1 else "ray")
     with threads_of_each(jobs) as threads, ExitStack() as stack:
-        sweep = Sweep(open_experiment(request), part)
+        sweep = Sweep(open_experiment(request), part, parse_budget(budget))
         if out is None and jobs > 1:
             out = stack.enter_context(tempfile.TemporaryDirectory())
         store = None if out is None else stack.enter_context(Store(Path(out)))
+        if ray is not None:
+            return run_on_ray(sweep, request, ray, store, threads, on_event)
         if store is not None and jobs > 1:
             return run_in_processes(sweep, request, store, jobs, threads, on_event)
         return sweep.run(on_event, store)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from .cells import Cell, counted, listed, spoken, title
 from .spread import MOST_SEEDS
@@ -21,6 +21,19 @@ def evidence(cells: Sequence[Cell], verdicts: Sequence[Verdict]) -> tuple[str, .
     found += [sentence for verdict in verdicts if (sentence := _behind(verdict, at[verdict.batch_size]))]
     found += [sentence for verdict in verdicts for sentence in _unreliable(verdict, at[verdict.batch_size])]
     return (*found, *_diverged(cells), *_gaps(cells))
+
+
+def stopped_early(cells: Sequence[Cell], places: Mapping[tuple[str, int], int]) -> tuple[str, ...]:
+    """What a sweep did not run to its end, and why."""
+    most = max((cell.n for cell in cells), default=0)
+    by_seeds: dict[tuple[int, int], list[str]] = {}
+    for (norm, size), seeds in places.items():
+        if seeds < most:
+            by_seeds.setdefault((size, seeds), []).append(spoken(norm))
+    return tuple(
+        f"Stopped at batch size {size} after {counted(seeds, 'seed')}, clearly behind: {listed(norms, most=12)}."
+        for (size, seeds), norms in sorted(by_seeds.items())
+    )
 
 
 def _open(verdict: Verdict, cells: At) -> str | None:

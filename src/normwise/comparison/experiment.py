@@ -28,6 +28,8 @@ class Experiment(Protocol):
     missing: frozenset[tuple[str, int]]
     left_out: list[str]
     metric: Metric
+    #: What `prepare` has chosen for each (norm, batch size).
+    rates: dict[tuple[str, int], float]
 
     def prepare(self, runs: Sequence[Run], tell: Tell, store: Store | None) -> None:
         """What comes before the first run; what `store` holds of it is not done again."""

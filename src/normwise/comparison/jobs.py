@@ -6,11 +6,11 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import datetime, timezone
 from multiprocessing import connection
 from pathlib import Path
 
@@ -18,15 +18,15 @@ import torch
 
 from .events import EpochFinished, Event, RunFinished, RunSkipped, RunStarted
 from .experiment import Row
-from .machine import versions
 from .request import Request, open_experiment
 from .settings import InputError, Run
 from .storage import Store
-from .sweep import Listener, Sweep
+from .sweep import Listener, Sweep, grouped
 
 # How often a run may end the process that does it, and how many processes may end before they begin a run.
 MOST_DEATHS, MOST_FALSE_STARTS = 3, 3
 LOOK_AROUND = 1.0
+MOST_TIMED_SEEDS = 3
 
 
 @contextmanager
@@ -61,28 +61,35 @@ def run_in_processes(
     another one, and a new process takes its place; a run that ends `MOST_DEATHS` processes has failed.
     """
     sweep.begin(on_event, store, jobs)
-    for group in sweep.groups():
-        for norm, step_ms in sweep.step_times(group).items():
-            run = next(run for run in group if run.norm == norm)
-            store.append_step_time(sweep.keys[run], step_ms)
+    _measure_step_times(sweep, store)
     crew = _Crew(sweep, request, store, threads)
     try:
         for _ in range(min(jobs, len(sweep.pending()))):
             crew.hire()
-        while sweep.pending():
+        while not crew.over and (crew.busy or sweep.pending()):
             crew.listen()
     finally:
         crew.dismiss()
     return sweep.finished()
 
 
+def _measure_step_times(sweep: Sweep, store: Store) -> None:
+    """Of the first seeds; of more they would take long, and say nothing new."""
+    timed = sweep.experiment.settings.seeds[:MOST_TIMED_SEEDS]
+    for group in grouped([run for run in sweep.runs if run not in sweep.rows]):
+        found = sweep.step_times(group) if group[0].seed in timed else {run.norm: None for run in group}
+        for run in group:
+            if run.norm in found:
+                store.append_step_time(sweep.keys[run], found[run.norm])
+
+
 class _Worker:
     """A process, and the run that it is doing."""
 
-    def __init__(self, request: Request, part: tuple[int, int], folder: Path, threads: int) -> None:
+    def __init__(self, request: Request, part: tuple[int, int], budget: float, folder: Path, threads: int) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, other = context.Pipe(duplex=False)
-        self.process = context.Process(target=_work, args=(request, part, folder, threads, other))
+        self.process = context.Process(target=_work, args=(request, part, budget, folder, threads, other))
         self.process.start()
         other.close()
         self.run: Run | None = None
@@ -96,9 +103,17 @@ class _Crew:
         self.workers: list[_Worker] = []
         self.deaths: Counter[Run] = Counter()
         self.false_starts = 0
+        #: Whether the workers have ended because nothing is left to do.
+        self.over = False
 
     def hire(self) -> None:
-        self.workers.append(_Worker(self.request, self.sweep.part, self.store.folder, self.threads))
+        left = self.sweep.ends_at - time.monotonic()
+        self.workers.append(_Worker(self.request, self.sweep.part, left, self.store.folder, self.threads))
+
+    @property
+    def busy(self) -> bool:
+        """Whether a worker is doing a run."""
+        return any(worker.run is not None for worker in self.workers)
 
     def listen(self) -> None:
         """Take in what the workers say until one of them is silent for a while or dead."""
@@ -120,12 +135,11 @@ class _Crew:
             worker.connection.close()
 
     def _look_around(self) -> None:
-        """All workers are gone: see what they have left, and go on with the rest."""
+        """All workers have ended by themselves: nothing is left, or nothing that fits into the budget."""
         for run in self.sweep.pending():
             with self.sweep.claim(run):
                 pass
-        if self.sweep.pending():
-            self.hire()
+        self.over = True
 
     def _take_in(self, worker: _Worker, event: Event) -> None:
         sweep = self.sweep
@@ -165,25 +179,18 @@ class _Crew:
             if not mine:
                 return
             message = f"Its process ended {MOST_DEATHS} times, the last time with exit code {exit_code}."
-            row = {
-                "key": self.sweep.keys[run],
-                **run._asdict(),
-                **self.sweep.experiment.lost(message),
-                "seconds": 0.0,
-                "started": datetime.now(timezone.utc).isoformat(timespec="microseconds"),
-                "versions": versions(),
-            }
-            self.store.append(row)
-        self.sweep.take(run, row)
+            self.sweep.write(run, self.sweep.lost(run, message))
 
 
-def _work(request: Request, part: tuple[int, int], folder: Path, threads: int, out: connection.Connection) -> None:
+def _work(
+    request: Request, part: tuple[int, int], budget: float, folder: Path, threads: int, out: connection.Connection
+) -> None:
     """What a worker does: the same sweep in the same folder, told to its head event by event."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the head's, which ends the workers
     threading.Thread(target=_end_with_the_head, daemon=True).start()
     torch.set_num_threads(threads)
     with Store(folder) as store:
-        Sweep(open_experiment(request), part).run(out.send, store)
+        Sweep(open_experiment(request), part, budget).run(out.send, store)
 
 
 def _end_with_the_head() -> None:

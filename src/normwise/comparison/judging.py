@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from .cells import Cell, Row
-from .chance import range_quantile
+from .chance import LEVEL, range_quantile
 from .metric import Metric, metric_of
 from .spread import Block, Chance, block_of
 from .verdict import Verdict
@@ -45,14 +45,14 @@ def rule_of(metric: Metric) -> str:
     return RULE if metric.share else RULE_OF_VALUES
 
 
-def verdicts_of(rows: Sequence[Row], cells: Sequence[Cell]) -> tuple[Verdict, ...]:
-    """A verdict for each batch size, judged by the spread of the whole table."""
+def verdicts_of(rows: Sequence[Row], cells: Sequence[Cell], level: float = LEVEL) -> tuple[Verdict, ...]:
+    """A verdict for each batch size, judged by the spread of the whole table; with a probability `level` none errs."""
     sizes = sorted({cell.batch_size for cell in cells})
     at = {size: {cell.norm: cell for cell in cells if cell.batch_size == size} for size in sizes}
     blocks = {size: _scores(rows, at[size], size) for size in sizes}
     scattering = {size: _scattering(at[size], blocks[size]) for size in sizes}
     reliable = {size: [norm for norm in blocks[size].norms if norm not in scattering[size]] for size in sizes}
-    chance = Chance([blocks[size].only(reliable[size]) for size in sizes])
+    chance = Chance([blocks[size].only(reliable[size]) for size in sizes], level)
     return tuple(_verdict(at[size], blocks[size], reliable[size], chance) for size in sizes)
 
 
@@ -122,7 +122,7 @@ def _verdict(cells: Mapping[str, Cell], block: Block, reliable: Sequence[str], c
         return _without_leader(cells, ranked, trained, said)
     of_reliable, floor = block.only(reliable), resolution(cells[leader])
     needed = {norm: chance.needed(of_reliable, leader, norm) for norm in reliable}
-    needed |= {norm: _needed_alone(block, leader, norm) for norm in block.norms if norm not in reliable}
+    needed |= {norm: _needed_alone(block, leader, norm, chance.level) for norm in block.norms if norm not in reliable}
     needed = {norm: None if need is None else max(need, floor) for norm, need in needed.items()}
     behind = [norm for norm in ranked if (need := needed.get(norm)) is not None and means[leader] - means[norm] > need]
     unreliable = [norm for norm in ranked if norm not in reliable and norm not in behind]
@@ -172,12 +172,12 @@ def _without_leader(
     )
 
 
-def _needed_alone(block: Block, leader: str, norm: str) -> float | None:
+def _needed_alone(block: Block, leader: str, norm: str, level: float) -> float | None:
     """For a contestant whose runs disagree: by its own differences from the leader, whose spread no other shares."""
     pair = block.only((leader, norm))
     if not pair.freedom:
         return None
     # Against each of the others, as the range test has it.
-    quantile = range_quantile((len(block.norms),), pair.freedom)
+    quantile = range_quantile((len(block.norms),), pair.freedom, level)
     differences = pair.values[0] - pair.values[1]
     return quantile / math.sqrt(2) * float(differences.std(ddof=1)) / math.sqrt(pair.seeds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import pickle
 import statistics
 import sys
 import time
@@ -10,6 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
@@ -49,6 +51,7 @@ class OwnTraining:
         self.norms = {name: norm for name, norm in norms.items() if name not in notes}
         if not self.norms:
             raise InputError(f"{' '.join(self.left_out)} Name other normalizers, such as batch and group.")
+        self.rates: dict[tuple[str, int], float] = {}
         self.missing: frozenset[tuple[str, int]] = frozenset()
         self.settings = replace(settings, norms=tuple(self.norms))
 
@@ -196,14 +199,24 @@ def _measured(device: str) -> Iterator[dict[str, Any]]:
 
 
 def _code(thing: Any) -> list[str]:
-    """What a result depends on of a normalizer or a function: its name, and all that is written in its file."""
+    """What a result depends on of a normalizer or a function: its name, all that is written in its file, and, of an
+    object or a partial function, what it holds."""
     if isinstance(thing, str):
         return [thing]
-    function = getattr(thing, "__wrapped__", thing)
-    module = sys.modules.get(getattr(function, "__module__", None) or type(function).__module__)
+    function = thing.func if isinstance(thing, partial) else inspect.unwrap(thing)
+    plain = inspect.isroutine(thing) or inspect.isclass(thing)
+    home = function if inspect.isroutine(function) or inspect.isclass(function) else type(function)
+    module = sys.modules.get(home.__module__ or "")
     file = getattr(module, "__file__", None)
     text = Path(file).read_text(encoding="utf-8", errors="replace") if file and Path(file).is_file() else ""
     if not text:
         code = getattr(function, "__code__", None)
         text = repr((code.co_code, code.co_consts, code.co_names)) if code else repr(function)
-    return [name_of(thing), text]
+    return [name_of(thing), text, *([] if plain else [_held_by(thing)])]
+
+
+def _held_by(thing: Any) -> str:
+    try:
+        return pickle.dumps(thing).hex()
+    except Exception:  # pickle raises PicklingError, AttributeError or TypeError
+        return repr(thing)

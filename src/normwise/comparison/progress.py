@@ -35,6 +35,10 @@ class Progress:
         self.predicted += self.cost[run.batch_size]
         self.spent += seconds
 
+    def expected(self, run: Run) -> float:
+        """Estimated seconds of a run, 0 before any is finished."""
+        return self.spent / self.predicted * self.cost[run.batch_size] if self.predicted else 0.0
+
     def share(self, run: Run | None = None, part: float = 0.0) -> float:
         """Share of the work done, with `part` of the current run."""
         return min(1.0, (self.earlier + self.predicted + self._current(run, part)) / self.work)

@@ -20,6 +20,7 @@ from .isolation import isolated
 from .metric import own_metric
 from .own_training import OwnTraining, TrainingFunction, open_training
 from .references import name_of
+from .sequential import looks_of
 from .settings import InputError, Settings, make_settings, named_norms
 from .sources import load_data
 from .zoo import ModelLike, open_model
@@ -55,8 +56,9 @@ class Request:
     weight_decay: float = WEIGHT_DECAY
     image_size: int | None = None
     device: str | torch.device | None = None
+    until_clear: bool = False
 
-    def check_picklable(self, jobs: int) -> None:
+    def check_picklable(self, option: str) -> None:
         """Raises InputError where another process could not be told what to do."""
         for name, value in ((field.name, getattr(self, field.name)) for field in fields(self)):
             for part in value if isinstance(value, (list, tuple)) else (value,):
@@ -64,8 +66,8 @@ class Request:
                     pickle.dumps(part)
                 except Exception as error:  # pickle raises PicklingError, AttributeError or TypeError
                     raise InputError(
-                        f"jobs={jobs} starts other processes, which must be able to import {name}={name_of(part)!r}: "
-                        "define it at the top of a module, neither inside a function nor as a lambda, or write jobs=1."
+                        f"{option}= starts other processes, which must be able to import {name}={name_of(part)!r}: "
+                        f"define it at the top of a module, not in a function nor as a lambda, or leave {option} out."
                     ) from error
 
 
@@ -110,7 +112,7 @@ def _own_training(request: Request, train: str | TrainingFunction) -> OwnTrainin
 
 
 def _settings(request: Request, model: str, data: str, norms: list[str]) -> Settings:
-    return make_settings(
+    settings = make_settings(
         model=model,
         data=data,
         norms=norms,
@@ -123,6 +125,7 @@ def _settings(request: Request, model: str, data: str, norms: list[str]) -> Sett
         image_size=IMAGE_SIZE if request.image_size is None else request.image_size,
         device=request.device,
     )
+    return replace(settings, looks=looks_of(len(settings.seeds)) if request.until_clear else 0)
 
 
 def threads_for(sample_shape: tuple[int, ...]) -> int:

@@ -34,7 +34,7 @@ class Settings:
     """Everything that a sweep shares between its runs. `norms` are names; `image_size` serves image folders.
 
     Where a user's function trains, `model` is its name, `data` is empty, `metric` and `direction` say what it is judged
-    by, and a `learning_rate` of 0 is none.
+    by, and a `learning_rate` of 0 is none. `looks` is how often a sweep looks what can be stopped, 0 where it does not.
     """
 
     model: str
@@ -53,6 +53,7 @@ class Settings:
     standardize: bool = False
     metric: str | None = None
     direction: str | None = None
+    looks: int = 0
 
     @property
     def own_rate(self) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from .events import EpochFinished, Event, RunFinished, RunSkipped, RunStarted, S
 from .experiment import Experiment, Row
 from .machine import machine, versions
 from .progress import Progress
+from .sequential import stops_among
 from .settings import InputError, Run
 from .storage import Store, stamp
 
@@ -24,15 +26,20 @@ WAIT = 0.5
 
 
 class Sweep:
-    """The runs of one experiment, or one part of them: `part` is its number, counted from 1, and how many there are."""
+    """The runs of one experiment, or one part of them: `part` is its number, counted from 1, and how many there are.
 
-    def __init__(self, experiment: Experiment, part: tuple[int, int] = (1, 1)) -> None:
+    `budget` is the seconds after which no run may end, as far as the runs so far tell.
+    """
+
+    def __init__(self, experiment: Experiment, part: tuple[int, int] = (1, 1), budget: float = math.inf) -> None:
         self.experiment, self.part = experiment, part
+        self.ends_at = time.monotonic() + budget
         self.plan = planned(experiment)
         self.runs = self.plan[part[0] - 1 :: part[1]]
         self.keys: dict[Run, str] = {}
         self.rows: dict[Run, Row] = {}
         self.retried: frozenset[str] = frozenset()
+        self.progress = Progress(self.runs, dict.fromkeys(experiment.settings.batch_sizes, 1.0), ())
         self.tell: Listener = lambda _: None
         self.store: Store | None = None
 
@@ -42,14 +49,14 @@ class Sweep:
         What another process is doing in the same folder is waited for, and done here if that process dies.
         """
         self.begin(on_event, store)
-        for group in self.groups():
-            step_ms = self.step_times(group)
-            for run in group:
-                self._do_if_free(run, step_ms)
         while pending := self.pending():
-            time.sleep(WAIT)
-            for run in pending:
-                self._do_if_free(run, {})
+            before = len(self.rows)
+            for group in grouped(pending):
+                step_ms = self.step_times(group)
+                for run in group:
+                    self._do_if_free(run, step_ms)
+            if len(self.rows) == before:
+                time.sleep(WAIT)
         return self.finished()
 
     def begin(self, on_event: Listener | None, store: Store | None, at_once: int = 1) -> None:
@@ -68,17 +75,23 @@ class Sweep:
         for run, row in self.rows.items():
             self.tell(RunSkipped(run=run, row=row, **self.state()))
 
-    def groups(self) -> Iterator[list[Run]]:
-        """What is to be done, all normalizers of a seed and batch size together."""
-        for _, group in itertools.groupby(self.runs, key=lambda run: (run.seed, run.batch_size)):
-            if pending := [run for run in group if run not in self.rows]:
-                yield pending
-
     def pending(self) -> list[Run]:
-        return [run for run in self.runs if run not in self.rows]
+        """What is to be done next: all that is left, or, where some may be stopped, what is left of the first seed that
+        not all have. Runs that would not fit into the budget are left out."""
+        pending = [run for run in self.runs if run not in self.rows]
+        looks = self.experiment.settings.looks
+        if looks and pending:
+            places = dict.fromkeys((run.norm, run.batch_size) for run in self.plan)
+            rows = [self.rows[run] for run in self.plan if run in self.rows]
+            stops = stops_among(rows, places, looks)
+            pending = [run for run in pending if not stops.holds(run.norm, run.batch_size)]
+            pending = [run for run in pending if run.seed == pending[0].seed]
+        left = self.ends_at - time.monotonic()
+        return [run for run in pending if self.progress.expected(run) <= left]
 
     def finished(self) -> list[Row]:
-        return [self.rows[run] for run in self.runs]
+        """The rows of the runs that are done, in the order of the plan."""
+        return [self.rows[run] for run in self.runs if run in self.rows]
 
     def step_times(self, runs: Sequence[Run]) -> dict[str, float | None]:
         """The step times of a group, by normalizer: those that the folder has, else measured now."""
@@ -111,6 +124,17 @@ class Sweep:
                 self.tell(RunSkipped(run=run, row=row, **self.state()))
             yield free and not done
 
+    def write(self, run: Run, row: Row) -> None:
+        """Keep the row of a run that is done here."""
+        row = {"key": self.keys[run], **row}
+        if self.store:
+            self.store.append(row)
+        self.take(run, row)
+
+    def lost(self, run: Run, message: str) -> Row:
+        """The row of a run that ends whatever process does it."""
+        return run._asdict() | self.experiment.lost(message) | _done(time.perf_counter(), datetime.now(timezone.utc))
+
     def take(self, run: Run, row: Row) -> None:
         """A run is finished, and its row is kept."""
         self.rows[run] = row
@@ -140,21 +164,43 @@ class Sweep:
         return {
             **run._asdict(),
             **result,
-            "seconds": time.perf_counter() - begin,
-            "started": started.isoformat(timespec="microseconds"),
-            "versions": versions(),
+            **_done(begin, started),
         }
 
     def _do_if_free(self, run: Run, step_ms: Mapping[str, float | None]) -> None:
         with self.claim(run) as mine:
-            if not mine:
+            if not mine or self.progress.expected(run) > self.ends_at - time.monotonic():
                 return
             self.tell(RunStarted(run=run, **self.state()))
             times = {"step_ms": step_ms[run.norm]} if run.norm in step_ms else {}
-            row = {"key": self.keys[run], **self.do(run), **times}
-            if self.store:
-                self.store.append(row)
-        self.take(run, row)
+            self.write(run, self.do(run) | times)
+
+
+def _done(begin: float, started: datetime) -> Row:
+    """What every row says of its run."""
+    seconds = time.perf_counter() - begin
+    return {"seconds": seconds, "started": started.isoformat(timespec="microseconds"), "versions": versions()}
+
+
+def grouped(runs: Sequence[Run]) -> Iterator[list[Run]]:
+    """All normalizers of a seed and batch size together."""
+    for _, group in itertools.groupby(runs, key=lambda run: (run.seed, run.batch_size)):
+        yield list(group)
+
+
+def parse_budget(budget: str | float | None) -> float:
+    """Seconds.
+
+    >>> parse_budget("30m"), parse_budget("1.5h"), parse_budget(90), parse_budget(None)
+    (1800.0, 5400.0, 90.0, inf)
+    """
+    if budget is None:
+        return math.inf
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", str(budget)) if not isinstance(budget, bool) else None
+    seconds = float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]] if found else 0.0
+    if not seconds:
+        raise InputError(f"budget must be a time such as '30m', '2h' or '90s', received {budget!r}.")
+    return seconds
 
 
 def parse_shard(shard: str | None) -> tuple[int, int]:

@@ -40,7 +40,7 @@ def write_report(path: Path, rows: Sequence[Row], about: About, command: str | N
 
 def build_page(rows: Sequence[Row], about: About, command: str | None = None) -> str:
     """The whole page."""
-    summary = summarize(rows)
+    summary = summarize(rows, about["settings"].get("looks", 0))
     heading = f"Which normalizer for {what_for(about)}?"
     notice = partial(rows, about)
     parts = [

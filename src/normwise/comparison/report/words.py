@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from ..cells import Row
+from ..sequential import stops_among
 
 About = Mapping[str, Any]
 
@@ -49,9 +50,21 @@ def extent(rows: Sequence[Row], about: About) -> str:
 def partial(rows: Sequence[Row], about: About) -> str | None:
     """What is missing of an unfinished sweep."""
     planned = planned_runs(about)
-    if len(rows) >= planned:
+    if len(rows) >= planned or _stopped(rows, about):
         return None
     return f"Unfinished: {len(rows)} of {planned} runs are in. The same command does the rest."
+
+
+def _stopped(rows: Sequence[Row], about: About) -> bool:
+    """Whether all that is missing was stopped, as far behind or decided."""
+    settings, missing = about["settings"], {tuple(place) for place in about.get("missing", ())}
+    if not settings.get("looks"):
+        return False
+    places = {(norm, size) for norm in settings["norms"] for size in settings["batch_sizes"]} - missing
+    stops = stops_among(rows, places, settings["looks"])
+    done = {(row["norm"], row["batch_size"], row["seed"]) for row in rows}
+    going_on = [place for place in places if not stops.holds(*place)]
+    return all((*place, seed) in done for place in going_on for seed in settings["seeds"])
 
 
 def rate_note(about: About) -> str | None:
