@@ -49,15 +49,16 @@ _COMPILED_SOONER = [
 def main(words: list[str]) -> int:
     start = time.monotonic()
     chosen = [m for m in MUTATIONS if not words or any(w in m.behaviour + m.file for w in words)]
-    results = []
+    outcomes: dict[Mutation, str] = {}
     os.environ["OMP_NUM_THREADS"] = "1"
     import pytest  # noqa: F401 what every test needs, once for all
     import torch  # noqa: F401
 
     with tempfile.TemporaryDirectory() as folder, multiprocessing.get_context("fork").Pool() as pool:
-        for mutation, result in zip(chosen, pool.imap(Attempt(folder), chosen), strict=True):
-            results.append(result)
+        for mutation, result in pool.imap_unordered(Attempt(folder), chosen):
+            outcomes[mutation] = result
             print(f"{mutation.file:40} {mutation.behaviour}\n    {result}", flush=True)
+    results = [outcomes[mutation] for mutation in chosen]
     for test in failing_unbroken([r.removeprefix(KILLED) for r in results if r.startswith(KILLED)]):
         results = [f"not tried: {test} fails where nothing is broken" if r == KILLED + test else r for r in results]
         print(f"{test} fails where nothing is broken")
@@ -74,8 +75,10 @@ def page(found: Iterable[tuple[Mutation, str]], said: str) -> str:
     lines = [
         "# What notices a broken behaviour",
         "",
-        f"Written by `make mutants`, {said}. Each behaviour was broken alone, by the edit in",
-        "`tools/mutations_of_*.py`, and the nearest tests ran until the first failed.",
+        "Written by `make mutants`. Each behaviour was broken alone, by the edit in `tools/mutations_of_*.py`, and the",
+        "nearest tests ran until the first failed.",
+        "",
+        f"{said}.",
         "",
         "| behaviour | broken in | noticed first by |",
         "|---|---|---|",
@@ -88,11 +91,14 @@ def page(found: Iterable[tuple[Mutation, str]], said: str) -> str:
 
 
 class Attempt(NamedTuple):
-    """What became of a mutation: killed and by which test, survived, or why it could not be tried."""
+    """A mutation, and what became of it: killed and by which test, survived, or why it could not be tried."""
 
     folder: str
 
-    def __call__(self, mutation: Mutation) -> str:
+    def __call__(self, mutation: Mutation) -> tuple[Mutation, str]:
+        return mutation, self._outcome(mutation)
+
+    def _outcome(self, mutation: Mutation) -> str:
         tree = Path(self.folder) / str(os.getpid())
         if not tree.exists():
             copy_tree(tree)
