@@ -11,6 +11,7 @@ IN_TILES = FUSED + " -k 'in_tiles or past_the_caches'"
 JUMPS = "tests/backends/test_cpu_kernels.py -k 'jumps and float32'"
 SLOPES = "tests/backends/test_cpu_kernels.py -k 'whole_range and hardswish and float32'"
 ROWS = "tests/backends/test_cpu_rows.py -k 'forward_and_backward and float32'"
+SETS = "tests/layers/test_modulated_norm.py -k 'sets_of_many_sizes and float32'"
 RUNNING = "tests/backends/test_cpu_running.py -k 'float32 or finite'"
 SUMS = "tests/operations/test_rows_of_sums.py -k 'float32 or layers_add_first'"
 
@@ -112,5 +113,19 @@ MUTATIONS = [
         "(normalized * slope + constant) + more.at[k];",
         "(normalized * slope + constant);",
         SUMS,
+    ),
+    Mutation(
+        "a set's last part ends with it",
+        KERNELS + "modulated.hpp",
+        "std::min(per, (part + 1) * rows_each)",
+        "(part + 1) * rows_each",
+        SETS,
+    ),
+    Mutation(
+        "1 is added to the scale of a token",
+        KERNELS + "modulated.hpp",
+        "const vec<A> weighted = g * (w.at[k] + plus);",
+        "const vec<A> weighted = g * w.at[k];",
+        SETS,
     ),
 ]

@@ -30,6 +30,10 @@ and sizes that do not fit, and for one value per group, where the output would b
 from ..operations.adaptive import Style as Style
 from ..operations.adaptive import style_statistics as style_statistics
 from ..operations.measure import measure as measure
+from ..operations.positional import moment_shortcut as moment_shortcut
+from .conditioned import gated_rms_norm as gated_rms_norm
+from .conditioned import modulated_layer_norm as modulated_layer_norm
+from .conditioned import modulated_rms_norm as modulated_rms_norm
 from .plain import adaptive_instance_norm as adaptive_instance_norm
 from .plain import add_layer_norm as add_layer_norm
 from .plain import add_rms_norm as add_rms_norm
@@ -48,8 +52,10 @@ from .pooled import batch_renorm as batch_renorm
 from .pooled import evo_norm_b0 as evo_norm_b0
 from .pooled import ghost_batch_norm as ghost_batch_norm
 from .pooled import group_norm as group_norm
+from .pooled import ibn as ibn
 from .pooled import instance_norm as instance_norm
 from .pooled import switchable_norm as switchable_norm
+from .positional import positional_norm as positional_norm
 from .running import Running as Running
 from .running import initial_statistics as initial_statistics
 from .running import update_statistics as update_statistics

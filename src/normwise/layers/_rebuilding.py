@@ -13,7 +13,6 @@ import sys
 from typing import Any
 
 import torch
-from torch import nn
 
 from normwise.core.numbers import check_eps
 
@@ -43,7 +42,7 @@ class Epsilon:
             return eps
         caller = sys._getframe(1)
         module, function = caller.f_globals.get("__name__", ""), caller.f_code.co_name
-        if module == _COMPARES and layer.activation is not None:
+        if module == _COMPARES and layer.lost_in("evaluation"):
             return math.nan
         if _REBUILDERS.match(module):
             lost = layer.lost_in("evaluation" if _FOR_EVALUATION.search(function) else "training")
@@ -55,7 +54,7 @@ class Epsilon:
         return eps
 
     def __set__(self, layer: Any, eps: Any) -> None:
-        if not (eps is None and isinstance(layer, nn.RMSNorm)):
+        if eps is not None or not layer.eps_is_optional:
             check_eps(layer, eps)
         layer.__dict__["eps"] = eps
 

@@ -162,6 +162,8 @@ def bind(request: Request, context: Context) -> OverPools | AlongRows | str:
     if prepare is None or (added is not None and added.dtype is not x.dtype):
         return "its operators do not take this mixture of dtypes"
     if request.view.over != "planes":
+        if plain.of_each_set(request) is not None:
+            return "sets of rows have an affine map each"
         return AlongRows(request, prepare)
     groups = context.pool
     if groups is None:
