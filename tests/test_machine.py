@@ -203,39 +203,39 @@ def tunings(monkeypatch, tmp_path):
     """An empty cache, and kernels."""
     monkeypatch.setenv("NORMWISE_CACHE", str(tmp_path))
     monkeypatch.setenv(stored.SWITCH, "1")
-    monkeypatch.setattr(doctor, "available_backends", lambda: {"cpu": None})
+    monkeypatch.setattr(machine, "available_backends", lambda: {"cpu": None})
     return tmp_path
 
 
 def test_which_tuning_holds(tunings, monkeypatch):
     threads = torch.get_num_threads()
-    for element, check in zip(("fp32", "fp64"), doctor._tunings(), strict=True):
+    for element, check in zip(("fp32", "fp64"), machine._tunings(), strict=True):
         assert check.level == NOTE
         assert check.found.startswith(f"the tuning shipped for {stored.shipped(element).instructions} (")
         assert check.advice == "normwise tune measures this machine"
     about = Tuning(*stored.machine_of("cpu"), "fp32", threads, torch.__version__, "2026-11-30", {})
     stored.write(about, stored.path_of("cpu", "fp32", threads))
     found = f"the tuning measured on this machine (2026-11-30, fp32, threads: {threads})"
-    assert next(doctor._tunings()) == Check("tuning", OK, found)
+    assert next(machine._tunings()) == Check("tuning", OK, found)
     monkeypatch.setenv(stored.SWITCH, "0")
-    check = next(doctor._tunings())
+    check = next(machine._tunings())
     assert check.level == NOTE
     assert "shipped" in check.found
     assert check.advice == "NORMWISE_TUNING=0 is set; unset it to go by what is measured on this machine"
-    monkeypatch.setattr(doctor, "available_backends", lambda: {"cpu": "no compiler"})
-    assert list(doctor._tunings()) == []
+    monkeypatch.setattr(machine, "available_backends", lambda: {"cpu": "no compiler"})
+    assert list(machine._tunings()) == []
 
 
 def test_which_tuning_holds_for_a_gpu(tunings, monkeypatch):
-    monkeypatch.setattr(doctor, "available_backends", lambda: {"cpu": "no compiler"})
+    monkeypatch.setattr(machine, "available_backends", lambda: {"cpu": "no compiler"})
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     about = Tuning("cuda", "A GPU", "compute capability 9.0", "bf16", 0, torch.__version__, "2026-11-30", {})
     monkeypatch.setattr(stored, "find", lambda device, element, threads: None)
     advice = "normwise tune --device cuda:0 measures Triton's kernels"
-    assert list(doctor._tunings()) == [Check("tuning cuda:0", NOTE, "none: torch's operators serve", advice)]
+    assert list(machine._tunings()) == [Check("tuning cuda:0", NOTE, "none: torch's operators serve", advice)]
     monkeypatch.setattr(stored, "find", lambda device, element, threads: about if element == "bf16" else None)
-    assert list(doctor._tunings()) == [
+    assert list(machine._tunings()) == [
         Check("tuning cuda:0", OK, "the tuning measured on this machine (2026-11-30, bf16)")
     ]
 

@@ -85,6 +85,14 @@ def test_eps_of_a_function(name):
             CALLS[name](X, eps=wrong)
 
 
+@pytest.mark.parametrize("name", CALLS)
+def test_options_of_a_function(name):
+    """What it does not name is none, were it known behind it."""
+    for strange in ("actvation", "moments", "memory", "measured", "differentiable", "return_moments"):
+        with pytest.raises(TypeError, match=rf"^{name}\(\) got an unexpected keyword argument '{strange}'"):
+            CALLS[name](X, **{strange: None})
+
+
 LAYERS = {
     **{f"BatchNorm{rank}d": (6,) for rank in (1, 2, 3)},
     **{f"InstanceNorm{rank}d": (6,) for rank in (1, 2, 3)},
@@ -183,6 +191,13 @@ def test_the_dimension_of_the_channels():
     for wrong, error in ((4, ValueError), (-5, ValueError), (1.0, TypeError), (True, TypeError)):
         with pytest.raises(error, match="dynamic_tanh: dim must be"):
             nf.dynamic_tanh(X, torch.tensor(0.5), dim=wrong)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2,)])
+def test_the_one_number_of_a_curve(shape):
+    remedy = r"write alpha.reshape\(\[\]\)" if shape == (1, 1) else "another size"
+    with pytest.raises(ValueError, match=rf"alpha must be \[\] or \[1\].*{remedy}"):
+        nf.dynamic_tanh(X, torch.ones(shape), dim=1)
 
 
 def test_limits_of_renormalization():

@@ -119,8 +119,12 @@ def test_the_ways_to_put_a_tensor_in_place(way, wrong, name):
 def test_the_error_says_what_to_write():
     layer, x = nw.BatchNorm2d(C), torch.randn(4, C, 5, 3)
     for wrong, error, message in (
-        (torch.ones(1), ValueError, r"BatchNorm2d: weight must be \[6\] for .*received \[1\]; write weight\.expand"),
-        (torch.ones(6, 1), ValueError, r"must be \[6\] for .*received \[6, 1\]; write weight\.reshape"),
+        (
+            torch.ones(1),
+            ValueError,
+            r"BatchNorm2d: weight must be \[6\] for .*received \[1\]; write weight\.expand\(\[6\]\)",
+        ),
+        (torch.ones(6, 1), ValueError, r"must be \[6\] for .*received \[6, 1\]; write weight\.reshape\(\[6\]\)"),
         (torch.ones(12), ValueError, r"must be \[6\] for .*received \[12\]; .* a layer of another size"),
         (torch.ones(6) + 1j, TypeError, r"weight must hold real .*received torch\.complex64; take weight\.real"),
         (torch.ones(6).int(), TypeError, r"must hold real .*received torch\.int32; convert it with weight\.float\(\)"),

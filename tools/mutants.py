@@ -2,12 +2,17 @@
 
     python tools/mutants.py [WORD ...]
 
-With words, only the mutations whose behaviour or file has one of them. Exit status 1 where a mutation survives, where
-its text is not found any more, or where the tests do not pass without it.
+With words, only the mutations whose behaviour or file has one of them; without, all, and docs/mutations.md is written
+anew. Exit status 1 where a mutation survives, where its text is not found any more, or where the test that noticed it
+fails without it, too.
+
+There are as many copies as cores, each of a process that has imported torch and pytest; the tests of every mutation run
+in a fork of it, which imports what has been broken.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
 import shlex
@@ -15,63 +20,117 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+import time
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import date
 from pathlib import Path
+from typing import NamedTuple
 
 from mutation import Mutation
+from mutations_of_comparison import MUTATIONS as OF_COMPARISON
 from mutations_of_kernels import MUTATIONS as OF_KERNELS
 from mutations_of_python import MUTATIONS as OF_PYTHON
 from mutations_of_surgery import MUTATIONS as OF_SURGERY
 
 ROOT = Path(__file__).resolve().parent.parent
-KILLED = "killed"
-_FAILED = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.MULTILINE)
+MUTATIONS = OF_PYTHON + OF_SURGERY + OF_COMPARISON + OF_KERNELS
+KILLED = "killed by "
+PAGE = ROOT / "docs" / "mutations.md"
+_FAILED = re.compile(r"^(?:FAILED|ERROR) (.+?)(?: - |$)", re.MULTILINE)
+#: An eighth of the compiler's time: kernels for a single run need not be the fastest, and the tests are those of fp32.
+_COMPILED_SOONER = [
+    ("src/normwise/backends/build.py", '"-O2"', '"-O1"'),
+    ("tests/conftest.py", "build_kernels()", "build_kernels(torch.float32)"),
+]
 
 
 def main(words: list[str]) -> int:
-    chosen = [
-        m for m in OF_PYTHON + OF_SURGERY + OF_KERNELS if not words or any(w in m.behaviour + m.file for w in words)
+    start = time.monotonic()
+    chosen = [m for m in MUTATIONS if not words or any(w in m.behaviour + m.file for w in words)]
+    outcomes: dict[Mutation, str] = {}
+    os.environ["OMP_NUM_THREADS"] = "1"
+    import pytest  # noqa: F401 what every test needs, once for all
+    import torch  # noqa: F401
+
+    with tempfile.TemporaryDirectory() as folder, multiprocessing.get_context("fork").Pool() as pool:
+        for mutation, result in pool.imap_unordered(Attempt(folder), chosen):
+            outcomes[mutation] = result
+            print(f"{mutation.file:40} {mutation.behaviour}\n    {result}", flush=True)
+    results = [outcomes[mutation] for mutation in chosen]
+    for test in failing_unbroken([r.removeprefix(KILLED) for r in results if r.startswith(KILLED)]):
+        results = [f"not tried: {test} fails where nothing is broken" if r == KILLED + test else r for r in results]
+        print(f"{test} fails where nothing is broken")
+    killed = sum(result.startswith(KILLED) for result in results)
+    said = f"{len(chosen)} mutations, {killed} killed"
+    print(f"{said}, {(time.monotonic() - start) / 60:.0f} minutes")
+    if not words:
+        PAGE.write_text(page(zip(chosen, results, strict=True), f"{date.today():%Y-%m-%d}: {said}"), encoding="utf-8")
+    return int(killed < len(chosen))
+
+
+def page(found: Iterable[tuple[Mutation, str]], said: str) -> str:
+    """Each behaviour, where it was broken, and the test that noticed first."""
+    lines = [
+        "# What notices a broken behaviour",
+        "",
+        "Written by `make mutants`. Each behaviour was broken alone, by the edit in `tools/mutations_of_*.py`, and the",
+        "nearest tests ran until the first failed.",
+        "",
+        f"{said}.",
+        "",
+        "| behaviour | broken in | noticed first by |",
+        "|---|---|---|",
     ]
-    unbroken = [Mutation("nothing is broken", "", "", "", tests) for tests in dict.fromkeys(m.tests for m in chosen)]
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
-        attempt = partial(outcome, Path(folder))
-        for mutation, found in zip(unbroken, pool.map(attempt, unbroken), strict=True):
-            if not found.startswith("survived"):
-                print(f"{mutation.tests} must pass first: {found}")
-                return 1
-        survivors = 0
-        for mutation, found in zip(chosen, pool.map(attempt, chosen), strict=True):
-            survivors += not found.startswith(KILLED)
-            print(f"{mutation.file:40} {mutation.behaviour}\n    {found}", flush=True)
-    print(f"{len(chosen)} mutations, {len(chosen) - survivors} killed")
-    return int(survivors > 0)
+    for mutation, result in found:
+        by = result.removeprefix(KILLED)
+        noticed = result if by == result else f"`{by}`"
+        lines.append(" | ".join(("| " + mutation.behaviour, f"`{mutation.file}`", noticed.replace("|", r"\|") + " |")))
+    return "\n".join(lines) + "\n"
 
 
-def outcome(folder: Path, mutation: Mutation) -> str:
-    """What became of the mutation: killed and by which test, survived, or why it could not be tried."""
-    with tempfile.TemporaryDirectory(dir=folder) as place:
-        tree = Path(place)
-        copy_tree(tree)
-        if mutation.file:
-            path = tree / "src" / "normwise" / mutation.file
-            text = path.read_text(encoding="utf-8")
-            if text.count(mutation.old) != 1:
-                return f"not tried: its text stands {text.count(mutation.old)} times in the file, and must once"
-            path.write_text(text.replace(mutation.old, mutation.new), encoding="utf-8")
-            if path.suffix == ".hpp":
-                compile_in_less_time(tree)
-        done = run_tests(tree, mutation)
-    by = _FAILED.search(done.stdout)
-    if done.returncode == 0:
-        return "survived"
-    if done.returncode == 1 and by:
-        return f"{KILLED} by {by[1]}"
-    return f"not tried: pytest ended with {done.returncode}: {(done.stdout + done.stderr)[-500:]}"
+class Attempt(NamedTuple):
+    """A mutation, and what became of it: killed and by which test, survived, or why it could not be tried."""
+
+    folder: str
+
+    def __call__(self, mutation: Mutation) -> tuple[Mutation, str]:
+        return mutation, self._outcome(mutation)
+
+    def _outcome(self, mutation: Mutation) -> str:
+        tree = Path(self.folder) / str(os.getpid())
+        if not tree.exists():
+            copy_tree(tree)
+        edits = [(f"src/normwise/{mutation.file}", mutation.old, mutation.new)]
+        kernels = mutation.file.endswith(".hpp")
+        try:
+            with edited(tree, edits + _COMPILED_SOONER * kernels):
+                code, output = run_tests(tree, "-x", *shlex.split(mutation.tests), kernels=kernels)
+        except ValueError as reason:
+            return f"not tried: {reason}"
+        by = _FAILED.search(output)
+        if code == 0:
+            return "survived"
+        if code == 1 and by:
+            return KILLED + by[1]
+        return f"not tried: pytest ended with {code}: {output[-500:]}"
+
+
+def failing_unbroken(tests: list[str]) -> list[str]:
+    """Which of the tests that noticed something fail without a mutation, too: those say nothing."""
+    if not tests:
+        return []
+    with tempfile.TemporaryDirectory() as folder:
+        copy_tree(Path(folder))
+        code, output = run_tests(Path(folder), *dict.fromkeys(tests), kernels=False)
+    if code not in (0, 1):
+        raise SystemExit(f"pytest ended with {code}: {output[-500:]}")
+    return _FAILED.findall(output)
 
 
 def copy_tree(tree: Path) -> None:
-    """The files of the checkout, without the environment; each mutation has its own."""
+    """The files of the checkout, without the environment."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -85,20 +144,57 @@ def copy_tree(tree: Path) -> None:
             shutil.copy(ROOT / name, tree / name)
 
 
-def compile_in_less_time(tree: Path) -> None:
-    """Half of it: kernels that are compiled for a single run need not be the fastest."""
-    path = tree / "src" / "normwise" / "backends" / "build.py"
-    path.write_text(path.read_text(encoding="utf-8").replace('"-O2"', '"-O1"'), encoding="utf-8")
+@contextmanager
+def edited(tree: Path, edits: list[tuple[str, str, str]]) -> Iterator[None]:
+    """The tree with the edits, each of a text that stands once in its file; ValueError where it does not."""
+    before = {tree / name: (tree / name).read_text(encoding="utf-8") for name, _, _ in edits}
+    for name, old, _ in edits:
+        times = before[tree / name].count(old)
+        if times != 1:
+            raise ValueError(f"its text stands {times} times in {name}, and must once")
+    try:
+        for name, old, new in edits:
+            (tree / name).write_text(before[tree / name].replace(old, new), encoding="utf-8")
+        yield
+    finally:
+        for path, text in before.items():
+            path.write_text(text, encoding="utf-8")
 
 
-def run_tests(tree: Path, mutation: Mutation) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(tree / "src"), "OMP_NUM_THREADS": "1"}
-    if mutation.file.endswith(".hpp"):  # a cache of its own, which goes with it
-        environment["NORMWISE_CACHE"] = str(tree / "cache")
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", "not slow"]
-    return subprocess.run(
-        [*command, *shlex.split(mutation.tests)], cwd=tree, env=environment, capture_output=True, text=True, check=False
-    )
+def run_tests(tree: Path, *arguments: str, kernels: bool) -> tuple[int, str]:
+    """Quick tests in a tree: how they ended, and what was printed. A crash is theirs alone.
+
+    Broken ``kernels`` have a cache of their own, which goes with them.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        output = Path(place) / "output"
+        child = os.fork()
+        if child == 0:
+            with output.open("wb") as file:
+                os.dup2(file.fileno(), 1)
+                os.dup2(file.fileno(), 2)
+            os._exit(_pytest(tree, place if kernels else None, arguments))
+        _, status = os.waitpid(child, 0)
+        return os.waitstatus_to_exitcode(status), output.read_text(encoding="utf-8", errors="replace")
+
+
+def _pytest(tree: Path, cache: str | None, arguments: Iterable[str]) -> int:
+    """In a process of its own."""
+    import pytest
+
+    os.chdir(tree)
+    sys.path.insert(0, str(tree / "src"))
+    os.environ["PYTHONPATH"] = str(tree / "src")
+    if cache is not None:
+        os.environ["NORMWISE_CACHE"] = cache
+    try:
+        return int(pytest.main(["-q", "-p", "no:cacheprovider", "-m", "not slow", *arguments]))
+    except BaseException:  # whatever it is, it ends here: this is a copy of the whole program
+        traceback.print_exc()
+        return -1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
 
 
 if __name__ == "__main__":

@@ -5,16 +5,17 @@ from __future__ import annotations
 from mutation import Mutation
 
 KERNELS = "backends/cpu_kernels/"
-# Each element type is a library of its own to compile: fp32 stands for all where a test names it.
+# Each element type is a library of its own to compile, and `mutants.py` compiles that of fp32 alone: name its tests.
 FUSED = "tests/backends/test_cpu_fused.py"
+IN_TILES = FUSED + " -k 'in_tiles or past_the_caches'"
 JUMPS = "tests/backends/test_cpu_kernels.py -k 'jumps and float32'"
-MASKS = "tests/backends/test_cpu_kernels.py -k test_moments"
 SLOPES = "tests/backends/test_cpu_kernels.py -k 'whole_range and hardswish and float32'"
 POSITIONS = "tests/operations/test_positional_norm.py -k 'automatic and alone'"
 FINISHED = "tests/operations/test_finished_rows.py -k 'automatic and pixels and float32'"
 ROWS = "tests/backends/test_cpu_rows.py -k 'forward_and_backward and float32'"
 SETS = "tests/layers/test_modulated_norm.py -k 'sets_of_many_sizes and float32'"
-RUNNING = "tests/backends/test_cpu_running.py -k 'not float64 and not float16'"
+RUNNING = "tests/backends/test_cpu_running.py -k 'float32 or finite'"
+SUMS = "tests/operations/test_rows_of_sums.py -k 'float32 or layers_add_first'"
 
 MUTATIONS = [
     Mutation(
@@ -29,7 +30,7 @@ MUTATIONS = [
         KERNELS + "stats.hpp",
         "d = m ? d : vec<acc<T>>{};",
         "",
-        MASKS,
+        JUMPS,
     ),
     Mutation(
         "sums are merged by Chan's formula",
@@ -53,6 +54,20 @@ MUTATIONS = [
         RUNNING,
     ),
     Mutation(
+        "the variance that is remembered is unbiased",
+        KERNELS + "running.hpp",
+        "var[c] *= batch.bessel;",
+        "var[c] *= 1;",
+        RUNNING,
+    ),
+    Mutation(
+        "epsilon is no part of the variance that is kept",
+        KERNELS + "fused.hpp",
+        "pool.var[p] = Stats{count, sum, inside + count * between}.var(inverse);",
+        "pool.var[p] = Stats{count, sum, inside + count * between}.var(inverse) + pool.eps;",
+        FUSED + " -k moments_are_those",
+    ),
+    Mutation(
         "what the rounding of a large mean leaves goes into the shift",
         KERNELS + "fused.hpp",
         "shift[i] = A(pool.bias[c] + (double(mean[i]) - spread.mean[i]) * factor);",
@@ -64,14 +79,14 @@ MUTATIONS = [
         KERNELS + "fused.hpp",
         "if (!tile.pool.known) {",
         "if (true) {",
-        FUSED,
+        IN_TILES,
     ),
     Mutation(
         "the gradient through the mean",
         KERNELS + "fused.hpp",
         "const double across = -root * to_mean * share - along",
         "const double across = - along",
-        FUSED,
+        IN_TILES,
     ),
     Mutation(
         "a row's gradient sums to zero where it is centered",
@@ -114,6 +129,13 @@ MUTATIONS = [
         "(z >= 3 ? one : z / 3 + A(0.5))",
         "(z >= 3 ? one : z / 3)",
         SLOPES,
+    ),
+    Mutation(
+        "what is sent back to a sum joins the gradient of both terms",
+        KERNELS + "rows.hpp",
+        "(normalized * slope + constant) + more.at[k];",
+        "(normalized * slope + constant);",
+        SUMS,
     ),
     Mutation(
         "a set's last part ends with it",

@@ -164,11 +164,10 @@ def test_residual_that_does_not_fit(case, masked, training, backend):
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.family == "BatchNorm"], ids=ids)
-@pytest.mark.parametrize("eps", [0.0, -1e-5])
-def test_eps_not_positive(case, eps, backend):
+def test_eps_not_positive(case, backend):
     layer = case.ours(*case.args)
-    layer.eps = eps
-    with backend(), pytest.raises(ValueError, match=rf"eps must be positive in training, received {eps}"):
+    layer.eps = 0.0
+    with backend(), pytest.raises(ValueError, match=r"eps must be positive in training, received 0\.0"):
         layer(torch.randn(case.shape))
 
 

@@ -246,6 +246,13 @@ def test_lengths_are_a_mask_of_sequences():
         layer(x, lengths=lengths.float())
     with pytest.raises(ValueError, match=r"must be \[N\] = \[6\], received \[2\]"):
         layer(x, lengths=lengths[:2])
+    for wrong in (-1, 6, 2**40):
+        with pytest.raises(ValueError, match=f"lengths must be 0 to 5, the positions of the input, received {wrong}"):
+            layer(x, lengths=torch.tensor([5, 3, wrong, 0, 2, 5]))
+    released = lengths.clone()
+    released.untyped_storage().resize_(0)
+    with pytest.raises(RuntimeError, match="released or cut"):
+        layer(x, lengths=released)
     with pytest.raises(ValueError, match=r"needs sequences \[N, C, L\].*use mask"):
         nw.InstanceNorm2d(3)(torch.zeros(2, 3, 4, 4), lengths=lengths[:2])
 

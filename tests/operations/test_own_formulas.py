@@ -121,3 +121,86 @@ def test_what_cannot_be_recorded_says_so_once_and_is_right(caplog, runs):
 def test_what_is_marked_is_a_function_of_ones_own(what, name):
     with pytest.raises(TypeError, match=f"formula marks a function .* received {name}; write one that calls it"):
         nw.formula(what)
+
+
+def emptied(shape):
+    t = torch.ones(shape)
+    t.untyped_storage().resize_(0)
+    return t
+
+
+TABLE = torch.ones(4, C)
+WRONG_RESULTS = {
+    "rank": (TABLE.unsqueeze(-1), ValueError, r"must broadcast against \[N, C\] = \[4, 6\], received \[4, 6, 1\]"),
+    "channels": (torch.ones(C + 1), ValueError, r"must broadcast against .*received \[7\]"),
+    "samples": (torch.ones(5, C), ValueError, r"must broadcast against .*received \[5, 6\]"),
+    "no values": (torch.ones(0), ValueError, r"must broadcast against .*received \[0\]"),
+    "complex": (TABLE + 0j, TypeError, "must be real, received complex numbers"),
+    "a complex number": (1j, TypeError, "must be real, received complex numbers"),
+    "another device": (TABLE.to("meta"), ValueError, "must be on the input's device, cpu, received one on meta"),
+    "sparse": (TABLE.to_sparse(), TypeError, "must be dense"),
+    "eight bits": (TABLE.to(torch.float8_e4m3fn), TypeError, "is of torch.float8_e4m3fn, which nothing computes with"),
+    "nothing": (None, TypeError, "must be a tensor or a number, received NoneType"),
+    "a list": ([1.0] * C, TypeError, "must be a tensor or a number, received list"),
+    "released": (emptied((4, C)), RuntimeError, "was released or cut"),
+}
+PLACES = {
+    "center": lambda moments, t: nw.Affine(t, (moments.var + 1e-5).rsqrt(), 0.0),
+    "scale": lambda moments, t: nw.Affine(moments.mean, t, 0.0),
+    "shift": lambda moments, t: nw.Affine(moments.mean, (moments.var + 1e-5).rsqrt(), t),
+    "threshold": lambda moments, t: nw.Thresholded((moments.var + 1e-5).rsqrt(), 0.0, t),
+    "v": lambda moments, t: nw.Gated((moments.var + 1e-5).rsqrt(), 0.0, t),
+}
+
+
+@pytest.mark.parametrize("graph", [False, True], ids=["no graph", "graph"])
+@pytest.mark.parametrize("mark", [marked, lambda f: f], ids=["marked", "unmarked"])
+@pytest.mark.parametrize("wrong", WRONG_RESULTS)
+@pytest.mark.parametrize("place", PLACES)
+def test_what_a_formula_may_not_give(place, wrong, mark, graph):
+    """Twice, for what ran once is kept."""
+    t, error, message = WRONG_RESULTS[wrong]
+    formula = mark(lambda moments: PLACES[place](moments, t))
+    x = torch.randn(4, C, 5, requires_grad=graph)
+    for _ in range(2):
+        with pytest.raises(
+            error, match=rf"{place} {message}|{message}" if wrong == "released" else f"{place} {message}"
+        ):
+            nw.normalize(x, formula)
+
+
+WRONG_STATISTICS = {
+    "a tuple": ((TABLE, TABLE), TypeError, r"moments must be Moments\(mean, var, count\), received tuple"),
+    "complex": (nw.Moments(TABLE + 0j, TABLE, 1), TypeError, "mean must hold real floating numbers"),
+    "channels": (nw.Moments(torch.ones(1, C + 1), TABLE, 1), ValueError, r"mean must broadcast .*received \[1, 7\]"),
+    "device": (nw.Moments(TABLE, TABLE.to("meta"), 1), ValueError, "var must be on the input's device, cpu"),
+    "released": (nw.Moments(TABLE, emptied((4, C)), 1), RuntimeError, "was released or cut"),
+}
+
+
+@pytest.mark.parametrize("graph", [False, True], ids=["no graph", "graph"])
+@pytest.mark.parametrize("mark", [marked, lambda f: f], ids=["marked", "unmarked"])
+@pytest.mark.parametrize("wrong", WRONG_STATISTICS)
+def test_statistics_that_a_formula_may_not_state(wrong, mark, graph):
+    stated, error, message = WRONG_STATISTICS[wrong]
+    formula = mark(lambda moments: nw.Affine(moments.mean, (moments.var + 1e-5).rsqrt(), 0.0, stated))
+    for _ in range(2):
+        with pytest.raises(error, match=message):
+            nw.normalize(torch.randn(4, C, 5, requires_grad=graph), formula, return_moments=True)
+
+
+def test_numbers_of_other_types_are_a_formulas_too():
+    x, plain = torch.randn(4, C, 5), (4, C, 1)
+    for one in (1, True, torch.tensor(1), TABLE.long(), TABLE > 0, TABLE.half()):
+        y = nw.normalize(x, lambda moments, one=one: nw.Affine(moments.mean, one, 0))
+        torch.testing.assert_close(y, x - x.mean(2).view(plain), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("graph", [False, True], ids=["no graph", "graph"])
+def test_constants_elsewhere_are_an_error_after_a_clean_call_too(graph):
+    pure, x = marked(between), torch.randn(3, C, 5, requires_grad=graph)
+    parameters = torch.ones(C), torch.zeros(C)
+    nw.normalize(x, partial(pure, target=KNOWN), *parameters)
+    elsewhere = nw.Moments(*(t.to("meta") for t in KNOWN[:2]), 1)
+    with pytest.raises(RuntimeError, match="device meta"):
+        nw.normalize(x, partial(pure, target=elsewhere), *parameters)

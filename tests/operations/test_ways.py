@@ -134,6 +134,17 @@ def test_a_kind_of_call_is_looked_at_once(bound):
     assert len(bound) == 1
 
 
+def test_a_chosen_backend_makes_another_kind(bound):
+    layer, x = nw.GroupNorm(2, 8), torch.randn(2, 8, 5, 5)
+    layer(x)
+    for times in (2, 2):
+        with nw.use_backend("reference"):
+            layer(x)
+        assert len(bound) == times
+    layer(x)
+    assert len(bound) == 2
+
+
 CHANGES = {
     "shape": lambda layer, x: layer(x[:, :, :4]),
     "strides": lambda layer, x: layer(x.mT),

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .layout import check_memory
+from .observed import has_values
 from .sizes import same
 from .tables import REAL, check_place
 
@@ -83,7 +84,10 @@ def finite_padding(mask: Tensor | None, x: Tensor, residual: Tensor | None) -> t
 
 
 def length_mask(lengths: Tensor, x: Tensor) -> Tensor:
-    """The mask ``[N, 1, L]`` of the first ``lengths[n]`` positions of each sequence of ``x[N, C, L]``."""
+    """The mask ``[N, 1, L]`` of the first ``lengths[n]`` positions of each sequence of ``x[N, C, L]``.
+
+    The values are looked at on the CPU only: a GPU would have to be waited for.
+    """
     if x.dim() != 3:
         raise ValueError(f"lengths needs sequences [N, C, L], received an input of shape {list(x.shape)}; use mask.")
     if not isinstance(lengths, Tensor) or lengths.is_floating_point() or lengths.dtype == torch.bool:
@@ -93,4 +97,10 @@ def length_mask(lengths: Tensor, x: Tensor) -> Tensor:
         raise ValueError(f"lengths must be [N] = [{x.shape[0]}], received {list(lengths.shape)}.")
     if lengths.is_meta and not x.is_meta:
         raise ValueError(f"lengths must have values for an input on {x.device}, received a tensor on meta.")
+    check_memory(lengths)
+    if lengths.numel() and has_values(lengths):
+        low, high = int(lengths.min()), int(lengths.max())
+        if low < 0 or high > x.shape[2]:
+            wrong = low if low < 0 else high
+            raise ValueError(f"lengths must be 0 to {x.shape[2]}, the positions of the input, received {wrong}.")
     return (torch.arange(x.shape[2], device=x.device) < lengths.to(x.device).unsqueeze(1)).unsqueeze(1)

@@ -26,7 +26,7 @@ def check_whole(caller: object, name: str, value: Any, least: float) -> None:
 
 def check_number(caller: object, name: str, value: Any, least: float, most: float = math.inf) -> None:
     """A real number from ``least`` to ``most``, no tensor, and not NaN."""
-    if isinstance(value, bool) or not isinstance(value, _NUMBERS):
+    if isinstance(value, bool) or not is_number(value):
         raise TypeError(
             f"{called(caller)}: {name} must be a number, received {_shown(value)}; write {name}=float(...) for a "
             "number that is something else."
@@ -95,6 +95,11 @@ def check_rows(caller: object, x: Tensor, shape: tuple[int, ...]) -> None:
             f"{called(caller)}: expected input of shape [*, {', '.join(map(str, shape))}], got {list(x.shape)}; write "
             f"{called(caller)}({list(x.shape[-len(shape) :])}), or move these dimensions to the end."
         )
+
+
+def is_number(value: Any) -> bool:
+    """A real number, no tensor."""
+    return isinstance(value, _NUMBERS)
 
 
 def _is_whole(value: Any) -> bool:

@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,8 +11,7 @@ from .moments import Moments
 from .observed import is_imagined, is_observed
 from .recomputing import graphs_may_ask, recomputing, recomputing_in_graph
 
-NONFINITE = ("skip", "propagate")
-SINGLE_VALUE = ("error", "running")
+_RULES = {"nonfinite": ("skip", "propagate"), "single_value": ("error", "running")}
 
 
 @dataclass
@@ -43,13 +43,11 @@ class StatisticsPolicy:
     _skipped: int | Tensor = field(default=0, repr=False)
     _warned: bool = field(default=False, repr=False)
 
-    def __post_init__(self) -> None:
-        for name, value, known in (
-            ("nonfinite", self.nonfinite, NONFINITE),
-            ("single_value", self.single_value, SINGLE_VALUE),
-        ):
-            if value not in known:
-                raise ValueError(f"{name} must be {known[0]!r} or {known[1]!r}, received {value!r}.")
+    def __setattr__(self, name: str, value: Any) -> None:
+        known = _RULES.get(name, ())
+        if known and value not in known:
+            raise ValueError(f"{name} must be {known[0]!r} or {known[1]!r}, received {value!r}.")
+        super().__setattr__(name, value)
 
     @property
     def skipped(self) -> int:

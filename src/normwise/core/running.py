@@ -76,6 +76,7 @@ class RunningStatistics(NamedTuple):
         if seen is False:
             return
         check_memory(self.mean, self.var, self.batches)
+        self._check_writable()
         # A block without gradients is an operator of an exported graph, which cannot be saved with it; nothing that
         # comes here has a gradient.
         with nullcontext() if torch.compiler.is_exporting() else torch.no_grad():
@@ -90,6 +91,15 @@ class RunningStatistics(NamedTuple):
                 running.copy_(torch.where(seen, new, running) if isinstance(seen, Tensor) else new)
             if self.batches is not None:
                 self.batches.add_(seen.to(self.batches.dtype) if isinstance(seen, Tensor) else 1)
+
+    def _check_writable(self) -> None:
+        """Before anything is written: an expanded tensor, a single value behind many, is refused in the middle."""
+        for name, t in (("running_mean", self.mean), ("running_var", self.var)):
+            if 0 in t.stride() and t.numel() > 1:
+                raise RuntimeError(
+                    f"{name} is expanded, {list(t.shape)} with strides {list(t.stride())}, and cannot be updated; "
+                    f"write {name}.clone()."
+                )
 
     def _factor(self, dtype: torch.dtype) -> Tensor | float:
         if self.momentum is not None:

@@ -75,6 +75,17 @@ def check_required_tables(caller: object, x: Tensor, **tables: Tensor) -> None:
             raise _misfit(caller, name, table, x, *shapes, allowed=words)
 
 
+def check_table(caller: object, name: str, t: Tensor, x: Tensor) -> None:
+    """Real numbers that broadcast against a table ``[N, C]`` of ``x``."""
+    check_place(caller, name, t, x)
+    if t.is_floating_point() and t.dtype not in REAL:
+        raise TypeError(f"{called(caller)}: {name} is of {t.dtype}, which nothing computes with; convert it.")
+    if not same(t.shape, x.shape[:2]) and not broadcasts(t.shape, x.shape[:2]):
+        raise ValueError(
+            f"{called(caller)}: {name} must broadcast against [N, C] = {list(x.shape[:2])}, received {list(t.shape)}."
+        )
+
+
 def check_parameters(x: Tensor, parameters: tuple[Tensor | None, ...]) -> None:
     """Of any shape, for a formula that knows what it does with them; no complex numbers, and where ``x`` is."""
     on_cpu = x.is_cpu
@@ -106,9 +117,9 @@ def check_place(caller: object, name: str, t: Tensor, x: Tensor) -> None:
 
 
 def broadcasts(shape: torch.Size, target: torch.Size) -> bool:
-    """Whether a tensor of ``shape`` may be expanded to ``target``."""
-    trailing = target[len(target) - len(shape) :]
-    return len(shape) <= len(target) and all(s in (1, t) for s, t in zip(shape, trailing, strict=True))
+    """Whether a tensor of ``shape`` may be expanded to ``target``, whose sizes may be symbols."""
+    trailing = target[len(target) - len(shape) :]  # compared one by one: the compiler looks for no symbol in a tuple
+    return len(shape) <= len(target) and all(s == 1 or s == t for s, t in zip(shape, trailing, strict=True))
 
 
 def called(caller: object) -> str:
@@ -138,10 +149,10 @@ def _misfit(caller: object, name: str, t: object, x: Tensor, *shapes: Shape, all
         check_place(caller, name, t, x)
     except (TypeError, ValueError) as error:
         return error
-    if t.numel() == 1:
-        remedy = f"write {name}.expand{shapes[0]}"
-    elif t.numel() == math.prod(shapes[0]):
-        remedy = f"write {name}.reshape{shapes[0]}"
+    if t.numel() == math.prod(shapes[0]):
+        remedy = f"write {name}.reshape({list(shapes[0])})"
+    elif t.numel() == 1:
+        remedy = f"write {name}.expand({list(shapes[0])})"
     else:
         remedy = "it belongs to a layer of another size"
     return ValueError(

@@ -14,7 +14,7 @@ from normwise.core.moments import epsilon
 from normwise.core.numbers import check_eps, check_groups
 from normwise.operations import conditioned
 
-from .running import Options
+from .running import Options, check_options
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -75,6 +75,7 @@ def gated_rms_norm(
     caller = "gated_rms_norm"
     _check_rows(caller, x, eps)
     check_groups(caller, num_groups, x.shape[-1])
+    check_options(caller, options)
     order = {"groups": num_groups, "norm_before_gate": norm_before_gate}
     return conditioned.gated(caller, x, gate, weight, eps=epsilon(x, eps), **order, **options)  # type: ignore[arg-type]
 
@@ -89,6 +90,7 @@ def _modulated(
     options: Options,
 ) -> Tensor:
     _check_rows(caller, x, eps)
+    check_options(caller, options)
     return conditioned.modulated(caller, x, bound(formula, eps=epsilon(x, eps)), scale, shift, **options)
 
 

@@ -13,7 +13,7 @@ from normwise.core.moments import Moments
 from normwise.core.single_value import WITHOUT_EFFECT, check_values_per_channel
 from normwise.operations.normalize import normalize_and_measure
 
-from .running import Options, Statistics, as_known, check_maps, in_tensors
+from .running import Options, Statistics, as_known, check_maps, check_options, in_tensors
 
 
 def check_batch(
@@ -37,7 +37,8 @@ def standardized(
 ) -> tuple[Tensor, Moments]:
     """By a formula's pool, or by given statistics, which are standardization whatever the pool was."""
     if statistics is None:
-        return measured(x, formula, options, weight, bias)
+        return measured(caller, x, formula, options, weight, bias)
+    check_options(caller, options)
     known = as_known(caller, statistics, x)
     y, table = normalize_and_measure(x, bound(formulas.standardized, eps=eps), weight, bias, moments=known, **options)
     return y, in_tensors(table)
@@ -54,10 +55,13 @@ def mixed(
     """By a formula in which given statistics stand in for the batch's only."""
     if statistics is not None:
         formula = partial(formula, known=as_known(caller, statistics, x))
-    return measured(x, formula, options, *parameters)
+    return measured(caller, x, formula, options, *parameters)
 
 
-def measured(x: Tensor, formula: Formula, options: Options, *parameters: Tensor | None) -> tuple[Tensor, Moments]:
+def measured(
+    caller: str, x: Tensor, formula: Formula, options: Options, *parameters: Tensor | None
+) -> tuple[Tensor, Moments]:
     """By a formula, and the statistics that it used."""
+    check_options(caller, options)
     y, table = normalize_and_measure(x, formula, *parameters, **options)
     return y, in_tensors(table)

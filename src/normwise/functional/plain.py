@@ -21,7 +21,7 @@ from normwise.operations.normalize import normalize, run_for_y
 from normwise.operations.request import PIXELS, Request, View
 
 from . import adaptive
-from .running import Epilogue, Options, check_maps
+from .running import Epilogue, Options, check_maps, check_options
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -60,6 +60,7 @@ def filter_response_norm(
     check_maps("filter_response_norm", x, eps, weight=weight, bias=bias)
     if learned_eps is not None:
         check_scalars_or_tables("filter_response_norm", x, learned_eps=learned_eps)
+    check_options("filter_response_norm", options)
     formula = bound(formulas.filter_response_norm, eps=eps)
     return normalize(x, formula, weight, bias, learned_eps, **options)
 
@@ -76,6 +77,7 @@ def global_response_norm(
     """
     check_maps("global_response_norm", x, eps, bias=bias)
     check_required_tables("global_response_norm", x, weight=weight)
+    check_options("global_response_norm", options)
     return normalize(x, bound(formulas.global_response_norm, eps=eps), weight, bias, **options)
 
 
@@ -97,6 +99,7 @@ def evo_norm_s0(
     """
     check_maps("evo_norm_s0", x, eps, weight=weight, bias=bias)
     check_required_tables("evo_norm_s0", x, v=v)
+    check_options("evo_norm_s0", options)
     check_groups("evo_norm_s0", num_groups, x.shape[1])
     check_values_per_group("evo_norm_s0", x, x.shape[1] // num_groups)
     return normalize(x, bound(formulas.evo_norm_s0, groups=num_groups, eps=eps), weight, bias, v, **options)
@@ -306,6 +309,7 @@ def _along_rows(
     parameters: tuple[Tensor | None, Tensor | None],
     epilogue: Epilogue,
 ) -> Tensor:
+    check_options(caller, epilogue, Epilogue)
     check_optional(caller, x, shape, weight=parameters[0], bias=parameters[1])
     return run_for_y(Request(x, formula, parameters, view=View("rows", len(shape)), **epilogue))
 
@@ -326,16 +330,11 @@ def _along_sums(
 def _along_pixels(
     caller: str, x: Tensor, formula: Formula, parameters: tuple[Tensor | None, Tensor | None], options: Options
 ) -> Tensor:
-    return run_for_y(_of_pixels(caller, x, formula, parameters, options))
-
-
-def _of_pixels(
-    caller: str, x: Tensor, formula: Formula, parameters: tuple[Tensor | None, Tensor | None], options: Options
-) -> Request:
+    check_options(caller, options)
     check_optional(caller, x, tuple(x.shape[1:2]), weight=parameters[0], bias=parameters[1])
     mask = options.get("mask")
     options["mask"] = None if mask is None else as_mask(mask, x)
-    return Request(x, formula, parameters, view=PIXELS, **options)
+    return run_for_y(Request(x, formula, parameters, view=PIXELS, **options))
 
 
 def _check_channels(caller: str, x: Tensor) -> None:

@@ -22,7 +22,7 @@ from normwise.core.single_value import (
 from normwise.core.tables import check_required, check_required_tables
 
 from .passes import check_batch, measured, mixed, standardized
-from .running import Options, Statistics, as_known, check_maps
+from .running import Options, Statistics, as_known, check_maps, check_options
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -101,7 +101,7 @@ def batch_renorm(
     check_number("batch_renorm", "d_max", d_max, 0.0)
     known = as_known("batch_renorm", running, x)
     target = RenormTarget(known.mean, known.var, r_max, d_max)
-    return measured(x, partial(formulas.batch_renorm, target=target, eps=eps), options, weight, bias)
+    return measured("batch_renorm", x, partial(formulas.batch_renorm, target=target, eps=eps), options, weight, bias)
 
 
 def instance_norm(
@@ -250,6 +250,7 @@ def ibn(
     True
     """
     check_maps("ibn", x, eps, weight=weight, bias=bias)
+    check_options("ibn", options)
     check_whole("ibn", "first", first, 1)
     if first >= x.shape[1]:
         raise ValueError(f"ibn: first must leave a channel for the batch, received {first} of {x.shape[1]} channels.")

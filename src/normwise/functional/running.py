@@ -31,6 +31,16 @@ class Options(Epilogue, total=False):
     mask: Tensor | None
 
 
+def check_options(caller: str, options: Epilogue, known: type[Epilogue] = Options) -> None:
+    """Nothing but what a function takes behind its own arguments: a slip of the pen is no option."""
+    strange = [name for name in options if name not in known.__annotations__]
+    if strange:
+        raise TypeError(
+            f"{caller}() got an unexpected keyword argument {strange[0]!r}; besides its own it takes "
+            f"{', '.join(known.__annotations__)}."
+        )
+
+
 class Statistics(Protocol):
     """Anything with a mean and a variance per channel, ``[C]``, ``[1, C]`` or ``[N, C]``."""
 

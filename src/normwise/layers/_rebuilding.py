@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from normwise.core.numbers import check_eps
+
 #: Modules of such tools, by the beginning of their names.
 _REBUILDERS = re.compile(
     r"torch\.nn\.(modules\.batchnorm|utils\.fusion)$|(torch\.ao|torchao|torchvision|timm|opacus|fvcore|detectron2|mm\w+)\."
@@ -52,7 +54,7 @@ class LentEpsilon(float):
 
 
 class Epsilon:
-    """``eps`` of a layer, which is not given to a tool that would lose something of the layer.
+    """``eps`` of a layer: at least 0, and not given to a tool that would lose something of the layer.
 
     The layers themselves read ``self.__dict__["eps"]``, in less time.
     """
@@ -81,7 +83,10 @@ class Epsilon:
         return eps
 
     def __set__(self, layer: Any, eps: Any) -> None:
-        layer.__dict__["eps"] = float(eps) if isinstance(eps, LentEpsilon) else eps
+        eps = float(eps) if isinstance(eps, LentEpsilon) else eps
+        if eps is not None or not layer.eps_is_optional:
+            check_eps(layer, eps)
+        layer.__dict__["eps"] = eps
 
 
 def _remedy(function: str) -> str:

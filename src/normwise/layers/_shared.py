@@ -29,6 +29,8 @@ class FusedActivation(Traceable, nn.Module):
     #: Whether the output alone is kept for the backward pass; see `BatchNorm2d`.
     lean: bool = False
     eps: Any = Epsilon()
+    #: Whether it may be None, which is the machine epsilon.
+    eps_is_optional = False
 
     def lost_in(self, mode: str) -> str:
         """What a tool would lose that takes the layer for torch's own in ``"training"`` or ``"evaluation"``, or ""."""

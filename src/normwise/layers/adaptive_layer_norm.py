@@ -13,7 +13,7 @@ from normwise.core.arguments import check_floating
 from normwise.core.bound import bound
 from normwise.core.formulas import Formula
 from normwise.core.moments import epsilon
-from normwise.core.numbers import check_eps, check_rows, check_whole
+from normwise.core.numbers import check_rows, check_whole
 from normwise.core.symbols import as_node, is_symbol
 from normwise.core.tables import check_place, check_required
 from normwise.operations.conditioned import modulated
@@ -22,6 +22,8 @@ from ._shared import FusedActivation
 
 
 class _AdaptiveNorm(FusedActivation):
+    eps_is_optional = True
+
     def __init__(
         self,
         num_features: int,
@@ -36,8 +38,6 @@ class _AdaptiveNorm(FusedActivation):
         super().__init__()
         check_whole(self, "num_features", num_features, 1)
         check_whole(self, "num_condition", num_condition, 1)
-        if eps is not None:
-            check_eps(self, eps)
         self.num_features, self.num_condition, self.eps, self.gate = num_features, num_condition, eps, gate
         self.linear = nn.Linear(num_condition, (3 if gate else 2) * num_features, device=device, dtype=dtype)
         self._set_activation(activation)

@@ -7,7 +7,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from normwise.core.moments import statistics_dtype
-from normwise.core.numbers import check_eps
 from normwise.core.symbols import as_node, is_symbol
 from normwise.functional import adaptive
 
@@ -51,7 +50,6 @@ class AdaptiveInstanceNorm(FusedActivation):
 
     def __init__(self, eps: float = 1e-5, *, activation: str | None = None) -> None:
         super().__init__()
-        check_eps(self, eps)
         self.eps = eps
         self._set_activation(activation)
 

@@ -13,7 +13,7 @@ from normwise.core.bound import bound
 from normwise.core.formulas import Formula
 from normwise.core.known import check_channels
 from normwise.core.moments import Moments
-from normwise.core.numbers import check_eps, check_momentum, check_whole
+from normwise.core.numbers import check_momentum, check_whole
 from normwise.core.processes import ProcessGroup, resolve_group
 from normwise.core.running import RunningStatistics
 from normwise.core.single_value import WITHOUT_EFFECT, check_values_per_channel
@@ -66,7 +66,6 @@ class BatchLayer(RunningLayer, nn.modules.batchnorm._BatchNorm):
         lean: bool = False,
     ) -> None:
         check_whole(self, "num_features", num_features, 0)
-        check_eps(self, eps)
         check_momentum(self, momentum)
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype)
         if not bias:
@@ -206,12 +205,15 @@ class BatchLayer(RunningLayer, nn.modules.batchnorm._BatchNorm):
         check_request(request)
 
     def _check_alone(self, request: Request) -> None:
-        self._check_request(request)
-        self._check_statistics(request.x, None)
+        self._check_training(request, None)
 
     def _check_together(self, request: Request) -> None:
+        self._check_training(request, self._processes())
+
+    def _check_training(self, request: Request, group: ProcessGroup | None) -> None:
         self._check_request(request)
-        self._check_statistics(request.x, self._processes())
+        check_momentum(self, self.momentum)
+        self._check_statistics(request.x, group)
 
     def _check_tensors(self, x: Tensor, running: RunningStatistics | None) -> None:
         """Parameters and buffers as they are now; a subclass adds its own."""

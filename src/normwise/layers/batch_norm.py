@@ -199,6 +199,7 @@ class _GhostBatchNorm(BatchLayer):
 
     def _check_statistics(self, x: Tensor, group: ProcessGroup | None) -> None:
         super()._check_statistics(x, group)
+        check_whole(self, "ghost_size", self.ghost_size, 1)
         check_values_per_chunk(self, x, self.ghost_size)
 
     def extra_repr(self) -> str:

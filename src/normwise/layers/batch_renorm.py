@@ -28,7 +28,25 @@ PAPER_R_MAX: Schedule = ((5_000.0, 1.0), (40_000.0, 3.0))
 PAPER_D_MAX: Schedule = ((5_000.0, 0.0), (25_000.0, 5.0))
 
 
+class _Limit:
+    """A schedule of a layer, of values from the ``lowest`` on, whenever it is set."""
+
+    def __init__(self, lowest: float) -> None:
+        self._lowest = lowest
+
+    def __set_name__(self, _layer: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, layer: Any, _kind: type | None = None) -> Any:
+        return self if layer is None else layer.__dict__[self._name]
+
+    def __set__(self, layer: Any, value: Any) -> None:
+        layer.__dict__[self._name] = as_schedule(value, f"{type(layer).__name__}: {self._name}", self._lowest)
+
+
 class _BatchRenorm(BatchLayer):
+    r_max: Any = _Limit(1.0)
+    d_max: Any = _Limit(0.0)
     plain_in = ("evaluation",)
 
     def __init__(
@@ -46,9 +64,7 @@ class _BatchRenorm(BatchLayer):
         **options: Any,
     ) -> None:
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, **options)
-        name = type(self).__name__
-        self.r_max = as_schedule(r_max, f"{name}: r_max", 1.0)
-        self.d_max = as_schedule(d_max, f"{name}: d_max", 0.0)
+        self.r_max, self.d_max = r_max, d_max
         self._passes = Passes()
         self.target()  # raises without running statistics
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from normwise.core import formulas
 from normwise.core.bound import bound
-from normwise.core.numbers import check_eps, check_whole
+from normwise.core.numbers import check_whole
 from normwise.core.single_value import check_values_per_group
 from normwise.core.symbols import as_node, is_symbol
 from normwise.operations.normalize import normalize
@@ -33,7 +33,6 @@ class _ConditionalInstanceNorm(ConditionTables, ChannelLayer, nn.modules.instanc
         activation: str | None = None,
     ) -> None:
         check_whole(self, "num_features", num_features, 0)
-        check_eps(self, eps)
         super().__init__(num_features, eps, device=device, dtype=dtype)
         self.affine = True
         self._create_tables(num_conditions, num_features, device, dtype)

@@ -60,6 +60,7 @@ class _Squash(FusedActivation):
     def _check(self, x: Tensor) -> None:
         name = type(self).__name__
         check_floating(x, name)
+        check_whole(self, "dim", self.dim, -math.inf)
         if not -x.dim() <= self.dim < x.dim() or x.shape[self.dim] != self.num_channels:
             raise ValueError(
                 f"{name}({self.num_channels}, dim={self.dim}) expected {self.num_channels} channels in dimension "

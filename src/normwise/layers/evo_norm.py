@@ -13,7 +13,7 @@ from normwise.core.arguments import check_input
 from normwise.core.bound import bound
 from normwise.core.formulas import Formula
 from normwise.core.moments import Moments
-from normwise.core.numbers import check_eps, check_groups, check_whole
+from normwise.core.numbers import check_groups, check_whole
 from normwise.core.processes import ProcessGroup
 from normwise.core.running import RunningStatistics
 from normwise.core.single_value import check_values_per_group
@@ -145,7 +145,6 @@ class EvoNormS0(ChannelLayer):
     ) -> None:
         super().__init__()
         check_whole(self, "num_features", num_features, 1)
-        check_eps(self, eps)
         if num_groups is None:
             num_groups = max(d for d in range(1, min(num_features, 32) + 1) if num_features % d == 0)
         check_groups(self, num_groups, num_features)
@@ -185,6 +184,7 @@ class EvoNormS0(ChannelLayer):
         self._check(x, dims=(x.dim(),), channel=1)
         check_optional(self, x, (self.num_features,), weight=self.weight, bias=self.bias)
         check_required(self, x, (self.num_features,), v=self.v)
+        check_groups(self, self.num_groups, self.num_features)
         check_values_per_group(self, x, self.num_features // self.num_groups)
         check_request(request)
 

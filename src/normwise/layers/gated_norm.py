@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from normwise.core.arguments import check_floating
 from normwise.core.moments import epsilon
-from normwise.core.numbers import check_eps, check_rows, check_whole
+from normwise.core.numbers import check_rows, check_whole
 from normwise.core.symbols import as_node, is_symbol
 from normwise.operations.conditioned import gated
 
@@ -45,6 +45,8 @@ class GatedRMSNorm(FusedActivation):
     True
     """
 
+    eps_is_optional = True
+
     def __init__(
         self,
         num_features: int,
@@ -58,8 +60,6 @@ class GatedRMSNorm(FusedActivation):
     ) -> None:
         super().__init__()
         check_whole(self, "num_features", num_features, 1)
-        if eps is not None:
-            check_eps(self, eps)
         if group_size is not None:
             check_whole(self, "group_size", group_size, 1)
             if num_features % group_size:

@@ -12,7 +12,7 @@ from normwise.core.arguments import check_input
 from normwise.core.bound import bound
 from normwise.core.known import check_channels
 from normwise.core.moments import Moments
-from normwise.core.numbers import check_eps, check_groups, check_momentum, check_whole
+from normwise.core.numbers import check_groups, check_momentum, check_whole
 from normwise.core.running import Judge, RunningStatistics
 from normwise.core.single_value import check_values_per_group
 from normwise.core.symbols import as_node, is_symbol
@@ -42,7 +42,6 @@ class _InstanceNorm(RunningLayer, nn.modules.instancenorm._InstanceNorm):
         lean: bool = False,
     ) -> None:
         check_whole(self, "num_features", num_features, 0)
-        check_eps(self, eps)
         check_momentum(self, momentum)
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)  # type: ignore[arg-type]
         if not bias:
@@ -222,7 +221,6 @@ class GroupNorm(FusedActivation, nn.GroupNorm):
     ) -> None:
         check_whole(self, "num_channels", num_channels, 0)
         check_groups(self, num_groups, num_channels)
-        check_eps(self, eps)
         super().__init__(num_groups, num_channels, eps, affine, device, dtype)
         if not bias:
             without_bias(self)
@@ -258,6 +256,7 @@ class GroupNorm(FusedActivation, nn.GroupNorm):
                 f"GroupNorm({self.num_groups}, {self.num_channels}) expected {self.num_channels} channels in "
                 f"dimension 1, got input {list(x.shape)}; write num_channels={x.shape[1]} or move the channels there."
             )
+        check_groups(self, self.num_groups, self.num_channels)
         check_channels(self, x, self.num_channels, *parameters_of(self), None)
         check_values_per_group(self, x, self.num_channels // self.num_groups)
         check_request(request)

@@ -12,7 +12,7 @@ from normwise.core.arguments import check_floating
 from normwise.core.bound import bound
 from normwise.core.formulas import Formula
 from normwise.core.moments import epsilon
-from normwise.core.numbers import as_row_shape, check_eps, check_rows
+from normwise.core.numbers import as_row_shape, check_rows
 from normwise.core.symbols import as_node, is_symbol
 from normwise.core.tables import broadcasts, check_optional
 from normwise.operations.normalize import run_for_y
@@ -47,6 +47,8 @@ class _RowNorm(ZeroCentered, FusedActivation):
         mask: Tensor | None,
     ) -> Tensor:
         shape = self.normalized_shape
+        if type(shape) is not tuple:
+            shape = as_row_shape(self, shape)
         if self.zero_centered:
             tensors = self._with_gain(x, tensors)
         summing = self.add_first and residual is not None
@@ -70,9 +72,10 @@ class _RowNorm(ZeroCentered, FusedActivation):
 
     def _check_tensors(self, x: Tensor, parameters: tuple[Tensor | None, ...]) -> None:
         check_floating(x, type(self).__name__)
-        check_rows(self, x, self.normalized_shape)
+        shape = as_row_shape(self, self.normalized_shape)
+        check_rows(self, x, shape)
         weight, bias = parameters
-        check_optional(self, x, tuple(self.normalized_shape), weight=weight, bias=bias)
+        check_optional(self, x, shape, weight=weight, bias=bias)
 
 
 class LayerNorm(_RowNorm, nn.LayerNorm):
@@ -120,7 +123,6 @@ class LayerNorm(_RowNorm, nn.LayerNorm):
         zero_centered: bool = False,
     ) -> None:
         shape = as_row_shape(self, normalized_shape)
-        check_eps(self, eps)
         super().__init__(shape, eps, elementwise_affine, bias, device, dtype)  # type: ignore[arg-type]
         self._set_options(activation, add_first, zero_centered)
 
@@ -155,6 +157,8 @@ class RMSNorm(_RowNorm, nn.RMSNorm):
     tensor([[1., 1., 1., 1.]], grad_fn=...)
     """
 
+    eps_is_optional = True
+
     def __init__(
         self,
         normalized_shape: int | list[int] | tuple[int, ...] | torch.Size,
@@ -168,8 +172,6 @@ class RMSNorm(_RowNorm, nn.RMSNorm):
         zero_centered: bool = False,
     ) -> None:
         shape = as_row_shape(self, normalized_shape)
-        if eps is not None:
-            check_eps(self, eps)
         super().__init__(shape, eps, elementwise_affine, device, dtype)  # type: ignore[arg-type]
         self._set_options(activation, add_first, zero_centered)
 

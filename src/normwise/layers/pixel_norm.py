@@ -11,7 +11,6 @@ from normwise.core import formulas
 from normwise.core.bound import bound
 from normwise.core.formulas import Formula
 from normwise.core.moments import epsilon
-from normwise.core.numbers import check_eps
 from normwise.core.symbols import as_node, is_symbol
 from normwise.core.tables import check_optional
 from normwise.operations.normalize import run_for_y
@@ -99,7 +98,6 @@ class LayerNorm2d(_PixelNorm, nn.LayerNorm):
         zero_centered: bool = False,
     ) -> None:
         _check_channels(num_channels, "LayerNorm2d")
-        check_eps(self, eps)
         if num_channels == 1:
             raise ValueError(
                 "LayerNorm2d(1): a single channel is its own mean, the output would be the bias whatever the input "
@@ -144,6 +142,8 @@ class RMSNorm2d(_PixelNorm, nn.RMSNorm):
     True
     """
 
+    eps_is_optional = True
+
     def __init__(
         self,
         num_channels: int,
@@ -156,8 +156,6 @@ class RMSNorm2d(_PixelNorm, nn.RMSNorm):
         zero_centered: bool = False,
     ) -> None:
         _check_channels(num_channels, "RMSNorm2d")
-        if eps is not None:
-            check_eps(self, eps)
         super().__init__(num_channels, eps, elementwise_affine, device, dtype)
         self._set_activation(activation)
         self._set_zero_centered(zero_centered)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from normwise.core.numbers import check_eps, check_whole
+from normwise.core.numbers import check_whole
 from normwise.core.symbols import as_node, is_symbol
 from normwise.operations.positional import moment_shortcut, positional_norm
 
@@ -43,7 +43,6 @@ class PositionalNorm2d(FusedActivation):
     ) -> None:
         super().__init__()
         check_whole(self, "num_channels", num_channels, 2)
-        check_eps(self, eps)
         self.num_channels, self.eps, self.return_moments = num_channels, eps, return_moments
         self._set_activation(activation)
 

@@ -11,7 +11,7 @@ from normwise.core import formulas
 from normwise.core.arguments import check_input
 from normwise.core.bound import bound
 from normwise.core.moments import Moments
-from normwise.core.numbers import check_eps, check_whole
+from normwise.core.numbers import check_whole
 from normwise.core.responses import Thresholded
 from normwise.core.symbols import as_node, is_symbol
 from normwise.core.tables import check_optional, check_required
@@ -52,7 +52,6 @@ class _FilterResponseNorm(ChannelLayer):
     ) -> None:
         super().__init__()
         check_whole(self, "num_features", num_features, 0)
-        check_eps(self, eps)
         if eps == 0:
             raise ValueError(f"{type(self).__name__}: eps must be positive, received {eps}.")
         self.num_features, self.eps, self.affine = num_features, eps, affine
@@ -196,7 +195,6 @@ class GlobalResponseNorm(ChannelLayer):
     ) -> None:
         super().__init__()
         check_whole(self, "num_features", num_features, 0)
-        check_eps(self, eps)
         self.num_features, self.eps = num_features, eps
         self._set_activation(activation)
         self.weight = nn.Parameter(torch.empty(num_features, device=device, dtype=dtype))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from normwise.core.known import check_channels, check_pair
 from normwise.core.lasting import lasting, unseen
 from normwise.core.moments import Moments, concatenate
+from normwise.core.numbers import check_momentum
 from normwise.core.policy import StatisticsPolicy
 from normwise.core.running import Judge, RunningStatistics
 from normwise.core.transforms import under_function_transform
@@ -101,6 +102,7 @@ class RunningLayer(WideBuffers, ChannelLayer):
         running = self.running_statistics()
         if running is None:
             return
+        check_momentum(self, running.momentum)
         check_channels(self, statistics.mean, statistics.mean.shape[1], None, None, running)
         try:
             self._update(running, statistics, partial(self.policy.admits, layer=type(self).__name__))

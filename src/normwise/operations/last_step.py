@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,9 +11,13 @@ from torch import Tensor
 from normwise.backends import Backend, responses_of
 from normwise.core.activations import Activation
 from normwise.core.formulas import Affine, Coefficient
+from normwise.core.known import check_moments
+from normwise.core.layout import check_memory
 from normwise.core.moments import statistics_dtype
+from normwise.core.numbers import is_number
 from normwise.core.responses import RESPONSES, Responding
 from normwise.core.sizes import same
+from normwise.core.tables import check_table
 
 #: Slope and offset of what flows back through the statistics, and the mask of the values that it reaches.
 Backflow = tuple[Tensor | None, Tensor | None, Tensor | None]
@@ -83,20 +88,34 @@ def last_step(
     backend: Backend, found: Affine | Responding, mean: Tensor, x: Tensor, activation: Activation | None
 ) -> LastStep:
     """The step that a formula's result asks for, its tables ``[N, C]`` in the dtype of ``x``'s statistics."""
-    if isinstance(found, Affine):
-        return AffineStep(backend, found, mean, x, activation)
-    if type(found) not in RESPONSES:
+    if not isinstance(found, Affine) and type(found) not in RESPONSES:
         others = ", ".join(kind.__name__ for kind in RESPONSES)
         raise TypeError(
             f"A formula gives Affine(center, scale, shift), or one of {others}; this one gave {type(found).__name__}."
         )
-    return ResponseStep(backend, found, mean, x, activation)
+    _check(found, x)
+    kind: Any = AffineStep if isinstance(found, Affine) else ResponseStep
+    return kind(backend, found, mean, x, activation)
+
+
+def _check(found: Affine | Responding, x: Tensor) -> None:
+    """What a formula gave: nobody has looked at it before."""
+    caller = type(found).__name__
+    for name, t in zip(found._fields[:-1], found[:-1], strict=True):
+        if isinstance(t, complex) or (isinstance(t, Tensor) and t.is_complex()):
+            raise TypeError(f"{caller}: {name} must be real, received complex numbers; take their real part.")
+        if isinstance(t, Tensor):
+            check_table(caller, name, t, x)
+            check_memory(t)
+        elif not is_number(t):
+            raise TypeError(f"{caller}: {name} must be a tensor or a number, received {type(t).__name__}.")
+    if found.statistics is not None:
+        check_moments(f"the statistics of {caller}", x, found.statistics)
+        check_memory(found.statistics.mean, found.statistics.var)
 
 
 def _table(t: Coefficient, x: Tensor) -> Tensor:
     kind = statistics_dtype(x.dtype)
-    if isinstance(t, complex) or (isinstance(t, Tensor) and t.is_complex()):
-        raise TypeError("A formula's coefficients must be real, this one gave complex numbers; take their real part.")
     table = t.to(kind) if isinstance(t, Tensor) else torch.full((), t, dtype=kind, device=x.device)
     # An expansion to the same shape would be a node of the graph, too.
     return table if same(table.shape, x.shape[:2]) else table.expand(x.shape[:2])
