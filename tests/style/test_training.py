@@ -42,7 +42,7 @@ def test_the_losses_fall(kind, material, tmp_path):
     plan = plan_of(kind, material, steps=40, learning_rate=5e-3)
     style = run_training(plan, small_features(), tmp_path / "out.pt", steps.append)
     assert [step.done for step in steps] == list(range(1, 41))
-    by_pixels = round(BY_PIXELS[kind] * 40)
+    by_pixels = round(BY_PIXELS * 40)
     assert [math.isnan(step.style) for step in steps] == [True] * by_pixels + [False] * (40 - by_pixels)
     assert steps[by_pixels - 1].content < steps[0].content
     early, late = steps[by_pixels : by_pixels + 5], steps[-5:]

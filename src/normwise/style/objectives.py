@@ -24,7 +24,7 @@ from .losses import (
 from .photographs import Crops
 from .pictures import read_picture
 from .plan import ENCODER_LAYER, Plan
-from .style_file import ANY, MANY, ONE
+from .style_file import ANY, MANY
 
 #: Under the root of the deviations of a crop's pixels.
 EPS = 1e-4
@@ -41,10 +41,9 @@ class Losses(NamedTuple):
 Objective = Callable[..., Losses]
 
 
-#: The share of the steps in which a net learns shapes and palette by pixels alone, which cost little; a decoder has to
-#: learn what maps mean. Seen in trials: from random weights the style's loss is learnt first, and the content for
-#: hundreds of steps not at all.
-BY_PIXELS = {ONE: 0.15, MANY: 0.15, ANY: 0.4}
+#: The share of the steps in which a net learns shapes and palette by pixels alone, which cost little. Seen in trials:
+#: from random weights the style's loss is learnt first, and the content for hundreds of steps not at all.
+BY_PIXELS = 0.15
 
 
 def objective_for(plan: Plan, features: Features) -> Objective:
@@ -70,7 +69,7 @@ class _KnownStyles:
         painted = painted.float()
         content = self._features.content
         rows = torch.zeros(len(crops), dtype=torch.long) if labels is None else labels
-        if step < BY_PIXELS[self._plan.kind] * self._plan.steps:
+        if step < BY_PIXELS * self._plan.steps:
             palette = Style(*(table[rows] for table in self._palettes))
             return _by_pixels(painted, adaptive_instance_norm(crops, palette, EPS))
         with torch.no_grad():
@@ -88,7 +87,7 @@ class _AnyStyle:
         self._styles = Crops(plan.styles, plan.size, plan.seed + 1)
 
     def __call__(self, net: AdaptiveStyleNet, crops: Tensor, step: int) -> Losses:
-        if step < BY_PIXELS[self._plan.kind] * self._plan.steps:
+        if step < BY_PIXELS * self._plan.steps:
             with mixed_precision():
                 copied = net.decoder(net.encoder(crops))
             return _by_pixels(copied.float(), crops)

@@ -14,6 +14,7 @@ from torch import nn
 from ..errors import InputError
 from ..nets.style import AdaptiveStyleNet
 from ..signal.protection import random_numbers_kept
+from .decoder_start import start_decoder
 from .features import Features, channels_last
 from .objectives import Losses, objective_for
 from .photographs import Crops
@@ -23,6 +24,8 @@ from .style_file import Style, build, save_style
 
 SECONDS_BETWEEN_SAVES = 60.0
 WARMUP = 20
+#: Crops by which a decoder is fitted before its training.
+FITTED = 24
 
 
 class Step(NamedTuple):
@@ -50,9 +53,10 @@ def run_training(plan: Plan, features: Features, out: Path, on_step: Listener) -
         photos = Crops(plan.photos, plan.size, plan.seed)
         if isinstance(net, AdaptiveStyleNet):
             net.encoder.load_state_dict(_encoder_state(net, features))
-            net.calibrate(photos(0, plan.batch_size))
         optimizer = torch.optim.Adam([p for p in net.parameters() if p.requires_grad], lr=plan.learning_rate)
         start = resume.load(net, optimizer)
+        if start == 0 and isinstance(net, AdaptiveStyleNet):
+            start_decoder(net, photos(0, FITTED))
         objective = objective_for(plan, features)
         painted = Painted(plan, net, photos, out)
         style = Style(net, plan.kind, plan.names, plan.net(features), plan.record(features))
