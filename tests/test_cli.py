@@ -8,6 +8,8 @@ import pytest
 from normwise import compare
 from normwise.cli.app import COMMANDS
 from normwise.cli.compare import compare as compare_command
+from normwise.comparison.token_layers import is_for_tokens
+from normwise.layers import NORMALIZERS
 from normwise.layers.registry import map_normalizers
 
 SMALL = ("--norms", "batch,none", "--batch-sizes", "64", "--seeds", "1", "--epochs", "1")
@@ -23,14 +25,18 @@ def test_help_fits_80_columns(arguments, command):
 def test_help_of_compare_has_examples_and_every_name(command):
     _, text, _ = command("compare", "--help")
     assert "\n    normwise compare --data photos/ --model torchvision:resnet18 --image-size 64\n" in text
-    names = re.split(r"[\s,]+", text.partition("any other MODEL):")[2].strip())
-    assert names == [*map_normalizers(), "nf"]
+    names = re.split(r"[\s,]+", text.partition("leaves them out):")[2].strip())
+    assert names == [*map_normalizers(), "nf", *filter(is_for_tokens, NORMALIZERS)]
 
 
 def test_the_defaults_of_the_command_are_those_of_the_function():
     command = {name: of.default for name, of in inspect.signature(compare_command).parameters.items()}
     function = {name: of.default for name, of in inspect.signature(compare).parameters.items()}
-    function = {n: ",".join(map(str, v)) if isinstance(v, tuple) else v for n, v in function.items() if n != "on_event"}
+    function = {
+        n: ",".join(map(str, v)) if isinstance(v, tuple) else v
+        for n, v in function.items()
+        if n not in ("on_event", "direction")
+    }
     only_here = {"json_file": None, "csv_file": None, "out": command["out"]}
     assert command == function | only_here
 
@@ -60,6 +66,13 @@ BAD = {
     "a target of no table": (("--target", "class"), "only a table, .csv or .npy, has columns"),
     "rates": (("--lrs", "0.1,x"), "write numbers separated by commas, such as 0.1,0.3,0.6"),
     "one rate": (("--lrs", "0.1"), "must be a list of different learning rates"),
+    "a metric without a direction": (("--train", "m:f", "--metric", "rmse"), "as in accuracy:max or rmse:min"),
+    "another direction": (("--train", "m:f", "--metric", "rmse:down"), "as in accuracy:max or rmse:min"),
+    "no metric": (("--train", "m:f"), "train= needs metric="),
+    "a metric without a function": (("--metric", "rmse:min"), "metric and direction go with train="),
+    "missing function": (("--train", "nowhere:f", "--metric", "rmse:min"), "there is no module 'nowhere'"),
+    "no processes": (("--jobs", "0"), "jobs must be how many processes do runs at a time"),
+    "no part": (("--shard", "4"), "shard must be a part of how many"),
     "missing device": (("--device", "gpu"), "is not available here; write 'cpu'"),
     "groups": (("--norms", "group:5"), "group:5"),
     "out is a file": (("--out", "file"), "cannot be written"),

@@ -121,6 +121,19 @@ def datasets():
 def make_model(norm, in_channels, classes):
     head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, classes))
     return nn.Sequential(nn.Conv2d(in_channels, 8, 3), make_norm(norm, 8), nn.ReLU(), *head)
+
+class make_vit(nn.Module):
+    def __init__(self, in_channels, classes):
+        super().__init__()
+        self.embed, self.norm = nn.Conv2d(in_channels, 8, 4, 4), nn.LayerNorm(8)
+        self.head = nn.Linear(8, classes)
+
+    def forward(self, x):
+        return self.head(self.norm(self.embed(x).flatten(2).mT).mean(1))
+
+def my_train(run):
+    model = nn.Sequential(nn.Linear(4, 8), run.norm(8, rank=1), nn.Linear(8, 1))
+    return {"rmse": model(torch.randn(run.batch_size, 4)).square().mean().sqrt()}
 """
 # Of an option that is given twice the last counts.
 SHORT = ("--epochs", "1", "--seeds", "1", "--batch-sizes", "8")

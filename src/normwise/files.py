@@ -1,13 +1,14 @@
-"""Files that a kill leaves whole and that one process writes at a time."""
+"""Files that a kill leaves whole and that processes share without harm."""
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 try:
     import fcntl
@@ -15,12 +16,52 @@ except ImportError:  # Windows: a second process is not noticed there
     fcntl = None
 
 
-def lock(file: IO[str]) -> bool:
+def lock(file: IO[Any]) -> bool:
     """Keep every other process out until the file is closed; whether that succeeded."""
+    return fcntl is None or _flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def share(file: IO[Any]) -> bool:
+    """Be one of those that have the file, until it is closed; whether there were no others at first."""
+    if fcntl is None:
+        return True
+    alone = _flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    fcntl.flock(file, fcntl.LOCK_SH)
+    return alone
+
+
+@contextmanager
+def in_turn(path: Path) -> Iterator[None]:
+    """One process at a time in the block, in the order in which they come."""
+    with path.open("a") as file:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def claim(file: IO[Any], place: int) -> bool:
+    """Keep other processes out of one byte of a file; whether that succeeded. A process that dies loses its claims."""
     if fcntl is None:
         return True
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            return False
+        raise
+    return True
+
+
+def give_up(file: IO[Any], place: int) -> None:
+    """End a claim."""
+    if fcntl is not None:
+        fcntl.lockf(file, fcntl.LOCK_UN, 1, place)
+
+
+def _flock(file: IO[Any], how: int) -> bool:
+    assert fcntl is not None
+    try:
+        fcntl.flock(file, how)
     except BlockingIOError:
         return False
     return True

@@ -13,6 +13,7 @@ from scipy import stats
 
 from normwise.comparison import compare, summarize
 from normwise.comparison.chance import range_quantile
+from normwise.comparison.sequential import looks_of, stops_among
 
 SIZES = (2, 8, 64)
 NORMS = ("batch", "group", "instance", "layer", "none", "nf")
@@ -93,6 +94,40 @@ def test_five_points_are_found_at_the_default_seeds(table):
         verdicts = summarize(sweep(random, TABLES[table], SEEDS, level=0.9, ahead=5.0)).verdicts
         found += [verdict.clear and verdict.leader == "norm0" for verdict in verdicts]
     assert found.min() / sweeps >= 0.8
+
+
+@pytest.mark.parametrize("table", ["measured", "two contestants", "one is noisy"])
+def test_at_most_one_sweep_in_twenty_that_stops_early_errs_where_nothing_differs(table):
+    """Eight seeds, seven looks: anybody stopped or named behind at any of them is an error."""
+    random, sweeps, erring, runs = np.random.default_rng(3), 60, 0, 0
+    for _ in range(sweeps):
+        rows = run_until_clear(sweep(random, TABLES[table], seeds=8), looks_of(8))
+        summary = summarize(rows, looks_of(8))
+        erring += any(verdict.behind or verdict.unreliable or verdict.clear for verdict in summary.verdicts)
+        runs += len(rows)
+    assert erring <= stats.binom.ppf(0.995, sweeps, 0.05)
+    assert runs >= 0.97 * sweeps * 8 * TABLES[table].size
+
+
+def test_stopping_early_finds_the_winner_with_fewer_runs():
+    random, sweeps, found, runs = np.random.default_rng(4), 30, 0, 0
+    for _ in range(sweeps):
+        rows = run_until_clear(sweep(random, TABLES["measured"], seeds=8, level=0.9, ahead=5.0), looks_of(8))
+        verdicts = summarize(rows, looks_of(8)).verdicts
+        found += all(verdict.clear and verdict.leader == "norm0" for verdict in verdicts)
+        runs += len(rows)
+    assert found >= 0.95 * sweeps
+    assert runs < 0.5 * sweeps * 8 * TABLES["measured"].size
+
+
+def run_until_clear(rows, looks):
+    """The rows that such a sweep would have run of these."""
+    places = dict.fromkeys((row["norm"], row["batch_size"]) for row in rows)
+    done = []
+    for seed in sorted({row["seed"] for row in rows}):
+        stops = stops_among(done, places, looks)
+        done += [row for row in rows if row["seed"] == seed and not stops.holds(row["norm"], row["batch_size"])]
+    return done
 
 
 @pytest.mark.parametrize(("contestants", "freedom"), [(2, 1), (2, 7), (3, 2), (6, 15), (12, 330), (40, 5)])

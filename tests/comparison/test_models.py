@@ -130,10 +130,6 @@ class TwoOutputs(nn.Module):
         (5, "model must be a name, a torch.nn.Module or a function, received 5"),
         (nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), "cannot be replaced: it has no BatchNorm"),
         (
-            nn.Sequential(nn.Flatten(), nn.LayerNorm(64)),
-            "cannot be replaced: it has 1 LayerNorm or RMSNorm layers over",
-        ),
-        (
             nn.Sequential(nn.BatchNorm2d(3)),
             r"Sequential cannot take samples of shape \[1, 8, 8\]: .*Choose a model for",
         ),

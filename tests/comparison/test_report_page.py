@@ -143,9 +143,11 @@ def test_a_sweep_that_diverged_everywhere_has_a_report():
     assert "30 of them diverged" in text
 
 
-def test_a_model_without_sites_has_a_report():
+def test_a_model_without_sites_has_no_signal_in_its_report():
     rows = [make_row(norm, 8, 0) | {"layers": []} for norm in ("batch", "none")]
-    assert "Names of the sites" in Page(build_page(rows, make_about(("batch", "none"), (8,), 1))).text
+    text = Page(build_page(rows, make_about(("batch", "none"), (8,), 1))).text
+    assert "Learning curves" in text
+    assert "The signal at each normalization site" not in text
 
 
 def test_text_from_data_is_escaped(page):

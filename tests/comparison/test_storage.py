@@ -57,31 +57,68 @@ def test_a_foreign_line_is_named(folder, line):
 
 def test_settings_are_replaced_as_a_whole(folder):
     with Store(folder) as store:
-        store.write_settings({"a": 1})
-        store.write_settings({"b": [2]})
-    assert json.loads((folder / "settings.json").read_text()) == {"b": [2]}
-    assert sorted(path.name for path in folder.iterdir()) == [".lock", "results.jsonl", "settings.json"]
+        store.begin({"a": 1}, ["k"])
+        store.begin({"b": [2]}, ["a", "b"])
+    assert json.loads((folder / "settings.json").read_text()) == {"b": [2], "keys": ["a", "b"], "retried": []}
+    shown = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    assert shown == ["results.jsonl", "settings.json"]
 
 
-def test_two_processes_do_not_share_a_folder(folder):
-    script = f"""
-import pathlib, normwise.comparison.storage as s
-for _ in range(2):
-    try:
-        with s.Store(pathlib.Path({str(folder)!r})):
-            print("mine", flush=True)
-    except s.InputError as error:
-        print(error, flush=True)
+OTHER = """
+import pathlib, sys
+from normwise.comparison.storage import InputError, Store
+with Store(pathlib.Path(sys.argv[1])) as store:
+    for keys in (["a", "b", "c"], ["a", "b"]):
+        try:
+            store.begin({}, keys)
+        except InputError as error:
+            print(error, flush=True)
+    store.append({"key": "from the other"})
+    with store.claim(0) as first, store.claim(1) as second:
+        print(first, second, flush=True)
         input()
+        with store.claim(0) as first:
+            print(first, flush=True)
+            input()
 """
+
+
+def test_two_processes_fill_a_folder_together_and_lose_what_they_claim_when_they_die(folder):
     pipes = dict.fromkeys(("stdin", "stdout"), subprocess.PIPE)
-    with subprocess.Popen([sys.executable, "-c", script], text=True, **pipes) as other:
-        with Store(folder):
-            refused = other.stdout.readline()
-        taken, _ = other.communicate("now it is free\n", timeout=60)
-    assert "Another process is writing to" in refused
+    with Store(folder) as store:
+        store.begin({"mine": 1}, ["a", "b"])
+        with store.claim(0) as mine:
+            assert mine
+            other = subprocess.Popen([sys.executable, "-c", OTHER, str(folder)], text=True, **pipes)
+            refused, claimed = other.stdout.readline(), other.stdout.readline()
+            with store.claim(1) as free:
+                assert not free
+        other.stdin.write("go on\n")
+        other.stdin.flush()
+        assert other.stdout.readline() == "True\n"
+        other.kill()
+        other.communicate(timeout=60)
+        for place in (0, 1):
+            with store.claim(place) as free:
+                assert free
+        store.append({"key": "mine"})
+        assert set(store.rows()) == {"a", "b", "from the other", "mine"}
+    assert "Another process is doing another comparison in" in refused
     assert "choose another output folder" in refused
-    assert (taken, other.returncode) == ("mine\n", 0)
+    assert claimed == "False True\n"
+    assert json.loads((folder / "settings.json").read_text())["mine"] == 1
+    assert read_rows(folder) == [*ROWS, {"key": "mine"}, {"key": "from the other"}]
+    assert sorted(path.name for path in folder.glob("results*")) == ["results-1.jsonl", "results.jsonl"]
+
+
+def test_of_several_tries_of_a_run_the_last_counts_and_a_failed_one_only_alone(tmp_path):
+    tries = [("failed", 1), ("finished", 2), ("failed", 3)]
+    with Store(tmp_path) as store:
+        for status, hour in tries:
+            store.append({"key": "k", "status": status, "started": f"2026-01-01T0{hour}:00"})
+            store.append({"key": "other", "status": "failed", "started": f"2026-01-01T0{hour}:00"})
+        assert {key: row["started"][12] for key, row in store.rows().items()} == {"k": "2", "other": "3"}
+        assert store.begin({}, ["k", "other"]) == {"other 2026-01-01T03:00"}
 
 
 def test_the_lock_is_free_after_an_error(folder):

@@ -142,7 +142,7 @@ def test_the_best_mean_of_runs_that_disagree_does_not_lead():
     assert (verdict.leader, verdict.tied, verdict.unreliable) == ("group", ("group",), ("batch",))
     assert (verdict.above, verdict.clear) == (("batch",), False)
     assert verdict.sentence == (
-        "Batch size 2: GroupNorm 94.5%, and no other is reliable; BatchNorm is higher on average, but its runs "
+        "Batch size 2: GroupNorm 94.5%, and no other is reliable; BatchNorm is better on average, but its runs "
         "disagree."
     )
     assert summary.headline.startswith("No clear winner: GroupNorm is within chance of the best reliable one")

@@ -18,7 +18,7 @@ from normwise.comparison import (
     SweepStarted,
     compare,
 )
-from normwise.comparison.entry import threads_for
+from normwise.comparison.request import threads_for
 from normwise.layers import GroupNorm
 
 SMALL = {
@@ -116,7 +116,7 @@ def test_events_tell_the_whole_story():
     assert finished == rows
     epoch = events[2]
     assert (epoch.run, epoch.epoch, epoch.epochs) == (Run("batch", 8, 0), 1, 2)
-    assert epoch.test_accuracy == rows[0]["curve"][0]["test_accuracy"]
+    assert epoch.value == rows[0]["curve"][0]["test_accuracy"]
 
 
 def test_finished_runs_are_not_repeated(tmp_path, rows):

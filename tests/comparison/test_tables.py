@@ -5,7 +5,10 @@ import pytest
 from synthetic import BATCH_SIZES, NORMS, make_row, make_rows
 
 from normwise.comparison import summarize
-from normwise.comparison.tables import ACCURACY, GAP, MEMORY, STEP_TIME, Table, divergence_note, tables
+from normwise.comparison.metric import ACCURACY as METRIC
+from normwise.comparison.tables import GAP, MEMORY, STEP_TIME, Table, divergence_note, judged_quantity, tables
+
+ACCURACY = judged_quantity(METRIC)
 
 
 def accuracies(rows, norm, batch_size):

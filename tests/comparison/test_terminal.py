@@ -10,6 +10,7 @@ from synthetic import BATCH_SIZES, NORMS, make_about, make_row, make_rows
 
 from normwise.comparison import EpochFinished, Run, RunFinished, RunSkipped, RunStarted, SweepStarted, summarize
 from normwise.comparison.cells import title
+from normwise.comparison.metric import ACCURACY
 from normwise.comparison.tables import tables
 from normwise.comparison.terminal import Progress, duration, show_result
 
@@ -126,7 +127,7 @@ def sweep():
     yield RunSkipped(run=runs[0], row=rows[0], **at(1))
     for done, run, row in ((1, runs[1], rows[1]), (2, runs[2], rows[2])):
         yield RunStarted(run=run, **at(done))
-        yield EpochFinished(run=run, epoch=1, epochs=5, train_loss=1.5, test_accuracy=0.5, **at(done))
+        yield EpochFinished(run=run, epoch=1, epochs=5, train_loss=1.5, metric=ACCURACY, value=0.5, **at(done))
         yield RunFinished(run=run, row=row, **at(done + 1))
 
 

@@ -49,7 +49,7 @@ def test_step_times_are_the_side_by_side_ones(monkeypatch):
         asked.append(list(trainers))
         return dict.fromkeys(trainers, 7.0)
 
-    monkeypatch.setattr("normwise.comparison.sweep.side_by_side", times)
+    monkeypatch.setattr("normwise.comparison.classification.side_by_side", times)
     small = {"model": "small_problems:net", "data": "small_problems:blobs", "epochs": 1, "seeds": 2}
     rows = compare(**small, norms=["batch", "none"], batch_sizes=[8, 16])
     assert asked == [["batch", "none"]] * 4

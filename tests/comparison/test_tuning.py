@@ -53,7 +53,7 @@ def test_each_run_has_the_rate_that_was_best_on_the_validation_part():
 
 def test_rates_that_were_tried_are_not_tried_again(tmp_path, monkeypatch):
     first = compare(**SMALL, lrs=RATES, out=tmp_path)
-    monkeypatch.setattr("normwise.comparison.sweep.try_rate", None)
+    monkeypatch.setattr("normwise.comparison.classification.try_rate", None)
     assert compare(**SMALL, lrs=RATES, out=tmp_path) == first
     assert len((tmp_path / "learning_rates.jsonl").read_text().splitlines()) == 4
 

@@ -19,7 +19,8 @@ from .stopping import exit_code, terminable
 NAMES = """
   batch, group, instance, layer, ghost, sync, renorm, switchable,
   batch-instance, filter-response, global-response, evo-b0, evo-s0,
-  pixel-layer, pixel-rms, tanh, erf, none, nf"""
+  pixel-layer, pixel-rms, tanh, erf, none, nf,
+  token-layer, token-rms, token-tanh, token-erf"""
 EPILOG = f"""Examples:
 
 \b
@@ -28,15 +29,19 @@ EPILOG = f"""Examples:
   normwise compare --data wine.csv --target class --model my_code:make_model
   normwise compare --norms batch,group:8 --batch-sizes 4,32 --seeds 5
   normwise compare --model my_code:make_model --data my_code:make_data
+  normwise compare --train my_code:my_train --metric rmse:min
   normwise compare --json - | jq '.[].test_accuracy'
 
 MODEL is resnet8, resnet20 and so on, timm:NAME, torchvision:NAME or package.module:function, which may take norm,
 in_channels and classes. DATA is digits, a folder with one directory of images per class, an .npz file,
 a table (.csv, or .npy with the classes in the last column), or
-package.module:function, which returns a training and a test data set.
+package.module:function, which returns a training and a test data set. TRAIN, in the place of both, is
+package.module:function, which gets a run (run.norm, run.replace, run.batch_size, run.seed) and returns a dict
+with the metric: any task, any loop.
 
 NAMES are separated by commas; group:8 is GroupNorm with 8 groups; nf is the normalizer-free counterpart of
-resnet8, resnet20 and so on (it is left out with any other MODEL):
+resnet8, resnet20 and so on (it is left out with any other MODEL); those of tokens replace LayerNorm and RMSNorm
+in models that have them (any other MODEL leaves them out):
 
 \b{NAMES}
 """
@@ -44,13 +49,23 @@ resnet8, resnet20 and so on (it is left out with any other MODEL):
 
 Model = Annotated[str, typer.Option(metavar="MODEL", help="What to train; see below.")]
 Data = Annotated[str, typer.Option(metavar="DATA", help="What to train it on; see below.")]
+Train = Annotated[str | None, typer.Option(metavar="TRAIN", help="Your own training function; see below.")]
+Metric = Annotated[
+    str | None,
+    typer.Option(metavar="NAME:max|min", help="With --train: what it returns that counts, more or less of it."),
+]
 Target = Annotated[str | None, typer.Option(metavar="NAME", help="The column of a table that holds the classes.")]
 Standardize = Annotated[bool, typer.Option("--standardize", help="Scale each feature or channel of the data.")]
 Norms = Annotated[str, typer.Option(metavar="NAMES", help="Normalizers to compare; see below.")]
 BatchSizes = Annotated[str, typer.Option(metavar="NUMBERS", help="Batch sizes to train with, separated by commas.")]
 Seeds = Annotated[int, typer.Option(metavar="N", help="Runs of each normalizer at each batch size.")]
 Epochs = Annotated[int, typer.Option(metavar="N", help="Passes over the training split in each run.")]
-LearningRate = Annotated[float, typer.Option(metavar="X", help="Peak at batch size 32 and above; less below.")]
+LearningRate = Annotated[
+    float | None,
+    typer.Option(
+        metavar="X", help="Peak at batch size 32 and above, less below; by default 0.6. With --train as given."
+    ),
+]
 Rates = Annotated[
     str | None, typer.Option(metavar="NUMBERS", help="Rates to choose from for each normalizer, by a validation part.")
 ]
@@ -59,6 +74,15 @@ ImageSize = Annotated[
     int | None, typer.Option(metavar="N", help="Pixels per side for images; by default what model and files ask for.")
 ]
 Device = Annotated[str | None, typer.Option(metavar="NAME", help="cpu or cuda; by default a GPU if there is one.")]
+UntilClear = Annotated[
+    bool, typer.Option("--until-clear", help="Stop what is clearly behind; --seeds are then the most that are run.")
+]
+Budget = Annotated[str | None, typer.Option(metavar="TIME", help="Begin no run that would end later, such as 30m.")]
+Jobs = Annotated[int, typer.Option(metavar="N", help="Processes that do runs at a time.")]
+Shard = Annotated[
+    str | None, typer.Option(metavar="K/N", help="Do the K-th of N parts; `normwise report FOLDERS` joins them.")
+]
+Ray = Annotated[str | None, typer.Option(metavar="ADDRESS", help="A Ray cluster that does the runs: auto, local, ...")]
 Out = Annotated[
     Path, typer.Option(metavar="FOLDER", help="For results and report; finished runs in it are not repeated.")
 ]
@@ -67,17 +91,24 @@ Out = Annotated[
 def compare(
     model: Model = "resnet8",
     data: Data = "digits",
+    train: Train = None,
+    metric: Metric = None,
     target: Target = None,
     standardize: Standardize = False,
     norms: Norms = "batch,group,instance,layer,none,nf",
     batch_sizes: BatchSizes = "2,8,64",
     seeds: Seeds = 3,
     epochs: Epochs = 6,
-    learning_rate: LearningRate = 0.6,
+    learning_rate: LearningRate = None,
     lrs: Rates = None,
     weight_decay: WeightDecay = 5e-4,
     image_size: ImageSize = None,
     device: Device = None,
+    until_clear: UntilClear = False,
+    budget: Budget = None,
+    jobs: Jobs = 1,
+    shard: Shard = None,
+    ray: Ray = None,
     out: Out = Path("results/compare"),
     json_file: Json = None,
     csv_file: Csv = None,
@@ -90,6 +121,7 @@ def compare(
     """
     sizes = _numbers("--batch-sizes", batch_sizes, int, "integers separated by commas, such as 2,8,64")
     rates = None if lrs is None else _numbers("--lrs", lrs, float, "numbers separated by commas, such as 0.1,0.3,0.6")
+    name, direction = _metric(metric)
     _check_files(json_file, csv_file)
     from ..comparison import compare as run_comparison
     from ..comparison.terminal import Progress, make_console
@@ -103,6 +135,9 @@ def compare(
             run_comparison(
                 model,
                 data,
+                train=train,
+                metric=name,
+                direction=direction,
                 target=target,
                 standardize=standardize,
                 norms=norms.split(","),
@@ -114,6 +149,11 @@ def compare(
                 weight_decay=weight_decay,
                 image_size=image_size,
                 device=device,
+                until_clear=until_clear,
+                budget=budget,
+                jobs=jobs,
+                shard=shard,
+                ray=ray,
                 out=out,
                 on_event=progress,
             )
@@ -135,6 +175,18 @@ def _check_files(*files: Path | None) -> None:
         check_file(file)
 
 
+def _metric(text: str | None) -> tuple[str | None, str | None]:
+    """ "rmse:min" as name and direction."""
+    if text is None:
+        return None, None
+    name, _, direction = text.rpartition(":")
+    if not name or direction not in ("max", "min"):
+        raise InputError(
+            f"--metric {text}: write the name and whether more or less of it is better, as in accuracy:max or rmse:min."
+        )
+    return name, direction
+
+
 def _numbers(option: str, text: str, kind: Any, form: str) -> list[Any]:
     try:
         return [kind(part) for part in text.split(",")]
@@ -144,11 +196,18 @@ def _numbers(option: str, text: str, kind: Any, form: str) -> list[Any]:
 
 def command_of(settings: dict[str, Any], out: Path) -> str:
     """The command line that repeats a sweep whatever the defaults have become."""
-    names = ("model", "data", "target", "norms", "batch_sizes", "epochs", "learning_rate", "lrs", "weight_decay")
-    values = {name: _text(settings.get(name)) for name in (*names, "image_size", "device")}
+    own = settings.get("metric")
+    trained = ("model", "data", "target", "lrs", "weight_decay", "image_size")
+    names = ("norms", "batch_sizes", "epochs", "learning_rate", "device", *(() if own else trained))
+    values = {name: _text(settings.get(name)) for name in names}
+    if own:
+        values |= {"train": settings["model"], "metric": f"{own}:{settings['direction']}"}
     values |= {"seeds": len(settings["seeds"]), "out": out}
     options = [word for name, value in values.items() if value for word in (f"--{name.replace('_', '-')}", str(value))]
-    return shlex.join(["normwise", "compare", *options, *["--standardize"] * bool(settings.get("standardize"))])
+    flags = [
+        flag for flag, field in (("--standardize", "standardize"), ("--until-clear", "looks")) if settings.get(field)
+    ]
+    return shlex.join(["normwise", "compare", *options, *flags])
 
 
 def _text(value: Any) -> Any:

@@ -31,13 +31,17 @@ def show_and_write(
     from ..comparison.report.page import write_report
 
     write_report(out / REPORT, rows, about, command_of(about["settings"], out))
-    files = [("Report", out / REPORT), ("Rows", out / RESULTS)]
+    files = [("Report", out / REPORT)]
+    if (out / RESULTS).is_file():
+        files.append(("Rows", out / RESULTS))
     if csv_file:
         csv_file.write_text(to_csv(rows), encoding="utf-8")
         files.append(("CSV", csv_file))
     if json_file and json_file != STDOUT:
         json_file.write_text(json.dumps(rows), encoding="utf-8")
         files.append(("JSON", json_file))
-    show_result(console, summarize(rows), files, partial(rows, about), rate_note(about))
+    show_result(
+        console, summarize(rows, about["settings"].get("looks", 0)), files, partial(rows, about), rate_note(about)
+    )
     if json_file == STDOUT:
         typer.echo(json.dumps(rows))

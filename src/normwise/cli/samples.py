@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from ..comparison import InputError
-from ..comparison.entry import IMAGE_SIZE
 from ..comparison.image_size import choose_image_size
 from ..comparison.isolation import isolated
+from ..comparison.request import IMAGE_SIZE
 from ..comparison.sources import load_data
 from ..signal.inputs import default_input, dtype_of, gaussian
 

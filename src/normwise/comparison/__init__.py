@@ -14,3 +14,4 @@ from .settings import Settings as Settings
 from .summary import Summary as Summary
 from .summary import summarize as summarize
 from .summary import to_csv as to_csv
+from .training_run import TrainingRun as TrainingRun

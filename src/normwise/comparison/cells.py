@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..layers import NORMALIZERS
+from .metric import Metric, metric_of
 from .normalizer_free import NORMALIZER_FREE
 
 Row = dict[str, Any]
@@ -17,32 +19,39 @@ Row = dict[str, Any]
 class Cell:
     """One normalizer at one batch size: means over `n` runs; accuracies from 0 to 1.
 
-    `std` is the sample standard deviation of the held-out accuracy over the seeds, None for one run. A diverged
-    run counts with its credited accuracy; the other figures are means of the runs that have them. `step_ms` is
-    the median over the runs. `accuracies` are the held-out accuracies of the single runs.
+    `values` are the metric of the single runs, `mean` their mean (NaN where no run has one), `std` their sample
+    standard deviation, None for fewer than two. A diverged run counts with its credited accuracy; `lost` of the runs
+    have no value at all. The other figures are means of the runs that have them, `step_ms` is the median.
     """
 
     norm: str
     batch_size: int
     n: int
     diverged: int
+    lost: int
+    metric: Metric
     mean: float
-    accuracies: tuple[float, ...]
+    values: tuple[float, ...]
     std: float | None
     train_mode: float | None
     gap: float | None
     train_accuracy: float | None
     step_ms: float | None
     peak_memory_bytes: int | None
-    test_samples: int
+    test_samples: int | None
+
+    @property
+    def failed(self) -> int:
+        """Runs that ended in an error."""
+        return 0 if self.metric.share else self.lost - self.diverged
 
     @property
     def worst(self) -> float:
-        return min(self.accuracies)
+        return min(self.values, key=self.metric.score)
 
     @property
     def best(self) -> float:
-        return max(self.accuracies)
+        return max(self.values, key=self.metric.score)
 
 
 def title(norm: str) -> str:
@@ -95,11 +104,12 @@ def cells_of(rows: Sequence[Row]) -> tuple[Cell, ...]:
     groups: dict[tuple[str, int], list[Row]] = {}
     for row in rows:
         groups.setdefault((row["norm"], row["batch_size"]), []).append(row)
-    return tuple(_cell(group) for group in groups.values())
+    metric = metric_of(rows)
+    return tuple(_cell(group, metric) for group in groups.values())
 
 
-def _cell(rows: list[Row]) -> Cell:
-    accuracies = [row["test_accuracy"] for row in rows]
+def _cell(rows: list[Row], metric: Metric) -> Cell:
+    values = [value for row in rows if (value := metric.of(row)) is not None]
     memory = [row["peak_memory_bytes"] for row in rows if row["peak_memory_bytes"] is not None]
     steps = [row["step_ms"] for row in rows if row["step_ms"] is not None]
     return Cell(
@@ -107,18 +117,20 @@ def _cell(rows: list[Row]) -> Cell:
         batch_size=rows[0]["batch_size"],
         n=len(rows),
         diverged=sum(row["status"] == "diverged" for row in rows),
-        mean=statistics.fmean(accuracies),
-        accuracies=tuple(accuracies),
-        std=statistics.stdev(accuracies) if len(rows) > 1 else None,
+        lost=len(rows) - len(values),
+        metric=metric,
+        mean=statistics.fmean(values) if values else math.nan,
+        values=tuple(values),
+        std=statistics.stdev(values) if len(values) > 1 else None,
         train_mode=_mean(rows, "test_accuracy_train_mode"),
         gap=_mean(rows, "train_eval_gap"),
         train_accuracy=_mean(rows, "train_accuracy"),
         step_ms=statistics.median(steps) if steps else None,
         peak_memory_bytes=max(memory) if memory else None,
-        test_samples=rows[0]["test_samples"],
+        test_samples=rows[0].get("test_samples"),
     )
 
 
 def _mean(rows: list[Row], field: str) -> float | None:
-    values = [row[field] for row in rows if row[field] is not None]
+    values = [row[field] for row in rows if row.get(field) is not None]
     return statistics.fmean(values) if values else None

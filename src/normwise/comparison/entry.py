@@ -2,48 +2,48 @@
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from ..backends import build_kernels
 from ..layers import Norm
-from .image_size import choose_image_size
-from .isolation import isolated
-from .references import name_of
-from .settings import make_settings, named_norms
-from .sources import load_data
+from .jobs import check_jobs, run_in_processes, threads_of_each
+from .on_ray import run_on_ray
+from .own_training import TrainingFunction
+from .request import WEIGHT_DECAY, DataLike, Request, open_experiment
+from .settings import InputError
 from .storage import Store
-from .sweep import Listener, Row, Sweep
-from .zoo import ModelLike, open_model
-
-DataLike = str | Callable[[], Any]
-
-EXAMPLES = 2
-SMALL_MAP = 256
-IMAGE_SIZE = 32
+from .sweep import Listener, Row, Sweep, parse_budget, parse_shard
+from .zoo import ModelLike
 
 
 def compare(
     model: ModelLike = "resnet8",
     data: DataLike = "digits",
     *,
+    train: str | TrainingFunction | None = None,
+    metric: str | None = None,
+    direction: str | None = None,
     target: str | None = None,
     standardize: bool = False,
     norms: Sequence[Norm] = ("batch", "group", "instance", "layer", "none", "nf"),
     batch_sizes: Sequence[int] = (2, 8, 64),
     seeds: int | Sequence[int] = 3,
     epochs: int = 6,
-    learning_rate: float = 0.6,
+    learning_rate: float | None = None,
     lrs: Sequence[float] | None = None,
-    weight_decay: float = 5e-4,
+    weight_decay: float = WEIGHT_DECAY,
     image_size: int | None = None,
     device: str | torch.device | None = None,
+    until_clear: bool = False,
+    budget: str | float | None = None,
+    jobs: int = 1,
+    shard: str | None = None,
+    ray: str | None = None,
     out: str | os.PathLike[str] | None = None,
     on_event: Listener | None = None,
 ) -> list[Row]:
@@ -56,6 +56,10 @@ def compare(
     weights of its own, and is clipped unit by unit besides. On the CPU a row is determined by
     its `key` bit for bit, times aside.
 
+    With `train=` any task is compared, in the caller's own loop: `train(run)` is called once for each run and
+    returns a dict with the metric. `run.norm(channels)` makes its normalizer, `run.replace(model)` puts it into a
+    model; see `normwise.comparison.TrainingRun`.
+
     Args:
         model: `resnet8`, `resnet20`, `resnet18` and so on; `timm:NAME`, `torchvision:NAME`, `package.module:function`;
             a function or a module. A function gets `norm`, `in_channels` and `classes` where it has parameters of
@@ -63,6 +67,10 @@ def compare(
         data: `digits`; a folder with one directory per class; an `.npz` file with x_train, y_train, x_test, y_test
             or x, y; a table, `.csv` with a line of names or `.npy`; `package.module:function` or a function that
             returns (train, test), each a dataset of tensors or a pair (x, y).
+        train: a function, or `package.module:function`, that trains one model and returns what came of it, such as
+            `{"rmse": 0.31}`; in the place of `model` and `data`.
+        metric: with `train`, the key of that dict by which runs are judged.
+        direction: "max" where more of it is better, "min" where less is.
         target: the column of a table that holds the classes: its name, in an array its number; by default the one
             that is called target, class, label or y, and the last of an array.
         standardize: mean 0 and variance 1 over the training split for each feature of a table and each channel of
@@ -74,8 +82,9 @@ def compare(
         batch_sizes: each at most the size of the training split; what needs a batch is left out at 1.
         seeds: how many, or which.
         epochs: passes over the training split, the same for every run.
-        learning_rate: peak rate at batch sizes from 32 on. Of 0.3 to 0.8, 0.6 gave the best accuracy averaged over
-            the default normalizers on the digits; large nets and long runs want less.
+        learning_rate: peak rate at batch sizes from 32 on, by default 0.6. Of 0.3 to 0.8 that gave the best accuracy
+            averaged over the default normalizers on the digits; large nets and long runs want less. With `train` it is
+            `run.learning_rate`, as given.
         lrs: learning rates to choose from, in the place of `learning_rate`: each contestant gets, at each batch size,
             the one with the best accuracy on a fifth of the training split, which its runs then train on again. The
             held-out split, which the verdict rests on, has no part in that choice.
@@ -83,8 +92,20 @@ def compare(
         image_size: side to which the images of a folder are resized; by default the smallest at which every
             normalizer of the model gets a map of 4×4, or of 2×2 where the images are small.
         device: the GPU where there is one, else the CPU.
+        until_clear: stop a contestant at a batch size where it is clearly behind, and a batch size that is decided;
+            `seeds` is then the most that are run. The verdicts' error rate is shared out over all looks.
+        budget: "30m", "2h", or seconds: no run begins that would probably end later. The report says what is missing,
+            and the same call goes on.
+        jobs: how many processes of this machine do runs at a time, each with its share of the processors' threads. Step
+            times are measured before, while nothing else runs. What is compared must be importable by other
+            processes.
+        shard: "3/16" does the third of sixteen parts of the sweep, on one of many machines that share `out` or have
+            folders of their own; `normwise report` shows several folders as one.
+        ray: the address of a Ray cluster, "auto" or "local": each run is a task of as many processors as it has
+            threads, and is repeated where its machine is lost. Step times are not measured there.
         out: folder for `results.jsonl` (a line per finished run, at once on disk), `settings.json` and, with `lrs`,
-            `learning_rates.jsonl`. Runs and tries that the folder holds already are not repeated.
+            `learning_rates.jsonl`. Runs and tries that the folder holds already are not repeated. Several processes
+            with the same sweep may fill one folder: each writes a file of its own, `results-1.jsonl` and so on.
         on_event: called with each `Event`.
 
     A row is a flat JSON dict: what was run (`norm`, `batch_size`, `seed`, ...), `status` ("finished" or
@@ -93,7 +114,10 @@ def compare(
     by epoch, `step_ms` (forward, backward and update: the median of steps taken in turns with the other contestants;
     None where all of them do not fit into memory together), `peak_memory_bytes` (parameters, buffers, optimizer
     state and the peak of what one step allocates), and `layers`: squared channel mean and channel
-    variance of the input of each normalization site, at the start and at the end.
+    variance of the input of each normalization site, at the start and at the end. With `train` a row has `value`, the
+    metric; `metrics`, all that the function returned; `curve`, what it reported; `step_ms`, the median time between the
+    steps of its optimizers; and `traceback` where it failed. A failed run does not end the sweep, and is tried again
+    when the sweep is.
 
     Raises InputError (a ValueError) with what to write instead, before the first run, for everything that cannot
     work. KeyboardInterrupt passes through; the finished runs are in `out`.
@@ -102,39 +126,38 @@ def compare(
     >>> [(row["norm"], row["status"]) for row in rows]
     [('group', 'finished'), ('none', 'finished')]
     """
-    named = named_norms(norms)
-    settings = make_settings(
-        model=name_of(model),
-        data=name_of(data),
-        norms=list(named),
+    request = Request(
+        model=model,
+        data=data,
+        train=train,
+        metric=metric,
+        direction=direction,
+        target=target,
+        standardize=standardize,
+        norms=norms,
         batch_sizes=batch_sizes,
         seeds=seeds,
         epochs=epochs,
         learning_rate=learning_rate,
         lrs=lrs,
         weight_decay=weight_decay,
-        image_size=IMAGE_SIZE if image_size is None else image_size,
+        image_size=image_size,
         device=device,
+        until_clear=until_clear,
     )
-    settings = replace(settings, target=target, standardize=standardize)
-    if image_size is None and isinstance(data, str) and Path(data).is_dir():
-        settings = replace(settings, image_size=choose_image_size(model, Path(data)))
-    with isolated(0, "cpu"):
-        loaded = load_data(data, settings.image_size, target, standardize)
-    recipe = open_model(model, loaded.x_train[:EXAMPLES], len(loaded.classes))
-    if settings.device == "cpu":
-        build_kernels(torch.float32)  # or the first runs would be computed otherwise than the last
-    sweep = Sweep(replace(settings, threads=threads_for(loaded.sample_shape)), named, loaded, recipe)
-    if out is None:
-        return sweep.run(on_event, None)
-    with Store(Path(out)) as store:
+    check_jobs(jobs)
+    part = parse_shard(shard)
+    if jobs > 1 and ray is not None:
+        raise InputError("jobs= and ray= both say who does the runs; write one of them.")
+    if jobs > 1 or ray is not None:
+        request.check_picklable("jobs" if jobs > 1 else "ray")
+    with threads_of_each(jobs) as threads, ExitStack() as stack:
+        sweep = Sweep(open_experiment(request), part, parse_budget(budget))
+        if out is None and jobs > 1:
+            out = stack.enter_context(tempfile.TemporaryDirectory())
+        store = None if out is None else stack.enter_context(Store(Path(out)))
+        if ray is not None:
+            return run_on_ray(sweep, request, ray, store, threads, on_event)
+        if store is not None and jobs > 1:
+            return run_in_processes(sweep, request, store, jobs, threads, on_event)
         return sweep.run(on_event, store)
-
-
-def threads_for(sample_shape: tuple[int, ...]) -> int:
-    """One thread for samples of at most 256 positions, where several cost more than they bring; else torch's.
-
-    >>> threads_for((1, 8, 8)), threads_for((64,))
-    (1, 1)
-    """
-    return 1 if math.prod(sample_shape[1:]) <= SMALL_MAP else torch.get_num_threads()

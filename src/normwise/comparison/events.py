@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .metric import Metric
 from .settings import Run
 from .tuning import Try
 
@@ -46,13 +47,14 @@ class RunStarted(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class EpochFinished(Event):
-    """`train_loss` is None where it is not finite."""
+    """`train_loss` is None where it is not finite, or was not reported; `value` is the sweep's metric."""
 
     run: Run
     epoch: int
     epochs: int
     train_loss: float | None
-    test_accuracy: float
+    metric: Metric
+    value: float | None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from .cells import Cell, counted, listed, spoken, title
 from .spread import MOST_SEEDS
@@ -23,22 +23,35 @@ def evidence(cells: Sequence[Cell], verdicts: Sequence[Verdict]) -> tuple[str, .
     return (*found, *_diverged(cells), *_gaps(cells))
 
 
+def stopped_early(cells: Sequence[Cell], places: Mapping[tuple[str, int], int]) -> tuple[str, ...]:
+    """What a sweep did not run to its end, and why."""
+    most = max((cell.n for cell in cells), default=0)
+    by_seeds: dict[tuple[int, int], list[str]] = {}
+    for (norm, size), seeds in places.items():
+        if seeds < most:
+            by_seeds.setdefault((size, seeds), []).append(spoken(norm))
+    return tuple(
+        f"Stopped at batch size {size} after {counted(seeds, 'seed')}, clearly behind: {listed(norms, most=12)}."
+        for (size, seeds), norms in sorted(by_seeds.items())
+    )
+
+
 def _open(verdict: Verdict, cells: At) -> str | None:
     """How many more seeds would settle an undecided batch size."""
     if verdict.leader is None or verdict.lead is None or verdict.needed is None or verdict.lead > verdict.needed:
         return None
     start = f"Batch size {verdict.batch_size} is open: "
-    lead, least = 100 * verdict.lead, 100 * verdict.resolution
-    cell = cells[verdict.leader]
+    cell, metric = cells[verdict.leader], verdict.metric
+    lead = f"a lead of {metric.difference(verdict.lead)}{metric.unit}"
     if verdict.lead <= verdict.resolution:
         return (
-            f"{start}more seeds alone cannot settle a lead of {lead:.1f} points; {cell.test_samples} held-out samples "
-            f"show no less than {least:.1f}."
+            f"{start}more seeds alone cannot settle {lead}; {cell.test_samples} held-out samples show no less than "
+            f"{metric.difference(verdict.resolution)}."
         )
     if verdict.more_seeds is None:
-        return f"{start}a lead of {lead:.1f} points would take more than {MOST_SEEDS} more seeds."
+        return f"{start}{lead} would take more than {MOST_SEEDS} more seeds."
     return (
-        f"{start}about {counted(verdict.more_seeds, 'more seed')} would settle a lead of {lead:.1f} points "
+        f"{start}about {counted(verdict.more_seeds, 'more seed')} would settle {lead} "
         f"(--seeds {cell.n + verdict.more_seeds})."
     )
 
@@ -46,28 +59,31 @@ def _open(verdict: Verdict, cells: At) -> str | None:
 def _behind(verdict: Verdict, cells: At) -> str | None:
     if not verdict.behind:
         return None
-    named = listed([f"{spoken(norm)} ({cells[norm].mean:.1%})" for norm in verdict.behind], most=12)
+    named = listed([f"{spoken(norm)} ({verdict.metric.text(cells[norm].mean)})" for norm in verdict.behind], most=12)
     return f"Clearly behind at batch size {verdict.batch_size}: {named}."
 
 
 def _unreliable(verdict: Verdict, cells: At) -> list[str]:
+    text = verdict.metric.text
     return [
-        f"Unreliable at batch size {verdict.batch_size}: {spoken(norm)}, {cells[norm].mean:.1%} on average; its runs "
-        f"go from {cells[norm].worst:.1%} to {cells[norm].best:.1%}."
+        f"Unreliable at batch size {verdict.batch_size}: {spoken(norm)}, {text(cell.mean)} on average; its runs go "
+        f"from {text(cell.worst)} to {text(cell.best)}."
         for norm in verdict.unreliable
+        if len((cell := cells[norm]).values) > 1
     ]
 
 
 def _diverged(cells: Sequence[Cell]) -> list[str]:
-    found = []
-    for norm in dict.fromkeys(cell.norm for cell in cells if cell.diverged):
-        counts = [
-            f"{cell.diverged} of {cell.n} runs at batch size {cell.batch_size}"
-            for cell in cells
-            if cell.norm == norm and cell.diverged
-        ]
-        found.append(f"{title(norm)} diverged in {listed(counts, most=12)}.")
-    return found
+    return [*_ended(cells, "diverged", "diverged"), *_ended(cells, "failed", "failed, see the report,")]
+
+
+def _ended(cells: Sequence[Cell], field: str, verb: str) -> list[str]:
+    """Of each normalizer how many runs ended so."""
+    found: dict[str, list[str]] = {}
+    for cell in cells:
+        if count := getattr(cell, field):
+            found.setdefault(cell.norm, []).append(f"{count} of {cell.n} runs at batch size {cell.batch_size}")
+    return [f"{title(norm)} {verb} in {listed(counts, most=12)}." for norm, counts in found.items()]
 
 
 def _gaps(cells: Sequence[Cell]) -> list[str]:

@@ -3,65 +3,97 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from .cells import Cell, Row
-from .chance import range_quantile
+from .chance import LEVEL, range_quantile
+from .metric import Metric, metric_of
 from .spread import Block, Chance, block_of
 from .verdict import Verdict
 
 # Runs of one normalizer that lie further apart than this do not say what to expect of the next run.
 SCATTER = 0.05
+# A metric that is no share: how many times the typical spread of a contestant.
+WILD = 5
 
-RULE = (
+_COMPARED = (
     "Runs are compared seed by seed: those of one seed share the initial weights and the order of the data. A lead is "
     "clear when it is larger than what the ranges of all batch sizes together stay within with 95 % probability where "
     "nothing differs (Tukey's studentized range; the spread is that of the paired differences, the largest of three: "
     "pooled over the whole table, over the batch size, over the two compared), and larger than the 95 % interval of "
-    "one accuracy on this many held-out samples. With one seed there is no spread, so no lead is clear. A normalizer "
-    f"is unreliable, and neither leads nor ties, where its own runs lie more than {100 * SCATTER:.0f} points apart, "
-    "further than two accuracies on this many samples do by chance, and not because a seed was hard for all; it is "
-    "clearly behind where its own differences from the leader say so."
+    "one accuracy on this many held-out samples. "
+)
+_ALONE = (
+    "With one seed there is no spread, so no lead is clear. A normalizer is unreliable, and neither leads nor ties, "
+)
+_BEHIND = "it is clearly behind where its own differences from the leader say so."
+RULE = (
+    f"{_COMPARED}{_ALONE}where its own runs lie more than {100 * SCATTER:.0f} points apart, further than two "
+    f"accuracies on this many samples do by chance, and not because a seed was hard for all; {_BEHIND}"
+)
+RULE_OF_VALUES = (
+    f"{_COMPARED.partition(', and larger than')[0]}. {_ALONE}where a run has no value, or where its own runs lie "
+    f"further apart than {100 * SCATTER:.0f} % of their mean and {WILD} times as far as is typical of the others, and "
+    f"not because a seed was hard for all; {_BEHIND}"
 )
 
 
-def verdicts_of(rows: Sequence[Row], cells: Sequence[Cell]) -> tuple[Verdict, ...]:
-    """A verdict for each batch size, judged by the spread of the whole table."""
+def rule_of(metric: Metric) -> str:
+    """The rules in words."""
+    return RULE if metric.share else RULE_OF_VALUES
+
+
+def verdicts_of(rows: Sequence[Row], cells: Sequence[Cell], level: float = LEVEL) -> tuple[Verdict, ...]:
+    """A verdict for each batch size, judged by the spread of the whole table; with a probability `level` none errs."""
     sizes = sorted({cell.batch_size for cell in cells})
-    blocks = {size: paired_runs(rows, size, "test_accuracy") for size in sizes}
     at = {size: {cell.norm: cell for cell in cells if cell.batch_size == size} for size in sizes}
+    blocks = {size: _scores(rows, at[size], size) for size in sizes}
     scattering = {size: _scattering(at[size], blocks[size]) for size in sizes}
-    reliable = {size: [norm for norm in at[size] if norm not in scattering[size]] for size in sizes}
-    chance = Chance([blocks[size].only(reliable[size]) for size in sizes])
+    reliable = {size: [norm for norm in blocks[size].norms if norm not in scattering[size]] for size in sizes}
+    chance = Chance([blocks[size].only(reliable[size]) for size in sizes], level)
     return tuple(_verdict(at[size], blocks[size], reliable[size], chance) for size in sizes)
 
 
-def paired_runs(rows: Sequence[Row], batch_size: int, field: str) -> Block:
-    """A field of the rows of one batch size by normalizer and seed."""
+def paired_runs(rows: Sequence[Row], batch_size: int, measure: Callable[[Row], float | None]) -> Block:
+    """What the rows of one batch size measured by normalizer and seed; those without it are left out."""
     measured: dict[str, dict[int, float]] = {}
     for row in rows:
-        if row["batch_size"] == batch_size and row[field] is not None:
-            measured.setdefault(row["norm"], {})[row["seed"]] = row[field]
+        if row["batch_size"] == batch_size and (value := measure(row)) is not None:
+            measured.setdefault(row["norm"], {})[row["seed"]] = value
     return block_of(batch_size, measured)
 
 
+def _scores(rows: Sequence[Row], cells: Mapping[str, Cell], batch_size: int) -> Block:
+    """The metric, more is better, of all contestants that have it in each of their runs."""
+    metric = metric_of(rows)
+    whole = [row for row in rows if (cell := cells.get(row["norm"])) and not cell.lost]
+    return paired_runs(whole, batch_size, lambda row: metric.score(metric.of(row) or 0.0))
+
+
 def resolution(cell: Cell) -> float:
-    """Half the 95 % interval of one accuracy on the held-out samples."""
+    """Half the 95 % interval of one accuracy on the held-out samples; 0 where nobody knows it."""
+    if not cell.metric.share or cell.test_samples is None:
+        return 0.0
     # Laplace's estimate keeps the interval of a perfect accuracy above 0.
     rate = (cell.mean * cell.test_samples + 1) / (cell.test_samples + 2)
     return 1.96 * math.sqrt(rate * (1 - rate) / cell.test_samples)
 
 
 def _scattering(cells: Mapping[str, Cell], block: Block) -> list[str]:
-    return [norm for norm, cell in cells.items() if _disagree(cell, block)]
+    spreads = [cell.std for norm in block.norms if (cell := cells[norm]).std is not None]
+    typical = float(np.median(spreads)) if spreads else 0.0
+    return [norm for norm in block.norms if _disagree(cells[norm], block, typical)]
 
 
-def _disagree(cell: Cell, block: Block) -> bool:
+def _disagree(cell: Cell, block: Block, typical: float) -> bool:
     """Whether its runs lie too far apart to say what to expect of the next one (see `RULE`)."""
-    limit = max(SCATTER, math.sqrt(2) * resolution(cell))
-    if not _apart(np.array(cell.accuracies), limit):
+    if cell.metric.share:
+        limit = max(SCATTER, math.sqrt(2) * resolution(cell))
+    else:
+        limit = max(SCATTER * abs(cell.mean), WILD * math.sqrt(2) * typical)
+    if not _apart(cell.metric.sign * np.array(cell.values), limit):
         return False
     own = block.norms.index(cell.norm)
     others = np.delete(block.values, own, axis=0)
@@ -78,18 +110,21 @@ def _apart(values: np.ndarray, limit: float) -> bool:
 
 
 def _verdict(cells: Mapping[str, Cell], block: Block, reliable: Sequence[str], chance: Chance) -> Verdict:
+    metric = next(iter(cells.values())).metric
     # Where seeds are missing that others have, only the common ones are compared.
-    means = {norm: block.mean(norm) if block.seeds else cell.mean for norm, cell in cells.items()}
-    ranked = sorted(cells, key=lambda norm: means[norm], reverse=True)
-    trained = any(cell.diverged < cell.n for cell in cells.values())
+    paired = block.norms if block.seeds else ()
+    means = {norm: block.mean(norm) if norm in paired else metric.score(cell.mean) for norm, cell in cells.items()}
+    ranked = sorted(cells, key=lambda norm: (norm in block.norms, means[norm]), reverse=True)
+    trained = any(cell.diverged < cell.n and cell.lost < cell.n for cell in cells.values())
     leader = next((norm for norm in ranked if norm in reliable), None) if trained else None
+    said = {norm: metric.score(mean) for norm, mean in means.items()}
     if leader is None:
-        return _without_leader(cells, ranked, trained, means)
+        return _without_leader(cells, ranked, trained, said)
     of_reliable, floor = block.only(reliable), resolution(cells[leader])
     needed = {norm: chance.needed(of_reliable, leader, norm) for norm in reliable}
-    needed |= {norm: _needed_alone(block, leader, norm) for norm in cells if norm not in reliable}
+    needed |= {norm: _needed_alone(block, leader, norm, chance.level) for norm in block.norms if norm not in reliable}
     needed = {norm: None if need is None else max(need, floor) for norm, need in needed.items()}
-    behind = [norm for norm in ranked if (need := needed[norm]) is not None and means[leader] - means[norm] > need]
+    behind = [norm for norm in ranked if (need := needed.get(norm)) is not None and means[leader] - means[norm] > need]
     unreliable = [norm for norm in ranked if norm not in reliable and norm not in behind]
     runner_up = next((norm for norm in ranked if norm in reliable and norm != leader), None)
     lead = means[leader] - means[runner_up] if runner_up else None
@@ -110,7 +145,8 @@ def _verdict(cells: Mapping[str, Cell], block: Block, reliable: Sequence[str], c
         trained=True,
         resolution=floor,
         more_seeds=more_seeds,
-        means=means,
+        means=said,
+        metric=metric,
     )
 
 
@@ -132,15 +168,16 @@ def _without_leader(
         resolution=max(map(resolution, cells.values())),
         more_seeds=None,
         means=means,
+        metric=next(iter(cells.values())).metric,
     )
 
 
-def _needed_alone(block: Block, leader: str, norm: str) -> float | None:
+def _needed_alone(block: Block, leader: str, norm: str, level: float) -> float | None:
     """For a contestant whose runs disagree: by its own differences from the leader, whose spread no other shares."""
     pair = block.only((leader, norm))
     if not pair.freedom:
         return None
     # Against each of the others, as the range test has it.
-    quantile = range_quantile((len(block.norms),), pair.freedom)
+    quantile = range_quantile((len(block.norms),), pair.freedom, level)
     differences = pair.values[0] - pair.values[1]
     return quantile / math.sqrt(2) * float(differences.std(ddof=1)) / math.sqrt(pair.seeds)

@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..layers import Norm
+from ..layers import NORMALIZERS, Norm
 from .isolation import isolated
 from .normalizer_free import NORMALIZER_FREE
-from .replacement import check_replaceable, normalization_layers, replace_normalizers, run_with_maps
+from .replacement import check_replaceable, normalization_layers, of_its_kind, replace_normalizers, run_with_maps
 from .settings import InputError, digest
+from .token_layers import is_for_tokens, token_layers
 
 REFERENCE = "batch"
 
@@ -60,6 +61,7 @@ class Recipe:
                     "Choose a model for this shape, or reshape the data."
                 ) from error
         self.ranks = {site: len(shape) for site, shape in maps.items()}
+        self.has_tokens = bool(token_layers(model))
         #: The positions of the smallest map that a normalizer gets.
         self.smallest_map = min((math.prod(shape) for shape in maps.values()), default=1)
         _check_output(name, output, len(example), classes)
@@ -71,7 +73,8 @@ class Recipe:
                 return Network(self.normalizer_free(), ())
             model = self._made(*[REFERENCE] * self.takes_norm)
             if not self.takes_norm:
-                return Network(model, tuple(replace_normalizers(model, norm, self.ranks)))
+                places = of_its_kind(model, norm, self.ranks)
+                return Network(model, tuple(replace_normalizers(model, norm, places)))
         sites = tuple(normalization_layers(model))
         if norm == REFERENCE:
             return Network(model, sites)
@@ -80,6 +83,18 @@ class Recipe:
         _share_weights(model, other, sites)
         present = dict(other.named_modules())
         return Network(other, tuple(site for site in sites if site in present))
+
+    def why_no_place(self, name: str) -> str | None:
+        """Why the model has no layer that the normalizer of this name could replace; None where it has."""
+        if is_for_tokens(name):
+            if self.takes_norm:
+                return "it normalizes rows of features, not the channels of a map"
+            return None if self.has_tokens else f"it normalizes tokens [*, C], and {self.name} has no layer that does"
+        row = NORMALIZERS.get(name.partition(":")[0])
+        if self.ranks or row is None or name == "none":
+            return None
+        fitting = ", ".join(filter(is_for_tokens, NORMALIZERS))
+        return f"it normalizes maps [N, C, *space], and {self.name} normalizes tokens; for these there are {fitting}"
 
     def fingerprint(self, norm: Norm) -> str:
         """Changes when the architecture, its code or its initial weights change."""

@@ -15,6 +15,8 @@ def headline(rows: Sequence[Row], norms: Sequence[str], verdicts: Sequence[Verdi
     """A normalizer is recommended where it is the only one that is nowhere clearly behind and everywhere reliable;
     where several are, there is no clear winner; where none is, the choice depends on the batch size."""
     trained = [verdict for verdict in verdicts if verdict.trained]
+    if not trained and not verdicts[0].metric.share:
+        return f"No run has a finite {verdicts[0].metric.name}: the report says why."
     if not trained:
         where = "at every batch size" if len(verdicts) > 1 else f"at batch size {verdicts[0].batch_size}"
         return f"Nothing trained {where}: every run diverged, its loss stopped being finite. {LOWER_THE_RATE}"
@@ -25,7 +27,8 @@ def headline(rows: Sequence[Row], norms: Sequence[str], verdicts: Sequence[Verdi
     sentences = _among(rows, norms, [verdict for verdict in trained if verdict.leader is not None])
     failed = [str(verdict.batch_size) for verdict in verdicts if not verdict.trained]
     if failed:
-        sentences = [*sentences[:2], f"At batch size {listed(failed)} nothing trained: lower the learning rate."]
+        why = "nothing trained: lower the learning rate" if verdicts[0].metric.share else "no run has a result"
+        sentences = [*sentences[:2], f"At batch size {listed(failed)} {why}."]
     return " ".join(sentences)
 
 
@@ -49,8 +52,10 @@ def _among(rows: Sequence[Row], norms: Sequence[str], judged: Sequence[Verdict])
     named = listed([spoken(norm) for norm in standing])
     first = f"No clear winner: {named} {verb} within chance of the best{' reliable one' * bool(above)} at {where}."
     if above:
-        return [first, f"Better on average somewhere, but with runs that disagree: {listed([*map(spoken, above)])}."]
-    second = shortest_step(rows, standing, min(sizes))
+        why = "disagree" if judged[0].metric.share else "disagree or failed"
+        return [first, f"Better on average somewhere, but with runs that {why}: {listed([*map(spoken, above)])}."]
+    # Step times of a training that is not ours are not taken side by side.
+    second = shortest_step(rows, standing, min(sizes)) if judged[0].metric.share else None
     return [first, *([second] if second else []), *_seeds(judged)]
 
 

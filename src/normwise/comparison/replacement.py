@@ -8,13 +8,22 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from ..core.model_change import ModelChange
 from ..layers import Norm, activates, make_norm
+from ..signal.protection import as_it_was
 from .isolation import listening
+from .references import name_of
 from .settings import InputError
+from .token_layers import is_for_tokens as is_for_tokens
+from .token_layers import leave_fast_path, token_layer, token_layers
+
+# The "rank" of a layer that normalizes tokens [*, C].
+TOKENS = -1
+_OF_MAPS = "BatchNorm, InstanceNorm or GroupNorm layer"
 
 
 def normalization_layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -24,18 +33,12 @@ def normalization_layers(model: nn.Module) -> dict[str, nn.Module]:
 
 def check_replaceable(model: nn.Module, name: str) -> None:
     """Raises InputError where there is no layer that `replace_normalizers` can replace."""
-    if normalization_layers(model):
+    if normalization_layers(model) or token_layers(model):
         return
-    rows = sum(isinstance(module, (nn.LayerNorm, nn.RMSNorm)) for module in model.modules())
-    if rows:
-        raise InputError(
-            f"{name}: its normalization cannot be replaced: it has {rows} LayerNorm or RMSNorm layers over the last "
-            "dimension, which normalize tokens and not channel maps. Choose a model with BatchNorm, GroupNorm or "
-            "InstanceNorm layers."
-        )
     raise InputError(
-        f"{name}: its normalization cannot be replaced: it has no BatchNorm, GroupNorm or InstanceNorm layer. "
-        "Write a function that takes `norm` and builds its layers with normwise.layers.make_norm(norm, channels)."
+        f"{name}: its normalization cannot be replaced: it has no BatchNorm, GroupNorm or InstanceNorm layer, and no "
+        "LayerNorm or RMSNorm over the last dimension. Write a function that takes `norm` and builds its layers with "
+        "normwise.layers.make_norm(norm, channels)."
     )
 
 
@@ -45,6 +48,48 @@ def run_with_maps(model: nn.Module, x: Tensor) -> tuple[Any, dict[str, tuple[int
     layers = normalization_layers(model)
     with torch.no_grad(), listening(layers, lambda name, signal: maps.update({name: tuple(signal.shape[2:])})):
         return model(x), maps
+
+
+def ranks_by_class(model: nn.Module) -> dict[str, int]:
+    """The spatial dimensions of each layer's maps as far as classes tell: its own, or the model's convolutions."""
+    convolutions = [module for module in model.modules() if isinstance(module, _ConvNd)]
+    usual = len(convolutions[0].kernel_size) if convolutions else 2
+    return {name: _rank_of_class(layer, usual) for name, layer in normalization_layers(model).items()}
+
+
+def _rank_of_class(layer: nn.Module, usual: int) -> int:
+    named = {base.__name__[-2:] for base in type(layer).__mro__ if issubclass(base, _NormBase)}
+    return next((rank for end, rank in (("1d", 1), ("2d", 2), ("3d", 3)) if end in named), usual)
+
+
+def of_its_kind(model: nn.Module, norm: Norm, ranks: Mapping[str, int]) -> dict[str, int]:
+    """What `norm` can replace: the layers in `ranks`, or, with the rank `TOKENS`, those of tokens.
+
+    A normalizer of neither kind ("none", a class, a function) replaces those of maps, where there are any.
+    """
+    tokens = dict.fromkeys(token_layers(model), TOKENS)
+    if is_for_tokens(norm):
+        return tokens
+    undecided = not isinstance(norm, str) or norm == "none"
+    return dict(ranks) if ranks or not undecided else tokens
+
+
+def replace_in_place(model: nn.Module, norm: Norm, example: Any = None) -> None:
+    """Replace the normalizers of a model by `norm`, which goes to their device and dtype.
+
+    Raises ValueError where there is none of its kind.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"run.replace takes a torch.nn.Module, received {type(model).__name__}.")
+    ranks = ranks_by_class(model)
+    if example is not None:
+        with as_it_was(model):
+            ranks = {name: len(shape) for name, shape in run_with_maps(model.eval(), example)[1].items()}
+    places = of_its_kind(model, norm, ranks)
+    if not places:
+        kind = "LayerNorm or RMSNorm layer over the last dimension" if is_for_tokens(norm) else _OF_MAPS
+        raise ValueError(f"run.replace: {type(model).__name__} has no {kind}, which {name_of(norm)!r} could replace.")
+    replace_normalizers(model, norm, places)
 
 
 def replace_normalizers(model: nn.Module, norm: Norm, ranks: Mapping[str, int]) -> list[str]:
@@ -57,7 +102,7 @@ def replace_normalizers(model: nn.Module, norm: Norm, ranks: Mapping[str, int]) 
     which a shortcut may still need.
     """
     names = []
-    layers = normalization_layers(model)
+    layers = normalization_layers(model) | token_layers(model)
     with ModelChange(model, "compare") as change:
         for name, rank in ranks.items():
             old = layers[name]
@@ -73,6 +118,8 @@ def replace_normalizers(model: nn.Module, norm: Norm, ranks: Mapping[str, int]) 
         for module in change.model.modules():
             if hasattr(module, "inplace"):
                 change.set(module, "inplace", False)
+            if TOKENS in ranks.values():
+                leave_fast_path(module, change)
     return names
 
 
@@ -82,6 +129,12 @@ def _behind(layer: nn.Module) -> tuple[nn.Module, nn.Module] | None:
 
 
 def _build(norm: Norm, old: nn.Module, rank: int) -> nn.Module:
+    layer = token_layer(norm, old) if rank == TOKENS else _channel_layer(norm, old, rank)
+    like = next((t for t in old.parameters() if t.is_floating_point()), None)
+    return layer if like is None else layer.to(like.device, like.dtype)
+
+
+def _channel_layer(norm: Norm, old: nn.Module, rank: int) -> nn.Module:
     channels = old.num_channels if isinstance(old, nn.GroupNorm) else old.num_features
     if rank == 0 and isinstance(norm, str) and norm == "instance":
         raise ValueError("InstanceNorm has one value per sample and channel on features [N, C]; leave 'instance' out.")

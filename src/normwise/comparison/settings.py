@@ -31,7 +31,11 @@ class Run(NamedTuple):
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that a sweep shares between its runs. `norms` are names; `image_size` serves image folders."""
+    """Everything that a sweep shares between its runs. `norms` are names; `image_size` serves image folders.
+
+    Where a user's function trains, `model` is its name, `data` is empty, `metric` and `direction` say what it is judged
+    by, and a `learning_rate` of 0 is none. `looks` is how often a sweep looks what can be stopped, 0 where it does not.
+    """
 
     model: str
     data: str
@@ -47,6 +51,14 @@ class Settings:
     lrs: tuple[float, ...] = ()
     target: str | None = None
     standardize: bool = False
+    metric: str | None = None
+    direction: str | None = None
+    looks: int = 0
+
+    @property
+    def own_rate(self) -> float | None:
+        """The learning rate that a user's function gets."""
+        return self.learning_rate or None
 
     def rate(self, batch_size: int) -> float:
         """Peak learning rate at a batch size: linear in it up to 32, constant from there on."""

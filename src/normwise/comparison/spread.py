@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .chance import range_quantile
+from .chance import LEVEL, range_quantile
 
 # How far ahead a count of seeds is worth saying.
 MOST_SEEDS = 50
@@ -75,7 +75,7 @@ class Chance:
     """What the difference of two means must exceed anywhere in a table of contestants and batch sizes.
 
     With all expectations equal, no two contestants of any batch size lie further apart than `needed` says, with a
-    probability of 95 %: Tukey's range test (see `chance.range_quantile`) over all batch sizes at once.
+    probability of `level`: Tukey's range test (see `chance.range_quantile`) over all batch sizes at once.
 
     The test takes one σ for the whole table. Real contestants and batch sizes scatter differently, so the spread of a
     pair is the largest of three estimates: over the whole table, over its batch size, and over that pair at all
@@ -83,7 +83,8 @@ class Chance:
     counts how often it errs where they do not.
     """
 
-    def __init__(self, blocks: Sequence[Block]) -> None:
+    def __init__(self, blocks: Sequence[Block], level: float = LEVEL) -> None:
+        self.level = level
         self.blocks = [block for block in blocks if block.freedom]
         self.table = mean_square(self.blocks)
 
@@ -107,4 +108,4 @@ class Chance:
     def _needed(self, spread: float, seeds: int, more: int) -> float:
         sizes = tuple(len(block.norms) for block in self.blocks)
         freedom = sum((len(block.norms) - 1) * (block.seeds + more - 1) for block in self.blocks)
-        return range_quantile(sizes, freedom) * spread / math.sqrt(seeds)
+        return range_quantile(sizes, freedom, self.level) * spread / math.sqrt(seeds)

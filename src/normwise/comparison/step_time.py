@@ -20,7 +20,7 @@ def shortest_step(rows: Sequence[Row], norms: Sequence[str], batch_size: int) ->
     logarithmic scale, so that what the machine does to all alike cancels and a difference is a ratio.
     """
     sizes = sorted({row["batch_size"] for row in rows})
-    timed = [paired_runs(rows, size, "step_ms") for size in sizes]
+    timed = [paired_runs(rows, size, lambda row: row["step_ms"]) for size in sizes]
     timed = [replace(block, values=np.log(block.values)) for block in timed]
     block, chance = timed[sizes.index(batch_size)], Chance(timed)
     order = sorted((norm for norm in norms if norm in block.norms), key=block.mean) if block.freedom else []

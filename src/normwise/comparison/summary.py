@@ -8,9 +8,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from .cells import Cell, Row, cells_of
-from .evidence import evidence
-from .judging import RULE, verdicts_of
+from .evidence import evidence, stopped_early
+from .judging import rule_of, verdicts_of
+from .metric import Metric, metric_of
 from .recommendation import headline
+from .sequential import judged_with_stops
 from .verdict import Verdict
 
 
@@ -22,21 +24,34 @@ class Summary:
     verdicts: tuple[Verdict, ...]
     headline: str
     evidence: tuple[str, ...]
-    rule: str = RULE
+    metric: Metric
+
+    @property
+    def rule(self) -> str:
+        """How leads are judged, in words."""
+        return rule_of(self.metric)
 
     def cell(self, norm: str, batch_size: int) -> Cell | None:
         """The cell of a normalizer at a batch size, None where no run is finished."""
         return next((c for c in self.cells if (c.norm, c.batch_size) == (norm, batch_size)), None)
 
 
-def summarize(rows: Sequence[Row]) -> Summary:
-    """The summary of the rows of one sweep, which may be incomplete; ValueError where there is no row."""
+def summarize(rows: Sequence[Row], looks: int = 0) -> Summary:
+    """The summary of the rows of one sweep, which may be incomplete; ValueError where there is no row.
+
+    `looks`: how often the sweep looked whether something can be stopped, 0 for one that does not (`settings["looks"]`).
+    """
     if not rows:
         raise ValueError("summarize needs at least one row; no run has finished yet.")
     cells = cells_of(rows)
     norms = list(dict.fromkeys(cell.norm for cell in cells))
-    verdicts = verdicts_of(rows, cells)
-    return Summary(cells, verdicts, headline(rows, norms, verdicts), evidence(cells, verdicts))
+    if looks:
+        verdicts, stops = judged_with_stops(rows, looks)
+        found = (*evidence(cells, verdicts), *stopped_early(cells, stops.places))
+    else:
+        verdicts = verdicts_of(rows, cells)
+        found = evidence(cells, verdicts)
+    return Summary(cells, verdicts, headline(rows, norms, verdicts), found, metric_of(rows))
 
 
 def to_csv(rows: Iterable[Row]) -> str:

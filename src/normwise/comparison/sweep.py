@@ -3,222 +3,225 @@
 from __future__ import annotations
 
 import itertools
+import math
+import re
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timezone
-from functools import partial
 from typing import Any
 
-import torch
-
-from ..layers import Norm
-from . import renorm
-from .data import Data, fingerprint, scales_apart
-from .events import EpochFinished, Event, RateTried, RunFinished, RunSkipped, RunStarted, SweepStarted
-from .isolation import isolated
+from .events import EpochFinished, Event, RunFinished, RunSkipped, RunStarted, SweepStarted
+from .experiment import Experiment, Row
 from .machine import machine, versions
-from .models import Network, Recipe
 from .progress import Progress
-from .settings import InputError, Run, Settings, digest
-from .storage import Store
-from .timing import side_by_side
-from .training import Trainer, train
-from .trial import who_can_run
-from .tuning import Try, best_rate, try_rate, validation_part
+from .sequential import stops_among
+from .settings import InputError, Run
+from .storage import Store, stamp
 
 Listener = Callable[[Event], None]
-Row = dict[str, Any]
 
-TIMED_STEPS = 10
-TIMING_SECONDS = 1.0
+# Seconds between two looks at what other processes have done.
+WAIT = 0.5
 
 
 class Sweep:
-    """Runs of one model on one data set; building it checks everything that could stop a run.
+    """The runs of one experiment, or one part of them: `part` is its number, counted from 1, and how many there are.
 
-    `norms` are the contestants that can run, `left_out` says of the others, for the reader, why they cannot.
+    `budget` is the seconds after which no run may end, as far as the runs so far tell.
     """
 
-    def __init__(self, settings: Settings, norms: dict[str, Norm], data: Data, recipe: Recipe) -> None:
-        self.recipe = recipe
-        largest = max(settings.batch_sizes)
-        if largest > len(data.x_train):
-            raise InputError(
-                f"Batch size {largest} is larger than the training split of {data.name} ({len(data.x_train)} "
-                f"samples); write a batch size of at most {len(data.x_train)}."
-            )
-        self.data = data.to(settings.device)
-        self.validation = validation_part(self.data, largest) if settings.lrs else None
-        self.settings, self.norms = settings, norms
-        entrants = who_can_run(settings, norms, recipe, data.name, lambda run: self._steps(run, most=1))
-        self.norms, self.missing, self.left_out = entrants
-        self.settings = replace(settings, norms=tuple(self.norms))
-        self.rates: dict[tuple[str, int], float] = {}
-        self.runs = self._plan()
-        first = {run.batch_size: run for run in reversed(self.runs)}
-        self.cost = {size: self._cost(first[size]) for size in settings.batch_sizes if size in first}
+    def __init__(self, experiment: Experiment, part: tuple[int, int] = (1, 1), budget: float = math.inf) -> None:
+        self.experiment, self.part = experiment, part
+        self.ends_at = time.monotonic() + budget
+        self.plan = planned(experiment)
+        self.runs = self.plan[part[0] - 1 :: part[1]]
+        self.keys: dict[Run, str] = {}
+        self.rows: dict[Run, Row] = {}
+        self.retried: frozenset[str] = frozenset()
+        self.progress = Progress(self.runs, dict.fromkeys(experiment.settings.batch_sizes, 1.0), ())
+        self.tell: Listener = lambda _: None
+        self.store: Store | None = None
 
     def run(self, on_event: Listener | None, store: Store | None) -> list[Row]:
-        """Do the runs that `store` does not hold yet; returns the rows of all runs in the order of the plan."""
-        tell: Listener = on_event or (lambda _: None)
-        models = {name: self.recipe.fingerprint(norm) for name, norm in self.norms.items()}
-        if self.validation is not None:
-            self.rates = self._choose_rates(self.validation, models, tell, store)
-        data = self.data.fingerprint
-        keys = {run: _key(self._settings_of(run), data, models[run.norm], run) for run in self.runs}
-        known = store.rows() if store else {}
-        rows = {run: known[key] for run, key in keys.items() if key in known}
-        progress = Progress(self.runs, self.cost, rows)
+        """Do the runs that `store` does not hold yet; returns the rows of all runs in the order of the plan.
+
+        What another process is doing in the same folder is waited for, and done here if that process dies.
+        """
+        self.begin(on_event, store)
+        while pending := self.pending():
+            before = len(self.rows)
+            for group in grouped(pending):
+                step_ms = self.step_times(group)
+                for run in group:
+                    self._do_if_free(run, step_ms)
+            if len(self.rows) == before:
+                time.sleep(WAIT)
+        return self.finished()
+
+    def begin(self, on_event: Listener | None, store: Store | None, at_once: int = 1) -> None:
+        """Prepare, see what is done already, and say so; `at_once` runs will be done at a time."""
+        self.tell, self.store = on_event or self.tell, store
+        self.experiment.prepare(self.runs, self.tell, store)
+        self.keys = self.experiment.keys(self.plan)
         about = self.about()
+        known: Mapping[str, Row] = {}
         if store:
-            store.write_settings(about | {"keys": list(keys.values())})
-        tell(SweepStarted(out=store.folder if store else None, about=about, **_state(progress)))
-        for run, row in rows.items():
-            tell(RunSkipped(run=run, row=row, **_state(progress)))
-        for (seed, size), group in itertools.groupby(self.runs, key=lambda run: (run.seed, run.batch_size)):
-            pending = [run for run in group if run not in rows]
-            step_ms = self._step_times([run.norm for run in pending], size, seed)
-            for run in pending:
-                tell(RunStarted(run=run, **_state(progress)))
-                rows[run] = {"key": keys[run], **self._run(run, progress, tell), "step_ms": step_ms.get(run.norm)}
-                if store:
-                    store.append(rows[run])
-                progress.finish(run, rows[run]["seconds"])
-                tell(RunFinished(run=run, row=rows[run], **_state(progress)))
-        return [rows[run] for run in self.runs]
+            self.retried = store.begin(about, list(self.keys.values()))
+            known = {key: row for key, row in store.rows().items() if stamp(row) not in self.retried}
+        self.rows = {run: known[key] for run, key in self.keys.items() if run in set(self.runs) and key in known}
+        self.progress = Progress(self.runs, self.experiment.costs(self.runs), self.rows, at_once)
+        self.tell(SweepStarted(out=store.folder if store else None, about=about, **self.state()))
+        for run, row in self.rows.items():
+            self.tell(RunSkipped(run=run, row=row, **self.state()))
+
+    def pending(self) -> list[Run]:
+        """What is to be done next: all that is left, or, where some may be stopped, what is left of the first seed that
+        not all have. Runs that would not fit into the budget are left out."""
+        pending = [run for run in self.runs if run not in self.rows]
+        looks = self.experiment.settings.looks
+        if looks and pending:
+            places = dict.fromkeys((run.norm, run.batch_size) for run in self.plan)
+            rows = [self.rows[run] for run in self.plan if run in self.rows]
+            stops = stops_among(rows, places, looks)
+            pending = [run for run in pending if not stops.holds(run.norm, run.batch_size)]
+            pending = [run for run in pending if run.seed == pending[0].seed]
+        left = self.ends_at - time.monotonic()
+        return [run for run in pending if self.progress.expected(run) <= left]
+
+    def finished(self) -> list[Row]:
+        """The rows of the runs that are done, in the order of the plan."""
+        return [self.rows[run] for run in self.runs if run in self.rows]
+
+    def step_times(self, runs: Sequence[Run]) -> dict[str, float | None]:
+        """The step times of a group, by normalizer: those that the folder has, else measured now."""
+        known = self.store.step_times() if self.store else {}
+        if all(self.keys[run] in known for run in runs):
+            return {run.norm: known[self.keys[run]] for run in runs}
+        return self.experiment.step_times(runs)
+
+    def state(self, run: Run | None = None, part: float = 0.0, seconds: float = 0.0) -> dict[str, Any]:
+        """How far the sweep is, with `part` of a run that takes since `seconds`, as events have it."""
+        return {
+            "done": self.progress.done,
+            "total": self.progress.total,
+            "work_done": self.progress.share(run, part),
+            "seconds_left": self.progress.seconds_left(run, part, seconds),
+        }
+
+    @contextmanager
+    def claim(self, run: Run) -> Iterator[bool]:
+        """Whether a run is to be done by this process: nobody else does it or has done it in the meantime."""
+        if self.store is None:
+            yield True
+            return
+        with self.store.claim(self.plan.index(run)) as free:
+            row = self.store.rows().get(self.keys[run]) if free else None
+            done = row is not None and stamp(row) not in self.retried
+            if row is not None and done:
+                self.rows[run] = row
+                self.progress.finish(run, row["seconds"])
+                self.tell(RunSkipped(run=run, row=row, **self.state()))
+            yield free and not done
+
+    def write(self, run: Run, row: Row) -> None:
+        """Keep the row of a run that is done here."""
+        row = {"key": self.keys[run], **row}
+        if self.store:
+            self.store.append(row)
+        self.take(run, row)
+
+    def lost(self, run: Run, message: str) -> Row:
+        """The row of a run that ends whatever process does it."""
+        return run._asdict() | self.experiment.lost(message) | _done(time.perf_counter(), datetime.now(timezone.utc))
+
+    def take(self, run: Run, row: Row) -> None:
+        """A run is finished, and its row is kept."""
+        self.rows[run] = row
+        self.progress.finish(run, row["seconds"])
+        self.tell(RunFinished(run=run, row=row, **self.state()))
 
     def about(self) -> dict[str, Any]:
         """Settings, data, protocol, machine and versions, for `settings.json` and the report."""
-        data = self.data
-        return {
-            "settings": asdict(self.settings),
-            "data": {
-                "name": data.name,
-                "sample_shape": list(data.sample_shape),
-                "classes": list(data.classes),
-                "train_samples": len(data.x_train),
-                "test_samples": len(data.x_test),
-                "fingerprint": data.fingerprint,
-            },
-            "protocol": self.settings.protocol(),
-            "left_out": list(self.left_out),
-            "notes": [note] if (note := scales_apart(self.data)) else [],
-            "missing": sorted(map(list, self.missing)),
-            "rates": {str(size): self.settings.rate(size) for size in self.settings.batch_sizes},
-            "chosen_rates": [[norm, size, rate] for (norm, size), rate in self.rates.items()],
-            "machine": machine(self.settings.device),
+        return self.experiment.about() | {
+            "left_out": list(self.experiment.left_out),
+            "missing": sorted(map(list, self.experiment.missing)),
+            "machine": machine(self.experiment.settings.device),
             "versions": versions(),
         }
 
-    def _plan(self) -> list[Run]:
-        # A seed at a time, large batches (the short runs) first, all normalizers of a batch size together:
-        # whenever the sweep is stopped, what is finished can be compared.
-        sizes = sorted(self.settings.batch_sizes, reverse=True)
-        grid = itertools.product(self.settings.seeds, sizes, self.settings.norms)
-        return [Run(norm, size, seed) for seed, size, norm in grid if (norm, size) not in self.missing]
-
-    def _settings_of(self, run: Run) -> Settings:
-        chosen = self.rates.get((run.norm, run.batch_size), self.settings.learning_rate)
-        return replace(self.settings, learning_rate=chosen)
-
-    def _choose_rates(
-        self, part: Data, models: Mapping[str, str], tell: Listener, store: Store | None
-    ) -> dict[tuple[str, int], float]:
-        """The learning rate of each contestant at each batch size; what `store` has tried is not tried again."""
-        first = [run for run in self.runs if run.seed == self.settings.seeds[0]]
-        grid = [(run, rate) for run in first for rate in self.settings.lrs]
-        known = store.tries() if store else {}
-        data = fingerprint(part)
-        found: dict[tuple[str, int], list[Try]] = {}
-        begin = time.perf_counter()
-        for done, (run, rate) in enumerate(grid, start=1):
-            settings = replace(self.settings, learning_rate=rate)
-            key = _key(settings, data, models[run.norm], run)
-            if key in known:
-                tried = Try(**known[key])
-            else:
-                tried = try_rate(partial(self._trainer, run, settings, part), run, settings)
-                if store:
-                    store.append_try({"key": key, **tried._asdict()})
-            found.setdefault((run.norm, run.batch_size), []).append(tried)
-            left = (time.perf_counter() - begin) / done * (len(grid) - done)
-            tell(RateTried(tried=tried, done=done, total=len(grid), work_done=done / len(grid), seconds_left=left))
-        return {cell: best_rate(tries) for cell, tries in found.items()}
-
-    def _network(self, run: Run) -> Network:
-        network = self.recipe.build(self.norms[run.norm], run.seed)
-        return network._replace(module=network.module.to(self.settings.device))
-
-    def _trainer(self, run: Run, settings: Settings, data: Data) -> Trainer:
-        return Trainer(self._network(run), data, run, settings)
-
-    def _cost(self, run: Run) -> float:
-        """Seconds that a run takes, by its first steps."""
-        steps = len(self.data.x_train) // run.batch_size * self.settings.epochs
-        try:
-            return steps * min(self._steps(run, most=TIMED_STEPS))
-        except torch.OutOfMemoryError as error:
-            raise InputError(
-                f"A training step at batch size {run.batch_size} does not fit into the memory of "
-                f"{self.settings.device}; write smaller batch sizes."
-            ) from error
-
-    def _steps(self, run: Run, most: int) -> list[float]:
-        """Seconds of the first training steps of a network that is thrown away, fewer where they are slow."""
-        with isolated(run.seed, self.settings.device, self.settings.threads):
-            trainer = self._trainer(run, self.settings, self.data)
-            while len(trainer.timed) < most and sum(trainer.timed) < TIMING_SECONDS:
-                trainer.timed_step(*trainer.first_batch())
-        return trainer.timed
-
-    def _step_times(self, norms: Sequence[str], batch_size: int, seed: int) -> dict[str, float]:
-        """Milliseconds of a step of each, side by side; the networks are thrown away."""
-        runs = [Run(norm, batch_size, seed) for norm in norms]
-        with isolated(seed, self.settings.device, self.settings.threads):
-            return side_by_side({run.norm: self._trainer(run, self.settings, self.data) for run in runs})
-
-    def _run(self, run: Run, progress: Progress, tell: Listener) -> Row:
+    def do(self, run: Run) -> Row:
+        """One run, and its row without a key."""
         begin, started = time.perf_counter(), datetime.now(timezone.utc)
-        epochs = self.settings.epochs
+        epochs, metric = self.experiment.settings.epochs, self.experiment.metric
 
-        def on_epoch(epoch: int, train_loss: float | None, test_accuracy: float) -> None:
-            state = _state(progress, run, epoch / epochs, time.perf_counter() - begin)
-            tell(
-                EpochFinished(
-                    run=run, epoch=epoch, epochs=epochs, train_loss=train_loss, test_accuracy=test_accuracy, **state
-                )
-            )
+        def on_epoch(epoch: int, train_loss: float | None, value: float | None) -> None:
+            state = self.state(run, min(1.0, epoch / epochs), time.perf_counter() - begin)
+            about = {"epoch": epoch, "epochs": epochs, "train_loss": train_loss, "metric": metric, "value": value}
+            self.tell(EpochFinished(run=run, **about, **state))
 
-        settings = self._settings_of(run)
-        with isolated(run.seed, settings.device, settings.threads):
-            result = train(self._network(run), self.data, run, settings, on_epoch)
+        result = self.experiment.run(run, on_epoch)
         return {
             **run._asdict(),
-            "model": self.recipe.name,
-            "data": self.data.name,
-            "train_samples": len(self.data.x_train),
-            "test_samples": len(self.data.x_test),
-            "classes": len(self.data.classes),
-            "epochs": epochs,
-            "learning_rate": settings.rate(run.batch_size),
             **result,
-            "seconds": time.perf_counter() - begin,
-            "started": started.isoformat(timespec="seconds"),
-            "versions": versions(),
+            **_done(begin, started),
         }
 
+    def _do_if_free(self, run: Run, step_ms: Mapping[str, float | None]) -> None:
+        with self.claim(run) as mine:
+            if not mine or self.progress.expected(run) > self.ends_at - time.monotonic():
+                return
+            self.tell(RunStarted(run=run, **self.state()))
+            times = {"step_ms": step_ms[run.norm]} if run.norm in step_ms else {}
+            self.write(run, self.do(run) | times)
 
-def _key(settings: Settings, data: str, model: str, run: Run) -> str:
-    """Of all that the result of a run depends on; `data` and `model` are fingerprints."""
-    own = [renorm.PROTOCOL] if run.norm == renorm.RENORM else []
-    return digest([settings.identity(), data, versions(), model, run, *own])
+
+def _done(begin: float, started: datetime) -> Row:
+    """What every row says of its run."""
+    seconds = time.perf_counter() - begin
+    return {"seconds": seconds, "started": started.isoformat(timespec="microseconds"), "versions": versions()}
 
 
-def _state(progress: Progress, run: Run | None = None, part: float = 0.0, seconds: float = 0.0) -> dict[str, Any]:
-    return {
-        "done": progress.done,
-        "total": progress.total,
-        "work_done": progress.share(run, part),
-        "seconds_left": progress.seconds_left(run, part, seconds),
-    }
+def grouped(runs: Sequence[Run]) -> Iterator[list[Run]]:
+    """All normalizers of a seed and batch size together."""
+    for _, group in itertools.groupby(runs, key=lambda run: (run.seed, run.batch_size)):
+        yield list(group)
+
+
+def parse_budget(budget: str | float | None) -> float:
+    """Seconds.
+
+    >>> parse_budget("30m"), parse_budget("1.5h"), parse_budget(90), parse_budget(None)
+    (1800.0, 5400.0, 90.0, inf)
+    """
+    if budget is None:
+        return math.inf
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", str(budget)) if not isinstance(budget, bool) else None
+    seconds = float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]] if found else 0.0
+    if not seconds:
+        raise InputError(f"budget must be a time such as '30m', '2h' or '90s', received {budget!r}.")
+    return seconds
+
+
+def parse_shard(shard: str | None) -> tuple[int, int]:
+    """The part of a sweep and the number of parts.
+
+    >>> parse_shard("3/16"), parse_shard(None)
+    ((3, 16), (1, 1))
+    """
+    if shard is None:
+        return 1, 1
+    numbers = re.fullmatch(r"(\d+)/(\d+)", shard) if isinstance(shard, str) else None
+    part, parts = map(int, numbers.groups()) if numbers else (0, 0)
+    if not 1 <= part <= parts:
+        raise InputError(f"shard must be a part of how many, from '1/16' to '16/16', received {shard!r}.")
+    return part, parts
+
+
+def planned(experiment: Experiment) -> list[Run]:
+    """A seed at a time, large batches (the short runs) first, all normalizers of a batch size together: whenever the
+    sweep is stopped, what is finished can be compared."""
+    settings = experiment.settings
+    sizes = sorted(settings.batch_sizes, reverse=True)
+    grid = itertools.product(settings.seeds, sizes, settings.norms)
+    return [Run(norm, size, seed) for seed, size, norm in grid if (norm, size) not in experiment.missing]

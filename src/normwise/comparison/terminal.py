@@ -16,9 +16,10 @@ from rich.text import Text
 
 from .cells import Row, spoken, title
 from .events import EpochFinished, Event, RateTried, RunFinished, RunSkipped, RunStarted, SweepStarted
+from .metric import metric_of
 from .settings import Run
 from .summary import Summary, summarize
-from .tables import ACCURACY, Table, divergence_note, tables
+from .tables import Table, divergence_note, judged_quantity, tables, titled
 
 BEST = "*"
 GUTTER = 2
@@ -42,7 +43,7 @@ class Progress:
         self.about: dict[str, Any] = {}
         self._event: Event | None = None
         self._received = 0.0
-        self._accuracy: list[RenderableType] = []
+        self._judged: list[RenderableType] = []
         # A pipe gets plain lines, also where FORCE_COLOR makes rich take it for a terminal.
         interactive = console.file.isatty() and not console.is_dumb_terminal
         self._live = Live(console=console, get_renderable=self._display, transient=True) if interactive else None
@@ -72,7 +73,8 @@ class Progress:
         elif isinstance(event, (RunFinished, RunSkipped)):
             self.rows.append(event.row)
             if self._live:
-                self._accuracy = _side_by_side([Table(ACCURACY, summarize(self.rows))], self.console)
+                summary = summarize(self.rows)
+                self._judged = _side_by_side([Table(judged_quantity(summary.metric), summary)], self.console)
             elif isinstance(event, RunFinished):
                 self._say(f"[{event.done}/{event.total}] {_outcome(event.run, event.row)}")
 
@@ -83,7 +85,7 @@ class Progress:
         if self._event is None:
             return Text("Checking the model and the data")
         now = Text(_now(self._event), no_wrap=True, overflow="ellipsis")
-        return Group(self._bar(self._event), now, "", *self._accuracy)
+        return Group(self._bar(self._event), now, "", *self._judged)
 
     def _bar(self, event: Event) -> RenderableType:
         left = duration(max(0.0, event.seconds_left - (time.monotonic() - self._received)))
@@ -95,7 +97,8 @@ class Progress:
 
 def _now(event: Event) -> str:
     if isinstance(event, EpochFinished):
-        return f"{_name(event.run)}: epoch {event.epoch} of {event.epochs}, accuracy {event.test_accuracy:.1%}"
+        shown = "" if event.value is None else f", {event.metric.name} {event.metric.text(event.value)}"
+        return f"{_name(event.run)}: epoch {event.epoch} of {event.epochs}{shown}"
     if isinstance(event, RateTried):
         return f"Choosing learning rates: {_tried(event)}"
     if isinstance(event, (RunStarted, RunFinished, RunSkipped)):
@@ -116,9 +119,10 @@ def _name(run: Run) -> str:
 
 
 def _outcome(run: Run, row: Row) -> str:
-    if row["status"] == "diverged":
-        return f"{_name(run)}: diverged. {row['message']}"
-    return f"{_name(run)}: accuracy {row['test_accuracy']:.1%} in {row['seconds']:.1f} s"
+    if row["status"] != "finished":
+        return f"{_name(run)}: {row['status']}. {row['message']}"
+    metric = metric_of([row])
+    return f"{_name(run)}: {metric.name} {metric.text(metric.of(row) or 0.0)} in {row['seconds']:.1f} s"
 
 
 def duration(seconds: float) -> str:
@@ -211,7 +215,7 @@ def _grid(table: Table, sizes: Sequence[int]) -> Grid:
     for norm in table.norms:
         cells.add_row(*(_cell(table, norm, size) for size in sizes))
     grid = Grid.grid()
-    grid.add_row(Text(f"{table.quantity.title}, {table.quantity.unit}", style="bold", no_wrap=True))
+    grid.add_row(Text(titled(table.quantity), style="bold", no_wrap=True))
     grid.add_row(cells)
     return grid
 

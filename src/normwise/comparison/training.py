@@ -28,7 +28,8 @@ OUTCOME = (
 )
 GPU_TIMED_STEPS = range(5, 105)
 
-EpochReport = Callable[[int, float | None, float], None]
+# Called after each epoch with its number, the training loss and the metric, each None where it is not known.
+EpochReport = Callable[[int, float | None, float | None], None]
 
 
 def train(network: Network, data: Data, run: Run, settings: Settings, on_epoch: EpochReport) -> dict[str, Any]:

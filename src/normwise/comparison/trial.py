@@ -51,17 +51,22 @@ def who_can_run(
 
 
 def _unfit(name: str, recipe: Recipe) -> str | None:
+    """Why a normalizer has no place in the nets of a recipe."""
+    if name == NORMALIZER_FREE and recipe.normalizer_free:
+        return None
+    return why_unfit(name, recipe.name) or recipe.why_no_place(name)
+
+
+def why_unfit(name: str, model: str) -> str | None:
     """Why a normalizer has no place in any net of a comparison."""
     if name == NORMALIZER_FREE:
-        return None if recipe.normalizer_free else why_left_out(recipe.name)
+        return why_left_out(model)
     if name == "sync" and not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return "it synchronizes over processes, and here is one alone, where it is BatchNorm"
     row = NORMALIZERS.get(name.partition(":")[0])
-    if row is None or row.for_channels:
-        return None
-    if row.condition:
+    if row is not None and row.condition:
         return f"it takes {row.condition} besides x, which no data set of a comparison has"
-    return "it normalizes rows of features, not the channels of a map"
+    return None
 
 
 def _why_it_fails(run: Run, recipe: Recipe, data_name: str, step: Callable[[Run], object]) -> str | None:

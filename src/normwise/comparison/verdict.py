@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .cells import listed, spoken
+from .metric import Metric
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Verdict:
     resolution: float
     more_seeds: int | None
     means: Mapping[str, float]
+    metric: Metric
 
     @property
     def sentence(self) -> str:
@@ -45,21 +47,28 @@ class Verdict:
 def _sentence(verdict: Verdict) -> str:
     start = f"Batch size {verdict.batch_size}: "
     if not verdict.trained:
-        return f"{start}nothing trained: every run diverged. Its learning rate is too high."
+        return f"{start}{_nothing_trained(verdict)}"
     if verdict.leader is None:
         return f"{start}no clear winner, since no normalizer is reliable."
-    start += f"{spoken(verdict.leader)} {verdict.means[verdict.leader]:.1%}"
+    metric = verdict.metric
+    start += f"{spoken(verdict.leader)} {metric.text(verdict.means[verdict.leader])}"
     if verdict.runner_up is None or verdict.lead is None:
         alone = len(verdict.means) == 1
         return f"{start}, {'nothing to compare with' if alone else 'and no other is reliable'}{_higher(verdict)}."
-    start += f", {spoken(verdict.runner_up)} {verdict.means[verdict.runner_up]:.1%}; "
+    start += f", {spoken(verdict.runner_up)} {metric.text(verdict.means[verdict.runner_up])}; "
     if verdict.needed is None:
         return f"{start}one run each has no spread, so no lead is clear."
     verb = "larger" if verdict.lead > verdict.needed else "not larger"
     return (
-        f"{start}the lead of {100 * verdict.lead:.1f} points is {verb} than the {100 * verdict.needed:.1f} points that "
-        f"chance explains: {_winner(verdict)}{_higher(verdict)}."
+        f"{start}the lead of {metric.difference(verdict.lead)}{metric.unit} is {verb} than the "
+        f"{metric.difference(verdict.needed)}{metric.unit} that chance explains: {_winner(verdict)}{_higher(verdict)}."
     )
+
+
+def _nothing_trained(verdict: Verdict) -> str:
+    if verdict.metric.share:
+        return "nothing trained: every run diverged. Its learning rate is too high."
+    return f"no run has a finite {verdict.metric.name}."
 
 
 def _winner(verdict: Verdict) -> str:
@@ -73,4 +82,5 @@ def _higher(verdict: Verdict) -> str:
         return ""
     named = listed([spoken(norm) for norm in verdict.above])
     verb, whose = ("is", "its") if len(verdict.above) == 1 else ("are", "their")
-    return f"; {named} {verb} higher on average, but {whose} runs disagree"
+    why = "disagree" if verdict.metric.share else "disagree or failed"
+    return f"; {named} {verb} better on average, but {whose} runs {why}"

@@ -12,13 +12,19 @@ from ... import files
 from ...pages import document
 from ..cells import Row
 from ..summary import Summary, summarize
-from ..tables import Table, tables
+from ..tables import GAP, Table, tables, titled
 from . import sections
 from .palette import Style, styles
 from .pictures import MOMENTS, TIMES, against_batch_size, learning_curves, one_by_one, signal, sites
-from .words import About, dates, extent, partial, rate_note
+from .words import About, dates, extent, partial, rate_note, what_for
 
 HERE = Path(__file__).parent
+_HOW_TO_READ = (
+    "Means over the seeds; the bars are one standard deviation, cut at 0 and 100 %, the dots single runs, a cross is a "
+    "diverged run. Where few lie far below all others, the axis is broken, and they have the strip below the dotted "
+    "lines. The gap is the held-out accuracy with the statistics of training minus that of evaluation."
+)
+_HOW_TO_READ_VALUES = "Means over the seeds; the bars are one standard deviation, the dots single runs."
 # More lines than this are not told apart in one picture.
 TANGLE = 7
 
@@ -34,8 +40,8 @@ def write_report(path: Path, rows: Sequence[Row], about: About, command: str | N
 
 def build_page(rows: Sequence[Row], about: About, command: str | None = None) -> str:
     """The whole page."""
-    summary = summarize(rows)
-    heading = f"Which normalizer for {about['settings']['model']} on {about['data']['name']}?"
+    summary = summarize(rows, about["settings"].get("looks", 0))
+    heading = f"Which normalizer for {what_for(about)}?"
     notice = partial(rows, about)
     parts = [
         f"<h1>{escape(heading)}</h1>",
@@ -44,7 +50,7 @@ def build_page(rows: Sequence[Row], about: About, command: str | None = None) ->
         *(f'<p class="quiet">{escape(sentence)}</p>' for sentence in (*about["left_out"], *about.get("notes", ()))),
         sections.verdict(summary, rate_note(about)),
         sections.numbers(summary),
-        sections.diverged_runs(rows),
+        sections.ended_early(rows),
         _pictures(summary, rows),
         "<h2>How it was measured</h2>",
         sections.protocol(rows, about, summary.rule),
@@ -55,28 +61,29 @@ def build_page(rows: Sequence[Row], about: About, command: str | None = None) ->
 
 
 def _pictures(summary: Summary, rows: Sequence[Row]) -> str:
-    accuracy, gap, step_time, memory = tables(summary)
-    looks = styles(accuracy.norms)
-    overview = _one_by_one if len(accuracy.norms) > TANGLE else _together
-    return "\n".join(
-        [
-            sections.legend(accuracy.norms, looks),
-            "<h2>Accuracy and train-eval gap</h2>",
-            "<p>Means over the seeds; the bars are one standard deviation, cut at 0 and 100 %, the dots single runs, a "
-            "cross is a diverged run. Where few lie far below all others, the axis is broken, and they have the strip "
-            "below the dotted lines. The gap is the held-out accuracy with the statistics of training minus that of "
-            "evaluation.</p>",
-            overview([accuracy, gap], rows, looks),
-            "<h2>Cost</h2>",
-            "<p>On logarithmic scales.</p>",
-            sections.pictures([against_batch_size(table, rows, looks) for table in (step_time, memory)], "cost"),
+    judged, *others = tables(summary)
+    gap = [table for table in others if table.quantity is GAP]
+    cost = [table for table in others if table.quantity is not GAP]
+    looks = styles(judged.norms)
+    overview = _one_by_one if len(judged.norms) > TANGLE else _together
+    parts = [
+        sections.legend(judged.norms, looks),
+        f"<h2>{'Accuracy and train-eval gap' if gap else escape(judged.quantity.title)}</h2>",
+        f"<p>{_HOW_TO_READ if summary.metric.share else _HOW_TO_READ_VALUES}</p>",
+        overview([judged, *gap], rows, looks),
+    ]
+    if cost:
+        shown = sections.pictures([against_batch_size(table, rows, looks) for table in cost], "cost")
+        parts += ["<h2>Cost</h2>", "<p>On logarithmic scales.</p>", shown]
+    if any(row["curve"] for row in rows):
+        parts += [
             "<h2>Learning curves</h2>",
             "<p>Mean over the seeds in the range of the runs. A diverged run is dotted and ends in a cross.</p>",
-            _curves(accuracy, rows, looks),
-            "<h2>The signal at each normalization site</h2>",
-            _signals(accuracy, rows, looks),
+            _curves(judged, rows, looks),
         ]
-    )
+    if sites(rows):
+        parts += ["<h2>The signal at each normalization site</h2>", _signals(judged, rows, looks)]
+    return "\n".join(parts)
 
 
 def _together(shown: Sequence[Table], rows: Sequence[Row], looks: dict[str, Style]) -> str:
@@ -86,7 +93,7 @@ def _together(shown: Sequence[Table], rows: Sequence[Row], looks: dict[str, Styl
 def _one_by_one(shown: Sequence[Table], rows: Sequence[Row], looks: dict[str, Style]) -> str:
     """Small pictures, one for each normalizer, as no eye takes in so many lines together."""
     return "\n".join(
-        f"<h3>{escape(table.quantity.title)}, {table.quantity.unit}: each before all others in grey</h3>"
+        f"<h3>{escape(titled(table.quantity))}: each before all others in grey</h3>"
         f"{sections.pictures(one_by_one(table, rows, looks), f'small-{table.quantity.field}', small=True)}"
         for table in shown
     )
@@ -94,7 +101,8 @@ def _one_by_one(shown: Sequence[Table], rows: Sequence[Row], looks: dict[str, St
 
 def _curves(table: Table, rows: Sequence[Row], looks: dict[str, Style]) -> str:
     """All batch sizes side by side; of many normalizers those of the first are open."""
-    fields = ("test_accuracy", "train_loss")
+    fields = list(dict.fromkeys(name for row in rows for point in row["curve"] for name in point if name != "epoch"))
+    fields.sort(key=("test_accuracy", "train_loss", *fields).index)
     if len(table.norms) <= TANGLE:
         shown = [learning_curves(rows, size, field, looks) for size in table.batch_sizes for field in fields]
         return sections.pictures(shown, "curves")

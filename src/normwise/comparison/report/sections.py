@@ -9,7 +9,7 @@ from plotly.io import to_html
 
 from ..cells import Row, title
 from ..summary import Summary
-from ..tables import DIVERGED, EMPTY, Table, divergence_note, tables
+from ..tables import DIVERGED, EMPTY, FAILED, Table, divergence_note, tables
 from .palette import Style
 from .pictures import Picture
 from .words import About, definitions, settings_in_words
@@ -50,7 +50,8 @@ def _table(table: Table) -> str:
         for norm in table.norms
     )
     return (
-        f'<div class="scroll"><table><caption>{table.quantity.title} <span>{table.quantity.unit}</span></caption>'
+        f'<div class="scroll"><table><caption>{escape(table.quantity.title)} <span>{table.quantity.unit}</span>'
+        f"</caption>"
         f'<thead><tr><th scope="col">batch size</th>{head}</tr></thead><tbody>{body}</tbody></table></div>'
     )
 
@@ -62,7 +63,7 @@ def _cell(table: Table, norm: str, batch_size: int) -> str:
         text = f'{figure}<span class="spread">{plus_minus}{spread}</span>'
     if table.is_best(norm, batch_size):
         return f'<td class="best"><span class="star" role="img" aria-label="best:">★</span>{text}</td>'
-    kind = ' class="bad"' if text == DIVERGED else ""
+    kind = ' class="bad"' if text in (DIVERGED, FAILED) else ""
     return f"<td{kind}>{text}</td>"
 
 
@@ -127,17 +128,20 @@ def protocol(rows: Sequence[Row], about: About, rule: str) -> str:
     )
 
 
-def diverged_runs(rows: Sequence[Row]) -> str:
-    """One line for each run that diverged; nothing where none did."""
-    ended = [row for row in rows if row["status"] == "diverged"]
-    if not ended:
-        return ""
-    items = "".join(
-        f"<li>{escape(title(row['norm']))}, batch size {row['batch_size']}, seed {row['seed']}: "
-        f"{escape(row['message'])}</li>"
-        for row in ended
-    )
-    return f"<h3>Diverged runs</h3><ul>{items}</ul>"
+def ended_early(rows: Sequence[Row]) -> str:
+    """One line for each run that diverged or failed, with its traceback; nothing where none did."""
+    parts = []
+    for status, heading in (("diverged", "Diverged runs"), ("failed", "Failed runs")):
+        items = "".join(map(_ended_run, [row for row in rows if row["status"] == status]))
+        parts.append(f"<h3>{heading}</h3><ul>{items}</ul>" if items else "")
+    return "".join(parts)
+
+
+def _ended_run(row: Row) -> str:
+    what = f"{escape(title(row['norm']))}, batch size {row['batch_size']}, seed {row['seed']}: {escape(row['message'])}"
+    if not row.get("traceback"):
+        return f"<li>{what}</li>"
+    return f"<li>{what}<details><summary>Traceback</summary><pre>{escape(row['traceback'])}</pre></details></li>"
 
 
 def _terms(pairs: Iterable[tuple[str, str]]) -> str:

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from ..cells import Row
+from ..sequential import stops_among
 
 About = Mapping[str, Any]
 
@@ -16,6 +17,12 @@ def planned_runs(about: About) -> int:
     settings = about["settings"]
     cells = len(settings["norms"]) * len(settings["batch_sizes"]) - len(about.get("missing", ()))
     return cells * len(settings["seeds"])
+
+
+def what_for(about: About) -> str:
+    """What was trained: a model on data, or the function that trains."""
+    model, data = about["settings"]["model"], about["data"]
+    return f"{model} on {data['name']}" if data else model
 
 
 def extent(rows: Sequence[Row], about: About) -> str:
@@ -31,24 +38,39 @@ def extent(rows: Sequence[Row], about: About) -> str:
         _count(len(settings["batch_sizes"]), "batch size"),
         _count(len(settings["seeds"]), "seed"),
     ]
-    diverged = sum(row["status"] == "diverged" for row in rows)
-    ended = f" {diverged} of them diverged: the loss stopped being finite." if diverged else ""
+    own = settings.get("metric") is not None
+    diverged, failed = (sum(row["status"] == status for row in rows) for status in ("diverged", "failed"))
+    what = f"its {settings['metric']} is not finite" if own else "the loss stopped being finite"
+    ended = f" {diverged} of them diverged: {what}." if diverged else ""
+    ended += f" {failed} failed." if failed else ""
     runs = _count(planned_runs(about), "run")
-    return f"{' × '.join(counts)} = {runs} of {_count(settings['epochs'], 'epoch')}.{ended}"
+    return f"{' × '.join(counts)} = {runs}{'' if own else ' of ' + _count(settings['epochs'], 'epoch')}.{ended}"
 
 
 def partial(rows: Sequence[Row], about: About) -> str | None:
     """What is missing of an unfinished sweep."""
     planned = planned_runs(about)
-    if len(rows) >= planned:
+    if len(rows) >= planned or _stopped(rows, about):
         return None
     return f"Unfinished: {len(rows)} of {planned} runs are in. The same command does the rest."
+
+
+def _stopped(rows: Sequence[Row], about: About) -> bool:
+    """Whether all that is missing was stopped, as far behind or decided."""
+    settings, missing = about["settings"], {tuple(place) for place in about.get("missing", ())}
+    if not settings.get("looks"):
+        return False
+    places = {(norm, size) for norm in settings["norms"] for size in settings["batch_sizes"]} - missing
+    stops = stops_among(rows, places, settings["looks"])
+    done = {(row["norm"], row["batch_size"], row["seed"]) for row in rows}
+    going_on = [place for place in places if not stops.holds(*place)]
+    return all((*place, seed) in done for place in going_on for seed in settings["seeds"])
 
 
 def rate_note(about: About) -> str | None:
     """What a reader has to know who compares contestants that shared one learning rate."""
     settings = about["settings"]
-    if settings.get("lrs") or len(settings["norms"]) < 2:
+    if settings.get("lrs") or settings.get("metric") or len(settings["norms"]) < 2:
         return None
     shared = f"{settings['learning_rate']:g}"
     return f"One learning rate for all ({shared}) may not suit each of them: --lrs chooses one for each."
@@ -66,8 +88,10 @@ def dates(rows: Sequence[Row]) -> str:
 
 def definitions(rows: Sequence[Row], about: About) -> list[tuple[str, str]]:
     """Each quantity of the report with its definition and unit."""
+    kinds = ", ".join(sorted({row["memory_kind"] for row in rows if row["memory_kind"]}))
+    if about["data"] is None:
+        return _definitions_of_own(about, kinds)
     samples = about["data"]["test_samples"]
-    kinds = ", ".join(sorted({row["memory_kind"] for row in rows}))
     return [
         (
             "Test accuracy, %",
@@ -101,17 +125,31 @@ def definitions(rows: Sequence[Row], about: About) -> list[tuple[str, str]]:
     ]
 
 
+def _definitions_of_own(about: About, kinds: str) -> list[tuple[str, str]]:
+    """The quantities of a training that is the user's own."""
+    settings = about["settings"]
+    memory = [("Peak memory, MB", f"The most that a run had allocated. 1 MB is 10⁶ bytes. Measured with: {kinds}.")]
+    return [
+        (
+            settings["metric"],
+            f"What {settings['model']} returned: mean ± standard deviation over the seeds (n − 1 in the denominator); "
+            f"{'more' if settings['direction'] == 'max' else 'less'} is better.",
+        ),
+        (
+            "Step time, ms",
+            "Between two steps of an optimizer: median over a run, then over the seeds. Runs are timed one after "
+            "another, so small differences say nothing.",
+        ),
+        *(memory if kinds else []),
+    ]
+
+
 def settings_in_words(about: About) -> list[tuple[str, str]]:
     """Data, model, seeds and machine as pairs of term and description."""
     data, settings, machine = about["data"], about["settings"], about["machine"]
-    shape = "×".join(map(str, data["sample_shape"]))
     return [
-        (
-            "Data",
-            f"{data['name']}: {data['train_samples']} training and {data['test_samples']} held-out samples of shape "
-            f"{shape}, {len(data['classes'])} classes. Fingerprint {data['fingerprint']}.",
-        ),
-        ("Model", settings["model"]),
+        *([("Data", _data_in_words(data))] if data else []),
+        ("Model" if data else "Training", settings["model"]),
         ("Seeds", ", ".join(map(str, settings["seeds"]))),
         (
             "Machine",
@@ -119,6 +157,14 @@ def settings_in_words(about: About) -> list[tuple[str, str]]:
         ),
         ("Versions", ", ".join(f"{name} {version}" for name, version in about["versions"].items())),
     ]
+
+
+def _data_in_words(data: Mapping[str, Any]) -> str:
+    shape = "×".join(map(str, data["sample_shape"]))
+    return (
+        f"{data['name']}: {data['train_samples']} training and {data['test_samples']} held-out samples of shape "
+        f"{shape}, {len(data['classes'])} classes. Fingerprint {data['fingerprint']}."
+    )
 
 
 def _count(number: int, noun: str) -> str:

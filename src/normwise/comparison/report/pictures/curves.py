@@ -16,7 +16,8 @@ TITLES = {"test_accuracy": "test accuracy, %", "train_loss": "training loss"}
 
 
 def learning_curves(rows: Sequence[Row], batch_size: int, field: str, styles: Mapping[str, Style]) -> Picture:
-    """`test_accuracy` or `train_loss` per epoch, over the seeds: the mean, and the range as a band.
+    """A field of the curves, such as `test_accuracy` or `train_loss`, per epoch, over the seeds: the mean, and the
+    range as a band.
 
     A diverged run is drawn by itself, dotted, to the cross where it ended.
     """
@@ -26,25 +27,29 @@ def learning_curves(rows: Sequence[Row], batch_size: int, field: str, styles: Ma
     ends, broken = [], []
     for norm in dict.fromkeys(row["norm"] for row in rows):
         of_norm = [row for row in rows if row["norm"] == norm]
-        curves = [_curve(row, field) for row in of_norm if row["status"] != "diverged"]
+        curves = [curve for row in of_norm if row["status"] == "finished" and (curve := _curve(row, field))]
         if curves:
             figure.add_traces(list(_mean_curve(norm, curves, styles[norm])))
             ends.append(f"{title(norm)} {fmean(curve[max(curve)] for curve in curves):.3g}")
-        broken += [_broken_curve(row, field, styles[norm]) for row in of_norm if row["status"] == "diverged"]
+        broken += [
+            _broken_curve(row, field, styles[norm])
+            for row in of_norm
+            if row["status"] != "finished" and _curve(row, field)
+        ]
     figure.add_traces(broken)
     if field == "train_loss":
         use_log_scale(figure, [value for row in rows for value in _curve(row, field).values()])
-    name = f"Batch size {batch_size}: {TITLES[field]}"
+    name = f"Batch size {batch_size}: {TITLES.get(field, field)}"
     return Picture(name, f"{name}, per epoch. At the end: {', '.join(ends) or 'no finished run'}.", figure)
 
 
 def _curve(row: Row, field: str) -> dict[int, float]:
     factor = 100 if field == "test_accuracy" else 1
-    return {point["epoch"]: factor * point[field] for point in row["curve"] if point[field] is not None}
+    return {point["epoch"]: factor * point[field] for point in row["curve"] if point.get(field) is not None}
 
 
 def _mean_curve(norm: str, curves: Sequence[Mapping[int, float]], style: Style) -> Iterator[go.Scatter]:
-    epochs = sorted(curves[0])
+    epochs = sorted(set.intersection(*(set(curve) for curve in curves)))
     values = [[curve[epoch] for curve in curves] for epoch in epochs]
     if len(curves) > 1:
         yield go.Scatter(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
 
 from ....pages.palette import LIGHT
 from ...cells import Row, title
-from ...tables import ACCURACY, GAP, Table
+from ...tables import GAP, Table, titled
 from ..palette import Style
 from .broken import break_axis, break_of, padded
 from .figure import ENDED, HEIGHT, Picture, empty_figure, label, line, use_log_scale
@@ -17,7 +18,8 @@ DODGE = 0.07
 SMALL_HEIGHT = 190
 # Points of accuracy: what lies closer is shown on one axis.
 LEAST_GAP = 10.0
-ROW_FIELDS = {ACCURACY.field: "test_accuracy", GAP.field: "train_eval_gap"}
+# From this ratio of the worst run to the best on, an error to be made small is shown on a logarithmic scale.
+WIDE = 10.0
 
 
 def against_batch_size(table: Table, rows: Sequence[Row], styles: Mapping[str, Style]) -> Picture:
@@ -29,11 +31,11 @@ def against_batch_size(table: Table, rows: Sequence[Row], styles: Mapping[str, S
     for i, norm in enumerate(table.norms):
         # Side by side, so that equal values do not hide each other.
         xs = [place + DODGE * (i - (len(table.norms) - 1) / 2) for place in range(len(table.batch_sizes))]
-        if table.quantity.field in ROW_FIELDS:
-            figure.add_trace(_single_runs(table, norm, rows, xs, styles[norm]))
+        if (field := table.quantity.row_field) is not None:
+            figure.add_trace(_single_runs(table, field, norm, rows, xs, styles[norm]))
         figure.add_trace(_means(table, norm, xs, styles[norm]))
     _scale(figure, table, rows)
-    return Picture(f"{table.quantity.title}, {table.quantity.unit}", _in_words(table), figure)
+    return Picture(titled(table.quantity), _in_words(table), figure)
 
 
 def one_by_one(table: Table, rows: Sequence[Row], styles: Mapping[str, Style]) -> list[Picture]:
@@ -45,8 +47,8 @@ def one_by_one(table: Table, rows: Sequence[Row], styles: Mapping[str, Style]) -
         for other in table.norms:
             if other != norm:
                 figure.add_trace(_backdrop(table, other, places))
-        if table.quantity.field in ROW_FIELDS:
-            figure.add_trace(_single_runs(table, norm, rows, places, styles[norm]))
+        if (field := table.quantity.row_field) is not None:
+            figure.add_trace(_single_runs(table, field, norm, rows, places, styles[norm]))
         figure.add_trace(_means(table, norm, places, styles[norm]))
         _scale(figure, table, rows)
         shown.append(Picture(title(norm), f"{title(norm)}: {_in_words(table, [norm])}", figure))
@@ -65,12 +67,18 @@ def _frame(table: Table, height: int) -> go.Figure:
 
 def _scale(figure: go.Figure, table: Table, rows: Sequence[Row]) -> None:
     """The vertical axis: the same for every picture of a table."""
-    if table.quantity.field not in ROW_FIELDS:
-        use_log_scale(figure, [table.value(cell) for cell in table.summary.cells])
-    if table.quantity is not ACCURACY:
+    means = [value for cell in table.summary.cells if (value := table.value(cell)) is not None]
+    metric = table.quantity.judged
+    if table.quantity.row_field is None:
+        use_log_scale(figure, means)
+    if metric is None or not means:
         return
-    runs = [row["test_accuracy"] * table.quantity.factor for row in rows]
-    broken = break_of([*runs, *(table.value(cell) or 0.0 for cell in table.summary.cells)], LEAST_GAP)
+    runs = [value * table.quantity.factor for row in rows if (value := metric.of(row)) is not None]
+    if not metric.share:
+        if metric.direction == "min" and min(runs) > 0 and max(runs) > WIDE * min(runs):
+            use_log_scale(figure, runs)
+        return
+    broken = break_of([*runs, *means], LEAST_GAP)
     if broken is None:
         figure.update_yaxes(range=padded(_ends(table)))
     else:
@@ -100,17 +108,18 @@ def _means(table: Table, norm: str, xs: Sequence[float], style: Style) -> go.Sca
     trace = line(norm, xs, [table.value(cell) for cell in cells], style, hover)
     spreads = [table.spread(cell) or 0.0 for cell in cells]
     if any(spreads):
-        # No accuracy is below 0 or above 100 %.
         values = [table.value(cell) or 0.0 for cell in cells]
-        up = [min(spread, 100.0 - value) for spread, value in zip(spreads, values, strict=True)]
-        down = [min(spread, value) for spread, value in zip(spreads, values, strict=True)]
+        low, high = _bounds(table)
+        up = [min(spread, high - value) for spread, value in zip(spreads, values, strict=True)]
+        down = [min(spread, value - low) for spread, value in zip(spreads, values, strict=True)]
         bars = {"type": "data", "symmetric": False, "array": up, "arrayminus": down}
         trace.error_y = bars | {"thickness": 1.5, "width": 4, "color": style.color}
     return trace
 
 
-def _single_runs(table: Table, norm: str, rows: Sequence[Row], xs: Sequence[float], style: Style) -> go.Scatter:
-    field = ROW_FIELDS[table.quantity.field]
+def _single_runs(
+    table: Table, field: str, norm: str, rows: Sequence[Row], xs: Sequence[float], style: Style
+) -> go.Scatter:
     place = dict(zip(table.batch_sizes, xs, strict=True))
     runs = [row for row in rows if row["norm"] == norm and row[field] is not None]
     ended = [row["status"] == "diverged" for row in runs]
@@ -127,7 +136,7 @@ def _single_runs(table: Table, norm: str, rows: Sequence[Row], xs: Sequence[floa
             "line": {"color": style.color, "width": [2.5 if e else 0 for e in ended]},
         },
         text=[_run_label(row) for row in runs],
-        hovertemplate="%{text}: %{y:.1f} " + table.quantity.unit + "<extra></extra>",
+        hovertemplate="%{text}: " + f"%{{y:.{table.decimals}f}} {table.quantity.unit}" + "<extra></extra>",
     )
 
 
@@ -137,10 +146,15 @@ def _run_label(row: Row) -> str:
 
 
 def _ends(table: Table) -> list[float]:
-    """Where the error bars of accuracy end, between 0 and 100 %."""
-    cells = table.summary.cells
+    """Where the error bars of the metric end."""
+    cells, (low, high) = table.summary.cells, _bounds(table)
     ends = [(table.value(cell) or 0.0) + sign * (table.spread(cell) or 0.0) for cell in cells for sign in (-1, 1)]
-    return [min(100.0, max(0.0, end)) for end in ends]
+    return [min(high, max(low, end)) for end in ends]
+
+
+def _bounds(table: Table) -> tuple[float, float]:
+    """No accuracy is below 0 or above 100 %."""
+    return (0.0, 100.0) if table.quantity.factor == 100 else (-math.inf, math.inf)
 
 
 def _in_words(table: Table, norms: Sequence[str] | None = None) -> str:
@@ -148,4 +162,4 @@ def _in_words(table: Table, norms: Sequence[str] | None = None) -> str:
         f"{title(norm)}: {', '.join(f'{table.text(norm, size)} at {size}' for size in table.batch_sizes)}"
         for norm in norms or table.norms
     ]
-    return f"{table.quantity.title} in {table.quantity.unit} against the batch size. {'; '.join(parts)}."
+    return f"{titled(table.quantity)} against the batch size. {'; '.join(parts)}."

@@ -1,0 +1,90 @@
+"""What a user's own training function gets: its normalizer, its batch size, its seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from torch import nn
+
+from ..layers import Norm, make_norm
+from ..layers.registry import find_normalizer
+from .metric import as_finite
+from .replacement import is_for_tokens, replace_in_place
+
+Model = TypeVar("Model", bound=nn.Module)
+Report = Callable[[int, dict[str, float | None]], None]
+
+
+class TrainingRun:
+    """One run of a comparison, as `compare(train=...)` gives it to the training function.
+
+    Attributes:
+        name: what the report calls the normalizer, such as "group:8".
+        batch_size, seed, epochs, learning_rate, device: as `compare` was asked; the learning rate is not scaled by the
+            batch size, and None where none was given. Random numbers of torch, NumPy and Python are seeded
+            with `seed` when the function is called, so that all normalizers begin with the same weights;
+            a loader that shuffles does it alike for all with a generator of its own, seeded with `seed`.
+    """
+
+    def __init__(
+        self,
+        norm: Norm,
+        name: str,
+        *,
+        batch_size: int,
+        seed: int,
+        epochs: int,
+        learning_rate: float | None,
+        device: str,
+        on_report: Report,
+    ) -> None:
+        self.name, self.batch_size, self.seed, self.epochs = name, batch_size, seed, epochs
+        self.learning_rate, self.device = learning_rate, device
+        self._norm, self._on_report = norm, on_report
+
+    def norm(self, channels: int, rank: int = 2) -> nn.Module:
+        """A new layer of this run's normalizer.
+
+        Args:
+            channels: C.
+            rank: the spatial dimensions of the maps ``[N, C, *space]``: 2 for images, 3 for volumes, 1 for
+                ``[N, C, L]`` and for features ``[N, C]``. A normalizer of tokens, such as "token-rms", is one of
+                ``[*, C]`` whatever the rank.
+
+        Raises ValueError where the normalizer does not fit.
+        """
+        if isinstance(self._norm, str) and is_for_tokens(self._norm):
+            name, _, _ = self._norm.partition(":")
+            return find_normalizer(name).make(channels, 1, None)
+        return make_norm(self._norm, channels, rank)
+
+    def replace(self, model: Model, example: Any = None) -> Model:
+        """Put this run's normalizer in the place of a model's own, in place; returns the model.
+
+        A normalizer of maps replaces BatchNorm, InstanceNorm and GroupNorm layers, one of tokens LayerNorm and RMSNorm
+        layers over the last dimension, transformers' and timm's too; "none" takes out those of maps, where there are
+        none those of tokens. Weights and biases that the model moved away from 1 and 0 are kept.
+
+        Args:
+            model: any module.
+            example: a batch that the model takes, which shows the rank of each layer's maps. Without it the rank is
+                that of the layer's class, for GroupNorm and SyncBatchNorm that of the model's convolutions.
+
+        Raises ValueError where the model has no such layer.
+        """
+        replace_in_place(model, self._norm, example)
+        return model
+
+    def report(self, epoch: int, **metrics: float) -> None:
+        """Say what an epoch, counted from 1, has brought: for the progress bar, and for the report's curves.
+
+        What is not a finite number is shown as missing.
+        """
+        if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 1:
+            raise ValueError(f"run.report: epoch must be an integer of at least 1, received {epoch!r}.")
+        shown = {name: as_finite(value) for name, value in metrics.items()}
+        self._on_report(epoch, shown)
+
+    def __repr__(self) -> str:
+        return f"TrainingRun({self.name!r}, batch_size={self.batch_size}, seed={self.seed})"
