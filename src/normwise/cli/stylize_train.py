@@ -41,7 +41,9 @@ Blocks = Annotated[int, typer.Option(metavar="N", help="Residual blocks.")]
 Size = Annotated[int, typer.Option(metavar="N", help="Pixels of a crop's side; style pictures are twice that.")]
 Steps = Annotated[int, typer.Option(metavar="N", help="Batches to train on.")]
 BatchSize = Annotated[int, typer.Option(metavar="N", help="Crops in a batch.")]
-LearningRate = Annotated[float, typer.Option(metavar="X", help="Of Adam, at the start.")]
+LearningRate = Annotated[
+    float | None, typer.Option(metavar="X", help="Of Adam, at the start; by default 2e-3, with --any 1e-4.")
+]
 StyleLoss = Annotated[str | None, typer.Option(metavar="NAME", help="gram or moments (the default of --any).")]
 Seed = Annotated[int, typer.Option(metavar="N", help="Of the weights and the crops.")]
 
@@ -61,7 +63,7 @@ def stylize_train(
     style_weight: StyleWeight = 10.0,
     smoothness: Smoothness = 0.1,
     style_loss: StyleLoss = None,
-    learning_rate: LearningRate = 2e-3,
+    learning_rate: LearningRate = None,
     features: FeaturesFrom = None,
     seed: Seed = 0,
     force: Force = False,

@@ -135,7 +135,7 @@ def train(
     style_weight: float = 10.0,
     smoothness: float = 0.1,
     style_loss: str | None = None,
-    learning_rate: float = 2e-3,
+    learning_rate: float | None = None,
     features: str | Path | Features | None = None,
     seed: int = 0,
     on_step: Listener = lambda _: None,
@@ -153,6 +153,7 @@ def train(
         width, blocks: channels of the first layer, residual blocks.
         size: the side of the crops that are trained on; style pictures are twice that.
         style_loss: "gram", "moments", or by default gram, and moments for any style.
+        learning_rate: of Adam; by default 2e-3, and 1e-4 for any style, whose decoder starts fitted.
         on_step: is called after each step with a `Step`.
 
     The other arguments are those of `stylize`. Returns what `load_style` would.
@@ -180,7 +181,7 @@ def train(
         style_weight=style_weight,
         smoothness=smoothness,
         loss=loss,
-        learning_rate=learning_rate,
+        learning_rate=learning_rate if learning_rate is not None else 1e-4 if any_style else 2e-3,
         seed=seed,
     )
     check_plan(plan)

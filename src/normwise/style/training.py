@@ -25,7 +25,7 @@ from .style_file import Style, build, save_style
 SECONDS_BETWEEN_SAVES = 60.0
 WARMUP = 20
 #: Crops by which a decoder is fitted before its training.
-FITTED = 24
+FITTED = 12
 
 
 class Step(NamedTuple):
