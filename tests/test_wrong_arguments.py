@@ -32,11 +32,17 @@ CALLS = {
     "rms_norm": lambda x, **o: nf.rms_norm(x, [3], **o),
     "add_layer_norm": lambda x, **o: nf.add_layer_norm(x, x, [3], **o),
     "add_rms_norm": lambda x, **o: nf.add_rms_norm(x, x, [3], **o),
+    "ibn": lambda x, **o: nf.ibn(x, 3, **o),
+    "positional_norm": lambda x, **o: nf.positional_norm(x, **o),
+    "modulated_layer_norm": lambda x, **o: nf.modulated_layer_norm(x, None, **o),
+    "modulated_rms_norm": lambda x, **o: nf.modulated_rms_norm(x, None, **o),
+    "gated_rms_norm": lambda x, **o: nf.gated_rms_norm(x, x, **o),
 }
 #: The functions whose layers take a single value, which is no group's own mean for them.
 WITHOUT_MEAN = {
     *("filter_response_norm", "global_response_norm", "rms_norm2d", "layer_norm2d", "layer_norm", "rms_norm"),
-    *("add_layer_norm", "add_rms_norm"),
+    *("add_layer_norm", "add_rms_norm", "positional_norm"),
+    *("modulated_layer_norm", "modulated_rms_norm", "gated_rms_norm"),
 }
 
 

@@ -35,6 +35,8 @@ _CONDITIONS = {
     "labels": torch.tensor([0, 1, 1, 0]),
     "style": STYLE,
     "segmentation": torch.ones(4, 2, 5, 3) / 2,
+    "vector": torch.ones(4, 2) / 2,
+    "gate": torch.ones(ROWS) / 2,
 }
 
 
@@ -43,8 +45,7 @@ def _rows_of_the_table() -> Iterator[Layer]:
         if row.name == "none":
             continue
         others = () if row.condition is None else (_CONDITIONS[row.condition],)
-        maps = row.for_channels or row.condition is not None
-        yield Layer(row.name, lambda row=row: _alone(row.make(C, 2, None)), MAP if maps else ROWS, others)
+        yield Layer(row.name, lambda row=row: _alone(row.make(C, 2, None)), MAP if row.of_maps else ROWS, others)
 
 
 def _alone(layer: nn.Module) -> nn.Module:
@@ -167,7 +168,7 @@ class Function(NamedTuple):
 
 
 _ROW_FUNCTIONS = ("layer_norm", "rms_norm", "add_layer_norm", "add_rms_norm")
-_OPTIONS: dict[str, Any] = {"num_groups": 3, "normalized_shape": (C,), "style": STYLE, "running": None}
+_OPTIONS: dict[str, Any] = {"num_groups": 3, "normalized_shape": (C,), "first": 2, "style": STYLE, "running": None}
 _VALUES = {**VALUES, "learned_eps": torch.tensor([1e-4]), "residual": torch.ones(ROWS)}
 
 

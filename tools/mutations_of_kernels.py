@@ -11,6 +11,7 @@ JUMPS = "tests/backends/test_cpu_kernels.py -k 'jumps and float32'"
 MASKS = "tests/backends/test_cpu_kernels.py -k test_moments"
 SLOPES = "tests/backends/test_cpu_kernels.py -k 'whole_range and hardswish and float32'"
 ROWS = "tests/backends/test_cpu_rows.py -k 'forward_and_backward and float32'"
+SETS = "tests/layers/test_modulated_norm.py -k 'sets_of_many_sizes and float32'"
 RUNNING = "tests/backends/test_cpu_running.py -k 'not float64 and not float16'"
 
 MUTATIONS = [
@@ -97,5 +98,19 @@ MUTATIONS = [
         "(z >= 3 ? one : z / 3 + A(0.5))",
         "(z >= 3 ? one : z / 3)",
         SLOPES,
+    ),
+    Mutation(
+        "a set's last part ends with it",
+        KERNELS + "modulated.hpp",
+        "std::min(per, (part + 1) * rows_each)",
+        "(part + 1) * rows_each",
+        SETS,
+    ),
+    Mutation(
+        "1 is added to the scale of a token",
+        KERNELS + "modulated.hpp",
+        "const vec<A> weighted = g * (w.at[k] + plus);",
+        "const vec<A> weighted = g * w.at[k];",
+        SETS,
     ),
 ]

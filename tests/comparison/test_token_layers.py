@@ -49,7 +49,7 @@ def test_token_contestants_are_compared_in_our_loop():
     (note,) = next(event for event in events if isinstance(event, SweepStarted)).about["left_out"]
     assert note == (
         "GroupNorm ('group') is left out: it normalizes maps [N, C, *space], and Tokens normalizes tokens; for these "
-        "there are token-layer, token-rms, token-tanh, token-erf."
+        "there are token-layer, token-rms, token-layer-zero, token-rms-zero, token-tanh, token-erf."
     )
 
 
@@ -110,6 +110,19 @@ def test_layers_of_transformers_are_found_and_keep_eps_and_weight(name):
 def test_weights_kept_as_distance_from_one_become_plain_ones(start):
     new = token_layer("token-rms", library_layer("GemmaRMSNorm", 8, start=start))
     assert new.weight.tolist() == [1 + start] * 8
+
+
+def test_zero_centered_layers_come_and_go():
+    """γ stays what it was, stored as its distance from 1 or not."""
+    plain = LayerNorm(6)
+    nn.init.normal_(plain.weight)
+    zero = token_layer("token-layer-zero", plain)
+    back = token_layer("token-layer", zero)
+    x = torch.randn(4, 6)
+    torch.testing.assert_close(zero(x), plain(x))
+    torch.testing.assert_close(back(x), plain(x))
+    assert zero.zero_centered
+    assert not back.zero_centered
 
 
 def test_a_layer_without_weights_has_a_successor_without():

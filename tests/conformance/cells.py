@@ -54,8 +54,7 @@ class Case(NamedTuple):
     @property
     def maps(self) -> bool:
         """Whether the layer takes [N, C, *space], not rows [*, C]."""
-        row = NORMALIZERS[self.name]
-        return row.for_channels or row.condition is not None
+        return NORMALIZERS[self.name].of_maps
 
     def condition(self, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, ...]:
         """The further inputs of a conditional layer."""
@@ -67,6 +66,10 @@ class Case(NamedTuple):
         if kind == "segmentation":
             labels = torch.arange(SAMPLES * 30).view(SAMPLES, 1, 5, 6) % 2
             return (torch.cat([labels, 1 - labels], 1).to(dtype),)
+        if kind == "vector":
+            return (torch.linspace(-1, 1, 2 * SAMPLES).view(SAMPLES, 2).to(dtype),)
+        if kind == "gate":
+            return (self.input(dtype, seed=7),)
         return ()
 
     def input(self, dtype: torch.dtype = torch.float64, seed: int = 0) -> torch.Tensor:

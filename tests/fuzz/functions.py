@@ -28,6 +28,7 @@ class Function(NamedTuple):
 
 AFFINE = ("weight", "bias")
 KNOWN = ("mean", "var", *AFFINE)
+MODULATION = ("scale of samples", "shift of samples")
 MIX = ("mean_weight", "var_weight")
 #: Tensors that are not [C].
 _SHAPES: dict[str, Callable[[tuple[int, ...]], tuple[int, ...]]] = {
@@ -38,6 +39,9 @@ _SHAPES: dict[str, Callable[[tuple[int, ...]], tuple[int, ...]]] = {
     "var_weight": lambda shape: (3,),
     "style": lambda shape: (*shape[:2], 4),
     "per sample": lambda shape: shape[:2],
+    "scale of samples": lambda shape: (shape[0], shape[-1]),
+    "shift of samples": lambda shape: (shape[0], shape[-1]),
+    "gate of tokens": lambda shape: shape,
 }
 
 
@@ -54,6 +58,10 @@ def _known(t: dict[str, Tensor]) -> Moments:
 
 def _affine(t: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     return t["weight"], t["bias"]
+
+
+def _modulation(t: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    return t["scale of samples"], t["shift of samples"]
 
 
 def _mix(t: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -119,6 +127,18 @@ FUNCTIONS = {
         masks=False,
         epilogue=False,
     ),
+    "modulated_layer_norm": Function(
+        lambda x, t, **o: nf.modulated_layer_norm(x, *_modulation(t), **o), MODULATION, maps=False
+    ),
+    "modulated_rms_norm": Function(
+        lambda x, t, **o: nf.modulated_rms_norm(x, *_modulation(t), **o), MODULATION, maps=False
+    ),
+    "gated_rms_norm": Function(
+        lambda x, t, **o: nf.gated_rms_norm(x, t["gate of tokens"], t["weight"], **o),
+        ("weight", "gate of tokens"),
+        maps=False,
+    ),
+    "positional_norm": Function(lambda x, t, **o: nf.positional_norm(x, **o)[0]),
     "dynamic_tanh": Function(
         lambda x, t, **o: nf.dynamic_tanh(x, t["alpha"], *_affine(t), **o), ("alpha", *AFFINE), maps=False, masks=False
     ),

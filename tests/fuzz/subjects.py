@@ -17,7 +17,7 @@ from normwise.layers import NORMALIZERS
 from .functions import FORMULAS, FUNCTIONS, Function, table_shapes
 
 #: What `forward` takes besides x, by the name that NORMALIZERS has for it.
-CONDITIONS = ("style", "labels", "segmentation")
+CONDITIONS = ("style", "labels", "segmentation", "vector", "gate")
 #: Of a layer whose input lacks the dimension.
 CHANNELS = 4
 _NO_MEMORY = {"affine": False, "track_running_stats": False}
@@ -116,6 +116,10 @@ def _condition(kind: str, shape: tuple[int, ...]) -> Tensor:
         return torch.arange(samples) % 2
     if kind == "style":
         return torch.zeros(samples, channels, 4, 3)
+    if kind == "gate":
+        return torch.zeros(shape)
+    if kind == "vector":
+        return torch.zeros(*shape[:1], 2) if len(shape) > 1 else torch.zeros(2)
     return torch.zeros(samples, 2, *shape[2:])
 
 
@@ -124,13 +128,13 @@ def _layer_subjects() -> list[Subject]:
     for name, row in NORMALIZERS.items():
         if name in ("none", "sync"):  # which needs processes
             continue
-        maps = row.for_channels or row.condition is not None
         for rank, kind in row.layers.items():
             makers = {"": lambda channels, row=row, rank=rank: row.make(channels, rank, None)}
             for variant, options in _VARIANTS.get(name, {}).items():
                 makers[f" {variant}"] = lambda channels, kind=kind, options=options: kind(channels, **options)
             for variant, make in makers.items():
-                found.append(_layer_subject(f"{name}-{rank or 'n'}d{variant}", rank or None, maps, row.condition, make))
+                subject = f"{name}-{rank or 'n'}d{variant}", rank or None, row.of_maps, row.condition, make
+                found.append(_layer_subject(*subject))
     return found
 
 

@@ -26,13 +26,16 @@ def condition(name, x):
         return (torch.zeros(x.shape[0], dtype=torch.long),)
     if kind == "style":
         return (torch.ones(x.shape[0], C, 4, 4),)
+    if kind == "vector":
+        return (torch.ones(x.shape[0], 2),)
+    if kind == "gate":
+        return (torch.ones_like(x),)
     return () if kind is None else (torch.ones(x.shape[0], 2, *x.shape[2:]),)
 
 
 def empty(name, shape, dtype, graph):
     x = torch.zeros(SHAPES[shape], dtype=dtype)
-    row = NORMALIZERS[name]
-    rows = not (row.for_channels or row.condition)
+    rows = not NORMALIZERS[name].of_maps
     return (x.movedim(1, -1).contiguous() if rows else x).requires_grad_(graph)
 
 

@@ -35,16 +35,18 @@ def calls(draw):
     """A layer and what is given to it; no samples, or no positions, now and then."""
     name, rank = draw(st.sampled_from(LAYERS))
     shape, dtype = draw(map_shapes(most=2000)), draw(st.sampled_from(DTYPES))
-    if name.startswith("token"):
+    rows = not NORMALIZERS[name].of_maps
+    if rows:
         channels = shape[-1]
     else:
         shape = (*shape, *(1, 3, 2))[: rank + 2]
         channels = shape[1]
     empty = draw(st.sampled_from([None] * 9 + [0, -1]))
-    if empty is not None and not name.startswith("token"):
+    if empty is not None and not rows:
         shape = tuple(0 if i in (empty, empty % len(shape)) and i != 1 else size for i, size in enumerate(shape))
     x, grad_y = draw(values(shape, dtype, draw(DISTANCE))), draw(values(shape, dtype))
-    mask = None if name in UNMASKED or name.startswith("token") else draw(masks(shape))
+    mask = None if name in UNMASKED or rows else draw(masks(shape))
+    assume(channels > 1 or name not in ("ibn", "positional", "pixel-layer"))
     layer = NORMALIZERS[name].make(channels, rank or 2, None).to(statistics_dtype(dtype))
     for part in layer.modules():
         if isinstance(getattr(part, "eps", None), float):
@@ -75,6 +77,10 @@ def conditions(draw, kind, x):
         return [table(x.shape[0], 2, *x.shape[2:])]
     if kind == "style":
         return [(table(*x.shape[:2]), table(*x.shape[:2]).abs() + 0.5)]
+    if kind == "vector":
+        return [table(*x.shape[:1], 2) if x.dim() > 1 else table(2)]
+    if kind == "gate":
+        return [table(*x.shape)]
     return []
 
 
@@ -102,13 +108,17 @@ def test_the_kernels_give_what_the_specification_gives(call):
         return
     dtype = call["x"].dtype
     unit, roundings = UNIT[statistics_dtype(dtype)], ROUNDINGS.get(call["name"], 1.01)
+    # In fp64 nothing is wider that could keep what rounding takes from a mean: √ε and a gain of 2 enlarge it.
+    away = 8 * float(call["x"].abs().max()) if dtype is torch.float64 and call["x"].numel() else 0.0
     for name, expected in want.items():
         assert (got[name] is None) == (expected is None), name
         if expected is None or expected.numel() == 0:
             continue
         expected = in_numpy(expected)
         # Terms that cancel are as large as the largest number, and the mean's rounding in fp32 plays no part.
-        bound = roundings * UNIT[got[name].dtype] * np.abs(expected) + 400 * unit * max(1.0, np.abs(expected).max())
+        bound = roundings * UNIT[got[name].dtype] * np.abs(expected) + (400 + away) * unit * max(
+            1.0, np.abs(expected).max()
+        )
         assert_within(got[name], expected, bound, f"{call['name']}: {name} ")
 
 

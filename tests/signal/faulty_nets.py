@@ -1,5 +1,6 @@
 """Nets with one fault each, and what a diagnosis must say of it first."""
 
+import copy
 import math
 
 import torch
@@ -138,6 +139,13 @@ def in_every_channel(width):
 
 
 #: The fault: its net and its data, the rule that is first in the list, and the module.
+def converted(layer):
+    """By a function that this package knows nothing of."""
+    norm = nn.BatchNorm2d(layer.num_features, layer.eps, layer.momentum)
+    norm.load_state_dict(layer.state_dict(), strict=False)
+    return copy.deepcopy(nn.Sequential(conv(3, 16), norm, conv(16, 3)))
+
+
 FAULTS = {
     "momentum 0.99 at batch 2": (lambda: (plain(momentum(0.99)), images(2)), "high momentum", "1"),
     "momentum 0.99 at batch 32": (lambda: (plain(momentum(0.99)), images(32)), "high momentum", "1"),
@@ -162,6 +170,16 @@ FAULTS = {
         lambda: (Dropping(), images()),
         "dropout before BatchNorm",
         "Dropping",
+    ),
+    "an activation lost in somebody's conversion": (
+        lambda: (converted(nw.BatchNorm2d(16, activation="relu")), images()),
+        "lost in a conversion",
+        "1",
+    ),
+    "a formula lost in somebody's conversion": (
+        lambda: (converted(nw.SwitchableNorm2d(16)), images()),
+        "lost in a conversion",
+        "1",
     ),
     "two BatchNorms in a row": (lambda: (plain(between=[nn.BatchNorm2d(16)]), images()), "normalizers in a row", "5"),
     "BatchNorm behind InstanceNorm": (

@@ -234,7 +234,7 @@ def test_normalizers_of_maps(name):
         found = rule_of(layer)(layer, Options(), Signal.gaussian(x.shape, 1, mean, deviation.square()))
     expected = y.double().var((0, 2, 3), correction=0)
     # Per-pixel statistics of 64 channels vary from pixel to pixel, which the theory leaves out.
-    tolerance = 0.1 if name.startswith("pixel") else 0.05
+    tolerance = {"pixel-layer": 0.1, "pixel-rms": 0.1, "positional": 0.15}.get(name, 0.05)
     torch.testing.assert_close(found.mean, y.double().mean((0, 2, 3)), rtol=tolerance, atol=0.05)
     torch.testing.assert_close(found.variance, expected, rtol=tolerance, atol=0.02)
 

@@ -347,3 +347,27 @@ def test_a_watched_model_is_saved_and_copied_without_the_watch(tmp_path):
         step(model.train(), x)
     assert log.steps == [0, 1]
     assert hooks_of(model) == [0, 0, 0]
+
+
+CONVERSIONS = {
+    "export": lambda net, x: torch.export.export(net, (x,)),
+    "strict export": lambda net, x: torch.export.export(net, (x,), strict=True),
+    "compile": lambda net, x: torch.compile(net, backend="eager")(x),
+    "jit.trace": lambda net, x: torch.jit.trace(net, x, check_trace=False),
+    "fx": lambda net, x: torch.fx.symbolic_trace(net)(x),
+    "grad": lambda net, x: torch.func.grad(lambda x: net(x).sum())(x),
+    "vmap": lambda net, x: torch.vmap(net)(x[None]),
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch.jit
+@pytest.mark.parametrize("name", CONVERSIONS)
+def test_what_is_converted_or_transformed_is_no_step(name):
+    """Of a net between two steps: neither is endangered, and the next step is counted and logged."""
+    net, x, steps = nn.Sequential(nn.Linear(4, 3), nw.LayerNorm(3), nn.ReLU()), torch.randn(5, 4), []
+    with nw.watch(net, lambda step, trace: steps.append((step, len(trace.taps))), every=1):
+        net(x).sum().backward()
+        CONVERSIONS[name](net, x)
+        net(x).sum().backward()
+    assert steps == [(0, 3), (1, 3)]
+    torch._dynamo.reset()

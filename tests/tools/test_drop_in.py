@@ -10,7 +10,7 @@ from torch.nn.utils._per_sample_grad import call_for_per_sample_grads
 from torch.testing import assert_close
 
 import normwise as nw
-from normwise.functional import Running, batch_norm, evo_norm_b0, switchable_norm
+from normwise.functional import Running, batch_norm, evo_norm_b0, layer_norm, switchable_norm
 
 # torch itself compiles its forward-mode rules with torch.jit.script on their first use.
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
@@ -140,3 +140,29 @@ def test_a_backward_pass_under_a_mode_that_sees_operations():
     with FlopCounterMode(display=False):
         (seen,) = torch.autograd.grad(y, x, cotangent, retain_graph=True)
     assert_close(seen, torch.autograd.grad(y, x, cotangent)[0])
+
+
+@pytest.mark.onnx
+@pytest.mark.filterwarnings("ignore")  # the older exporter is deprecated
+@pytest.mark.parametrize(
+    "layer", [nw.LayerNorm(5), nw.RMSNorm(5), nw.LayerNorm2d(4), nw.RMSNorm2d(4)], ids=lambda m: type(m).__name__
+)
+def test_the_older_exporter_to_onnx(layer, tmp_path):
+    """Sizes of a row are constants there, and it knows no rms_norm (torch's own layer fails)."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    model, path = nn.Sequential(layer, nn.ReLU()).eval(), tmp_path / "model.onnx"
+    names = {"dynamo": False, "input_names": ["x"], "dynamic_axes": {"x": {0: "batch"}}}
+    torch.onnx.export(model, (torch.randn(2, 4, 5, 5),), path, **names)
+    session, x = onnxruntime.InferenceSession(path), torch.randn(3, 4, 5, 5)
+    assert_close(torch.from_numpy(session.run(None, {"x": x.numpy()})[0]), model(x), rtol=1e-5, atol=1e-5)
+
+
+def test_a_bias_without_a_weight_has_a_second_derivative():
+    """torch's layer_norm raises there."""
+    x, bias = torch.randn(3, 5, dtype=torch.float64), torch.randn(5, dtype=torch.float64)
+
+    def call(x, bias):
+        return layer_norm(x, [5], None, bias)
+
+    leaves = (x.requires_grad_(), bias.requires_grad_())
+    assert torch.autograd.gradgradcheck(call, leaves)

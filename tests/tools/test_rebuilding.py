@@ -1,6 +1,7 @@
 """Tools that read a layer's numbers and build another module: right, or refused in a sentence, and never half of it."""
 
 import copy
+import pickle
 import warnings
 
 import pytest
@@ -113,6 +114,17 @@ def test_everybody_else_reads_eps():
     assert not hasattr(nw.DynamicTanh(4), "eps")
 
 
+def test_eps_says_where_it_is_from_to_those_that_would_lose_something():
+    plain, more = nw.BatchNorm2d(4), nw.BatchRenorm2d(4, activation="relu")
+    assert type(plain.eps) is float
+    eps = copy.deepcopy(more.eps)
+    assert (eps.layer, eps.training, eps.evaluation) == ("BatchRenorm2d", "its formula", "activation='relu'")
+    assert eps.by == f"{__name__}.test_eps_says_where_it_is_from_to_those_that_would_lose_something"
+    assert type(pickle.loads(pickle.dumps(eps))) is float  # no checkpoint of others needs this package
+    assert type(nw.BatchNorm2d(4, eps=eps).__dict__["eps"]) is float
+    torch.compile(nn.BatchNorm2d(4, eps=eps), backend="eager", fullgraph=True)(torch.randn(2, 4, 3, 3))
+
+
 def test_torchs_fast_path_of_a_transformer_does_not_pass_by_an_activation():
     block = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
     block.norm1, block.norm2 = nw.LayerNorm(8, activation="relu"), nw.LayerNorm(8, activation="relu")
@@ -134,6 +146,22 @@ def test_a_fusion_with_standardized_weights_is_not_undone(kind):
     assert_close(fuse_conv_bn_eval(*model)(x), expected, **CLOSE)
     conv = kind(3, 4, 3)
     conv.weight = nn.Parameter(torch.randn_like(conv.weight))  # anybody else may
+
+
+@pytest.mark.parametrize("wrap", [nw.spectral_norm, nw.weight_standardization, nw.scaled_weight_standardization])
+def test_a_weight_that_is_computed_takes_no_parameter(wrap):
+    """torch: KeyError("attribute 'weight' already exists")."""
+    conv, norm, x = wrap(nn.Conv2d(3, 4, 3)).eval(), trained(nw.BatchNorm2d(4)), torch.randn(2, 3, 8, 8)
+    expected = norm(conv(x))
+    with pytest.raises(TypeError, match=r"'weight' is computed by \w+, .* normwise.bake\(model\)"):
+        fuse_conv_bn_eval(conv, norm)
+    assert_close(norm(conv(x)), expected)
+    conv.weight = torch.randn(4, 3, 3, 3)  # goes through, as ever
+    conv.bias = nn.Parameter(torch.zeros(4))
+    expected = norm(conv(x))
+    nw.bake(conv)
+    assert_close(fuse_conv_bn_eval(conv, norm)(x), expected, **CLOSE)
+    conv.weight = nn.Parameter(torch.randn(4, 3, 3, 3))
 
 
 @pytest.fixture

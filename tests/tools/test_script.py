@@ -115,3 +115,33 @@ def test_another_formula_in_training_only_evaluates(kind):
     with pytest.raises(torch.jit.Error, match="only evaluates"):
         script(torch.randn(3, 4, 5, 5))
     script.eval()(torch.randn(3, 4, 5, 5))
+
+
+CONVOLUTIONS = [getattr(nw, f"{kind}Conv{rank}d") for kind in ("WS", "ScaledWS") for rank in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("kind", CONVOLUTIONS, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("padding_mode", ["zeros", "circular"])
+def test_standardizing_convolutions(kind, padding_mode):
+    conv = kind(4, 6, 3, padding=1, groups=2, padding_mode=padding_mode)
+    with torch.no_grad():
+        conv.weight[0] = 0.5  # a unit without variance
+        for p in conv.parameters():
+            p.add_(0.1)
+    x = torch.randn(2, 4, *[5] * int(kind.__name__[-2]))
+    script, twin = torch.jit.script(conv), copy.deepcopy(conv)
+    assert list(script.state_dict()) == list(twin.state_dict())
+    y, expected = script(x), twin(x)
+    assert_close(y, expected, **CLOSE)
+    cotangent = torch.randn_like(y)
+    for result in (y, expected):
+        result.backward(cotangent)
+    assert_close([p.grad for p in conv.parameters()], [p.grad for p in twin.parameters()], **CLOSE)
+
+
+def test_standardizing_convolutions_are_put_back_with_the_layers():
+    model = nn.Sequential(nw.WSConv2d(3, 4, 3), nw.SwitchableNorm2d(4))
+    modules = list(model)
+    with pytest.raises(TypeError, match="has no plain counterpart"):
+        torch.jit.script(model)
+    assert list(model) == modules

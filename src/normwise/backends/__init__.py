@@ -27,6 +27,7 @@ from .protocols import Formulas as Formulas
 from .protocols import Fused as Fused
 from .protocols import Gradients as Gradients
 from .protocols import Known as Known
+from .protocols import ModulatedRows as ModulatedRows
 from .protocols import Remembering as Remembering
 from .protocols import Responses as Responses
 from .protocols import Rows as Rows

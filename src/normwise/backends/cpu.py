@@ -16,6 +16,8 @@ from .cpu_formulas import normalize_backward as normalize_backward
 from .cpu_formulas import prepare as prepare
 from .cpu_formulas import run as run
 from .cpu_library import ELEMENTS, activation_number, call, kernels, ready
+from .cpu_modulated import modulated_rows as modulated_rows
+from .cpu_modulated import modulated_rows_backward as modulated_rows_backward
 from .cpu_responses import respond as respond
 from .cpu_responses import respond_backward as respond_backward
 from .cpu_responses import respond_reduce as respond_reduce

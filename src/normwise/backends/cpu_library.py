@@ -30,6 +30,7 @@ OPERATION_NUMBERS = {name: number for number, name in enumerate(OPERATIONS)}
 _KINDS = {"i": ctypes.c_int, "n": ctypes.c_int64, "d": ctypes.c_double, "p": ctypes.c_void_p}
 _SHAPE = "i:last n:N n:C n:S i:threads"
 _ROWS = "n:rows n:width i:threads i:center"
+_SETS = "n:rows n:width n:per i:threads i:center d:plus"
 _MAPS = "n:N n:C n:S i:threads i:center"
 #: What each kernel takes, in order: a type and a name, or * and the name of a tensor: its address and number of values.
 _PARAMETERS = {
@@ -50,6 +51,8 @@ _PARAMETERS = {
     "nw_remember": "n:C *mean *var i:kept d:bessel d:momentum *running_mean *running_var i:running_kept *batches",
     "nw_rows": f"{_ROWS} d:eps *x *added *sum *weight *bias i:kept *y *table",
     "nw_rows_backward": f"{_ROWS} *grad_y *x *grad_sum *weight i:kept *table *grad_x *grad_weight *grad_bias",
+    "nw_modulated": f"{_SETS} d:eps *x *scale *shift i:kept *y *table",
+    "nw_modulated_backward": f"{_SETS} *grad_y *x *scale i:kept *table *grad_x *grad_scale *grad_shift",
     "nw_columns": f"{_MAPS} d:eps *x *weight *bias i:kept *y *table",
     "nw_columns_backward": f"{_MAPS} *grad_y *x *weight i:kept *table *grad_x *grad_weight *grad_bias",
     "nw_run": "p:program *entering *leaving",
@@ -64,6 +67,8 @@ _PACKED = (
     "nw_remember",
     "nw_rows",
     "nw_rows_backward",
+    "nw_modulated",
+    "nw_modulated_backward",
     "nw_columns",
     "nw_columns_backward",
 )

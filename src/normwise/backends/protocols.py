@@ -179,6 +179,46 @@ class Rows(Backend, Protocol):
 
 
 @runtime_checkable
+class ModulatedRows(Backend, Protocol):
+    """A backend that also normalizes rows of which every ``per`` have an affine map of their own; see `Rows`.
+
+    ``y = (plus + scale) z + shift`` of the normalized row z; the tables are ``[rows / per, width]``, of any floating
+    dtype, and either may be absent (γ is 1 without a scale).
+    """
+
+    def modulated_rows(
+        self,
+        x: Tensor,
+        width: int,
+        per: int,
+        scale: Tensor | None,
+        shift: Tensor | None,
+        plus: float,
+        eps: float,
+        center: bool,
+        keep: bool,
+    ) -> tuple[Tensor, RowTables]:
+        """For contiguous ``x``, seen as ``[rows, width]``; also what is to ``keep`` for the backward."""
+        ...
+
+    def modulated_rows_backward(
+        self,
+        grad_y: Tensor,
+        x: Tensor,
+        width: int,
+        per: int,
+        scale: Tensor | None,
+        shift: Tensor | None,
+        plus: float,
+        tables: RowTables,
+        center: bool,
+        needs: tuple[bool, bool, bool],
+    ) -> Gradients:
+        """The gradients of x, scale and shift; ``grad_y`` is contiguous as well."""
+        ...
+
+
+@runtime_checkable
 class RowsOfSums(Backend, Protocol):
     """A backend that also normalizes the rows of a sum of two tensors, in the pass that adds them; see `Rows`."""
 

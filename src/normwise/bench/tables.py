@@ -1,4 +1,4 @@
-"""The two small tables: the host's time per call, and a whole training step."""
+"""The small tables: the host's time per call, a whole training step, what is kept for the backward pass."""
 
 from __future__ import annotations
 
@@ -25,6 +25,20 @@ def show_overhead(console: Console, rows: Sequence[Row]) -> None:
     console.print(table)
     for row in faulty(rows):
         console.print(f"{place(row)}: {outcome(row)}", soft_wrap=True)
+
+
+def show_kept(console: Console, rows: Sequence[Row]) -> None:
+    """Bytes kept for the backward pass for each value of the input, by a layer and the convolution behind it."""
+    table = _table("layer", "activation", "type", "torch", "torch in place", "ours", "ours, lean")
+    for row in rows:
+        sizes = (row[name] or "-" for name in ("torch", "torch_in_place", "ours", "lean"))
+        table.add_row(row["layer"], row["activation"], row["dtype"], *sizes)
+    console.print()
+    console.print(table)
+    said = (
+        "Bytes for each value of the input, kept by the layer and a convolution behind it, which keeps its own input."
+    )
+    console.print(f"\n{said}", style="dim")
 
 
 def show_steps(console: Console, rows: Sequence[Row]) -> None:
@@ -61,5 +75,7 @@ def _table(first: str, *headings: str) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, header_style="bold", pad_edge=False)
     table.add_column(first, no_wrap=True)
     for heading in headings:
-        table.add_column(heading, no_wrap=True, justify="right" if heading not in ("pass", "type") else "left")
+        table.add_column(
+            heading, no_wrap=True, justify="right" if heading not in ("pass", "type", "activation") else "left"
+        )
     return table

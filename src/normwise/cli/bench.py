@@ -13,12 +13,13 @@ from typing import Annotated
 
 import typer
 
-from ..bench import step, sweep
+from ..bench import kept, step, sweep
 from ..bench.entry import OVERHEAD_ROUNDS, Request
 from ..bench.page import write_page
 from ..bench.regimes import Processes
+from ..bench.storage import Rows
 from ..bench.subjects import SUBJECTS
-from ..bench.tables import show_overhead, show_step_line, show_steps
+from ..bench.tables import show_kept, show_overhead, show_step_line, show_steps
 from ..bench.terminal import Ticker, show
 from ..comparison import InputError
 from ..comparison.terminal import make_console
@@ -33,6 +34,7 @@ EPILOG = f"""Examples:
   normwise bench --shapes 8x256x56x56,1x32x96x96x96 --layers batch
   normwise bench overhead
   normwise bench step --threads 4
+  normwise bench memory
   normwise bench step --dtypes bf16 --shapes 2x3x224x224
   normwise bench --device cuda --compile
 
@@ -55,6 +57,7 @@ class What(str, Enum):
     layers = "layers"
     overhead = "overhead"
     step = "step"
+    memory = "memory"
 
 
 class Clock(str, Enum):
@@ -66,7 +69,10 @@ class Clock(str, Enum):
 
 Subject = Annotated[
     What,
-    typer.Argument(help="layers: the grid; overhead: microseconds per call; step: a training step of ResNet-50."),
+    typer.Argument(
+        help="layers: the grid; overhead: microseconds per call; step: a training step of ResNet-50; "
+        "memory: what is kept for the backward pass."
+    ),
 ]
 Quick = Annotated[bool, typer.Option("--quick", help="A small grid: less than a minute.")]
 Layers = Annotated[str, typer.Option(metavar="LAYERS", help="Only these layers; see below.")]
@@ -115,6 +121,7 @@ def bench(
         What.layers: _layers,
         What.overhead: _overhead,
         What.step: _step,
+        What.memory: _memory,
     }
     try:
         run[what](request, out)
@@ -167,6 +174,17 @@ def _step(request: Request, out: Path) -> None:
     with Processes(request.memory()) as call:
         rows = step.run(wanted, request.options(), path, clock=request.clock, call=call, listen=listen)
     show_steps(console, rows)
+    console.print(f"\nRows: {path}", soft_wrap=True)
+
+
+def _memory(request: Request, out: Path) -> None:
+    console, path = make_console(), out / "memory.csv"
+    dtypes, shapes = request.dtypes or ("fp32", "bf16"), request.shapes or (kept.SHAPE,)
+    found = [row for shape in shapes for row in kept.rows(shape, dtypes, request.layers)]
+    with Rows(path, kept.COLUMNS) as file:
+        for row in found:
+            file.append(row)
+    show_kept(console, found)
     console.print(f"\nRows: {path}", soft_wrap=True)
 
 

@@ -18,9 +18,10 @@ from .stopping import exit_code, terminable
 # tests/test_cli.py holds these against the layers' own table and the function's defaults, which only torch can load.
 NAMES = """
   batch, group, instance, layer, ghost, sync, renorm, switchable,
-  batch-instance, filter-response, global-response, evo-b0, evo-s0,
-  pixel-layer, pixel-rms, tanh, erf, none, nf,
-  token-layer, token-rms, token-tanh, token-erf"""
+  batch-instance, ibn, filter-response, global-response, evo-b0, evo-s0,
+  pixel-layer, pixel-rms, positional, tanh, erf, none, nf,
+  token-layer, token-rms, token-layer-zero, token-rms-zero, token-tanh,
+  token-erf"""
 EPILOG = f"""Examples:
 
 \b

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from ..core.model_change import ModelChange
 from ..layers import NORMALIZERS, Norm
 from ..layers.layer_norm import LayerNorm, RMSNorm
+from ..layers.zero_centered import gain_of, stored
 
 _OWN = (nn.LayerNorm, nn.RMSNorm, LayerNorm, RMSNorm)
 #: Libraries whose layers of these names normalize over the last dimension, with a weight [C] or none.
@@ -102,5 +103,7 @@ def _carry(old: nn.Module, new: nn.Module) -> None:
         elif isinstance(before, Tensor) and before.shape == after.shape:
             around_one = name == "weight" and type(old).__name__.startswith(_AROUND_ONE)
             value = 1 + before.float() if around_one else before
-            if (value != default).any():
-                after.copy_(value)
+            if name == "weight" and getattr(old, "zero_centered", False):
+                value = gain_of(old)
+            if (value != default).any():  # type: ignore[union-attr]
+                after.copy_(stored(new, value) if name == "weight" else value)  # type: ignore[arg-type]

@@ -50,6 +50,14 @@ def standardized(pooled: Moments, weight: Tensor | None, bias: Tensor | None, ep
     return Affine(pooled.mean, scale, _with_rest(pooled, scale, 0.0 if bias is None else bias), pooled)
 
 
+def one_plus(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """γ of a zero-centered weight, ``1 + weight``, in ``dtype`` or a wider one.
+
+    In a narrow type the sum would round the weight to the steps of 1: 0.004 and 0.008 are the same γ in bf16.
+    """
+    return 1 + weight.to(torch.promote_types(weight.dtype, dtype))
+
+
 def _with_rest(center: Moments, scale: Tensor, shift: Coefficient) -> Coefficient:
     """What makes of ``(x - mean) · scale + shift`` the same around the means as they were before they were rounded."""
     return shift if center.rest is None else shift - center.rest * scale
@@ -208,6 +216,30 @@ def rms_norm(moments: Moments, weight: Tensor | None, bias: Tensor | None, *, ep
     r""":math:`\gamma x/\sqrt{\overline{x^2} + \epsilon} + \beta` (Zhang and Sennrich 2019, arXiv:1910.07467)."""
     scale = torch.rsqrt(_power(moments) + eps)
     return Affine(0.0, scale if weight is None else weight * scale, 0.0 if bias is None else bias)
+
+
+def modulated_layer_norm(moments: Moments, scale: Tensor | None, shift: Tensor | None, *, eps: float) -> Affine:
+    r""":math:`(1 + s)(x-\mu)/\sqrt{\sigma^2+\epsilon} + b`, by a condition (Peebles and Xie 2022, arXiv:2212.09748)."""
+    return standardized(moments, None if scale is None else one_plus(scale, moments.mean.dtype), shift, eps)
+
+
+def modulated_rms_norm(moments: Moments, scale: Tensor | None, shift: Tensor | None, *, eps: float) -> Affine:
+    r""":math:`(1 + s) x/\sqrt{\overline{x^2}+\epsilon} + b`, s and b by a condition, as in `modulated_layer_norm`."""
+    return rms_norm(moments, None if scale is None else one_plus(scale, moments.mean.dtype), shift, eps=eps)
+
+
+def gated_rms_norm(moments: Moments, gate: Tensor | None, bias: Tensor | None, *, eps: float) -> Affine:
+    r""":math:`g x/\sqrt{\overline{x^2}+\epsilon}`, with a gate g for each value (Dao and Gu 2024, arXiv:2405.21060)."""
+    return rms_norm(moments, gate, bias, eps=eps)
+
+
+def positional_norm(moments: Moments, *, bessel: float, eps: float) -> Affine:
+    r""":math:`(x-\mu)/\sqrt{\sigma^2+\epsilon}` by **unbiased** variances (Li et al. 2019, arXiv:1907.04312).
+
+    ``bessel`` is C / (C - 1), by which they differ from the table's.
+    """
+    scale = torch.rsqrt(moments.var * bessel + eps)
+    return Affine(moments.mean, scale, _with_rest(moments, scale, 0.0))
 
 
 def filter_response_norm(

@@ -17,7 +17,7 @@ def is_observed() -> bool:
     """
     return (
         torch.compiler.is_compiling()
-        or torch._C._is_tracing()  # pyright: ignore[reportAttributeAccessIssue]
+        or is_traced()
         or torch._C._functorch.peek_interpreter_stack() is not None  # pyright: ignore[reportAttributeAccessIssue]
         or operators_are_observed()
     )
@@ -35,17 +35,33 @@ def operators_are_observed() -> bool:
 
 def is_mapped() -> bool:
     """Whether `torch.vmap` runs this for many at once, whose values nobody can look at."""
-    if torch._C._functorch.peek_interpreter_stack() is None:  # pyright: ignore[reportAttributeAccessIssue]
+    return _runs_inside("Vmap")
+
+
+def is_functionalized() -> bool:
+    """Whether `torch.func.functionalize` does, which takes no autograd function of Python."""
+    return _runs_inside("Functionalize")
+
+
+def _runs_inside(transform: str) -> bool:
+    functorch = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
+    if functorch.peek_interpreter_stack() is None:
         return False
-    stack = torch._C._functorch.get_interpreter_stack()  # pyright: ignore[reportAttributeAccessIssue]
-    return any(level.key() == torch._C._functorch.TransformType.Vmap for level in stack)  # pyright: ignore[reportAttributeAccessIssue]
+    return any(
+        level.key() == getattr(functorch.TransformType, transform) for level in functorch.get_interpreter_stack()
+    )
 
 
 def is_recorded() -> bool:
     """Whether a graph is made for others to run: by `torch.export`, `torch.jit.trace` or `make_fx`."""
     if torch.compiler.is_compiling():
         return torch.compiler.is_exporting()
-    return torch._C._is_tracing() or operators_are_observed()  # pyright: ignore[reportAttributeAccessIssue]
+    return is_traced() or operators_are_observed()
+
+
+def is_traced() -> bool:
+    """Whether `torch.jit.trace` makes a graph, by itself or for the older exporter to ONNX."""
+    return torch._C._is_tracing()  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def is_imagined(t: object) -> bool:

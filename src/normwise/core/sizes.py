@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+from torch import Tensor
+
 
 def same(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
     """Whether two shapes are the same.
@@ -28,3 +31,19 @@ def product(sizes: Sequence[int]) -> int:
     for size in sizes:
         count = count * size
     return count
+
+
+def last_sizes(t: Tensor, count: int) -> tuple[int, ...]:
+    """The last sizes of a tensor, which a layer fixes: constants in a graph of `torch.jit.trace`, too.
+
+    >>> last_sizes(torch.zeros(4, 3, 2), 2)
+    (3, 2)
+    """
+    state = torch._C._get_tracing_state()
+    if state is None:
+        return tuple(t.shape[-count:])
+    torch._C._set_tracing_state(None)  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        return tuple(t.shape[-count:])
+    finally:
+        torch._C._set_tracing_state(state)  # pyright: ignore[reportAttributeAccessIssue]

@@ -1,28 +1,110 @@
-"""Symbolic tracing by `torch.fx`: a layer is one node of the graph, as torch's own layers are."""
+"""Symbolic tracing by `torch.fx`: a layer, and a function, is one node of the graph, as torch's own are."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.fx import Proxy
 
-
-def is_symbol(x: object) -> bool:
-    """Whether ``x`` stands for a tensor while `torch.fx` traces a model."""
-    return isinstance(x, Proxy)
+F = TypeVar("F", bound=Callable[..., Any])
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 
-def as_node(layer: nn.Module, x: Any, *others: Any) -> Any:
-    """The call ``layer(x, *others)``, of a symbol ``x``, as one ``call_module`` of the graph.
+def is_symbol(*values: object) -> bool:
+    """Whether one of them stands for a tensor while `torch.fx` traces a model."""
+    return any(isinstance(value, Proxy) for value in values)
 
-    A layer that is traced alone becomes the only submodule, ``layer``, of the graph's module.
+
+def as_node(layer: nn.Module, *values: Any) -> Any:
+    """The call ``layer(*values)``, some of them symbols, as one ``call_module`` of the graph.
+
+    A layer that is traced alone becomes the only submodule, ``layer``, of the graph's module. Where fx already records
+    what surrounds the layer's own computation, the forward of a user's subclass or hooks, the node is the rest,
+    `Traceable.traced`.
     """
-    tracer = x.tracer
-    while others and others[-1] is None:
-        others = others[:-1]
+    tracer: Any = _symbol_in(values).tracer  # type: ignore[union-attr]
+    while values[-1] is None:
+        values = values[:-1]
     path = tracer.path_of_module(layer)
     if path == "":
         tracer.root, path = nn.Module(), "layer"
         tracer.root.add_module(path, layer)
-    return tracer.create_proxy("call_module", path, (x, *others), {})
+    if _surrounded(layer):
+        path += ".traced"
+    return tracer.create_proxy("call_module", path, values, {})
+
+
+class Traceable:
+    """A module whose forward makes one node of itself while `torch.fx` traces it."""
+
+    @property
+    @torch.jit.unused  # its compiler looks at every property of a module
+    def traced(self: Any) -> nn.Module:
+        """The same parameters and buffers with the package's own forward, and without hooks."""
+        kind: Any = _home(self) if _has_a_forward_of_its_own(self) else type(self)
+        module = kind.__new__(kind)
+        module.__dict__.update(self.__dict__)
+        module.__dict__.update({name: OrderedDict() for name in _HOOKS})
+        return module
+
+
+def _surrounded(layer: nn.Module) -> bool:
+    return _has_a_forward_of_its_own(layer) or any(getattr(layer, name) for name in _HOOKS)
+
+
+def _has_a_forward_of_its_own(layer: nn.Module) -> bool:
+    return not type(layer).forward.__module__.startswith("normwise.")
+
+
+def _home(layer: nn.Module) -> type:
+    """The class of the package that a user's class was made of."""
+    return next(kind for kind in type(layer).__mro__ if kind.__module__.startswith("normwise."))
+
+
+def one_node(function: F) -> F:
+    """A public function that makes one ``call_function`` of itself where an argument is a symbol.
+
+    A graph names it by its public place, ``normwise.functional``, so that the graph can be pickled.
+    """
+
+    @wraps(function)
+    def call(*given: Any, **options: Any) -> Any:
+        for value in (*given, *options.values()):
+            symbol = None if value is None or type(value) is Tensor else _symbol_in(value)
+            if symbol is not None:
+                return symbol.tracer.create_proxy("call_function", call, given, options)
+        return function(*given, **options)
+
+    call.__module__ = "normwise.functional"
+    return call  # type: ignore[return-value]
+
+
+def as_node_of_formula(function: Callable[..., Any], formula: Callable[..., Any], *values: Any, **options: Any) -> Any:
+    """The call ``function(values[0], formula, *values[1:], **options)`` as one ``call_function`` of the graph.
+
+    A graph takes no function as an argument: the node's own function knows it.
+    """
+
+    def call(x: Any, *parameters: Any, **options: Any) -> Any:
+        return function(x, formula, *parameters, **options)
+
+    call.__name__ = f"{function.__name__}_by_{getattr(formula, '__name__', 'formula')}"
+    tracer: Any = _symbol_in((*values, *options.values())).tracer  # type: ignore[union-attr]
+    return tracer.create_proxy("call_function", call, values, options)
+
+
+def _symbol_in(value: object) -> Proxy | None:
+    """The value, or the first of a tuple, such as statistics and styles are, that is a symbol."""
+    if isinstance(value, Proxy):
+        return value
+    if isinstance(value, tuple):
+        for one in value:
+            symbol = _symbol_in(one)
+            if symbol is not None:
+                return symbol
+    return None

@@ -27,9 +27,16 @@ Errors: TypeError for integer, complex or sparse tensors and for numbers of anot
 and sizes that do not fit, and for one value per group, where the output would be the bias, as in the layers.
 """
 
+from types import FunctionType as _FunctionType
+
+from ..core.symbols import one_node as _one_node
 from ..operations.adaptive import Style as Style
 from ..operations.adaptive import style_statistics as style_statistics
 from ..operations.measure import measure as measure
+from ..operations.positional import moment_shortcut as moment_shortcut
+from .conditioned import gated_rms_norm as gated_rms_norm
+from .conditioned import modulated_layer_norm as modulated_layer_norm
+from .conditioned import modulated_rms_norm as modulated_rms_norm
 from .plain import adaptive_instance_norm as adaptive_instance_norm
 from .plain import add_layer_norm as add_layer_norm
 from .plain import add_rms_norm as add_rms_norm
@@ -48,8 +55,15 @@ from .pooled import batch_renorm as batch_renorm
 from .pooled import evo_norm_b0 as evo_norm_b0
 from .pooled import ghost_batch_norm as ghost_batch_norm
 from .pooled import group_norm as group_norm
+from .pooled import ibn as ibn
 from .pooled import instance_norm as instance_norm
 from .pooled import switchable_norm as switchable_norm
+from .positional import positional_norm as positional_norm
 from .running import Running as Running
 from .running import initial_statistics as initial_statistics
 from .running import update_statistics as update_statistics
+
+# To torch.fx each of them is one node, as the layers are.
+for _name, _function in list(globals().items()):
+    if isinstance(_function, _FunctionType) and not _name.startswith("_"):
+        globals()[_name] = _one_node(_function)

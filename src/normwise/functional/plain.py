@@ -11,7 +11,8 @@ from normwise.core import formulas
 from normwise.core.arguments import as_mask, check_floating, check_input
 from normwise.core.bound import bound
 from normwise.core.formulas import Formula
-from normwise.core.moments import epsilon
+from normwise.core.layout import check_memory
+from normwise.core.moments import epsilon, statistics_dtype
 from normwise.core.numbers import as_row_shape, check_dim, check_eps, check_groups, check_rows
 from normwise.core.single_value import WITHOUT_EFFECT, check_values_per_group
 from normwise.core.tables import check_optional, check_required_tables, check_scalars_or_tables
@@ -107,9 +108,10 @@ def layer_norm(
     bias: Tensor | None = None,
     *,
     eps: float = 1e-5,
+    zero_centered: bool = False,
     **epilogue: Unpack[Epilogue],
 ) -> Tensor:
-    """`LayerNorm` of rows ``[*, *normalized_shape]``.
+    """`LayerNorm` of rows ``[*, *normalized_shape]``; γ is ``1 + weight`` where ``zero_centered``.
 
     >>> import torch
     >>> x = torch.randn(2, 5, 4)
@@ -118,6 +120,7 @@ def layer_norm(
     """
     shape = _row_shape("layer_norm", x, normalized_shape)
     check_eps("layer_norm", eps)
+    weight = _gain("layer_norm", x, shape, weight, zero_centered)
     return _along_rows("layer_norm", x, shape, bound(formulas.instance_norm, eps=eps), (weight, bias), epilogue)
 
 
@@ -127,9 +130,12 @@ def rms_norm(
     weight: Tensor | None = None,
     *,
     eps: float | None = None,
+    zero_centered: bool = False,
     **epilogue: Unpack[Epilogue],
 ) -> Tensor:
     """`RMSNorm` of rows ``[*, *normalized_shape]``; ``eps=None`` is the machine epsilon of the statistics' type.
+
+    γ is ``1 + weight`` where ``zero_centered``.
 
     >>> import torch
     >>> rms_norm(torch.full((1, 4), 3.0), [4])
@@ -139,6 +145,7 @@ def rms_norm(
     if eps is not None:
         check_eps("rms_norm", eps)
     formula = bound(formulas.rms_norm, eps=epsilon(x, eps))
+    weight = _gain("rms_norm", x, shape, weight, zero_centered)
     return _along_rows("rms_norm", x, shape, formula, (weight, None), epilogue)
 
 
@@ -150,6 +157,7 @@ def add_layer_norm(
     bias: Tensor | None = None,
     *,
     eps: float = 1e-5,
+    zero_centered: bool = False,
 ) -> tuple[Tensor, Tensor]:
     r"""The sum of a transformer's stream and a branch, and its `layer_norm`: one pass over memory each way.
 
@@ -168,6 +176,7 @@ def add_layer_norm(
     shape = _row_shape("add_layer_norm", x, normalized_shape)
     check_eps("add_layer_norm", eps)
     formula = bound(formulas.instance_norm, eps=eps)
+    weight = _gain("add_layer_norm", x, shape, weight, zero_centered)
     return _along_sums("add_layer_norm", x, residual, shape, formula, (weight, bias))
 
 
@@ -178,6 +187,7 @@ def add_rms_norm(
     weight: Tensor | None = None,
     *,
     eps: float | None = None,
+    zero_centered: bool = False,
 ) -> tuple[Tensor, Tensor]:
     r"""The sum of a transformer's stream and a branch, and its `rms_norm`: ``(y, h)`` as in `add_layer_norm`.
 
@@ -189,6 +199,7 @@ def add_rms_norm(
     if eps is not None:
         check_eps("add_rms_norm", eps)
     formula = bound(formulas.rms_norm, eps=epsilon(x, eps))
+    weight = _gain("add_rms_norm", x, shape, weight, zero_centered)
     return _along_sums("add_rms_norm", x, residual, shape, formula, (weight, None))
 
 
@@ -198,9 +209,10 @@ def layer_norm2d(
     bias: Tensor | None = None,
     *,
     eps: float = 1e-6,
+    zero_centered: bool = False,
     **options: Unpack[Options],
 ) -> Tensor:
-    """`LayerNorm2d`: over the channels at each position of ``[N, C, *space]``.
+    """`LayerNorm2d`: over the channels at each position of ``[N, C, *space]``; ``zero_centered`` as in `layer_norm`.
 
     >>> import torch
     >>> x = torch.randn(2, 3, 4)
@@ -210,13 +222,19 @@ def layer_norm2d(
     check_maps("layer_norm2d", x, eps)
     if x.shape[1] == 1:
         raise ValueError(f"layer_norm2d: a single channel is its own mean, got {list(x.shape)}; {WITHOUT_EFFECT}")
+    weight = _gain("layer_norm2d", x, tuple(x.shape[1:2]), weight, zero_centered)
     return _along_pixels("layer_norm2d", x, bound(formulas.instance_norm, eps=eps), (weight, bias), options)
 
 
 def rms_norm2d(
-    x: Tensor, weight: Tensor | None = None, *, eps: float | None = 1e-6, **options: Unpack[Options]
+    x: Tensor,
+    weight: Tensor | None = None,
+    *,
+    eps: float | None = 1e-6,
+    zero_centered: bool = False,
+    **options: Unpack[Options],
 ) -> Tensor:
-    """`RMSNorm2d`: over the channels at each position of ``[N, C, *space]``.
+    """`RMSNorm2d`: over the channels at each position of ``[N, C, *space]``; ``zero_centered`` as in `rms_norm`.
 
     >>> import torch
     >>> rms_norm2d(torch.full((1, 4, 1), 3.0), eps=None).flatten()
@@ -226,6 +244,7 @@ def rms_norm2d(
     if eps is not None:
         check_eps("rms_norm2d", eps)
     formula = bound(formulas.rms_norm, eps=epsilon(x, eps))
+    weight = _gain("rms_norm2d", x, tuple(x.shape[1:2]), weight, zero_centered)
     return _along_pixels("rms_norm2d", x, formula, (weight, None), options)
 
 
@@ -268,6 +287,15 @@ def dynamic_erf(
     check_floating(x, "dynamic_erf")
     check_dim("dynamic_erf", x, dim)
     return pointwise.dynamic_erf(x, alpha, shift, weight, bias, dim=dim, **epilogue)
+
+
+def _gain(caller: str, x: Tensor, shape: tuple[int, ...], weight: Tensor | None, zero_centered: bool) -> Tensor | None:
+    """γ, whether ``weight`` is γ or its distance from 1."""
+    if weight is None or not zero_centered:
+        return weight
+    check_optional(caller, x, shape, weight=weight)
+    check_memory(weight)
+    return formulas.one_plus(weight, statistics_dtype(x.dtype))
 
 
 def _along_rows(

@@ -5,11 +5,14 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from normwise.core import formulas
+from normwise.core.arguments import check_residual
 from normwise.core.bound import bound
 from normwise.core.formulas import RenormTarget
+from normwise.core.layout import in_layout_of
 from normwise.core.moments import Moments
 from normwise.core.numbers import check_groups, check_number, check_whole
 from normwise.core.single_value import (
@@ -224,3 +227,38 @@ def evo_norm_b0(
     check_required_tables("evo_norm_b0", x, v=v)
     formula = bound(formulas.evo_norm_b0, eps=eps)
     return mixed("evo_norm_b0", x, formula, statistics, options, weight, bias, v)
+
+
+def ibn(
+    x: Tensor,
+    first: int,
+    statistics: Statistics | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    eps: float = 1e-5,
+    **options: Unpack[Options],
+) -> tuple[Tensor, Moments]:
+    """`IBN2d`: the ``first`` channels as instances, the others over the batch; the statistics are the others'.
+
+    ``weight`` and ``bias`` are of all channels, ``[C]`` or ``[N, C]``.
+
+    >>> import torch
+    >>> x = torch.randn(4, 3, 5, 5)
+    >>> y, batch = ibn(x, 1)
+    >>> torch.allclose(y[:, 1:], batch_norm(x[:, 1:], batch)[0], atol=1e-6)
+    True
+    """
+    check_maps("ibn", x, eps, weight=weight, bias=bias)
+    check_whole("ibn", "first", first, 1)
+    if first >= x.shape[1]:
+        raise ValueError(f"ibn: first must leave a channel for the batch, received {first} of {x.shape[1]} channels.")
+    residual = options.get("residual")
+    if residual is not None:
+        check_residual(residual, x)
+    parts = slice(None, first), slice(first, None)
+    beside: list[Options] = [{**options, "residual": None if residual is None else residual[:, part]} for part in parts]
+    tables = [[None if t is None else t[..., part] for t in (weight, bias)] for part in parts]
+    of_instances, _ = instance_norm(x[:, parts[0]], None, *tables[0], eps=eps, **beside[0])
+    of_batch, batch = batch_norm(x[:, parts[1]], statistics, *tables[1], eps=eps, **beside[1])
+    return in_layout_of(x, torch.cat((of_instances, of_batch), 1)), batch

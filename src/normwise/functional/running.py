@@ -67,6 +67,7 @@ def update_statistics(old: Running, statistics: Moments, momentum: float | None 
     the **unbiased** one. The statistics of instances, ``[N, C]``, are averaged over N, as InstanceNorm's are. A batch
     without a value changes nothing and is not counted; one that is not finite is taken in. No gradient passes.
 
+    >>> import torch
     >>> from normwise.functional import batch_norm
     >>> running = initial_statistics(3)
     >>> for x in torch.randn(2, 8, 3, 5):

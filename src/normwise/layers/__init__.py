@@ -1,5 +1,8 @@
 """Drop-in normalization layers, and the table of all of them."""
 
+from ._rebuilding import LentEpsilon as LentEpsilon
+from .adaptive_layer_norm import AdaptiveLayerNorm as AdaptiveLayerNorm
+from .adaptive_layer_norm import AdaptiveRMSNorm as AdaptiveRMSNorm
 from .adaptive_norm import AdaptiveInstanceNorm as AdaptiveInstanceNorm
 from .batch_instance_norm import BatchInstanceNorm1d as BatchInstanceNorm1d
 from .batch_instance_norm import BatchInstanceNorm2d as BatchInstanceNorm2d
@@ -25,10 +28,14 @@ from .dynamic_tanh import DynamicErf as DynamicErf
 from .dynamic_tanh import DynamicTanh as DynamicTanh
 from .evo_norm import EvoNormB0 as EvoNormB0
 from .evo_norm import EvoNormS0 as EvoNormS0
+from .gated_norm import GatedRMSNorm as GatedRMSNorm
 from .group_norm import GroupNorm as GroupNorm
 from .group_norm import InstanceNorm1d as InstanceNorm1d
 from .group_norm import InstanceNorm2d as InstanceNorm2d
 from .group_norm import InstanceNorm3d as InstanceNorm3d
+from .ibn import IBN1d as IBN1d
+from .ibn import IBN2d as IBN2d
+from .ibn import IBN3d as IBN3d
 from .layer_norm import LayerNorm as LayerNorm
 from .layer_norm import RMSNorm as RMSNorm
 from .normalizers import NORMALIZERS as NORMALIZERS
@@ -36,6 +43,8 @@ from .normalizers import Normalizer as Normalizer
 from .normalizers import default_groups as default_groups
 from .pixel_norm import LayerNorm2d as LayerNorm2d
 from .pixel_norm import RMSNorm2d as RMSNorm2d
+from .positional_norm import MomentShortcut as MomentShortcut
+from .positional_norm import PositionalNorm2d as PositionalNorm2d
 from .registry import Norm as Norm
 from .registry import activates as activates
 from .registry import find_normalizer as find_normalizer

@@ -2,7 +2,8 @@
 
 `fuse_conv_bn_eval`, torch's `convert_sync_batchnorm` and timm's `freeze_batch_norm_2d` take every subclass of torch's
 batch norm for one. The layers stay subclasses, for `update_bn` and others need that; what all these tools read is
-``eps``, and there they are stopped where an activation or a formula would be lost.
+``eps``, and there they are stopped where an activation or a formula would be lost. One that nobody here knows gets an
+``eps`` that says where it is from, by which `diagnose` finds what such a tool has built.
 """
 
 from __future__ import annotations
@@ -24,6 +25,32 @@ _FOR_EVALUATION = re.compile(r"fuse|freeze|frozen")
 _COMPARES = "torch.nn.modules.transformer"
 
 
+class LentEpsilon(float):
+    """``eps`` as a stranger reads it: what a module that is built from the layer's numbers may have lost.
+
+    layer: the kind of layer. training, evaluation: what it does in that mode beyond torch's layer. by: who read it.
+    A pickle holds a plain float, so that no checkpoint of another module needs this package.
+    """
+
+    layer: str
+    training: str
+    evaluation: str
+    by: str
+
+    @classmethod
+    def of(cls, layer: Any, eps: float, by: str) -> LentEpsilon:
+        lent = cls(eps)
+        lent.layer, lent.by = type(layer).__name__, by
+        lent.training, lent.evaluation = layer.lost_in("training"), layer.lost_in("evaluation")
+        return lent
+
+    def __deepcopy__(self, memo: object) -> LentEpsilon:
+        return self
+
+    def __reduce__(self) -> Any:
+        return float, (float(self),)
+
+
 class Epsilon:
     """``eps`` of a layer, which is not given to a tool that would lose something of the layer.
 
@@ -40,7 +67,7 @@ class Epsilon:
             return eps
         caller = sys._getframe(1)
         module, function = caller.f_globals.get("__name__", ""), caller.f_code.co_name
-        if module == _COMPARES and layer.activation is not None:
+        if module == _COMPARES and layer.lost_in("evaluation"):
             return math.nan
         if _REBUILDERS.match(module):
             lost = layer.lost_in("evaluation" if _FOR_EVALUATION.search(function) else "training")
@@ -49,10 +76,12 @@ class Epsilon:
                     f"{type(layer).__name__}: {module}.{function} builds another module from the layer's numbers, "
                     f"which would lose {lost}; {_remedy(function)}."
                 )
+        elif type(eps) is float and not module.startswith("normwise."):
+            return LentEpsilon.of(layer, eps, f"{module}.{function}")
         return eps
 
     def __set__(self, layer: Any, eps: Any) -> None:
-        layer.__dict__["eps"] = eps
+        layer.__dict__["eps"] = float(eps) if isinstance(eps, LentEpsilon) else eps
 
 
 def _remedy(function: str) -> str:

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from normwise.core.activations import activation_named
 from normwise.core.arguments import as_mask, check_floating, check_input, length_mask
+from normwise.core.symbols import Traceable
+from normwise.operations.request import INVERTIBLE
 
 from ._rebuilding import Epsilon
 from .scripting import refuse
@@ -17,13 +19,15 @@ _STRIDED = torch.strided
 SPACE = {1: "L", 2: "H, W", 3: "D, H, W"}
 
 
-class FusedActivation(nn.Module):
+class FusedActivation(Traceable, nn.Module):
     """Adds ``activation=`` to a torch layer: stored by name, shown in the repr, absent from the state_dict.
 
     And reads the two ways to say which values count, ``mask`` and ``lengths``.
     """
 
     activation: str | None = None
+    #: Whether the output alone is kept for the backward pass; see `BatchNorm2d`.
+    lean: bool = False
     eps: Any = Epsilon()
 
     def lost_in(self, mode: str) -> str:
@@ -46,13 +50,24 @@ class FusedActivation(nn.Module):
         """The plain module; a layer that has none says so."""
         refuse(self, "since its formula is none of torch's")
 
+    def _set_lean(self, lean: bool) -> None:
+        if not isinstance(lean, bool):
+            raise TypeError(f"{type(self).__name__}: lean must be True or False, received {lean!r}.")
+        if lean and self.activation not in INVERTIBLE:
+            raise ValueError(
+                f"{type(self).__name__}: lean=True computes the input back from the output, and "
+                f"activation={self.activation!r} cannot be undone; write 'leaky_relu' or None, or lean=False."
+            )
+        self.lean = lean
+
     def _set_activation(self, activation: str | None) -> None:
         activation_named(activation)  # raises for an unknown name
         self.activation = activation
 
     def extra_repr(self) -> str:
         shown = super().extra_repr()
-        return shown if self.activation is None else f"{shown}, activation={self.activation!r}"
+        shown = shown if self.activation is None else f"{shown}, activation={self.activation!r}"
+        return f"{shown}, lean=True" if self.lean else shown
 
     def _mask(self, x: Tensor, mask: Tensor | None, lengths: Tensor | None) -> Tensor | None:
         """The mask of what counts, ``[N, 1, *space]``, from a mask or from the lengths of sequences."""
@@ -101,6 +116,17 @@ class ChannelLayer(FusedActivation):
         if 3 <= got <= 5 and type(self).__name__ != family:
             return f"write {family}{got - 2}d for it, or reshape it."
         return f"reshape it to {max(dims)} dimensions."
+
+
+def check_channels_of_maps(layer: nn.Module, x: Tensor, channels: int) -> None:
+    """ValueError where ``x`` is not ``[N, C, *space]`` of a layer over the channels at each position."""
+    name = type(layer).__name__
+    check_input(x, name)
+    if x.shape[1] != channels:
+        raise ValueError(
+            f"{name}({channels}) expected {channels} channels in dimension 1, got input {list(x.shape)}; "
+            f"write {name}({x.shape[1]}), or {name.removesuffix('2d')} where the channels come last."
+        )
 
 
 def without_bias(layer: nn.Module) -> None:

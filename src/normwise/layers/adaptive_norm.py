@@ -63,7 +63,7 @@ class AdaptiveInstanceNorm(FusedActivation):
         mask: Tensor | None = None,
         lengths: Tensor | None = None,
     ) -> Tensor:
-        if type(x) is not Tensor and is_symbol(x):
+        if is_symbol(x, style):
             return as_node(self, x, style, residual, mask, lengths)
         mask = self._mask(x, mask, lengths) if isinstance(x, Tensor) else None
         epilogue: dict[str, Any] = {"activation": self.activation, "residual": residual}

@@ -43,6 +43,11 @@ class BatchLayer(RunningLayer, nn.modules.batchnorm._BatchNorm):
     #: The modes in which the layer computes what torch's batch norm with its numbers does, but for its activation.
     plain_in: tuple[str, ...] = ()
 
+    def _set_lean(self, lean: bool) -> None:
+        super()._set_lean(lean)
+        if lean and "training" not in self.plain_in:
+            raise ValueError(f"{type(self).__name__}: lean=True is for BatchNorm, InstanceNorm and GroupNorm alone.")
+
     def __init__(
         self,
         num_features: int,
@@ -58,6 +63,7 @@ class BatchLayer(RunningLayer, nn.modules.batchnorm._BatchNorm):
         process_group: ProcessGroup | str | None = None,
         nonfinite: str = "skip",
         single_value: str = "error",
+        lean: bool = False,
     ) -> None:
         check_whole(self, "num_features", num_features, 0)
         check_eps(self, eps)
@@ -70,6 +76,7 @@ class BatchLayer(RunningLayer, nn.modules.batchnorm._BatchNorm):
         if isinstance(process_group, str) and process_group != "world":
             raise ValueError(f"process_group must be 'world', a ProcessGroup or None, received {process_group!r}.")
         self.process_group = process_group
+        self._set_lean(lean)
 
     def forward(  # type: ignore[override]
         self,
@@ -78,7 +85,7 @@ class BatchLayer(RunningLayer, nn.modules.batchnorm._BatchNorm):
         mask: Tensor | None = None,
         lengths: Tensor | None = None,
     ) -> Tensor:
-        if type(input) is not Tensor and is_symbol(input):
+        if (type(input) is not Tensor or residual is not None) and is_symbol(input, residual):
             return as_node(self, input, residual, mask, lengths)
         return self._forward(input, residual, mask, lengths)
 
@@ -99,8 +106,8 @@ class BatchLayer(RunningLayer, nn.modules.batchnorm._BatchNorm):
         if running is not None and not self._uses_batch(x):
             formula, known = self._by_running(x, running)
             asker = (type(self), self.num_features, "running")
-            beside = (running.batches,)
-            request = Request(x, formula, tensors, self.activation, residual, mask, known, asker=asker, beside=beside)
+            more: dict[str, Any] = {"asker": asker, "beside": (running.batches,), "lean": self.lean}
+            request = Request(x, formula, tensors, self.activation, residual, mask, known, **more)
             return run_for_y(request, self._check_request)
         return self._train(x, residual, mask, tensors, running if self.training and self.track_running_stats else None)
 
@@ -128,6 +135,7 @@ class BatchLayer(RunningLayer, nn.modules.batchnorm._BatchNorm):
             memory=learning if at_once else None,
             measured=learning is not None or group is not None,
             asker=(type(self), self.num_features, "batch"),
+            lean=self.lean,
         )
         result = run(request, check)
         self._note(request.formula, result)

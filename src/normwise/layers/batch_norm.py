@@ -52,7 +52,11 @@ class BatchNorm2d(_BatchNorm, nn.BatchNorm2d):
     Args: as torch's; ``momentum`` is the weight of the *new* value, None a cumulative average. Keyword only:
     ``activation`` names an activation applied last, such as ``"relu"``; ``process_group`` (``"world"`` or a group)
     extends the batch over processes; ``nonfinite`` and ``single_value`` say what becomes of unusable batches, see
-    ``layer.policy``.
+    ``layer.policy``; ``lean=True`` keeps the output for the backward pass in the place of the input (the idea of Rota
+    Bulò et al. 2017, arXiv:1712.02616), which a convolution behind the layer keeps anyway: the layer then costs
+    no memory, and one more pass backward. The input is computed back, with gradients right to rounding; it must be
+    possible: the activation is None or ``"leaky_relu"``, there is no residual, mask or process group, and
+    abs(γ) > abs(β) / 128 in every channel (in fp16 / 32, in bf16 / 4), otherwise ValueError. No second derivatives.
 
     ``forward(input, residual=None, mask=None, lengths=None)``: ``residual``, of its shape, is added before the
     activation. ``mask`` is boolean, ``[N, *space]`` or ``[N, 1, *space]``: batch and running statistics are those of

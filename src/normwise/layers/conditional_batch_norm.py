@@ -45,7 +45,7 @@ class _ConditionalBatchNorm(ConditionTables, BatchLayer):
         mask: Tensor | None = None,
         lengths: Tensor | None = None,
     ) -> Tensor:
-        if type(x) is not Tensor and is_symbol(x):
+        if is_symbol(x, condition):
             return as_node(self, x, condition, residual, mask, lengths)
         self._check_input_dim(x)
         self._check_tables(x)

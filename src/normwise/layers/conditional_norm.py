@@ -47,7 +47,7 @@ class _ConditionalInstanceNorm(ConditionTables, ChannelLayer, nn.modules.instanc
         mask: Tensor | None = None,
         lengths: Tensor | None = None,
     ) -> Tensor:
-        if type(x) is not Tensor and is_symbol(x):
+        if is_symbol(x, condition):
             return as_node(self, x, condition, residual, mask, lengths)
         self._check(x, dims=(self.rank + 2,), channel=1)
         self._check_tables(x)

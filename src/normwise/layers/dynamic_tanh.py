@@ -109,7 +109,7 @@ class DynamicTanh(_Squash):
     """
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        if type(x) is not Tensor and is_symbol(x):
+        if (type(x) is not Tensor or residual is not None) and is_symbol(x, residual):
             return as_node(self, x, residual)
         self._check(x)
         epilogue: dict[str, Any] = {"activation": self.activation, "residual": residual}
@@ -154,7 +154,7 @@ class DynamicErf(_Squash):
         self._starts["shift"] = float(shift)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        if type(x) is not Tensor and is_symbol(x):
+        if (type(x) is not Tensor or residual is not None) and is_symbol(x, residual):
             return as_node(self, x, residual)
         self._check(x)
         epilogue: dict[str, Any] = {"activation": self.activation, "residual": residual}

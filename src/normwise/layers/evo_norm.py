@@ -167,7 +167,7 @@ class EvoNormS0(ChannelLayer):
         mask: Tensor | None = None,
         lengths: Tensor | None = None,
     ) -> Tensor:
-        if type(x) is not Tensor and is_symbol(x):
+        if (type(x) is not Tensor or residual is not None) and is_symbol(x, residual):
             return as_node(self, x, residual, mask, lengths)
         mask = self._mask(x, mask, lengths)
         formula = bound(formulas.evo_norm_s0, groups=self.num_groups, eps=self.__dict__["eps"])

@@ -39,6 +39,7 @@ class _InstanceNorm(RunningLayer, nn.modules.instancenorm._InstanceNorm):
         bias: bool = True,
         activation: str | None = None,
         nonfinite: str = "skip",
+        lean: bool = False,
     ) -> None:
         check_whole(self, "num_features", num_features, 0)
         check_eps(self, eps)
@@ -48,6 +49,7 @@ class _InstanceNorm(RunningLayer, nn.modules.instancenorm._InstanceNorm):
             without_bias(self)
         self._set_activation(activation)
         self._set_policy(nonfinite, "error")
+        self._set_lean(lean)
 
     def forward(  # type: ignore[override]
         self,
@@ -57,9 +59,9 @@ class _InstanceNorm(RunningLayer, nn.modules.instancenorm._InstanceNorm):
         lengths: Tensor | None = None,
     ) -> Tensor:
         x = input
+        if (type(x) is not Tensor or residual is not None) and is_symbol(x, residual):
+            return as_node(self, x, residual, mask, lengths)
         if not isinstance(x, Tensor) or x.dim() != self.rank + 2:
-            if is_symbol(x):
-                return as_node(self, x, residual, mask, lengths)
             self._check_input_dim(x)
             batched = [None if t is None else t.unsqueeze(0) for t in (residual, mask, lengths)]
             return self(x.unsqueeze(0), *batched).squeeze(0)
@@ -83,6 +85,7 @@ class _InstanceNorm(RunningLayer, nn.modules.instancenorm._InstanceNorm):
             measured=learning,
             beside=() if running is None else running[:3],
             asker=(type(self), self.num_features),
+            lean=self.lean,
         )
         result = run(request, check)
         if learning:
@@ -133,7 +136,8 @@ class InstanceNorm2d(_InstanceNorm, nn.InstanceNorm2d):
     β unless ``affine=True``, and the same happens in evaluation unless ``track_running_stats=True``; then
     the buffers hold the average over the samples of their means and **unbiased** variances.
 
-    Args: as torch's. Keyword only: ``activation`` names an activation applied last, such as ``"relu"``.
+    Args: as torch's. Keyword only: ``activation`` names an activation applied last, such as ``"relu"``; ``lean`` as in
+    `BatchNorm2d`.
 
     ``forward(input, residual=None, mask=None, lengths=None)``: ``residual``, of its shape, is added before the
     activation. ``mask`` is boolean, ``[N, *space]`` or ``[N, 1, *space]``: the statistics are those of the values where
@@ -183,7 +187,8 @@ class GroupNorm(FusedActivation, nn.GroupNorm):
     and β are per channel. ``G = C`` is instance normalization; ``G = 1`` normalizes like LayerNorm over
     (C, \*space), with γ and β per channel.
 
-    Args: as torch's. Keyword only: ``activation`` names an activation applied last, such as ``"silu"``.
+    Args: as torch's. Keyword only: ``activation`` names an activation applied last, such as ``"silu"``; ``lean`` as in
+    `BatchNorm2d`.
 
     ``forward(input, residual=None, mask=None, lengths=None)``: as in `InstanceNorm2d`.
 
@@ -213,6 +218,7 @@ class GroupNorm(FusedActivation, nn.GroupNorm):
         *,
         bias: bool = True,
         activation: str | None = None,
+        lean: bool = False,
     ) -> None:
         check_whole(self, "num_channels", num_channels, 0)
         check_groups(self, num_groups, num_channels)
@@ -221,6 +227,7 @@ class GroupNorm(FusedActivation, nn.GroupNorm):
         if not bias:
             without_bias(self)
         self._set_activation(activation)
+        self._set_lean(lean)
 
     def forward(  # type: ignore[override]
         self,
@@ -229,13 +236,15 @@ class GroupNorm(FusedActivation, nn.GroupNorm):
         mask: Tensor | None = None,
         lengths: Tensor | None = None,
     ) -> Tensor:
-        if type(input) is not Tensor and is_symbol(input):
+        if (type(input) is not Tensor or residual is not None) and is_symbol(input, residual):
             return as_node(self, input, residual, mask, lengths)
         if mask is not None or lengths is not None:
             mask = self._mask(input, mask, lengths)
         formula = bound(formulas.group_norm, groups=self.num_groups, eps=self.__dict__["eps"])
         asker = (type(self), self.num_channels)
-        request = Request(input, formula, parameters_of(self), self.activation, residual, mask, asker=asker)
+        request = Request(
+            input, formula, parameters_of(self), self.activation, residual, mask, asker=asker, lean=self.lean
+        )
         return run_for_y(request, self._check_request)
 
     def _scripted(self) -> nn.Module:

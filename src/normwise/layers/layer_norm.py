@@ -21,14 +21,16 @@ from normwise.operations.request import check as check_request
 
 from ._shared import FusedActivation, parameters_of
 from .scripting import ScriptedRows
+from .zero_centered import ZeroCentered
 
 
-class _RowNorm(FusedActivation):
+class _RowNorm(ZeroCentered, FusedActivation):
     normalized_shape: tuple[int, ...]
     add_first: bool
 
-    def _set_options(self, activation: str | None, add_first: bool) -> None:
+    def _set_options(self, activation: str | None, add_first: bool, zero_centered: bool) -> None:
         self._set_activation(activation)
+        self._set_zero_centered(zero_centered)
         if add_first and activation is not None:
             raise ValueError(
                 f"{type(self).__name__}: add_first normalizes x + residual and takes no activation, received "
@@ -45,6 +47,8 @@ class _RowNorm(FusedActivation):
         mask: Tensor | None,
     ) -> Tensor:
         shape = self.normalized_shape
+        if self.zero_centered:
+            tensors = self._with_gain(x, tensors)
         summing = self.add_first and residual is not None
         view, asker = View("sums" if summing else "rows", len(shape)), (type(self), shape)
         request = Request(x, formula, tensors, self.activation, residual, mask, view=view, asker=asker)
@@ -59,13 +63,16 @@ class _RowNorm(FusedActivation):
 
     def _check_request(self, request: Request) -> None:
         x, mask = request.x, request.mask
-        check_floating(x, type(self).__name__)
-        check_rows(self, x, self.normalized_shape)
-        weight, bias = request.parameters
-        check_optional(self, x, tuple(self.normalized_shape), weight=weight, bias=bias)
+        self._check_tensors(x, request.parameters)
         check_request(request)
         if mask is not None and not broadcasts(mask.shape, x.shape):
             raise ValueError(f"mask must broadcast against the input {list(x.shape)}, received {list(mask.shape)}.")
+
+    def _check_tensors(self, x: Tensor, parameters: tuple[Tensor | None, ...]) -> None:
+        check_floating(x, type(self).__name__)
+        check_rows(self, x, self.normalized_shape)
+        weight, bias = parameters
+        check_optional(self, x, tuple(self.normalized_shape), weight=weight, bias=bias)
 
 
 class LayerNorm(_RowNorm, nn.LayerNorm):
@@ -77,7 +84,10 @@ class LayerNorm(_RowNorm, nn.LayerNorm):
     and evaluation are the same.
 
     Args: as torch's. Keyword only: ``activation`` names an activation applied last, such as ``"gelu"``;
-    ``add_first=True`` is the order of a transformer's stream, see below.
+    ``add_first=True`` is the order of a transformer's stream, see below; ``zero_centered=True`` stores γ as its
+    distance from 1: ``weight`` begins at 0 and γ = 1 + ``weight``, formed in fp32 (fp64) whatever the weight's type. So
+    weight decay leads to the identity, not to silence (`param_groups` decays such a weight), and a narrow type resolves
+    γ near 1. It is Megatron's ``LayerNorm1P``; a checkpoint does not say which of the two it holds.
 
     ``forward(input, residual=None, mask=None)``: ``residual``, of its shape, is added before the activation;
     ``mask`` is boolean and broadcasts against ``x``: the statistics are those of the values where it is true.
@@ -107,14 +117,15 @@ class LayerNorm(_RowNorm, nn.LayerNorm):
         *,
         activation: str | None = None,
         add_first: bool = False,
+        zero_centered: bool = False,
     ) -> None:
         shape = as_row_shape(self, normalized_shape)
         check_eps(self, eps)
         super().__init__(shape, eps, elementwise_affine, bias, device, dtype)  # type: ignore[arg-type]
-        self._set_options(activation, add_first)
+        self._set_options(activation, add_first, zero_centered)
 
     def forward(self, input: Tensor, residual: Tensor | None = None, mask: Tensor | None = None) -> Tensor:  # type: ignore[override]
-        if type(input) is not Tensor and is_symbol(input):
+        if (type(input) is not Tensor or residual is not None) and is_symbol(input, residual):
             return as_node(self, input, residual, mask)
         return self._normalize(
             input, bound(formulas.instance_norm, eps=self.__dict__["eps"]), parameters_of(self), residual, mask
@@ -130,7 +141,9 @@ class RMSNorm(_RowNorm, nn.RMSNorm):
     Training and evaluation are the same.
 
     Args: as torch's; ``eps=None`` is the machine epsilon of the type the statistics are computed in, fp32 for
-    fp16, bf16 and fp32 input (1.2e-7) and fp64 for fp64. Keyword only: ``activation`` and ``add_first``.
+    fp16, bf16 and fp32 input (1.2e-7) and fp64 for fp64. Keyword only: ``activation``, ``add_first`` and
+    ``zero_centered``, as in `LayerNorm`. The RMSNorm of Gemma and Qwen3-Next is ``RMSNorm(C, eps=1e-6,
+    zero_centered=True)`` and loads their checkpoints.
 
     ``forward(x, residual=None, mask=None)``, and ``add_first``: as in `LayerNorm`.
 
@@ -152,15 +165,16 @@ class RMSNorm(_RowNorm, nn.RMSNorm):
         *,
         activation: str | None = None,
         add_first: bool = False,
+        zero_centered: bool = False,
     ) -> None:
         shape = as_row_shape(self, normalized_shape)
         if eps is not None:
             check_eps(self, eps)
         super().__init__(shape, eps, elementwise_affine, device, dtype)  # type: ignore[arg-type]
-        self._set_options(activation, add_first)
+        self._set_options(activation, add_first, zero_centered)
 
     def forward(self, x: Tensor, residual: Tensor | None = None, mask: Tensor | None = None) -> Tensor:  # type: ignore[override]
-        if type(x) is not Tensor and is_symbol(x):
+        if (type(x) is not Tensor or residual is not None) and is_symbol(x, residual):
             return as_node(self, x, residual, mask)
         formula = bound(formulas.rms_norm, eps=epsilon(x, self.__dict__["eps"]))
         return self._normalize(x, formula, (self.weight, None), residual, mask)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from torch import nn
 
+from .adaptive_layer_norm import AdaptiveLayerNorm, AdaptiveRMSNorm
 from .adaptive_norm import AdaptiveInstanceNorm
 from .batch_instance_norm import BatchInstanceNorm1d, BatchInstanceNorm2d, BatchInstanceNorm3d
 from .batch_norm import (
@@ -23,9 +24,12 @@ from .conditional_batch_norm import ConditionalBatchNorm1d, ConditionalBatchNorm
 from .conditional_norm import ConditionalInstanceNorm1d, ConditionalInstanceNorm2d, ConditionalInstanceNorm3d
 from .dynamic_tanh import DynamicErf, DynamicTanh
 from .evo_norm import EvoNormB0, EvoNormS0
+from .gated_norm import GatedRMSNorm
 from .group_norm import GroupNorm, InstanceNorm1d, InstanceNorm2d, InstanceNorm3d
+from .ibn import IBN1d, IBN2d, IBN3d
 from .layer_norm import LayerNorm, RMSNorm
 from .pixel_norm import LayerNorm2d, RMSNorm2d
+from .positional_norm import PositionalNorm2d
 from .response_norm import FilterResponseNorm1d, FilterResponseNorm2d, FilterResponseNorm3d, GlobalResponseNorm
 from .spade import SPADE
 from .switchable_norm import SwitchableNorm1d, SwitchableNorm2d, SwitchableNorm3d
@@ -52,6 +56,11 @@ class Normalizer(NamedTuple):
     condition: str | None = None
     activates: bool = False
 
+    @property
+    def of_maps(self) -> bool:
+        """Whether the layer takes ``[N, C, *space]``, with or without a condition; the others take rows ``[*, C]``."""
+        return self.for_channels or self.condition in ("labels", "style", "segmentation")
+
 
 def default_groups(channels: int) -> int:
     """Groups for a GroupNorm when nobody chose: at most 32, and at least 4 channels in each where they divide.
@@ -73,6 +82,7 @@ _SWITCHABLE = {1: SwitchableNorm1d, 2: SwitchableNorm2d, 3: SwitchableNorm3d}
 _BATCH_INSTANCE = {1: BatchInstanceNorm1d, 2: BatchInstanceNorm2d, 3: BatchInstanceNorm3d}
 _CONDITIONAL_BATCH = {1: ConditionalBatchNorm1d, 2: ConditionalBatchNorm2d, 3: ConditionalBatchNorm3d}
 _CONDITIONAL_INSTANCE = {1: ConditionalInstanceNorm1d, 2: ConditionalInstanceNorm2d, 3: ConditionalInstanceNorm3d}
+_IBN = {1: IBN1d, 2: IBN2d, 3: IBN3d}
 _FILTER_RESPONSE = {1: FilterResponseNorm1d, 2: FilterResponseNorm2d, 3: FilterResponseNorm3d}
 
 _ROWS = (
@@ -171,6 +181,16 @@ _ROWS = (
         lambda channels, rank, option: _BATCH_INSTANCE[rank](channels),
     ),
     Normalizer(
+        "ibn",
+        "IBN-a",
+        _IBN,
+        "space; N, space",
+        True,
+        True,
+        "Pan et al. 2018, arXiv:1807.09441",
+        lambda channels, rank, option: _IBN[rank](channels),
+    ),
+    Normalizer(
         "filter-response",
         "FilterResponseNorm",
         _FILTER_RESPONSE,
@@ -232,6 +252,16 @@ _ROWS = (
         True,
         "Zhang and Sennrich 2019, arXiv:1910.07467",
         lambda channels, rank, option: RMSNorm2d(channels),
+    ),
+    Normalizer(
+        "positional",
+        "PositionalNorm2d",
+        {0: PositionalNorm2d},
+        "C at each position",
+        False,
+        True,
+        "Li et al. 2019, arXiv:1907.04312",
+        lambda channels, rank, option: PositionalNorm2d(channels),
     ),
     Normalizer(
         "tanh",
@@ -316,6 +346,59 @@ _ROWS = (
         False,
         "Zhang and Sennrich 2019, arXiv:1910.07467",
         lambda channels, rank, option: RMSNorm(channels),
+    ),
+    Normalizer(
+        "token-layer-zero",
+        "LayerNorm of tokens, zero-centered",
+        {0: LayerNorm},
+        "C",
+        False,
+        False,
+        "Ba, Kiros and Hinton 2016, arXiv:1607.06450; γ = 1 + weight as in Megatron-LM's LayerNorm1P",
+        lambda channels, rank, option: LayerNorm(channels, zero_centered=True),
+    ),
+    Normalizer(
+        "token-rms-zero",
+        "RMSNorm of tokens, zero-centered",
+        {0: RMSNorm},
+        "C (no mean)",
+        False,
+        False,
+        "Zhang and Sennrich 2019, arXiv:1910.07467; γ = 1 + weight as in Gemma and Qwen3-Next",
+        lambda channels, rank, option: RMSNorm(channels, eps=1e-6, zero_centered=True),
+    ),
+    Normalizer(
+        "adaptive-layer",
+        "AdaptiveLayerNorm",
+        {0: AdaptiveLayerNorm},
+        "C",
+        False,
+        False,
+        "Peebles and Xie 2022, arXiv:2212.09748",
+        lambda channels, rank, option: AdaptiveLayerNorm(channels, option or 2),
+        "vector",
+    ),
+    Normalizer(
+        "adaptive-rms",
+        "AdaptiveRMSNorm",
+        {0: AdaptiveRMSNorm},
+        "C (no mean)",
+        False,
+        False,
+        "Peebles and Xie 2022, arXiv:2212.09748; Zhang and Sennrich 2019, arXiv:1910.07467",
+        lambda channels, rank, option: AdaptiveRMSNorm(channels, option or 2),
+        "vector",
+    ),
+    Normalizer(
+        "gated-rms",
+        "GatedRMSNorm",
+        {0: GatedRMSNorm},
+        "C (no mean)",
+        False,
+        False,
+        "Dao and Gu 2024, arXiv:2405.21060",
+        lambda channels, rank, option: GatedRMSNorm(channels),
+        "gate",
     ),
     Normalizer(
         "token-tanh",

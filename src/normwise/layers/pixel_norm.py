@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from normwise.core import formulas
-from normwise.core.arguments import check_input
 from normwise.core.bound import bound
 from normwise.core.formulas import Formula
 from normwise.core.moments import epsilon
@@ -19,11 +18,12 @@ from normwise.operations.normalize import run_for_y
 from normwise.operations.request import PIXELS, Request
 from normwise.operations.request import check as check_request
 
-from ._shared import FusedActivation, parameters_of
+from ._shared import FusedActivation, check_channels_of_maps, parameters_of
 from .scripting import ScriptedRows
+from .zero_centered import ZeroCentered
 
 
-class _PixelNorm(FusedActivation):
+class _PixelNorm(ZeroCentered, FusedActivation):
     normalized_shape: tuple[int, ...]
 
     def _normalize(
@@ -34,6 +34,8 @@ class _PixelNorm(FusedActivation):
         residual: Tensor | None,
         mask: Tensor | None,
     ) -> Tensor:
+        if self.zero_centered:
+            tensors = self._with_gain(x, tensors)
         asker = (type(self), self.normalized_shape)
         request = Request(x, formula, tensors, self.activation, residual, mask, view=PIXELS, asker=asker)
         return run_for_y(request, self._check_request)
@@ -42,19 +44,13 @@ class _PixelNorm(FusedActivation):
         return ScriptedRows(self, center=isinstance(self, nn.LayerNorm), pixels=True)
 
     def _check_request(self, request: Request) -> None:
-        self._check(request.x)
-        weight, bias = request.parameters
-        check_optional(self, request.x, tuple(self.normalized_shape), weight=weight, bias=bias)
+        self._check_tensors(request.x, request.parameters)
         check_request(request)
 
-    def _check(self, x: Tensor) -> None:
-        name, channels = type(self).__name__, self.normalized_shape[0]
-        check_input(x, name)
-        if x.shape[1] != channels:
-            raise ValueError(
-                f"{name}({channels}) expected {channels} channels in dimension 1, got input {list(x.shape)}; "
-                f"write {name}({x.shape[1]}), or {name.removesuffix('2d')} where the channels come last."
-            )
+    def _check_tensors(self, x: Tensor, parameters: tuple[Tensor | None, ...]) -> None:
+        check_channels_of_maps(self, x, self.normalized_shape[0])
+        weight, bias = parameters
+        check_optional(self, x, tuple(self.normalized_shape), weight=weight, bias=bias)
 
 
 class LayerNorm2d(_PixelNorm, nn.LayerNorm):
@@ -68,7 +64,8 @@ class LayerNorm2d(_PixelNorm, nn.LayerNorm):
 
     Args: ``num_channels``, then as `torch.nn.LayerNorm`'s, but ``eps`` is 1e-6: a checkpoint does not hold it, and the
     layers whose checkpoints load here (ConvNeXt's ``channels_first`` LayerNorm, timm's ``LayerNorm2d``) use 1e-6.
-    Keyword only: ``activation`` names an activation applied last, such as ``"gelu"``.
+    Keyword only: ``activation`` names an activation applied last, such as ``"gelu"``; ``zero_centered=True`` stores γ
+    as ``1 + weight``, see `LayerNorm`.
 
     ``forward(input, residual=None, mask=None, lengths=None)``: ``residual``, of its shape, is added before the
     activation. No position sees another, so a ``mask`` of positions, or ``lengths`` of sequences, changes no
@@ -99,6 +96,7 @@ class LayerNorm2d(_PixelNorm, nn.LayerNorm):
         dtype: torch.dtype | None = None,
         *,
         activation: str | None = None,
+        zero_centered: bool = False,
     ) -> None:
         _check_channels(num_channels, "LayerNorm2d")
         check_eps(self, eps)
@@ -109,6 +107,7 @@ class LayerNorm2d(_PixelNorm, nn.LayerNorm):
             )
         super().__init__(num_channels, eps, elementwise_affine, bias, device, dtype)
         self._set_activation(activation)
+        self._set_zero_centered(zero_centered)
 
     def forward(  # type: ignore[override]
         self,
@@ -117,7 +116,7 @@ class LayerNorm2d(_PixelNorm, nn.LayerNorm):
         mask: Tensor | None = None,
         lengths: Tensor | None = None,
     ) -> Tensor:
-        if type(input) is not Tensor and is_symbol(input):
+        if (type(input) is not Tensor or residual is not None) and is_symbol(input, residual):
             return as_node(self, input, residual, mask, lengths)
         formula, mask = bound(formulas.instance_norm, eps=self.__dict__["eps"]), self._mask(input, mask, lengths)
         return self._normalize(input, formula, parameters_of(self), residual, mask)
@@ -132,7 +131,7 @@ class RMSNorm2d(_PixelNorm, nn.RMSNorm):
     Training and evaluation are the same. The space may have any number of dimensions, also none.
 
     Args: ``num_channels``, then as `torch.nn.RMSNorm`'s, but ``eps`` is 1e-6, as in `LayerNorm2d` and in the layers of
-    this name elsewhere; None is the machine epsilon, as in `RMSNorm`. Keyword only: ``activation``.
+    this name elsewhere; None is the machine epsilon, as in `RMSNorm`. Keyword only: ``activation``, ``zero_centered``.
 
     ``forward(x, residual=None, mask=None, lengths=None)``: as in `LayerNorm2d`.
 
@@ -154,12 +153,14 @@ class RMSNorm2d(_PixelNorm, nn.RMSNorm):
         dtype: torch.dtype | None = None,
         *,
         activation: str | None = None,
+        zero_centered: bool = False,
     ) -> None:
         _check_channels(num_channels, "RMSNorm2d")
         if eps is not None:
             check_eps(self, eps)
         super().__init__(num_channels, eps, elementwise_affine, device, dtype)
         self._set_activation(activation)
+        self._set_zero_centered(zero_centered)
 
     def forward(  # type: ignore[override]
         self,
@@ -168,7 +169,7 @@ class RMSNorm2d(_PixelNorm, nn.RMSNorm):
         mask: Tensor | None = None,
         lengths: Tensor | None = None,
     ) -> Tensor:
-        if type(x) is not Tensor and is_symbol(x):
+        if (type(x) is not Tensor or residual is not None) and is_symbol(x, residual):
             return as_node(self, x, residual, mask, lengths)
         formula, mask = bound(formulas.rms_norm, eps=epsilon(x, self.__dict__["eps"])), self._mask(x, mask, lengths)
         return self._normalize(x, formula, (self.weight, None), residual, mask)

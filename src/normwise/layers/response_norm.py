@@ -78,7 +78,7 @@ class _FilterResponseNorm(ChannelLayer):
         mask: Tensor | None = None,
         lengths: Tensor | None = None,
     ) -> Tensor:
-        if type(x) is not Tensor and is_symbol(x):
+        if (type(x) is not Tensor or residual is not None) and is_symbol(x, residual):
             return as_node(self, x, residual, mask, lengths)
         mask = self._mask(x, mask, lengths)
         tensors, activation = (self.weight, self.bias, self.learned_eps), self.activation
@@ -214,7 +214,7 @@ class GlobalResponseNorm(ChannelLayer):
         mask: Tensor | None = None,
         lengths: Tensor | None = None,
     ) -> Tensor:
-        if type(x) is not Tensor and is_symbol(x):
+        if (type(x) is not Tensor or residual is not None) and is_symbol(x, residual):
             return as_node(self, x, residual, mask, lengths)
         mask, asker = self._mask(x, mask, lengths), (type(self), self.num_features)
         formula = bound(formulas.global_response_norm, eps=self.__dict__["eps"])

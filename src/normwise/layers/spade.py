@@ -91,7 +91,7 @@ class SPADE(FusedActivation):
     def forward(
         self, x: Tensor, segmentation: Tensor, residual: Tensor | None = None, mask: Tensor | None = None
     ) -> Tensor:
-        if type(x) is not Tensor and is_symbol(x):
+        if is_symbol(x, segmentation):
             return as_node(self, x, segmentation, residual, mask)
         self.param_free_norm._check_input_dim(x)  # type: ignore[operator]
         self._check_convolutions(x)

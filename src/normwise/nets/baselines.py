@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from normwise.core.symbols import as_node, is_symbol
+
 from .forms import BlockSizes, Stem, check_sizes, residual_form
 from .residual import Scalar, SkipGain, StochasticDepth
 from .resnet import Layers, ResNet, string_together, with_pool
@@ -46,7 +48,7 @@ class Shift(Scalar):
         super().__init__("bias", 0.0)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.value(x)
+        return as_node(self, x) if is_symbol(x) else x + self.value(x)
 
 
 class Scale(Scalar):
@@ -56,7 +58,7 @@ class Scale(Scalar):
         super().__init__("scale", 1.0)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.value(x)
+        return as_node(self, x) if is_symbol(x) else x * self.value(x)
 
 
 class FixupBlock(nn.Module):

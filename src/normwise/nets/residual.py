@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normwise.core.symbols import as_node, is_symbol
+from normwise.core.symbols import Traceable, as_node, is_symbol
 from normwise.core.tables import check_scalars
 
 
-class Scalar(nn.Module):
+class Scalar(Traceable, nn.Module):
     """A module with one learnable number, the parameter ``name``, of shape ``[1]``: `fully_shard` takes no 0-d one.
 
     Checkpoints in which it has no dimension load.
@@ -62,7 +62,7 @@ class SkipGain(Scalar):
         return as_node(self, x) if is_symbol(x) else x * self.value(x)
 
 
-class StochasticDepth(nn.Module):
+class StochasticDepth(Traceable, nn.Module):
     r"""Drop the residual branch of each sample with probability ``p``, in training only.
 
     .. math:: y_n = b_n\, x_n, \quad b_n \sim \operatorname{Bernoulli}(1 - p)

@@ -41,6 +41,8 @@ class Pass:
     looks_itself = False
     #: Whether the second result is the sum of x and the residual, which is saved in their place.
     saves_sum = False
+    #: Whether y is saved in the place of x.
+    saves_output = False
 
     def forward(self, call: Call, x: Tensor, residual: Tensor | None, mask: Tensor | None, p: Parameters) -> Any:
         """``y``; or a tuple, ``y`` and what else has a gradient."""
@@ -89,6 +91,8 @@ class _OverTensor(torch.autograd.Function):
         found = one_pass.forward(call, x, residual, mask, p)
         if one_pass.saves_sum:
             x, residual = found[1], None
+        elif one_pass.saves_output:
+            x = found
         call.forms = one_pass.forms(x, residual, mask, p)
         ctx.save_for_backward(x, residual, mask, *p)
         return found
@@ -105,6 +109,11 @@ class _OverTensor(torch.autograd.Function):
         )
         if plainly or not call.one_pass.looks_itself:
             check_unchanged(call.forms, x, residual, mask, *p)
+        if plainly and call.one_pass.saves_output:
+            raise RuntimeError(
+                "lean=True keeps the output alone, of which no second derivative and no transform of the backward "
+                "pass is made; build the layer with lean=False."
+            )
         if plainly:
             found = _plainly(call, (grad_y, *others), x, residual, mask, p)
         else:
@@ -113,7 +122,7 @@ class _OverTensor(torch.autograd.Function):
                 found = call.one_pass.backward(call, grads, x, residual, mask, p, (*needs[1:3], *needs[4:]))
             except RuntimeError:
                 # Which kernels cannot read. Looked at only here, for it takes a share of what they take.
-                if not any(map(_are_many, (grad_y, *others))):
+                if call.one_pass.saves_output or not any(map(_are_many, (grad_y, *others))):
                     raise
                 found = _plainly(call, (grad_y, *others), x, residual, mask, p)
         return None, found[0], found[1], None, *found[2:]

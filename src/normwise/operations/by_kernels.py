@@ -15,6 +15,7 @@ from normwise.core.moments import Moments
 
 from . import plain
 from .autograd import Call, Forms, Gradients, Parameters, Pass, check_unchanged, forms_of
+from .by_modulated import AlongModulatedRows, modulated_rows
 from .context import Context, needs_graph
 from .epilogue import finish, narrowed, to_be_finished
 from .request import NO_POOL, Request, View
@@ -202,7 +203,7 @@ class AlongRowsOfSums(Pass):
         return plain.rows(Request(x, self.formula, p, view=View("rows", self.dims))), x
 
 
-def bind(request: Request, context: Context) -> OverPools | AlongRows | AlongRowsOfSums | str:
+def bind(request: Request, context: Context) -> OverPools | AlongRows | AlongModulatedRows | AlongRowsOfSums | str:
     """The way for a kind of call, or why it is none."""
     x, residual = request.x, request.residual
     if context.plain:
@@ -229,7 +230,9 @@ def bind(request: Request, context: Context) -> OverPools | AlongRows | AlongRow
     return OverPools(request, fused, groups, graph=context.graph)
 
 
-def _rows(request: Request, backend: Backend) -> AlongRows | str:
+def _rows(request: Request, backend: Backend) -> AlongRows | AlongModulatedRows | str:
+    if plain.of_each_set(request) is not None:
+        return modulated_rows(request, backend)
     able = offering(backend, Rows)  # type: ignore[type-abstract]
     if able is None:
         return f"the backend {backend.name!r}, which serves x, has no kernels of rows"

@@ -16,8 +16,9 @@ from torch import Tensor
 from normwise.core.history import without_history
 from normwise.core.layout import check_memory, holds, in_layout_of
 from normwise.core.moments import Moments, statistics_dtype, widen
-from normwise.core.observed import is_recorded
+from normwise.core.observed import is_recorded, is_traced
 from normwise.core.precision import table_dtype
+from normwise.core.sizes import last_sizes
 from normwise.core.transforms import under_function_transform
 
 from . import plain
@@ -90,7 +91,7 @@ class AlongRows:
         pixels = view.over == "pixels"
         if pixels:
             values = values.movedim(1, -1)
-        shape = tuple(values.shape[-max(view.dims, 1) :])
+        shape = last_sizes(values, max(view.dims, 1))
         check_memory(values, weight, bias)
         if self.center:
             y = F.layer_norm(values, shape, weight, bias, self.eps)
@@ -162,6 +163,13 @@ def bind(request: Request, context: Context) -> OverPools | AlongRows | str:
     if prepare is None or (added is not None and added.dtype is not x.dtype):
         return "its operators do not take this mixture of dtypes"
     if request.view.over != "planes":
+        if plain.of_each_set(request) is not None:
+            return "sets of rows have an affine map each"
+        weight, bias = request.parameters
+        if weight is None and bias is not None and context.graph:
+            return "its second derivative is wrong for a bias without a weight"
+        if not plain.centers(request) and torch.onnx.is_in_onnx_export() and is_traced():
+            return "the exporter of torch.jit.trace's graphs to ONNX knows no rms_norm"
         return AlongRows(request, prepare)
     groups = context.pool
     if groups is None:

@@ -22,6 +22,7 @@ def measure(x: Tensor, mask: Tensor | None = None) -> Moments:
 
     Raises TypeError for integer or complex input and ValueError for shapes that do not fit.
 
+    >>> import torch
     >>> x = torch.randn(2, 3, 4)
     >>> torch.allclose(measure(x).mean, x.mean(2).double())
     True

@@ -13,6 +13,7 @@ from normwise.core.formulas import Formula
 from normwise.core.known import check_moments
 from normwise.core.layout import check_memory
 from normwise.core.moments import Moments
+from normwise.core.symbols import as_node_of_formula, is_symbol
 
 from .context import without_autocast
 from .request import Request
@@ -150,6 +151,9 @@ def normalize(
     >>> torch.allclose(x.grad, torch.full_like(x, 1 / 25))
     True
     """
+    if type(x) is not Tensor and is_symbol(x, residual, *parameters):
+        options = {"activation": activation, "residual": residual, "mask": mask, "moments": moments}
+        return as_node_of_formula(normalize, formula, x, *parameters, **options, return_moments=return_moments)
     request = _asked(x, formula, parameters, activation, residual, mask, moments)
     if not return_moments:
         return run_for_y(request)
@@ -179,6 +183,9 @@ def normalize_and_measure(
     >>> torch.allclose(table.over_batch().mean.flatten(), x.double().mean((0, 2)))
     True
     """
+    if type(x) is not Tensor and is_symbol(x, residual, *parameters):
+        options = {"activation": activation, "residual": residual, "mask": mask, "moments": moments}
+        return as_node_of_formula(normalize_and_measure, formula, x, *parameters, **options)
     request = _asked(x, formula, parameters, activation, residual, mask, moments)
     result = run(request._replace(measured=True))
     return result.y, result.statistics()

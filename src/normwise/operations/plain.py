@@ -22,6 +22,9 @@ from .request import BATCH, Request, View
 from .saved import guarded
 from .tiny_graph import wide
 
+_WITHOUT_MEAN = (formulas.rms_norm, formulas.modulated_rms_norm, formulas.gated_rms_norm)
+_OF_EACH_SET = {formulas.modulated_layer_norm: 1.0, formulas.modulated_rms_norm: 1.0, formulas.gated_rms_norm: 0.0}
+
 
 class Plainly:
     """A way that takes everything: the specification of all others."""
@@ -100,7 +103,7 @@ def rows_of_sums(request: Request) -> tuple[Tensor, Tensor]:
 
 def as_maps(y: Tensor, x: Tensor) -> Tensor:
     """Rows of channels ``[N, *space, C]`` as ``x`` lies, ``[N, C, *space]``."""
-    y = y.movedim(-1, 1)
+    y = y.movedim(x.dim() - 1, 1)  # the older exporter to ONNX counts from the front
     return y if y.stride() == x.stride() else in_layout_of(x, y)
 
 
@@ -116,13 +119,18 @@ def _row(request: Request, x: Tensor, dims: int) -> Tensor:
     y = values * torch.rsqrt(_mean(values.square(), mask, dims) + eps)
     check_memory(weight, bias)
     if weight is not None:
-        y = y * weight
+        y = y * (formulas.one_plus(weight, y.dtype) if of_each_set(request) else weight)
     return (y if bias is None else y + bias).to(x.dtype)
 
 
 def centers(request: Request) -> bool:
     """Whether the mean of a row is subtracted."""
-    return request.formula.func is not formulas.rms_norm  # type: ignore[attr-defined]
+    return request.formula.func not in _WITHOUT_MEAN  # type: ignore[attr-defined]
+
+
+def of_each_set(request: Request) -> float | None:
+    """What is added to the scale where sets of rows have an affine map each; None where one serves all."""
+    return _OF_EACH_SET.get(request.formula.func)  # type: ignore[attr-defined]
 
 
 def _mean(values: Tensor, mask: Tensor | None, dims: int) -> Tensor:

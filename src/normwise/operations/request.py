@@ -34,6 +34,8 @@ class View(NamedTuple):
 PLANES, PIXELS = View("planes"), View("pixels")
 #: In the place of a number of groups: each channel over the batch.
 BATCH = 0
+#: The activations that lose nothing, and the slope below 0 of each.
+INVERTIBLE = {None: 1.0, "leaky_relu": 0.01}
 #: Why a way of plain standardization does not take a request.
 NO_POOL = (
     "the formula is not plain standardization over one pool, with one weight and bias of each channel, "
@@ -64,6 +66,8 @@ class Request(NamedTuple):
     asker: Hashable = None
     #: Tensors that only the asker's check looks at.
     beside: tuple[Tensor | None, ...] = ()
+    #: Whether the output alone is kept for the backward pass, and the input computed back from it.
+    lean: bool = False
 
 
 def plain_pool(request: Request) -> int | None:
@@ -95,6 +99,8 @@ def check(request: Request) -> None:
     if view.over not in ("rows", "sums"):
         check_input(x, "normalize")
     check_parameters(x, request.parameters)
+    if request.lean:
+        check_lean(request)
     if request.known is not None and request.known.mean.dim() != 1:
         check_moments("normalize", x, request.known)
     activation_named(request.activation)  # raises for an unknown name
@@ -102,3 +108,18 @@ def check(request: Request) -> None:
         check_residual(request.residual, x)
     if request.mask is not None:
         check_boolean(request.mask, x)
+
+
+def check_lean(request: Request) -> None:
+    """ValueError where the input cannot be computed back, whatever the values are."""
+    wrong = ""
+    if request.residual is not None:
+        wrong = "a residual is in the output, too; add it in an operation of its own"
+    elif request.mask is not None:
+        wrong = "a mask changes what the statistics say of the values; leave it out"
+    elif request.activation not in INVERTIBLE:
+        wrong = f"activation={request.activation!r} cannot be undone; write 'leaky_relu' or None"
+    elif "processes" in request.formula.keywords:  # type: ignore[attr-defined]
+        wrong = "the statistics are those of several processes; leave process_group out"
+    if wrong:
+        raise ValueError(f"lean=True computes the input back from the output: {wrong}, or write lean=False.")

@@ -10,6 +10,7 @@ from torch.autograd import forward_ad
 
 from normwise.core.lasting import unseen
 from normwise.core.layout import check_memory
+from normwise.core.observed import is_functionalized
 
 from .context import plain_operations_wanted
 
@@ -31,6 +32,8 @@ def unit_interval(t: Tensor) -> Tensor:
         # Forward mode wants the function's own slope (a jvp beside the backward is what no compiler takes), and a
         # trace for inference can hold no Python function.
         return t.clamp(0, 1)
+    if is_functionalized():
+        return t.clamp(0, 1).detach() + (t - t.detach())
     return _UnitInterval.apply(t)  # type: ignore[return-value]
 
 

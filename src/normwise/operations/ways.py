@@ -18,7 +18,7 @@ from normwise.core.kinds import kinds_of
 from normwise.core.lasting import lasting
 from normwise.core.moments import Moments
 
-from . import by_graph, by_kernels, by_torch, compiled, per_sample, plain
+from . import by_graph, by_kernels, by_torch, compiled, lean, per_sample, plain
 from .context import Context, context_of, is_ordinary
 from .request import Request
 
@@ -52,6 +52,8 @@ WAYS: tuple[Callable[[Request, Context], Any], ...] = (
 
 def choose(request: Request, context: Context, reasons: list[str]) -> Way:
     """The first way that takes the request; why the others before it did not is added to ``reasons``."""
+    if request.lean and context.graph and not context.plain:
+        return lean.bind(request, context)
     for bind in WAYS:
         way = bind(request, context)
         if not isinstance(way, str):
@@ -76,7 +78,8 @@ def way_for(request: Request, check: Callable[[Request], None]) -> Way:
     """
     if type(request.formula) is not Bound or _explanations is not None or not is_ordinary():
         return _checked(request, check)
-    x, formula, parameters, activation, residual, mask, known, memory, measured, flowing, view, asker, beside = request
+    x, formula, parameters, activation, residual, mask, known, memory, measured, flowing, view = request[:11]
+    asker, beside, lean_one = request[11:]
     given = (x, residual, mask, *parameters, *beside)
     momentum = None
     if known is not None:
@@ -87,7 +90,20 @@ def way_for(request: Request, check: Callable[[Request], None]) -> Way:
     tensors = [absent if t is None else t for t, absent in zip(given, _ABSENT, strict=False)]
     try:
         shape, graph = x.shape, torch.is_grad_enabled()
-        key = (formula, asker, shape, activation, graph, chosen(), measured, flowing, momentum, view, len(given))
+        key = (
+            formula,
+            asker,
+            shape,
+            activation,
+            graph,
+            chosen(),
+            measured,
+            flowing,
+            momentum,
+            view,
+            len(given),
+            lean_one,
+        )
         kinds = _kept.get(key)
     except (AttributeError, TypeError):  # x is no tensor; the check says so
         return _checked(request, check)

@@ -34,11 +34,13 @@ def param_groups(
     """Parameter groups for any optimizer: weight decay on weights, none on what only scales, shifts or chooses.
 
     Decayed are matrices and kernels: weights of linear, convolution, recurrent and embedding layers and bare
-    parameters with at least two dimensions larger than 1. Not decayed are biases; everything that a normalizer itself
-    owns (torch.nn's and every class in `NORMALIZERS`, also tables ``[conditions, C]``, but not the convolutions inside
-    `SPADE`); gains (of scaled weight standardization, of torch's ``weight_norm``, LayerScale's ``[C, 1, 1]``), gates
-    and mixing weights, skip gains and every other scalar or vector; and what the model, or a module in it, names in a
-    method ``no_weight_decay()`` of its own, as timm's models do for position embeddings and tokens.
+    parameters with at least two dimensions larger than 1; and weights of normalizers with ``zero_centered=True``, whose
+    γ = 1 + weight decays to 1. Not decayed are biases; everything else that a normalizer itself owns (torch.nn's and
+    every class in `NORMALIZERS`, also tables ``[conditions, C]``, but not the convolutions inside `SPADE` and the
+    projection inside `AdaptiveLayerNorm`); gains (of scaled weight standardization, of torch's ``weight_norm``,
+    LayerScale's ``[C, 1, 1]``), gates and mixing weights, skip gains and every other scalar or vector; and what the
+    model, or a module in it, names in a method ``no_weight_decay()`` of its own, as timm's models do for position
+    embeddings and tokens.
 
     Args:
         model: every parameter of it is in exactly one group, a shared one once, in the order of
@@ -130,6 +132,9 @@ def _weights(model: nn.Module) -> Iterator[nn.Parameter]:
     originals = {id(weight): module for module in model.modules() for weight in _parametrized(module)}
     for owner in model.modules():
         if isinstance(owner, _NORMALIZER_CLASSES):
+            # Towards 0 its γ goes towards 1: the identity.
+            if getattr(owner, "zero_centered", False) and owner.weight is not None:
+                yield owner.weight  # type: ignore[misc]
             continue
         for name, parameter in owner.named_parameters(recurse=False):
             of_layer = isinstance(originals.get(id(parameter), owner), _LAYERS_WITH_WEIGHTS)

@@ -18,6 +18,7 @@ from .modules import unwrapped
 RULES: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
     finite_rules.not_finite,
     finite_rules.poisoned_statistics,
+    placement_rules.lost_in_a_conversion,
     placement_rules.one_value_per_channel,
     signal_rules.dead_layer,
     growth_rules.growing_variance,
@@ -48,9 +49,9 @@ def diagnose(
     Looks for values that are not finite, in the data, the weights, the outputs, the loss and the gradients; variance
     that is multiplied from block to block or dies out, mean shift, dead layers, gradients that vanish or explode;
     running statistics that are stale, poisoned by NaN, missing or of the last batch alone, dropout in front of
-    BatchNorm, batches too small for it, and a gap between training and evaluation; one value per channel or group,
-    normalizers in a row, and biases that a normalizer removes. Worst first, and causes before what they lead to. The
-    page "signal" of the docs says what each rule takes for wrong.
+    BatchNorm, batches too small for it, and a gap between training and evaluation; one value per channel or group, what
+    another tool's conversion lost, normalizers in a row, and biases that a normalizer removes. Worst first, and causes
+    before what they lead to. The page "signal" of the docs says what each rule takes for wrong.
 
     Args:
         model: any module; it is given back as it was.

@@ -10,6 +10,8 @@ from typing import Any
 from torch import nn
 from torch.autograd import Variable
 
+from normwise.core.observed import is_observed
+
 from .forward_pass import ForwardPass
 from .modules import unwrapped
 from .readings import TapReadings
@@ -26,7 +28,8 @@ def watch(model: nn.Module, to: Target, *, every: int = 100, histograms: bool = 
     Steps are the calls of the model in training mode, counted from 0; evaluation is not watched. A logged step measures
     the activations as they are (with dropout, stochastic depth and the current gains), and their gradients in the
     backward pass that follows; it is written at the end of that pass. Between logged steps there is nothing but the
-    counting. Compiled models run a logged step uncompiled.
+    counting. Compiled models run a logged step uncompiled. No step are calls that are exported, traced, transformed by
+    `torch.func` or compiled with the watch inside (compile a model before it is watched).
 
     to: a function, called as ``to(step, trace)``; the path of a ``.csv`` file; a folder for TensorBoard, or its
         ``SummaryWriter``.
@@ -104,6 +107,8 @@ class Watch(TrainerHooks):
         self.close()
 
     def _before(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        if is_observed():
+            return  # what is being compiled, exported or transformed is no step, and has no values to look at
         if module is self._called and self._watched.training and not self._around_step:
             self._begin(args, kwargs)
 

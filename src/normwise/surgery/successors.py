@@ -14,11 +14,13 @@ from ..layers import Norm, activates, make_norm
 from ..layers._conditions import ConditionTables
 from ..layers._shared import FusedActivation
 from ..layers.evo_norm import EvoNormB0
+from ..layers.ibn import IBN
 from ..layers.remembering import memory_of
 from ..layers.running_layer import RunningLayer
+from ..layers.zero_centered import stored
 from .freezing import is_frozen
 from .given import home_of_forward
-from .starts import Affine, data_free
+from .starts import Affine, data_free, old_affine
 
 _FAMILIES = (nn.modules.batchnorm._NormBase, nn.GroupNorm)
 #: Whose forward is known: a normalizer, perhaps with dropout and activation behind it.
@@ -137,12 +139,13 @@ class Maker:
     def _dress(self, made: Successor, old: nn.Module) -> None:
         """eps, momentum and the fused activation."""
         new, eps = made.layer, getattr(old, "eps", None)
-        if isinstance(eps, float) and isinstance(getattr(new, "eps", None), float):
-            new.eps = eps  # type: ignore[assignment]
-        if hasattr(new, "momentum") and hasattr(old, "momentum"):
-            new.momentum = old.momentum
-        if isinstance(new, RunningLayer) and is_frozen(old):
-            new.policy.frozen = True
+        for part in (new.IN, new.BN) if isinstance(new, IBN) else (new,):
+            if isinstance(eps, float) and isinstance(getattr(part, "eps", None), float):
+                part.eps = eps  # type: ignore[assignment]
+            if hasattr(part, "momentum") and hasattr(old, "momentum"):
+                part.momentum = old.momentum
+            if isinstance(part, RunningLayer) and is_frozen(old):
+                part.policy.frozen = True
         if activates(new):
             made.notes.append("is its own activation; one that stands behind it stays")
         activation = old.activation if isinstance(old, FusedActivation) else None
@@ -155,6 +158,9 @@ class Maker:
     def _fill(self, made: Successor, old: nn.Module, channels: int, copies: dict[int, Tensor], tied: bool) -> None:
         """γ, β and what the layer remembers, by the start."""
         new, affine = made.layer, None
+        if isinstance(new, IBN):
+            _fill_parts(new, old, channels, self._start)
+            return
         if self._start != "copy" and memory_of(new) is None:
             affine = data_free(old, new, channels)
             if affine is None and not isinstance(new, nn.Identity):
@@ -177,6 +183,22 @@ class Maker:
         return made
 
 
+@torch.no_grad()
+def _fill_parts(new: IBN, old: nn.Module, channels: int, start: str) -> None:
+    """Of IBN-a the batch's part goes on as it was, the instances' begins as an InstanceNorm would."""
+    kept, first = old_affine(old, channels), new.first
+    begun = kept if start == "copy" else data_free(old, nn.InstanceNorm1d(channels, new.IN.eps), channels) or kept
+    for part, affine, of in ((new.IN, begun, slice(None, first)), (new.BN, kept, slice(first, None))):
+        part.weight.copy_(affine.weight[of])
+        part.bias.copy_(affine.bias[of])
+    ours, theirs = memory_of(new.BN), memory_of(old)
+    if ours is None or theirs is None:
+        return
+    for mine, value in zip(ours, theirs, strict=True):
+        if mine is not None and value is not None:
+            mine.copy_(value[first:] if value.dim() else value)
+
+
 def _copy(made: Successor, old: nn.Module, copies: dict[int, Tensor]) -> None:
     """γ and β as they are; a layer that can do without them has none where the old one has none."""
     new = made.layer
@@ -196,7 +218,9 @@ def _copy(made: Successor, old: nn.Module, copies: dict[int, Tensor]) -> None:
         if theirs.shape != getattr(new, name).shape:
             made.notes.append(f"{name} not copied: another shape")
             continue
-        if isinstance(theirs, nn.Parameter):
+        if name == "weight" and getattr(new, "zero_centered", False):
+            new.register_parameter(name, nn.Parameter(stored(new, theirs.detach()), theirs.requires_grad))
+        elif isinstance(theirs, nn.Parameter):
             copies.setdefault(id(theirs), nn.Parameter(theirs.detach().clone(), theirs.requires_grad))
             new.register_parameter(name, copies[id(theirs)])  # type: ignore[arg-type]
         else:
@@ -213,6 +237,7 @@ def _write(made: Successor, old: nn.Module, affine: Affine) -> None:
             continue
         theirs = getattr(old, name, None)
         trained = theirs is None or theirs.requires_grad
+        value = stored(new, value) if name == "weight" else value
         new.register_parameter(name, nn.Parameter(value.to(parameter if theirs is None else theirs), trained))
         if theirs is None:
             made.notes.append(f"{symbol} added: the start needs it")

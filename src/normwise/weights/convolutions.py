@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from normwise.core.symbols import as_node, is_symbol
 
 from .layers import FanIn, StandardizedConv, check_fan_in
+from .scripted import scripted
 from .standardization import nonlinearity_gain, scaled_standardize, standardize
 
 Size = int | tuple[int, ...]
@@ -25,6 +26,10 @@ class _Conv(StandardizedConv):
         if type(input) is not Tensor and is_symbol(input):
             return as_node(self, input)  # type: ignore[arg-type]
         return self._conv_forward(input, self.standardized(self.weight), self.bias)  # type: ignore[attr-defined]
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """What `torch.jit.script` compiles in its place: the same parameters, and plain operations."""
+        return scripted(self)  # type: ignore[arg-type]
 
     def _check_fan_in(self) -> None:
         check_fan_in(FanIn(None).size(self.weight), type(self).__name__)

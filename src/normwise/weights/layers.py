@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.nn.utils import parametrize
 
 from normwise.core.arguments import check_floating
+from normwise.core.symbols import Traceable
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -19,7 +20,7 @@ LAYERS = (nn.Linear, *CONVOLUTIONS, *TRANSPOSED)
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
-class StandardizedConv:
+class StandardizedConv(Traceable):
     """Marks the convolutions that standardize their weight in ``forward``: a parametrization would do it twice."""
 
     def standardized(self, weight: Tensor) -> Tensor:
@@ -98,6 +99,29 @@ def weight_of(module: nn.Module, name: str, caller: str) -> Tensor:
         raise ValueError(f"{caller}: {name!r} of a lazy module has no shape yet; run one forward first.")
     check_numbers(weight, f"{caller}({name!r})")
     return weight
+
+
+def parametrized(module: AnyModule, name: str, norm: nn.Module) -> AnyModule:
+    """The module with a weight's parametrization, which says so where somebody puts a new parameter in its place.
+
+    Tools that fuse or quantize do; torch itself raises KeyError("attribute 'weight' already exists").
+    """
+    parametrize.register_parametrization(module, name, norm)
+    kind = type(module)  # this module's own, made by torch with its first parametrization
+    if "__setattr__" not in vars(kind):
+        kind.__setattr__ = _set_no_parameter  # type: ignore[method-assign]
+    return module
+
+
+def _set_no_parameter(module: nn.Module, name: str, value: object) -> None:
+    if isinstance(value, nn.Parameter) and parametrize.is_parametrized(module, name):
+        norms = " and ".join(type(norm).__name__ for norm in chain_of(module, name))
+        raise TypeError(
+            f"{type(module).__name__}: {name!r} is computed by {norms}, and cannot be another parameter; write "
+            "normwise.bake(model) before a tool that fuses or quantizes, or assign a tensor that is no parameter."
+        )
+    parent: Any = type(module).__bases__[0]
+    parent.__setattr__(module, name, value)
 
 
 def check_numbers(weight: Tensor, caller: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from normwise.core.arguments import check_floating
 from normwise.core.lasting import unseen
@@ -14,7 +13,7 @@ from normwise.core.transforms import outside, under_function_transform, value_ou
 from normwise.core.wide_buffers import WideBuffers
 from normwise.operations.context import plain_operations_wanted, without_autocast
 
-from .layers import TRANSPOSED, AnyModule, check_numbers, computing_dtype, weight_of
+from .layers import TRANSPOSED, AnyModule, check_numbers, computing_dtype, parametrized, weight_of
 from .old_names import know_old_names
 from .operator_norm import Grid, OperatorNorm
 from .singular_vectors import belonging, generic, iterate, singular_value
@@ -101,7 +100,7 @@ def spectral_norm(
         )
     norm = _parametrization(module, name, weight, n_power_iterations, eps, dim, operator, input_size)
     know_old_names(module, name, type(norm))
-    return parametrize.register_parametrization(module, name, norm)  # type: ignore[return-value]
+    return parametrized(module, name, norm)
 
 
 def _parametrization(

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from normwise.core import activations
 from normwise.core.arguments import check_floating
 from normwise.core.tables import check_optional
 
-from .layers import AnyModule, FanIn, check_fan_in, check_layer, computing_dtype, weight_of
+from .layers import AnyModule, FanIn, check_fan_in, check_layer, computing_dtype, parametrized, weight_of
 
 
 def weight_standardization(module: AnyModule, name: str = "weight", eps: float = 1e-5) -> AnyModule:
@@ -39,7 +38,7 @@ def weight_standardization(module: AnyModule, name: str = "weight", eps: float =
     check_floating(weight, f"weight_standardization({name!r})")
     fan_in = FanIn.of(module)
     check_fan_in(fan_in.size(weight), "weight_standardization")
-    return parametrize.register_parametrization(module, name, WeightStandardization(fan_in, eps))  # type: ignore[return-value]
+    return parametrized(module, name, WeightStandardization(fan_in, eps))
 
 
 def scaled_weight_standardization(
@@ -74,7 +73,7 @@ def scaled_weight_standardization(
     norm = ScaledWeightStandardization(fan_in, eps, nonlinearity_gain(gamma))
     if gain:
         norm.gain = nn.Parameter(weight.new_ones(fan_in.units(weight)))
-    return parametrize.register_parametrization(module, name, norm)  # type: ignore[return-value]
+    return parametrized(module, name, norm)
 
 
 class WeightStandardization(nn.Module):

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "arguments.hpp"
+#include "modulated.hpp"
 #include "positions.hpp"
 #include "running.hpp"
 
@@ -95,6 +96,11 @@ struct Sized : nw::Check {
   int64_t pools(int64_t groups, int64_t N, int64_t C) {
     require(groups >= 0 && groups <= C && (groups == 0 || C % groups == 0));
     return *this ? (groups ? N * groups : C) : 0;
+  }
+  // The values of tables with a row for every `per` rows.
+  int64_t maps(int64_t per, int64_t rows, int64_t width) {
+    require(per > 0 && rows % per == 0);
+    return *this ? rows / per * width : 0;
   }
 };
 
@@ -310,6 +316,38 @@ NW_PUBLIC(nw_rows_backward)(int64_t rows, int64_t width, int threads, int center
   });
 }
 
+// Rows of which every `per` have a scale and a shift of their own, tables [rows / per, width]: y = (plus + scale) · z + shift.
+NW_PUBLIC(nw_modulated)(int64_t rows, int64_t width, int64_t per, int threads, int center, double plus, double eps,
+                        NW_SPAN(const T, x), NW_SPAN(const void, scale), NW_SPAN(const void, shift), int kept,
+                        NW_SPAN(T, y), NW_SPAN(double, table)) {
+  Sized check(rows, width, 1, threads);
+  const int64_t values = check.values, maps = check.maps(per, rows, width);
+  check.has(NW_GIVEN(x), values).has(NW_GIVEN(y), values).may_have(NW_GIVEN(table), 2 * check.positions);
+  check.may_have(NW_GIVEN(scale), maps).may_have(NW_GIVEN(shift), maps).kept(kept);
+  return guarded(check, [&] {
+    nw::Buffer<double> own(table ? 0 : 2 * rows);
+    double* mean = table ? table : own.data();
+    const nw::RowCall<T> call{rows, width, threads, center != 0, x, nullptr, nullptr, mean, mean + rows};
+    nw::normalize_modulated<T>(call, per, {scale, shift, kept, A(plus)}, eps, y);
+  });
+}
+
+// Where every row has maps of its own (per = 1), the gradient of the shift is gy and not asked for.
+NW_PUBLIC(nw_modulated_backward)(int64_t rows, int64_t width, int64_t per, int threads, int center, double plus,
+                                 NW_SPAN(const T, gy), NW_SPAN(const T, x), NW_SPAN(const void, scale), int kept,
+                                 NW_SPAN(double, table), NW_SPAN(T, gx), NW_SPAN(void, gscale), NW_SPAN(void, gshift)) {
+  Sized check(rows, width, 1, threads);
+  const int64_t values = check.values, maps = check.maps(per, rows, width);
+  check.has(NW_GIVEN(gy), values).has(NW_GIVEN(x), values).has(NW_GIVEN(table), 2 * check.positions);
+  check.may_have(NW_GIVEN(scale), maps).kept(kept).may_have(NW_GIVEN(gx), values);
+  check.may_have(NW_GIVEN(gscale), maps).may_have(NW_GIVEN(gshift), maps).require(per > 1 || !gshift);
+  return guarded(check, [&] {
+    const nw::RowCall<T> call{rows, width, threads, center != 0, x, nullptr, nullptr, table, table + rows};
+    const nw::RowGradients<T> to{gy, nullptr, gx, nullptr, nullptr};
+    nw::differentiate_modulated<T>(call, per, {scale, nullptr, kept, A(plus)}, to, {gscale, gshift});
+  });
+}
+
 // Each position of [N, C, S] over its channels; the table is [2, N, S].
 NW_PUBLIC(nw_columns)(int64_t N, int64_t C, int64_t S, int threads, int center, double eps, NW_SPAN(const T, x),
                       NW_SPAN(const void, weight), NW_SPAN(const void, bias), int kept, NW_SPAN(T, y),
@@ -447,5 +485,7 @@ NW_PACKED(nw_standardize_backward)
 NW_PACKED(nw_remember)
 NW_PACKED(nw_rows)
 NW_PACKED(nw_rows_backward)
+NW_PACKED(nw_modulated)
+NW_PACKED(nw_modulated_backward)
 NW_PACKED(nw_columns)
 NW_PACKED(nw_columns_backward)

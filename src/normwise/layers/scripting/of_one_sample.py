@@ -33,7 +33,7 @@ class ScriptedRows(Scripted):
         self.shape = [int(size) for size in layer.normalized_shape]
         self.last = [-1 - i for i in range(len(self.shape))]
         self.eps = -1.0 if layer.eps is None else layer.eps
-        self.center, self.pixels = center, pixels
+        self.center, self.pixels, self.zero_centered = center, pixels, layer.zero_centered
         if "bias" not in self._parameters:
             self.register_parameter("bias", None)
 
@@ -42,6 +42,8 @@ class ScriptedRows(Scripted):
         if self.pixels:
             x = x.movedim(1, -1)
         weight = wide_or_none(self.weight, x)
+        if weight is not None and self.zero_centered:
+            weight = 1 + weight
         if self.center:
             y = F.layer_norm(x, self.shape, weight, wide_or_none(self.bias, x), self.eps)
         else:

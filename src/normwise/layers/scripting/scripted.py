@@ -75,7 +75,7 @@ def refuse(layer: nn.Module, why: str) -> NoReturn:
         frame = frame.f_back
     for module in root.modules() if isinstance(root, nn.Module) else ():
         for name, child in module._modules.items():
-            if isinstance(child, Scripted):
+            if child is not None and "stands_for" in vars(child):
                 module._modules[name] = child.__dict__["stands_for"][0]
     raise TypeError(
         f"{type(layer).__name__} has no plain counterpart for torch.jit.script, {why}; torch.export and torch.jit.trace"

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 from torch import nn
 
+from normwise.layers import LentEpsilon
+
 from .evidence import Evidence
 from .findings import Finding, listed
 from .sites import BATCH, INSTANCE, NORMALIZER_CLASSES, Site, is_affine
@@ -35,6 +37,29 @@ def _more_values(site: Site) -> str:
     if site.over_batch or isinstance(site.module, INSTANCE):
         return "Use a larger batch (drop_last=True in the loader) or larger maps, or GroupNorm or LayerNorm here."
     return "Normalize over more than one feature, or leave it out here."
+
+
+def lost_in_a_conversion(evidence: Evidence) -> Iterator[Finding]:
+    """A function that nobody knows has built a module from the numbers of a layer which did more."""
+    for name, module in evidence.model.named_modules():
+        eps = vars(module).get("eps")
+        if not isinstance(eps, LentEpsilon):
+            continue
+        lost = eps.training if isinstance(module, BATCH) else eps.evaluation
+        if lost and not _has_an_activation(module):
+            yield Finding(
+                "error",
+                "lost in a conversion",
+                name,
+                f"It was built from the numbers of a {eps.layer} by {eps.by}, and is without {lost}.",
+                "Do without that function for this layer, or put what is missing behind the new one.",
+                1.0,
+            )
+
+
+def _has_an_activation(module: nn.Module) -> bool:
+    """As timm's and others' layers that apply one themselves."""
+    return any(isinstance(child, nn.Module) and not isinstance(child, nn.Identity) for child in module.children())
 
 
 def normalizers_in_a_row(evidence: Evidence) -> Iterator[Finding]:

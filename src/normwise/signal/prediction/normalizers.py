@@ -14,6 +14,7 @@ from normwise.core.activations import activation_named
 from normwise.core.formulas import Affine
 from normwise.core.moments import Moments
 from normwise.layers import NORMALIZERS
+from normwise.layers.zero_centered import gain_of
 
 from .arithmetic import plus, times
 from .gaussian import Signal, add
@@ -46,7 +47,7 @@ def by_batch(formula: Callable[[Any, Moments], Affine]) -> Rule:
 
 
 def standardized(module: Any, pooled: Moments) -> Affine:
-    return formulas.standardized(pooled, module.weight, module.bias, module.eps)
+    return formulas.standardized(pooled, gain_of(module), module.bias, module.eps)
 
 
 def _group(module: Any, table: Moments) -> Affine:
@@ -67,7 +68,27 @@ def _pixel_layer(module: Any, table: Moments) -> Affine:
 
 def _pixel_rms(module: Any, table: Moments) -> Affine:
     affine = _by_power(module, table.over_channels())
-    return affine if module.weight is None else affine._replace(scale=affine.scale * module.weight)
+    gain = gain_of(module)
+    return affine if gain is None else affine._replace(scale=affine.scale * gain)
+
+
+def _positional(module: Any, table: Moments) -> Affine:
+    channels = module.num_channels
+    return formulas.positional_norm(table.over_channels(), bessel=channels / (channels - 1), eps=module.eps)
+
+
+def _ibn(module: Any, options: Options, x: Signal, residual: Signal | None = None) -> Signal:
+    """The first channels by their own statistics, the others by the running ones where these normalize."""
+    x = x.along(1)
+    own, known, first = _table(x), _remembered(module.BN, options), module.first
+    others = _map(own, lambda t: t[:, first:]) if known is None else known
+    parts = standardized(module.IN, _map(own, lambda t: t[:, :first])), standardized(module.BN, others)
+    center, scale, shift = (torch.cat(tables, -1) for tables in zip(*(part[:3] for part in parts), strict=True))
+    return _finish(module, _transformed(x, Affine(center, scale, shift)), residual)
+
+
+def _map(table: Moments, function: Callable[[Tensor], Tensor]) -> Moments:
+    return Moments(function(table.mean), function(table.var), table.count)
 
 
 def _by_power(module: Any, pooled: Moments) -> Affine:
@@ -141,7 +162,8 @@ def _finish(module: Any, y: Signal, residual: Signal | None) -> Signal:
 
 def _weighted(y: Signal, module: Any) -> Signal:
     """γ and β of the trailing dimensions."""
-    y = y if module.weight is None else times(y, module.weight)
+    gain = gain_of(module)
+    y = y if gain is None else times(y, gain)
     bias = getattr(module, "bias", None)
     return y if bias is None else plus(y, bias)
 
@@ -181,6 +203,8 @@ _BY_NAME: dict[str, Rule] = {
     "global-response": by_formula(_global_response),
     "evo-b0": _evo_b0,
     "evo-s0": _evo_s0,
+    "ibn": _ibn,
+    "positional": by_formula(_positional),
     "pixel-layer": by_formula(_pixel_layer),
     "pixel-rms": by_formula(_pixel_rms),
     "token-layer": _layer_norm,

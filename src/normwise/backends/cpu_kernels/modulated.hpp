@@ -1,0 +1,248 @@
+// Normalization of rows in sets that have an affine map each: the tokens of a sample under its condition, or every token
+// under a gate of its own.
+#pragma once
+
+#include "parameters.hpp"
+#include "rows.hpp"
+
+namespace nw {
+
+// Tables [sets, width] of the maps, either of which may be missing; a row is multiplied by plus + scale.
+template <class T>
+struct Modulation {
+  const void *scale, *shift;
+  int kept;
+  acc<T> plus;
+};
+
+// How the sets go into tasks, whatever the threads: some sets each, or some rows of one set each.
+struct SetTasks {
+  int64_t sets, per, sets_each = 1, rows_each, parts = 1;
+
+  SetTasks(int64_t rows, int64_t per_, int64_t width) : sets(rows / per_), per(per_), rows_each(per_) {
+    if (sets >= 64) {
+      sets_each = Tasks(sets, per * width).size;
+    } else {
+      rows_each = std::max((per * sets + 63) / 64, Tasks(per, width).size);
+      parts = (per + rows_each - 1) / rows_each;
+    }
+  }
+  int64_t number() const { return (sets + sets_each - 1) / sets_each * parts; }
+  // f(set, part of it, its first row, behind its last row) for what is a task's.
+  template <class F>
+  void each(int64_t task, F f) const {
+    const int64_t first = task / parts * sets_each, part = task % parts;
+    for (int64_t set = first; set < std::min(sets, first + sets_each); ++set)
+      f(set, part, set * per + part * rows_each, set * per + std::min(per, (part + 1) * rows_each));
+  }
+};
+
+template <class T>
+const void* set_of(const void* values, int kept, int64_t set, int64_t width) {
+  return static_cast<const char*>(values) + size_t(set * width) * size_of_kept<T>(kept);
+}
+
+// A set's row of a table, `plus` in every value; a missing table has zeros.
+template <class T>
+Line<T> line_of_set(const void* values, int kept, int64_t set, int64_t width, const acc<T>& plus) {
+  if (!values) return line_of<T>(nullptr, width, plus);
+  const void* of_set = set_of<T>(values, kept, set, width);
+  if (kept == kNarrow) {
+    Line<T> line = line_of<T>(nullptr, width, plus);
+    each_step<T>(width, [&](int64_t i, auto part) NW_LAMBDA {
+      const Values<T> given = load(static_cast<const T*>(of_set) + i, part);
+      Values<T> sum = line.at(i);
+      each_way<T>([&](int w) NW_LAMBDA { sum.at[w] += given.at[w]; });
+      store_line<T>(line.values.data(), i, sum);
+    });
+    return line;
+  }
+  const Parameter<T> wide(of_set, kept, width);
+  Line<T> line = line_of<T>(wide.data, width, plus);
+  if (plus != 0)
+    for (int64_t i = 0; i < line.values.size(); ++i) line.values[i] += plus;
+  return line;
+}
+
+// A row of a table in the type K that it is kept in, read and written in the order of the steps.
+template <class T, class K>
+struct KeptRow {
+  K* data;
+
+  template <class P>
+  NW_INLINE Values<T> at(int64_t i, P part) const {
+    if constexpr (std::is_same_v<std::remove_const_t<K>, T>) {
+      return load(data + i, part);
+    } else {
+      Values<T> v{};
+      each_value(part, [&](int w, int l, int k) NW_LAMBDA { v.at[w][l] = canonical<T>(acc<T>(data[i + k])); });
+      return v;
+    }
+  }
+  template <class P>
+  NW_INLINE void put(int64_t i, const Values<T>& v, P part) const {
+    if constexpr (std::is_same_v<std::remove_const_t<K>, T>)
+      store(data + i, v, part);
+    else
+      each_value(part, [&](int w, int l, int k) NW_LAMBDA { data[i + k] = K(v.at[w][l]); });
+  }
+
+ private:
+  template <class P, class F>
+  static NW_INLINE void each_value(P part, F f) {
+    int n = step<T>;
+    if constexpr (std::is_same_v<P, Part>) n = part.k;
+    for (int w = 0; w < ways<T>; ++w)
+      for (int l = 0; l < lanes<acc<T>>; ++l)
+        if (const int k = value_at<T>(l, w); k < n) f(w, l, k);
+  }
+};
+
+// f(K()) for the type K that a table is kept in.
+template <class T, class F>
+void with_kept(int kept, F f) {
+  if (is_wide<T>(kept))
+    f(acc<T>());
+  else if (kept == kDouble)
+    f(double());
+  else
+    f(T());
+}
+
+// A row that has a map of its own.
+template <class T, class K>
+void normalize_token(const T* x, T* y, int64_t width, const Normal& normal, KeptRow<T, const K> scale,
+                     KeptRow<T, const K> shift, const acc<T>& plus) {
+  using A = acc<T>;
+  const A mean = A(normal.mean), root = A(normal.root), left = normal.left<A>();
+  each_step<T>(width, [&](int64_t i, auto part) NW_LAMBDA {
+    const Values<T> v = load(x + i, part), b = shift.data ? shift.at(i, part) : Values<T>{};
+    Values<T> w = scale.data ? scale.at(i, part) : Values<T>{}, out;
+    each_way<T>([&](int k) NW_LAMBDA { out.at[k] = ((v.at[k] - mean) * root + left) * (w.at[k] + plus) + b.at[k]; });
+    store(y + i, out, part);
+  });
+}
+
+// The gradients of such a row, gx and that of the scale, either of which may be null; that of the shift is gy.
+template <class T, class K>
+void token_gradients(const T* gy, const T* x, int64_t width, const Normal& normal, bool center,
+                     KeptRow<T, const K> scale, const acc<T>& plus, T* gx, KeptRow<T, K> to_scale) {
+  using A = acc<T>;
+  const Values<T> mean = everywhere<T>(A(normal.mean)), root = everywhere<T>(A(normal.root));
+  const Values<T> left = everywhere<T>(normal.left<A>());
+  Pair sums;
+  for (int64_t start = 0; gx && start < width; start += kChunk) {
+    Sum<A> plain, product;
+    sweep<T>(std::min(kChunk, width - start), [&](int64_t at, int slot, auto part) NW_LAMBDA {
+      const int64_t i = start + at;
+      const Values<T> w = scale.data ? scale.at(i, part) : Values<T>{};
+      normalized_step(gy + i, x + i, part, mean, root, left, [&](int k, vec<A> g, vec<A> normalized) NW_LAMBDA {
+        const vec<A> weighted = g * (w.at[k] + plus);
+        plain.slots[slot + k] += weighted;
+        product.slots[slot + k] += weighted * normalized;
+      });
+    });
+    sums.g += plain.total();
+    sums.gd += product.total();
+  }
+  const double share = normal.root / double(width);
+  const A constant = center ? A(-sums.g * share) : A(0), slope = A(-sums.gd * share);
+  each_step<T>(width, [&](int64_t i, auto part) NW_LAMBDA {
+    const Values<T> w = scale.data ? scale.at(i, part) : Values<T>{};
+    Values<T> out, turned;
+    normalized_step(gy + i, x + i, part, mean, root, left, [&](int k, vec<A> g, vec<A> normalized) NW_LAMBDA {
+      out.at[k] = g * (w.at[k] + plus) * root.at[k] + (normalized * slope + constant);
+      turned.at[k] = g * normalized;
+    });
+    if (gx) store(gx + i, out, part);
+    if (to_scale.data) to_scale.put(i, turned, part);
+  });
+}
+
+template <class T>
+void normalize_modulated(const RowCall<T>& call, int64_t per, const Modulation<T>& by, double eps, T* y) {
+  const SetTasks tasks(call.rows, per, call.width);
+  const acc<T> plus = by.scale ? by.plus : acc<T>(1);
+  const auto measured = [&](int64_t row) {
+    const Normal normal = normal_of(call.x + row * call.width, call.width, eps, call.center);
+    call.mean[row] = normal.mean;
+    call.root[row] = normal.root;
+    return normal;
+  };
+  if (per == 1)
+    return with_kept<T>(by.kept, [&](auto kept) {
+      using K = decltype(kept);
+      for_each_row(call, [&](int64_t row) {
+        const int64_t at = row * call.width;
+        const KeptRow<T, const K> scale{by.scale ? static_cast<const K*>(by.scale) + at : nullptr};
+        const KeptRow<T, const K> shift{by.shift ? static_cast<const K*>(by.shift) + at : nullptr};
+        normalize_token(call.x + at, y + at, call.width, measured(row), scale, shift, plus);
+      });
+    });
+  parallel(call.workers(), tasks.number(), [&](int64_t task) {
+    tasks.each(task, [&](int64_t set, int64_t, int64_t row, int64_t end) {
+      const Line<T> scale = line_of_set<T>(by.scale, by.kept, set, call.width, plus);
+      const Line<T> shift = line_of_set<T>(by.shift, by.kept, set, call.width, 0);
+      for (; row < end; ++row) {
+        const int64_t at = row * call.width;
+        normalize_part(call.x + at, y + at, call.width, measured(row), scale, shift);
+      }
+    });
+  });
+}
+
+// The gradients of the tables, in the type that they are kept in.
+struct ModulationGradients {
+  void *scale, *shift;
+};
+
+template <class T>
+void differentiate_modulated(const RowCall<T>& call, int64_t per, const Modulation<T>& by, const RowGradients<T>& to,
+                             const ModulationGradients& out) {
+  const acc<T> plus = by.scale ? by.plus : acc<T>(1);
+  const int64_t width = call.width;
+  if (per == 1)
+    return with_kept<T>(by.kept, [&](auto kept) {
+      using K = decltype(kept);
+      for_each_row(call, [&](int64_t row) {
+        const int64_t at = row * width;
+        const KeptRow<T, const K> scale{by.scale ? static_cast<const K*>(by.scale) + at : nullptr};
+        const KeptRow<T, K> to_scale{out.scale ? static_cast<K*>(out.scale) + at : nullptr};
+        T* gx = to.gx ? to.gx + at : nullptr;
+        token_gradients(to.gy + at, call.x + at, width, call.normal(row), call.center, scale, plus, gx, to_scale);
+      });
+    });
+  const SetTasks tasks(call.rows, per, width);
+  const int64_t partial = tasks.sets * tasks.parts * width;
+  Buffer<double> to_scale(out.scale ? partial : 0), to_shift(out.shift ? partial : 0);
+  parallel(call.workers(), tasks.number(), [&](int64_t task) {
+    LineSums<T> sums(width);
+    tasks.each(task, [&](int64_t set, int64_t part, int64_t row, int64_t end) {
+      const Line<T> scale = line_of_set<T>(by.scale, by.kept, set, width, plus);
+      for (; row < end; ++row) {
+        const T *gy = to.gy + row * width, *x = call.x + row * width;
+        const Pair of_row = row_sums(gy, x, width, call.normal(row), scale, sums);
+        if (to.gx) row_gradient(call, row, to, 0, width, of_row, scale);
+      }
+      sums.flush();
+      const int64_t at = (set * tasks.parts + part) * width;
+      if (out.scale) std::copy_n(sums.to_weight.data(), width, &to_scale[at]);
+      if (out.shift) std::copy_n(sums.to_bias.data(), width, &to_shift[at]);
+      std::fill_n(sums.to_weight.data(), width, 0.0);
+      std::fill_n(sums.to_bias.data(), width, 0.0);
+    });
+  });
+  const auto deliver = [&](Buffer<double>& of, void* tables, int64_t set) {
+    double* sum = &of[set * tasks.parts * width];
+    for (int64_t part = 1; part < tasks.parts; ++part)
+      for (int64_t i = 0; i < width; ++i) sum[i] += sum[part * width + i];
+    set_kept<T>(const_cast<void*>(set_of<T>(tables, by.kept, set, width)), by.kept, width,
+                [&](int64_t i) { return sum[i]; });
+  };
+  parallel(call.workers(), tasks.sets, [&](int64_t set) {
+    if (out.scale) deliver(to_scale, out.scale, set);
+    if (out.shift) deliver(to_shift, out.shift, set);
+  });
+}
+
+}  // namespace nw

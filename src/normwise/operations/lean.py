@@ -1,0 +1,173 @@
+"""Passes that keep their output for the backward pass, from which they compute the input back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from normwise.backends import Backend, Fused, offering, reference, select
+from normwise.core.layout import PLAIN, check_memory
+from normwise.core.moments import Moments, statistics_dtype
+from normwise.core.observed import has_values
+
+from . import plain
+from .autograd import Call, Gradients, Parameters, Pass, differentiable_gradients
+from .by_kernels import OverPools
+from .context import Context
+from .request import INVERTIBLE, Request
+
+
+class _KeepsOutput(Pass):
+    """What the two ways of doing it share."""
+
+    saves_output = True
+    groups: int
+
+    def _looked_at(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> None:
+        """ValueError where the normalized value would drown in the rounding of β."""
+        if weight is None or x.numel() == 0 or not has_values(weight):
+            return
+        check_memory(weight, bias)
+        size = weight.detach().abs().double()
+        least = 1e-30 if bias is None else bias.detach().abs().double() / most_ratio(x.dtype)
+        wrong = ~(size > torch.as_tensor(least, device=size.device).clamp_min(1e-30))
+        if wrong.any():
+            channel = int(wrong.nonzero()[0])
+            beta = 0.0 if bias is None else bias[channel].item()
+            raise ValueError(
+                f"lean=True computes the input back from the output, for which |γ| must be above |β| / "
+                f"{most_ratio(x.dtype):g} in {x.dtype}; channel {channel} has γ = {weight[channel].item():.3g} and "
+                f"β = {beta:.3g}. Write lean=False for this layer."
+            )
+
+    def _centered(
+        self,
+        backend: Backend,
+        y: Tensor,
+        moments: Moments,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        eps: float,
+        activation: str | None,
+    ) -> Tensor:
+        """``x - mean``, which does not cancel where the mean is large, in the type and layout of ``y``."""
+        kind, channels = statistics_dtype(y.dtype), y.shape[1]
+        var = moments.var
+        if var.dim() == 2 and var.shape[1] not in (1, channels):
+            var = var.repeat_interleave(channels // var.shape[1], dim=1)
+        deviation = (var + eps).sqrt().to(kind)
+        scale = deviation if weight is None else deviation / weight.detach().to(kind)
+        shift = scale.new_zeros(1) if bias is None else bias.detach().to(kind)
+        size = y.shape[0], channels
+        slope = INVERTIBLE[activation]
+        z = y if slope == 1 else F.leaky_relu(y, 1 / slope)
+        return backend.apply(z, shift.expand(size), scale.expand(size), scale.new_zeros(()).expand(size), None, None)
+
+
+class LeanOverPools(_KeepsOutput, OverPools):
+    """Standardization over pools by one kernel each way, and the pass that undoes it."""
+
+    name = "one kernel each way, and the input back from the output"
+    looks_itself = False
+
+    def __init__(self, request: Request, backend: Fused, groups: int, *, graph: bool) -> None:
+        super().__init__(request, backend, groups, graph=graph)
+        self.backend, known = backend, request.known
+        self.eps: Any = request.formula.keywords["eps"]  # type: ignore[attr-defined]
+        given = None if known is None else (known.mean, known.var)
+        weight, bias = request.parameters
+        #: Without the activation, whose slope the sign of the output tells.
+        self.linear = backend.standardization(request.x, groups, weight, bias, self.eps, None, None, given)
+
+    def forward(self, call: Call, x: Tensor, residual: Tensor | None, mask: Tensor | None, p: Parameters) -> Tensor:
+        self._looked_at(x, *p)
+        return super().forward(call, x, residual, mask, p)
+
+    def backward(
+        self,
+        call: Call,
+        grad_y: Tensor,
+        x: Tensor,
+        residual: Tensor | None,
+        mask: Tensor | None,
+        p: Parameters,
+        needs: Sequence[bool],
+    ) -> Gradients:
+        (weight, bias), y = p, x
+        mean, var = call.kept
+        away = self._centered(self.backend, y, Moments(mean, var, 1), weight, bias, self.eps, self.activation)
+        table = torch.stack((torch.zeros_like(mean), var))
+        g = before_activation(grad_y, y, self.activation)
+        rest = (weight, bias, None, table)
+        return self.linear.backward(g, away, *rest, known=self.by_known, values=needs[0], same=False)
+
+
+class LeanPlainly(_KeepsOutput):
+    """The same in plain operations, where no kernel does it: the specification."""
+
+    name = "plain operations, and the input back from the output"
+    remembers = False
+    graph = True
+
+    def __init__(self, request: Request) -> None:
+        self.formula, self.activation = request.formula, request.activation
+        self.eps: Any = request.formula.keywords["eps"]  # type: ignore[attr-defined]
+
+    def forward(self, call: Call, x: Tensor, residual: Tensor | None, mask: Tensor | None, p: Parameters) -> Tensor:
+        self._looked_at(x, *p)
+        y, found = plain.planes(Request(x, self.formula, tuple(p), self.activation, known=call.known))
+        call.kept = found.detached()
+        return y
+
+    def backward(
+        self,
+        call: Call,
+        grad_y: Tensor,
+        x: Tensor,
+        residual: Tensor | None,
+        mask: Tensor | None,
+        p: Parameters,
+        needs: Sequence[bool],
+    ) -> Gradients:
+        kept, y = call.kept, x
+        away = self._centered(reference, y, kept, *p, self.eps, self.activation)  # type: ignore[arg-type]
+        known = None if call.known is None else Moments(torch.zeros_like(kept.mean), kept.var, 1)
+
+        def linear(away: Tensor, *p: Tensor | None) -> Tensor:
+            return plain.planes(Request(away, self.formula, p, known=known))[0]
+
+        inputs = (away.requires_grad_(needs[0]), *p)
+        found = differentiable_gradients(linear, inputs, (before_activation(grad_y, y, self.activation),))
+        return found[0], None, *found[1:]
+
+    def statistics(self, request: Request, kept: Moments) -> Moments:
+        """What the formula pooled."""
+        return kept
+
+
+def bind(request: Request, context: Context) -> LeanOverPools | LeanPlainly:
+    """The way of a request that keeps its output alone."""
+    fused = offering(select(request.x), Fused)  # type: ignore[type-abstract]
+    assert context.pool is not None
+    if fused is None or not all(p is None or type(p) in PLAIN for p in request.parameters):
+        return LeanPlainly(request)
+    return LeanOverPools(request, fused, context.pool, graph=True)
+
+
+def before_activation(grad_y: Tensor, y: Tensor, activation: str | None) -> Tensor:
+    """The gradient before an activation of which the output's sign tells the slope."""
+    slope = INVERTIBLE[activation]
+    return grad_y if slope == 1 else torch.ops.aten.leaky_relu_backward(grad_y, y, slope, True)
+
+
+def most_ratio(dtype: torch.dtype) -> float:
+    """How large |β| may be against |γ|: 128 times, and no more than makes 1/64 of the rounding of β.
+
+    >>> [most_ratio(dtype) for dtype in (torch.float32, torch.float16, torch.bfloat16)]
+    [128.0, 32.0, 4.0]
+    """
+    return min(128.0, 1 / (32 * torch.finfo(dtype).eps))
