@@ -31,6 +31,7 @@ NOT_RUN = {
     "normwise trace --model nf_resnet50": "tests/signal/test_trace_cli.py runs it on smaller nets",
     "normwise convert torchvision": "a checkpoint of the reader's own: tests/surgery/test_convert_cli.py has one",
     "normwise convert package": "a module of the reader's own: tests/surgery/test_convert_cli.py writes one",
+    "normwise stylize": "pictures of the reader's own: tests/style/test_stylize_cli.py runs every form on small ones",
     "theirs = timm.create_model": "downloads weights: tests/nets/test_from_timm.py takes random ones",
     "x [N,C,*] ──moments": "a picture",
     "import normwise as nw\n\nprint(nw.reuse_memory())": "cannot be undone: tests/backends/test_allocator.py",

@@ -7,6 +7,7 @@ from . import integrations as _integrations  # noqa: F401  # tools are told of t
 if _typing.TYPE_CHECKING:
     from . import comparison as comparison
     from . import signal as signal
+    from . import style as style
     from . import surgery as surgery
     from ._public import *  # noqa: F403
     from .comparison import compare as compare
@@ -24,6 +25,7 @@ if _typing.TYPE_CHECKING:
     from .signal import predict as predict
     from .signal import trace as trace
     from .signal import watch as watch
+    from .style import stylize as stylize
     from .surgery import Folded as Folded
     from .surgery import FoldRow as FoldRow
     from .surgery import adapt as adapt
@@ -54,6 +56,7 @@ _LATER = (
     | dict.fromkeys(_IN_SURGERY, "surgery")
     | dict.fromkeys(("comparison", "compare"), "comparison")
     | {"machine_report": "machine_summary"}
+    | dict.fromkeys(("style", "stylize"), "style")
 )
 
 

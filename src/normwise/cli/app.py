@@ -19,7 +19,10 @@ COMMANDS = {
     "doctor": "What is wrong with a model, or with this machine?",
     "tune": "Measure which way is faster on this machine.",
     "trace": "Show what a network does to its signal.",
+    "stylize": "Paint a photograph in the style of a painting.",
 }
+#: Commands of a command: the second word. Each is in a module `COMMAND_WORD`.
+SUBCOMMANDS = {"stylize": ("train", "contrast")}
 
 
 def make_app(arguments: list[str]) -> typer.Typer:
@@ -33,14 +36,24 @@ def make_app(arguments: list[str]) -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(options)
-    asked_for = next((argument for argument in arguments if not argument.startswith("-")), None)
+    asked_for, then = ([argument for argument in arguments if not argument.startswith("-")] + ["", ""])[:2]
     for name, short_help in COMMANDS.items():
-        if name == asked_for:
-            module = import_module(f".{name}", __package__)
-            app.command(name, epilog=getattr(module, "EPILOG", None), short_help=short_help)(getattr(module, name))
+        if name == asked_for and then in SUBCOMMANDS.get(name, ()):
+            within = typer.Typer(rich_markup_mode=None)
+            within.callback()(_not_asked_for)
+            _add(within, then, f"{name}_{then}")
+            app.add_typer(within, name=name)
+        elif name == asked_for:
+            _add(app, name, name, short_help)
         else:
             app.command(name, short_help=short_help)(_not_asked_for)
     return app
+
+
+def _add(app: typer.Typer, name: str, room: str, short_help: str | None = None) -> None:
+    """The command of a module, whose function is named as the module is."""
+    module = import_module(f".{room}", __package__)
+    app.command(name, epilog=getattr(module, "EPILOG", None), short_help=short_help)(getattr(module, room))
 
 
 def _not_asked_for() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..image_files import UnreadableError, head_of, opened, pictures_in
 from .data import Data, split_and_standardize, standardized
 from .groups import groups_of
 from .path_groups import grouping_of
@@ -61,19 +62,12 @@ class Glance(NamedTuple):
 
 def glance(folder: Path) -> Glance:
     """The `Glance` of `image_folder`, without decoding an image; what cannot be read is passed over."""
-    from PIL import Image
-
     train, _ = _splits(folder)
     sides, channels = [], 1
     for path in (path for files in train.values() for path in files):
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-                with Image.open(path) as image:
-                    sides.append(min(image.size))
-                    channels = channels if _is_grey(image.mode) else 3
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-            continue
+        with suppress(UnreadableError), head_of(path) as image:
+            sides.append(min(image.size))
+            channels = channels if _is_grey(image.mode) else 3
     return Glance(len(train), channels, round(median(sides)) if sides else 1)
 
 
@@ -94,11 +88,8 @@ def _is_grey(mode: str) -> bool:
 
 
 def _listed(folder: Path) -> dict[str, list[Path]]:
-    from PIL import Image
-
-    endings = Image.registered_extensions()
     found = {
-        directory.name: sorted(p for p in directory.rglob("*") if p.suffix.lower() in endings and p.is_file())
+        directory.name: pictures_in(directory)
         for directory in sorted(folder.iterdir())
         if directory.is_dir() and not directory.name.startswith(".")
     }
@@ -113,19 +104,12 @@ def _listed(folder: Path) -> dict[str, list[Path]]:
 
 
 def _read(paths: list[Path], size: int) -> Tensor:
-    from PIL import Image
-
     arrays, unreadable = [], []
     for path in paths:
         try:
-            with warnings.catch_warnings():
-                # Large, but below the limit: it is resized at once.
-                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-                arrays.append(_pixels(path, size))
-        except Image.DecompressionBombError as error:
-            unreadable.append(f"{path} (more pixels than Pillow reads: {error})")
-        except (OSError, ValueError, SyntaxError) as error:
-            unreadable.append(f"{path} ({type(error).__name__})")
+            arrays.append(_pixels(path, size))
+        except UnreadableError as error:
+            unreadable.append(f"{path} ({error.reason})")
     if unreadable:
         more = f" and {len(unreadable) - NAMES_SHOWN} more" if len(unreadable) > NAMES_SHOWN else ""
         raise InputError(
@@ -140,7 +124,7 @@ def _pixels(path: Path, size: int) -> np.ndarray:
     """float32 `[C, size, size]`; 1 channel for grey files, 3 for all others."""
     from PIL import Image
 
-    with Image.open(path) as image:
+    with opened(path) as image:
         if image.mode.startswith(("I", "F")):
             # More than 8 bits: convert("L") would clip them.
             grey = Image.fromarray(np.asarray(image, dtype=np.float32))

@@ -36,4 +36,7 @@ from .residual import SkipGain as SkipGain
 from .residual import StochasticDepth as StochasticDepth
 from .resnet import ResNet as ResNet
 from .resnet import resnet as resnet
+from .style import AdaptiveStyleNet as AdaptiveStyleNet
+from .style import StyleNet as StyleNet
 from .timm_weights import from_timm as from_timm
+from .vgg import vgg_trunk as vgg_trunk

