@@ -18,10 +18,10 @@ from normwise.bench.pictures import panels, roof, roofline, shade, speed_up
 from normwise.bench.regimes import AS_IT_COMES, REUSED
 from normwise.bench.storage import Rows, read_rows
 from normwise.bench.summary import advantage, by_layer, figures, slower, timed, title
-from normwise.bench.svg import LogScale
 from normwise.bench.tables import show_overhead, show_step_line, show_steps
 from normwise.bench.terminal import Ticker, show
 from normwise.comparison import InputError
+from normwise.pages.svg import LogScale
 
 CASES = [
     Case(layer, "U-Net", (2, 8, 6, 5), dtype, "contiguous", "both", 1)

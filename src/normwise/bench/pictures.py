@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from ..comparison.report.palette import Style, styles
-from . import svg
+from ..pages import svg
 from .storage import Row
 from .summary import DIRECTION_TITLES, FUSED, baseline, by_layer, groups, place, tensor_bytes, timed, title
 

@@ -14,6 +14,7 @@ import typer
 COMMANDS = {
     "compare": "Find the normalizer for a model and its data.",
     "report": "Write the report of a comparison again.",
+    "evidence": "What articles claim of normalizers, tried, with verdicts.",
     "convert": "Fold, swap, recalibrate or take out the normalizers of a model.",
     "bench": "Time every layer against torch's own.",
     "doctor": "What is wrong with a model, or with this machine?",

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from ..pages.palette import DARK, FONT, LIGHT
-from ..pages.ticks import log_ticks
+from .palette import DARK, FONT, LIGHT
+from .ticks import log_ticks
 
 #: Of a wide axis.
 LEAST_TICKS = 6
@@ -87,3 +87,27 @@ class LogScale:
 
     def ticks(self) -> list[float]:
         return log_ticks(10**self.low, 10**self.high, LEAST_TICKS)
+
+
+class LinearScale:
+    """From values to pixels on a plain axis, with a handful of round ticks."""
+
+    def __init__(self, values: Iterable[float], start: float, end: float) -> None:
+        values = list(values)
+        self.low, self.high = min(values), max(values)
+        if self.high == self.low:
+            self.low, self.high = self.low - 0.5, self.high + 0.5
+        self.start, self.end = start, end
+
+    def __call__(self, value: float) -> float:
+        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
+
+    def ticks(self) -> list[float]:
+        """
+        >>> LinearScale([0.0, 0.93], 0, 100).ticks()
+        [0.0, 0.2, 0.4, 0.6, 0.8]
+        """
+        rough = (self.high - self.low) / 5
+        step = next(s for s in (m * 10.0 ** math.floor(math.log10(rough)) for m in (1, 2, 5, 10)) if s >= rough)
+        first = math.ceil(self.low / step)
+        return [round(step * n, 12) for n in range(first, math.floor(self.high / step) + 1)]

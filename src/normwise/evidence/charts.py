@@ -1,0 +1,85 @@
+"""Charts of experiments: lines over numbers, and bars; each says in words what it shows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import NamedTuple
+
+from ..pages import svg
+from ..pages.palette import SERIES
+
+WIDTH, HEIGHT = 640, 340
+LEFT, RIGHT, TOP, BOTTOM = 64, 150, 40, 46
+GLYPHS = "●■◆▲▼★○□◇△"
+BAR = 18
+
+
+class Line(NamedTuple):
+    """A line: its points (x, y) and the spread of each y over the seeds, 0 for none."""
+
+    points: Sequence[tuple[float, float]]
+    spreads: Sequence[float] = ()
+
+
+def lines(title: str, x: str, y: str, series: Mapping[str, Line], *, log_y: bool = False) -> str:
+    """Lines over a logarithmic x axis, one colour and glyph each, named at the right."""
+    xs = [point[0] for line in series.values() for point in line.points]
+    ys = [point[1] for line in series.values() for point in line.points]
+    across = svg.LogScale(xs, LEFT, WIDTH - RIGHT)
+    up = (svg.LogScale if log_y else svg.LinearScale)(ys, HEIGHT - BOTTOM, TOP)
+    parts = [
+        svg.text(8, 20, title),
+        svg.text(LEFT, TOP - 8, y, "quiet"),
+        svg.text(WIDTH - RIGHT, HEIGHT - 8, x, "end quiet"),
+    ]
+    for tick in up.ticks():
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{up(tick):.1f}" y2="{up(tick):.1f}"/>')
+        parts.append(svg.text(LEFT - 6, up(tick) + 4, f"{tick:g}", "end quiet"))
+    parts += [svg.text(across(tick), HEIGHT - BOTTOM + 18, f"{tick:g}", "middle quiet") for tick in sorted(set(xs))]
+    names = _apart({name: up(line.points[-1][1]) for name, line in series.items()})
+    for i, (name, line) in enumerate(series.items()):
+        color, glyph = SERIES[i % len(SERIES)], GLYPHS[i % len(GLYPHS)]
+        places = [(across(px), up(py)) for px, py in line.points]
+        parts.append(f'<polyline fill="none" stroke="{color}" stroke-width="1.5" points="{_points(places)}"/>')
+        for (px, py), (value_x, value_y) in zip(places, line.points, strict=True):
+            parts.append(svg.dot(px, py, color, glyph, f"{name}, {x} {value_x:g}: {value_y:.4g}"))
+        parts.append(
+            f'<text x="{WIDTH - RIGHT + 10}" y="{names[name] + 4:.1f}" style="fill:{color}">'
+            f"{glyph} {escape(name, quote=False)}</text>"
+        )
+    said = "; ".join(
+        f"{name}: {', '.join(f'{py:.3g} at {px:g}' for px, py in line.points)}" for name, line in series.items()
+    )
+    return svg.document(WIDTH, HEIGHT, parts, f"{title}. {y} against {x}. {said}.")
+
+
+def bars(title: str, x: str, values: Mapping[str, tuple[float, float]], *, log: bool = False) -> str:
+    """A bar for each name, with its value and spread in figures; zeros of a logarithmic axis have no bar."""
+    height, room = TOP + len(values) * (BAR + 8) + BOTTOM, 210
+    positive = [value for value, _ in values.values() if value > 0] or [1.0]
+    scale = svg.LogScale(positive, room, WIDTH - 110) if log else svg.LinearScale([0.0, *positive], room, WIDTH - 110)
+    parts = [svg.text(8, 20, title), svg.text(WIDTH - 110, height - 12, x, "end quiet")]
+    for i, (name, (value, spread)) in enumerate(values.items()):
+        top = TOP + i * (BAR + 8)
+        shown = f"{value:.3g}" + (f" ± {spread:.2g}" if spread else "")
+        end = scale(value) if value > 0 else room
+        parts.append(svg.text(room - 8, top + 13, name, "end"))
+        parts.append(svg.rectangle(room, top, max(1.0, end - room), BAR, SERIES[i % len(SERIES)], f"{name}: {shown}"))
+        parts.append(svg.text(max(room + 1, end) + 6, top + 13, shown))
+    said = "; ".join(f"{name} {value:.3g}" for name, (value, _) in values.items())
+    return svg.document(WIDTH, height, parts, f"{title}. {x}: {said}.")
+
+
+def _points(places: Sequence[tuple[float, float]]) -> str:
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+
+
+def _apart(places: Mapping[str, float], least: float = 15.0) -> dict[str, float]:
+    """Names moved down where they would lie on each other."""
+    found: dict[str, float] = {}
+    below = -1e9
+    for name, place in sorted(places.items(), key=lambda item: item[1]):
+        below = max(place, below + least)
+        found[name] = below
+    return found

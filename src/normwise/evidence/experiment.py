@@ -1,0 +1,113 @@
+"""What an experiment is: a claim, how it is tried, and the rule by which the numbers decide."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from ..comparison import TrainingRun
+
+Row = dict[str, Any]
+
+HOLDS = "holds"
+DOES_NOT_HOLD = "does not hold here"
+HOLDS_WHEN = "holds when"
+UNDECIDED = "undecided at this size"
+OUTCOMES = (HOLDS, DOES_NOT_HOLD, HOLDS_WHEN, UNDECIDED)
+
+
+class Verdict(NamedTuple):
+    """One of `OUTCOMES`, and the numbers that say so in a sentence."""
+
+    outcome: str
+    sentence: str
+
+
+class Results:
+    """The rows of an experiment, asked by case and size."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self.rows = [row for row in rows if row["status"] == "finished"]
+        self.lost = len(rows) - len(self.rows)
+
+    def cases(self) -> list[str]:
+        return list(dict.fromkeys(row["norm"] for row in self.rows))
+
+    def sizes(self) -> list[int]:
+        return sorted({row["batch_size"] for row in self.rows})
+
+    def values(self, case: str, size: int | None = None, name: str | None = None) -> list[float]:
+        """A metric of the runs of a case, by seed; `name` is another one than the experiment's own."""
+        chosen = [row for row in self.rows if row["norm"] == case and size in (None, row["batch_size"])]
+        found = [row["value"] if name is None else row["metrics"][name] for row in chosen]
+        return [value for value in found if value is not None]
+
+    def mean(self, case: str, size: int | None = None, name: str | None = None) -> float:
+        """The mean over the seeds, NaN where there is no run."""
+        values = self.values(case, size, name)
+        return statistics.fmean(values) if values else math.nan
+
+    def interval(self, case: str, other: str, size: int | None = None, name: str | None = None) -> tuple[float, float]:
+        """The 95 % interval of the difference of two cases, seed by seed (Student's t); infinite for fewer than two."""
+        pairs = zip(self.values(case, size, name), self.values(other, size, name), strict=False)
+        differences = [a - b for a, b in pairs]
+        if len(differences) < 2:
+            return -math.inf, math.inf
+        half = student(len(differences) - 1) * statistics.stdev(differences) / math.sqrt(len(differences))
+        middle = statistics.fmean(differences)
+        return middle - half, middle + half
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A claim of the articles and how it is tried.
+
+    Attributes:
+        number: "E2" and so on.
+        claim, claim_ja: what is claimed, in English and Japanese.
+        said_in: the articles that say so, by their number in the source list.
+        protocol: what is done, in sentences.
+        rule: how the numbers become a verdict; written before the runs, and what `judge` does.
+        cases: what is compared; a run's `name` is one of them.
+        measure: one run, by its case, batch size and seed; returns the metric and others.
+        metric, direction: what of that is the main number, and which way is better.
+        judge: from results to the verdict.
+        picture: from results to an SVG that shows the claim.
+        sizes: batch sizes, where they matter.
+        seeds, epochs: of the whole experiment; `quick_seeds`, `quick_epochs` and `quick_sizes` of the reduced one.
+    """
+
+    number: str
+    claim: str
+    claim_ja: str
+    said_in: tuple[str, ...]
+    protocol: str
+    rule: str
+    cases: tuple[str, ...]
+    measure: Callable[[TrainingRun], Mapping[str, float]]
+    metric: str
+    direction: str
+    judge: Callable[[Results], Verdict]
+    picture: Callable[[Results], str]
+    sizes: tuple[int, ...] = (1,)
+    seeds: int = 5
+    epochs: int = 1
+    quick_sizes: tuple[int, ...] | None = None
+    quick_seeds: int = 3
+    quick_epochs: int = 1
+
+
+# Student's t at 97.5 % for 1, 2, ... degrees of freedom.
+_STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
+
+
+def student(freedom: int) -> float:
+    """The factor of a 95 % interval of a mean; from 16 degrees of freedom on the value at 15, which is wider.
+
+    >>> student(1), student(4), student(100)
+    (12.706, 2.776, 2.131)
+    """
+    return _STUDENT[min(freedom, len(_STUDENT)) - 1]

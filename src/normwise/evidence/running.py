@@ -1,0 +1,65 @@
+"""Running an experiment: `compare` does it, with its storage, resume and workers."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from ..comparison import compare
+from ..comparison.sweep import Listener
+from .experiment import Experiment, Row
+
+
+@dataclass(frozen=True)
+class Case:
+    """A case of an experiment in the place of a normalizer: only its name counts."""
+
+    name: str
+
+    @property
+    def __name__(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.name
+
+    def __call__(self, channels: int) -> nn.Module:
+        raise TypeError(f"{self.name!r} is a case of an experiment, not a normalizer of {channels} channels.")
+
+
+def run_experiment(
+    experiment: Experiment,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    quick: bool = False,
+    jobs: int = 1,
+    on_event: Listener | None = None,
+) -> list[Row]:
+    """The rows of an experiment; what `out` holds already is not run again.
+
+    Args:
+        experiment: one of `EXPERIMENTS`.
+        out: a folder for all experiments; this one writes to its own in it.
+        quick: the reduced size.
+        jobs: processes that do runs at a time.
+        on_event: as in `compare`.
+    """
+    sizes = experiment.quick_sizes if quick and experiment.quick_sizes else experiment.sizes
+    return compare(
+        train=experiment.measure,
+        norms=[Case(name) for name in experiment.cases],
+        batch_sizes=list(sizes),
+        seeds=experiment.quick_seeds if quick else experiment.seeds,
+        epochs=experiment.quick_epochs if quick else experiment.epochs,
+        metric=experiment.metric,
+        direction=experiment.direction,
+        device="cpu",
+        jobs=jobs,
+        out=None if out is None else folder_of(experiment, Path(out), quick),
+        on_event=on_event,
+    )
+
+
+def folder_of(experiment: Experiment, out: Path, quick: bool) -> Path:
+    """Where an experiment keeps its rows; the reduced one apart from the whole."""
+    return out / (f"{experiment.number}-quick" if quick else experiment.number)

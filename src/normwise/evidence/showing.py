@@ -1,0 +1,47 @@
+"""What `normwise evidence` shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from .. import files
+from ..comparison.events import Event, RunFinished, SweepStarted
+from .experiment import Experiment, Results, Row, Verdict
+from .running import folder_of
+
+
+class Progress:
+    """Says which experiment runs, and each run of it that is finished."""
+
+    def __init__(self, console: Console, experiment: Experiment) -> None:
+        self.console, self.experiment = console, experiment
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, SweepStarted):
+            self.console.print(f"{self.experiment.number}: {self.experiment.claim}.", style="bold", soft_wrap=True)
+            if event.done:
+                self.console.print(f"{event.done} of {event.total} runs were finished before and are not repeated.")
+        elif isinstance(event, RunFinished):
+            run, row = event.run, event.row
+            value = row["message"] if row["value"] is None else f"{self.experiment.metric} {row['value']:.4g}"
+            size = f", batch size {run.batch_size}" if len(self.experiment.sizes) > 1 else ""
+            self.console.print(
+                f"[{event.done}/{event.total}] {run.norm}{size}, seed {run.seed}: {value}", soft_wrap=True
+            )
+
+
+def lines_of(experiment: Experiment, verdict: Verdict | None) -> list[str]:
+    """The claim with its verdict."""
+    if verdict is None:
+        return [f"{experiment.number} not run yet: {experiment.claim}."]
+    return [f"{experiment.number} {verdict.outcome}: {experiment.claim}.", f"   {verdict.sentence}"]
+
+
+def write_picture(experiment: Experiment, rows: Sequence[Row], out: Path, quick: bool, console: Console) -> None:
+    """The picture of an experiment beside its rows."""
+    path = folder_of(experiment, out, quick) / f"{experiment.number}.svg"
+    files.replace(path, experiment.picture(Results(rows)))
+    console.print(f"Picture: {path}", soft_wrap=True)

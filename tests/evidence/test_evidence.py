@@ -1,0 +1,137 @@
+"""The experiments: their verdicts follow from their rows, and from nothing else."""
+
+import json
+import math
+import re
+from itertools import pairwise
+
+import pytest
+import torch
+
+from normwise.evidence import EXPERIMENTS, run_experiment
+from normwise.evidence.charts import Line, bars, lines
+from normwise.evidence.e17_moving_averages import MovingAverageNorm
+from normwise.evidence.experiment import HOLDS, HOLDS_WHEN, OUTCOMES, UNDECIDED, Results, student
+from normwise.evidence.reading import committed_rows, judged, read_committed
+
+ALL = list(EXPERIMENTS.values())
+BY_NUMBER = {"argnames": "experiment", "argvalues": ALL, "ids": [experiment.number for experiment in ALL]}
+#: What the committed results say.
+FOUND = {"E2": HOLDS_WHEN, "E4": HOLDS, "E8": HOLDS, "E15": HOLDS, "E17": UNDECIDED, "E18": HOLDS}
+
+
+@pytest.mark.parametrize(**BY_NUMBER)
+def test_the_committed_results_have_every_case_and_seed_and_a_verdict(experiment):
+    rows = committed_rows(experiment)
+    assert len(rows) == len(experiment.cases) * len(experiment.sizes) * experiment.seeds
+    verdict = read_committed(experiment)
+    assert verdict.outcome == FOUND[experiment.number]
+    assert re.search(r"\d", verdict.sentence)
+
+
+@pytest.mark.parametrize(**BY_NUMBER)
+def test_rows_under_other_names_do_not_give_the_same_verdict(experiment):
+    """A rule that would say the same of anything is none."""
+    cases = experiment.cases
+    other = {case: cases[(i + 1) % len(cases)] for i, case in enumerate(cases)}
+    swapped = [row | {"norm": other[row["norm"]]} for row in committed_rows(experiment)]
+    reversed_names = dict(zip(cases, reversed(cases), strict=True))
+    mirrored = [row | {"norm": reversed_names[row["norm"]]} for row in committed_rows(experiment)]
+    sizes = dict(zip(experiment.sizes, reversed(experiment.sizes), strict=True))
+    resized = [row | {"batch_size": sizes[row["batch_size"]]} for row in committed_rows(experiment)]
+    verdicts = [judged(experiment, rows) for rows in (swapped, mirrored, resized)]
+    assert any(verdict.outcome not in (HOLDS, HOLDS_WHEN) for verdict in verdicts)
+    assert all(verdict.outcome in OUTCOMES for verdict in verdicts)
+
+
+@pytest.mark.parametrize(**BY_NUMBER)
+def test_without_a_case_nothing_is_decided(experiment):
+    rows = [row for row in committed_rows(experiment) if row["norm"] != experiment.cases[0]]
+    assert judged(experiment, rows).outcome == UNDECIDED
+    failed = [row | {"status": "failed", "message": "disk full"} for row in committed_rows(experiment)]
+    verdict = judged(experiment, failed)
+    assert (verdict.outcome, "disk full" in verdict.sentence) == (UNDECIDED, True)
+
+
+@pytest.mark.parametrize(**BY_NUMBER)
+def test_the_picture_says_in_words_what_it_shows(experiment):
+    picture = experiment.picture(Results(committed_rows(experiment)))
+    label = re.search(r'aria-label="([^"]+)"', picture)[1]
+    assert len(re.findall(r"\d", label)) > 3
+    assert "nan" not in picture.lower()
+
+
+@pytest.mark.parametrize(**BY_NUMBER)
+def test_what_a_reader_is_told(experiment):
+    assert experiment.number in EXPERIMENTS
+    assert re.search("[ぁ-ん]", experiment.claim_ja)
+    assert set(experiment.said_in) <= {"000", "001", "002", "003"}
+    assert experiment.rule.startswith("Holds")
+    assert experiment.quick_seeds <= experiment.seeds
+    assert experiment.quick_epochs <= experiment.epochs
+
+
+@pytest.mark.parametrize("number", ["E2", "E15"])
+def test_a_quick_run_gives_the_committed_verdict(number, tmp_path):
+    experiment = EXPERIMENTS[number]
+    rows = run_experiment(experiment, tmp_path, quick=True)
+    assert judged(experiment, rows).outcome == FOUND[number]
+    assert (tmp_path / f"{number}-quick" / "results.jsonl").exists()
+
+
+def test_the_command_lists_runs_and_goes_on(command, tmp_path):
+    code, output, errors = command("evidence")
+    assert (code, errors) == (0, "")
+    for number, outcome in FOUND.items():
+        assert f"{number} {outcome}: " in output
+    code, output, _ = command("evidence", "e2", "--quick", "--out", "out")
+    assert code == 0
+    assert "E2 holds when: BatchNorm at batch size 1 is InstanceNorm" in output
+    assert (tmp_path / "out" / "E2-quick" / "E2.svg").read_text().startswith("<svg")
+    code, output, _ = command("evidence", "E2", "--quick", "--out", "out", "--json")
+    (found,) = json.loads(output)
+    assert (found["number"], found["outcome"]) == ("E2", HOLDS_WHEN)
+    assert found["rule"] == EXPERIMENTS["E2"].rule
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(("E99",), "There is no experiment 'E99'; the experiments are E2, E4"), (("E2", "--all"), "write one of them")],
+)
+def test_wrong_input(arguments, said, command):
+    code, output, errors = command("evidence", *arguments)
+    assert (code, output) == (2, "")
+    assert said in errors
+
+
+def test_intervals_are_students():
+    rows = [
+        {"norm": norm, "batch_size": 1, "seed": seed, "status": "finished", "value": value, "metrics": {}}
+        for norm, values in {"a": (1.0, 2.0, 4.0), "b": (0.0, 1.5, 2.0)}.items()
+        for seed, value in enumerate(values)
+    ]
+    low, high = Results(rows).interval("a", "b")
+    half = 4.303 * math.sqrt(7 / 12) / math.sqrt(3)  # of the differences 1, 0.5, 2
+    assert (low, high) == pytest.approx((3.5 / 3 - half, 3.5 / 3 + half))
+    assert Results(rows[:1]).interval("a", "b") == (-math.inf, math.inf)
+    assert student(1) == 12.706
+
+
+def test_the_naive_layer_normalizes_by_its_averages():
+    layer, x = MovingAverageNorm(3), torch.randn(8, 3) * 2 + 1
+    for _ in range(400):
+        layer(x)
+    torch.testing.assert_close(layer.mean, x.mean(0))
+    torch.testing.assert_close(layer(x).var(0), torch.ones(3), rtol=1e-4, atol=1e-4)
+    x.requires_grad_()
+    layer(x).sum().backward()
+    torch.testing.assert_close(x.grad[0], (layer.var + 1e-5).rsqrt())  # nothing passes through the averages
+
+
+def test_names_in_charts_are_escaped_and_do_not_lie_on_each_other():
+    series = {f"<{i}>": Line([(1, 1.0 + 1e-6 * i), (10, 2.0)]) for i in range(4)}
+    picture = lines("title", "x", "y", series, log_y=True)
+    assert "<0>" not in picture.replace("&lt;", "").replace("<text", "")
+    places = sorted(float(y) for y in re.findall(r'<text x="500" y="([\d.]+)"', picture))
+    assert min(b - a for a, b in pairwise(places)) >= 14.9
+    assert "0 ± 0.1" in bars("title", "x", {"none": (0.0, 0.1), "one": (1.0, 0.0)})
