@@ -129,7 +129,7 @@ def test_the_oracle_in_c_has_as_many_activations():
 
 
 BACKENDS = {cpu: None, triton_kernels: {"Backend", "Fused", "Rows"}, reference: {"Backend", "Responses"}}
-PROTOCOLS = ("Backend", "Fused", "Rows", "RowsOfSums", "ModulatedRows", "Responses", "Formulas", "Remembering")
+PROTOCOLS = ("Backend", "Fused", "Rows", "RowsOfSums", "ModulatedRows", "Responses", "Formulas", "Remembering", "Squashing")
 
 
 def test_every_protocol_is_looked_at():

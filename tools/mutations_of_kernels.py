@@ -10,7 +10,7 @@ FUSED = "tests/backends/test_cpu_fused.py"
 IN_TILES = FUSED + " -k 'in_tiles or past_the_caches'"
 JUMPS = "tests/backends/test_cpu_kernels.py -k 'jumps and float32'"
 SLOPES = "tests/backends/test_cpu_kernels.py -k 'whole_range and hardswish and float32'"
-POSITIONS = "tests/operations/test_positional_norm.py -k 'automatic and alone'"
+POSITIONS = "tests/layers/test_positional_norm.py"
 FINISHED = "tests/operations/test_finished_rows.py -k 'automatic and pixels and float32'"
 ROWS = "tests/backends/test_cpu_rows.py -k 'forward_and_backward and float32'"
 SETS = "tests/layers/test_modulated_norm.py -k 'sets_of_many_sizes and float32'"
@@ -132,9 +132,9 @@ MUTATIONS = [
     ),
     Mutation(
         "what is sent back to a sum joins the gradient of both terms",
-        KERNELS + "rows.hpp",
-        "(normalized * slope + constant) + more.at[k];",
-        "(normalized * slope + constant);",
+        KERNELS + "rows_backward.hpp",
+        "(normalized * along + across) + m.at[k];",
+        "(normalized * along + across);",
         SUMS,
     ),
     Mutation(

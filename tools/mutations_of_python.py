@@ -10,7 +10,7 @@ MUTATIONS = [
         "backends/tunings/record.py",
         "Verdict(ratio >= AHEAD, said)",
         "Verdict(ratio < AHEAD, said)",
-        "tests/tuning",
+        "tests/tuning/test_record.py tests/tuning/test_measuring.py tests/tuning/test_choice.py",
     ),
     Mutation(
         "what holds in a process never changes",
@@ -232,22 +232,22 @@ MUTATIONS = [
     Mutation(
         "a kind of call is told by who asks",
         "operations/ways.py",
-        "            asker,\n            shape,\n",
-        "            shape,\n",
+        "*(formula, asker, shape,",
+        "*(formula, shape,",
         "tests/operations/test_ways.py",
     ),
     Mutation(
         "a kind of call is told by whether a backward pass may come",
         "operations/ways.py",
-        "            graph,\n            chosen(),\n",
-        "            chosen(),\n",
+        "activation, graph, chosen(),",
+        "activation, chosen(),",
         "tests/operations/test_ways.py",
     ),
     Mutation(
         "a kind of call is told by the backend that was chosen",
         "operations/ways.py",
-        "            graph,\n            chosen(),\n",
-        "            graph,\n",
+        "activation, graph, chosen(),",
+        "activation, graph,",
         "tests/operations/test_ways.py",
     ),
     Mutation(
@@ -287,7 +287,7 @@ MUTATIONS = [
     ),
     Mutation(
         "the sum is saved for the backward pass, and not its terms",
-        "operations/by_kernels.py",
+        "operations/along_rows.py",
         "    saves_sum = True",
         "    saves_sum = False",
         "tests/operations/test_rows_of_sums.py",
@@ -308,7 +308,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a gate beyond its border is brought back",
-        "operations/unit_interval.py",
+        "layers/unit_interval.py",
         "parameter.data.clamp_(0, 1)",
         "parameter.data.clamp_(0)",
         "tests/layers/test_batch_instance_norm.py",

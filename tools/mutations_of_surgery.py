@@ -174,9 +174,9 @@ MUTATIONS = [
     ),
     Mutation(
         "a command converts the model as it is evaluated",
-        "cli/convert.py",
-        "return net.eval()",
-        "return net",
+        "cli/given_model.py",
+        "    return net.eval()",
+        "    return net",
         "tests/surgery/test_convert_cli.py tests/surgery/test_convert_cli_data.py",
     ),
     Mutation(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..core.numbers import check_whole
 from ..layers import AdaptiveInstanceNorm, ConditionalInstanceNorm2d, Norm, make_norm
-from ..operations.adaptive import Style, style_statistics
+from ..functional.adaptive import Style, style_statistics
 from .resnet import relu_behind
 from .vgg import up_to
 

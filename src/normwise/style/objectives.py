@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..nets.style import AdaptiveStyleNet, StyleNet
-from ..operations.adaptive import Style, adaptive_instance_norm, style_statistics
+from ..functional.adaptive import Style, adaptive_instance_norm, style_statistics
 from .features import Features, mixed_precision
 from .losses import (
     StyleTargets,
