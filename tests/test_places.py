@@ -1,7 +1,6 @@
 """Where something is added in several places, none may be forgotten: normalizers, activations, functions of backends.
 
-CONTRIBUTING names the places. Each test here failed when the place that it watches over was left out of a normalizer,
-an activation or a function of a backend added for the purpose.
+CONTRIBUTING names the places; each test here watches over one of them.
 """
 
 import importlib
@@ -129,7 +128,17 @@ def test_the_oracle_in_c_has_as_many_activations():
 
 
 BACKENDS = {cpu: None, triton_kernels: {"Backend", "Fused", "Rows"}, reference: {"Backend", "Responses"}}
-PROTOCOLS = ("Backend", "Fused", "Rows", "RowsOfSums", "ModulatedRows", "Responses", "Formulas", "Remembering", "Squashing")
+PROTOCOLS = (
+    "Backend",
+    "Fused",
+    "Rows",
+    "RowsOfSums",
+    "ModulatedRows",
+    "Responses",
+    "Formulas",
+    "Remembering",
+    "Squashing",
+)
 
 
 def test_every_protocol_is_looked_at():

@@ -132,6 +132,6 @@ def test_names_in_charts_are_escaped_and_do_not_lie_on_each_other():
     series = {f"<{i}>": Line([(1, 1.0 + 1e-6 * i), (10, 2.0)]) for i in range(4)}
     picture = lines("title", "x", "y", series, log_y=True)
     assert "<0>" not in picture.replace("&lt;", "").replace("<text", "")
-    places = sorted(float(y) for y in re.findall(r'<text x="500" y="([\d.]+)"', picture))
+    places = sorted(float(y) for y in re.findall(r'<text x="530" y="([\d.]+)"', picture))
     assert min(b - a for a, b in pairwise(places)) >= 14.9
     assert "0 ± 0.1" in bars("title", "x", {"none": (0.0, 0.1), "one": (1.0, 0.0)})

@@ -9,8 +9,9 @@ from typing import NamedTuple
 from ..pages import svg
 from ..pages.palette import SERIES
 
-WIDTH, HEIGHT = 640, 340
-LEFT, RIGHT, TOP, BOTTOM = 64, 150, 40, 46
+WIDTH, HEIGHT = 720, 360
+LEFT, RIGHT, TOP, BOTTOM = 64, 200, 52, 46
+CHARACTER = 6.8  # pixels of one, on average
 GLYPHS = "●■◆▲▼★○□◇△"
 BAR = 18
 
@@ -22,11 +23,11 @@ class Line(NamedTuple):
     spreads: Sequence[float] = ()
 
 
-def lines(title: str, x: str, y: str, series: Mapping[str, Line], *, log_y: bool = False) -> str:
-    """Lines over a logarithmic x axis, one colour and glyph each, named at the right."""
+def lines(title: str, x: str, y: str, series: Mapping[str, Line], *, log_x: bool = True, log_y: bool = False) -> str:
+    """Lines, one colour and glyph each, named at the right."""
     xs = [point[0] for line in series.values() for point in line.points]
     ys = [point[1] for line in series.values() for point in line.points]
-    across = svg.LogScale(xs, LEFT, WIDTH - RIGHT)
+    across = (svg.LogScale if log_x else svg.LinearScale)(xs, LEFT, WIDTH - RIGHT)
     up = (svg.LogScale if log_y else svg.LinearScale)(ys, HEIGHT - BOTTOM, TOP)
     parts = [
         svg.text(8, 20, title),
@@ -56,7 +57,7 @@ def lines(title: str, x: str, y: str, series: Mapping[str, Line], *, log_y: bool
 
 def bars(title: str, x: str, values: Mapping[str, tuple[float, float]], *, log: bool = False) -> str:
     """A bar for each name, with its value and spread in figures; zeros of a logarithmic axis have no bar."""
-    height, room = TOP + len(values) * (BAR + 8) + BOTTOM, 210
+    height, room = TOP + len(values) * (BAR + 8) + BOTTOM, 20 + CHARACTER * max(map(len, values))
     positive = [value for value, _ in values.values() if value > 0] or [1.0]
     scale = svg.LogScale(positive, room, WIDTH - 110) if log else svg.LinearScale([0.0, *positive], room, WIDTH - 110)
     parts = [svg.text(8, 20, title), svg.text(WIDTH - 110, height - 12, x, "end quiet")]
@@ -76,10 +77,11 @@ def _points(places: Sequence[tuple[float, float]]) -> str:
 
 
 def _apart(places: Mapping[str, float], least: float = 15.0) -> dict[str, float]:
-    """Names moved down where they would lie on each other."""
+    """Names moved down where they would lie on each other, and up where they would leave the picture."""
     found: dict[str, float] = {}
     below = -1e9
     for name, place in sorted(places.items(), key=lambda item: item[1]):
         below = max(place, below + least)
         found[name] = below
-    return found
+    lifted = max(0.0, below - (HEIGHT - BOTTOM))
+    return {name: place - lifted for name, place in found.items()}

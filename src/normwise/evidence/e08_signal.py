@@ -50,7 +50,9 @@ def picture(results: Results) -> str:
         for case in CASES
     }
     series = {case: line for case, line in series.items() if all(math.isfinite(y) for _, y in line.points)}
-    return lines("The variance over the blocks at initialization", "block", "channel variance", series, log_y=True)
+    return lines(
+        "The variance over the blocks at initialization", "block", "channel variance", series, log_x=False, log_y=True
+    )
 
 
 EXPERIMENT = Experiment(

@@ -127,7 +127,7 @@ def picture(results: Results) -> str:
         for rate in RATES
     }
     title = "Normalizing by moving averages while training"
-    return lines(title, "quarter of the training", "largest norm of the gradient", series, log_y=True)
+    return lines(title, "quarter of the training", "largest norm of the gradient", series, log_x=False, log_y=True)
 
 
 EXPERIMENT = Experiment(

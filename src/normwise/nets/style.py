@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ..core.numbers import check_whole
-from ..layers import AdaptiveInstanceNorm, ConditionalInstanceNorm2d, Norm, make_norm
 from ..functional.adaptive import Style, style_statistics
+from ..layers import AdaptiveInstanceNorm, ConditionalInstanceNorm2d, Norm, make_norm
 from .resnet import relu_behind
 from .vgg import up_to
 

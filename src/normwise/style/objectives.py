@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..nets.style import AdaptiveStyleNet, StyleNet
 from ..functional.adaptive import Style, adaptive_instance_norm, style_statistics
+from ..nets.style import AdaptiveStyleNet, StyleNet
 from .features import Features, mixed_precision
 from .losses import (
     StyleTargets,
