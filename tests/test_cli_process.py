@@ -56,7 +56,7 @@ def test_a_pipe_gets_plain_lines(finished):
     lines = done.stdout.splitlines()
     assert lines[0].startswith("[1/2] BatchNorm, batch size 64, seed 0: accuracy ")
     assert lines[1].startswith("[2/2] ")
-    assert lines[-4:] == [
+    assert lines[lines.index("Report: out/report.html") :][:4] == [
         "Report: out/report.html",
         "Rows: out/results.jsonl",
         "CSV: rows.csv",
@@ -240,7 +240,7 @@ def test_ctrl_c_leaves_a_report_and_the_same_command_goes_on(tmp_path, start, co
     rows = stored_rows(tmp_path / "out")
     assert 1 <= len(rows) < 4
     notice = f"Unfinished: {len(rows)} of 4 runs are in. The same command does the rest."
-    assert rest.endswith(f"{notice}\n")
+    assert notice in rest
     assert notice in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert len((tmp_path / "rows.csv").read_text().splitlines()) == 1 + len(rows)
 

@@ -10,7 +10,7 @@ MUTATIONS = [
         "backends/tunings/record.py",
         "Verdict(ratio >= AHEAD, said)",
         "Verdict(ratio < AHEAD, said)",
-        "tests/tuning/test_record.py tests/tuning/test_measuring.py tests/tuning/test_choice.py",
+        "tests/tuning/test_record.py tests/tuning/test_measuring.py tests/tuning/test_tuned_choice.py",
     ),
     Mutation(
         "what holds in a process never changes",
@@ -31,7 +31,7 @@ MUTATIONS = [
         "operations/ways.py",
         "*(lean_one, torch.get_num_threads()),",
         "lean_one,",
-        "tests/tuning/test_choice.py",
+        "tests/tuning/test_tuned_choice.py",
     ),
     Mutation(
         "a ratio of which rounds are not sure is none",

@@ -61,6 +61,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
 def test_a_killed_head_takes_its_workers_along_and_the_sweep_resumes(tmp_path, monkeypatch):
     script, out = tmp_path / "head.py", tmp_path / "out"

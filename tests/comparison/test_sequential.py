@@ -3,6 +3,7 @@
 import math
 import time
 
+import pytest
 import small_jobs
 
 from normwise.comparison import compare, summarize
@@ -74,6 +75,7 @@ def test_a_resumed_sweep_stops_where_an_undisturbed_one_does(tmp_path):
     assert [(row["key"], row["value"]) for row in rows] == [(row["key"], row["value"]) for row in undisturbed]
 
 
+@pytest.mark.slow
 def test_several_processes_stop_the_same(tmp_path):
     asked = {"train": two_are_behind, "norms": list(LEVEL), **OWN, "until_clear": True, "seeds": 4}
     expected = {(row["key"], row["value"]) for row in compare(**asked)}

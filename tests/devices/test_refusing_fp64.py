@@ -43,7 +43,7 @@ def without_fp64(monkeypatch):
     def context(*, by_operator=True):
         with monkeypatch.context() as patch, Refusing() if by_operator else contextlib.nullcontext():
             patch.setitem(precision._HAS_FP64, "cpu", False)
-            patch.setattr(backends, "_AUTOMATIC", ())
+            patch.setattr(backends.cpu, "serves", lambda _: False)
             yield
 
     return context

@@ -88,6 +88,6 @@ def test_what_cannot_be_painted_is_said(content, style, options, said):
 
 def test_a_picture_that_no_memory_holds(monkeypatch):
     monkeypatch.setattr(optimizing, "_memory", lambda: 2**30)
-    said = r"1000x1000 pixels by optimization need about 3 GiB of memory, this machine has 1; write --size \d+, or"
+    said = r"1000x1000 pixels by optimization need about 4 GiB of memory, this machine has 1; write --size \d+, or"
     with pytest.raises(InputError, match=said):
         stylize(torch.rand(3, 1000, 1000), STYLE, size=1000, features=small_features(blocks=2))

@@ -10,6 +10,7 @@ from normwise.backends import cpu, triton_kernels, use_backend
 from normwise.backends.tunings import stored
 from normwise.backends.tunings.record import from_data
 from normwise.operations import by_graph, by_kernels, by_torch
+from normwise.operations.along_rows import AlongRows
 from normwise.operations.context import context_of
 from normwise.operations.request import layout_of, operation_of
 from normwise.tuning import command as tuning_command
@@ -71,14 +72,14 @@ def test_where_rounds_disagree_or_a_processor_was_missing_there_is_none():
 @needs_kernels
 def test_a_step_goes_both_ways_and_leaves_no_gradients(contest, graph, monkeypatch):
     ways = []
-    for module in (by_torch, by_kernels):
-        for kind in ("OverPools", "AlongRows", *(["FewRows"] if module is by_torch else [])):
-            real = getattr(module, kind).run
-            monkeypatch.setattr(getattr(module, kind), "run", lambda *a, r=real, m=module: ways.append(m) or r(*a))
+    of_torch, of_kernels = (by_torch.OverPools, by_torch.AlongRows, by_torch.FewRows), (by_kernels.OverPools, AlongRows)
+    for taken, kinds in (("torch", of_torch), ("kernels", of_kernels)):
+        for kind in kinds:
+            monkeypatch.setattr(kind, "run", lambda *a, r=kind.run, taken=taken: ways.append(taken) or r(*a))
     request = contest.request(12, CPU, torch.float32, graph=graph)
     for step in measuring.steps_of(request, graph=graph):
         step()
-    assert ways == [by_torch, by_kernels]
+    assert ways == ["torch", "kernels"]
     assert all(t is None or t.grad is None for t in (request.x, *request.parameters))
 
 
@@ -141,6 +142,7 @@ def test_the_command_shows_and_stores_what_the_choice_reads(command, small):
 
 
 @needs_kernels
+@pytest.mark.slow
 def test_the_command_as_json_is_what_is_shipped_and_stored(command, small):
     code, text, errors = command("tune", "--dtypes", "fp64", "--threads", "1", "--json")
     assert (code, errors) == (0, "")

@@ -44,6 +44,8 @@ def is_functionalized() -> bool:
 
 
 def _runs_inside(transform: str) -> bool:
+    if torch.compiler.is_dynamo_compiling():
+        return False  # the graph is of plain operations in any case, and the compiler cannot look at the stack
     functorch = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
     if functorch.peek_interpreter_stack() is None:
         return False

@@ -48,8 +48,10 @@ def moment_shortcut(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 
     Raises ValueError for other shapes.
 
+    >>> import torch
+    >>> from normwise.functional import positional_norm
     >>> x = torch.randn(2, 8, 4, 4)
-    >>> y, mean, std = positional_norm(x, 1e-5)
+    >>> y, mean, std = positional_norm(x, eps=1e-5)
     >>> torch.allclose(moment_shortcut(y, mean, std), x, atol=1e-5)
     True
     """

@@ -99,7 +99,7 @@ def backward(
             grad *= factor[:, None]
             if to_mean is not None:
                 grad += (load(to_mean, entry, there, WIDE) / length)[:, None]
-                grad += v * (2 * load(to_var, entry, there, WIDE) / (length * factor))[:, None]
+                grad += v * (2 * load(to_var, entry, there, WIDE) / tl.where(there, length * factor, 1.0))[:, None]
             tl.store(grad_x + offset, grad, mask=valid)
     s = tl.arange(0, BLOCK_LENGTH)
     place, inside = tl.program_id(0).to(tl.int64) * length + s, s < length

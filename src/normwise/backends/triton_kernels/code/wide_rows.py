@@ -134,7 +134,7 @@ def backward(
             across -= both * factor
         if to_mean is not None:
             across += load(to_mean, entry, there, WIDE) / length
-            along += 2 * load(to_var, entry, there, WIDE) / (length * factor)
+            along += 2 * load(to_var, entry, there, WIDE) / tl.where(there, length * factor, 1.0)
         for step in range(0, tl.cdiv(length, BLOCK_LENGTH)):
             s, offset, valid = values(step, start, there, length, value_stride, BLOCK_LENGTH)
             v = (load(x, offset, valid, WIDE) - center - rest) * factor[:, None]
