@@ -107,6 +107,33 @@ def test_a_new_layer_has_the_old_ones_places_hooks_and_mode():
     assert heard == [new]
 
 
+def trained():
+    model = nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8, eps=1e-2), nn.InstanceNorm2d(8, track_running_stats=True)
+    )
+    for _ in range(3):
+        model(IMAGES)
+    return model.eval()
+
+
+@pytest.mark.parametrize("norm", ["batch", "renorm", "ghost", "sync"])
+def test_a_layer_that_remembers_batches_goes_on_from_the_old_ones_statistics(norm):
+    model = trained()
+    expected = model[:2](IMAGES)
+    kept = model[1].num_batches_tracked.item()
+    replace_normalizers(model, norm, {"1": 2})
+    torch.testing.assert_close(model[:2](IMAGES), expected)
+    assert (model[1].num_batches_tracked.item(), model[1].eps) == (kept, 1e-2)
+
+
+def test_statistics_of_instances_are_not_those_of_batches():
+    model = trained()
+    replace_normalizers(model, "batch", {"2": 2})
+    assert model[2].running_mean.tolist() == [0.0] * 8
+    replace_normalizers(fresh := nn.Sequential(nn.BatchNorm2d(4, eps=1e-2)), "batch", {"0": 2})
+    assert fresh[0].eps == 1e-5
+
+
 def test_a_replacement_that_fails_changes_nothing():
     model = nn.Sequential(nn.Conv1d(2, 8, 3), nn.BatchNorm1d(8), nn.ReLU(inplace=True), nn.BatchNorm1d(8))
     before = list(model)

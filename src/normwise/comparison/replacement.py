@@ -14,6 +14,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from ..core.model_change import ModelChange
 from ..layers import Norm, activates, make_norm
+from ..layers.remembering import memory_of, remembers_instances
 from ..signal.protection import as_it_was
 from .isolation import listening
 from .references import name_of
@@ -95,11 +96,11 @@ def replace_in_place(model: nn.Module, norm: Norm, example: Any = None) -> None:
 def replace_normalizers(model: nn.Module, norm: Norm, ranks: Mapping[str, int]) -> list[str]:
     """Replace in place each layer named in `ranks` by `norm`; returns the names of the new layers.
 
-    Wherever a layer is held the new one is, with its hooks, mode and foreign attributes; after an error the model is as
-    it was. The `drop` and `act` of a layer that has both (timm's BatchNormAct2d, GroupNormAct) follow the new layer,
-    `act` unless the new layer activates by itself.
-    In-place activations become ordinary ones: after a normalizer that is gone they would overwrite its input,
-    which a shortcut may still need.
+    Wherever a layer is held the new one is, with its hooks, mode and foreign attributes; a layer that remembers the
+    statistics of batches goes on from those of the old one. After an error the model is as it was. The `drop` and `act`
+    of a layer that has both (timm's BatchNormAct2d, GroupNormAct) follow the new layer, `act` unless the new layer
+    activates by itself. In-place activations become ordinary ones: after a normalizer that is gone they would overwrite
+    its input, which a shortcut may still need.
     """
     names = []
     layers = normalization_layers(model) | token_layers(model)
@@ -140,7 +141,23 @@ def _channel_layer(norm: Norm, old: nn.Module, rank: int) -> nn.Module:
         raise ValueError("InstanceNorm has one value per sample and channel on features [N, C]; leave 'instance' out.")
     layer = make_norm(norm, channels, rank=max(rank, 1))  # type: ignore[arg-type]
     _carry_affine(old, layer)
+    _carry_memory(old, layer)
     return layer
+
+
+@torch.no_grad()
+def _carry_memory(old: nn.Module, new: nn.Module) -> None:
+    """Running statistics that data have moved are kept, with the eps that goes with them, if both layers pool alike."""
+    theirs, ours = memory_of(old), memory_of(new)
+    if theirs is None or ours is None or remembers_instances(old) != remembers_instances(new):
+        return
+    if (theirs.mean == 0).all() and (theirs.var == 1).all():
+        return
+    for mine, value in zip(ours, theirs, strict=True):
+        if mine is not None and value is not None:
+            mine.copy_(value)
+    if isinstance(eps := getattr(old, "eps", None), float):
+        new.eps = eps  # type: ignore[assignment]
 
 
 @torch.no_grad()
