@@ -69,7 +69,7 @@ class Sweep:
         if store:
             self.retried = store.begin(about, list(self.keys.values()))
             known = {key: row for key, row in store.rows().items() if stamp(row) not in self.retried}
-        self.rows = {run: known[key] for run, key in self.keys.items() if run in set(self.runs) and key in known}
+        self.rows = {run: known[self.keys[run]] for run in self.runs if self.keys[run] in known}
         self.progress = Progress(self.runs, self.experiment.costs(self.runs), self.rows, at_once)
         self.tell(SweepStarted(out=store.folder if store else None, about=about, **self.state()))
         for run, row in self.rows.items():
