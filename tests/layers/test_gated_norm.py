@@ -81,3 +81,13 @@ def test_a_gated_norm_says_what_does_not_fit():
         layer(x, data(N, C, dtype=torch.float32))
     with pytest.raises(TypeError, match="gate expects a floating tensor"):
         layer(x, torch.ones(N, L, C, dtype=torch.long))
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["norm first", "gate first"])
+def test_a_gate_of_a_narrower_type_is_opened_in_that_of_the_statistics(first):
+    x, gate = torch.randn(3, 8, dtype=torch.float64), torch.randn(3, 8)
+    y = nf.gated_rms_norm(x, gate, norm_before_gate=first)
+    opened = gate.double() * gate.double().sigmoid()
+    values = x if first else x * opened
+    exact = values * torch.rsqrt(values.square().mean(-1, keepdim=True) + 1e-5) * (opened if first else 1)
+    torch.testing.assert_close(y, exact, rtol=1e-13, atol=1e-13)

@@ -82,11 +82,13 @@ def gated(
     check_memory(x, gate, weight)
     with without_autocast(x):
         values, factor = to_be_finished(x, activation, residual), None
-        if gate is not None and norm_before_gate:
-            factor = F.silu(widen(gate)).to(widen(x).dtype)
+        # In the type of the statistics of x at least, also where the gate is of a narrower one.
+        opened = None if gate is None else F.silu(gate.to(torch.promote_types(gate.dtype, widen(x).dtype)))
+        if opened is not None and norm_before_gate:
+            factor = opened.to(widen(x).dtype)
             factor = factor if weight is None else factor * weight
-        elif gate is not None:
-            values = widen(x) * F.silu(widen(gate))
+        elif opened is not None:
+            values = widen(x) * opened
         behind = weight if factor is None and groups > 1 else None  # a group has a part of γ, another one each
         values = values if behind is None else widen(values)
         y = _of_groups(values, factor, weight if factor is None and groups == 1 else None, mask, groups, eps)
