@@ -142,3 +142,14 @@ def test_what_is_asked_wrongly_is_said_before_anything_starts(changes, message):
         changes = changes | {"train": lambda run: {"score": 1.0}}
     with pytest.raises(InputError, match=message):
         compare(**({"train": local} | OWN | changes))
+
+
+def test_the_tables_are_in_the_order_that_was_asked(tmp_path, command, monkeypatch):
+    monkeypatch.setattr("sys.path", [*sys.path, str(Path(__file__).parent)])
+    asked = ("--norms", "none,group,batch", "--batch-sizes", "4", "--seeds", "2", "--out", "out", "--json", "rows.json")
+    code, output, _ = command("compare", "--train", "small_jobs:score", "--metric", "score:max", *asked, "--jobs", "2")
+    assert code == 0
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    assert [row["norm"] for row in rows] == ["none", "group", "batch"] * 2
+    table = output.partition("\nbatch size")[2].splitlines()[1:4]
+    assert [line.split()[0] for line in table] == ["No", "GroupNorm", "BatchNorm"]

@@ -300,6 +300,7 @@ def test_the_command_trains_by_a_function_and_its_report_repeats_it(tmp_path, co
     assert (code, errors) == (0, "")
     assert "[1/12] BatchNorm, batch size 4, seed 0: score 5 in " in output
     assert "BatchNorm" in output.partition("Step time")[0]
+    assert "costs at batch size" not in output
     page = (tmp_path / "out" / "report.html").read_text()
     assert "Which normalizer for mine:score?" in page
     assert "--train mine:score --metric score:max" in page.replace("&#x27;", "")

@@ -145,7 +145,7 @@ def compare(
     stopped = None
     try:
         with terminable(), progress:
-            run_comparison(
+            progress.rows = run_comparison(  # in the order of the plan, also where several processes did them
                 model,
                 data,
                 train=train,

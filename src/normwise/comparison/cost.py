@@ -41,7 +41,9 @@ def costs(cells: Sequence[Cell], verdicts: Sequence[Verdict]) -> list[str]:
 def _sentence(batch_size: int, norms: set[str], cells: Sequence[Cell]) -> str | None:
     trained = [cell for cell in cells if cell.batch_size == batch_size and max(cell.diverged, cell.lost) < cell.n]
     leading = [cell for cell in trained if cell.norm in norms]
-    said = [text for price in PRICES if (text := _said(price, leading, trained))]
+    # Step times of a training that is not ours were taken one after another.
+    prices = [price for price in PRICES if price.field != "step_ms" or cells[0].metric.share]
+    said = [text for price in prices if (text := _said(price, leading, trained))]
     if not said or len(trained) < 2:
         return None
     who = spoken(leading[0].norm) if len(leading) == 1 else f"one of the {len(leading)} that lead"
