@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from normwise.evidence import EXPERIMENTS, run_experiment
-from normwise.evidence.charts import Line, bars, lines
+from normwise.evidence.charts import bars, lines
 from normwise.evidence.e17_moving_averages import MovingAverageNorm
 from normwise.evidence.experiment import HOLDS, HOLDS_WHEN, OUTCOMES, UNDECIDED, Results, student
 from normwise.evidence.reading import committed_rows, judged, read_committed
@@ -129,7 +129,7 @@ def test_the_naive_layer_normalizes_by_its_averages():
 
 
 def test_names_in_charts_are_escaped_and_do_not_lie_on_each_other():
-    series = {f"<{i}>": Line([(1, 1.0 + 1e-6 * i), (10, 2.0)]) for i in range(4)}
+    series = {f"<{i}>": [(1, 1.0 + 1e-6 * i), (10, 2.0)] for i in range(4)}
     picture = lines("title", "x", "y", series, log_y=True)
     assert "<0>" not in picture.replace("&lt;", "").replace("<text", "")
     places = sorted(float(y) for y in re.findall(r'<text x="530" y="([\d.]+)"', picture))

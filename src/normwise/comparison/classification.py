@@ -15,7 +15,7 @@ from . import renorm
 from .batches import steps_of_epoch
 from .data import Data, fingerprint, scales_apart
 from .events import RateTried
-from .experiment import Row, Tell
+from .experiment import Listener, Row
 from .groups import small_groups
 from .isolation import isolated
 from .machine import versions
@@ -54,7 +54,7 @@ class Classification:
         self.models = {name: recipe.fingerprint(norm) for name, norm in self.norms.items()}
         self.rates: dict[tuple[str, int], float] = {}
 
-    def prepare(self, runs: Sequence[Run], tell: Tell, store: Store | None) -> None:
+    def prepare(self, runs: Sequence[Run], tell: Listener, store: Store | None) -> None:
         """Choose the learning rate of each contestant at each batch size, where there is a choice."""
         if self.validation is not None:
             first = [run for run in runs if run.seed == self.settings.seeds[0]]
@@ -125,7 +125,7 @@ class Classification:
         return replace(self.settings, learning_rate=chosen)
 
     def _choose_rates(
-        self, runs: Sequence[Run], part: Data, tell: Tell, store: Store | None
+        self, runs: Sequence[Run], part: Data, tell: Listener, store: Store | None
     ) -> dict[tuple[str, int], float]:
         """The learning rate of each contestant at each batch size; what `store` has tried is not tried again."""
         grid = [(run, rate) for run in runs for rate in self.settings.lrs]

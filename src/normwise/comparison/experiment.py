@@ -13,7 +13,7 @@ from .storage import Store
 from .training import EpochReport
 
 Row = dict[str, Any]
-Tell = Callable[[Event], None]
+Listener = Callable[[Event], None]
 
 
 class Experiment(Protocol):
@@ -31,7 +31,7 @@ class Experiment(Protocol):
     #: What `prepare` has chosen for each (norm, batch size).
     rates: dict[tuple[str, int], float]
 
-    def prepare(self, runs: Sequence[Run], tell: Tell, store: Store | None) -> None:
+    def prepare(self, runs: Sequence[Run], tell: Listener, store: Store | None) -> None:
         """What comes before the first run; what `store` holds of it is not done again."""
         ...
 

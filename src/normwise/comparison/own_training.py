@@ -21,7 +21,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from ..layers import Norm
 from .cells import spoken
-from .experiment import Row, Tell
+from .experiment import Listener, Row
 from .isolation import isolated
 from .machine import versions
 from .metric import Metric, as_finite, as_number
@@ -55,7 +55,7 @@ class OwnTraining:
         self.missing: frozenset[tuple[str, int]] = frozenset()
         self.settings = replace(settings, norms=tuple(self.norms))
 
-    def prepare(self, runs: Sequence[Run], tell: Tell, store: Store | None) -> None:
+    def prepare(self, runs: Sequence[Run], tell: Listener, store: Store | None) -> None:
         """Nothing: what a run needs, its function prepares."""
 
     def keys(self, runs: Sequence[Run]) -> dict[Run, str]:

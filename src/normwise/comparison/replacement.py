@@ -19,8 +19,7 @@ from ..signal.protection import as_it_was
 from .isolation import listening
 from .references import name_of
 from .settings import InputError
-from .token_layers import is_for_tokens as is_for_tokens
-from .token_layers import leave_fast_path, token_layer, token_layers
+from .token_layers import is_for_tokens, leave_fast_path, token_layer, token_layers
 
 # The "rank" of a layer that normalizes tokens [*, C].
 TOKENS = -1

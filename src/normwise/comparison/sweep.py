@@ -6,20 +6,18 @@ import itertools
 import math
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import Any
 
-from .events import EpochFinished, Event, RunFinished, RunSkipped, RunStarted, SweepStarted
-from .experiment import Experiment, Row
+from .events import EpochFinished, RunFinished, RunSkipped, RunStarted, SweepStarted
+from .experiment import Experiment, Listener, Row
 from .machine import machine, versions
 from .progress import Progress
 from .sequential import stops_among
 from .settings import InputError, Run
 from .storage import Store, stamp
-
-Listener = Callable[[Event], None]
 
 # Seconds between two looks at what other processes have done.
 WAIT = 0.5

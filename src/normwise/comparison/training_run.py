@@ -10,7 +10,8 @@ from torch import nn
 from ..layers import Norm, make_norm
 from ..layers.registry import find_normalizer
 from .metric import as_finite
-from .replacement import is_for_tokens, replace_in_place
+from .replacement import replace_in_place
+from .token_layers import is_for_tokens
 
 Model = TypeVar("Model", bound=nn.Module)
 Report = Callable[[int, dict[str, float | None]], None]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import NamedTuple
 
 from ..pages import svg
 from ..pages.palette import SERIES
@@ -16,17 +15,14 @@ GLYPHS = "●■◆▲▼★○□◇△"
 BAR = 18
 
 
-class Line(NamedTuple):
-    """A line: its points (x, y) and the spread of each y over the seeds, 0 for none."""
-
-    points: Sequence[tuple[float, float]]
-    spreads: Sequence[float] = ()
+#: The points (x, y) of a line.
+Line = Sequence[tuple[float, float]]
 
 
 def lines(title: str, x: str, y: str, series: Mapping[str, Line], *, log_x: bool = True, log_y: bool = False) -> str:
     """Lines, one colour and glyph each, named at the right."""
-    xs = [point[0] for line in series.values() for point in line.points]
-    ys = [point[1] for line in series.values() for point in line.points]
+    xs = [point[0] for line in series.values() for point in line]
+    ys = [point[1] for line in series.values() for point in line]
     across = (svg.LogScale if log_x else svg.LinearScale)(xs, LEFT, WIDTH - RIGHT)
     up = (svg.LogScale if log_y else svg.LinearScale)(ys, HEIGHT - BOTTOM, TOP)
     parts = [
@@ -38,20 +34,18 @@ def lines(title: str, x: str, y: str, series: Mapping[str, Line], *, log_x: bool
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{up(tick):.1f}" y2="{up(tick):.1f}"/>')
         parts.append(svg.text(LEFT - 6, up(tick) + 4, f"{tick:g}", "end quiet"))
     parts += [svg.text(across(tick), HEIGHT - BOTTOM + 18, f"{tick:g}", "middle quiet") for tick in sorted(set(xs))]
-    names = _apart({name: up(line.points[-1][1]) for name, line in series.items()})
+    names = _apart({name: up(line[-1][1]) for name, line in series.items()})
     for i, (name, line) in enumerate(series.items()):
         color, glyph = SERIES[i % len(SERIES)], GLYPHS[i % len(GLYPHS)]
-        places = [(across(px), up(py)) for px, py in line.points]
+        places = [(across(px), up(py)) for px, py in line]
         parts.append(f'<polyline fill="none" stroke="{color}" stroke-width="1.5" points="{_points(places)}"/>')
-        for (px, py), (value_x, value_y) in zip(places, line.points, strict=True):
+        for (px, py), (value_x, value_y) in zip(places, line, strict=True):
             parts.append(svg.dot(px, py, color, glyph, f"{name}, {x} {value_x:g}: {value_y:.4g}"))
         parts.append(
             f'<text x="{WIDTH - RIGHT + 10}" y="{names[name] + 4:.1f}" style="fill:{color}">'
             f"{glyph} {escape(name, quote=False)}</text>"
         )
-    said = "; ".join(
-        f"{name}: {', '.join(f'{py:.3g} at {px:g}' for px, py in line.points)}" for name, line in series.items()
-    )
+    said = "; ".join(f"{name}: {', '.join(f'{py:.3g} at {px:g}' for px, py in line)}" for name, line in series.items())
     return svg.document(WIDTH, HEIGHT, parts, f"{title}. {y} against {x}. {said}.")
 
 

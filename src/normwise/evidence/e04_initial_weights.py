@@ -11,7 +11,7 @@ from torch import nn
 from ..comparison import TrainingRun
 from ..layers import make_norm
 from ..weights import scaled_weight_standardization
-from .charts import Line, lines
+from .charts import lines
 from .digits import digits, flat
 from .experiment import DOES_NOT_HOLD, HOLDS, HOLDS_WHEN, UNDECIDED, Experiment, Results, Verdict
 
@@ -84,7 +84,7 @@ def _range(results: Results, norm: str, scales: Sequence[float]) -> float:
 
 
 def picture(results: Results) -> str:
-    series = {norm: Line([(scale, 100 * results.mean(case_of(norm, scale))) for scale in SCALES]) for norm in NORMS}
+    series = {norm: [(scale, 100 * results.mean(case_of(norm, scale))) for scale in SCALES] for norm in NORMS}
     title = f"{DEPTH} layers: accuracy against the scale of the initial weights"
     return lines(title, "scale (1: He's)", "test accuracy, %", series)
 

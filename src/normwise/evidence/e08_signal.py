@@ -9,7 +9,7 @@ import torch
 from ..comparison import TrainingRun
 from ..signal import trace
 from ..signal.paper import paper_networks
-from .charts import Line, lines
+from .charts import lines
 from .experiment import DOES_NOT_HOLD, HOLDS, Experiment, Results, Verdict
 
 DEPTH, SHAPE = 26, (8, 3, 64, 64)
@@ -46,10 +46,10 @@ def judge(results: Results) -> Verdict:
 
 def picture(results: Results) -> str:
     series = {
-        case: Line([(i, max(1e-12, results.mean(case, name=f"variance {i}"))) for i in range(1, BLOCKS + 1)])
+        case: [(i, max(1e-12, results.mean(case, name=f"variance {i}"))) for i in range(1, BLOCKS + 1)]
         for case in CASES
     }
-    series = {case: line for case, line in series.items() if all(math.isfinite(y) for _, y in line.points)}
+    series = {case: line for case, line in series.items() if all(math.isfinite(y) for _, y in line)}
     return lines(
         "The variance over the blocks at initialization", "block", "channel variance", series, log_x=False, log_y=True
     )

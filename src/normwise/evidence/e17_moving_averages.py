@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..comparison import TrainingRun
 from ..comparison.renorm import fit_schedules
 from ..layers import make_norm
-from .charts import Line, lines
+from .charts import lines
 from .digits import digits, flat
 from .experiment import DOES_NOT_HOLD, HOLDS, HOLDS_WHEN, UNDECIDED, Experiment, Results, Verdict
 
@@ -120,9 +120,9 @@ def _between(factors: list[float]) -> str:
 
 def picture(results: Results) -> str:
     series = {
-        f"{norm.replace('batch renormalization', 'renorm')}, {rate:g}": Line(
-            [(q, results.mean(case_of(norm, rate), name=f"quarter {q}")) for q in QUARTERS]
-        )
+        f"{norm.replace('batch renormalization', 'renorm')}, {rate:g}": [
+            (q, results.mean(case_of(norm, rate), name=f"quarter {q}")) for q in QUARTERS
+        ]
         for norm in NORMS
         for rate in RATES
     }

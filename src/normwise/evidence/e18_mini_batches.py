@@ -7,7 +7,7 @@ import math
 import torch
 
 from ..comparison import TrainingRun
-from .charts import Line, lines
+from .charts import lines
 from .digits import digits
 from .experiment import DOES_NOT_HOLD, HOLDS, Experiment, Results, Verdict
 
@@ -54,11 +54,10 @@ def _slope(results: Results, case: str) -> float:
 
 def picture(results: Results) -> str:
     series = {
-        f"of the {case}": Line([(size, results.mean(case, size)) for size in results.sizes()])
-        for case in (MEAN, VARIANCE)
+        f"of the {case}": [(size, results.mean(case, size)) for size in results.sizes()] for case in (MEAN, VARIANCE)
     }
     start = results.mean(MEAN, SIZES[0])
-    series["1/√n"] = Line([(size, start * math.sqrt(SIZES[0] / size)) for size in results.sizes()])
+    series["1/√n"] = [(size, start * math.sqrt(SIZES[0] / size)) for size in results.sizes()]
     title = "How far the statistics of a mini-batch are from the whole"
     return lines(title, "batch size", "relative spread over draws", series, log_y=True)
 

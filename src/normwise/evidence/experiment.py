@@ -31,7 +31,6 @@ class Results:
 
     def __init__(self, rows: Sequence[Row]) -> None:
         self.rows = [row for row in rows if row["status"] == "finished"]
-        self.lost = len(rows) - len(self.rows)
 
     def cases(self) -> list[str]:
         return list(dict.fromkeys(row["norm"] for row in self.rows))
@@ -77,7 +76,7 @@ class Experiment:
         judge: from results to the verdict.
         picture: from results to an SVG that shows the claim.
         sizes: batch sizes, where they matter.
-        seeds, epochs: of the whole experiment; `quick_seeds`, `quick_epochs` and `quick_sizes` of the reduced one.
+        seeds, epochs: of the whole experiment; `quick_seeds` and `quick_epochs` of the reduced one.
     """
 
     number: str
@@ -95,7 +94,6 @@ class Experiment:
     sizes: tuple[int, ...] = (1,)
     seeds: int = 5
     epochs: int = 1
-    quick_sizes: tuple[int, ...] | None = None
     quick_seeds: int = 3
     quick_epochs: int = 1
 

@@ -44,11 +44,10 @@ def run_experiment(
         jobs: processes that do runs at a time.
         on_event: as in `compare`.
     """
-    sizes = experiment.quick_sizes if quick and experiment.quick_sizes else experiment.sizes
     return compare(
         train=experiment.measure,
         norms=[Case(name) for name in experiment.cases],
-        batch_sizes=list(sizes),
+        batch_sizes=list(experiment.sizes),
         seeds=experiment.quick_seeds if quick else experiment.seeds,
         epochs=experiment.quick_epochs if quick else experiment.epochs,
         metric=experiment.metric,
