@@ -66,6 +66,10 @@ def _home(layer: nn.Module) -> type:
     return next(kind for kind in type(layer).__mro__ if kind.__module__.startswith("normwise."))
 
 
+#: What arguments mostly are; asking each of them for a symbol would take as long as a kernel's call.
+_NO_SYMBOLS = frozenset((Tensor, nn.Parameter, int, float, bool, str, type(None)))
+
+
 def one_node(function: F) -> F:
     """A public function that makes one ``call_function`` of itself where an argument is a symbol.
 
@@ -75,7 +79,9 @@ def one_node(function: F) -> F:
     @wraps(function)
     def call(*given: Any, **options: Any) -> Any:
         for value in (*given, *options.values()):
-            symbol = None if value is None or type(value) is Tensor else _symbol_in(value)
+            if type(value) in _NO_SYMBOLS:
+                continue
+            symbol = _symbol_in(value)
             if symbol is not None:
                 return symbol.tracer.create_proxy("call_function", call, given, options)
         return function(*given, **options)
