@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from ..progress_bar import ProgressBar
 from .cases import DTYPES, LAYOUTS
 from .measure import WRONG
 from .storage import Row
@@ -35,31 +35,15 @@ LISTED = 8
 OTHERS = {"compiled_ms": "compiled", "autotuned_ms": "autotuned", "liger_ms": "liger", "quack_ms": "quack"}
 
 
-class Ticker:
+class Ticker(ProgressBar):
     """Listener of a sweep: a progress bar in a terminal, one line per cell elsewhere."""
-
-    def __init__(self, console: Console) -> None:
-        self.console = console
-        columns = (BarColumn(24), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-        self._bar = Progress(*columns, console=console, transient=True)
-        self._task = self._bar.add_task("")
-        self._live = console.file.isatty() and not console.is_dumb_terminal
-
-    def __enter__(self) -> Ticker:
-        if self._live:
-            self._bar.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._live:
-            self._bar.stop()
 
     def __call__(self, row: Row, done: int, total: int) -> None:
         """Take in a finished cell."""
-        if self._live:
-            self._bar.update(self._task, completed=done, total=total, description=f"{title(row)}, {row['shape']}")
+        if self.live:
+            self.show(done, total, f"{title(row)}, {row['shape']}")
         else:
-            self.console.print(f"[{done}/{total}] {place(row)}: {outcome(row)}", soft_wrap=True)
+            self.say(f"[{done}/{total}] {place(row)}: {outcome(row)}")
 
 
 def outcome(row: Row) -> str:
