@@ -1,5 +1,7 @@
 """Step times are taken side by side, and Batch Renormalization's schedule fits the run."""
 
+from contextlib import contextmanager
+
 import pytest
 import small_problems
 import torch
@@ -89,3 +91,23 @@ def test_a_normalizer_of_the_callers_own_keeps_its_schedule():
     net = torch.nn.Sequential(make_norm(own, 4))
     Trainer(Network(net, ("0",)), small_problems.blob_data(), Run("own", 8, 0), chosen())
     assert (net[0].r_max, net[0].d_max) == (BatchRenorm2d(4, r_max=2.0).r_max, BatchRenorm2d(4, d_max=1.0).d_max)
+
+
+def test_step_times_are_taken_once_and_not_while_another_process_has_the_runs(monkeypatch, tmp_path):
+    asked, refused = [], iter([False] * 6)
+
+    def times(trainers):
+        asked.append(list(trainers))
+        return dict.fromkeys(trainers, 7.0)
+
+    @contextmanager
+    def claim(store, place):
+        yield next(refused, True)
+
+    monkeypatch.setattr("normwise.comparison.classification.side_by_side", times)
+    monkeypatch.setattr("normwise.comparison.sweep.WAIT", 0.0)
+    monkeypatch.setattr("normwise.comparison.storage.Store.claim", claim)
+    small = {"model": "small_problems:net", "data": "small_problems:blobs", "epochs": 1, "seeds": 1}
+    rows = compare(**small, norms=["batch", "none"], batch_sizes=[8], out=tmp_path)
+    assert [row["step_ms"] for row in rows] == [7.0, 7.0]
+    assert asked == [["batch", "none"]]

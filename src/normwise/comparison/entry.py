@@ -156,13 +156,13 @@ def compare(
         until_clear=until_clear,
     )
     check_jobs(jobs)
-    part = parse_shard(shard)
+    part, seconds = parse_shard(shard), parse_budget(budget)
     if jobs > 1 and ray is not None:
         raise InputError("jobs= and ray= both say who does the runs; write one of them.")
     if jobs > 1 or ray is not None:
         request.check_picklable("jobs" if jobs > 1 else "ray")
     with threads_of_each(jobs) as threads, ExitStack() as stack:
-        sweep = Sweep(open_experiment(request), part, parse_budget(budget))
+        sweep = Sweep(open_experiment(request), part, seconds)
         if out is None and jobs > 1:
             out = stack.enter_context(tempfile.TemporaryDirectory())
         store = None if out is None else stack.enter_context(Store(Path(out)))

@@ -40,6 +40,7 @@ class Sweep:
         self.progress = Progress(self.runs, dict.fromkeys(experiment.settings.batch_sizes, 1.0), ())
         self.tell: Listener = lambda _: None
         self.store: Store | None = None
+        self._step_ms: dict[tuple[int, int], Mapping[str, float | None]] = {}
 
     def run(self, on_event: Listener | None, store: Store | None) -> list[Row]:
         """Do the runs that `store` does not hold yet; returns the rows of all runs in the order of the plan.
@@ -50,9 +51,8 @@ class Sweep:
         while pending := self.pending():
             before = len(self.rows)
             for group in grouped(pending):
-                step_ms = self.step_times(group)
                 for run in group:
-                    self._do_if_free(run, step_ms)
+                    self._do_if_free(run, group)
             if len(self.rows) == before:
                 time.sleep(WAIT)
         return self.finished()
@@ -165,10 +165,18 @@ class Sweep:
             **_done(begin, started),
         }
 
-    def _do_if_free(self, run: Run, step_ms: Mapping[str, float | None]) -> None:
+    def _times_once(self, group: Sequence[Run]) -> Mapping[str, float | None]:
+        """The step times of a group, asked for when the first of its runs is done here."""
+        at = group[0].seed, group[0].batch_size
+        if at not in self._step_ms:
+            self._step_ms[at] = self.step_times(group)
+        return self._step_ms[at]
+
+    def _do_if_free(self, run: Run, group: Sequence[Run]) -> None:
         with self.claim(run) as mine:
             if not mine or self.progress.expected(run) > self.ends_at - time.monotonic():
                 return
+            step_ms = self._times_once(group)
             self.tell(RunStarted(run=run, **self.state()))
             times = {"step_ms": step_ms[run.norm]} if run.norm in step_ms else {}
             self.write(run, self.do(run) | times)
