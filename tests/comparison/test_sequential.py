@@ -5,6 +5,7 @@ import time
 
 import pytest
 import small_jobs
+import torch
 
 from normwise.comparison import compare, summarize
 from normwise.comparison.report.page import build_page
@@ -75,8 +76,18 @@ def test_a_resumed_sweep_stops_where_an_undisturbed_one_does(tmp_path):
     assert [(row["key"], row["value"]) for row in rows] == [(row["key"], row["value"]) for row in undisturbed]
 
 
+@pytest.fixture
+def one_thread():
+    """As many as each of two processes has on two processors."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.slow
-def test_several_processes_stop_the_same(tmp_path):
+def test_several_processes_stop_the_same(tmp_path, one_thread, monkeypatch):
+    monkeypatch.setattr("normwise.comparison.jobs._processors", lambda: 2)
     asked = {"train": two_are_behind, "norms": list(LEVEL), **OWN, "until_clear": True, "seeds": 4}
     expected = {(row["key"], row["value"]) for row in compare(**asked)}
     assert {(row["key"], row["value"]) for row in compare(**asked, jobs=2, out=tmp_path)} == expected
