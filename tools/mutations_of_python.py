@@ -237,6 +237,13 @@ MUTATIONS = [
         "tests/test_set_later.py",
     ),
     Mutation(
+        "what a standardized weight was made of is looked at before its backward",
+        "weights/standardization.py",
+        "return guarded((centered * scale).reshape(weight.shape).to(weight.dtype), weight, gain)",
+        "return (centered * scale).reshape(weight.shape).to(weight.dtype)",
+        "tests/layers/test_released_between.py",
+    ),
+    Mutation(
         "a kind of call is told by the kinds of its tensors",
         "operations/ways.py",
         "if seen.check(*tensors):\n                return way",
