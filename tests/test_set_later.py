@@ -8,6 +8,7 @@ import torch
 from test_wrong_arguments import LAYERS, NO_NUMBERS, ROWS, X
 
 import normwise as nw
+from normwise.core.policy import StatisticsPolicy
 
 TRACKING = functools.partial(nw.InstanceNorm2d, track_running_stats=True)
 
@@ -94,3 +95,51 @@ def test_rules_that_are_set_later(rule):
     with pytest.raises(ValueError, match=f"{rule} must be '.*' or '.*', received 'ignore'"):
         setattr(policy, rule, "ignore")
     assert getattr(policy, rule) in ("skip", "error")
+
+
+#: What is set, a value that holds, values that do not, and what the error says.
+OF_A_MEMORY = [
+    ("process_group", "world", (5, True, "word", ["world"]), "process_group must be 'world', a ProcessGroup or None"),
+    ("bank", "night", (5, True, "", "a.b", ("a",)), "a bank's name must be a non-empty string without dots"),
+    ("policy", StatisticsPolicy("propagate"), (None, "skip", 5), "policy must be a StatisticsPolicy"),
+]
+
+
+@pytest.mark.parametrize("build", [nw.BatchNorm2d, nw.SwitchableNorm2d, nw.GhostBatchNorm2d, TRACKING])
+@pytest.mark.parametrize(("name", "right", "wrong_ones", "says"), OF_A_MEMORY, ids=[case[0] for case in OF_A_MEMORY])
+def test_how_statistics_are_kept_that_is_set_later(build, name, right, wrong_ones, says):
+    if build is TRACKING and name == "process_group":
+        return  # it pools over nobody
+    layer = build(6)
+    setattr(layer, name, right)
+    for wrong in wrong_ones:
+        with pytest.raises((TypeError, ValueError), match=f"{type(layer).__name__}: {says}.*received"):
+            setattr(layer, name, wrong)
+        assert getattr(layer, name) is right
+
+
+def test_a_bank_that_is_set_later_is_the_memory_from_then_on():
+    layer, alone = nw.BatchNorm2d(6), nw.BatchNorm2d(6)
+    layer.bank = "night"
+    layer(X), alone(X)
+    assert torch.equal(layer.banks["night"].running_mean, alone.running_mean)
+    assert not layer.running_mean.any()
+
+
+@pytest.mark.parametrize(("name", "wrong_ones"), [("frozen", ("no", None, 1)), ("paused", (-1, "a", 1.0, True))])
+def test_states_of_a_policy_that_are_set_later(name, wrong_ones):
+    """ "no" would freeze a layer, silently."""
+    policy = nw.BatchNorm2d(6).policy
+    before = getattr(policy, name)
+    for wrong in wrong_ones:
+        with pytest.raises((TypeError, ValueError), match=rf"{name} must be .*received"):
+            setattr(policy, name, wrong)
+    assert getattr(policy, name) is before
+
+
+@pytest.mark.parametrize("wrong", [("batch",), ("a", "b", "c"), ("instance", "batch", "layer"), None, "layer"])
+def test_branches_that_are_set_later(wrong):
+    layer = nw.SwitchableNorm2d(6)
+    with pytest.raises(ValueError, match="SwitchableNorm2d: branches must be"):
+        layer.branches = wrong
+    assert layer.branches == ("instance", "layer", "batch")

@@ -218,9 +218,30 @@ MUTATIONS = [
     Mutation(
         "a weight that torch's operator saved is looked at before its backward",
         "operations/saved.py",
-        "t.numel() != count or t.dtype is not dtype",
+        "t.shape != shape or t.dtype is not dtype",
         "t.dtype is not dtype",
         "tests/operations/test_between_passes.py",
+    ),
+    Mutation(
+        "a backward pass goes by the labels of its forward pass",
+        "layers/_conditions.py",
+        "condition.to(torch.int64, copy=True)",
+        "condition.long()",
+        "tests/operations/test_between_passes.py",
+    ),
+    Mutation(
+        "how a layer keeps statistics is checked when it is set later, too",
+        "layers/running_layer.py",
+        "            self.checked[name](self, value)\n",
+        "            pass\n",
+        "tests/test_set_later.py",
+    ),
+    Mutation(
+        "what a standardized weight was made of is looked at before its backward",
+        "weights/standardization.py",
+        "return guarded((centered * scale).reshape(weight.shape).to(weight.dtype), weight, gain)",
+        "return (centered * scale).reshape(weight.shape).to(weight.dtype)",
+        "tests/layers/test_released_between.py",
     ),
     Mutation(
         "a kind of call is told by the kinds of its tensors",

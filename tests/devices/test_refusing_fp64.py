@@ -116,7 +116,6 @@ def test_compiled(case, training, without_fp64):
         pytest.skip("needs a process group")
     layer = case.layer(torch.float32).train(training)
     x, cotangent, condition = (case.input(torch.float32), case.input(torch.float32, 1), case.condition(torch.float32))
-    torch._dynamo.reset()
     graph = torch.compile(layer, fullgraph=True, backend=aot_autograd(fw_compiler=checked))
     with without_fp64(by_operator=False):  # the compiler traces nothing under a mode
         got = results_of(graph, layer, x, cotangent, condition)

@@ -21,6 +21,8 @@ ROUNDINGS = 32
 TRIALS = 3
 #: What a result may differ by in terms of the trials' largest difference.
 MARGIN = 16.0
+#: Layers whose own convolutions or linear layer predict a map, in their parameters' type.
+PREDICTED = ("spade", "adaptive-layer", "adaptive-rms")
 #: Roundings of the output's own type: of y, of a sum with the residual and of an activation.
 LAST_ROUNDINGS = 4
 #: Roundings of the cotangent that a gradient may be off by where its terms cancel to 0, in the trials exactly.
@@ -112,7 +114,7 @@ def _difference(value: Tensor, want: Tensor, spread: float) -> str | None:
 
 def _unit(call: Call) -> float:
     """One rounding of the type that the call computes in."""
-    if "spade" in call.subject:  # whose convolutions compute in their parameters' type
+    if call.subject.startswith(PREDICTED):
         return max(UNIT[DTYPES[call.dtype]], UNIT[DTYPES[call.kept]])
     narrowed = call.fault is not None and call.fault.target == "x" and call.fault.change != "data fp64"
     return UNIT[torch.float64 if call.dtype == "fp64" and not narrowed else torch.float32]

@@ -16,6 +16,7 @@ POOLS = {
     "layer": lambda dims: tuple(range(1, dims)),
     "pixel-layer": lambda dims: (1,),
     "layer_norm2d": lambda dims: (1,),
+    "positional": lambda dims: (1,),
     "positional_norm": lambda dims: (1,),
     "pixel-rms": lambda dims: (1,),
     "rms_norm2d": lambda dims: (1,),
@@ -24,6 +25,8 @@ POOLS = {
     "token-rms": lambda dims: (dims - 1,),
     "rms_norm": lambda dims: (dims - 1,),
 }
+#: By the unbiased variance.
+UNBIASED = ("positional", "positional_norm")
 EPS = {"pixel-layer": 1e-6, "layer_norm2d": 1e-6, "pixel-rms": 1e-6, "rms_norm2d": 1e-6}
 
 
@@ -53,7 +56,8 @@ def by_the_paper(scene: Scene, y: Tensor) -> None:
     rms = "rms" in name
     eps = EPS.get(name, np.finfo(np.float64).eps if rms else 1e-5)
     mean = 0.0 if rms else x.mean(axes, keepdims=True)
-    want = (x - mean) / np.sqrt(np.square(x - mean).mean(axes, keepdims=True) + eps)
+    count = np.prod([x.shape[axis] for axis in axes]) - (name in UNBIASED)
+    want = (x - mean) / np.sqrt(np.square(x - mean).sum(axes, keepdims=True) / count + eps)
     for table, combine in (("weight", np.multiply), ("bias", np.add)):
         if table in scene.tensors:
             values = scene.tensors[table].detach().numpy()

@@ -143,6 +143,74 @@ def test_the_backward_pass_may_run_where_other_modes_hold(name, where):
             torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
 
 
+CONDITIONS = {"labels": lambda: torch.tensor([0, 2]), "weights": lambda: torch.rand(2, 3)}
+CONDITIONAL = [nw.ConditionalBatchNorm2d, nw.ConditionalInstanceNorm2d]
+
+
+def _a_row(weight):
+    weight.data = weight.data[:1].clone()
+
+
+def _a_column(weight):
+    weight.data = weight.data[:, :1].clone()
+
+
+def _narrower(weight):
+    weight.data = weight.data.half()
+
+
+@pytest.mark.parametrize("table", ["weight", "bias"])
+@pytest.mark.parametrize("change", [_of_another_size, _larger, _a_row, _a_column, _narrower, _released])
+@pytest.mark.parametrize("condition", CONDITIONS)
+@pytest.mark.parametrize("build", CONDITIONAL)
+def test_a_table_of_conditions_that_is_not_what_it_was_is_an_error(build, condition, change, table):
+    """A gradient for a table of another size would be kept, silently."""
+    layer, x = build(4, 3), torch.randn(2, 4, 8, 8, requires_grad=True)
+    y = layer(x, CONDITIONS[condition]())
+    change(getattr(layer, table))
+    with pytest.raises(RuntimeError, match=r"that the backward pass needs is|was released"):
+        y.backward(torch.randn_like(y))
+    assert getattr(layer, table).grad is None
+
+
+@pytest.mark.parametrize("change", [_of_another_size, _larger, _a_row, _released])
+@pytest.mark.parametrize("build", CONDITIONAL)
+def test_weights_of_conditions_that_are_not_what_they_were_are_an_error(build, change):
+    layer, x, condition = build(4, 3), torch.randn(2, 4, 8, 8, requires_grad=True), torch.rand(2, 3)
+    y = layer(x, condition)
+    change(condition)
+    with pytest.raises(RuntimeError, match=r"that the backward pass needs is|was released"):
+        y.backward(torch.randn_like(y))
+
+
+def _beyond(labels):
+    labels.data = torch.tensor([2**40, -7])
+
+
+@pytest.mark.parametrize("change", [_beyond, _in_place, _of_another_size, _released])
+@pytest.mark.parametrize("build", CONDITIONAL)
+def test_labels_are_copied(build, change):
+    """The backward pass writes into the tables' gradients by them."""
+    layer, x, labels = build(4, 3), torch.randn(2, 4, 8, 8, requires_grad=True), torch.tensor([0, 2])
+    cotangent = torch.randn(x.shape)
+    want = torch.autograd.grad(copy.deepcopy(layer)(x, labels), x, cotangent)[0]
+    y = layer(x, labels)
+    change(labels)
+    y.backward(cotangent)
+    assert torch.equal(x.grad, want)
+    assert layer.weight.grad[[0, 2]].any(1).all()
+    assert not layer.weight.grad[1].any()
+
+
+@pytest.mark.parametrize("condition", CONDITIONS)
+@pytest.mark.parametrize("build", CONDITIONAL)
+def test_a_condition_that_was_released_is_an_error(build, condition):
+    given = CONDITIONS[condition]()
+    given.untyped_storage().resize_(0)
+    with pytest.raises(RuntimeError, match="was released"):
+        build(4, 3)(torch.randn(2, 4, 8, 8), given)
+
+
 def test_an_expanded_x_that_was_released_before_the_backward_of_rows():
     """It is made contiguous first, which reads it."""
     leaf = torch.randn(1, 2, 1, requires_grad=True)

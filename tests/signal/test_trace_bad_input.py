@@ -209,7 +209,6 @@ def test_compiled_models_run_uncompiled():
     model.compile(backend=backend)
     assert nw.trace(model, batch).taps == expected
     assert len(compiled) == before, "parts that are compiled run as they were written, too"
-    torch._dynamo.reset()
 
 
 def test_wrapped_in_parallel():

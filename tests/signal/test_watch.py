@@ -210,7 +210,6 @@ def test_compiled_models():
     model.compile(backend=backend)
     with pytest.raises(TypeError, match=r"compiled in place; use model = torch.compile\(model\)"):
         nw.watch(model, log)
-    torch._dynamo.reset()
 
 
 def test_distributed_data_parallel(tmp_path):
@@ -370,4 +369,3 @@ def test_what_is_converted_or_transformed_is_no_step(name):
         CONVERSIONS[name](net, x)
         net(x).sum().backward()
     assert steps == [(0, 3), (1, 3)]
-    torch._dynamo.reset()

@@ -32,13 +32,6 @@ KINDS = {
 every_kind = pytest.mark.parametrize("make", KINDS.values(), ids=KINDS)
 
 
-@pytest.fixture(autouse=True)
-def _fresh_compiler():
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
-
-
 def trained(layer, call, steps=3):
     """Two forwards before each backward; what the state is after some steps."""
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)

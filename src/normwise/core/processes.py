@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor
 
+from .tables import called
+
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup as ProcessGroup
 else:
@@ -16,6 +18,15 @@ else:
 def gather(table: Tensor, group: ProcessGroup) -> Tensor:
     """Every process' ``table`` on a new first axis, in the order of their ranks."""
     return _Gather.apply(table, group)
+
+
+def check_group(caller: object, group: Any) -> None:
+    """What a layer may be given as ``process_group``: a group, the name of all processes, or None."""
+    if group is None or group == "world":
+        return
+    if not (torch.distributed.is_available() and isinstance(group, torch.distributed.ProcessGroup)):
+        kind = ValueError if isinstance(group, str) else TypeError
+        raise kind(f"{called(caller)}: process_group must be 'world', a ProcessGroup or None, received {group!r}.")
 
 
 def resolve_group(group: ProcessGroup | str | None) -> ProcessGroup | None:

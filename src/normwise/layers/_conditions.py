@@ -14,6 +14,7 @@ from normwise.core.numbers import check_whole
 from normwise.core.observed import has_values
 from normwise.core.tables import check_place, check_required
 from normwise.operations.context import without_autocast
+from normwise.operations.saved import guarded
 
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
@@ -62,16 +63,18 @@ class ConditionTables(nn.Module):
     def _rows(self, condition: Tensor, samples: int) -> tuple[Tensor, Tensor]:
         """Each sample's γ and β, ``[N, C]``: rows of the tables, or their weighted sums."""
         name = type(self).__name__
-        check_memory(self.weight, self.bias)
         # Widened, so that the gradients of samples with one label are not summed in a narrow type.
         tables = widen(self.weight), widen(self.bias)
         labels = is_labels(condition, name)
         check_place(self, "the condition", condition, self.weight)
+        check_memory(self.weight, self.bias, condition)
         if labels:
             if condition.shape != (samples,):
                 raise ValueError(f"{name}: labels must be [N] = [{samples}], received {list(condition.shape)}.")
             check_labels(condition, self.num_conditions, name)
-            return F.embedding(condition.long(), tables[0]), F.embedding(condition.long(), tables[1])
+            own = condition.to(torch.int64, copy=True)  # the backward pass writes by them, whatever they are by then
+            weight, bias = (F.embedding(own, table) for table in tables)
+            return guarded(weight, self.weight), guarded(bias, self.bias)
         if condition.shape != (samples, self.num_conditions):
             raise ValueError(
                 f"{name}: weights must be [N, conditions] = [{samples}, {self.num_conditions}], received "
@@ -79,7 +82,8 @@ class ConditionTables(nn.Module):
             )
         with without_autocast(condition):
             weights = condition.to(tables[0].dtype)
-            return weights @ tables[0], weights @ tables[1]
+            weight, bias = (weights @ table for table in tables)
+        return guarded(weight, self.weight, condition), guarded(bias, self.bias, condition)
 
     def _row(self, condition: int | Tensor) -> tuple[Tensor, Tensor]:
         """γ and β of one condition, ``[C]`` each: of a label, or of the weights ``[K]``."""

@@ -12,11 +12,13 @@ from normwise.core import formulas
 from normwise.core.arguments import check_floating
 from normwise.core.bound import bound
 from normwise.core.formulas import Formula
+from normwise.core.layout import check_memory
 from normwise.core.moments import epsilon
 from normwise.core.numbers import check_rows, check_whole
 from normwise.core.symbols import as_node, is_symbol
 from normwise.core.tables import check_place, check_required
 from normwise.operations.conditioned import modulated
+from normwise.operations.saved import guarded
 
 from ._shared import FusedActivation
 
@@ -56,9 +58,10 @@ class _AdaptiveNorm(FusedActivation):
         check_floating(x, type(self).__name__)
         check_rows(self, x, (self.num_features,))
         self._check_condition(x, condition)
-        shift, scale, *gate = F.linear(F.silu(condition), self.linear.weight, self.linear.bias).chunk(
-            3 if self.gate else 2, dim=-1
-        )
+        read = condition, self.linear.weight, self.linear.bias
+        check_memory(*read)
+        predicted = guarded(F.linear(guarded(F.silu(condition), condition), *read[1:]), *read)
+        shift, scale, *gate = predicted.chunk(3 if self.gate else 2, dim=-1)
         epilogue: dict[str, Any] = {"activation": self.activation, "residual": residual, "mask": mask}
         y = modulated(self, x, self._formula(x), scale, shift, **epilogue)
         if not self.gate:

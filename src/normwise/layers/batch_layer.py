@@ -14,7 +14,7 @@ from normwise.core.formulas import Formula
 from normwise.core.known import check_channels
 from normwise.core.moments import Moments
 from normwise.core.numbers import check_momentum, check_whole
-from normwise.core.processes import ProcessGroup, resolve_group
+from normwise.core.processes import ProcessGroup, check_group, resolve_group
 from normwise.core.running import RunningStatistics
 from normwise.core.single_value import WITHOUT_EFFECT, check_values_per_channel
 from normwise.core.symbols import as_node, is_symbol
@@ -40,6 +40,7 @@ class BatchLayer(RunningLayer, nn.modules.batchnorm._BatchNorm):
     ``single_value``, see `StatisticsPolicy`.
     """
 
+    checked = RunningLayer.checked | {"process_group": check_group}
     #: The modes in which the layer computes what torch's batch norm with its numbers does, but for its activation.
     plain_in: tuple[str, ...] = ()
 
@@ -72,8 +73,6 @@ class BatchLayer(RunningLayer, nn.modules.batchnorm._BatchNorm):
             without_bias(self)
         self._set_activation(activation)
         self._set_policy(nonfinite, single_value)
-        if isinstance(process_group, str) and process_group != "world":
-            raise ValueError(f"process_group must be 'world', a ProcessGroup or None, received {process_group!r}.")
         self.process_group = process_group
         self._set_lean(lean)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +16,31 @@ from normwise.core.moments import Moments, concatenate
 from normwise.core.numbers import check_momentum
 from normwise.core.policy import StatisticsPolicy
 from normwise.core.running import Judge, RunningStatistics
+from normwise.core.tables import called
 from normwise.core.transforms import under_function_transform
 from normwise.core.wide_buffers import WideBuffers
 from normwise.operations.normalize import Result
 
 from ._shared import ChannelLayer
+
+
+def check_bank(caller: object, name: Any) -> None:
+    """A bank's name is part of the names in a state_dict."""
+    if not isinstance(name, str) or not name or "." in name:
+        raise ValueError(f"{called(caller)}: a bank's name must be a non-empty string without dots, received {name!r}.")
+
+
+def _check_bank_or_none(layer: object, bank: Any) -> None:
+    if bank is not None:
+        check_bank(layer, bank)
+
+
+def _check_policy(layer: object, policy: Any) -> None:
+    if not isinstance(policy, StatisticsPolicy):
+        raise TypeError(
+            f"{called(layer)}: policy must be a StatisticsPolicy, received {policy!r}; its rules are set by name, "
+            "as in layer.policy.frozen = True."
+        )
 
 
 class StatisticsBank(WideBuffers):
@@ -49,9 +70,19 @@ class RunningLayer(WideBuffers, ChannelLayer):
     """
 
     wide = ("running_mean", "running_var")
+    #: What is checked whenever it is set, by the constructor and later.
+    checked: ClassVar[dict[str, Callable[[object, Any], None]]] = {
+        "policy": _check_policy,
+        "bank": _check_bank_or_none,
+    }
     policy: StatisticsPolicy
     bank: str | None = None
     momentum: float | None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self.checked:
+            self.checked[name](self, value)
+        super().__setattr__(name, value)
 
     def _set_policy(self, nonfinite: str, single_value: str) -> None:
         self.policy = StatisticsPolicy(nonfinite, single_value)

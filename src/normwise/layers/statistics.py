@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from .running_layer import RunningLayer
+from .running_layer import RunningLayer, check_bank
 
 
 def running_layers(model: nn.Module) -> list[RunningLayer]:
@@ -86,8 +86,7 @@ def statistics_bank(model: nn.Module, name: str) -> Iterator[int]:
     >>> layer.running_mean, bool((layer.banks["night"].running_mean < -4).all())
     (tensor([0., 0.]), True)
     """
-    if not name or "." in name:
-        raise ValueError(f"A bank's name must be a non-empty string without dots, received {name!r}.")
+    check_bank("statistics_bank", name)
     layers = _layers_of(model, "statistics_bank")
     before = [layer.bank for layer in layers]
     for layer in layers:

@@ -28,7 +28,17 @@ _NO_BATCH = (
 )
 
 
+#: What a layer may switch between.
+_BRANCHES = (("instance", "layer", "batch"), ("instance", "layer"), ("layer", "batch"))
+
+
+def _check_branches(layer: object, branches: Any) -> None:
+    if branches not in _BRANCHES:
+        raise ValueError(f"{type(layer).__name__}: branches must be one of {_BRANCHES}, received {branches!r}.")
+
+
 class _SwitchableNorm(MixtureLayer):
+    checked = MixtureLayer.checked | {"branches": _check_branches}
     mixing = ("mean_weight", "var_weight")
     start = "which is an even mixture"
     mean_weight: nn.Parameter
@@ -51,12 +61,13 @@ class _SwitchableNorm(MixtureLayer):
         tracks = track_running_stats and using_bn
         super().__init__(num_features, eps, momentum, affine, tracks, device, dtype, **options)
         present = {"instance": using_in, "layer": True, "batch": using_bn}
-        self.branches = tuple(name for name, used in present.items() if used)
+        branches = tuple(name for name, used in present.items() if used)
         name = type(self).__name__
-        if len(self.branches) == 1:
+        if len(branches) == 1:
             raise ValueError(f"{name} without IN and BN has nothing to switch; write GroupNorm(1, {num_features}).")
         if self.process_group is not None and not using_bn:
             raise ValueError(f"{name}: using_bn=False leaves no statistics to synchronize; leave process_group out.")
+        self.branches = branches
         self._set_mixing((len(self.branches),), device, dtype)
 
     def mix(self) -> dict[str, dict[str, float]]:

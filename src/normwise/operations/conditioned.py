@@ -19,6 +19,7 @@ from .context import without_autocast
 from .epilogue import finish, narrowed, to_be_finished
 from .normalize import run_for_y
 from .request import Request, View
+from .saved import guarded
 
 _ROWS = View("rows", 1)
 
@@ -83,16 +84,18 @@ def gated(
     with without_autocast(x):
         values, factor = to_be_finished(x, activation, residual), None
         # In the type of the statistics of x at least, also where the gate is of a narrower one.
-        opened = None if gate is None else F.silu(gate.to(torch.promote_types(gate.dtype, widen(x).dtype)))
+        opened = None
+        if gate is not None:
+            opened = guarded(F.silu(gate.to(torch.promote_types(gate.dtype, widen(x).dtype))), gate)
         if opened is not None and norm_before_gate:
             factor = opened.to(widen(x).dtype)
-            factor = factor if weight is None else factor * weight
+            factor = factor if weight is None else guarded(factor * weight, weight)
         elif opened is not None:
-            values = widen(x) * opened
+            values = guarded(widen(x) * opened, x)
         behind = weight if factor is None and groups > 1 else None  # a group has a part of γ, another one each
         values = values if behind is None else widen(values)
         y = _of_groups(values, factor, weight if factor is None and groups == 1 else None, mask, groups, eps)
-        y = y if behind is None else y * behind
+        y = y if behind is None else guarded(y * behind, behind)
         return narrowed(finish(y, activation, residual), x)
 
 

@@ -37,16 +37,16 @@ class _Saved:
     __slots__ = ("seen",)
 
     def __init__(self, *read: Tensor | None) -> None:
-        self.seen = [(ref(t), t.numel(), t.dtype) for t in read if t is not None and type(t) in PLAIN]
+        self.seen = [(ref(t), t.shape, t.dtype) for t in read if t is not None and type(t) in PLAIN]
 
     def __call__(self, _: object) -> None:
-        for reference, count, dtype in self.seen:
+        for reference, shape, dtype in self.seen:
             t = reference()
             if t is None:
                 continue  # nobody can have changed what the graph alone holds
-            if t.numel() != count or t.dtype is not dtype:
+            if t.shape != shape or t.dtype is not dtype:
                 raise RuntimeError(
-                    f"A tensor of {count} values of {dtype} that the backward pass needs is {t.dtype} of shape "
-                    f"{list(t.shape)} now; change it in place, or after the backward pass."
+                    f"A tensor of shape {list(shape)} of {dtype} that the backward pass needs is of shape "
+                    f"{list(t.shape)} of {t.dtype} now; change it after the backward pass."
                 )
             check_memory(t)

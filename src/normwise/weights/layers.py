@@ -11,6 +11,7 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.nn.utils import parametrize
 
 from normwise.core.arguments import check_floating
+from normwise.core.layout import check_memory
 from normwise.core.symbols import Traceable
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -125,8 +126,9 @@ def _set_no_parameter(module: nn.Module, name: str, value: object) -> None:
 
 
 def check_numbers(weight: Tensor, caller: str) -> None:
-    """Floating or complex, and dense."""
+    """Floating or complex, dense, and in memory that was not released."""
     check_floating(weight.real if isinstance(weight, Tensor) and weight.is_complex() else weight, caller)
+    check_memory(weight)
 
 
 def chain_of(module: nn.Module, name: str) -> nn.ModuleList:

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from normwise.core.lasting import unseen
+from normwise.core.layout import check_memory
 from normwise.operations.context import plain_operations_wanted, without_autocast
+from normwise.operations.saved import guarded
 
 from .layers import CONVOLUTIONS, TRANSPOSED, check_layer, computing_dtype
 
@@ -130,12 +132,14 @@ class OperatorNorm(nn.Module):
         self._last: tuple[Tensor, Tensor] | None = None  # a copy of the weight, and its direction
 
     def forward(self, weight: Tensor) -> Tensor:
+        check_memory(weight)
         with without_autocast(weight):
             wide = weight.to(computing_dtype(weight))
             with unseen():
                 direction = self._direction(wide.detach())
             sigma = (wide * direction).sum()
-            return (wide / torch.where(sigma > self.eps, sigma, torch.ones_like(sigma))).to(weight.dtype)
+            unit = (wide / torch.where(sigma > self.eps, sigma, torch.ones_like(sigma))).to(weight.dtype)
+        return guarded(unit, weight)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         """Assigning ``module.weight`` sets the weight before normalization."""

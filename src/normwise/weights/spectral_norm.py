@@ -7,11 +7,13 @@ from torch import Tensor, nn
 
 from normwise.core.arguments import check_floating
 from normwise.core.lasting import unseen
+from normwise.core.layout import check_memory
 from normwise.core.observed import has_values
 from normwise.core.tables import check_required
 from normwise.core.transforms import outside, under_function_transform, value_outside
 from normwise.core.wide_buffers import WideBuffers
 from normwise.operations.context import plain_operations_wanted, without_autocast
+from normwise.operations.saved import guarded
 
 from .layers import TRANSPOSED, AnyModule, check_numbers, computing_dtype, parametrized, weight_of
 from .old_names import know_old_names
@@ -180,7 +182,8 @@ class SpectralNorm(WideBuffers):
             with unseen(*(self.buffers() if self.training else ())):
                 u, v = (self._iterated if self.training else self._trustworthy)(matrix.detach())
             sigma = singular_value(matrix, u, v)
-            return (wide / torch.where(sigma > self.eps, sigma, torch.ones_like(sigma))).to(weight.dtype)
+            unit = (wide / torch.where(sigma > self.eps, sigma, torch.ones_like(sigma))).to(weight.dtype)
+        return guarded(unit, weight)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         """Assigning ``module.weight`` sets the weight before normalization."""
@@ -201,6 +204,7 @@ class SpectralNorm(WideBuffers):
         rows, columns = matrix.shape
         _check_vector(matrix, (rows,), _u=self._u)
         _check_vector(matrix, (columns,), _v=self._v)
+        check_memory(self._u, self._v)
         return self._u.to(matrix.dtype, copy=True), self._v.to(matrix.dtype, copy=True)
 
     @torch.no_grad()

@@ -7,7 +7,9 @@ from torch import Tensor, nn
 
 from normwise.core import activations
 from normwise.core.arguments import check_floating
+from normwise.core.layout import check_memory
 from normwise.core.tables import check_optional
+from normwise.operations.saved import guarded
 
 from .layers import AnyModule, FanIn, check_fan_in, check_layer, computing_dtype, parametrized, weight_of
 
@@ -128,6 +130,7 @@ def nonlinearity_gain(gamma: float | str) -> float:
 def standardize(weight: Tensor, fan_in: FanIn, eps: float) -> Tensor:
     """(W - mean) / (unbiased deviation + eps) over the fan-in; a constant unit gives 0."""
     check_floating(weight, "weight_standardization")
+    check_memory(weight)
     blocks = fan_in.blocks(weight.to(computing_dtype(weight)))
     axes = fan_in.axes(blocks)
     centered = blocks - blocks.mean(axes, keepdim=True)
@@ -135,13 +138,14 @@ def standardize(weight: Tensor, fan_in: FanIn, eps: float) -> Tensor:
     # The square root has no derivative at 0; the unit is 0 there whatever it is divided by.
     varies = variance > 0
     deviation = torch.where(varies, torch.where(varies, variance, 1.0).sqrt(), 0.0)
-    return (centered / (deviation + eps)).reshape(weight.shape).to(weight.dtype)
+    return guarded((centered / (deviation + eps)).reshape(weight.shape).to(weight.dtype), weight)
 
 
 def scaled_standardize(weight: Tensor, gain: Tensor | None, fan_in: FanIn, eps: float, gamma: float) -> Tensor:
     """gamma * gain * (W - mean) / sqrt(max(biased variance * fan-in, eps)) over the fan-in."""
     check_floating(weight, "scaled_weight_standardization")
     check_optional("scaled_weight_standardization", weight, (fan_in.units(weight),), gain=gain)
+    check_memory(weight, gain)
     blocks = fan_in.blocks(weight.to(computing_dtype(weight)))
     axes = fan_in.axes(blocks)
     centered = blocks - blocks.mean(axes, keepdim=True)
@@ -149,4 +153,4 @@ def scaled_standardize(weight: Tensor, gain: Tensor | None, fan_in: FanIn, eps: 
     scale = gamma * energy.clamp_min(eps).rsqrt()
     if gain is not None:
         scale = scale * fan_in.per_unit(gain.to(scale.dtype), blocks)
-    return (centered * scale).reshape(weight.shape).to(weight.dtype)
+    return guarded((centered * scale).reshape(weight.shape).to(weight.dtype), weight, gain)

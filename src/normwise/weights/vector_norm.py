@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from normwise.operations.context import without_autocast
+from normwise.operations.saved import guarded
 
 from .layers import check_numbers, computing_dtype
 
@@ -22,7 +23,8 @@ class VectorNorm(nn.Module):
         with without_autocast(weight):
             wide = weight.to(computing_dtype(weight))
             length = torch.linalg.vector_norm(wide)
-            return (wide / torch.where(length > self.eps, length, torch.ones_like(length))).to(weight.dtype)
+            unit = (wide / torch.where(length > self.eps, length, torch.ones_like(length))).to(weight.dtype)
+        return guarded(unit, weight)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         """Assigning ``module.weight`` sets the weight before normalization."""

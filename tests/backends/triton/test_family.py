@@ -121,7 +121,6 @@ def test_the_compiler_sees_plain_operations():
     """torch.compile traces the same public call without a graph break, whatever backend is chosen."""
     layer = nw.GroupNorm(2, 4, activation="silu").to(DEVICE)
     x = torch.randn(2, 4, 5, device=DEVICE)
-    torch._dynamo.reset()
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
     with use_backend("triton"):
         assert_close(compiled(x), layer(x), atol=1e-5, rtol=1e-5)

@@ -56,7 +56,6 @@ def test_sizes_of_real_nets_against_fp64(make, layout, dtype):
 @each_layer
 def test_compiled_without_a_graph_break(make):
     layer, (x, cotangent) = make().cuda(), pair(4, 32, 16, 16)
-    torch._dynamo.reset()
     with use_backend("triton"):
         want = trained(copy.deepcopy(layer), x, cotangent)
         got = trained(torch.compile(layer, fullgraph=True), x, cotangent)
