@@ -19,6 +19,7 @@ from normwise.core.tables import check_place, check_required
 from normwise.operations.conditioned import modulated
 
 from ._shared import FusedActivation
+from .scripting import ScriptedModulated, ScriptedModulatedWithGate
 
 
 class _AdaptiveNorm(FusedActivation):
@@ -56,15 +57,19 @@ class _AdaptiveNorm(FusedActivation):
         check_floating(x, type(self).__name__)
         check_rows(self, x, (self.num_features,))
         self._check_condition(x, condition)
-        shift, scale, *gate = F.linear(F.silu(condition), self.linear.weight, self.linear.bias).chunk(
-            3 if self.gate else 2, dim=-1
-        )
+        shift, scale, *gate = self._projected(x, condition).chunk(3 if self.gate else 2, dim=-1)
         epilogue: dict[str, Any] = {"activation": self.activation, "residual": residual, "mask": mask}
         y = modulated(self, x, self._formula(x), scale, shift, **epilogue)
         if not self.gate:
             return y
         # As x is, so that it multiplies what the block makes of y.
         return y, gate[0].unflatten(0, (x.shape[0], *(1,) * (x.dim() - condition.dim())))
+
+    def _projected(self, x: Tensor, condition: Tensor) -> Tensor:
+        """In the widest type of all: a layer that is kept in bf16 beside fp32 rows rounds nothing but its weights."""
+        weight, bias = self.linear.weight, self.linear.bias
+        widest = torch.promote_types(torch.promote_types(x.dtype, condition.dtype), weight.dtype)
+        return F.linear(F.silu(condition.to(widest)), weight.to(widest), bias.to(widest))
 
     def _formula(self, x: Tensor) -> Formula:
         raise NotImplementedError
@@ -83,6 +88,10 @@ class _AdaptiveNorm(FusedActivation):
         rows = (3 if self.gate else 2) * self.num_features
         check_required(self, condition, (rows, size), **{"linear.weight": self.linear.weight})
         check_required(self, condition, (rows,), **{"linear.bias": self.linear.bias})
+
+    def _scripted(self) -> nn.Module:
+        kind = ScriptedModulatedWithGate if self.gate else ScriptedModulated
+        return kind(self, center=isinstance(self, AdaptiveLayerNorm))
 
     def extra_repr(self) -> str:
         shown = f"{self.num_features}, num_condition={self.num_condition}, eps={self.eps}"
@@ -107,7 +116,8 @@ class AdaptiveLayerNorm(_AdaptiveNorm):
     are `LayerNorm`'s.
 
     The affine map is applied, and its gradients are summed, in the pass that normalizes: no normalized tensor is kept.
-    Where the projection is elsewhere, as in DiT's blocks, which have one for two norms, call
+    The projection is computed in the widest type of x, c and W, which is the gate's, too (under autocast in autocast's,
+    as every linear layer). Where the projection is elsewhere, as in DiT's blocks, which have one for two norms, call
     `functional.modulated_layer_norm` with its parts.
 
     Raises ValueError where x has other features and for a condition of another shape.
