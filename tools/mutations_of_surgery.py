@@ -196,8 +196,22 @@ MUTATIONS = [
     Mutation(
         "the overlaps of tiles are not measured twice",
         "surgery/whole_image.py",
-        "measure(self._core(x))",
-        "measure(x)",
+        "measure(self._core(call.x), counted)",
+        "measure(call.x, call.mask)",
         "tests/surgery/test_tiles.py",
+    ),
+    Mutation(
+        "a tile asks for the row of its condition",
+        "surgery/sample_calls.py",
+        'return layer._rows(given["condition"], x.shape[0])',
+        "return parameters_of(layer)",
+        "tests/surgery/test_tiles_of_conditions.py",
+    ),
+    Mutation(
+        "a segmentation of the whole is none of a tile",
+        "surgery/segmentations.py",
+        "return part.sizes == part.whole",
+        "return True",
+        "tests/surgery/test_tiles_of_conditions.py",
     ),
 ]

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from .errors import InputError
+
 try:
     import fcntl
 except ImportError:  # Windows: a second process is not noticed there
@@ -104,6 +106,25 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(name, path)
     finally:
         Path(name).unlink(missing_ok=True)
+
+
+def can_write(folder: Path) -> bool:
+    """Whether files can be made in a folder, by trying: permissions do not say so for every user and file system."""
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError:
+        return False
+    return True
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder where there is none; raises InputError where files cannot be made in it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be made ({error.strerror}); write another folder.") from error
+    if not can_write(folder):
+        raise InputError(f"{folder} cannot be written to; write another folder.")
 
 
 def _to_disk(file: IO[str] | IO[bytes]) -> None:

@@ -38,8 +38,12 @@ def head_of(path: Path) -> Iterator[Image]:
                 yield image
     except Image.DecompressionBombError as error:
         raise UnreadableError(path, f"more pixels than Pillow reads: {error}") from error
+    except InputError:
+        raise
     except FileNotFoundError as error:
         raise UnreadableError(path, "there is no such file") from error
+    except IsADirectoryError as error:
+        raise UnreadableError(path, "it is a folder") from error
     except (OSError, ValueError, SyntaxError) as error:
         raise UnreadableError(path, type(error).__name__) from error
 

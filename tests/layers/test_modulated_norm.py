@@ -114,3 +114,25 @@ def test_an_adaptive_norm_says_what_does_not_fit():
         nf.modulated_layer_norm(x, torch.ones(L, C))
     with pytest.raises(ValueError, match="must be at least 1"):
         nw.AdaptiveRMSNorm(C, 0)
+
+
+@pytest.mark.parametrize("kind", [nw.AdaptiveLayerNorm, nw.AdaptiveRMSNorm])
+@pytest.mark.parametrize("narrow", ["the layer", "the condition", "both", "the rows"])
+def test_types_side_by_side(kind, narrow):
+    """The projection is computed in the widest type: what is narrow was rounded before, nothing is in between."""
+    layer = kind(C, K, gate=True, dtype=torch.bfloat16 if narrow in ("the layer", "both") else None)
+    with torch.no_grad():
+        for i, p in enumerate(layer.parameters()):
+            p.copy_(data(*p.shape, seed=20 + i))
+    x = data(N, L, C, dtype=torch.bfloat16 if narrow == "the rows" else torch.float32)
+    condition = data(N, K, seed=9, dtype=torch.bfloat16 if narrow in ("the condition", "both") else torch.float32)
+    y, gate = layer(x, condition)
+    assert y.dtype is x.dtype
+    assert gate.dtype is torch.float32
+    weight, bias = exact(layer.linear.weight), exact(layer.linear.bias)
+    shift, scale, g = np.split(silu(exact(condition)) @ weight.T + bias, 3, axis=-1)
+    rows = layer_norm(exact(x), 1e-6) if kind is nw.AdaptiveLayerNorm else rms_norm(exact(x), 1e-6)
+    assert_is(y, rows * (1 + scale[:, None]) + shift[:, None])
+    assert_close(gate[:, 0].detach().double().numpy(), g, rtol=1e-5, atol=1e-5)
+    (y.float().square().sum() + gate.sum()).backward()
+    assert layer.linear.weight.grad.dtype is layer.linear.weight.dtype

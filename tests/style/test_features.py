@@ -166,6 +166,22 @@ class TestTimm:
                 close(same[-1], stage.detach())
         assert len(features.style) >= 3
 
+    @pytest.mark.parametrize("content", ["other names", "another model", "half a file", "nothing"])
+    def test_a_file_of_something_else_is_no_network_of_chance(self, content, tmp_path):
+        state = timm().create_model("resnet10t").state_dict()
+        path = tmp_path / "weights.pth"
+        if content == "other names":
+            state = {f"features.{name}": value for name, value in state.items()}
+        if content == "another model":
+            state = timm().create_model("resnet14t").state_dict()
+        torch.save(state, path)
+        if content == "half a file":
+            path.write_bytes(path.read_bytes()[:9000])
+        if content == "nothing":
+            path.write_bytes(b"")
+        with pytest.raises(InputError, match=r"weights\.pth does not hold the weights of timm's resnet10t \("):
+            find_features(f"timm:resnet10t:{path}")
+
     @pytest.mark.parametrize(
         ("name", "said"),
         [

@@ -68,6 +68,39 @@ def test_a_palette_with_a_transparent_colour(tmp_path):
     assert (picture.alpha[0, 0], picture.alpha[1, 1]) == (1, 0)
 
 
+def test_a_transparent_shade_of_16_bits(tmp_path):
+    values = np.full((8, 8), 60000, np.uint16)
+    values[0, 0] = 600
+    picture = read_picture(saved(tmp_path, Image.fromarray(values), transparency=600))
+    assert picture.alpha is not None
+    assert (picture.alpha[0, 0], picture.alpha[0, 1]) == (0, 1)
+    torch.testing.assert_close(picture.pixels[0, 1, 1], torch.tensor(60000 / 65535), rtol=0, atol=0.51 / 255)
+
+
+def test_grey_with_alpha_and_a_palette_of_shades(tmp_path):
+    grey = Image.new("LA", (4, 4), (100, 51))
+    palette = Image.new("P", (4, 4), 1)
+    palette.putpalette([0, 0, 0, 100, 100, 100])
+    for image, options in ((grey, {}), (palette, {"transparency": bytes([255, 51])})):
+        picture = read_picture(saved(tmp_path, image, **options))
+        assert picture.alpha is not None
+        torch.testing.assert_close(picture.alpha, torch.full((4, 4), 0.2))
+        torch.testing.assert_close(picture.pixels, torch.full((3, 4, 4), 0.8 + 0.2 * 100 / 255), rtol=0, atol=1.1 / 255)
+
+
+def test_the_first_picture_of_an_animation(tmp_path):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    path = saved(tmp_path, frames[0], "a.gif", save_all=True, append_images=frames[1:])
+    torch.testing.assert_close(read_picture(path).pixels.mean((1, 2)), torch.tensor([1.0, 0.0, 0.0]))
+
+
+@pytest.mark.parametrize("values", [np.full((4, 4), 200.0), np.full((4, 4), np.nan), np.full((4, 4), 10**6)])
+def test_numbers_that_are_no_shades(values, tmp_path):
+    image = Image.fromarray(values.astype(np.int32 if values.dtype.kind == "i" else np.float32))
+    with pytest.raises(InputError, match=r"a\.tif has pixels of [FI] from .* times white; write values from 0 to"):
+        read_picture(saved(tmp_path, image, "a.tif"))
+
+
 def test_opaque_alpha_is_none(tmp_path):
     assert read_picture(saved(tmp_path, Image.new("RGBA", (4, 4), "red"))).alpha is None
 

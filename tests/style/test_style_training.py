@@ -8,11 +8,11 @@ from drawn import draw, draw_all, small_features, small_plan
 
 from normwise.errors import InputError
 from normwise.style import training
-from normwise.style.objectives import BY_PIXELS
 from normwise.style.photographs import Crops, listed
 from normwise.style.plan import check_plan, names_of
 from normwise.style.progress import resume_file
-from normwise.style.style_file import load_style
+from normwise.style.schedule import optimizer_for, steps_by_pixels
+from normwise.style.style_file import build, load_style
 from normwise.style.training import run_training
 
 
@@ -42,7 +42,7 @@ def test_the_losses_fall(kind, material, tmp_path):
     plan = plan_of(kind, material, steps=40, learning_rate=1e-3)
     style = run_training(plan, small_features(), tmp_path / "out.pt", steps.append)
     assert [step.done for step in steps] == list(range(1, 41))
-    by_pixels = round(BY_PIXELS * 40)
+    by_pixels = steps_by_pixels(40)
     assert [math.isnan(step.style) for step in steps] == [True] * by_pixels + [False] * (40 - by_pixels)
     if kind != "any":  # whose decoder starts fitted
         assert steps[by_pixels - 1].content < steps[0].content
@@ -51,6 +51,27 @@ def test_the_losses_fall(kind, material, tmp_path):
     assert style.kind == kind
     assert steps[-1].preview == tmp_path / "out.preview.png"
     assert steps[-1].preview.is_file()
+
+
+def test_tables_learn_faster_and_the_optimizer_forgets_the_pixels(material, tmp_path, monkeypatch):
+    plan = plan_of("many", material, steps=40)
+    made, rates = [], []
+
+    def watched(net, learning_rate):
+        made.append(optimizer_for(net, learning_rate))
+        return made[-1]
+
+    monkeypatch.setattr(training, "optimizer_for", watched)
+    run_training(
+        plan, small_features(), tmp_path / "out.pt", lambda _: rates.append([g["lr"] for g in made[-1].param_groups])
+    )
+    weights, tables = (group["params"] for group in made[-1].param_groups)
+    assert {p.shape[0] for p in tables} == {len(plan.styles)}
+    assert len(weights) + len(tables) == len(list(build("many", plan.net(small_features())).parameters()))
+    assert all(rate[1] == pytest.approx(10 * rate[0]) for rate in rates)
+    begin = steps_by_pixels(40)
+    assert [int(o.state[weights[0]]["step"]) if o.state else 0 for o in made] == [0, begin, 40 - begin]
+    assert rates[begin][0] < 0.1 * plan.learning_rate < rates[begin + 3][0]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -111,7 +132,14 @@ def test_other_settings_do_not_go_on_with_it(material, tmp_path):
     before = resume_file(tmp_path / "out.pt").read_bytes()
     with pytest.raises(InputError, match=r"with other settings: width was 4, now 8\. Write the same command to go on"):
         run_training(plan_of("one", material, width=8), small_features(), tmp_path / "out.pt", quiet)
+    other = small_features()
+    other.description = "another network"
+    with pytest.raises(InputError, match="features was a small VGG with random weights, now another network"):
+        run_training(plan_of("one", material), other, tmp_path / "out.pt", quiet)
     assert resume_file(tmp_path / "out.pt").read_bytes() == before
+    resume_file(tmp_path / "out.pt").write_bytes(before[: len(before) // 2])
+    with pytest.raises(InputError, match=r"out\.pt\.resume is no file of `normwise stylize train`"):
+        run_training(plan_of("one", material), small_features(), tmp_path / "out.pt", quiet)
 
 
 def test_a_training_that_diverges_says_so_and_keeps_the_file(material, tmp_path):

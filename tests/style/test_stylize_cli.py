@@ -158,6 +158,31 @@ BAD = {
     "one name twice": (("photo.jpg", "other/photo.png", "--net", "one.pt"), "Two of the pictures would be painted to"),
     "sheet": (("photo.jpg", "--net", "one.pt", "--sheet", "no/a.png"), "must be a file in a folder that exists"),
     "size": (("photo.jpg", "--net", "one.pt", "--size", "0"), "--size 0: write a whole number of at least 1"),
+    "size of nothing": (("photo.jpg", "--style", "one_pixel.png", *QUICK), "The style is 1x1 pixels; at least 16 on"),
+    "a folder as style": (
+        ("photo.jpg", "--style", "styles", *QUICK),
+        "styles cannot be read as a picture: it is a folder",
+    ),
+    "one of several is none": (
+        ("half", "--net", "one.pt"),
+        "b.png cannot be read as a picture: UnidentifiedImageError",
+    ),
+    "an empty file": (("zero.png", "--net", "one.pt"), "zero.png cannot be read as a picture: UnidentifiedImageError"),
+    "half a net": (("photo.jpg", "--net", "half.pt"), "half.pt is no file of `normwise stylize train`"),
+    "a folder in a file": (("photos", "--net", "one.pt", "--out", "style.png/a"), "style.png/a cannot be made (Not a"),
+    "a folder that takes nothing": (("photo.jpg", "--net", "one.pt", "--out", "/proc/a.png"), "/proc/a.png cannot be"),
+    "folders where there are none": (("photos", "--net", "one.pt", "--out", "/proc/a/b"), "/proc/a/b cannot be made ("),
+    "a sheet over a painting": (("photo.jpg", "--net", "one.pt", "--out", "a.png", "--sheet", "a.png"), "is where a"),
+    "a name twice": (("photo.jpg", "--net", "many.pt", "--style", "picture0:1,picture0:2"), "picture0 stands twice"),
+    "train over a preview": ((*TRAIN[:1], "photos", "--style", "style.png", "--out", "b.pt"), "b.preview.png exists"),
+    "train where nothing can be": (
+        ("train", "photos", "--style", "style.png", "--out", "/proc/a.pt"),
+        "folder that exists",
+    ),
+    "train on one pixel": ((*TRAIN, "--style", "one_pixel.png", "photos", *SMALL), "one_pixel.png is 1x1 pixels; at"),
+    "contrast in a file": ((*CONTRAST, "--out", "text.txt"), "text.txt cannot be made (File exists)"),
+    "no seed": ((*CONTRAST, "--seeds", "0"), "--seeds 0: write a whole number of at least 1"),
+    "no contrast": (("contrast", "one_pixel.png", *CONTRAST[2:]), "has no contrast that could be lowered"),
     "train on nothing": ((*TRAIN, "--style", "style.png", "empty"), "there is no picture in this folder"),
     "train for nothing": ((*TRAIN, "--style", "none.png", "photos"), "none.png: there is no such file"),
     "train on text": ((*TRAIN, "--style", "style.png", "text.png", *SMALL), "text.png cannot be read as a picture"),
@@ -168,8 +193,14 @@ BAD = {
 
 @pytest.mark.parametrize(("arguments", "said"), BAD.values(), ids=BAD)
 def test_bad_input_is_one_sentence_and_nothing_is_lost(arguments, said, folder, command):
-    for name in ("empty", "other"):
+    for name in ("empty", "other", "half"):
         (folder / name).mkdir()
+    draw(folder / "half" / "a.png")
+    (folder / "half" / "b.png").write_text("no picture")
+    draw(folder / "one_pixel.png", (1, 1))
+    draw(folder / "b.preview.png")
+    (folder / "zero.png").touch()
+    (folder / "half.pt").write_bytes((folder / "one.pt").read_bytes()[:5000])
     draw(folder / "other" / "photo.png")
     for name in ("text.txt", "text.png"):
         (folder / name).write_text("no picture")

@@ -26,6 +26,55 @@ LAYERS = {
 }
 
 
+rows = (2, 3, 8)
+#: Layers with other arguments and results than ``(x, residual)``, and the shapes of theirs.
+OTHERS = {
+    "modulated by samples": (lambda: nw.AdaptiveLayerNorm(8, 5, activation="gelu"), [rows, (2, 5), rows]),
+    "modulated by tokens": (lambda: nw.AdaptiveRMSNorm(8, 5, eps=None), [rows, (2, 3, 5), rows]),
+    "modulated, no residual": (lambda: nw.AdaptiveLayerNorm(8, 5), [rows, (2, 5)]),
+    "gate by samples": (lambda: nw.AdaptiveLayerNorm(8, 5, gate=True), [rows, (2, 5), rows]),
+    "gate by tokens": (lambda: nw.AdaptiveRMSNorm(8, 5, gate=True), [rows, (2, 3, 5)]),
+    "gated": (lambda: nw.GatedRMSNorm(8, group_size=4, activation="relu"), [rows, rows, rows]),
+    "gated before": (lambda: nw.GatedRMSNorm(8, None, norm_before_gate=False), [rows, rows]),
+    "gated by nothing": (lambda: nw.GatedRMSNorm(8), [rows]),
+    "added first": (lambda: nw.LayerNorm(8, add_first=True), [rows, rows]),
+    "added first, nothing to add": (lambda: nw.RMSNorm(8, add_first=True, zero_centered=True), [rows]),
+    "both halves": (lambda: nw.IBN2d(8, activation="silu"), [(2, 8, 3, 4), (2, 8, 3, 4)]),
+    "both halves of sequences": (lambda: nw.IBN1d(8, ratio=0.25), [(2, 8, 5)]),
+    "positions": (lambda: nw.PositionalNorm2d(8, activation="relu"), [(2, 8, 3, 4), (2, 8, 3, 4)]),
+    "positions and moments": (lambda: nw.PositionalNorm2d(8, return_moments=True), [(2, 8, 3, 4), (2, 8, 3, 4)]),
+    "moments put back": (lambda: nw.MomentShortcut(), [(2, 8, 3, 4), (2, 1, 3, 4), (2, 1, 3, 4)]),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_arguments_and_results(name, dtype):
+    make, shapes = OTHERS[name]
+    layer = make()
+    with torch.no_grad():
+        for p in layer.parameters():
+            p.copy_(torch.randn_like(p) / 2)
+    layer.to(dtype)
+    script, twin = torch.jit.script(copy.deepcopy(layer)), copy.deepcopy(layer)
+    stand_in = layer.__prepare_scriptable__()
+    assert list(script.state_dict()) == list(twin.state_dict())
+    tight = CLOSE if dtype is torch.float32 else {}
+    for mode in (True, False):
+        arguments = [torch.randn(shape, dtype=dtype) for shape in shapes]
+        expected = twin.train(mode)(*arguments)
+        assert_close(script.train(mode)(*arguments), expected, **tight)
+        assert_close(stand_in.train(mode)(*arguments), expected, **tight)
+        assert_close(dict(script.named_buffers()), dict(twin.named_buffers()), **tight)
+
+
+def test_a_kept_type_beside_wider_rows():
+    layer = nw.AdaptiveRMSNorm(8, 5, gate=True, dtype=torch.bfloat16)
+    nn.init.normal_(layer.linear.weight)
+    x, condition = torch.randn(rows), torch.randn(2, 5, dtype=torch.bfloat16)
+    assert_close(torch.jit.script(copy.deepcopy(layer))(x, condition), layer(x, condition), rtol=1e-6, atol=1e-6)
+
+
 def test_every_activation_is_there():
     assert set(_ACTIVATIONS) == {None, *nw.ACTIVATIONS}
     x = torch.linspace(-4, 4, 21)

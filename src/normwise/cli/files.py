@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ..errors import InputError
+from ..files import can_write
 
 STDOUT = Path("-")
 
@@ -20,5 +20,5 @@ def check_file(file: Path | None) -> None:
     """Raise InputError before the work for what would be in the way of its result."""
     if file is None or file == STDOUT:
         return
-    if file.is_dir() or not file.parent.is_dir() or not os.access(file.parent, os.W_OK):
+    if file.is_dir() or not file.parent.is_dir() or not can_write(file.parent):
         raise InputError(f"{file} cannot be written: it must be a file in a folder that exists and can be written.")

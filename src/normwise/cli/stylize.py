@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ..errors import InputError
 from .files import check_file
 from .stopping import exit_code, terminable
 
@@ -78,7 +79,7 @@ def stylize(
     from ..style.console import Ticker, warnings_said
     from ..style.entry import SIZE, painter
     from ..style.optimizing import Weights
-    from ..style.painted_files import check_absent, paint_file, targets_of
+    from ..style.painted_files import check_absent, check_readable, paint_file, targets_of
     from ..style.photographs import listed
     from ..style.pictures import saver, write_picture
     from ..style.sheets import contact_sheet
@@ -89,8 +90,11 @@ def stylize(
     sources = listed(pictures, "photographs")
     named_after = Path(style or net or "").stem.partition(":")[0]
     targets = targets_of(sources, out, named_after, several=len(sources) > 1 or pictures[0].is_dir())
+    check_readable(sources)
     if sheet is not None:
         saver(sheet)
+        if sheet in targets:
+            raise InputError(f"--sheet {sheet} is where a painting goes; write another name for one of them.")
     if not force:
         check_absent([*targets, *([sheet] if sheet else [])])
     longest = size if size is not None or net is not None else SIZE

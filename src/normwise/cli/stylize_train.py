@@ -42,7 +42,7 @@ Size = Annotated[int, typer.Option(metavar="N", help="Pixels of a crop's side; s
 Steps = Annotated[int, typer.Option(metavar="N", help="Batches to train on.")]
 BatchSize = Annotated[int, typer.Option(metavar="N", help="Crops in a batch.")]
 LearningRate = Annotated[
-    float | None, typer.Option(metavar="X", help="Of Adam, at the start; by default 2e-3, with --any 1e-4.")
+    float | None, typer.Option(metavar="X", help="Of Adam, at the start; by default 1e-3, with --any 1e-4.")
 ]
 StyleLoss = Annotated[str | None, typer.Option(metavar="NAME", help="gram or moments (the default of --any).")]
 Seed = Annotated[int, typer.Option(metavar="N", help="Of the weights and the crops.")]
@@ -73,10 +73,11 @@ def stylize_train(
     from ..comparison.terminal import make_console
     from ..style.console import Ticker, warnings_said
     from ..style.entry import chosen_features, train
-    from ..style.progress import resume_file
+    from ..style.progress import preview_file, resume_file
 
-    if out.exists() and not resume_file(out).exists() and not force:
-        raise InputError(f"{out} exists; write --force to write over it, or another --out.")
+    for path in (out, preview_file(out)):
+        if path.exists() and not resume_file(out).exists() and not force:
+            raise InputError(f"{path} exists; write --force to write over it, or another --out.")
     console = make_console()
     with warnings_said(console):
         known = chosen_features(features)

@@ -21,6 +21,7 @@ from normwise.operations.conditioned import modulated
 from normwise.operations.saved import guarded
 
 from ._shared import FusedActivation
+from .scripting import ScriptedModulated, ScriptedModulatedWithGate
 
 
 class _AdaptiveNorm(FusedActivation):
@@ -58,16 +59,21 @@ class _AdaptiveNorm(FusedActivation):
         check_floating(x, type(self).__name__)
         check_rows(self, x, (self.num_features,))
         self._check_condition(x, condition)
-        read = condition, self.linear.weight, self.linear.bias
-        check_memory(*read)
-        predicted = guarded(F.linear(guarded(F.silu(condition), condition), *read[1:]), *read)
-        shift, scale, *gate = predicted.chunk(3 if self.gate else 2, dim=-1)
+        shift, scale, *gate = self._projected(x, condition).chunk(3 if self.gate else 2, dim=-1)
         epilogue: dict[str, Any] = {"activation": self.activation, "residual": residual, "mask": mask}
         y = modulated(self, x, self._formula(x), scale, shift, **epilogue)
         if not self.gate:
             return y
         # As x is, so that it multiplies what the block makes of y.
         return y, gate[0].unflatten(0, (x.shape[0], *(1,) * (x.dim() - condition.dim())))
+
+    def _projected(self, x: Tensor, condition: Tensor) -> Tensor:
+        """In the widest type of all: a layer that is kept in bf16 beside fp32 rows rounds nothing but its weights."""
+        weight, bias = self.linear.weight, self.linear.bias
+        check_memory(condition, weight, bias)
+        widest = torch.promote_types(torch.promote_types(x.dtype, condition.dtype), weight.dtype)
+        opened = guarded(F.silu(condition.to(widest)), condition)
+        return guarded(F.linear(opened, weight.to(widest), bias.to(widest)), condition, weight, bias)
 
     def _formula(self, x: Tensor) -> Formula:
         raise NotImplementedError
@@ -86,6 +92,10 @@ class _AdaptiveNorm(FusedActivation):
         rows = (3 if self.gate else 2) * self.num_features
         check_required(self, condition, (rows, size), **{"linear.weight": self.linear.weight})
         check_required(self, condition, (rows,), **{"linear.bias": self.linear.bias})
+
+    def _scripted(self) -> nn.Module:
+        kind = ScriptedModulatedWithGate if self.gate else ScriptedModulated
+        return kind(self, center=isinstance(self, AdaptiveLayerNorm))
 
     def extra_repr(self) -> str:
         shown = f"{self.num_features}, num_condition={self.num_condition}, eps={self.eps}"
@@ -110,7 +120,8 @@ class AdaptiveLayerNorm(_AdaptiveNorm):
     are `LayerNorm`'s.
 
     The affine map is applied, and its gradients are summed, in the pass that normalizes: no normalized tensor is kept.
-    Where the projection is elsewhere, as in DiT's blocks, which have one for two norms, call
+    The projection is computed in the widest type of x, c and W, which is the gate's, too (under autocast in autocast's,
+    as every linear layer). Where the projection is elsewhere, as in DiT's blocks, which have one for two norms, call
     `functional.modulated_layer_norm` with its parts.
 
     Raises ValueError where x has other features and for a condition of another shape.

@@ -14,6 +14,7 @@ from normwise.core.symbols import as_node, is_symbol
 from normwise.operations.conditioned import gated
 
 from ._shared import FusedActivation
+from .scripting import ScriptedGatedRMSNorm
 
 
 class GatedRMSNorm(FusedActivation):
@@ -97,6 +98,9 @@ class GatedRMSNorm(FusedActivation):
             residual=residual,
             mask=mask,
         )
+
+    def _scripted(self) -> nn.Module:
+        return ScriptedGatedRMSNorm(self)
 
     def extra_repr(self) -> str:
         shown = f"{self.num_features}, eps={self.eps}"

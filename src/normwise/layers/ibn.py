@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from normwise.core.arguments import check_residual
 from normwise.core.layout import in_layout_of
@@ -15,6 +15,7 @@ from normwise.core.symbols import as_node, is_symbol
 from ._shared import ChannelLayer
 from .batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from .group_norm import InstanceNorm1d, InstanceNorm2d, InstanceNorm3d
+from .scripting import ScriptedIBN
 
 _INSTANCE = {1: InstanceNorm1d, 2: InstanceNorm2d, 3: InstanceNorm3d}
 _BATCH = {1: BatchNorm1d, 2: BatchNorm2d, 3: BatchNorm3d}
@@ -78,6 +79,9 @@ class IBN(ChannelLayer):
             added = None if residual is None else residual[:, channels]
             parts.append(layer(x[:, channels], added, mask, lengths))
         return in_layout_of(x, torch.cat(parts, 1))
+
+    def _scripted(self) -> nn.Module:
+        return ScriptedIBN(self)
 
     def extra_repr(self) -> str:
         return f"{self.num_features}, first={self.first}"

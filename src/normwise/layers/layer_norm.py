@@ -20,7 +20,7 @@ from normwise.operations.request import Request, View
 from normwise.operations.request import check as check_request
 
 from ._shared import FusedActivation, parameters_of
-from .scripting import ScriptedRows
+from .scripting import ScriptedRows, ScriptedSums
 from .zero_centered import ZeroCentered
 
 
@@ -61,7 +61,8 @@ class _RowNorm(ZeroCentered, FusedActivation):
         return super().extra_repr() + (", add_first=True" if self.add_first else "")
 
     def _scripted(self) -> nn.Module:
-        return ScriptedRows(self, center=isinstance(self, nn.LayerNorm), pixels=False)
+        kind = ScriptedSums if self.add_first else ScriptedRows
+        return kind(self, center=isinstance(self, nn.LayerNorm), pixels=False)
 
     def _check_request(self, request: Request) -> None:
         x, mask = request.x, request.mask

@@ -9,6 +9,7 @@ from normwise.core.symbols import as_node, is_symbol
 from normwise.operations.positional import moment_shortcut, positional_norm
 
 from ._shared import FusedActivation, check_channels_of_maps
+from .scripting import ScriptedMomentShortcut, ScriptedPositionalNorm, ScriptedPositionalNormWithMoments
 
 
 class PositionalNorm2d(FusedActivation):
@@ -61,6 +62,9 @@ class PositionalNorm2d(FusedActivation):
         found = positional_norm(x, self.__dict__["eps"], activation=self.activation, residual=residual, mask=mask)
         return found if self.return_moments else found[0]
 
+    def _scripted(self) -> nn.Module:
+        return (ScriptedPositionalNormWithMoments if self.return_moments else ScriptedPositionalNorm)(self)
+
     def extra_repr(self) -> str:
         shown = f"{self.num_channels}, eps={self.eps}" + (", return_moments=True" if self.return_moments else "")
         return shown + super().extra_repr()
@@ -90,3 +94,7 @@ class MomentShortcut(nn.Module):
         if type(x) is not Tensor and is_symbol(x):
             return as_node(self, x, mean, std)
         return moment_shortcut(x, mean, std)
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """What `torch.jit.script` compiles in its place."""
+        return ScriptedMomentShortcut(self)

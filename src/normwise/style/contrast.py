@@ -30,6 +30,8 @@ from .training import Listener, run_training
 CONTRASTS = (0.5, 0.25)
 OTHERS = 4
 SHOWN = 320
+#: Of a photograph's pixels, in units of their range.
+LEAST_CONTRAST = 0.01
 ROWS, SHEET = "contrast.json", "contrast.png"
 
 
@@ -72,7 +74,9 @@ def contrast(
     Returns the rows: norm, batch size, seed, contrast, distance.
     """
     folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
+    files.make_folder(folder)
+    if seeds < 1:
+        raise InputError(f"--seeds {seeds}: write a whole number of at least 1.")
     sources = listed([photos] if isinstance(photos, (str, Path)) else photos, "photographs")
     base = _plan(tuple(sources), Path(style), steps, size)
     plans = [
@@ -84,6 +88,8 @@ def contrast(
     for plan in plans:
         check_plan(plan)
     content = read_picture(photo, SHOWN).pixels
+    if float(content.std((1, 2), correction=0).max()) < LEAST_CONTRAST:
+        raise InputError(f"{photo} has no contrast that could be lowered; write a photograph.")
     others = [read_picture(path, SHOWN).pixels for path in sources if path.resolve() != Path(photo).resolve()][:OTHERS]
     if not others:
         raise InputError("The experiment needs other photographs than the one that is painted; name them by --photos.")

@@ -8,6 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from ..errors import InputError
 from ..nets.vgg import up_to
 
 Net = TypeVar("Net", bound=nn.Module)
@@ -17,6 +18,13 @@ STYLE_LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1")
 CONTENT_LAYER = "relu3_1"
 #: The smallest side that four poolings leave a map of.
 LEAST_SIDE = 16
+
+
+def check_style(pixels: Tensor, name: str) -> None:
+    """Raise InputError for a style picture ``[3, H, W]`` that is too small for the deepest maps."""
+    height, width = pixels.shape[1:]
+    if min(height, width) < LEAST_SIDE:
+        raise InputError(f"{name} is {width}x{height} pixels; at least {LEAST_SIDE} on each side are needed.")
 
 
 class Features:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..functional.adaptive import Style, adaptive_instance_norm, style_statistics
 from ..nets.style import AdaptiveStyleNet, StyleNet
-from .features import Features, mixed_precision
+from .features import Features, check_style, mixed_precision
 from .losses import (
     StyleTargets,
     content_loss,
@@ -24,6 +24,7 @@ from .losses import (
 from .photographs import Crops
 from .pictures import read_picture
 from .plan import ENCODER_LAYER, Plan
+from .schedule import steps_by_pixels
 from .style_file import ANY, MANY
 
 #: Under the root of the deviations of a crop's pixels.
@@ -41,11 +42,6 @@ class Losses(NamedTuple):
 Objective = Callable[..., Losses]
 
 
-#: The share of the steps in which a net learns shapes and palette by pixels alone, which cost little. Seen in trials:
-#: from random weights the style's loss is learnt first, and the content for hundreds of steps not at all.
-BY_PIXELS = 0.15
-
-
 def objective_for(plan: Plan, features: Features) -> Objective:
     """A function of (net, crops, step)."""
     return _AnyStyle(plan, features) if plan.kind == ANY else _KnownStyles(plan, features)
@@ -57,19 +53,17 @@ class _KnownStyles:
     def __init__(self, plan: Plan, features: Features) -> None:
         self._plan, self._features = plan, features
         self._targets, self._energy, self._palettes = known_targets(plan, features)
-        self._labels = torch.Generator()
 
     def __call__(self, net: StyleNet, crops: Tensor, step: int) -> Losses:
-        labels = None
-        if self._plan.kind == MANY:
-            self._labels.manual_seed(self._plan.seed * 1_000_003 + step)
-            labels = torch.randint(len(self._plan.styles), (len(crops),), generator=self._labels)
+        # In turn, so that no style waits for its row.
+        turn = step * len(crops) + torch.arange(len(crops))
+        labels = turn % len(self._plan.styles) if self._plan.kind == MANY else None
         with mixed_precision():
             painted = net(crops, labels)
         painted = painted.float()
         content = self._features.content
         rows = torch.zeros(len(crops), dtype=torch.long) if labels is None else labels
-        if step < BY_PIXELS * self._plan.steps:
+        if step < steps_by_pixels(self._plan.steps):
             palette = Style(*(table[rows] for table in self._palettes))
             return _by_pixels(painted, adaptive_instance_norm(crops, palette, EPS))
         with torch.no_grad():
@@ -87,7 +81,7 @@ class _AnyStyle:
         self._styles = Crops(plan.styles, plan.size, plan.seed + 1)
 
     def __call__(self, net: AdaptiveStyleNet, crops: Tensor, step: int) -> Losses:
-        if step < BY_PIXELS * self._plan.steps:
+        if step < steps_by_pixels(self._plan.steps):
             with mixed_precision():
                 copied = net.decoder(net.encoder(crops))
             return _by_pixels(copied.float(), crops)
@@ -114,7 +108,9 @@ def known_targets(plan: Plan, features: Features) -> tuple[StyleTargets, Tensor,
     tables: list[StyleTargets] = []
     energies, palettes = [], []
     for path in plan.styles:
-        pixels = read_picture(path, plan.style_size).pixels.unsqueeze(0)
+        picture = read_picture(path, plan.style_size).pixels
+        check_style(picture, f"The style {path}")
+        pixels = picture.unsqueeze(0)
         with torch.no_grad():
             maps = features(pixels)
             tables.append(style_targets(maps, features.style, plan.loss))

@@ -6,7 +6,9 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from .. import files
 from ..errors import InputError
+from ..image_files import head_of
 from .entry import Painter
 from .optimizing import Painting
 from .pictures import Picture, read_picture, saver, write_picture
@@ -26,6 +28,8 @@ def targets_of(sources: Sequence[Path], out: Path | None, named_after: str, *, s
             target = target / f"{sources[0].stem}-{named_after}.png"
         if not target.parent.is_dir():
             raise InputError(f"{target} cannot be written: there is no folder {target.parent}.")
+        if not files.can_write(target.parent):
+            raise InputError(f"{target} cannot be written: no file can be made in {target.parent}.")
         saver(target)
         return [target]
     folder = out or FOLDER
@@ -36,6 +40,13 @@ def targets_of(sources: Sequence[Path], out: Path | None, named_after: str, *, s
     if twice is not None:
         raise InputError(f"Two of the pictures would be painted to {twice}; rename one, or paint them one by one.")
     return targets
+
+
+def check_readable(sources: Sequence[Path]) -> None:
+    """Raise `UnreadableError` for the first that is no picture, before the others have been painted."""
+    for source in sources:
+        with head_of(source):
+            pass
 
 
 def check_absent(targets: Sequence[Path]) -> None:
@@ -53,7 +64,7 @@ def paint_file(
     The best picture so far is in ``target`` every ten seconds, and when the work is interrupted.
     """
     picture, painting, written = read_picture(source, longest), None, time.monotonic()
-    target.parent.mkdir(parents=True, exist_ok=True)
+    files.make_folder(target.parent)
     try:
         for painting in paint(picture.pixels):
             on_step(painting)

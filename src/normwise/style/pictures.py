@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -64,8 +64,13 @@ def resized(pixels: Tensor, sizes: tuple[int, int]) -> Tensor:
 
 
 def _alpha(image: Image) -> Image | None:
+    from PIL import Image as PILImage
+
     if "transparency" not in image.info and image.mode not in ("RGBA", "LA", "PA", "La", "RGBa"):
         return None
+    if image.mode.startswith("I"):  # a grey of 16 bits that stands for nothing, which convert("RGBA") passes over
+        opaque = np.asarray(image) != image.info["transparency"]
+        return PILImage.fromarray(opaque.astype(np.uint8) * 255)
     alpha = image.convert("RGBA").getchannel("A")
     return alpha if alpha.getextrema() != (255, 255) else None
 
@@ -76,6 +81,7 @@ def _rgb(image: Image) -> Image:
     if image.mode.startswith(("I", "F")):  # more than 8 bits, which convert("L") would clip
         scale = DEEP if image.mode.startswith("I") else 1
         values = np.asarray(image, dtype=np.float32) / scale * 255
+        _check_range(image, values / 255)
         return PILImage.fromarray(values.clip(0, 255).round().astype(np.uint8)).convert("RGB")
     image = _in_srgb(image)
     if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "La", "RGBa"):
@@ -83,6 +89,15 @@ def _rgb(image: Image) -> Image:
         white = PILImage.new("RGBA", image.size, "white")
         return PILImage.alpha_composite(white, image).convert("RGB")
     return image.convert("RGB")
+
+
+def _check_range(image: Image, values: np.ndarray[Any, Any]) -> None:
+    """Raise InputError for numbers that are no shades, of which clipping would make white or black."""
+    if values.size and not (np.isfinite(values).all() and values.min() >= -0.5 and values.max() <= 1.5):
+        raise InputError(
+            f"{getattr(image, 'filename', 'A picture')} has pixels of {image.mode} from {values.min():g} to "
+            f"{values.max():g} times white; write values from 0 to {DEEP if image.mode != 'F' else 1}."
+        )
 
 
 def _in_srgb(image: Image) -> Image:

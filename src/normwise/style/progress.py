@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from .. import files
 from ..errors import InputError
 from ..nets.style import AdaptiveStyleNet, StyleNet
+from .features import Features
 from .photographs import Crops
 from .pictures import Picture, read_picture, write_picture
 from .plan import Plan
@@ -25,11 +26,17 @@ def resume_file(out: Path) -> Path:
     return out.with_name(out.name + ".resume")
 
 
+def preview_file(out: Path) -> Path:
+    """Where the preview is."""
+    return out.with_name(out.stem + ".preview.png")
+
+
 class Resume:
     """The file beside a style file from which its training is taken up again."""
 
-    def __init__(self, out: Path, plan: Plan) -> None:
-        self.path, self._settings = resume_file(out), plan.settings()
+    def __init__(self, out: Path, plan: Plan, features: Features) -> None:
+        self.path = resume_file(out)
+        self._settings = plan.settings() | {"features": features.description}
 
     def load(self, net: nn.Module, optimizer: torch.optim.Optimizer) -> int:
         """The number of steps that are done; raises InputError for a file of another training."""
@@ -64,7 +71,7 @@ class Painted:
     def __init__(self, plan: Plan, net: StyleNet | AdaptiveStyleNet, photos: Crops, out: Path) -> None:
         self._plan, self._net = plan, net
         self._crops = photos(0, SHOWN)
-        self.path = out.with_name(out.stem + ".preview.png")
+        self.path = preview_file(out)
 
     def preview(self) -> Path:
         """Written anew; its path."""

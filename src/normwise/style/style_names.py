@@ -19,6 +19,8 @@ def parse_style(text: str | None, net: Style | None) -> str | dict[str, float] |
     weights: dict[str, float] = {}
     for part in text.split(","):
         name, _, weight = part.partition(":")
+        if name in weights:
+            raise InputError(f"--style {text}: {name} stands twice; write each name once.")
         try:
             weights[name] = float(weight or 1)
         except ValueError as error:

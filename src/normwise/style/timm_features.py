@@ -45,8 +45,16 @@ def timm_features(name: str) -> Features:
             )
             + f"; write timm:{model}:FILE."
         )
+    overlay = {"file": str(file)}
     try:
-        overlay = {"file": str(file)}
+        # Without its head a model takes what it knows of a file and leaves the rest random: the whole one is strict.
+        timm.create_model(model, pretrained=True, pretrained_cfg_overlay=overlay)
+    except Exception as error:  # zip, pickle, names, sizes: each is a file of something else
+        raise InputError(
+            f"--features {name}: {file} does not hold the weights of timm's {model} ({type(error).__name__}: "
+            f"{(str(error).splitlines() or [''])[0]}); write the file of that model by timm's names."
+        ) from error
+    try:
         net = timm.create_model(model, pretrained=True, features_only=True, pretrained_cfg_overlay=overlay)
         used = _Maps(net)
         used(torch.zeros(PROBE), used.layers)
@@ -88,11 +96,12 @@ def _cached(timm: Any, model: str) -> Path | None:
     if configuration is None:
         return None
     if configuration.url:
-        return Path(torch.hub.get_dir()) / "checkpoints" / Path(configuration.url).name
+        file = Path(torch.hub.get_dir()) / "checkpoints" / Path(configuration.url).name
+        return file if file.is_file() else None
     look_up = import_module("huggingface_hub").try_to_load_from_cache
 
-    for file in ("model.safetensors", "pytorch_model.bin"):
-        found = look_up(configuration.hf_hub_id, file) if configuration.hf_hub_id else None
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        found = look_up(configuration.hf_hub_id, name) if configuration.hf_hub_id else None
         if isinstance(found, str):
             return Path(found)
     return None

@@ -20,10 +20,10 @@ from .objectives import Losses, objective_for
 from .photographs import Crops
 from .plan import Plan
 from .progress import Painted, Resume
+from .schedule import begins_a_part, optimizer_for, share_of_rate
 from .style_file import Style, build, save_style
 
 SECONDS_BETWEEN_SAVES = 60.0
-WARMUP = 20
 #: Crops by which a decoder is fitted before its training.
 FITTED = 12
 
@@ -47,13 +47,13 @@ def run_training(plan: Plan, features: Features, out: Path, on_step: Listener) -
     After each minute, at the end and on KeyboardInterrupt the style so far is in ``out`` and a preview beside it; what
     is needed to go on is in a third file, which is removed at the end.
     """
-    resume = Resume(out, plan)
+    resume = Resume(out, plan, features)
     with random_numbers_kept(set(), plan.seed):
         net = channels_last(build(plan.kind, plan.net(features)))
         photos = Crops(plan.photos, plan.size, plan.seed)
         if isinstance(net, AdaptiveStyleNet):
             net.encoder.load_state_dict(_encoder_state(net, features))
-        optimizer = torch.optim.Adam([p for p in net.parameters() if p.requires_grad], lr=plan.learning_rate)
+        optimizer = optimizer_for(net, plan.learning_rate)
         start = resume.load(net, optimizer)
         if start == 0 and isinstance(net, AdaptiveStyleNet):
             start_decoder(net, photos(0, FITTED))
@@ -63,6 +63,8 @@ def run_training(plan: Plan, features: Features, out: Path, on_step: Listener) -
         done, saved = start, time.monotonic()
         try:
             for step in range(start, plan.steps):
+                if begins_a_part(step, plan.steps):
+                    optimizer = optimizer_for(net, plan.learning_rate)
                 losses = _train_step(net.train(), optimizer, objective, photos, plan, step)
                 done, preview = step + 1, None
                 if time.monotonic() - saved > SECONDS_BETWEEN_SAVES or done == plan.steps:
@@ -86,7 +88,7 @@ def _train_step(
     step: int,
 ) -> Losses:
     for group in optimizer.param_groups:
-        group["lr"] = plan.learning_rate * _share(step, plan.steps)
+        group["lr"] = plan.learning_rate * group["times"] * share_of_rate(step, plan.steps)
     losses = objective(net, photos(step, plan.batch_size), step)
     if not math.isfinite(losses.total.item()):
         raise InputError(
@@ -97,11 +99,6 @@ def _train_step(
     losses.total.backward()
     optimizer.step()
     return losses
-
-
-def _share(step: int, steps: int) -> float:
-    """Of the learning rate: a short warm-up, and a cosine to a twentieth."""
-    return min(1.0, (step + 1) / WARMUP) * (0.525 + 0.475 * math.cos(math.pi * step / steps))
 
 
 def _keep(

@@ -73,7 +73,8 @@ def _probe(image: Tensor, edges: Sequence[int], overlap: int) -> tuple[Tensor, T
         sizes.append(core[1] + core[0])
         boxes.append(slice(around, sizes[-1] - around))
         cores.append(core)
-    probe = image.new_full((1, image.shape[1], *sizes), float("nan"))
+    # As many samples as the image has: the net may hold a condition for each.
+    probe = image.new_full((*image.shape[:2], *sizes), float("nan"))
     probe[(..., *boxes)] = 0
     return probe, Tile(tuple(cores), tuple((0, size) for size in sizes), tuple(sizes))
 

@@ -23,6 +23,11 @@ class Tile(NamedTuple):
     box: tuple[Span, ...]
     whole: tuple[int, ...]
 
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Of the box."""
+        return tuple(high - low for low, high in self.box)
+
     def cut(self, image: Tensor) -> Tensor:
         return image[(..., *(slice(*span) for span in self.box))]
 

@@ -11,6 +11,7 @@ from ..core.numbers import check_whole
 from ..signal.inputs import device_of
 from ..signal.modules import unwrapped
 from .reach import overlap_for
+from .segmentations import maps_fit
 from .surveying import on_loan
 from .tile_grid import Tile, joined, tiles_of
 from .whole_image import Enough, WholeImage
@@ -29,7 +30,8 @@ def tiles(
     """Evaluate a net on an image tile by tile, with InstanceNorm and GroupNorm normalizing by the whole image.
 
     For images whose activations do not fit into memory. Each tile is given to the model with ``overlap`` positions on
-    every side, and gives the output of its core.
+    every side, and gives the output of its core. Conditional and adaptive instance normalization are among them, with
+    the condition that the model holds.
 
     Args:
         image: ``[N, C, *space]``.
@@ -83,6 +85,10 @@ class _Passes:
         self._model, self._image, self._parts = model, image, parts
         self._device = device_of(model)
 
+    def _through(self, part: Tile) -> Tensor:
+        with maps_fit(self._model, part):
+            return self._model(part.cut(self._image).to(self._device))
+
     def plain(self) -> Tensor:
         return self._output(None)
 
@@ -105,7 +111,7 @@ class _Passes:
         for part in self._parts:
             statistics.begin(lambda x, part=part: part.core_of(x, "the input of a normalizer"), stop=stop)
             try:
-                self._model(part.cut(self._image).to(self._device))
+                self._through(part)
             except Enough:
                 pass
             else:
@@ -117,7 +123,7 @@ class _Passes:
         for part in self._parts:
             if statistics is not None:
                 statistics.begin(lambda x: x, stop=False)
-            y = self._model(part.cut(self._image).to(self._device))
+            y = self._through(part)
             if not isinstance(y, Tensor):
                 raise ValueError(f"{_NAME}: the model's output must be a tensor, it is a {type(y).__name__}.")
             outputs.append(part.core_of(y, "the output").clone())

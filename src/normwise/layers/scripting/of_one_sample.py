@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .scripted import Scripted, affine, over_space, positions, wide, wide_or_none
+from .scripted import Scripted, affine, over_space, positions, root_mean_square_normalized, wide, wide_or_none
 
 
 class ScriptedGroupNorm(Scripted):
@@ -38,7 +38,9 @@ class ScriptedRows(Scripted):
             self.register_parameter("bias", None)
 
     def forward(self, input: Tensor, residual: Optional[Tensor] = None) -> Tensor:  # noqa: UP045  # TorchScript
-        x = wide(input)
+        return self.finished(self.normalized(wide(input)), residual, input)
+
+    def normalized(self, x: Tensor) -> Tensor:
         if self.pixels:
             x = x.movedim(1, -1)
         weight = wide_or_none(self.weight, x)
@@ -47,11 +49,22 @@ class ScriptedRows(Scripted):
         if self.center:
             y = F.layer_norm(x, self.shape, weight, wide_or_none(self.bias, x), self.eps)
         else:
-            machine = 2.220446049250313e-16 if x.dtype == torch.float64 else 1.1920928955078125e-07
-            y = x * torch.rsqrt(x.square().mean(self.last, keepdim=True) + (machine if self.eps < 0 else self.eps))
+            y = root_mean_square_normalized(x, self.last, self.eps)
             if weight is not None:
                 y = y * weight
-        return self.finished(y.movedim(-1, 1) if self.pixels else y, residual, input)
+        return y.movedim(-1, 1) if self.pixels else y
+
+
+class ScriptedSums(ScriptedRows):
+    """``add_first=True``: ``(y, x + residual)``."""
+
+    def forward(  # type: ignore[override]
+        self,
+        input: Tensor,
+        residual: Optional[Tensor] = None,  # noqa: UP045  # TorchScript
+    ) -> tuple[Tensor, Tensor]:
+        total = input if residual is None else (wide(input) + wide(residual)).to(input.dtype)
+        return self.normalized(wide(total)).to(input.dtype), total
 
 
 class ScriptedFilterResponseNorm(Scripted):

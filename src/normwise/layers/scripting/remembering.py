@@ -9,7 +9,7 @@ from typing import Any, Optional
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from .scripted import Scripted, affine, over_space, positions, wide, wide_or_none
 
@@ -82,3 +82,19 @@ class ScriptedEvoNormB0(Scripted):
         batch = over_space(torch.sqrt(self.running_var.to(x.dtype) + self.eps), x)
         y = x / torch.maximum(batch, over_space(self.v.to(x.dtype), x) * x + own)
         return self.finished(affine(y, self.weight, self.bias), residual, input)
+
+
+class ScriptedIBN(nn.Module):
+    """Both parts of an IBN, whose own stand-ins compute them; ``forward(input, residual=None)``."""
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        self.first, self.IN, self.BN = layer.first, layer.IN, layer.BN
+        self.__dict__["stands_for"] = (layer,)
+        self.train(layer.training)
+
+    def forward(self, input: Tensor, residual: Optional[Tensor] = None) -> Tensor:  # noqa: UP045  # TorchScript
+        if residual is None:
+            return torch.cat([self.IN(input[:, : self.first]), self.BN(input[:, self.first :])], 1)
+        instances = self.IN(input[:, : self.first], residual[:, : self.first])
+        return torch.cat([instances, self.BN(input[:, self.first :], residual[:, self.first :])], 1)

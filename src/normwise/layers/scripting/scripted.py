@@ -44,6 +44,13 @@ def wide_or_none(t: Optional[Tensor], x: Tensor) -> Optional[Tensor]:  # noqa: U
     return t if t is None else t.to(x.dtype)
 
 
+def root_mean_square_normalized(x: Tensor, dims: list[int], eps: float) -> Tensor:
+    """``x`` over its root mean square; a negative ``eps`` is the machine's."""
+    if eps < 0:
+        eps = 2.220446049250313e-16 if x.dtype == torch.float64 else 1.1920928955078125e-07
+    return x * torch.rsqrt(x.square().mean(dims, keepdim=True) + eps)
+
+
 def positions(t: Tensor) -> Tensor:
     """``[N, C, positions]``; there is one in ``[N, C]``."""
     return t.unsqueeze(-1).flatten(2)

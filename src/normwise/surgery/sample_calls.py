@@ -1,0 +1,91 @@
+"""Calls of per-sample normalizers taken apart: what is normalized, by which formula, with which parameters."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from ..core import formulas
+from ..core.arguments import as_mask
+from ..core.bound import bound
+from ..core.formulas import Formula
+from ..core.moments import Moments
+from ..functional.adaptive import as_style
+from ..layers import AdaptiveInstanceNorm
+from ..layers._conditions import ConditionTables
+from ..layers._shared import FusedActivation, parameters_of
+from ..layers.remembering import memory_of
+from ..operations.normalize import normalize
+from .given import home_of_forward
+
+_HOMES = ("torch.", "normwise.layers.")
+_PER_SAMPLE = (nn.GroupNorm, nn.modules.instancenorm._InstanceNorm, AdaptiveInstanceNorm)
+
+
+class Call(NamedTuple):
+    """What a layer was asked for: ``parameters`` are one for each channel, or ``[N, C]`` where there is a condition."""
+
+    x: Tensor
+    formula: Formula
+    parameters: tuple[Tensor | None, ...]
+    activation: str | None
+    residual: Tensor | None
+    mask: Tensor | None
+
+    def by(self, moments: Moments | None) -> Tensor:
+        """The output, by statistics that are known or, where they are None, by its own."""
+        options: dict[str, Any] = {"activation": self.activation, "residual": self.residual, "mask": self.mask}
+        return normalize(self.x, self.formula, *self.parameters, **options, moments=moments)
+
+
+def normalizes_samples(layer: nn.Module) -> bool:
+    """Group, instance, conditional and adaptive instance normalization, with no memory and the forward that we know."""
+    if not isinstance(layer, _PER_SAMPLE) or memory_of(layer) is not None:
+        return False
+    home = home_of_forward(layer)
+    return home is not None and home.__module__.startswith(_HOMES)
+
+
+def call_of(layer: nn.Module, x: Tensor, *arguments: Any, **options: Any) -> Call:
+    """A call ``layer(x, ...)`` of a layer that `normalizes_samples`, with its arguments by name or place.
+
+    Raises ValueError for lengths, which count from the start of the whole, and what the layer raises for its condition.
+    """
+    given = _given(layer, arguments, options)
+    if given.get("lengths") is not None:
+        raise ValueError(
+            f"tiles: {type(layer).__name__} is given lengths, which count from the start of the whole; a tile has no "
+            "such start. Give a mask of the tile's positions instead."
+        )
+    eps = layer.__dict__["eps"]
+    formula = bound(formulas.instance_norm, eps=eps)
+    if isinstance(layer, nn.GroupNorm):
+        formula = bound(formulas.group_norm, groups=layer.num_groups, eps=eps)
+    mask = given.get("mask")
+    return Call(
+        x,
+        formula,
+        _parameters(layer, x, given),
+        layer.activation if isinstance(layer, FusedActivation) else None,
+        given.get("residual"),
+        None if mask is None else as_mask(mask, x),
+    )
+
+
+def _given(layer: nn.Module, arguments: tuple[Any, ...], options: dict[str, Any]) -> dict[str, Any]:
+    names = ("residual", "mask", "lengths")
+    if isinstance(layer, ConditionTables):
+        names = ("condition", *names)
+    elif isinstance(layer, AdaptiveInstanceNorm):
+        names = ("style", *names)
+    return dict(zip(names, arguments, strict=False)) | options
+
+
+def _parameters(layer: nn.Module, x: Tensor, given: dict[str, Any]) -> tuple[Tensor | None, ...]:
+    if isinstance(layer, ConditionTables):
+        return layer._rows(given["condition"], x.shape[0])
+    if isinstance(layer, AdaptiveInstanceNorm):
+        style = as_style(given["style"])
+        return style.std, style.mean
+    return parameters_of(layer)
