@@ -102,6 +102,15 @@ def test_layer_signal_also_where_no_normalizer_stands_and_of_features():
     assert layer_signal(features, x)["1"]["variance"] == pytest.approx(expected, rel=1e-5)
 
 
+def test_layer_signal_of_tokens_is_over_their_channels():
+    tokens = Network(nn.Sequential(nn.Identity()), ("0",), of_tokens=True)
+    x = torch.randn(4, 5, 3)
+    found = layer_signal(tokens, x)["0"]
+    channels = x.double().reshape(20, 3)
+    assert found["variance"] == pytest.approx(channels.var(0, correction=0).mean().item(), rel=1e-5)
+    assert found["squared_mean"] == pytest.approx(channels.mean(0).square().mean().item(), rel=1e-4)
+
+
 def test_signal_that_is_not_finite_is_none():
     net = Network(nn.Sequential(nn.Identity()), ("0",))
     assert layer_signal(net, torch.tensor([[torch.inf], [1.0]])) == {"0": {"squared_mean": None, "variance": None}}
