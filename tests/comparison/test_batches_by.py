@@ -12,12 +12,14 @@ import normwise as nw
 from normwise.comparison import SweepStarted, compare
 from normwise.comparison.bank import remembering
 from normwise.comparison.batches import batches_of_epoch, by_group, steps_of_epoch
-from normwise.comparison.measure import evaluate, evaluate_by_bank, train_mode_accuracy
+from normwise.comparison.data import Data
+from normwise.comparison.groups import Groups
+from normwise.comparison.measure import evaluate, evaluate_in_training
 from normwise.comparison.models import Network
 from normwise.comparison.settings import InputError
 from normwise.comparison.sources import load_data
 from normwise.comparison.storage import read_sweep
-from normwise.comparison.tuning import validation_part
+from normwise.comparison.validation import validation_part
 
 GROUPS = torch.tensor([0, 1, 0, 2, 1, 0, 0, 1, 0, 1])
 
@@ -122,6 +124,10 @@ def test_bank_is_left_out_where_the_held_out_split_has_a_group_of_its_own():
     assert "it has no statistics of 2, of which there are no training samples" in about["left_out"][0]
 
 
+def in_groups(x, y, groups):
+    return Data("groups", x, y, x, y, ("0", "1"), groups=Groups("group", ("0", "1"), groups, groups))
+
+
 def test_evaluation_by_banks_is_each_group_by_its_own_statistics():
     x, y, groups = shifted(60, 2)
     model = small_net("batch", 2).eval()
@@ -137,8 +143,14 @@ def test_evaluation_by_banks_is_each_group_by_its_own_statistics():
         logits = model[1:](z)
         correct += float((logits.argmax(1) == y[groups == group]).sum())
         loss += torch.nn.functional.cross_entropy(logits, y[groups == group], reduction="sum").item()
-    assert evaluate_by_bank(model, x, y, groups) == pytest.approx((correct / 60, loss / 60), abs=1e-6)
-    assert evaluate(model, x, y) != pytest.approx((correct / 60, loss / 60), abs=1e-3)
+    data = in_groups(x, y, groups)
+
+    def evaluated(by_group):
+        values = data.objective.values(evaluate(model, data.objective, data.in_order("test", by_group)).sum(0))
+        return values["accuracy"], values["loss"]
+
+    assert evaluated(by_group=True) == pytest.approx((correct / 60, loss / 60), abs=1e-6)
+    assert evaluated(by_group=False) != pytest.approx((correct / 60, loss / 60), abs=1e-3)
 
 
 def test_the_gap_is_taken_by_group():
@@ -151,7 +163,8 @@ def test_the_gap_is_taken_by_group():
             seen.append(batch[:, 0])
             return torch.stack([batch[:, 0], -batch[:, 0]], 1)
 
-    train_mode_accuracy(Network(Watching(), ()), x, y, 8, groups)
+    data = in_groups(x, y, groups)
+    evaluate_in_training(Network(Watching(), ()), data.objective, data.full_batches(8))
     assert [len(batch) for batch in seen] == [8, 8, 8, 8]
     assert all(len({bool(value > 3) for value in batch}) == 1 for batch in seen)
 
@@ -329,7 +342,7 @@ def test_a_column_of_a_table_tells_the_groups_and_is_no_feature(table):
     ("groups", "key", "message"),
     [
         (["old", "new"] * 10, "site", r"there is no column 'site' \(--batches-by NAME\); the columns are a, b"),
-        (["old", "new"] * 10, "class", "column 'class' holds the classes"),
+        (["old", "new"] * 10, "class", "column 'class' holds the target"),
         (["old"] * 20, "scanner", "all samples are of one group, 'old'"),
         ([f"s{i}" for i in range(20)], "scanner", "20 different values in 20 samples"),
         (["old", " "] * 10, "scanner", "line 3 has no 'scanner'; fill it in or leave the line out"),
@@ -354,9 +367,9 @@ def test_columns_of_arrays(tmp_path):
     for file, key, message in (
         ("plain.npy", "9", "batches_by='9': .* has the columns 0 to 3"),
         ("plain.npy", "site", "batches_by='site': .* has the columns 0 to 3"),
-        ("plain.npy", "-1", "holds the classes"),
+        ("plain.npy", "-1", "holds the target"),
         ("plain.npy", "0", "one whole number or name per sample"),
-        ("named.npy", "y", "holds the classes"),
+        ("named.npy", "y", "holds the target"),
     ):
         with pytest.raises(InputError, match=message):
             load_data(str(tmp_path / file), 32, batches_by=key)

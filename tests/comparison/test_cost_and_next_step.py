@@ -3,7 +3,7 @@
 import pytest
 from synthetic import make_about, make_rows
 
-from normwise.cli.compare import command_of
+from normwise.cli.repeating import command_of
 from normwise.comparison.cells import cells_of
 from normwise.comparison.cost import costs
 from normwise.comparison.next_step import BY_DOMAIN, OWN_DATA, next_step

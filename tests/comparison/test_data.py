@@ -210,7 +210,10 @@ def test_bad_functions(made, message):
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("digitz", "data='digitz': there is no such folder. Write .digits. or .mixed-digits., a folder with"),
+        (
+            "digitz",
+            "data='digitz': there is no such folder. Write 'digits', 'mixed-digits', 'diabetes', .*, a folder",
+        ),
         ("no_such_module:f", "there is no module 'no_such_module' to import"),
         ("small_problems.deeper:f", "there is no module 'small_problems.deeper'|'small_problems' is not a package"),
         ("small_problems:missing", "the module 'small_problems' has no 'missing'"),

@@ -6,10 +6,22 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from normwise.comparison.measure import evaluate, layer_signal, step_memory, train_mode_accuracy
+from normwise.comparison.data import Data
+from normwise.comparison.measure import evaluate, evaluate_in_training, layer_signal, step_memory
 from normwise.comparison.models import Network
 
 X, Y = small_problems.pair(21, 5)
+DATA = Data("pairs", X, Y, X, Y, ("0", "1", "2"))
+
+
+def evaluated(model):
+    return DATA.objective.values(evaluate(model, DATA.objective, DATA.in_order("test")).sum(0))
+
+
+def train_mode_accuracy(net, batch_size):
+    sums = evaluate_in_training(net, DATA.objective, DATA.full_batches(batch_size))
+    assert len(sums) == len(X)
+    return DATA.objective.values(sums.sum(0))["accuracy"]
 
 
 def network(norm="batch"):
@@ -30,21 +42,21 @@ def assert_same(before, model):
 
 
 def test_evaluate_is_accuracy_and_mean_loss_in_eval_mode(monkeypatch):
-    monkeypatch.setattr("normwise.comparison.measure.EVALUATION_BATCH", 8)
+    monkeypatch.setattr("normwise.comparison.data.EVALUATION_BATCH", 8)
     model = network().module.train()
     before = snapshot(model)
-    accuracy, loss = evaluate(model, X, Y)
+    values = evaluated(model)
     assert_same(before, model)
     logits = copy.deepcopy(model).eval()(X)
-    assert accuracy == pytest.approx((logits.argmax(1) == Y).float().mean().item())
-    assert loss == pytest.approx(F.cross_entropy(logits, Y).item(), rel=1e-5)
+    assert values["accuracy"] == pytest.approx((logits.argmax(1) == Y).float().mean().item())
+    assert values["loss"] == pytest.approx(F.cross_entropy(logits, Y).item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("batch_size", [2, 4, 21, 30])
 def test_train_mode_accuracy_counts_each_sample_once_in_full_batches(batch_size):
     net = network()
     before = snapshot(net.module)
-    accuracy = train_mode_accuracy(net, X, Y, batch_size)
+    accuracy = train_mode_accuracy(net, batch_size)
     assert_same(before, net.module)
     model = copy.deepcopy(net.module).eval()
     for layer in (model.norm1, model.a_norm):
@@ -59,7 +71,7 @@ def test_train_mode_accuracy_counts_each_sample_once_in_full_batches(batch_size)
 
 def test_train_mode_accuracy_is_that_of_evaluation_without_batch_statistics():
     net = network("group")
-    assert train_mode_accuracy(net, X, Y, 4) == evaluate(net.module, X, Y)[0]
+    assert train_mode_accuracy(net, 4) == evaluated(net.module)["accuracy"]
 
 
 def test_layer_signal_is_the_papers_statistic_of_each_sites_input():
@@ -88,6 +100,15 @@ def test_layer_signal_also_where_no_normalizer_stands_and_of_features():
     x = torch.randn(8, 3)
     expected = features.module[0](x).var(0, correction=0).mean().item()
     assert layer_signal(features, x)["1"]["variance"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_layer_signal_of_tokens_is_over_their_channels():
+    tokens = Network(nn.Sequential(nn.Identity()), ("0",), of_tokens=True)
+    x = torch.randn(4, 5, 3)
+    found = layer_signal(tokens, x)["0"]
+    channels = x.double().reshape(20, 3)
+    assert found["variance"] == pytest.approx(channels.var(0, correction=0).mean().item(), rel=1e-5)
+    assert found["squared_mean"] == pytest.approx(channels.mean(0).square().mean().item(), rel=1e-4)
 
 
 def test_signal_that_is_not_finite_is_none():

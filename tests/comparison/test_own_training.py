@@ -201,9 +201,9 @@ def test_what_the_function_must_return(returned, message):
         ({"train": lambda run, more: None}, "must take one argument, the run"),
         ({"train": "small_problems:missing"}, "has no 'missing'"),
         ({"model": "resnet20"}, "model: train= brings model, data and training with it"),
-        ({"data": "x.npz", "lrs": [0.1, 0.2]}, "data, lrs: train= brings"),
+        ({"data": "x.npz", "optimizer": "adamw"}, "data, optimizer: train= brings"),
         ({"norms": ["nf", "spade"]}, "Name other normalizers"),
-        ({"train": None}, "metric and direction go with train="),
+        ({"train": None}, "metric='rmse': classification has accuracy; any other is what train= returns"),
     ],
 )
 def test_what_is_asked_wrongly_is_said_before_the_first_run(changes, message):

@@ -1,5 +1,6 @@
 import pytest
 
+from normwise.comparison.protocol import protocol_of
 from normwise.comparison.settings import InputError, make_settings, named_norms
 from normwise.layers import GroupNorm
 
@@ -30,7 +31,7 @@ def test_sizes_are_sorted_and_a_count_of_seeds_is_spelled_out():
 def test_rate_is_linear_up_to_32_and_constant_beyond():
     made = settings(learning_rate=0.32)
     assert [made.rate(size) for size in (1, 8, 32, 64, 1000)] == pytest.approx([0.01, 0.08, 0.32, 0.32, 0.32])
-    assert any("0.02 at 2, 0.08 at 8" in sentence for sentence in made.protocol())
+    assert any("0.02 at 2, 0.08 at 8" in sentence for sentence in protocol_of(made))
 
 
 def test_identity_holds_what_decides_a_result_and_not_the_rest_of_the_sweep():
@@ -95,6 +96,6 @@ def test_bad_settings(changes, message):
 
 
 def test_the_protocol_says_how_the_learning_rate_was_chosen():
-    assert any("may not suit all of them (--lrs chooses for each)" in sentence for sentence in settings().protocol())
-    chosen = " ".join(settings(lrs=[0.1, 0.5]).protocol())
+    assert any("may not suit all of them (--lrs chooses for each)" in sentence for sentence in protocol_of(settings()))
+    chosen = " ".join(protocol_of(settings(lrs=[0.1, 0.5])))
     assert "Peak learning rate: of 0.1, 0.5 (× min(1, batch size / 32)) the one with the highest accuracy" in chosen

@@ -51,7 +51,7 @@ def test_diverged_runs_count_with_their_credit_and_have_no_other_figures():
     one = row("none", 64, 0, 0.1, status="diverged", **nothing)
     cell = summarize([one, row("none", 64, 1, 0.9)]).cells[0]
     assert (cell.diverged, cell.n, cell.mean) == (1, 2, pytest.approx(0.5))
-    assert (cell.gap, cell.train_accuracy) == (0.0, 1.0)
+    assert (cell.gap, cell.on_training_split) == (0.0, 1.0)
     alone = summarize([one])
     assert alone.cells[0].gap is None
     assert "No normalization diverged in 1 of 1 runs at batch size 64." in alone.evidence
@@ -323,7 +323,7 @@ def test_runs_that_are_no_better_than_chance_have_no_winner(level):
         "(--epochs) or at another learning rate, and look whether the labels belong to the samples."
     )
     assert summary.verdicts[0].leader is None
-    assert summary.evidence[0].startswith("Batch size 8: nothing trained: nobody answers more than always the most")
+    assert summary.evidence[0].startswith("Batch size 8: nothing trained: nobody is better than always answering the")
 
 
 def test_one_that_learns_among_many_at_chance_is_a_winner():

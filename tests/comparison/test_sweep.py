@@ -51,7 +51,8 @@ def test_rows_are_flat_json(rows):
     row = rows[0]
     assert json.loads(json.dumps(row, allow_nan=False)) == row
     assert list(row) == [
-        *("key", "norm", "batch_size", "seed", "model", "data", "train_samples", "test_samples", "classes"),
+        *("key", "norm", "batch_size", "seed", "model", "data", "task", "metric", "direction", "train_samples"),
+        *("test_samples", "classes"),
         "chance_accuracy",
         *(
             "batches_by",
@@ -63,7 +64,16 @@ def test_rows_are_flat_json(rows):
             "test_accuracy_train_mode",
             "train_eval_gap",
         ),
-        *("train_accuracy", "test_loss", "curve", "peak_memory_bytes", "memory_kind", "parameters"),
+        *(
+            "train_accuracy",
+            "test_interval",
+            "metrics",
+            "test_loss",
+            "curve",
+            "peak_memory_bytes",
+            "memory_kind",
+            "parameters",
+        ),
         *("layers", "seconds", "started", "versions", "step_ms"),
     ]
     assert (row["model"], row["data"]) == (SMALL["model"], SMALL["data"])

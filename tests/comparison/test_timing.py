@@ -22,8 +22,7 @@ class Clocked:
     def __init__(self, name, times, order):
         self.name, self.times, self.order, self.timed = name, list(times), order, []
 
-    def first_batch(self):
-        return ()
+    first_batch = ()
 
     def timed_step(self):
         self.order.append(self.name)
@@ -51,7 +50,7 @@ def test_step_times_are_the_side_by_side_ones(monkeypatch):
         asked.append(list(trainers))
         return dict.fromkeys(trainers, 7.0)
 
-    monkeypatch.setattr("normwise.comparison.classification.side_by_side", times)
+    monkeypatch.setattr("normwise.comparison.task_training.side_by_side", times)
     small = {"model": "small_problems:net", "data": "small_problems:blobs", "epochs": 1, "seeds": 2}
     rows = compare(**small, norms=["batch", "none"], batch_sizes=[8, 16])
     assert asked == [["batch", "none"]] * 4
@@ -104,7 +103,7 @@ def test_step_times_are_taken_once_and_not_while_another_process_has_the_runs(mo
     def claim(store, place):
         yield next(refused, True)
 
-    monkeypatch.setattr("normwise.comparison.classification.side_by_side", times)
+    monkeypatch.setattr("normwise.comparison.task_training.side_by_side", times)
     monkeypatch.setattr("normwise.comparison.sweep.WAIT", 0.0)
     monkeypatch.setattr("normwise.comparison.storage.Store.claim", claim)
     small = {"model": "small_problems:net", "data": "small_problems:blobs", "epochs": 1, "seeds": 1}

@@ -8,14 +8,19 @@ from torch import nn
 from torch.nn import functional as F
 
 from normwise import adaptive_clip_grad_, nets, param_groups
+from normwise.comparison.batches import data_order
 from normwise.comparison.isolation import isolated
 from normwise.comparison.models import Network
 from normwise.comparison.normalizer_free import UNIT_CLIP
-from normwise.comparison.settings import CLIP_NORM, Run, make_settings
-from normwise.comparison.training import Trainer, chance, data_order, parameter_groups, schedule, train
+from normwise.comparison.settings import CLIP_NORM, Run, make_settings, schedule
+from normwise.comparison.training import Trainer, chance_values, parameter_groups, train
 
 DATA = small_problems.blob_data()
 SITES = ("norm1", "a_norm")
+
+
+def chance(data):
+    return chance_values(data)["accuracy"]
 
 
 def settings(**changes):
@@ -153,7 +158,7 @@ def test_a_diverging_run_is_a_result():
 
 
 def test_chance_is_the_most_frequent_training_class():
-    data = replace(DATA, y_train=torch.tensor([0, 2, 2]), y_test=torch.tensor([2, 1, 0, 2]))
+    data = replace(DATA, y_train=torch.tensor([0, 2, 2]), x_test=DATA.x_test[:4], y_test=torch.tensor([2, 1, 0, 2]))
     assert chance(data) == 0.5
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,75 +12,63 @@ import typer
 
 from ..errors import InputError
 from .files import STDOUT, Csv, Json, check_file
+from .help_of_compare import EPILOG as EPILOG
 from .stopping import exit_code, terminable
 
-# tests/test_cli.py holds these against the layers' own table and the function's defaults, which only torch can load.
-NAMES = """
-  batch, group, instance, layer, ghost, sync, renorm, switchable,
-  batch-instance, ibn, filter-response, global-response, evo-b0, evo-s0,
-  pixel-layer, pixel-rms, positional, tanh, erf, none, nf, bank,
-  token-layer, token-rms, token-layer-zero, token-rms-zero, token-tanh,
-  token-erf"""
-EPILOG = f"""Examples:
-
-\b
-  normwise compare
-  normwise compare --data photos/ --model torchvision:resnet18 --image-size 64
-  normwise compare --data wine.csv --target class --model my_code:make_model
-  normwise compare --norms batch,group:8 --batch-sizes 4,32 --seeds 5
-  normwise compare --data mixed-digits --batches-by domain --norms batch,bank
-  normwise compare --data scans/ --batches-by 'patient(\\d+)'
-  normwise compare --model my_code:make_model --data my_code:make_data
-  normwise compare --train my_code:my_train --metric rmse:min
-  normwise compare --json - | jq '.[].test_accuracy'
-
-MODEL is resnet8, resnet20 and so on, timm:NAME, torchvision:NAME or package.module:function, which may take norm,
-in_channels and classes. DATA is digits, mixed-digits (every second one a faint negative), a folder with one
-directory of images per class, an .npz file, a table (.csv, or .npy with the classes in the last column), or
-package.module:function, which returns a training and a test data set. TRAIN, in the place of both, is
-package.module:function, which gets a run (run.norm, run.replace, run.batch_size, run.seed) and returns a dict
-with the metric: any task, any loop.
-
-With --batches-by KEY each mini-batch holds samples of one group alone: one domain, patient or video. KEY is a column
-of a table, an array of an .npz file (KEY_train and KEY_test where it holds the splits), group for what a function
-returns as (x, y, group), domain for mixed-digits, and for a folder a regular expression that finds the group in the
-path below the directory of the class: '(.*)/' takes directories, 'patient(\\d+)' a part of the file names. bank is
-BatchNorm with running statistics for each group.
-
-NAMES are separated by commas; group:8 is GroupNorm with 8 groups; nf is the normalizer-free counterpart of
-resnet8, resnet20 and so on (it is left out with any other MODEL); those of tokens replace LayerNorm and RMSNorm
-in models that have them (any other MODEL leaves them out):
-
-\b{NAMES}
-"""
-
-
-Model = Annotated[str, typer.Option(metavar="MODEL", help="What to train; see below.")]
-Data = Annotated[str, typer.Option(metavar="DATA", help="What to train it on; see below.")]
+Model = Annotated[
+    str | None, typer.Option(metavar="MODEL", help="What to train, see below; by default a small net for the task.")
+]
+Data = Annotated[str | None, typer.Option(metavar="DATA", help="What to train it on, see below; by default digits.")]
+TaskName = Annotated[str | None, typer.Option("--task", metavar="TASK", help="What is learned; see below.")]
 Train = Annotated[str | None, typer.Option(metavar="TRAIN", help="Your own training function; see below.")]
 Metric = Annotated[
     str | None,
-    typer.Option(metavar="NAME:max|min", help="With --train: what it returns that counts, more or less of it."),
+    typer.Option(
+        metavar="NAME",
+        help="What counts: rmse, mae or r2; dice or iou; f1 or accuracy. With --train NAME:max or NAME:min, which it "
+        "returns.",
+    ),
 ]
-Target = Annotated[str | None, typer.Option(metavar="NAME", help="The column of a table that holds the classes.")]
+Target = Annotated[str | None, typer.Option(metavar="NAME", help="The column of a table that is predicted.")]
 Standardize = Annotated[bool, typer.Option("--standardize", help="Scale each feature or channel of the data.")]
 BatchesBy = Annotated[
     str | None, typer.Option(metavar="KEY", help="Make each mini-batch of one group of samples; see below.")
 ]
-Norms = Annotated[str, typer.Option(metavar="NAMES", help="Normalizers to compare; see below.")]
+Norms = Annotated[str | None, typer.Option(metavar="NAMES", help="Normalizers to compare; see below.")]
 BatchSizes = Annotated[str, typer.Option(metavar="NUMBERS", help="Batch sizes to train with, separated by commas.")]
 Seeds = Annotated[int, typer.Option(metavar="N", help="Runs of each normalizer at each batch size.")]
-Epochs = Annotated[int, typer.Option(metavar="N", help="Passes over the training split in each run.")]
+Epochs = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Passes over the training split in each run; by default what suits the task, or 6."),
+]
 LearningRate = Annotated[
     float | None,
     typer.Option(
-        metavar="X", help="Peak at batch size 32 and above, less below; by default 0.6. With --train as given."
+        metavar="X",
+        help="Peak at batch size 32 and above, less below; by default 0.6 of SGD and 0.003 of AdamW. With --train as "
+        "given.",
     ),
 ]
 Rates = Annotated[
     str | None, typer.Option(metavar="NUMBERS", help="Rates to choose from for each normalizer, by a validation part.")
 ]
 WeightDecay = Annotated[float, typer.Option(metavar="X", help="On weights, not on biases or normalizers.")]
+OptimizerName = Annotated[
+    str | None,
+    typer.Option("--optimizer", metavar="NAME", help="sgd (classification), adamw, or package.module:function."),
+]
+Schedule = Annotated[str | None, typer.Option(metavar="NAME", help="cosine, constant, or package.module:function.")]
+Augmentation = Annotated[
+    str | None, typer.Option("--augment", metavar="NAME", help="package.module:function that changes a training batch.")
+]
+Precision = Annotated[str, typer.Option(metavar="NAME", help="fp32, bf16, or on CUDA fp16: autocast.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Read data sets anew in each epoch, by N processes; else held in memory."),
+]
+TokenizerName = Annotated[
+    str | None, typer.Option("--tokenizer", metavar="NAME", help="package.module:object for text; else characters.")
+]
 ImageSize = Annotated[
     int | None, typer.Option(metavar="N", help="Pixels per side for images; by default what model and files ask for.")
 ]
@@ -101,20 +88,27 @@ Out = Annotated[
 
 
 def compare(
-    model: Model = "resnet8",
-    data: Data = "digits",
+    model: Model = None,
+    data: Data = None,
+    task: TaskName = None,
     train: Train = None,
     metric: Metric = None,
     target: Target = None,
     standardize: Standardize = False,
     batches_by: BatchesBy = None,
-    norms: Norms = "batch,group,instance,layer,none,nf",
+    norms: Norms = None,
     batch_sizes: BatchSizes = "2,8,64",
     seeds: Seeds = 3,
-    epochs: Epochs = 6,
+    epochs: Epochs = None,
     learning_rate: LearningRate = None,
     lrs: Rates = None,
     weight_decay: WeightDecay = 5e-4,
+    optimizer: OptimizerName = None,
+    schedule: Schedule = None,
+    augment: Augmentation = None,
+    precision: Precision = "fp32",
+    workers: Workers = None,
+    tokenizer: TokenizerName = None,
     image_size: ImageSize = None,
     device: Device = None,
     until_clear: UntilClear = False,
@@ -134,7 +128,7 @@ def compare(
     """
     sizes = _numbers("--batch-sizes", batch_sizes, int, "integers separated by commas, such as 2,8,64")
     rates = None if lrs is None else _numbers("--lrs", lrs, float, "numbers separated by commas, such as 0.1,0.3,0.6")
-    name, direction = _metric(metric)
+    name, direction = _metric(metric, bool(train))
     _check_files(json_file, csv_file)
     from ..comparison import compare as run_comparison
     from ..comparison.terminal import Progress, make_console
@@ -148,19 +142,26 @@ def compare(
             progress.rows = run_comparison(  # in the order of the plan, also where several processes did them
                 model,
                 data,
+                task=task,
                 train=train,
                 metric=name,
                 direction=direction,
                 target=target,
                 standardize=standardize,
                 batches_by=batches_by,
-                norms=norms.split(","),
+                norms=None if norms is None else norms.split(","),
                 batch_sizes=sizes,
                 seeds=seeds,
                 epochs=epochs,
                 learning_rate=learning_rate,
                 lrs=rates,
                 weight_decay=weight_decay,
+                optimizer=optimizer,
+                schedule=schedule,
+                augment=augment,
+                precision=precision,
+                workers=workers,
+                tokenizer=tokenizer,
                 image_size=image_size,
                 device=device,
                 until_clear=until_clear,
@@ -189,10 +190,10 @@ def _check_files(*files: Path | None) -> None:
         check_file(file)
 
 
-def _metric(text: str | None) -> tuple[str | None, str | None]:
-    """ "rmse:min" as name and direction."""
-    if text is None:
-        return None, None
+def _metric(text: str | None, own: bool) -> tuple[str | None, str | None]:
+    """ "rmse:min" as name and direction; where the training is not the user's own, "rmse" will do."""
+    if text is None or (not own and ":" not in text):
+        return text, None
     name, _, direction = text.rpartition(":")
     if not name or direction not in ("max", "min"):
         raise InputError(
@@ -206,24 +207,3 @@ def _numbers(option: str, text: str, kind: Any, form: str) -> list[Any]:
         return [kind(part) for part in text.split(",")]
     except ValueError as error:
         raise InputError(f"{option} {text}: write {form}.") from error
-
-
-def command_of(settings: dict[str, Any], out: Path) -> str:
-    """The command line that repeats a sweep whatever the defaults have become."""
-    own = settings.get("metric")
-    trained = ("model", "data", "target", "batches_by", "lrs", "weight_decay", "image_size")
-    names = ("norms", "batch_sizes", "epochs", "learning_rate", "device", *(() if own else trained))
-    values = {name: _text(settings.get(name)) for name in names}
-    if own:
-        values |= {"train": settings["model"], "metric": f"{own}:{settings['direction']}"}
-    values |= {"seeds": len(settings["seeds"]), "out": out}
-    options = [word for name, value in values.items() if value for word in (f"--{name.replace('_', '-')}", str(value))]
-    flags = [
-        flag for flag, field in (("--standardize", "standardize"), ("--until-clear", "looks")) if settings.get(field)
-    ]
-    return shlex.join(["normwise", "compare", *options, *flags])
-
-
-def _text(value: Any) -> Any:
-    """A list as the command line has it: "2,8,64"; everything else as it is."""
-    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else value

@@ -14,8 +14,8 @@ from ..comparison.next_step import next_step
 from ..comparison.report.words import partial, rate_note
 from ..comparison.storage import RESULTS
 from ..comparison.terminal import show_result
-from .compare import command_of
 from .files import STDOUT
+from .repeating import command_of
 
 REPORT = "report.html"
 

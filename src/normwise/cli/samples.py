@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..comparison import InputError
+from ..comparison.data import Data
 from ..comparison.image_size import choose_image_size
 from ..comparison.isolation import isolated
 from ..comparison.request import IMAGE_SIZE
@@ -76,7 +77,12 @@ def training_samples(net: nn.Module, source: str, options: DataOptions) -> Sampl
     """
     size = _image_size(net, source, options.image_size)
     with isolated(0, "cpu"):
-        x = load_data(source, size, options.target, options.standardize).x_train
+        data = load_data(source, size, options.target, options.standardize)
+    if not isinstance(data, Data) or not data.x_train.is_floating_point():
+        raise InputError(
+            f"{source} gives no samples in memory, or token numbers; write --input with the sizes of a batch."
+        )
+    x = data.x_train
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(ORDER_SEED))
     return Samples(x[order].to(dtype_of(net)), options.batch_size or BATCH_SIZE, _described(x))
 

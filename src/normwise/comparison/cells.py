@@ -23,7 +23,8 @@ class Cell:
     `values` are the metric of the single runs, `mean` their mean (NaN where no run has one), `std` their sample
     standard deviation, None for fewer than two. A diverged run counts with its credited accuracy; `lost` of the runs
     have no value at all. The other figures are means of the runs that have them, `step_ms` is the median. `chance` is
-    the accuracy of always answering the most frequent class, None in rows that do not have it.
+    the metric of a model that has learned nothing, `interval` half the 95 % interval of the metric on the held-out
+    samples; None in rows that do not have them.
     """
 
     norm: str
@@ -37,16 +38,17 @@ class Cell:
     std: float | None
     train_mode: float | None
     gap: float | None
-    train_accuracy: float | None
+    on_training_split: float | None
     step_ms: float | None
     peak_memory_bytes: int | None
     test_samples: int | None
     chance: float | None = None
+    interval: float | None = None
 
     @property
     def failed(self) -> int:
         """Runs that ended in an error."""
-        return 0 if self.metric.share else self.lost - self.diverged
+        return self.lost - self.diverged if self.metric.own else self.lost
 
     @property
     def worst(self) -> float:
@@ -129,13 +131,14 @@ def _cell(rows: list[Row], metric: Metric) -> Cell:
         mean=statistics.fmean(values) if values else math.nan,
         values=tuple(values),
         std=statistics.stdev(values) if len(values) > 1 else None,
-        train_mode=_mean(rows, "test_accuracy_train_mode"),
+        train_mode=_mean(rows, f"{metric.field}_train_mode"),
         gap=_mean(rows, "train_eval_gap"),
-        train_accuracy=_mean(rows, "train_accuracy"),
+        on_training_split=_mean(rows, f"train_{metric.name}"),
         step_ms=statistics.median(steps) if steps else None,
         peak_memory_bytes=max(memory) if memory else None,
         test_samples=rows[0].get("test_samples"),
-        chance=rows[0].get("chance_accuracy"),
+        chance=rows[0].get(f"chance_{metric.name}"),
+        interval=_mean(rows, "test_interval"),
     )
 
 

@@ -42,7 +42,7 @@ def _sentence(batch_size: int, norms: set[str], cells: Sequence[Cell]) -> str | 
     trained = [cell for cell in cells if cell.batch_size == batch_size and max(cell.diverged, cell.lost) < cell.n]
     leading = [cell for cell in trained if cell.norm in norms]
     # Step times of a training that is not ours were taken one after another.
-    prices = [price for price in PRICES if price.field != "step_ms" or cells[0].metric.share]
+    prices = [price for price in PRICES if price.field != "step_ms" or not cells[0].metric.own]
     said = [text for price in prices if (text := _said(price, leading, trained))]
     if not said or len(trained) < 2:
         return None

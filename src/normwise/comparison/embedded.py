@@ -6,9 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .data import Data, split_and_standardize
+from .data import Data
 from .groups import Grouping
 from .settings import InputError
+from .splits import split_and_standardize
 
 DIGITS, MIXED, DOMAIN = "digits", "mixed-digits", "domain"
 # A third trains: small enough for the default sweep, hard enough that normalizers differ. The rest gives the

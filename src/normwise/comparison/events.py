@@ -38,6 +38,7 @@ class RateTried(Event):
     """Before `SweepStarted`: one learning rate of `lrs` was tried; `done` and `total` count these tries."""
 
     tried: Try
+    metric: Metric
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,8 @@ from .cost import costs
 from .spread import MOST_SEEDS
 from .verdict import Verdict
 
-GAP_WORTH_NAMING = 0.01
+# Of a share, and of what is none relative to its value.
+GAP_WORTH_NAMING, CHANGE_WORTH_NAMING = 0.01, 0.05
 
 At = dict[str, Cell]
 
@@ -92,10 +93,15 @@ def _gaps(cells: Sequence[Cell]) -> list[str]:
     found = []
     for norm in dict.fromkeys(cell.norm for cell in cells):
         widest = max((cell for cell in cells if cell.norm == norm), key=lambda cell: abs(cell.gap or 0.0))
-        if widest.gap is not None and widest.train_mode is not None and abs(widest.gap) >= GAP_WORTH_NAMING:
+        if widest.gap is None or widest.train_mode is None:
+            continue
+        metric, evaluated = widest.metric, widest.train_mode - widest.gap
+        if abs(widest.gap) >= (GAP_WORTH_NAMING if metric.share else CHANGE_WORTH_NAMING * abs(evaluated)):
+            what = "" if metric.field == "test_accuracy" else f"{metric.name} "
+            sign = "+" if widest.gap > 0 else "-"
             found.append(
-                f"{title(norm)} at batch size {widest.batch_size}: {widest.train_mode:.1%} of the held-out split with "
-                f"the statistics of training, {widest.train_mode - widest.gap:.1%} with those of evaluation "
-                f"(gap {100 * widest.gap:+.1f} points)."
+                f"{title(norm)} at batch size {widest.batch_size}: {what}{metric.text(widest.train_mode)} of the "
+                f"held-out split with the statistics of training, {metric.text(evaluated)} with those of evaluation "
+                f"(gap {sign}{metric.difference(abs(widest.gap))}{metric.unit})."
             )
     return found

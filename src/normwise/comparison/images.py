@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from ..image_files import UnreadableError, head_of, opened, pictures_in
-from .data import Data, split_and_standardize, standardized
+from .data import Data
 from .groups import groups_of
 from .path_groups import grouping_of
 from .settings import InputError
+from .splits import split_and_standardize, standardized
 
 HELD_OUT = 0.25
 HELD_OUT_NAMES = ("test", "val", "valid", "validation")
@@ -37,7 +38,7 @@ def image_folder(folder: Path, size: int, key: str | None = None) -> Data:
     grouping = None
     if key is not None:
         grouping = grouping_of([_below_class(folder, path, bool(test)) for path, _ in paths], key)
-    x = _read([path for path, _ in paths], size)
+    x = read_images([path for path, _ in paths], size)
     y = torch.tensor([label for _, label in paths])
     if not test:
         return split_and_standardize(folder.name, x, y, classes, HELD_OUT, grouping)
@@ -103,7 +104,8 @@ def _listed(folder: Path) -> dict[str, list[Path]]:
     return found
 
 
-def _read(paths: list[Path], size: int) -> Tensor:
+def read_images(paths: list[Path], size: int) -> Tensor:
+    """float32 `[N, C, size, size]` from 0 to 1; InputError that names what cannot be read."""
     arrays, unreadable = [], []
     for path in paths:
         try:

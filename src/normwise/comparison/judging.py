@@ -9,7 +9,7 @@ import numpy as np
 
 from .cells import Cell, Row
 from .chance import LEVEL, range_quantile
-from .metric import Metric, metric_of
+from .metric import ACCURACY, Metric, metric_of
 from .spread import Block, Chance, block_of
 from .verdict import Verdict
 
@@ -23,15 +23,16 @@ _COMPARED = (
     "clear when it is larger than what the ranges of all batch sizes together stay within with 95 % probability where "
     "nothing differs (Tukey's studentized range; the spread is that of the paired differences, the largest of three: "
     "pooled over the whole table, over the batch size, over the two compared), and larger than the 95 % interval of "
-    "one accuracy on this many held-out samples. "
+    "one {metric} on {samples} held-out samples. "
 )
 _ALONE = (
     "With one seed there is no spread, so no lead is clear. A normalizer is unreliable, and neither leads nor ties, "
 )
 _BEHIND = "it is clearly behind where its own differences from the leader say so."
 RULE = (
-    f"{_COMPARED}{_ALONE}where its own runs lie more than {100 * SCATTER:.0f} points apart, further than two "
-    f"accuracies on this many samples do by chance, and not because a seed was hard for all; {_BEHIND}"
+    f"{_COMPARED.format(metric='accuracy', samples='this many')}{_ALONE}where its own runs lie more than "
+    f"{100 * SCATTER:.0f} points apart, further than two accuracies on this many samples do by chance, and not because "
+    f"a seed was hard for all; {_BEHIND}"
 )
 RULE_OF_VALUES = (
     f"{_COMPARED.partition(', and larger than')[0]}. {_ALONE}where a run has no value, or where its own runs lie "
@@ -42,7 +43,17 @@ RULE_OF_VALUES = (
 
 def rule_of(metric: Metric) -> str:
     """The rules in words."""
-    return RULE if metric.share else RULE_OF_VALUES
+    if metric.own:
+        return RULE_OF_VALUES
+    if metric == ACCURACY:
+        return RULE
+    compared = _COMPARED.format(metric=metric.name, samples="these")
+    apart = f"{100 * SCATTER:.0f} points apart" if metric.share else f"{100 * SCATTER:.0f} % of their mean apart"
+    return (
+        f"{compared}The interval is that of leaving out a twentieth of the samples each time (jackknife). {_ALONE}"
+        f"where its own runs lie more than {apart}, further than the samples explain, and not because a seed was "
+        f"hard for all; {_BEHIND}"
+    )
 
 
 def verdicts_of(rows: Sequence[Row], cells: Sequence[Cell], level: float = LEVEL) -> tuple[Verdict, ...]:
@@ -73,8 +84,10 @@ def _scores(rows: Sequence[Row], cells: Mapping[str, Cell], batch_size: int) -> 
 
 
 def resolution(cell: Cell) -> float:
-    """Half the 95 % interval of one accuracy on the held-out samples; 0 where nobody knows it."""
-    if not cell.metric.share or cell.test_samples is None:
+    """Half the 95 % interval of the metric on the held-out samples; 0 where nobody knows it."""
+    if cell.interval is not None:
+        return cell.interval
+    if cell.metric != ACCURACY or cell.test_samples is None or math.isnan(cell.mean):
         return 0.0
     # Laplace's estimate keeps the interval of a perfect accuracy above 0.
     rate = (cell.mean * cell.test_samples + 1) / (cell.test_samples + 2)
@@ -89,10 +102,8 @@ def _scattering(cells: Mapping[str, Cell], block: Block) -> list[str]:
 
 def _disagree(cell: Cell, block: Block, typical: float) -> bool:
     """Whether its runs lie too far apart to say what to expect of the next one (see `RULE`)."""
-    if cell.metric.share:
-        limit = max(SCATTER, math.sqrt(2) * resolution(cell))
-    else:
-        limit = max(SCATTER * abs(cell.mean), WILD * math.sqrt(2) * typical)
+    least = SCATTER if cell.metric.share else max(SCATTER * abs(cell.mean), WILD * math.sqrt(2) * typical)
+    limit = max(least, math.sqrt(2) * resolution(cell))
     if not _apart(cell.metric.sign * np.array(cell.values), limit):
         return False
     own = block.norms.index(cell.norm)
@@ -152,10 +163,12 @@ def _verdict(cells: Mapping[str, Cell], block: Block, reliable: Sequence[str], c
 
 
 def _has_learned(cell: Cell) -> bool:
-    """Whether some run has a result, of classifiers a better one than always the most frequent class."""
+    """Whether some run has a result, where chance is known a better one than that."""
     if cell.diverged == cell.n or cell.lost == cell.n:
         return False
-    return cell.chance is None or cell.best > cell.chance + resolution(cell)
+    if cell.chance is None:
+        return True
+    return cell.metric.score(cell.best) > cell.metric.score(cell.chance) + resolution(cell)
 
 
 def _without_leader(

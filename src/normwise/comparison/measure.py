@@ -7,71 +7,51 @@ import math
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..signal.protection import as_it_was
 from .bank import remembering
-from .batches import by_group
 from .isolation import listening
 from .models import Network
+from .tasks import Task
+from .training_data import Batch
 
-EVALUATION_BATCH = 128
 SIGNAL_BATCH = 64
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, x: Tensor, y: Tensor) -> tuple[float, float]:
-    """Accuracy and mean cross-entropy in evaluation mode."""
+def evaluate(model: nn.Module, objective: Task, batches: Iterable[Batch]) -> Tensor:
+    """The `sums` of all samples, on the CPU, in evaluation mode; a batch of a group by the statistics of that group."""
     with as_it_was(model):
         model.eval()
-        correct = loss = torch.zeros((), device=x.device)
-        for part, labels in zip(x.split(EVALUATION_BATCH), y.split(EVALUATION_BATCH), strict=True):
-            logits = model(part)
-            correct = correct + (logits.argmax(1) == labels).sum()
-            loss = loss + F.cross_entropy(logits, labels, reduction="sum")
-    return float(correct) / len(x), float(loss) / len(x)
-
-
-def evaluate_by_bank(model: nn.Module, x: Tensor, y: Tensor, groups: Tensor) -> tuple[float, float]:
-    """`evaluate`, each sample by the running statistics of its group."""
-    correct = loss = 0.0
-    for group in groups.unique().tolist():
-        members = (groups == group).nonzero().flatten()
-        with remembering(model, group):
-            accuracy, mean_loss = evaluate(model, x[members], y[members])
-        correct, loss = correct + accuracy * len(members), loss + mean_loss * len(members)
-    return correct / len(x), loss / len(x)
+        found = []
+        for x, y, group in batches:
+            with remembering(model, group):
+                found.append(objective.sums(model(x), y).cpu())
+    return torch.cat(found)
 
 
 @torch.no_grad()
-def train_mode_accuracy(network: Network, x: Tensor, y: Tensor, batch_size: int, groups: Tensor | None = None) -> float:
-    """Accuracy with the normalizers, and nothing else, in training mode at a batch size.
+def evaluate_in_training(network: Network, objective: Task, batches: Iterable[tuple[Batch, int]]) -> Tensor:
+    """The `sums` of all samples, with the normalizers, and nothing else, in training mode.
 
-    Samples come in one fixed random order, where there are groups one group after the other. The last batch is filled
-    up from the start of that order, and only its own samples count: each sample counts once, and each batch has the
-    full size.
+    The batches are those of `TrainingData.full_batches`: each sample counts once, and each batch has the full size.
     """
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0)).to(x.device)
-    correct = torch.zeros((), device=x.device)
+    found = []
     with as_it_was(network.module):
         network.module.eval()
         modules = dict(network.module.named_modules())
         for site in network.sites:
             modules[site].train()
-        for members in by_group(order, groups):
-            for start in range(0, len(members), batch_size):
-                index = members[torch.arange(start, start + batch_size, device=x.device) % len(members)]
-                counted = min(batch_size, len(members) - start)
-                hits = network.module(x[index]).argmax(1) == y[index]
-                correct += hits[:counted].sum()
-    return float(correct) / len(x)
+        for (x, y, _), counted in batches:
+            found.append(objective.sums(network.module(x), y)[:counted].cpu())
+    return torch.cat(found)
 
 
 @torch.no_grad()
@@ -84,7 +64,9 @@ def layer_signal(network: Network, x: Tensor) -> dict[str, dict[str, float | Non
     found: dict[str, dict[str, float | None]] = {}
 
     def record(site: str, signal: Tensor) -> None:
-        variance, mean = torch.var_mean(signal.float(), dim=[0, *range(2, signal.dim())], correction=0)
+        channel = signal.dim() - 1 if network.of_tokens else 1
+        dims = [dim for dim in range(signal.dim()) if dim != channel]
+        variance, mean = torch.var_mean(signal.float(), dim=dims, correction=0)
         found[site] = {"squared_mean": finite(mean.square().mean()), "variance": finite(variance.mean())}
 
     modules = dict(network.module.named_modules())

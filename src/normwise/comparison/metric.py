@@ -9,20 +9,23 @@ from typing import Any
 
 from torch import Tensor
 
-from .settings import InputError
+from ..errors import InputError
 
 DIRECTIONS = ("max", "min")
+# Where rows keep what a user's function returned.
+OWN_FIELD = "value"
 # Digits of a number that is no share of something.
 VALUE_DIGITS, DIFFERENCE_DIGITS = 4, 2
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A number of each run, kept in the rows' `field`. `share`: it is a share of the held-out samples, from 0 to 1.
+    """A number of each run, kept in the rows' `field`. `share`: it goes from 0 to 1 and is shown in percent.
 
-    A run without the number (its field is None) has failed, or its number was not finite.
+    A run without the number (its field is None) has failed, or its number was not finite. `chance` says what a model
+    gets that has learned nothing, of the metrics of our own loop; `title` is its name in a heading.
 
-    >>> rmse = Metric("rmse", "min", "value")
+    >>> rmse = own_metric("rmse", "min")
     >>> rmse.text(0.123456), rmse.difference(0.012345), rmse.score(2.0), ACCURACY.text(0.9712)
     ('0.1235', '0.012', -2.0, '97.1%')
     """
@@ -31,6 +34,13 @@ class Metric:
     direction: str
     field: str
     share: bool = False
+    title: str = ""
+    chance: str = ""
+
+    @property
+    def own(self) -> bool:
+        """Whether a user's function returned it."""
+        return self.field == OWN_FIELD
 
     @property
     def sign(self) -> int:
@@ -58,7 +68,21 @@ class Metric:
         return " points" if self.share else ""
 
 
-ACCURACY = Metric("accuracy", "max", "test_accuracy", share=True)
+def _ready(name: str, direction: str, title: str, chance: str, share: bool = False) -> Metric:
+    return Metric(name, direction, f"test_{name}", share, title, chance)
+
+
+_FREQUENT = "always answering the most frequent class"
+_MEAN = "always answering the mean of the training targets"
+ACCURACY = _ready("accuracy", "max", "Test accuracy", _FREQUENT, share=True)
+F1 = _ready("f1", "max", "Test F1", _FREQUENT, share=True)
+DICE = _ready("dice", "max", "Test Dice", _FREQUENT, share=True)
+IOU = _ready("iou", "max", "Test IoU", _FREQUENT, share=True)
+RMSE = _ready("rmse", "min", "Test RMSE", _MEAN)
+MAE = _ready("mae", "min", "Test MAE", _MEAN)
+R2 = _ready("r2", "max", "Test R²", _MEAN)
+PERPLEXITY = _ready("perplexity", "min", "Test perplexity", "always answering the frequencies of the tokens")
+_READY = {metric.name: metric for metric in (ACCURACY, F1, DICE, IOU, RMSE, MAE, R2, PERPLEXITY)}
 
 
 def own_metric(name: str | None, direction: str | None) -> Metric:
@@ -76,13 +100,15 @@ def own_metric(name: str | None, direction: str | None) -> Metric:
             f"metric={name!r} needs a direction: 'max' where more is better, 'min' where less is; received "
             f"{direction!r}."
         )
-    return Metric(name, direction, "value")
+    return Metric(name, direction, OWN_FIELD, title=name)
 
 
 def metric_of(rows: Sequence[Mapping[str, Any]]) -> Metric:
     """The metric of a sweep's rows: accuracy, where they name no other."""
     named = rows[0].get("metric") if rows else None
-    return ACCURACY if named is None else own_metric(named, rows[0]["direction"])
+    if named is None:
+        return ACCURACY
+    return own_metric(named, rows[0]["direction"]) if "train" in rows[0] else _READY[named]
 
 
 def as_number(value: Any) -> float | None:

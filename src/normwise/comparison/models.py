@@ -15,8 +15,17 @@ from ..layers import NORMALIZERS, Norm
 from .bank import BANK
 from .isolation import isolated
 from .normalizer_free import NORMALIZER_FREE
-from .replacement import check_replaceable, normalization_layers, of_its_kind, replace_normalizers, run_with_maps
+from .replacement import (
+    TOKENS,
+    check_replaceable,
+    normalization_layers,
+    of_its_kind,
+    replace_normalizers,
+    run_with_maps,
+)
 from .settings import InputError, digest
+from .tasks import Task
+from .tasks.classification import Classification
 from .token_layers import is_for_tokens, token_layers
 
 REFERENCE = "batch"
@@ -27,18 +36,20 @@ class ShapeError(InputError):
 
 
 class Network(NamedTuple):
-    """A model and the names of its normalization sites, also where nothing (nn.Identity) stands there."""
+    """A model and the names of its normalization sites, also where nothing (nn.Identity) stands there; `of_tokens`:
+    what they get are rows `[*, C]`, not maps `[N, C, *space]`."""
 
     module: nn.Module
     sites: tuple[str, ...]
+    of_tokens: bool = False
 
 
 class Recipe:
     """Builds one architecture with any normalizer; for one seed all share the tensors that no normalizer owns.
 
     `make` takes the normalizer where `takes_norm`, otherwise nothing; then its normalization layers are replaced.
-    `example` is a batch of samples, `classes` the number of outputs that the model needs at least. `normalizer_free`
-    makes the model's counterpart without normalizers, where there is one.
+    `example` is a batch of samples, `classes` the number of outputs that the model needs, as the task `kind` looks at
+    them. `normalizer_free` makes the model's counterpart without normalizers, where there is one.
     """
 
     def __init__(
@@ -49,6 +60,7 @@ class Recipe:
         example: Tensor,
         classes: int,
         normalizer_free: Callable[[], nn.Module] | None = None,
+        kind: type[Task] = Classification,
     ) -> None:
         self.name, self.make, self.takes_norm, self.normalizer_free = name, make, takes_norm, normalizer_free
         with isolated(0, "cpu"):
@@ -65,7 +77,7 @@ class Recipe:
         self.has_tokens = bool(token_layers(model))
         #: The positions of the smallest map that a normalizer gets.
         self.smallest_map = min((math.prod(shape) for shape in maps.values()), default=1)
-        _check_output(name, output, len(example), classes)
+        kind.check_output(name, output, example, classes)
 
     def build(self, norm: Norm, seed: int) -> Network:
         """The model with `norm`, on the CPU, its weights those of `seed`."""
@@ -77,7 +89,7 @@ class Recipe:
             model = self._made(*[REFERENCE] * self.takes_norm)
             if not self.takes_norm:
                 places = of_its_kind(model, norm, self.ranks)
-                return Network(model, tuple(replace_normalizers(model, norm, places)))
+                return Network(model, tuple(replace_normalizers(model, norm, places)), TOKENS in places.values())
         sites = tuple(normalization_layers(model))
         if norm == REFERENCE:
             return Network(model, sites)
@@ -120,17 +132,6 @@ def first_line(error: Exception) -> str:
     """The type and the first line of an error's message."""
     line = (str(error).strip().splitlines() or [""])[0]
     return f"{type(error).__name__}: {line.rstrip('.')}."
-
-
-def _check_output(name: str, output: Any, samples: int, classes: int) -> None:
-    if not isinstance(output, Tensor) or output.dim() != 2 or len(output) != samples:
-        shape = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise InputError(f"{name} must give logits [N, classes], it gives {shape} for {samples} samples.")
-    if output.shape[1] < classes:
-        raise InputError(
-            f"{name} gives {output.shape[1]} outputs, the data have {classes} classes; let the model's function "
-            "take `classes`, or build the model with that many outputs."
-        )
 
 
 def _share_weights(reference: nn.Module, other: nn.Module, sites: tuple[str, ...]) -> None:

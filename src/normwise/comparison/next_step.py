@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from .cells import counted, spoken
 from .embedded import DIGITS, DOMAIN, MIXED
+from .settings import is_own
 from .summary import Summary
 
 ENOUGH_SEEDS = 3
@@ -39,7 +40,7 @@ def next_step(unfinished: bool, settings: Mapping[str, Any], summary: Summary, a
     if unfinished:
         return NextStep("Do the rest of the runs.", again({}))
     judged = [verdict for verdict in summary.verdicts if verdict.trained]
-    own = settings.get("metric")
+    own = is_own(settings)
     if not judged and own:
         return NextStep("No run has a result: the report says why.", None)
     if not judged:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import pickle
 import statistics
-import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -21,6 +18,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from ..layers import Norm
 from .cells import spoken
+from .code import code_of
+from .events import RateTried
 from .experiment import Listener, Row
 from .isolation import isolated
 from .machine import versions
@@ -32,6 +31,7 @@ from .storage import Store
 from .training import EpochReport
 from .training_run import TrainingRun
 from .trial import why_unfit
+from .tuning import Try, choose_rates
 
 TrainingFunction = Callable[[TrainingRun], Mapping[str, float]]
 
@@ -56,13 +56,34 @@ class OwnTraining:
         self.settings = replace(settings, norms=tuple(self.norms))
 
     def prepare(self, runs: Sequence[Run], tell: Listener, store: Store | None) -> None:
-        """Nothing: what a run needs, its function prepares."""
+        """Choose the learning rate of each contestant at each batch size, where there is a choice."""
+        if not self.settings.lrs:
+            return
+
+        def say(tried: Try, done: int, total: int, left: float) -> None:
+            state = {"done": done, "total": total, "work_done": done / total, "seconds_left": left}
+            tell(RateTried(tried=tried, metric=self.metric, **state))
+
+        def attempt(run: Run, rate: float) -> Try:
+            outcome, _, _ = self._call(run, rate, lambda *_: None, choosing=True)
+            return Try(*run[:2], rate, outcome["value"])
+
+        first = [run for run in runs if run.seed == self.settings.seeds[0]]
+        key_of = partial(self._key, choosing=True)
+        self.rates = choose_rates(first, self.settings.lrs, self.metric, key_of, attempt, say, store)
 
     def keys(self, runs: Sequence[Run]) -> dict[Run, str]:
+        return {run: self._key(run, self._rate(run)) for run in runs}
+
+    def _key(self, run: Run, rate: float | None, choosing: bool = False) -> str:
         settings = self.settings
-        asked = [settings.epochs, settings.learning_rate, settings.device, settings.threads, versions()]
-        code = [_code(self.train), *([self.metric.name, self.metric.direction])]
-        return {run: digest([asked, code, _code(self.norms[run.norm]), run]) for run in runs}
+        asked = [settings.epochs, rate or 0.0, settings.device, settings.threads, versions()]
+        code = [code_of(self.train), *([self.metric.name, self.metric.direction])]
+        return digest([asked, code, code_of(self.norms[run.norm]), run, *(["choosing"] if choosing else [])])
+
+    def _rate(self, run: Run) -> float | None:
+        """The learning rate of a run: that which was chosen, or the one that was given."""
+        return self.rates.get(run[:2], self.settings.own_rate)
 
     def costs(self, runs: Sequence[Run]) -> dict[int, float]:
         """Nobody knows: all the same."""
@@ -74,6 +95,12 @@ class OwnTraining:
 
     def run(self, run: Run, on_epoch: EpochReport) -> Row:
         """One call of the function; an exception in it is a failed run, and the row has its traceback."""
+        return self._row(*self._call(run, self._rate(run), on_epoch), self._rate(run))
+
+    def _call(
+        self, run: Run, rate: float | None, on_epoch: EpochReport, choosing: bool = False
+    ) -> tuple[Row, Row, list[dict[str, Any]]]:
+        """What came of it, what was measured, and what it reported."""
         curve: list[dict[str, Any]] = []
 
         def on_report(epoch: int, metrics: dict[str, float | None]) -> None:
@@ -87,16 +114,17 @@ class OwnTraining:
             batch_size=run.batch_size,
             seed=run.seed,
             epochs=settings.epochs,
-            learning_rate=settings.own_rate,
+            learning_rate=rate,
             device=settings.device,
             on_report=on_report,
+            choosing=choosing,
         )
         with isolated(run.seed, settings.device, settings.threads), _measured(settings.device) as measured:
             outcome = self._outcome(handle)
-        return self._row(outcome, measured, curve)
+        return outcome, measured, curve
 
     def lost(self, message: str) -> Row:
-        return self._row(_ended("failed", message), dict(_NOT_MEASURED), [])
+        return self._row(_ended("failed", message), dict(_NOT_MEASURED), [], self.settings.own_rate)
 
     def about(self) -> dict[str, Any]:
         about = asdict(self.settings)
@@ -110,17 +138,31 @@ class OwnTraining:
                 "the function draws the same numbers for every normalizer.",
                 "A run that raises an error has failed, one whose metric is not finite has diverged; neither has a "
                 "value.",
+                *self._choice_of_rate(),
             ],
             "notes": [],
+            "chosen_rates": [[norm, size, rate] for (norm, size), rate in self.rates.items()],
         }
 
-    def _row(self, outcome: Row, measured: Row, curve: list[dict[str, Any]]) -> Row:
+    def _choice_of_rate(self) -> list[str]:
+        if not self.settings.lrs:
+            return []
+        tried, best = (
+            ", ".join(f"{rate:g}" for rate in self.settings.lrs),
+            "highest" if self.metric.sign > 0 else "lowest",
+        )
+        return [
+            f"Learning rate: of {tried} the one with the {best} {self.metric.name} in a call of its own with the first "
+            "seed, in which run.choosing is true; chosen for each normalizer and batch size."
+        ]
+
+    def _row(self, outcome: Row, measured: Row, curve: list[dict[str, Any]], rate: float | None) -> Row:
         return {
             "train": self.settings.model,
             "metric": self.metric.name,
             "direction": self.metric.direction,
             "epochs": self.settings.epochs,
-            "learning_rate": self.settings.own_rate,
+            "learning_rate": rate,
             **outcome,
             "curve": curve,
             **measured,
@@ -196,27 +238,3 @@ def _measured(device: str) -> Iterator[dict[str, Any]]:
     if on_cuda:
         found["peak_memory_bytes"] = torch.cuda.max_memory_allocated(device)
         found["memory_kind"] = "CUDA caching allocator"
-
-
-def _code(thing: Any) -> list[str]:
-    """What a result depends on of a normalizer or a function: its name, all that is written in its file, and, of an
-    object or a partial function, what it holds."""
-    if isinstance(thing, str):
-        return [thing]
-    function = thing.func if isinstance(thing, partial) else inspect.unwrap(thing)
-    plain = inspect.isroutine(thing) or inspect.isclass(thing)
-    home = function if inspect.isroutine(function) or inspect.isclass(function) else type(function)
-    module = sys.modules.get(home.__module__ or "")
-    file = getattr(module, "__file__", None)
-    text = Path(file).read_text(encoding="utf-8", errors="replace") if file and Path(file).is_file() else ""
-    if not text:
-        code = getattr(function, "__code__", None)
-        text = repr((code.co_code, code.co_consts, code.co_names)) if code else repr(function)
-    return [name_of(thing), text, *([] if plain else [_held_by(thing)])]
-
-
-def _held_by(thing: Any) -> str:
-    try:
-        return pickle.dumps(thing).hex()
-    except Exception:  # pickle raises PicklingError, AttributeError or TypeError
-        return repr(thing)

@@ -16,7 +16,7 @@ def headline(rows: Sequence[Row], norms: Sequence[str], verdicts: Sequence[Verdi
     """A normalizer is recommended where it is the only one that is nowhere clearly behind and everywhere reliable;
     where several are, there is no clear winner; where none is, the choice depends on the batch size."""
     trained = [verdict for verdict in verdicts if verdict.trained]
-    if not trained and not verdicts[0].metric.share:
+    if not trained and verdicts[0].metric.own:
         return f"No run has a finite {verdicts[0].metric.name}: the report says why."
     if not trained:
         return _nothing_trained(verdicts)
@@ -29,7 +29,7 @@ def headline(rows: Sequence[Row], norms: Sequence[str], verdicts: Sequence[Verdi
 
 
 def _what_failed(verdicts: Sequence[Verdict]) -> str:
-    if not verdicts[0].metric.share:
+    if verdicts[0].metric.own:
         return "no run has a result"
     return (
         f"nothing trained: {'lower the learning rate' if any(v.diverged for v in verdicts) else 'train longer there'}"
@@ -42,7 +42,7 @@ def _nothing_trained(verdicts: Sequence[Verdict]) -> str:
         return f"Nothing trained {where}: every run diverged, its loss stopped being finite. {LOWER_THE_RATE}"
     if any(verdict.diverged for verdict in verdicts):
         return f"Nothing trained {where}: runs diverged, and none is better than chance. {LOWER_THE_RATE}"
-    return f"Nothing trained {where}: no run is better than always answering the most frequent class. {TRAIN_LONGER}"
+    return f"Nothing trained {where}: no run is better than {verdicts[0].metric.chance}. {TRAIN_LONGER}"
 
 
 def _on_trained(rows: Sequence[Row], norms: Sequence[str], trained: Sequence[Verdict]) -> list[str]:
@@ -73,10 +73,10 @@ def _among(rows: Sequence[Row], norms: Sequence[str], judged: Sequence[Verdict])
     named = listed([spoken(norm) for norm in standing])
     first = f"No clear winner: {named} {verb} within chance of the best{' reliable one' * bool(above)} at {where}."
     if above:
-        why = "disagree" if judged[0].metric.share else "disagree or failed"
+        why = "disagree or failed" if judged[0].metric.own else "disagree"
         return [first, f"Better on average somewhere, but with runs that {why}: {listed([*map(spoken, above)])}."]
     # Step times of a training that is not ours are not taken side by side.
-    second = shortest_step(rows, standing, min(sizes)) if judged[0].metric.share else None
+    second = None if judged[0].metric.own else shortest_step(rows, standing, min(sizes))
     return [first, *([second] if second else []), *_seeds(judged)]
 
 

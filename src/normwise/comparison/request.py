@@ -14,7 +14,7 @@ import torch
 
 from ..backends import build_kernels
 from ..layers import Norm
-from .classification import Classification
+from .choices import Augment, Choices, OptimizerLike, ScheduleLike, make_choices
 from .experiment import Experiment
 from .image_size import choose_image_size
 from .isolation import isolated
@@ -22,40 +22,57 @@ from .metric import own_metric
 from .own_training import OwnTraining, TrainingFunction, open_training
 from .references import name_of
 from .sequential import looks_of
-from .settings import InputError, Settings, make_settings, named_norms
-from .sources import load_data
+from .settings import CLASSIFICATION, COSINE, InputError, Settings, make_settings, named_norms
+from .sources import is_folder, load_data
+from .task_training import TaskTraining
+from .tasks import Task, find_task
+from .tasks.classification import Classification
+from .tasks.regression import Regression
+from .text import Tokenizer
+from .training_data import TrainingData
 from .zoo import ModelLike, open_model
 
-DataLike = str | os.PathLike[str] | Callable[[], Any]
+DataLike = str | os.PathLike[str] | Callable[[], Any] | tuple[Any, Any]
 
-EXAMPLES = 2
 SMALL_MAP = 256
-IMAGE_SIZE = 32
-LEARNING_RATE = 0.6
+IMAGE_SIZE, MASK_SIZE = 32, 64
+#: Peak learning rates of our optimizers at batch size 32 and above.
+LEARNING_RATES = {"sgd": 0.6, "adamw": 0.003}
 WEIGHT_DECAY = 5e-4
+OWN_EPOCHS, NORMS = 6, Classification.norms
 #: What a user's training function brings with it.
-_NOT_WITH_TRAIN = ("model", "data", "target", "standardize", "batches_by", "lrs", "weight_decay", "image_size")
+_NOT_WITH_TRAIN = (
+    *("model", "data", "task", "target", "standardize", "batches_by", "weight_decay", "image_size", "optimizer"),
+    *("schedule", "augment", "precision", "workers", "tokenizer"),
+)
 
 
 @dataclass(frozen=True)
 class Request:
-    """The arguments of `compare` that say what is compared."""
+    """The arguments of `compare` that say what is compared; None is what the task takes."""
 
-    model: ModelLike = "resnet8"
-    data: DataLike = "digits"
+    model: ModelLike | None = None
+    data: DataLike | None = None
+    task: str | None = None
     train: str | TrainingFunction | None = None
     metric: str | None = None
     direction: str | None = None
     target: str | None = None
     standardize: bool = False
     batches_by: str | None = None
-    norms: Sequence[Norm] = ("batch", "group", "instance", "layer", "none", "nf")
+    norms: Sequence[Norm] | None = None
     batch_sizes: Sequence[int] = (2, 8, 64)
     seeds: int | Sequence[int] = 3
-    epochs: int = 6
+    epochs: int | None = None
     learning_rate: float | None = None
     lrs: Sequence[float] | None = None
     weight_decay: float = WEIGHT_DECAY
+    optimizer: OptimizerLike | None = None
+    schedule: ScheduleLike | None = None
+    augment: str | Augment | None = None
+    precision: str = "fp32"
+    workers: int | None = None
+    tokenizer: Tokenizer | None = None
     image_size: int | None = None
     device: str | torch.device | None = None
     until_clear: bool = False
@@ -75,30 +92,79 @@ class Request:
 
 def open_experiment(request: Request) -> Experiment:
     """What the request asks for, ready to run; InputError for everything that cannot work."""
-    experiment = _classification(request) if request.train is None else _own_training(request, request.train)
+    experiment = _task_training(request) if request.train is None else _own_training(request, request.train)
     if experiment.settings.device == "cpu":
         build_kernels(torch.float32)  # or the first runs would be computed otherwise than the last
     return experiment
 
 
-def _classification(request: Request) -> Classification:
-    if request.metric is not None or request.direction is not None:
-        raise InputError(
-            "metric and direction go with train=, whose function returns the metric; our own loop trains classifiers "
-            "and is judged by their accuracy."
-        )
-    named = named_norms(request.norms)
-    model = request.model
-    data = os.fspath(request.data) if isinstance(request.data, os.PathLike) else request.data
-    settings = _settings(request, name_of(model), name_of(data), list(named))
-    settings = replace(settings, target=request.target, standardize=request.standardize)
-    if request.image_size is None and isinstance(data, str) and Path(data).is_dir():
-        settings = replace(settings, image_size=choose_image_size(model, Path(data)))
+def _task_training(request: Request) -> TaskTraining:
+    kind = find_task(request.task or CLASSIFICATION)
+    source = kind.data if request.data is None else request.data
+    source = os.fspath(source) if isinstance(source, os.PathLike) else source
+    _settled(request, kind)  # says what is wrong before anything is read
+    size = _image_size(request, source, kind)
     with isolated(0, "cpu"):
-        loaded = load_data(data, settings.image_size, request.target, request.standardize, request.batches_by)
-    recipe = open_model(model, loaded.x_train[:EXAMPLES], len(loaded.classes))
+        loaded = load_data(
+            *(source, size, request.target, request.standardize, request.batches_by),
+            *(request.task, request.workers, request.tokenizer),
+        )
+    kind = loaded.kind
+    model = _default_model(loaded) if request.model is None else request.model
+    settings, named, choices = _settled(request, kind)
+    settings = replace(settings, model=name_of(model), data=loaded.name, image_size=size)
     settings = replace(settings, threads=threads_for(loaded.sample_shape))
-    return Classification(settings, named, loaded, recipe)
+    recipe = open_model(model, loaded.example, len(loaded.classes), kind, loaded.in_channels)
+    return TaskTraining(settings, named, loaded, recipe, choices)
+
+
+def _settled(request: Request, kind: type[Task]) -> tuple[Settings, dict[str, Norm], Choices]:
+    """What is asked for, with what the task takes where nothing is, but for model and data."""
+    optimizer = kind.optimizer if request.optimizer is None else request.optimizer
+    named = named_norms(kind.norms if request.norms is None else request.norms)
+    rate = LEARNING_RATES.get(optimizer) if isinstance(optimizer, str) else None
+    settings = _settings(request, "", "", list(named), kind.epochs, rate or 1.0)
+    choices = make_choices(optimizer, request.schedule, request.augment, request.precision, settings.device)
+    if rate is None and request.learning_rate is None and not request.lrs:
+        raise InputError(f"optimizer={name_of(optimizer)!r} needs a learning rate: give learning_rate or lrs.")
+    judged = kind.metric(request.metric, request.direction)
+    own_functions = any(map(callable, (choices.optimizer, choices.schedule, choices.augment)))
+    settings = replace(
+        settings,
+        target=request.target,
+        standardize=request.standardize,
+        task=kind.name,
+        metric=judged.name,
+        direction=judged.direction,
+        optimizer=name_of(optimizer),
+        schedule=COSINE if request.schedule is None else name_of(request.schedule),
+        augment=request.augment and name_of(request.augment),
+        precision=request.precision,
+        workers=request.workers,
+        tokenizer=request.tokenizer and name_of(request.tokenizer),
+        choices=choices.fingerprint() if own_functions else "",
+    )
+    return settings, named, choices
+
+
+def _default_model(data: TrainingData) -> str:
+    """That of the task; of tables, which have no maps, the one for features."""
+    return Regression.model if len(data.sample_shape) == 1 and not data.kind.takes_ids else data.kind.model
+
+
+def _image_size(request: Request, source: Any, kind: type[Task]) -> int:
+    """To which images are resized; InputError where there is no folder of them."""
+    folder = is_folder(source)
+    if request.image_size is not None:
+        if not folder:
+            raise InputError(
+                f"image_size={request.image_size!r} goes with a folder of images, and {name_of(source)!r} is none; "
+                "leave it out."
+            )
+        return request.image_size
+    if folder and kind.name == CLASSIFICATION:
+        return choose_image_size(kind.model if request.model is None else request.model, Path(source))
+    return MASK_SIZE if folder else IMAGE_SIZE
 
 
 def _own_training(request: Request, train: str | TrainingFunction) -> OwnTraining:
@@ -107,22 +173,22 @@ def _own_training(request: Request, train: str | TrainingFunction) -> OwnTrainin
     if given:
         raise InputError(f"{', '.join(given)}: train= brings model, data and training with it; leave it out.")
     metric = own_metric(request.metric, request.direction)
-    named = named_norms(request.norms)
-    settings = _settings(request, name_of(train), "", list(named))
-    settings = replace(settings, metric=metric.name, direction=metric.direction)
+    named = named_norms(NORMS if request.norms is None else request.norms)
+    settings = _settings(request, name_of(train), "", list(named), OWN_EPOCHS, 1.0)
+    settings = replace(settings, task="", metric=metric.name, direction=metric.direction)
     settings = replace(settings, learning_rate=request.learning_rate or 0.0)
     return OwnTraining(settings, named, open_training(train), metric)
 
 
-def _settings(request: Request, model: str, data: str, norms: list[str]) -> Settings:
+def _settings(request: Request, model: str, data: str, norms: list[str], epochs: int, rate: float) -> Settings:
     settings = make_settings(
         model=model,
         data=data,
         norms=norms,
         batch_sizes=request.batch_sizes,
         seeds=request.seeds,
-        epochs=request.epochs,
-        learning_rate=LEARNING_RATE if request.learning_rate is None else request.learning_rate,
+        epochs=epochs if request.epochs is None else request.epochs,
+        learning_rate=rate if request.learning_rate is None else request.learning_rate,
         lrs=request.lrs,
         batches_by=request.batches_by,
         weight_decay=request.weight_decay,

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import torch
 
 from ..errors import InputError as InputError
 from ..layers import Norm, find_normalizer
-from . import bank, renorm
-from .normalizer_free import NORMALIZER_FREE, PROTOCOL, UNIT_CLIP
+from . import bank
+from .metric import Metric
+from .normalizer_free import NORMALIZER_FREE, UNIT_CLIP
+from .tasks import TASKS
 
 MOMENTUM = 0.9
 WARM_UP = 0.1
 CLIP_NORM = 1.0
 FULL_RATE_BATCH = 32
+OPTIMIZERS = ("sgd", "adamw")
+COSINE = "cosine"
+CLASSIFICATION = "classification"
 
 
 class Run(NamedTuple):
@@ -33,8 +39,10 @@ class Run(NamedTuple):
 class Settings:
     """Everything that a sweep shares between its runs. `norms` are names; `image_size` serves image folders.
 
-    Where a user's function trains, `model` is its name, `data` is empty, `metric` and `direction` say what it is judged
-    by, and a `learning_rate` of 0 is none. `looks` is how often a sweep looks what can be stopped, 0 where it does not.
+    Where a user's function trains, `model` is its name, `data` and `task` are empty, `metric` and `direction` say what
+    it is judged by, and a `learning_rate` of 0 is none. `looks` is how often a sweep looks what can be stopped, 0 where
+    it does not. `optimizer`, `schedule` and `augment` are names, and `choices` is a hash of the user's functions among
+    them; without `workers` samples are held in memory.
     """
 
     model: str
@@ -55,6 +63,19 @@ class Settings:
     metric: str | None = None
     direction: str | None = None
     looks: int = 0
+    task: str = CLASSIFICATION
+    optimizer: str = OPTIMIZERS[0]
+    schedule: str = COSINE
+    augment: str | None = None
+    precision: str = "fp32"
+    workers: int | None = None
+    tokenizer: str | None = None
+    choices: str = ""
+
+    @property
+    def judged(self) -> Metric:
+        """What runs of our own loop are judged by."""
+        return TASKS[self.task].metric(self.metric, self.direction)
 
     @property
     def own_rate(self) -> float | None:
@@ -62,53 +83,12 @@ class Settings:
         return self.learning_rate or None
 
     def rate(self, batch_size: int) -> float:
-        """Peak learning rate at a batch size: linear in it up to 32, constant from there on."""
-        return self.learning_rate * min(1.0, batch_size / FULL_RATE_BATCH)
-
-    def protocol(self) -> list[str]:
-        """The training protocol in sentences, for a report."""
-        return [
-            f"SGD with Nesterov momentum {MOMENTUM}, {self.epochs} epochs for every run; the learning rate warms up "
-            f"linearly over the first {WARM_UP:.0%} of the steps and follows a cosine to zero.",
-            self._choice_of_rate(),
-            f"Weight decay {self.weight_decay:g} on weights only, not on biases and not on normalizers; gradients "
-            f"are clipped to a global norm of {CLIP_NORM:g}.",
-            "For one seed every normalizer gets the same initial weights and the same order of the data.",
-            self._batches(),
-            "A run whose loss stops being finite counts as diverged: it ends there and is credited with the "
-            "accuracy of always answering the most frequent class.",
-            *([PROTOCOL] if NORMALIZER_FREE in self.norms else []),
-            *([renorm.PROTOCOL] if renorm.RENORM in self.norms else []),
-            *([bank.PROTOCOL] if bank.BANK in self.norms else []),
-        ]
-
-    def _batches(self) -> str:
-        if self.batches_by is None:
-            return (
-                "An epoch drops its last incomplete batch; the order is new in each epoch, so other samples are left "
-                "out each time."
-            )
-        return (
-            f"Each mini-batch holds samples of one group alone ({self.batches_by}), and the groups take turns at "
-            "random; an epoch drops the last incomplete batch of each group, and repeats the samples of a group that "
-            "is smaller than a batch. The held-out samples come by group, too, where the normalizers are in training "
-            "mode."
-        )
-
-    def _choice_of_rate(self) -> str:
-        scaled = f"× min(1, batch size / {FULL_RATE_BATCH})"
-        if self.lrs:
-            tried = ", ".join(f"{rate:g}" for rate in self.lrs)
-            return (
-                f"Peak learning rate: of {tried} ({scaled}) the one with the highest accuracy on a fifth of the "
-                "training split, held out for that and trained on again afterwards; chosen for each normalizer and "
-                "batch size."
-            )
-        rates = ", ".join(f"{self.rate(size):.3g} at {size}" for size in self.batch_sizes)
-        return (
-            f"Peak learning rate: {self.learning_rate:g} {scaled}, that is {rates}; the same for every normalizer, "
-            "which may not suit all of them (--lrs chooses for each)."
-        )
+        """Peak learning rate at a batch size: up to 32 linear in it, of AdamW in its root, and constant from there on;
+        a user's optimizer gets it as it is."""
+        share = min(1.0, batch_size / FULL_RATE_BATCH)
+        if self.optimizer not in OPTIMIZERS:
+            return self.learning_rate
+        return self.learning_rate * (share if self.optimizer == OPTIMIZERS[0] else math.sqrt(share))
 
     def identity(self) -> dict[str, Any]:
         """What of the settings determines the result of a run, beside the model, the data and the run itself."""
@@ -117,7 +97,23 @@ class Settings:
         protocol |= {"unit_clip": UNIT_CLIP}
         # The order of a sum depends on the number of threads.
         threads = {"threads": self.threads} if self.device == "cpu" else {}
-        return {name: getattr(self, name) for name in names} | protocol | threads
+        # What is as it was before there was a choice is left out, so that earlier results keep their keys.
+        plain = {field.name: field.default for field in fields(self)}
+        chosen = ("task", "optimizer", "schedule", "augment", "precision", "workers", "choices")
+        others = {name: value for name in chosen if (value := getattr(self, name)) != plain[name]}
+        judged = {"metric": self.metric} if self.task != CLASSIFICATION else {}
+        return {name: getattr(self, name) for name in names} | protocol | threads | others | judged
+
+
+def schedule(step: int, total: int) -> float:
+    """Share of the peak learning rate: linear warm-up over the first tenth, then a cosine to zero."""
+    at = (step + 0.5) / total
+    return at / WARM_UP if at < WARM_UP else 0.5 * (1 + math.cos(math.pi * (at - WARM_UP) / (1 - WARM_UP)))
+
+
+def is_own(settings: Mapping[str, Any]) -> bool:
+    """Whether a user's function trained, by the settings of a folder, which may be older than tasks are."""
+    return not settings.get("task", "" if settings.get("metric") else CLASSIFICATION)
 
 
 def digest(value: Any) -> str:

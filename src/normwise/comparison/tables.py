@@ -39,9 +39,8 @@ class Quantity:
 def judged_quantity(metric: Metric) -> Quantity:
     """The metric of a sweep."""
     unit, factor = ("%", 100) if metric.share else ("", 1)
-    title = "Test accuracy" if metric.share else metric.name
     return Quantity(
-        "mean", title, unit, factor, lambda value: -metric.score(value), row_field=metric.field, judged=metric
+        "mean", metric.title, unit, factor, lambda value: -metric.score(value), row_field=metric.field, judged=metric
     )
 
 
@@ -51,6 +50,9 @@ def titled(quantity: Quantity) -> str:
 
 
 GAP = Quantity("gap", "Train-eval gap", "points", 100, abs, signed=True, row_field="train_eval_gap")
+# Of a metric that is no share.
+GAP_OF_VALUES = replace(GAP, unit="", factor=1)
+GAPS = (GAP, GAP_OF_VALUES)
 STEP_TIME = Quantity("step_ms", "Step time", "ms", 1, lambda value: value)
 # Step times that were not taken side by side: none is marked as the best.
 ONE_AFTER_ANOTHER = replace(STEP_TIME, rank=lambda _: 0.0)
@@ -128,15 +130,16 @@ def _decimals_of(value: float) -> int:
 
 def tables(summary: Summary) -> list[Table]:
     """The metric, and what else was measured of train-eval gap, step time and peak memory."""
-    step_time = STEP_TIME if summary.metric.share else ONE_AFTER_ANOTHER
-    others = [Table(quantity, summary) for quantity in (GAP, step_time, MEMORY)]
+    step_time = ONE_AFTER_ANOTHER if summary.metric.own else STEP_TIME
+    gap = GAP if summary.metric.share else GAP_OF_VALUES
+    others = [Table(quantity, summary) for quantity in (gap, step_time, MEMORY)]
     measured = [table for table in others if any(getattr(c, table.quantity.field) is not None for c in summary.cells)]
     return [Table(judged_quantity(summary.metric), summary), *measured]
 
 
 def divergence_note(summary: Summary) -> str | None:
     """What the dagger means, where a table has one."""
-    if not summary.metric.share:
+    if summary.metric.own:
         lost = sum(cell.lost for cell in summary.cells if 0 < cell.lost < cell.n)
         return f"{DAGGER} without {lost} {'run' if lost == 1 else 'runs'} that gave no number." if lost else None
     some = [cell for cell in summary.cells if 0 < cell.diverged < cell.n]
@@ -145,5 +148,5 @@ def divergence_note(summary: Summary) -> str | None:
     runs = sum(cell.diverged for cell in some)
     return (
         f"{DAGGER} {runs} {'run' if runs == 1 else 'runs'} diverged (the loss stopped being finite) and "
-        f"{'counts' if runs == 1 else 'count'} with the accuracy of always answering the most frequent class."
+        f"{'counts' if runs == 1 else 'count'} with the {summary.metric.name} of {summary.metric.chance}."
     )

@@ -109,10 +109,9 @@ def _now(event: Event) -> str:
 
 def _tried(event: RateTried) -> str:
     tried = event.tried
-    return (
-        f"learning rate {tried.rate:g} for {spoken(tried.norm)} at batch size {tried.batch_size}: validation accuracy "
-        f"{tried.accuracy:.1%}"
-    )
+    value = "not finite" if tried.value is None else event.metric.text(tried.value)
+    at = f"learning rate {tried.rate:g} for {spoken(tried.norm)} at batch size {tried.batch_size}"
+    return f"{at}: validation {event.metric.name} {value}"
 
 
 def _name(run: Run) -> str:

@@ -31,7 +31,7 @@ def side_by_side(trainers: Mapping[str, Trainer]) -> dict[str, float]:
                     trainer.timed.clear()
             at = number % len(names)
             for name in (*names[at:], *names[:at]):
-                trainers[name].timed_step(*trainers[name].first_batch())
+                trainers[name].timed_step(*trainers[name].first_batch)
             spent = sum(sum(trainer.timed) for trainer in trainers.values())
             if number >= WARM_UP_ROUNDS + LEAST_ROUNDS - 1 and spent > enough:
                 break

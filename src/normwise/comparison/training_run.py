@@ -23,9 +23,11 @@ class TrainingRun:
     Attributes:
         name: what the report calls the normalizer, such as "group:8".
         batch_size, seed, epochs, learning_rate, device: as `compare` was asked; the learning rate is not scaled by the
-            batch size, and None where none was given. Random numbers of torch, NumPy and Python are seeded
-            with `seed` when the function is called, so that all normalizers begin with the same weights;
-            a loader that shuffles does it alike for all with a generator of its own, seeded with `seed`.
+            batch size, None where none was given, and of several (`lrs`) the contestant's own. Random numbers of torch,
+            NumPy and Python are seeded with `seed` when the function is called, so that all normalizers begin with the
+            same weights; a loader that shuffles does it alike for all with a generator of its own, seeded with `seed`.
+        choosing: whether this call only serves to choose the learning rate (`lrs`): then measure on samples that the
+            other runs are not judged by.
     """
 
     def __init__(
@@ -39,9 +41,10 @@ class TrainingRun:
         learning_rate: float | None,
         device: str,
         on_report: Report,
+        choosing: bool = False,
     ) -> None:
         self.name, self.batch_size, self.seed, self.epochs = name, batch_size, seed, epochs
-        self.learning_rate, self.device = learning_rate, device
+        self.learning_rate, self.device, self.choosing = learning_rate, device, choosing
         self._norm, self._on_report = norm, on_report
 
     def norm(self, channels: int, rank: int = 2) -> nn.Module:

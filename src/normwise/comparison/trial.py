@@ -10,10 +10,10 @@ import torch
 from ..layers import NORMALIZERS, Norm
 from .bank import BANK, why_no_bank
 from .cells import listed, spoken
-from .data import Data
 from .models import REFERENCE, Recipe, first_line
 from .normalizer_free import NORMALIZER_FREE, why_left_out
 from .settings import InputError, Run, Settings
+from .training_data import TrainingData
 
 
 class Entrants(NamedTuple):
@@ -25,7 +25,7 @@ class Entrants(NamedTuple):
 
 
 def who_can_run(
-    settings: Settings, norms: Mapping[str, Norm], recipe: Recipe, data: Data, step: Callable[[Run], object]
+    settings: Settings, norms: Mapping[str, Norm], recipe: Recipe, data: TrainingData, step: Callable[[Run], object]
 ) -> Entrants:
     """Try each contestant with `step`, one training step of a run, from the smallest batch size on.
 
@@ -52,7 +52,7 @@ def who_can_run(
     return Entrants(entrants, frozenset(missing), left_out)
 
 
-def _unfit(name: str, recipe: Recipe, data: Data) -> str | None:
+def _unfit(name: str, recipe: Recipe, data: TrainingData) -> str | None:
     """Why a normalizer has no place in the nets of a recipe, trained on these data."""
     if name == NORMALIZER_FREE and recipe.normalizer_free:
         return None

@@ -1,61 +1,65 @@
-"""The learning rate of each contestant, chosen on a part of the training split that the verdict does not use."""
+"""The learning rate of each contestant, chosen before the runs that the verdict is about."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-import torch
-
-from .data import Data
-from .isolation import isolated
-from .settings import InputError, Run, Settings
-from .training import Trainer, run_epochs
-
-VALIDATION_SHARE = 0.2
-VALIDATION_SEED = 1
+from .metric import ACCURACY, Metric
+from .settings import Run
+from .storage import Store
 
 
 class Try(NamedTuple):
-    """What one learning rate gave one contestant at one batch size: accuracy and loss on the validation part."""
+    """What one learning rate gave one contestant at one batch size: the metric and, where it is known, the loss, both
+    on the validation part. A value of None is a run without a finite one."""
 
     norm: str
     batch_size: int
     rate: float
-    accuracy: float
-    loss: float | None
+    value: float | None
+    loss: float | None = None
 
 
-def validation_part(data: Data, largest_batch: int) -> Data:
-    """The training split as a smaller one, with a fifth of each of its classes held out in the place of the test split.
+def choose_rates(
+    runs: Sequence[Run],
+    rates: Sequence[float],
+    metric: Metric,
+    key_of: Callable[[Run, float], str],
+    attempt: Callable[[Run, float], Try],
+    tell: Callable[[Try, int, int, float], object],
+    store: Store | None,
+) -> dict[tuple[str, int], float]:
+    """The best rate of each contestant at each batch size; what `store` has tried is not tried again.
 
-    Raises InputError where a batch would not fit into what is left.
+    `runs` are those that each rate is tried in, `attempt` does one; `tell(tried, done, total, seconds_left)` hears of
+    each.
     """
-    order = torch.randperm(len(data.y_train), generator=torch.Generator().manual_seed(VALIDATION_SEED))
-    labels = data.y_train.cpu()[order]
-    held = torch.zeros(len(order), dtype=torch.bool)
-    for label in range(len(data.classes)):
-        members = order[labels == label]
-        held[members[: round(VALIDATION_SHARE * len(members))]] = True
-    kept, out = (part.nonzero().flatten().to(data.x_train.device) for part in (~held, held))
-    if largest_batch > len(kept) or not len(out):
-        raise InputError(
-            f"lrs: {len(out)} of the {len(order)} training samples are set aside to choose the learning rate; write "
-            f"batch sizes of at most {len(kept)}, or leave lrs out."
-        )
-    x, y, groups = data.x_train, data.y_train, data.groups
-    groups = groups and replace(groups, train=groups.train[kept], test=groups.train[out])
-    return replace(data, x_train=x[kept], y_train=y[kept], x_test=x[out], y_test=y[out], groups=groups)
+    grid = [(run, rate) for run in runs for rate in rates]
+    known = {key: row for key, row in (store.tries() if store else {}).items() if "value" in row}
+    found: dict[tuple[str, int], list[Try]] = {}
+    begin = time.perf_counter()
+    for done, (run, rate) in enumerate(grid, start=1):
+        key = key_of(run, rate)
+        if key in known:
+            tried = Try(**known[key])
+        else:
+            tried = attempt(run, rate)
+            if store:
+                store.append_try({"key": key, **tried._asdict()})
+        found.setdefault((run.norm, run.batch_size), []).append(tried)
+        tell(tried, done, len(grid), (time.perf_counter() - begin) / done * (len(grid) - done))
+    return {cell: best_rate(tries, metric) for cell, tries in found.items()}
 
 
-def try_rate(make: Callable[[], Trainer], run: Run, settings: Settings) -> Try:
-    """Train a contestant at the learning rate of `settings`; `make` gives its trainer on the `validation_part`."""
-    with isolated(run.seed, settings.device, settings.threads):
-        outcome = run_epochs(make(), settings.epochs, lambda *_: None)
-    return Try(run.norm, run.batch_size, settings.learning_rate, outcome["test_accuracy"], outcome["test_loss"])
+def best_rate(tries: Iterable[Try], metric: Metric = ACCURACY) -> float:
+    """The rate with the best metric; of equal ones that with the smallest loss, then the smallest; one without a value
+    comes last."""
 
+    def goodness(tried: Try) -> tuple[float, float, float]:
+        score = -math.inf if tried.value is None else metric.score(tried.value)
+        return score, -math.inf if tried.loss is None else -tried.loss, -tried.rate
 
-def best_rate(tries: Sequence[Try]) -> float:
-    """The rate with the highest accuracy; of equal ones that with the smallest loss, a diverged run last."""
-    return max(tries, key=lambda tried: (tried.accuracy, -float("inf") if tried.loss is None else -tried.loss)).rate
+    return max(tries, key=goodness).rate

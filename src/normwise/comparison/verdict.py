@@ -47,10 +47,7 @@ class Verdict:
 
 
 _DIVERGED = "nothing trained: every run diverged. Its learning rate is too high."
-_AT_CHANCE = (
-    "nothing trained: nobody answers more than always the most frequent class would, as far as the held-out samples "
-    "tell."
-)
+_AT_CHANCE = "nothing trained: nobody is better than {chance}, as far as the held-out samples tell."
 
 
 def _sentence(verdict: Verdict) -> str:
@@ -75,8 +72,8 @@ def _sentence(verdict: Verdict) -> str:
 
 
 def _nothing_trained(verdict: Verdict) -> str:
-    if verdict.metric.share:
-        return _DIVERGED if verdict.diverged else _AT_CHANCE
+    if not verdict.metric.own:
+        return _DIVERGED if verdict.diverged else _AT_CHANCE.format(chance=verdict.metric.chance)
     return f"no run has a finite {verdict.metric.name}."
 
 
@@ -91,5 +88,5 @@ def _higher(verdict: Verdict) -> str:
         return ""
     named = listed([spoken(norm) for norm in verdict.above])
     verb, whose = ("is", "its") if len(verdict.above) == 1 else ("are", "their")
-    why = "disagree" if verdict.metric.share else "disagree or failed"
+    why = "disagree or failed" if verdict.metric.own else "disagree"
     return f"; {named} {verb} better on average, but {whose} runs {why}"

@@ -10,49 +10,85 @@ import math
 import re
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from ..layers import Norm
 from ..nets import resnet
 from ..nets.forms import Stem
 from .models import Recipe, first_line
 from .normalizer_free import counterpart
 from .references import load_object, name_of
 from .settings import InputError
+from .small_nets import SMALL_NETS
+from .tasks import Task
+from .tasks.classification import Classification
 
 IMAGENET_STEM_FROM = 64
 
 ModelLike = str | nn.Module | Callable[..., nn.Module]
 
 
-def open_model(model: ModelLike, example: Tensor, classes: int) -> Recipe:
-    """The recipe of `resnet8` and so on, `timm:NAME`, `torchvision:NAME`, `package.module:function`, a module
-    or a function.
+class Needs(NamedTuple):
+    """What data ask of a model: a batch of samples, their channels, how many outputs, and the task."""
 
-    A function gets `norm`, `in_channels` and `classes` where it has parameters of these names. Without `norm`,
-    and for every model that is not ours, the normalization layers are replaced. A module instance starts every
-    run from the weights that it has.
+    example: Tensor
+    channels: int
+    classes: int
+    kind: type[Task]
+
+
+def open_model(
+    model: ModelLike,
+    example: Tensor,
+    classes: int,
+    kind: type[Task] = Classification,
+    in_channels: int | None = None,
+) -> Recipe:
+    """The recipe of `resnet8` and so on, `mlp`, `unet`, `tagger`, `gpt`, `timm:NAME`, `torchvision:NAME`,
+    `package.module:function`, a module or a function.
+
+    A function gets `norm`, `in_channels`, `classes` and `outputs` (both are the number of outputs) where it has
+    parameters of these names. Without `norm`, and for every model that is not ours, the normalization layers are
+    replaced. A module instance starts every run from the weights that it has.
     """
+    needs = Needs(example, example.shape[1] if in_channels is None else in_channels, classes, kind)
     if not isinstance(model, str):
         if not callable(model):
             raise InputError(f"model must be a name, a torch.nn.Module or a function, received {model!r}.")
-        return _from_object(name_of(model), model, example, classes)
-    kind, _, name = model.partition(":")
+        return _from_object(name_of(model), model, needs)
+    library, _, name = model.partition(":")
     if re.fullmatch(r"resnet\d+", model):
-        return _ours(model, example, classes)
-    if kind in ("timm", "torchvision"):
-        return _from_library(kind, name, example, classes)
+        return _ours(model, example, classes, kind)
+    if model in SMALL_NETS:
+        return _small(model, needs)
+    if library in ("timm", "torchvision"):
+        return _from_library(library, name, needs)
     if name:
-        return _from_object(model, load_object(model), example, classes)
+        return _from_object(model, load_object(model), needs)
     raise InputError(
-        f"model={model!r} is unknown. Write resnet8, resnet20, resnet18 or another depth, timm:NAME, "
-        "torchvision:NAME or package.module:function."
+        f"model={model!r} is unknown. Write resnet8, resnet20, resnet18 or another depth, {', '.join(SMALL_NETS)}, "
+        "timm:NAME, torchvision:NAME or package.module:function."
     )
 
 
-def _ours(name: str, example: Tensor, classes: int) -> Recipe:
+def _small(name: str, needs: Needs) -> Recipe:
+    net, (example, channels, classes, kind) = SMALL_NETS[name], needs
+    if example.dim() - 1 not in net.dimensions or (kind.takes_ids != (name in ("tagger", "gpt"))):
+        raise InputError(
+            f"{name} takes {net.takes}, the data have samples of shape {list(example.shape[1:])} for {kind.name}. "
+            "Write a function that makes a model for them, package.module:function."
+        )
+
+    def make(*norm: Norm) -> nn.Module:
+        return net.make(*norm, example, channels, classes)
+
+    return Recipe(name, make, net.takes_norm, example, classes, kind=kind)
+
+
+def _ours(name: str, example: Tensor, classes: int, kind: type[Task]) -> Recipe:
     if example.dim() != 4:
         raise InputError(
             f"{name} takes images [N, C, H, W], the data have samples of shape {list(example.shape[1:])}. Write a "
@@ -71,13 +107,14 @@ def _ours(name: str, example: Tensor, classes: int) -> Recipe:
         example,
         classes,
         normalizer_free=lambda: counterpart(depth, channels, classes, stem),
+        kind=kind,
     )
 
 
-def _from_library(library: str, name: str, example: Tensor, classes: int) -> Recipe:
+def _from_library(library: str, name: str, needs: Needs) -> Recipe:
     make = find_in_library(library, name)
-    options = {"num_classes": classes} | ({"in_chans": example.shape[1]} if library == "timm" else {})
-    return Recipe(f"{library}:{name}", lambda: make(**options), False, example, classes)
+    options = {"num_classes": needs.classes} | ({"in_chans": needs.channels} if library == "timm" else {})
+    return Recipe(f"{library}:{name}", lambda: make(**options), False, needs.example, needs.classes, kind=needs.kind)
 
 
 def find_in_library(library: str, name: str) -> Callable[..., nn.Module]:
@@ -101,7 +138,10 @@ def find_in_library(library: str, name: str) -> Callable[..., nn.Module]:
         raise InputError(f"model='{library}:{name}': {library} has no such model{hint}")
     if library == "timm":
         return partial(package.create_model, name, pretrained=False)
-    return partial(package.models.get_model, name, weights=None)
+    builder = package.models.get_model_builder(name)
+    # Models for segmentation would download the weights of their backbone.
+    backbone = {"weights_backbone": None} if "weights_backbone" in inspect.signature(builder).parameters else {}
+    return partial(package.models.get_model, name, weights=None, **backbone)
 
 
 def _why_not_imported(library: str, error: Exception) -> str:
@@ -139,31 +179,33 @@ def nearest_name(name: str, known: Iterable[str]) -> str | None:
     return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.0)), None)
 
 
-def _from_object(name: str, found: Any, example: Tensor, classes: int) -> Recipe:
+def _from_object(name: str, found: Any, needs: Needs) -> Recipe:
     if isinstance(found, nn.Module):
         instance = copy.deepcopy(found).cpu()
-        return Recipe(name, lambda: copy.deepcopy(instance), False, example, classes)
-    return _from_function(name, found, example, classes)
+        return Recipe(name, lambda: copy.deepcopy(instance), False, needs.example, needs.classes, kind=needs.kind)
+    return _from_function(name, found, needs)
 
 
-def _from_function(name: str, function: Any, example: Tensor, classes: int) -> Recipe:
+def _from_function(name: str, function: Any, needs: Needs) -> Recipe:
     if not callable(function):
         raise InputError(f"{name} is not a function; it must return a torch.nn.Module.")
     parameters = inspect.signature(function).parameters
-    given = {"in_channels": example.shape[1], "classes": classes}
+    given = {"in_channels": needs.channels, "classes": needs.classes, "outputs": needs.classes}
     given = {key: value for key, value in given.items() if key in parameters}
     missing = [
         p.name
         for p in parameters.values()
         if p.default is p.empty
         and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-        and p.name not in ("norm", "in_channels", "classes")
+        and p.name not in ("norm", "in_channels", "classes", "outputs")
     ]
     if missing:
         raise InputError(
-            f"{name} asks for {', '.join(missing)}; a model function is called with norm, in_channels and classes "
-            "only: give its other parameters defaults."
+            f"{name} asks for {', '.join(missing)}; a model function is called with norm, in_channels, "
+            "classes and outputs only: give its other parameters defaults."
         )
     if "norm" in parameters:
-        return Recipe(name, lambda norm: function(norm=norm, **given), True, example, classes)
-    return Recipe(name, lambda: function(**given), False, example, classes)
+        return Recipe(
+            name, lambda norm: function(norm=norm, **given), True, needs.example, needs.classes, kind=needs.kind
+        )
+    return Recipe(name, lambda: function(**given), False, needs.example, needs.classes, kind=needs.kind)

@@ -13,7 +13,9 @@ from ..comparison.sources import load_data
 @lru_cache(maxsize=1)
 def digits() -> Data:
     """1797 images of 8×8, two thirds of them held out, with mean 0 and variance 1 over the training split."""
-    return load_data("digits", 8, None, False)
+    data = load_data("digits", 8, None, False)
+    assert isinstance(data, Data)
+    return data
 
 
 def flat(x: Tensor) -> Tensor:

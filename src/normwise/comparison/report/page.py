@@ -12,7 +12,7 @@ from ... import files
 from ...pages import document
 from ..cells import Row
 from ..summary import Summary, summarize
-from ..tables import GAP, Table, tables, titled
+from ..tables import GAPS, Table, tables, titled
 from . import sections
 from .palette import Style, styles
 from .pictures import MOMENTS, TIMES, against_batch_size, learning_curves, one_by_one, signal, sites
@@ -20,9 +20,9 @@ from .words import About, dates, extent, partial, rate_note, what_for
 
 HERE = Path(__file__).parent
 _HOW_TO_READ = (
-    "Means over the seeds; the bars are one standard deviation, cut at 0 and 100 %, the dots single runs, a cross is a "
-    "diverged run. Where few lie far below all others, the axis is broken, and they have the strip below the dotted "
-    "lines. The gap is the held-out accuracy with the statistics of training minus that of evaluation."
+    "Means over the seeds; the bars are one standard deviation, of shares cut at 0 and 100 %, the dots single runs, a "
+    "cross is a diverged run. Where few lie far below all others, the axis is broken, and they have the strip below "
+    "the dotted lines. The gap is the held-out metric with the statistics of training minus that of evaluation."
 )
 _HOW_TO_READ_VALUES = "Means over the seeds; the bars are one standard deviation, the dots single runs."
 # More lines than this are not told apart in one picture.
@@ -62,14 +62,14 @@ def build_page(rows: Sequence[Row], about: About, command: str | None = None) ->
 
 def _pictures(summary: Summary, rows: Sequence[Row]) -> str:
     judged, *others = tables(summary)
-    gap = [table for table in others if table.quantity is GAP]
-    cost = [table for table in others if table.quantity is not GAP]
+    gap = [table for table in others if table.quantity in GAPS]
+    cost = [table for table in others if table.quantity not in GAPS]
     looks = styles(judged.norms)
     overview = _one_by_one if len(judged.norms) > TANGLE else _together
     parts = [
         sections.legend(judged.norms, looks),
-        f"<h2>{'Accuracy and train-eval gap' if gap else escape(judged.quantity.title)}</h2>",
-        f"<p>{_HOW_TO_READ if summary.metric.share else _HOW_TO_READ_VALUES}</p>",
+        f"<h2>{escape(_heading(summary))}</h2>",
+        f"<p>{_HOW_TO_READ_VALUES if summary.metric.own else _HOW_TO_READ}</p>",
         overview([judged, *gap], rows, looks),
     ]
     if cost:
@@ -84,6 +84,11 @@ def _pictures(summary: Summary, rows: Sequence[Row]) -> str:
     if sites(rows):
         parts += ["<h2>The signal at each normalization site</h2>", _signals(judged, rows, looks)]
     return "\n".join(parts)
+
+
+def _heading(summary: Summary) -> str:
+    metric = summary.metric
+    return metric.title if metric.own else f"{metric.name.capitalize()} and train-eval gap"
 
 
 def _together(shown: Sequence[Table], rows: Sequence[Row], looks: dict[str, Style]) -> str:
@@ -102,7 +107,7 @@ def _one_by_one(shown: Sequence[Table], rows: Sequence[Row], looks: dict[str, St
 def _curves(table: Table, rows: Sequence[Row], looks: dict[str, Style]) -> str:
     """All batch sizes side by side; of many normalizers those of the first are open."""
     fields = list(dict.fromkeys(name for row in rows for point in row["curve"] for name in point if name != "epoch"))
-    fields.sort(key=("test_accuracy", "train_loss", *fields).index)
+    fields.sort(key=(table.quantity.row_field, "train_loss", *fields).index)
     if len(table.norms) <= TANGLE:
         shown = [learning_curves(rows, size, field, looks) for size in table.batch_sizes for field in fields]
         return sections.pictures(shown, "curves")

@@ -8,9 +8,22 @@ from typing import Any
 
 from ..cells import Row
 from ..groups import NAMES_SHOWN
+from ..metric import ACCURACY, Metric, metric_of
 from ..sequential import stops_among
+from ..settings import is_own
 
 About = Mapping[str, Any]
+
+MEANINGS = {
+    "rmse": "Root of the mean squared error, in the unit of the target; of several targets the mean.",
+    "mae": "Mean absolute error, in the unit of the target; of several targets the mean.",
+    "r2": "1 minus the squared error over that of the held-out mean; of several targets the mean.",
+    "dice": "2 |A ∩ B| / (|A| + |B|) of the answered and the right pixels of a class, mean over the classes.",
+    "iou": "|A ∩ B| / |A ∪ B| of the answered and the right pixels of a class, mean over the classes.",
+    "f1": "Harmonic mean of precision and recall of a class among the tokens that count, mean over the classes.",
+    "accuracy": "Share of the tokens that count answered right.",
+    "perplexity": "The exponential of the mean cross-entropy of a token in nats.",
+}
 
 
 def planned_runs(about: About) -> int:
@@ -39,7 +52,7 @@ def extent(rows: Sequence[Row], about: About) -> str:
         _count(len(settings["batch_sizes"]), "batch size"),
         _count(len(settings["seeds"]), "seed"),
     ]
-    own = settings.get("metric") is not None
+    own = is_own(settings)
     diverged, failed = (sum(row["status"] == status for row in rows) for status in ("diverged", "failed"))
     what = f"its {settings['metric']} is not finite" if own else "the loss stopped being finite"
     ended = f" {diverged} of them diverged: {what}." if diverged else ""
@@ -71,7 +84,7 @@ def _stopped(rows: Sequence[Row], about: About) -> bool:
 def rate_note(about: About) -> str | None:
     """What a reader has to know who compares contestants that shared one learning rate."""
     settings = about["settings"]
-    if settings.get("lrs") or settings.get("metric") or len(settings["norms"]) < 2:
+    if settings.get("lrs") or is_own(settings) or len(settings["norms"]) < 2:
         return None
     shared = f"{settings['learning_rate']:g}"
     return f"One learning rate for all ({shared}) may not suit each of them: --lrs chooses one for each."
@@ -92,21 +105,16 @@ def definitions(rows: Sequence[Row], about: About) -> list[tuple[str, str]]:
     kinds = ", ".join(sorted({row["memory_kind"] for row in rows if row["memory_kind"]}))
     if about["data"] is None:
         return _definitions_of_own(about, kinds)
-    samples = about["data"]["test_samples"]
+    metric = metric_of(rows)
     return [
+        _metric_in_words(metric, about["data"]["test_samples"]),
         (
-            "Test accuracy, %",
-            f"Share of the {samples} held-out samples answered right in evaluation mode after the last epoch: mean ± "
-            "standard deviation over the seeds (n − 1 in the denominator). One sample is "
-            f"{100 / samples:.2g} %.",
+            f"Train-eval gap{', points' if metric.share else ''}",
+            f"{metric.name.capitalize()} on the same held-out samples with the normalizers in training mode, so with "
+            f"the statistics of each batch of that batch size{_by_group(about)}, minus that in evaluation mode. Only "
+            "normalizers that switch statistics between the two modes, as BatchNorm does, can have one.",
         ),
-        (
-            "Train-eval gap, points",
-            "Accuracy on the same held-out samples with the normalizers in training mode, so with the statistics of "
-            f"each batch of that batch size{_by_group(about)}, minus the accuracy in evaluation mode. Only normalizers "
-            "that switch statistics between the two modes, as BatchNorm does, can have one.",
-        ),
-        ("Training loss", "Cross-entropy in nats, mean over the steps of the epoch."),
+        ("Training loss", f"{about.get('loss', 'Cross-entropy in nats')}, mean over the steps of the epoch."),
         (
             "Step time, ms",
             "Forward, backward, gradient clipping and update of one batch: median over steps that the normalizers of a "
@@ -124,6 +132,21 @@ def definitions(rows: Sequence[Row], about: About) -> list[tuple[str, str]]:
             "before the first step and after the last; mean over the seeds.",
         ),
     ]
+
+
+def _metric_in_words(metric: Metric, samples: int) -> tuple[str, str]:
+    over = "mean ± standard deviation over the seeds (n − 1 in the denominator)"
+    if metric == ACCURACY:
+        return (
+            "Test accuracy, %",
+            f"Share of the {samples} held-out samples answered right in evaluation mode after the last epoch: {over}. "
+            f"One sample is {100 / samples:.2g} %.",
+        )
+    return (
+        f"{metric.title}{', %' if metric.share else ''}",
+        f"{MEANINGS[metric.name]} Over the {samples} held-out samples in evaluation mode after the last epoch: {over}; "
+        f"{'more' if metric.sign > 0 else 'less'} is better.",
+    )
 
 
 def _definitions_of_own(about: About, kinds: str) -> list[tuple[str, str]]:

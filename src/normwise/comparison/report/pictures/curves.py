@@ -9,10 +9,11 @@ from statistics import fmean
 import plotly.graph_objects as go
 
 from ...cells import Row, title
+from ...metric import metric_of
 from ..palette import Style
 from .figure import ENDED, Picture, empty_figure, label, line, use_log_scale
 
-TITLES = {"test_accuracy": "test accuracy, %", "train_loss": "training loss"}
+LOSS = "train_loss"
 
 
 def learning_curves(rows: Sequence[Row], batch_size: int, field: str, styles: Mapping[str, Style]) -> Picture:
@@ -37,14 +38,22 @@ def learning_curves(rows: Sequence[Row], batch_size: int, field: str, styles: Ma
             if row["status"] != "finished" and _curve(row, field)
         ]
     figure.add_traces(broken)
-    if field == "train_loss":
+    if field == LOSS:
         use_log_scale(figure, [value for row in rows for value in _curve(row, field).values()])
-    name = f"Batch size {batch_size}: {TITLES.get(field, field)}"
+    name = f"Batch size {batch_size}: {_title(rows, field)}"
     return Picture(name, f"{name}, per epoch. At the end: {', '.join(ends) or 'no finished run'}.", figure)
 
 
+def _title(rows: Sequence[Row], field: str) -> str:
+    metric = metric_of(rows)
+    if field == metric.field:
+        return f"{metric.title[0].lower()}{metric.title[1:]}{', %' if metric.share else ''}"
+    return "training loss" if field == LOSS else field
+
+
 def _curve(row: Row, field: str) -> dict[int, float]:
-    factor = 100 if field == "test_accuracy" else 1
+    metric = metric_of([row])
+    factor = 100 if metric.share and field == metric.field else 1
     return {point["epoch"]: factor * point[field] for point in row["curve"] if point.get(field) is not None}
 
 

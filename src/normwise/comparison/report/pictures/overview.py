@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from ....pages.palette import LIGHT
 from ...cells import Row, title
-from ...tables import GAP, Table, titled
+from ...tables import GAPS, Table, titled
 from ..palette import Style
 from .broken import break_axis, break_of, padded
 from .figure import ENDED, HEIGHT, Picture, empty_figure, label, line, use_log_scale
@@ -60,7 +60,7 @@ def _frame(table: Table, height: int) -> go.Figure:
     figure.update_layout(height=height)
     figure.update_xaxes(tickvals=list(places), ticktext=[str(size) for size in table.batch_sizes])
     figure.update_xaxes(range=[-0.5, len(places) - 0.5])
-    if table.quantity is GAP:
+    if table.quantity in GAPS:
         figure.update_yaxes(zeroline=True, zerolinecolor=LIGHT["quiet"])
     return figure
 

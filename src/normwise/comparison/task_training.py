@@ -1,64 +1,96 @@
-"""The comparison with our own loop: one classifier, trained with every normalizer."""
+"""The comparison with our own loop: one model, trained for a task with every normalizer."""
 
 from __future__ import annotations
 
-import time
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import partial
+from functools import cached_property
 from typing import Any
 
 import torch
 
 from ..layers import Norm
 from . import renorm
-from .batches import steps_of_epoch
-from .data import Data, fingerprint, scales_apart
+from .choices import Choices
+from .data import Data, scales_apart
 from .events import RateTried
 from .experiment import Listener, Row
 from .groups import small_groups
 from .isolation import isolated
 from .machine import versions
-from .metric import ACCURACY
 from .models import Network, Recipe
+from .protocol import protocol_of
 from .settings import InputError, Run, Settings, digest
 from .storage import Store
 from .timing import side_by_side
-from .training import EpochReport, Trainer, chance, train
+from .training import EpochReport, Trainer, chance_values, run_epochs, train
+from .training_data import TrainingData
 from .trial import who_can_run
-from .tuning import Try, best_rate, try_rate, validation_part
+from .tuning import Try, choose_rates
+from .validation import validation_part
 
 TIMED_STEPS = 10
 TIMING_SECONDS = 1.0
 
 
-class Classification:
+class TaskTraining:
     """Runs of one model on one data set (an `Experiment`)."""
 
-    metric = ACCURACY
-
-    def __init__(self, settings: Settings, norms: Mapping[str, Norm], data: Data, recipe: Recipe) -> None:
-        self.recipe = recipe
+    def __init__(
+        self,
+        settings: Settings,
+        norms: Mapping[str, Norm],
+        data: TrainingData,
+        recipe: Recipe,
+        choices: Choices = Choices(),  # noqa: B008
+    ) -> None:
+        self.recipe, self.metric, self.choices = recipe, settings.judged, choices
         largest = max(settings.batch_sizes)
-        if largest > len(data.x_train):
+        if largest > data.train_samples:
             raise InputError(
-                f"Batch size {largest} is larger than the training split of {data.name} ({len(data.x_train)} "
-                f"samples); write a batch size of at most {len(data.x_train)}."
+                f"Batch size {largest} is larger than the training split of {data.name} ({data.train_samples} "
+                f"samples); write a batch size of at most {data.train_samples}."
             )
         self.data = data.to(settings.device)
         self.validation = validation_part(self.data, largest) if settings.lrs else None
         self.settings, self.norms = settings, dict(norms)
+        if not math.isfinite(self.chance):
+            raise InputError(
+                f"{data.name}: {self.metric.name} is not defined on the held-out split, whose targets are all the "
+                "same; choose another metric."
+            )
         entrants = who_can_run(settings, norms, recipe, data, lambda run: self._steps(run, most=1))
         self.norms, self.missing, self.left_out = entrants
         self.settings = replace(settings, norms=tuple(self.norms))
         self.models = {name: recipe.fingerprint(norm) for name, norm in self.norms.items()}
         self.rates: dict[tuple[str, int], float] = {}
 
+    @cached_property
+    def chance(self) -> float:
+        """The metric of a model that has learned nothing."""
+        with torch.no_grad():
+            return chance_values(self.data)[self.metric.name]
+
     def prepare(self, runs: Sequence[Run], tell: Listener, store: Store | None) -> None:
         """Choose the learning rate of each contestant at each batch size, where there is a choice."""
-        if self.validation is not None:
-            first = [run for run in runs if run.seed == self.settings.seeds[0]]
-            self.rates = self._choose_rates(first, self.validation, tell, store)
+        part = self.validation
+        if part is None:
+            return
+
+        def say(tried: Try, done: int, total: int, left: float) -> None:
+            state = {"done": done, "total": total, "work_done": done / total, "seconds_left": left}
+            tell(RateTried(tried=tried, metric=self.metric, **state))
+
+        self.rates = choose_rates(
+            [run for run in runs if run.seed == self.settings.seeds[0]],
+            self.settings.lrs,
+            self.metric,
+            lambda run, rate: _key(self._at(rate), part.fingerprint, self.models[run.norm], run),
+            lambda run, rate: self._try(run, rate, part),
+            say,
+            store,
+        )
 
     def keys(self, runs: Sequence[Run]) -> dict[Run, str]:
         data = self.data.fingerprint
@@ -79,14 +111,17 @@ class Classification:
     def run(self, run: Run, on_epoch: EpochReport) -> Row:
         settings = self._settings_of(run)
         with isolated(run.seed, settings.device, settings.threads):
-            result = train(self._network(run), self.data, run, settings, on_epoch)
+            result = train(self._network(run), self.data, run, settings, on_epoch, self.choices)
         return {
             "model": self.recipe.name,
             "data": self.data.name,
-            "train_samples": len(self.data.x_train),
-            "test_samples": len(self.data.x_test),
+            "task": settings.task,
+            "metric": self.metric.name,
+            "direction": self.metric.direction,
+            "train_samples": self.data.train_samples,
+            "test_samples": self.data.test_samples,
             "classes": len(self.data.classes),
-            "chance_accuracy": chance(self.data),
+            f"chance_{self.metric.name}": self.chance,
             "batches_by": settings.batches_by,
             "epochs": settings.epochs,
             "learning_rate": settings.rate(run.batch_size),
@@ -104,12 +139,13 @@ class Classification:
                 "name": data.name,
                 "sample_shape": list(data.sample_shape),
                 "classes": list(data.classes),
-                "train_samples": len(data.x_train),
-                "test_samples": len(data.x_test),
+                "train_samples": data.train_samples,
+                "test_samples": data.test_samples,
                 "fingerprint": data.fingerprint,
                 "groups": list(data.groups.names) if data.groups else [],
             },
-            "protocol": self.settings.protocol(),
+            "protocol": protocol_of(self.settings),
+            "loss": data.kind.loss_in_words,
             "notes": self._notes(),
             "rates": {str(size): self.settings.rate(size) for size in self.settings.batch_sizes},
             "chosen_rates": [[norm, size, rate] for (norm, size), rate in self.rates.items()],
@@ -117,47 +153,35 @@ class Classification:
 
     def _notes(self) -> list[str]:
         """What is worth knowing of the data, in sentences."""
-        notes = (scales_apart(self.data), small_groups(self.data.groups, self.settings.batch_sizes))
+        apart = scales_apart(self.data) if isinstance(self.data, Data) else None
+        notes = (apart, small_groups(self.data.groups, self.settings.batch_sizes))
         return [note for note in notes if note]
 
     def _settings_of(self, run: Run) -> Settings:
         chosen = self.rates.get((run.norm, run.batch_size), self.settings.learning_rate)
-        return replace(self.settings, learning_rate=chosen)
+        return self._at(chosen)
 
-    def _choose_rates(
-        self, runs: Sequence[Run], part: Data, tell: Listener, store: Store | None
-    ) -> dict[tuple[str, int], float]:
-        """The learning rate of each contestant at each batch size; what `store` has tried is not tried again."""
-        grid = [(run, rate) for run in runs for rate in self.settings.lrs]
-        known = store.tries() if store else {}
-        data = fingerprint(part)
-        found: dict[tuple[str, int], list[Try]] = {}
-        begin = time.perf_counter()
-        for done, (run, rate) in enumerate(grid, start=1):
-            settings = replace(self.settings, learning_rate=rate)
-            key = _key(settings, data, self.models[run.norm], run)
-            if key in known:
-                tried = Try(**known[key])
-            else:
-                tried = try_rate(partial(self._trainer, run, settings, part), run, settings)
-                if store:
-                    store.append_try({"key": key, **tried._asdict()})
-            found.setdefault((run.norm, run.batch_size), []).append(tried)
-            left = (time.perf_counter() - begin) / done * (len(grid) - done)
-            tell(RateTried(tried=tried, done=done, total=len(grid), work_done=done / len(grid), seconds_left=left))
-        return {cell: best_rate(tries) for cell, tries in found.items()}
+    def _at(self, rate: float) -> Settings:
+        return replace(self.settings, learning_rate=rate)
+
+    def _try(self, run: Run, rate: float, part: TrainingData) -> Try:
+        """Train a contestant at a learning rate on the validation part."""
+        settings = self._at(rate)
+        with isolated(run.seed, settings.device, settings.threads):
+            outcome = run_epochs(self._trainer(run, settings, part), settings.epochs, lambda *_: None)
+        diverged = outcome["status"] == "diverged"
+        return Try(*run[:2], rate, None if diverged else outcome[self.metric.field], outcome["test_loss"])
 
     def _network(self, run: Run) -> Network:
         network = self.recipe.build(self.norms[run.norm], run.seed)
         return network._replace(module=network.module.to(self.settings.device))
 
-    def _trainer(self, run: Run, settings: Settings, data: Data) -> Trainer:
-        return Trainer(self._network(run), data, run, settings)
+    def _trainer(self, run: Run, settings: Settings, data: TrainingData) -> Trainer:
+        return Trainer(self._network(run), data, run, settings, self.choices)
 
     def _cost(self, run: Run) -> float:
         """Seconds that a run takes, by its first steps."""
-        groups = self.data.groups and self.data.groups.train
-        steps = steps_of_epoch(len(self.data.x_train), groups, run.batch_size) * self.settings.epochs
+        steps = self.data.steps(run.batch_size) * self.settings.epochs
         try:
             return steps * min(self._steps(run, most=TIMED_STEPS))
         except torch.OutOfMemoryError as error:
@@ -171,7 +195,7 @@ class Classification:
         with isolated(run.seed, self.settings.device, self.settings.threads):
             trainer = self._trainer(run, self.settings, self.data)
             while len(trainer.timed) < most and sum(trainer.timed) < TIMING_SECONDS:
-                trainer.timed_step(*trainer.first_batch())
+                trainer.timed_step(*trainer.first_batch)
         return trainer.timed
 
 
