@@ -13,51 +13,14 @@ import typer
 
 from ..errors import InputError
 from .files import STDOUT, Csv, Json, check_file
+from .help_of_compare import EPILOG as EPILOG
 from .stopping import exit_code, terminable
-
-# tests/test_cli.py holds these against the layers' own table and the function's defaults, which only torch can load.
-NAMES = """
-  batch, group, instance, layer, ghost, sync, renorm, switchable,
-  batch-instance, ibn, filter-response, global-response, evo-b0, evo-s0,
-  pixel-layer, pixel-rms, positional, tanh, erf, none, nf, bank,
-  token-layer, token-rms, token-layer-zero, token-rms-zero, token-tanh,
-  token-erf"""
-EPILOG = f"""Examples:
-
-\b
-  normwise compare
-  normwise compare --data photos/ --model torchvision:resnet18 --image-size 64
-  normwise compare --data wine.csv --target class --model my_code:make_model
-  normwise compare --norms batch,group:8 --batch-sizes 4,32 --seeds 5
-  normwise compare --data mixed-digits --batches-by domain --norms batch,bank
-  normwise compare --data scans/ --batches-by 'patient(\\d+)'
-  normwise compare --model my_code:make_model --data my_code:make_data
-  normwise compare --train my_code:my_train --metric rmse:min
-  normwise compare --json - | jq '.[].test_accuracy'
-
-MODEL is resnet8, resnet20 and so on, timm:NAME, torchvision:NAME or package.module:function, which may take norm,
-in_channels and classes. DATA is digits, mixed-digits (every second one a faint negative), a folder with one
-directory of images per class, an .npz file, a table (.csv, or .npy with the classes in the last column), or
-package.module:function, which returns a training and a test data set. TRAIN, in the place of both, is
-package.module:function, which gets a run (run.norm, run.replace, run.batch_size, run.seed) and returns a dict
-with the metric: any task, any loop.
-
-With --batches-by KEY each mini-batch holds samples of one group alone: one domain, patient or video. KEY is a column
-of a table, an array of an .npz file (KEY_train and KEY_test where it holds the splits), group for what a function
-returns as (x, y, group), domain for mixed-digits, and for a folder a regular expression that finds the group in the
-path below the directory of the class: '(.*)/' takes directories, 'patient(\\d+)' a part of the file names. bank is
-BatchNorm with running statistics for each group.
-
-NAMES are separated by commas; group:8 is GroupNorm with 8 groups; nf is the normalizer-free counterpart of
-resnet8, resnet20 and so on (it is left out with any other MODEL); those of tokens replace LayerNorm and RMSNorm
-in models that have them (any other MODEL leaves them out):
-
-\b{NAMES}
-"""
-
 
 Model = Annotated[str, typer.Option(metavar="MODEL", help="What to train; see below.")]
 Data = Annotated[str, typer.Option(metavar="DATA", help="What to train it on; see below.")]
+Weights = Annotated[
+    str | None, typer.Option(metavar="FILE", help="Begin with trained weights: a file, or pretrained; see below.")
+]
 Train = Annotated[str | None, typer.Option(metavar="TRAIN", help="Your own training function; see below.")]
 Metric = Annotated[
     str | None,
@@ -68,14 +31,21 @@ Standardize = Annotated[bool, typer.Option("--standardize", help="Scale each fea
 BatchesBy = Annotated[
     str | None, typer.Option(metavar="KEY", help="Make each mini-batch of one group of samples; see below.")
 ]
-Norms = Annotated[str, typer.Option(metavar="NAMES", help="Normalizers to compare; see below.")]
+Norms = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAMES",
+        help="What to compare, see below; by default batch,group,instance,layer,none and, without --train, nf.",
+    ),
+]
 BatchSizes = Annotated[str, typer.Option(metavar="NUMBERS", help="Batch sizes to train with, separated by commas.")]
 Seeds = Annotated[int, typer.Option(metavar="N", help="Runs of each normalizer at each batch size.")]
 Epochs = Annotated[int, typer.Option(metavar="N", help="Passes over the training split in each run.")]
 LearningRate = Annotated[
     float | None,
     typer.Option(
-        metavar="X", help="Peak at batch size 32 and above, less below; by default 0.6. With --train as given."
+        metavar="X",
+        help="Peak at batch size 32 and above, less below; by default 0.6, with --weights 0.05. With --train as given.",
     ),
 ]
 Rates = Annotated[
@@ -95,6 +65,7 @@ Shard = Annotated[
     str | None, typer.Option(metavar="K/N", help="Do the K-th of N parts; `normwise report FOLDERS` joins them.")
 ]
 Ray = Annotated[str | None, typer.Option(metavar="ADDRESS", help="A Ray cluster that does the runs: auto, local, ...")]
+Watch = Annotated[bool, typer.Option("--watch", help="Write the report while the sweep runs, too.")]
 Out = Annotated[
     Path, typer.Option(metavar="FOLDER", help="For results and report; finished runs in it are not repeated.")
 ]
@@ -103,12 +74,13 @@ Out = Annotated[
 def compare(
     model: Model = "resnet8",
     data: Data = "digits",
+    weights: Weights = None,
     train: Train = None,
     metric: Metric = None,
     target: Target = None,
     standardize: Standardize = False,
     batches_by: BatchesBy = None,
-    norms: Norms = "batch,group,instance,layer,none,nf",
+    norms: Norms = None,
     batch_sizes: BatchSizes = "2,8,64",
     seeds: Seeds = 3,
     epochs: Epochs = 6,
@@ -122,6 +94,7 @@ def compare(
     jobs: Jobs = 1,
     shard: Shard = None,
     ray: Ray = None,
+    watch: Watch = False,
     out: Out = Path("results/compare"),
     json_file: Json = None,
     csv_file: Csv = None,
@@ -139,6 +112,7 @@ def compare(
     from ..comparison import compare as run_comparison
     from ..comparison.terminal import Progress, make_console
     from .results import show_and_write
+    from .watching import Watching
 
     sys.path.insert(0, os.getcwd())  # where package.module:function is looked up
     progress = Progress(make_console(stderr=json_file == STDOUT))
@@ -148,13 +122,14 @@ def compare(
             progress.rows = run_comparison(  # in the order of the plan, also where several processes did them
                 model,
                 data,
+                weights=weights,
                 train=train,
                 metric=name,
                 direction=direction,
                 target=target,
                 standardize=standardize,
                 batches_by=batches_by,
-                norms=norms.split(","),
+                norms=None if norms is None else norms.split(","),
                 batch_sizes=sizes,
                 seeds=seeds,
                 epochs=epochs,
@@ -169,7 +144,7 @@ def compare(
                 shard=shard,
                 ray=ray,
                 out=out,
-                on_event=progress,
+                on_event=Watching(progress, out) if watch else progress,
             )
     except KeyboardInterrupt as stop:
         stopped = stop
@@ -211,7 +186,7 @@ def _numbers(option: str, text: str, kind: Any, form: str) -> list[Any]:
 def command_of(settings: dict[str, Any], out: Path) -> str:
     """The command line that repeats a sweep whatever the defaults have become."""
     own = settings.get("metric")
-    trained = ("model", "data", "target", "batches_by", "lrs", "weight_decay", "image_size")
+    trained = ("model", "data", "weights", "target", "batches_by", "lrs", "weight_decay", "image_size")
     names = ("norms", "batch_sizes", "epochs", "learning_rate", "device", *(() if own else trained))
     values = {name: _text(settings.get(name)) for name in names}
     if own:

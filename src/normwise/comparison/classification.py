@@ -109,16 +109,16 @@ class Classification:
                 "fingerprint": data.fingerprint,
                 "groups": list(data.groups.names) if data.groups else [],
             },
-            "protocol": self.settings.protocol(),
+            "protocol": self.settings.protocol(converted=self.recipe.normalizer_free is None),
             "notes": self._notes(),
             "rates": {str(size): self.settings.rate(size) for size in self.settings.batch_sizes},
             "chosen_rates": [[norm, size, rate] for (norm, size), rate in self.rates.items()],
         }
 
     def _notes(self) -> list[str]:
-        """What is worth knowing of the data, in sentences."""
+        """What is worth knowing of the model and the data, in sentences."""
         notes = (scales_apart(self.data), small_groups(self.data.groups, self.settings.batch_sizes))
-        return [note for note in notes if note]
+        return [*self.recipe.notes, *(note for note in notes if note)]
 
     def _settings_of(self, run: Run) -> Settings:
         chosen = self.rates.get((run.norm, run.batch_size), self.settings.learning_rate)

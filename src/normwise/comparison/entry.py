@@ -25,13 +25,14 @@ def compare(
     model: ModelLike = "resnet8",
     data: DataLike = "digits",
     *,
+    weights: str | os.PathLike[str] | None = None,
     train: str | TrainingFunction | None = None,
     metric: str | None = None,
     direction: str | None = None,
     target: str | None = None,
     standardize: bool = False,
     batches_by: str | None = None,
-    norms: Sequence[Norm] = ("batch", "group", "instance", "layer", "none", "nf"),
+    norms: Sequence[Norm] | None = None,
     batch_sizes: Sequence[int] = (2, 8, 64),
     seeds: int | Sequence[int] = 3,
     epochs: int = 6,
@@ -69,6 +70,9 @@ def compare(
             `.npz` file with x_train, y_train, x_test, y_test or x, y; a table, `.csv` with a line of names or `.npy`;
             `package.module:function` or a function that returns (train, test), each a dataset of tensors or a pair
             (x, y).
+        weights: of a training before, with which every contestant begins: a state_dict in a `.pt`, `.pth` or
+            `.safetensors` file, a file with a whole model, or "pretrained" for the weights that timm or torchvision has
+            in its cache (nothing is downloaded). A last layer for another number of classes begins anew.
         train: a function, or `package.module:function`, that trains one model and returns what came of it, such as
             `{"rmse": 0.31}`; in the place of `model` and `data`.
         metric: with `train`, the key of that dict by which runs are judged.
@@ -85,15 +89,18 @@ def compare(
             group names the sample's, so `"(.*)/"` takes directories and `"patient(\\d+)"` a part of the file names. The
             held-out split stays one of samples; where whole groups are to be held out, give both splits.
         norms: names as in `normwise.layers.NORMALIZERS` (`"group:8"` for 8 groups), classes, or functions
-            `channels -> Module`; `"nf"`, the normalizer-free counterpart that our nets (`resnet8`, ...) have; and
-            `"bank"`, BatchNorm with running statistics for each group of `batches_by`. What cannot run (InstanceNorm on
-            1×1 maps, `nf` with another model) is left out, and `SweepStarted.about["left_out"]` says why.
+            `channels -> Module`; `"nf"`, the normalizer-free counterpart of our nets (`resnet8`, ...), of others what
+            `normwise.normalizer_free` makes of them; and `"bank"`, BatchNorm with running statistics for each group of
+            `batches_by`. Of trained models also strategies: `"batch:frozen"`, `"batch:recalibrated"`, `"swap:group"`
+            (a data-free start) and `"anneal:group"` (from the old function to the new) with any normalizer of maps. By
+            default batch, group, instance, layer, none and, without `train`, nf. What cannot run (InstanceNorm on 1×1
+            maps, `nf` with a net that is not residual) is left out, and `SweepStarted.about["left_out"]` says why.
         batch_sizes: each at most the size of the training split; what needs a batch is left out at 1.
         seeds: how many, or which.
         epochs: passes over the training split, the same for every run.
         learning_rate: peak rate at batch sizes from 32 on, by default 0.6. Of 0.3 to 0.8 that gave the best accuracy
-            averaged over the default normalizers on the digits; large nets and long runs want less. With `train` it is
-            `run.learning_rate`, as given.
+            averaged over the default normalizers on the digits; large nets and long runs want less, and with `weights`
+            it is 0.05. With `train` it is `run.learning_rate`, as given.
         lrs: learning rates to choose from, in the place of `learning_rate`: each contestant gets, at each batch size,
             the one with the best accuracy on a fifth of the training split, which its runs then train on again. The
             held-out split, which the verdict rests on, has no part in that choice.
@@ -138,6 +145,7 @@ def compare(
     request = Request(
         model=model,
         data=data,
+        weights=weights,
         train=train,
         metric=metric,
         direction=direction,

@@ -34,7 +34,12 @@ IMAGE_SIZE = 32
 LEARNING_RATE = 0.6
 WEIGHT_DECAY = 5e-4
 #: What a user's training function brings with it.
-_NOT_WITH_TRAIN = ("model", "data", "target", "standardize", "batches_by", "lrs", "weight_decay", "image_size")
+_NOT_WITH_TRAIN = (
+    *("model", "data", "target", "standardize", "batches_by", "lrs", "weight_decay", "image_size", "weights"),
+)
+USUAL = ("batch", "group", "instance", "layer", "none", "nf")
+# The peak for fine-tuning: what was trained before is not to be lost in the first steps.
+FINE_TUNING_RATE = 0.05
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,7 @@ class Request:
     target: str | None = None
     standardize: bool = False
     batches_by: str | None = None
-    norms: Sequence[Norm] = ("batch", "group", "instance", "layer", "none", "nf")
+    norms: Sequence[Norm] | None = None
     batch_sizes: Sequence[int] = (2, 8, 64)
     seeds: int | Sequence[int] = 3
     epochs: int = 6
@@ -59,6 +64,13 @@ class Request:
     image_size: int | None = None
     device: str | torch.device | None = None
     until_clear: bool = False
+    weights: str | os.PathLike[str] | None = None
+
+    @property
+    def contestants(self) -> Sequence[Norm]:
+        """The normalizers that were asked for, or the usual ones; `nf` needs a whole model."""
+        usual = USUAL if self.train is None else USUAL[:-1]
+        return usual if self.norms is None else self.norms
 
     def check_picklable(self, option: str) -> None:
         """Raises InputError where another process could not be told what to do."""
@@ -87,16 +99,16 @@ def _classification(request: Request) -> Classification:
             "metric and direction go with train=, whose function returns the metric; our own loop trains classifiers "
             "and is judged by their accuracy."
         )
-    named = named_norms(request.norms)
-    model = request.model
+    named = named_norms(request.contestants)
+    model, weights = request.model, None if request.weights is None else os.fspath(request.weights)
     data = os.fspath(request.data) if isinstance(request.data, os.PathLike) else request.data
     settings = _settings(request, name_of(model), name_of(data), list(named))
-    settings = replace(settings, target=request.target, standardize=request.standardize)
+    settings = replace(settings, target=request.target, standardize=request.standardize, weights=weights)
     if request.image_size is None and isinstance(data, str) and Path(data).is_dir():
         settings = replace(settings, image_size=choose_image_size(model, Path(data)))
     with isolated(0, "cpu"):
         loaded = load_data(data, settings.image_size, request.target, request.standardize, request.batches_by)
-    recipe = open_model(model, loaded.x_train[:EXAMPLES], len(loaded.classes))
+    recipe = open_model(model, loaded.x_train[:EXAMPLES], len(loaded.classes), weights)
     settings = replace(settings, threads=threads_for(loaded.sample_shape))
     return Classification(settings, named, loaded, recipe)
 
@@ -107,7 +119,7 @@ def _own_training(request: Request, train: str | TrainingFunction) -> OwnTrainin
     if given:
         raise InputError(f"{', '.join(given)}: train= brings model, data and training with it; leave it out.")
     metric = own_metric(request.metric, request.direction)
-    named = named_norms(request.norms)
+    named = named_norms(request.contestants)
     settings = _settings(request, name_of(train), "", list(named))
     settings = replace(settings, metric=metric.name, direction=metric.direction)
     settings = replace(settings, learning_rate=request.learning_rate or 0.0)
@@ -115,6 +127,7 @@ def _own_training(request: Request, train: str | TrainingFunction) -> OwnTrainin
 
 
 def _settings(request: Request, model: str, data: str, norms: list[str]) -> Settings:
+    usual_rate = LEARNING_RATE if request.weights is None else FINE_TUNING_RATE
     settings = make_settings(
         model=model,
         data=data,
@@ -122,7 +135,7 @@ def _settings(request: Request, model: str, data: str, norms: list[str]) -> Sett
         batch_sizes=request.batch_sizes,
         seeds=request.seeds,
         epochs=request.epochs,
-        learning_rate=LEARNING_RATE if request.learning_rate is None else request.learning_rate,
+        learning_rate=usual_rate if request.learning_rate is None else request.learning_rate,
         lrs=request.lrs,
         batches_by=request.batches_by,
         weight_decay=request.weight_decay,

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import torch
 
 from ..errors import InputError as InputError
-from ..layers import Norm, find_normalizer
+from ..layers import Norm
 from . import bank, renorm
-from .normalizer_free import NORMALIZER_FREE, PROTOCOL, UNIT_CLIP
+from .normalizer_free import CONVERTED, NORMALIZER_FREE, PROTOCOL, UNIT_CLIP
+from .strategy_names import check_name, protocols
 
 MOMENTUM = 0.9
 WARM_UP = 0.1
@@ -35,6 +36,7 @@ class Settings:
 
     Where a user's function trains, `model` is its name, `data` is empty, `metric` and `direction` say what it is judged
     by, and a `learning_rate` of 0 is none. `looks` is how often a sweep looks what can be stopped, 0 where it does not.
+    `weights` is where those came from that the model began with.
     """
 
     model: str
@@ -55,6 +57,7 @@ class Settings:
     metric: str | None = None
     direction: str | None = None
     looks: int = 0
+    weights: str | None = None
 
     @property
     def own_rate(self) -> float | None:
@@ -65,8 +68,8 @@ class Settings:
         """Peak learning rate at a batch size: linear in it up to 32, constant from there on."""
         return self.learning_rate * min(1.0, batch_size / FULL_RATE_BATCH)
 
-    def protocol(self) -> list[str]:
-        """The training protocol in sentences, for a report."""
+    def protocol(self, converted: bool = False) -> list[str]:
+        """The training protocol in sentences, for a report; `converted` where `nf` is made of the model itself."""
         return [
             f"SGD with Nesterov momentum {MOMENTUM}, {self.epochs} epochs for every run; the learning rate warms up "
             f"linearly over the first {WARM_UP:.0%} of the steps and follows a cosine to zero.",
@@ -77,9 +80,10 @@ class Settings:
             self._batches(),
             "A run whose loss stops being finite counts as diverged: it ends there and is credited with the "
             "accuracy of always answering the most frequent class.",
-            *([PROTOCOL] if NORMALIZER_FREE in self.norms else []),
+            *([CONVERTED if converted else PROTOCOL] if NORMALIZER_FREE in self.norms else []),
             *([renorm.PROTOCOL] if renorm.RENORM in self.norms else []),
             *([bank.PROTOCOL] if bank.BANK in self.norms else []),
+            *protocols(self.norms),
         ]
 
     def _batches(self) -> str:
@@ -150,10 +154,7 @@ def _norm_name(norm: Norm) -> str:
         return name
     if norm in (NORMALIZER_FREE, bank.BANK):
         return norm
-    try:
-        find_normalizer(norm.partition(":")[0])
-    except ValueError as error:
-        raise InputError(str(error)) from error
+    check_name(norm)
     return norm
 
 

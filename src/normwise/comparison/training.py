@@ -6,6 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from .models import Network
 from .normalizer_free import NORMALIZER_FREE, UNIT_CLIP
 from .renorm import RENORM, fit_schedules
 from .settings import CLIP_NORM, MOMENTUM, WARM_UP, Run, Settings
+from .strategy_names import RECALIBRATION_BATCH
 
 # The fields of a run's outcome in the order of a row; what a diverged run lacks stays None.
 OUTCOME = (
@@ -66,6 +68,8 @@ def run_epochs(trainer: Trainer, epochs: int, on_epoch: EpochReport) -> dict[str
     outcome: dict[str, Any] = dict.fromkeys(OUTCOME)
     for epoch in range(1, epochs + 1):
         train_loss = finite(trainer.epoch(epoch))
+        if epoch == epochs and train_loss is not None:
+            trainer.end()
         accuracy, test_loss = trainer.on_held_out_split()
         diverged = train_loss is None or not math.isfinite(test_loss)
         accuracy = chance(data) if diverged else accuracy
@@ -101,7 +105,7 @@ class Trainer:
     """A network, its optimizer and the schedule of one run."""
 
     def __init__(self, network: Network, data: Data, run: Run, settings: Settings) -> None:
-        self.model, self.data, self.run = network.module, data, run
+        self.model, self.data, self.run, self.treatment = network.module, data, run, network.treatment
         self.groups = data.groups and data.groups.train
         self.total_steps = settings.epochs * steps_of_epoch(len(data.x_train), self.groups, run.batch_size)
         if run.norm == RENORM:
@@ -145,6 +149,8 @@ class Trainer:
         total = torch.zeros((), device=x.device)
         self.model.train()
         for batch in batches:
+            if self.treatment is not None:
+                self.treatment.advance(self.done / self.total_steps)
             rate = self.peak_rate * schedule(self.done, self.total_steps)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
@@ -153,6 +159,15 @@ class Trainer:
                 total += self.step(x[index], y[index])
             self.done += 1
         return float(total) / len(batches)
+
+    def end(self) -> None:
+        """What the contestant's strategy does between training and the last evaluation."""
+        if self.treatment is None:
+            return
+        x = self.data.x_train
+        order = data_order(len(x), 0, 0).to(x.device)
+        with suppress(ValueError):  # values that are not finite, as the evaluation then says
+            self.treatment.end([x[part] for part in order.split(RECALIBRATION_BATCH)])
 
     def on_training_split(self) -> tuple[float, float]:
         """Accuracy and loss in evaluation mode."""

@@ -10,15 +10,18 @@ import math
 import re
 from collections.abc import Callable, Iterable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..checkpoint_files import READABLE, is_whole_model, load_whole
 from ..nets import resnet
 from ..nets.forms import Stem
-from .models import Recipe, first_line
+from .models import Blueprint, Recipe, first_line
 from .normalizer_free import counterpart
+from .pretrained import with_weights
 from .references import load_object, name_of
 from .settings import InputError
 
@@ -27,14 +30,21 @@ IMAGENET_STEM_FROM = 64
 ModelLike = str | nn.Module | Callable[..., nn.Module]
 
 
-def open_model(model: ModelLike, example: Tensor, classes: int) -> Recipe:
-    """The recipe of `resnet8` and so on, `timm:NAME`, `torchvision:NAME`, `package.module:function`, a module
-    or a function.
+def open_model(model: ModelLike, example: Tensor, classes: int, weights: str | None = None) -> Recipe:
+    """The recipe of `resnet8` and so on, `timm:NAME`, `torchvision:NAME`, `package.module:function`, a file that holds
+    a whole model, a module or a function.
 
     A function gets `norm`, `in_channels` and `classes` where it has parameters of these names. Without `norm`,
     and for every model that is not ours, the normalization layers are replaced. A module instance starts every
-    run from the weights that it has.
+    run from the weights that it has, with `weights` every model from those (see `with_weights`).
     """
+    blueprint = _blueprint(model, example, classes)
+    if weights is not None:
+        blueprint = with_weights(blueprint, weights, classes)
+    return Recipe(blueprint, example, classes)
+
+
+def _blueprint(model: ModelLike, example: Tensor, classes: int) -> Blueprint:
     if not isinstance(model, str):
         if not callable(model):
             raise InputError(f"model must be a name, a torch.nn.Module or a function, received {model!r}.")
@@ -42,17 +52,19 @@ def open_model(model: ModelLike, example: Tensor, classes: int) -> Recipe:
     kind, _, name = model.partition(":")
     if re.fullmatch(r"resnet\d+", model):
         return _ours(model, example, classes)
+    if model.endswith(READABLE) and not name:
+        return _from_object(model, _whole_model(model), example, classes)
     if kind in ("timm", "torchvision"):
         return _from_library(kind, name, example, classes)
     if name:
         return _from_object(model, load_object(model), example, classes)
     raise InputError(
         f"model={model!r} is unknown. Write resnet8, resnet20, resnet18 or another depth, timm:NAME, "
-        "torchvision:NAME or package.module:function."
+        "torchvision:NAME, package.module:function or a file that holds a whole model."
     )
 
 
-def _ours(name: str, example: Tensor, classes: int) -> Recipe:
+def _ours(name: str, example: Tensor, classes: int) -> Blueprint:
     if example.dim() != 4:
         raise InputError(
             f"{name} takes images [N, C, H, W], the data have samples of shape {list(example.shape[1:])}. Write a "
@@ -64,20 +76,28 @@ def _ours(name: str, example: Tensor, classes: int) -> Recipe:
         resnet(depth, "none", channels, classes, stem)
     except ValueError as error:
         raise InputError(str(error)) from error
-    return Recipe(
+    return Blueprint(
         name,
         lambda norm: resnet(depth, norm, channels, classes, stem),
         True,
-        example,
-        classes,
-        normalizer_free=lambda: counterpart(depth, channels, classes, stem),
+        lambda: counterpart(depth, channels, classes, stem),
     )
 
 
-def _from_library(library: str, name: str, example: Tensor, classes: int) -> Recipe:
+def _whole_model(name: str) -> nn.Module:
+    path = Path(name)
+    if is_whole_model(path):
+        return load_whole(path)
+    raise InputError(
+        f"model={name!r} holds weights and no model; write model='torchvision:resnet18' (or whatever it is) with "
+        f"weights={name!r}."
+    )
+
+
+def _from_library(library: str, name: str, example: Tensor, classes: int) -> Blueprint:
     make = find_in_library(library, name)
     options = {"num_classes": classes} | ({"in_chans": example.shape[1]} if library == "timm" else {})
-    return Recipe(f"{library}:{name}", lambda: make(**options), False, example, classes)
+    return Blueprint(f"{library}:{name}", partial(make, **options), False)
 
 
 def find_in_library(library: str, name: str) -> Callable[..., nn.Module]:
@@ -139,14 +159,14 @@ def nearest_name(name: str, known: Iterable[str]) -> str | None:
     return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.0)), None)
 
 
-def _from_object(name: str, found: Any, example: Tensor, classes: int) -> Recipe:
+def _from_object(name: str, found: Any, example: Tensor, classes: int) -> Blueprint:
     if isinstance(found, nn.Module):
         instance = copy.deepcopy(found).cpu()
-        return Recipe(name, lambda: copy.deepcopy(instance), False, example, classes)
+        return Blueprint(name, lambda: copy.deepcopy(instance), False)
     return _from_function(name, found, example, classes)
 
 
-def _from_function(name: str, function: Any, example: Tensor, classes: int) -> Recipe:
+def _from_function(name: str, function: Any, example: Tensor, classes: int) -> Blueprint:
     if not callable(function):
         raise InputError(f"{name} is not a function; it must return a torch.nn.Module.")
     parameters = inspect.signature(function).parameters
@@ -165,5 +185,5 @@ def _from_function(name: str, function: Any, example: Tensor, classes: int) -> R
             "only: give its other parameters defaults."
         )
     if "norm" in parameters:
-        return Recipe(name, lambda norm: function(norm=norm, **given), True, example, classes)
-    return Recipe(name, lambda: function(**given), False, example, classes)
+        return Blueprint(name, lambda norm: function(norm=norm, **given), True)
+    return Blueprint(name, lambda: function(**given), False)
