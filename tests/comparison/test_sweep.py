@@ -272,6 +272,7 @@ def test_the_normalizer_free_net_is_left_out_where_there_is_none():
     assert {row["norm"] for row in rows} == {"batch"}
     assert events[0].about["settings"]["norms"] == ("batch",)
     (reason,) = events[0].about["left_out"]
-    assert reason.startswith("nf is left out: it is a network of its own and not a layer to put in, and small_problems")
+    assert reason.startswith("nf is left out: small_problems:net with 'nf' fails")
+    assert "Net has no residual addition that could be found" in reason
     with pytest.raises(InputError, match=r"nf is left out.*Name other normalizers, such as batch and group"):
         compare(**(SMALL | {"norms": ("nf",)}))

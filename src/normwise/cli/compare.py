@@ -20,6 +20,9 @@ Model = Annotated[
 ]
 Data = Annotated[str | None, typer.Option(metavar="DATA", help="What to train it on, see below; by default digits.")]
 TaskName = Annotated[str | None, typer.Option("--task", metavar="TASK", help="What is learned; see below.")]
+Weights = Annotated[
+    str | None, typer.Option(metavar="FILE", help="Begin with trained weights: a file, or pretrained; see below.")
+]
 Train = Annotated[str | None, typer.Option(metavar="TRAIN", help="Your own training function; see below.")]
 Metric = Annotated[
     str | None,
@@ -34,7 +37,10 @@ Standardize = Annotated[bool, typer.Option("--standardize", help="Scale each fea
 BatchesBy = Annotated[
     str | None, typer.Option(metavar="KEY", help="Make each mini-batch of one group of samples; see below.")
 ]
-Norms = Annotated[str | None, typer.Option(metavar="NAMES", help="Normalizers to compare; see below.")]
+Norms = Annotated[
+    str | None,
+    typer.Option(metavar="NAMES", help="What to compare, see below; by default what suits the task."),
+]
 BatchSizes = Annotated[str, typer.Option(metavar="NUMBERS", help="Batch sizes to train with, separated by commas.")]
 Seeds = Annotated[int, typer.Option(metavar="N", help="Runs of each normalizer at each batch size.")]
 Epochs = Annotated[
@@ -45,8 +51,8 @@ LearningRate = Annotated[
     float | None,
     typer.Option(
         metavar="X",
-        help="Peak at batch size 32 and above, less below; by default 0.6 of SGD and 0.003 of AdamW. With --train as "
-        "given.",
+        help="Peak at batch size 32 and above, less below; by default 0.6 of SGD and 0.003 of AdamW, a twelfth of that "
+        "with --weights. With --train as given.",
     ),
 ]
 Rates = Annotated[
@@ -82,6 +88,7 @@ Shard = Annotated[
     str | None, typer.Option(metavar="K/N", help="Do the K-th of N parts; `normwise report FOLDERS` joins them.")
 ]
 Ray = Annotated[str | None, typer.Option(metavar="ADDRESS", help="A Ray cluster that does the runs: auto, local, ...")]
+Watch = Annotated[bool, typer.Option("--watch", help="Write the report while the sweep runs, too.")]
 Out = Annotated[
     Path, typer.Option(metavar="FOLDER", help="For results and report; finished runs in it are not repeated.")
 ]
@@ -91,6 +98,7 @@ def compare(
     model: Model = None,
     data: Data = None,
     task: TaskName = None,
+    weights: Weights = None,
     train: Train = None,
     metric: Metric = None,
     target: Target = None,
@@ -116,6 +124,7 @@ def compare(
     jobs: Jobs = 1,
     shard: Shard = None,
     ray: Ray = None,
+    watch: Watch = False,
     out: Out = Path("results/compare"),
     json_file: Json = None,
     csv_file: Csv = None,
@@ -133,6 +142,7 @@ def compare(
     from ..comparison import compare as run_comparison
     from ..comparison.terminal import Progress, make_console
     from .results import show_and_write
+    from .watching import Watching
 
     sys.path.insert(0, os.getcwd())  # where package.module:function is looked up
     progress = Progress(make_console(stderr=json_file == STDOUT))
@@ -143,6 +153,7 @@ def compare(
                 model,
                 data,
                 task=task,
+                weights=weights,
                 train=train,
                 metric=name,
                 direction=direction,
@@ -170,7 +181,7 @@ def compare(
                 shard=shard,
                 ray=ray,
                 out=out,
-                on_event=progress,
+                on_event=Watching(progress, out) if watch else progress,
             )
     except KeyboardInterrupt as stop:
         stopped = stop

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..checkpoint_files import READABLE, is_whole_model, read_state
 from ..comparison import InputError
 from ..signal.diagnosis.findings import Findings
 from ..surgery import doctor
 from ..surgery.examination.checkpoint import findings_in_state
-from .checkpoints import READABLE, is_whole_model, read_state
 from .given_model import given_model
 from .samples import DataOptions, training_samples
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from torch import nn
 
+from ..checkpoint_files import READABLE, is_whole_model, load_whole
 from ..comparison import InputError
-from .checkpoints import READABLE, is_whole_model, load_weights
+from .checkpoints import load_weights
 from .model_names import model_builder
-from .whole_models import load_whole
 
 
 def given_model(name: str, checkpoint: Path | None) -> nn.Module:

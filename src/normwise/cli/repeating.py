@@ -13,19 +13,8 @@ from ..comparison.sources import is_folder
 def command_of(settings: dict[str, Any], out: Path) -> str:
     """The command line that repeats a sweep whatever the defaults have become."""
     own = is_own(settings)
-    trained = (
-        "model",
-        "data",
-        "task",
-        "metric",
-        "target",
-        "batches_by",
-        "weight_decay",
-        "optimizer",
-        "schedule",
-        "augment",
-        "precision",
-    )
+    trained = ("model", "data", "weights", "task", "metric", "target", "batches_by", "weight_decay")
+    trained += ("optimizer", "schedule", "augment", "precision")
     names = ("norms", "batch_sizes", "epochs", "learning_rate", "lrs", "device")
     names = (*names, *(() if own else (*trained, "tokenizer")))
     values = {name: _text(settings.get(name)) for name in names}

@@ -12,6 +12,7 @@ from ..layers import NORMALIZERS
 from .bank import BANK
 from .metric import Metric, metric_of
 from .normalizer_free import NORMALIZER_FREE
+from .strategy_names import strategy_of
 
 Row = dict[str, Any]
 
@@ -62,9 +63,11 @@ class Cell:
 def title(norm: str) -> str:
     """How a report names a normalizer.
 
-    >>> title("batch"), title("group:8"), title("my_norm")
-    ('BatchNorm', 'GroupNorm (8 groups)', 'my_norm')
+    >>> title("batch"), title("group:8"), title("my_norm"), title("batch:frozen")
+    ('BatchNorm', 'GroupNorm (8 groups)', 'my_norm', 'Frozen BatchNorm')
     """
+    if strategy := strategy_of(norm):
+        return f"{strategy.adjective.capitalize()} {title(strategy.norm)}"
     name, _, groups = norm.partition(":")
     if norm == NORMALIZER_FREE:
         return "Normalizer-free"
@@ -78,9 +81,11 @@ def title(norm: str) -> str:
 def spoken(norm: str) -> str:
     """The title inside a sentence.
 
-    >>> spoken("batch"), spoken("none"), spoken("nf")
-    ('BatchNorm', 'no normalization', 'the normalizer-free net')
+    >>> spoken("batch"), spoken("none"), spoken("nf"), spoken("swap:group")
+    ('BatchNorm', 'no normalization', 'the normalizer-free net', 'swapped-in GroupNorm')
     """
+    if strategy := strategy_of(norm):
+        return f"{strategy.adjective} {title(strategy.norm)}"
     if norm == NORMALIZER_FREE:
         return "the normalizer-free net"
     if norm == BANK:

@@ -28,6 +28,7 @@ def compare(
     data: DataLike | None = None,
     *,
     task: str | None = None,
+    weights: str | os.PathLike[str] | None = None,
     train: str | TrainingFunction | None = None,
     metric: str | None = None,
     direction: str | None = None,
@@ -90,6 +91,9 @@ def compare(
             features `[N, L, C]`, or a dataset of sequences of different lengths, which are padded; "language", token
             numbers `[N, L + 1]`, one long row of them, or text. A target of -100 does not count. By default that of
             embedded data or of a table's target (text and up to 20 whole numbers are classes), else classification.
+        weights: of a training before, with which every contestant begins: a state_dict in a `.pt`, `.pth` or
+            `.safetensors` file, a file with a whole model, or "pretrained" for the weights that timm or torchvision has
+            in its cache (nothing is downloaded). A last layer for another number of classes begins anew.
         train: a function, or `package.module:function`, that trains one model and returns what came of it, such as
             `{"rmse": 0.31}`; in the place of `model` and `data`.
         metric: with `train`, the key of that dict by which runs are judged; else one of the task's: accuracy; rmse,
@@ -107,16 +111,19 @@ def compare(
             group names the sample's, so `"(.*)/"` takes directories and `"patient(\\d+)"` a part of the file names. The
             held-out split stays one of samples; where whole groups are to be held out, give both splits.
         norms: names as in `normwise.layers.NORMALIZERS` (`"group:8"` for 8 groups), classes, or functions
-            `channels -> Module`; `"nf"`, the normalizer-free counterpart that our nets (`resnet8`, ...) have; and
-            `"bank"`, BatchNorm with running statistics for each group of `batches_by`. What cannot run (InstanceNorm on
-            1×1 maps, `nf` with another model) is left out, and `SweepStarted.about["left_out"]` says why.
+            `channels -> Module`; `"nf"`, the normalizer-free counterpart of our nets (`resnet8`, ...), of others what
+            `normwise.normalizer_free` makes of them; and `"bank"`, BatchNorm with running statistics for each group of
+            `batches_by`. Of trained models also strategies: `"batch:frozen"`, `"batch:recalibrated"`, `"swap:group"`
+            (a data-free start) and `"anneal:group"` (from the old function to the new) with any normalizer of maps. By
+            default batch, group, instance, layer, none and, without `train`, nf. What cannot run (InstanceNorm on 1×1
+            maps, `nf` with a net that is not residual) is left out, and `SweepStarted.about["left_out"]` says why.
         batch_sizes: each at most the size of the training split; what needs a batch is left out at 1.
         seeds: how many, or which.
         epochs: passes over the training split, the same for every run; by default those of the task, in
             classification 6.
-        learning_rate: peak rate at batch sizes from 32 on, by default 0.6 of SGD and 0.003 of AdamW. Of 0.3 to 0.8 the
-            first gave the best accuracy averaged over the default normalizers on the digits; large nets and long runs
-            want less. With `train` it is `run.learning_rate`, as given.
+        learning_rate: peak rate at batch sizes from 32 on, by default 0.6 of SGD and 0.003 of AdamW, with `weights`
+            0.05 and 0.00025. Of 0.3 to 0.8 the first gave the best accuracy averaged over the default normalizers on
+            the digits; large nets and long runs want less. With `train` it is `run.learning_rate`, as given.
         lrs: learning rates to choose from, in the place of `learning_rate`: each contestant gets, at each batch size,
             the one with the best metric on a fifth of the training split, which its runs then train on again. The
             held-out split, which the verdict rests on, has no part in that choice. With `train` each rate is one call
@@ -174,6 +181,7 @@ def compare(
         model=model,
         data=data,
         task=task,
+        weights=weights,
         train=train,
         metric=metric,
         direction=direction,

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..errors import first_line as first_line
 from ..layers import NORMALIZERS, Norm
 from .bank import BANK
 from .isolation import isolated
@@ -24,6 +25,8 @@ from .replacement import (
     run_with_maps,
 )
 from .settings import InputError, digest
+from .strategies import Treatment, treat, without_normalizers
+from .strategy_names import row_of, strategy_of
 from .tasks import Task
 from .tasks.classification import Classification
 from .token_layers import is_for_tokens, token_layers
@@ -36,35 +39,40 @@ class ShapeError(InputError):
 
 
 class Network(NamedTuple):
-    """A model and the names of its normalization sites, also where nothing (nn.Identity) stands there; `of_tokens`:
-    what they get are rows `[*, C]`, not maps `[N, C, *space]`."""
+    """A model, the names of its normalization sites, also where nothing (nn.Identity) stands there, whether what they
+    get are rows `[*, C]`, not maps `[N, C, *space]`, and the strategy that is at work on the model."""
 
     module: nn.Module
     sites: tuple[str, ...]
     of_tokens: bool = False
+    treatment: Treatment | None = None
+
+
+class Blueprint(NamedTuple):
+    """`make` takes the normalizer where `takes_norm`, otherwise nothing; then its normalization layers are replaced.
+
+    `normalizer_free` makes the model's counterpart without normalizers, where there is one; `notes` are for the reader.
+    """
+
+    name: str
+    make: Callable[..., Any]
+    takes_norm: bool
+    normalizer_free: Callable[[], nn.Module] | None = None
+    notes: tuple[str, ...] = ()
 
 
 class Recipe:
     """Builds one architecture with any normalizer; for one seed all share the tensors that no normalizer owns.
 
-    `make` takes the normalizer where `takes_norm`, otherwise nothing; then its normalization layers are replaced.
     `example` is a batch of samples, `classes` the number of outputs that the model needs, as the task `kind` looks at
-    them. `normalizer_free` makes the model's counterpart without normalizers, where there is one.
+    them.
     """
 
-    def __init__(
-        self,
-        name: str,
-        make: Callable[..., Any],
-        takes_norm: bool,
-        example: Tensor,
-        classes: int,
-        normalizer_free: Callable[[], nn.Module] | None = None,
-        kind: type[Task] = Classification,
-    ) -> None:
-        self.name, self.make, self.takes_norm, self.normalizer_free = name, make, takes_norm, normalizer_free
+    def __init__(self, blueprint: Blueprint, example: Tensor, classes: int, kind: type[Task] = Classification) -> None:
+        self.name, self.make, self.takes_norm, self.normalizer_free, self.notes = blueprint
+        name, self.example = self.name, example
         with isolated(0, "cpu"):
-            model = self._made(*[REFERENCE] * takes_norm)
+            model = self._made(*[REFERENCE] * self.takes_norm)
             check_replaceable(model, name)
             try:
                 output, maps = run_with_maps(model.eval(), example)
@@ -87,6 +95,11 @@ class Recipe:
             if norm == NORMALIZER_FREE and self.normalizer_free is not None:
                 return Network(self.normalizer_free(), ())
             model = self._made(*[REFERENCE] * self.takes_norm)
+            if norm == NORMALIZER_FREE:
+                return Network(without_normalizers(model, self.example), ())
+            if strategy := strategy_of(norm):
+                treatment = treat(model, strategy, self.ranks, self.example)
+                return Network(treatment.model, treatment.sites, treatment=treatment)
             if not self.takes_norm:
                 places = of_its_kind(model, norm, self.ranks)
                 return Network(model, tuple(replace_normalizers(model, norm, places)), TOKENS in places.values())
@@ -105,7 +118,7 @@ class Recipe:
             if self.takes_norm:
                 return "it normalizes rows of features, not the channels of a map"
             return None if self.has_tokens else f"it normalizes tokens [*, C], and {self.name} has no layer that does"
-        row = NORMALIZERS.get(name.partition(":")[0])
+        row = row_of(name)
         if self.ranks or row is None or name == "none":
             return None
         fitting = ", ".join(filter(is_for_tokens, NORMALIZERS))
@@ -126,12 +139,6 @@ class Recipe:
         if not isinstance(made, nn.Module):
             raise InputError(f"{self.name} must give a torch.nn.Module, it gave {type(made).__name__}.")
         return made
-
-
-def first_line(error: Exception) -> str:
-    """The type and the first line of an error's message."""
-    line = (str(error).strip().splitlines() or [""])[0]
-    return f"{type(error).__name__}: {line.rstrip('.')}."
 
 
 def _share_weights(reference: nn.Module, other: nn.Module, sites: tuple[str, ...]) -> None:

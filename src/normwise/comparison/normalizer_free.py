@@ -25,6 +25,13 @@ PROTOCOL = (
     f"Its gradients are also clipped unit by unit, to {UNIT_CLIP:g} of the norm of the weights (adaptive gradient "
     "clipping, arXiv:2102.06171). All else is the same."
 )
+#: Of a model that has no counterpart of ours, or that begins with trained weights.
+CONVERTED = (
+    f"{NORMALIZER_FREE} is the model with its normalizers taken out (normwise.normalizer_free): scaled weight "
+    "standardization, α and β from the predicted variance, skip gains. It starts from the running statistics where a "
+    f"training has left some, else with α {ALPHA:g} and skip gains of {SKIP_GAIN:g}. Its gradients are also clipped "
+    f"unit by unit, to {UNIT_CLIP:g} of the norm of the weights (arXiv:2102.06171)."
+)
 
 
 def counterpart(depth: int, in_channels: int, classes: int, stem: Stem | None) -> nn.Module:
@@ -38,12 +45,4 @@ def counterpart(depth: int, in_channels: int, classes: int, stem: Stem | None) -
         skip_gain=SKIP_GAIN,
         dropout=DROPOUT,
         stochastic_depth=0.0,
-    )
-
-
-def why_left_out(model: str) -> str:
-    """Why a model that is not ours has no such contestant."""
-    return (
-        f"it is a network of its own and not a layer to put in, and {model} has none that could be built for it; "
-        "models resnet8, resnet20 and so on have, for others 'none' takes the normalizers out, which is not the same"
     )

@@ -28,6 +28,7 @@ from .models import first_line
 from .references import load_object, name_of
 from .settings import InputError, Run, Settings, digest
 from .storage import Store
+from .strategy_names import protocols
 from .training import EpochReport
 from .training_run import TrainingRun
 from .trial import why_unfit
@@ -46,7 +47,7 @@ class OwnTraining:
 
     def __init__(self, settings: Settings, norms: Mapping[str, Norm], train: TrainingFunction, metric: Metric) -> None:
         self.train, self.metric = train, metric
-        notes = {name: why for name in norms if (why := why_unfit(name, settings.model))}
+        notes = {name: why for name in norms if (why := why_unfit(name))}
         self.left_out = [f"{spoken(name)} is left out: {why}." for name, why in notes.items()]
         self.norms = {name: norm for name, norm in norms.items() if name not in notes}
         if not self.norms:
@@ -139,6 +140,7 @@ class OwnTraining:
                 "A run that raises an error has failed, one whose metric is not finite has diverged; neither has a "
                 "value.",
                 *self._choice_of_rate(),
+                *protocols(self.norms),
             ],
             "notes": [],
             "chosen_rates": [[norm, size, rate] for (norm, size), rate in self.rates.items()],
@@ -174,7 +176,7 @@ class OwnTraining:
             given = self.train(handle)
         except Exception as error:  # the user's own code may raise anything
             return _ended("failed", first_line(error), traceback=_shortened(traceback.format_exc()))
-        problem = self._problem_with(given)
+        problem = self._problem_with(given) or self._left_undone(handle)
         if problem is not None:
             return _ended("failed", problem)
         metrics = {str(name): as_finite(value) for name, value in given.items()}
@@ -182,6 +184,14 @@ class OwnTraining:
         if value is None:
             return _ended("diverged", f"{self.metric.name} is {as_number(given[self.metric.name])}.", metrics=metrics)
         return {"status": "finished", "message": "", "traceback": None, "value": value, "metrics": metrics}
+
+    def _left_undone(self, handle: TrainingRun) -> str | None:
+        if not handle.unfinished:
+            return None
+        return (
+            f"{self.settings.model} must call run.finish(model, loader) after training and before it measures: "
+            f"{handle.name!r} has something left to do."
+        )
 
     def _problem_with(self, given: Any) -> str | None:
         """What is wrong with what the function returned."""

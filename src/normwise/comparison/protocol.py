@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from . import bank, renorm
-from .normalizer_free import NORMALIZER_FREE
-from .normalizer_free import PROTOCOL as OF_NORMALIZER_FREE
+from .normalizer_free import CONVERTED, NORMALIZER_FREE
+from .normalizer_free import PROTOCOL as COUNTERPART
 from .settings import CLIP_NORM, COSINE, FULL_RATE_BATCH, MOMENTUM, OPTIMIZERS, WARM_UP, Settings
+from .strategy_names import protocols
 
 
-def protocol_of(settings: Settings) -> list[str]:
-    """What all runs of our own loop have in common."""
+def protocol_of(settings: Settings, *, converted: bool = False) -> list[str]:
+    """What all runs of our own loop have in common; ``converted`` where `nf` is made of the model itself."""
     norms = settings.norms
     return [
         f"{_optimizer(settings)}, {settings.epochs} epochs for every run; {_schedule(settings)}.",
@@ -21,9 +22,10 @@ def protocol_of(settings: Settings) -> list[str]:
         _batches(settings),
         "A run whose loss stops being finite counts as diverged: it ends there and is credited with the "
         f"{settings.judged.name} of {settings.judged.chance}.",
-        *([OF_NORMALIZER_FREE] if NORMALIZER_FREE in norms else []),
+        *([CONVERTED if converted else COUNTERPART] if NORMALIZER_FREE in norms else []),
         *([renorm.PROTOCOL] if renorm.RENORM in norms else []),
         *([bank.PROTOCOL] if bank.BANK in norms else []),
+        *protocols(norms),
     ]
 
 

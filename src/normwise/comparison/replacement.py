@@ -62,6 +62,14 @@ def _rank_of_class(layer: nn.Module, usual: int) -> int:
     return next((rank for end, rank in (("1d", 1), ("2d", 2), ("3d", 3)) if end in named), usual)
 
 
+def ranks_of_model(model: nn.Module, example: Any = None) -> dict[str, int]:
+    """The spatial dimensions of each layer's maps: as an example shows, or as far as classes tell."""
+    if example is None:
+        return ranks_by_class(model)
+    with as_it_was(model):
+        return {name: len(shape) for name, shape in run_with_maps(model.eval(), example)[1].items()}
+
+
 def of_its_kind(model: nn.Module, norm: Norm, ranks: Mapping[str, int]) -> dict[str, int]:
     """What `norm` can replace: the layers in `ranks`, or, with the rank `TOKENS`, those of tokens.
 
@@ -81,11 +89,7 @@ def replace_in_place(model: nn.Module, norm: Norm, example: Any = None) -> None:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"run.replace takes a torch.nn.Module, received {type(model).__name__}.")
-    ranks = ranks_by_class(model)
-    if example is not None:
-        with as_it_was(model):
-            ranks = {name: len(shape) for name, shape in run_with_maps(model.eval(), example)[1].items()}
-    places = of_its_kind(model, norm, ranks)
+    places = of_its_kind(model, norm, ranks_of_model(model, example))
     if not places:
         kind = "LayerNorm or RMSNorm layer over the last dimension" if is_for_tokens(norm) else _OF_MAPS
         raise ValueError(f"run.replace: {type(model).__name__} has no {kind}, which {name_of(norm)!r} could replace.")

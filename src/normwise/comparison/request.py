@@ -19,6 +19,7 @@ from .experiment import Experiment
 from .image_size import choose_image_size
 from .isolation import isolated
 from .metric import own_metric
+from .normalizer_free import NORMALIZER_FREE
 from .own_training import OwnTraining, TrainingFunction, open_training
 from .references import name_of
 from .sequential import looks_of
@@ -39,12 +40,16 @@ IMAGE_SIZE, MASK_SIZE = 32, 64
 #: Peak learning rates of our optimizers at batch size 32 and above.
 LEARNING_RATES = {"sgd": 0.6, "adamw": 0.003}
 WEIGHT_DECAY = 5e-4
-OWN_EPOCHS, NORMS = 6, Classification.norms
+OWN_EPOCHS = 6
+#: `nf` needs a whole model.
+OWN_NORMS = tuple(norm for norm in Classification.norms if norm != NORMALIZER_FREE)
 #: What a user's training function brings with it.
 _NOT_WITH_TRAIN = (
     *("model", "data", "task", "target", "standardize", "batches_by", "weight_decay", "image_size", "optimizer"),
-    *("schedule", "augment", "precision", "workers", "tokenizer"),
+    *("schedule", "augment", "precision", "workers", "tokenizer", "weights"),
 )
+#: With trained weights: what was learned before is not to be lost in the first steps.
+FINE_TUNING_RATES = {"sgd": 0.05, "adamw": 0.00025}
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,7 @@ class Request:
     image_size: int | None = None
     device: str | torch.device | None = None
     until_clear: bool = False
+    weights: str | os.PathLike[str] | None = None
 
     def check_picklable(self, option: str) -> None:
         """Raises InputError where another process could not be told what to do."""
@@ -114,7 +120,7 @@ def _task_training(request: Request) -> TaskTraining:
     settings, named, choices = _settled(request, kind)
     settings = replace(settings, model=name_of(model), data=loaded.name, image_size=size)
     settings = replace(settings, threads=threads_for(loaded.sample_shape))
-    recipe = open_model(model, loaded.example, len(loaded.classes), kind, loaded.in_channels)
+    recipe = open_model(model, loaded.example, len(loaded.classes), settings.weights, kind, loaded.in_channels)
     return TaskTraining(settings, named, loaded, recipe, choices)
 
 
@@ -122,7 +128,8 @@ def _settled(request: Request, kind: type[Task]) -> tuple[Settings, dict[str, No
     """What is asked for, with what the task takes where nothing is, but for model and data."""
     optimizer = kind.optimizer if request.optimizer is None else request.optimizer
     named = named_norms(kind.norms if request.norms is None else request.norms)
-    rate = LEARNING_RATES.get(optimizer) if isinstance(optimizer, str) else None
+    rates = LEARNING_RATES if request.weights is None else FINE_TUNING_RATES
+    rate = rates.get(optimizer) if isinstance(optimizer, str) else None
     settings = _settings(request, "", "", list(named), kind.epochs, rate or 1.0)
     choices = make_choices(optimizer, request.schedule, request.augment, request.precision, settings.device)
     if rate is None and request.learning_rate is None and not request.lrs:
@@ -142,6 +149,7 @@ def _settled(request: Request, kind: type[Task]) -> tuple[Settings, dict[str, No
         precision=request.precision,
         workers=request.workers,
         tokenizer=request.tokenizer and name_of(request.tokenizer),
+        weights=None if request.weights is None else os.fspath(request.weights),
         choices=choices.fingerprint() if own_functions else "",
     )
     return settings, named, choices
@@ -173,7 +181,7 @@ def _own_training(request: Request, train: str | TrainingFunction) -> OwnTrainin
     if given:
         raise InputError(f"{', '.join(given)}: train= brings model, data and training with it; leave it out.")
     metric = own_metric(request.metric, request.direction)
-    named = named_norms(NORMS if request.norms is None else request.norms)
+    named = named_norms(OWN_NORMS if request.norms is None else request.norms)
     settings = _settings(request, name_of(train), "", list(named), OWN_EPOCHS, 1.0)
     settings = replace(settings, task="", metric=metric.name, direction=metric.direction)
     settings = replace(settings, learning_rate=request.learning_rate or 0.0)

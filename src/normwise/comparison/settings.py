@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 import torch
 
 from ..errors import InputError as InputError
-from ..layers import Norm, find_normalizer
+from ..layers import Norm
 from . import bank
 from .metric import Metric
 from .normalizer_free import NORMALIZER_FREE, UNIT_CLIP
+from .strategy_names import check_name
 from .tasks import TASKS
 
 MOMENTUM = 0.9
@@ -42,7 +43,7 @@ class Settings:
     Where a user's function trains, `model` is its name, `data` and `task` are empty, `metric` and `direction` say what
     it is judged by, and a `learning_rate` of 0 is none. `looks` is how often a sweep looks what can be stopped, 0 where
     it does not. `optimizer`, `schedule` and `augment` are names, and `choices` is a hash of the user's functions among
-    them; without `workers` samples are held in memory.
+    them; without `workers` samples are held in memory. `weights` is where those came from that the model began with.
     """
 
     model: str
@@ -71,6 +72,7 @@ class Settings:
     workers: int | None = None
     tokenizer: str | None = None
     choices: str = ""
+    weights: str | None = None
 
     @property
     def judged(self) -> Metric:
@@ -146,10 +148,7 @@ def _norm_name(norm: Norm) -> str:
         return name
     if norm in (NORMALIZER_FREE, bank.BANK):
         return norm
-    try:
-        find_normalizer(norm.partition(":")[0])
-    except ValueError as error:
-        raise InputError(str(error)) from error
+    check_name(norm)
     return norm
 
 

@@ -144,7 +144,7 @@ class TaskTraining:
                 "fingerprint": data.fingerprint,
                 "groups": list(data.groups.names) if data.groups else [],
             },
-            "protocol": protocol_of(self.settings),
+            "protocol": protocol_of(self.settings, converted=self.recipe.normalizer_free is None),
             "loss": data.kind.loss_in_words,
             "notes": self._notes(),
             "rates": {str(size): self.settings.rate(size) for size in self.settings.batch_sizes},
@@ -152,10 +152,10 @@ class TaskTraining:
         }
 
     def _notes(self) -> list[str]:
-        """What is worth knowing of the data, in sentences."""
+        """What is worth knowing of the model and the data, in sentences."""
         apart = scales_apart(self.data) if isinstance(self.data, Data) else None
         notes = (apart, small_groups(self.data.groups, self.settings.batch_sizes))
-        return [note for note in notes if note]
+        return [*self.recipe.notes, *(note for note in notes if note)]
 
     def _settings_of(self, run: Run) -> Settings:
         chosen = self.rates.get((run.norm, run.batch_size), self.settings.learning_rate)

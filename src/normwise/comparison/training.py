@@ -6,6 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
@@ -22,6 +23,7 @@ from .models import Network
 from .normalizer_free import NORMALIZER_FREE, UNIT_CLIP
 from .renorm import RENORM, fit_schedules
 from .settings import CLIP_NORM, Run, Settings
+from .strategy_names import RECALIBRATION_BATCH
 from .training_data import Batch, TrainingData
 
 # Called after each epoch with its number, the training loss and the metric, each None where it is not known.
@@ -79,6 +81,8 @@ def run_epochs(trainer: Trainer, epochs: int, on_epoch: EpochReport) -> dict[str
     outcome: dict[str, Any] = dict.fromkeys(outcome_fields(metric))
     for epoch in range(1, epochs + 1):
         train_loss = finite(trainer.epoch(epoch))
+        if epoch == epochs and train_loss is not None:
+            trainer.end()
         values = trainer.on_held_out_split()
         loss = values.pop("loss")
         diverged = train_loss is None or not math.isfinite(loss) or not math.isfinite(values[metric.name])
@@ -133,6 +137,7 @@ class Trainer:
         choices: Choices = Choices(),  # noqa: B008
     ) -> None:
         self.network, self.model, self.data, self.run = network, network.module, data, run
+        self.treatment = network.treatment
         self.metric, self.choices, self.device = settings.judged, choices, settings.device
         self.objective = data.objective
         self.total_steps = settings.epochs * data.steps(run.batch_size)
@@ -181,6 +186,8 @@ class Trainer:
         total, steps = torch.zeros((), device=self.device), 0
         self.model.train()
         for batch in self.data.epoch(self.run.batch_size, self.run.seed, number):
+            if self.treatment is not None:
+                self.treatment.advance(self.done / self.total_steps)
             x, y = self._augmented(batch)
             with remembering(self.model, batch.group if self.banked else None):
                 total += self.step(x, y)
@@ -189,6 +196,14 @@ class Trainer:
             self.done += 1
             steps += 1
         return float(total) / steps
+
+    def end(self) -> None:
+        """What the contestant's strategy does between training and the last evaluation."""
+        if self.treatment is None:
+            return
+        size = min(RECALIBRATION_BATCH, self.data.train_samples)
+        with suppress(ValueError):  # values that are not finite, as the evaluation then says
+            self.treatment.end([batch.x for batch in self.data.epoch(size, 0, 0)])
 
     def on_training_split(self) -> dict[str, float]:
         """The metrics and the loss in evaluation mode."""

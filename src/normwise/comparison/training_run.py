@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from torch import nn
@@ -10,7 +10,10 @@ from torch import nn
 from ..layers import Norm, make_norm
 from ..layers.registry import find_normalizer
 from .metric import as_finite
-from .replacement import replace_in_place
+from .normalizer_free import NORMALIZER_FREE
+from .replacement import ranks_of_model, replace_in_place
+from .strategies import Forward, Treatment, is_whole_model_only, treat, without_normalizers
+from .strategy_names import strategy_of
 from .token_layers import is_for_tokens
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -46,6 +49,7 @@ class TrainingRun:
         self.name, self.batch_size, self.seed, self.epochs = name, batch_size, seed, epochs
         self.learning_rate, self.device, self.choosing = learning_rate, device, choosing
         self._norm, self._on_report = norm, on_report
+        self._treatments: list[Treatment] = []
 
     def norm(self, channels: int, rank: int = 2) -> nn.Module:
         """A new layer of this run's normalizer.
@@ -56,8 +60,14 @@ class TrainingRun:
                 ``[N, C, L]`` and for features ``[N, C]``. A normalizer of tokens, such as "token-rms", is one of
                 ``[*, C]`` whatever the rank.
 
-        Raises ValueError where the normalizer does not fit.
+        Raises ValueError where the normalizer does not fit, and for what is done with a whole model: "nf" and
+        strategies such as "batch:frozen".
         """
+        if is_whole_model_only(self._norm):
+            raise ValueError(
+                f"run.norm: {self.name!r} is no layer but something done with a whole model; call run.replace(model), "
+                "or leave it out of norms."
+            )
         if isinstance(self._norm, str) and is_for_tokens(self._norm):
             name, _, _ = self._norm.partition(":")
             return find_normalizer(name).make(channels, 1, None)
@@ -68,17 +78,50 @@ class TrainingRun:
 
         A normalizer of maps replaces BatchNorm, InstanceNorm and GroupNorm layers, one of tokens LayerNorm and RMSNorm
         layers over the last dimension, transformers' and timm's too; "none" takes out those of maps, where there are
-        none those of tokens. Weights and biases that the model moved away from 1 and 0 are kept.
+        none those of tokens. Weights and biases that the model moved away from 1 and 0 are kept. A strategy such as
+        "batch:frozen" or "swap:group" begins here, "nf" takes the normalizers out.
 
         Args:
             model: any module.
             example: a batch that the model takes, which shows the rank of each layer's maps. Without it the rank is
-                that of the layer's class, for GroupNorm and SyncBatchNorm that of the model's convolutions.
+                that of the layer's class, for GroupNorm and SyncBatchNorm that of the model's convolutions. "nf" needs
+                it.
 
-        Raises ValueError where the model has no such layer.
+        Raises ValueError where the model has no such layer, and where a strategy finds no trained statistics.
         """
-        replace_in_place(model, self._norm, example)
-        return model
+        if self._norm == NORMALIZER_FREE:
+            if example is None:
+                raise ValueError("run.replace: 'nf' follows the model's signal; pass a batch as example=.")
+            return without_normalizers(model, example)  # type: ignore[return-value]
+        strategy = strategy_of(self._norm)
+        if strategy is None:
+            replace_in_place(model, self._norm, example)
+            return model
+        self._treatments.append(treat(model, strategy, ranks_of_model(model, example), example))
+        return self._treatments[-1].model  # type: ignore[return-value]
+
+    def advance(self, share: float) -> None:
+        """Say before a step which share of the training, from 0 to 1, is done: "anneal:group" goes by it.
+
+        Nothing happens with other contestants.
+        """
+        for treatment in self._treatments:
+            treatment.advance(share)
+
+    def finish(self, model: nn.Module, loader: Iterable[Any], forward: Forward | None = None) -> None:
+        """Do what a strategy does after training and before the model is judged; nothing with other contestants.
+
+        "batch:recalibrated" reads `loader`, batches as `normwise.recalibrate` takes them, with its `forward`. A run of
+        "batch:recalibrated" or "anneal:group" that returns without this call has failed.
+        """
+        for treatment in self._treatments:
+            if treatment.model is model:
+                treatment.end(loader, forward)
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether a strategy still waits for `finish`."""
+        return not all(treatment.ended for treatment in self._treatments)
 
     def report(self, epoch: int, **metrics: float) -> None:
         """Say what an epoch, counted from 1, has brought: for the progress bar, and for the report's curves.

@@ -7,12 +7,13 @@ from typing import NamedTuple
 
 import torch
 
-from ..layers import NORMALIZERS, Norm
+from ..layers import Norm
 from .bank import BANK, why_no_bank
 from .cells import listed, spoken
 from .models import REFERENCE, Recipe, first_line
-from .normalizer_free import NORMALIZER_FREE, why_left_out
+from .normalizer_free import NORMALIZER_FREE
 from .settings import InputError, Run, Settings
+from .strategy_names import row_of, trains_by_the_batch
 from .training_data import TrainingData
 
 
@@ -54,30 +55,25 @@ def who_can_run(
 
 def _unfit(name: str, recipe: Recipe, data: TrainingData) -> str | None:
     """Why a normalizer has no place in the nets of a recipe, trained on these data."""
-    if name == NORMALIZER_FREE and recipe.normalizer_free:
-        return None
     if name == BANK:
         return why_no_bank(data.groups) or recipe.why_no_place(REFERENCE)
-    return why_unfit(name, recipe.name) or recipe.why_no_place(name)
+    return why_unfit(name) or recipe.why_no_place(name)
 
 
-def why_unfit(name: str, model: str) -> str | None:
+def why_unfit(name: str) -> str | None:
     """Why a normalizer has no place in any net of a comparison."""
     if name == BANK:
         return why_no_bank(None)
-    if name == NORMALIZER_FREE:
-        return why_left_out(model)
     if name == "sync" and not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return "it synchronizes over processes, and here is one alone, where it is BatchNorm"
-    row = NORMALIZERS.get(name.partition(":")[0])
+    row = row_of(name)
     if row is not None and row.condition:
         return f"it takes {row.condition} besides x, which no data set of a comparison has"
     return None
 
 
 def _why_it_fails(run: Run, recipe: Recipe, data_name: str, step: Callable[[Run], object]) -> str | None:
-    row = NORMALIZERS.get("batch" if run.norm == BANK else run.norm.partition(":")[0])
-    if run.batch_size == 1 and row is not None and row.uses_batch:
+    if run.batch_size == 1 and trains_by_the_batch(run.norm):
         return "a single sample has no batch to normalize over"
     try:
         step(run)

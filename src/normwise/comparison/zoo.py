@@ -10,16 +10,19 @@ import math
 import re
 from collections.abc import Callable, Iterable
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from ..checkpoint_files import READABLE, is_whole_model, load_whole
 from ..layers import Norm
 from ..nets import resnet
 from ..nets.forms import Stem
-from .models import Recipe, first_line
+from .models import Blueprint, Recipe, first_line
 from .normalizer_free import counterpart
+from .pretrained import with_weights
 from .references import load_object, name_of
 from .settings import InputError
 from .small_nets import SMALL_NETS
@@ -44,37 +47,48 @@ def open_model(
     model: ModelLike,
     example: Tensor,
     classes: int,
+    weights: str | None = None,
     kind: type[Task] = Classification,
     in_channels: int | None = None,
 ) -> Recipe:
     """The recipe of `resnet8` and so on, `mlp`, `unet`, `tagger`, `gpt`, `timm:NAME`, `torchvision:NAME`,
-    `package.module:function`, a module or a function.
+    `package.module:function`, a file that holds a whole model, a module or a function.
 
     A function gets `norm`, `in_channels`, `classes` and `outputs` (both are the number of outputs) where it has
     parameters of these names. Without `norm`, and for every model that is not ours, the normalization layers are
-    replaced. A module instance starts every run from the weights that it has.
+    replaced. A module instance starts every run from the weights that it has, with `weights` every model from those
+    (see `with_weights`).
     """
     needs = Needs(example, example.shape[1] if in_channels is None else in_channels, classes, kind)
+    blueprint = _blueprint(model, needs)
+    if weights is not None:
+        blueprint = with_weights(blueprint, weights, classes)
+    return Recipe(blueprint, example, classes, kind)
+
+
+def _blueprint(model: ModelLike, needs: Needs) -> Blueprint:
     if not isinstance(model, str):
         if not callable(model):
             raise InputError(f"model must be a name, a torch.nn.Module or a function, received {model!r}.")
         return _from_object(name_of(model), model, needs)
     library, _, name = model.partition(":")
     if re.fullmatch(r"resnet\d+", model):
-        return _ours(model, example, classes, kind)
+        return _ours(model, needs.example, needs.classes)
     if model in SMALL_NETS:
         return _small(model, needs)
+    if model.endswith(READABLE) and not name:
+        return _from_object(model, _whole_model(model), needs)
     if library in ("timm", "torchvision"):
         return _from_library(library, name, needs)
     if name:
         return _from_object(model, load_object(model), needs)
     raise InputError(
         f"model={model!r} is unknown. Write resnet8, resnet20, resnet18 or another depth, {', '.join(SMALL_NETS)}, "
-        "timm:NAME, torchvision:NAME or package.module:function."
+        "timm:NAME, torchvision:NAME, package.module:function or a file that holds a whole model."
     )
 
 
-def _small(name: str, needs: Needs) -> Recipe:
+def _small(name: str, needs: Needs) -> Blueprint:
     net, (example, channels, classes, kind) = SMALL_NETS[name], needs
     if example.dim() - 1 not in net.dimensions or (kind.takes_ids != (name in ("tagger", "gpt"))):
         raise InputError(
@@ -85,10 +99,10 @@ def _small(name: str, needs: Needs) -> Recipe:
     def make(*norm: Norm) -> nn.Module:
         return net.make(*norm, example, channels, classes)
 
-    return Recipe(name, make, net.takes_norm, example, classes, kind=kind)
+    return Blueprint(name, make, net.takes_norm)
 
 
-def _ours(name: str, example: Tensor, classes: int, kind: type[Task]) -> Recipe:
+def _ours(name: str, example: Tensor, classes: int) -> Blueprint:
     if example.dim() != 4:
         raise InputError(
             f"{name} takes images [N, C, H, W], the data have samples of shape {list(example.shape[1:])}. Write a "
@@ -100,21 +114,28 @@ def _ours(name: str, example: Tensor, classes: int, kind: type[Task]) -> Recipe:
         resnet(depth, "none", channels, classes, stem)
     except ValueError as error:
         raise InputError(str(error)) from error
-    return Recipe(
+    return Blueprint(
         name,
         lambda norm: resnet(depth, norm, channels, classes, stem),
         True,
-        example,
-        classes,
-        normalizer_free=lambda: counterpart(depth, channels, classes, stem),
-        kind=kind,
+        lambda: counterpart(depth, channels, classes, stem),
     )
 
 
-def _from_library(library: str, name: str, needs: Needs) -> Recipe:
+def _whole_model(name: str) -> nn.Module:
+    path = Path(name)
+    if is_whole_model(path):
+        return load_whole(path)
+    raise InputError(
+        f"model={name!r} holds weights and no model; write model='torchvision:resnet18' (or whatever it is) with "
+        f"weights={name!r}."
+    )
+
+
+def _from_library(library: str, name: str, needs: Needs) -> Blueprint:
     make = find_in_library(library, name)
     options = {"num_classes": needs.classes} | ({"in_chans": needs.channels} if library == "timm" else {})
-    return Recipe(f"{library}:{name}", lambda: make(**options), False, needs.example, needs.classes, kind=needs.kind)
+    return Blueprint(f"{library}:{name}", partial(make, **options), False)
 
 
 def find_in_library(library: str, name: str) -> Callable[..., nn.Module]:
@@ -179,14 +200,14 @@ def nearest_name(name: str, known: Iterable[str]) -> str | None:
     return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.0)), None)
 
 
-def _from_object(name: str, found: Any, needs: Needs) -> Recipe:
+def _from_object(name: str, found: Any, needs: Needs) -> Blueprint:
     if isinstance(found, nn.Module):
         instance = copy.deepcopy(found).cpu()
-        return Recipe(name, lambda: copy.deepcopy(instance), False, needs.example, needs.classes, kind=needs.kind)
+        return Blueprint(name, lambda: copy.deepcopy(instance), False)
     return _from_function(name, found, needs)
 
 
-def _from_function(name: str, function: Any, needs: Needs) -> Recipe:
+def _from_function(name: str, function: Any, needs: Needs) -> Blueprint:
     if not callable(function):
         raise InputError(f"{name} is not a function; it must return a torch.nn.Module.")
     parameters = inspect.signature(function).parameters
@@ -205,7 +226,5 @@ def _from_function(name: str, function: Any, needs: Needs) -> Recipe:
             "classes and outputs only: give its other parameters defaults."
         )
     if "norm" in parameters:
-        return Recipe(
-            name, lambda norm: function(norm=norm, **given), True, needs.example, needs.classes, kind=needs.kind
-        )
-    return Recipe(name, lambda: function(**given), False, needs.example, needs.classes, kind=needs.kind)
+        return Blueprint(name, lambda norm: function(norm=norm, **given), True)
+    return Blueprint(name, lambda: function(**given), False)

@@ -13,11 +13,15 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:"
 SCRIPTS = "; script-src 'unsafe-inline'"
 
 
-def document(title: str, body: str, style: str = "", script: str = "", library: str = "") -> str:
+def document(
+    title: str, body: str, style: str = "", script: str = "", library: str = "", refresh: int | None = None
+) -> str:
     """The whole page: `body` is HTML, `style` goes after what all pages share.
 
-    `script` runs when the body is there, `library` before it; without them the page may not run any.
+    `script` runs when the body is there, `library` before it; without them the page may not run any. A browser loads
+    the page again after `refresh` seconds.
     """
+    again = "" if refresh is None else f'<meta http-equiv="refresh" content="{refresh}">\n'
     policy = POLICY + (SCRIPTS if script or library else "")
     return f"""<!doctype html>
 <html lang="en">
@@ -30,7 +34,7 @@ def document(title: str, body: str, style: str = "", script: str = "", library: 
 <style>
 {variables()}body {{ font-family: {FONT}; }}
 {BASE.read_text(encoding="utf-8")}{style}</style>
-{_script(library)}</head>
+{again}{_script(library)}</head>
 <body>
 <main>
 {body}

@@ -19,3 +19,36 @@ const follow = new ResizeObserver((entries) => {
   });
 });
 document.querySelectorAll("figure").forEach((figure) => follow.observe(figure));
+
+// A press on a heading sorts by its column, a second one the other way round; what has no figure stays at the end.
+document.querySelectorAll(".sortable").forEach((table) => {
+  const heads = Array.from(table.tHead.rows[0].cells);
+  const body = table.tBodies[0];
+  heads.forEach((head, column) => {
+    head.querySelector("button").addEventListener("click", () => {
+      const down = head.getAttribute("aria-sort") === "ascending";
+      heads.forEach((other) => other.setAttribute("aria-sort", "none"));
+      head.setAttribute("aria-sort", down ? "descending" : "ascending");
+      const valueOf = ({ dataset, textContent }) => (dataset.value === undefined ? textContent : dataset.value);
+      const compare = (a, b) => {
+        const [x, y] = [a, b].map((row) => valueOf(row.cells[column]));
+        if (x === "" || y === "") return (x === "") - (y === "");
+        const order = isNaN(x) || isNaN(y) ? x.localeCompare(y) : x - y;
+        return down ? -order : order;
+      };
+      body.append(...Array.from(body.rows).sort(compare));
+    });
+  });
+});
+
+document.querySelectorAll("[data-save]").forEach((button) => {
+  button.addEventListener("click", () => {
+    const kind = button.dataset.save;
+    const text = JSON.parse(document.getElementById("rows").textContent)[kind];
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([text], { type: kind === "csv" ? "text/csv" : "application/json" }));
+    link.download = `rows.${kind}`;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+  });
+});

@@ -13,9 +13,9 @@ from ...pages import document
 from ..cells import Row
 from ..summary import Summary, summarize
 from ..tables import GAPS, Table, tables, titled
-from . import sections
+from . import results, sections
 from .palette import Style, styles
-from .pictures import MOMENTS, TIMES, against_batch_size, learning_curves, one_by_one, signal, sites
+from .pictures import MOMENTS, TIMES, against_batch_size, learning_curves, one_by_one, pareto, signal, sites
 from .words import About, dates, extent, partial, rate_note, what_for
 
 HERE = Path(__file__).parent
@@ -29,16 +29,18 @@ _HOW_TO_READ_VALUES = "Means over the seeds; the bars are one standard deviation
 TANGLE = 7
 
 
-def write_report(path: Path, rows: Sequence[Row], about: About, command: str | None = None) -> None:
+def write_report(
+    path: Path, rows: Sequence[Row], about: About, command: str | None = None, refresh: int | None = None
+) -> None:
     """Write the report of `rows` to `path`, as a whole or not at all.
 
-    `about` is what `settings.json` holds, `command` the command line that repeats the sweep. Rows may be
-    missing; ValueError where there is none.
+    `about` is what `settings.json` holds, `command` the command line that repeats the sweep. A browser loads the page
+    again after `refresh` seconds. Rows may be missing; ValueError where there is none.
     """
-    files.replace(path, build_page(rows, about, command))
+    files.replace(path, build_page(rows, about, command, refresh))
 
 
-def build_page(rows: Sequence[Row], about: About, command: str | None = None) -> str:
+def build_page(rows: Sequence[Row], about: About, command: str | None = None, refresh: int | None = None) -> str:
     """The whole page."""
     summary = summarize(rows, about["settings"].get("looks", 0))
     heading = f"Which normalizer for {what_for(about)}?"
@@ -47,9 +49,12 @@ def build_page(rows: Sequence[Row], about: About, command: str | None = None) ->
         f"<h1>{escape(heading)}</h1>",
         f'<p class="quiet">{escape(extent(rows, about))} Measured {dates(rows)}.</p>',
         f'<p class="notice">{escape(notice)}</p>' if notice else "",
-        *(f'<p class="quiet">{escape(sentence)}</p>' for sentence in (*about["left_out"], *about.get("notes", ()))),
+        *(f'<p class="quiet">{escape(sentence)}</p>' for sentence in about.get("notes", ())),
         sections.verdict(summary, rate_note(about)),
         sections.numbers(summary),
+        results.sortable(summary),
+        results.downloads(rows),
+        results.not_run(rows, about),
         sections.ended_early(rows),
         _pictures(summary, rows),
         "<h2>How it was measured</h2>",
@@ -57,7 +62,7 @@ def build_page(rows: Sequence[Row], about: About, command: str | None = None) ->
         sections.chosen_rates(about),
         f"<h2>Repeat it</h2><pre><code>{escape(command)}</code></pre>" if command else "",
     ]
-    return _document(heading, "\n".join(parts))
+    return _document(heading, "\n".join(parts), refresh)
 
 
 def _pictures(summary: Summary, rows: Sequence[Row]) -> str:
@@ -74,7 +79,7 @@ def _pictures(summary: Summary, rows: Sequence[Row]) -> str:
     ]
     if cost:
         shown = sections.pictures([against_batch_size(table, rows, looks) for table in cost], "cost")
-        parts += ["<h2>Cost</h2>", "<p>On logarithmic scales.</p>", shown]
+        parts += ["<h2>Cost</h2>", "<p>On logarithmic scales.</p>", shown, _worth(judged, cost, looks)]
     if any(row["curve"] for row in rows):
         parts += [
             "<h2>Learning curves</h2>",
@@ -89,6 +94,18 @@ def _pictures(summary: Summary, rows: Sequence[Row]) -> str:
 def _heading(summary: Summary) -> str:
     metric = summary.metric
     return metric.title if metric.own else f"{metric.name.capitalize()} and train-eval gap"
+
+
+def _worth(judged: Table, cost: Sequence[Table], looks: dict[str, Style]) -> str:
+    """What each contestant brings for what it costs, at each batch size."""
+    found = [pareto(judged, table, size, looks) for size in judged.batch_sizes for table in cost]
+    shown = [picture for picture in found if picture is not None]
+    if not shown:
+        return ""
+    return (
+        "<h2>Worth its cost?</h2><p>Rings and the dotted line mark the front: nobody is better and cheaper at once.</p>"
+        f"{sections.pictures(shown, 'worth')}"
+    )
 
 
 def _together(shown: Sequence[Table], rows: Sequence[Row], looks: dict[str, Style]) -> str:
@@ -134,7 +151,7 @@ def _signals(table: Table, rows: Sequence[Row], looks: dict[str, Style]) -> str:
     return "\n".join(parts)
 
 
-def _document(heading: str, body: str) -> str:
+def _document(heading: str, body: str, refresh: int | None) -> str:
     style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     body = f'<noscript><p class="notice">The pictures need JavaScript; the tables do not.</p></noscript>\n{body}'
-    return document(f"{heading} normwise compare", body, style, script, get_plotlyjs())
+    return document(f"{heading} normwise compare", body, style, script, get_plotlyjs(), refresh)

@@ -57,14 +57,17 @@ def _table(table: Table) -> str:
 
 
 def _cell(table: Table, norm: str, batch_size: int) -> str:
-    text = escape(table.text(norm, batch_size))
-    figure, plus_minus, spread = text.partition(" ±")
-    if spread:
-        text = f'{figure}<span class="spread">{plus_minus}{spread}</span>'
+    text = with_spread(escape(table.text(norm, batch_size)))
     if table.is_best(norm, batch_size):
         return f'<td class="best"><span class="star" role="img" aria-label="best:">★</span>{text}</td>'
     kind = ' class="bad"' if text in (DIVERGED, FAILED) else ""
     return f"<td{kind}>{text}</td>"
+
+
+def with_spread(text: str) -> str:
+    """A cell's text with what comes after its mean in a span of its own."""
+    figure, plus_minus, spread = text.partition(" ±")
+    return f'{figure}<span class="spread">{plus_minus}{spread}</span>' if spread else text
 
 
 def legend(norms: Iterable[str], styles: Mapping[str, Style]) -> str:

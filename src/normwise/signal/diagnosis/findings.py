@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from ...errors import listed as listed
+
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 WIDTH = 80
@@ -68,11 +70,6 @@ def _ranked(findings: Sequence[Finding]) -> tuple[Finding, ...]:
 
 def _consequences(rule: str) -> tuple[str, ...]:
     return next((rules for cause, rules in CONSEQUENCES.items() if rule.startswith(cause)), ())
-
-
-def listed(names: Sequence[str]) -> str:
-    """Three of the names, and how many more there are."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 class Findings(Sequence[Finding]):

@@ -53,14 +53,16 @@ def empty_figure(x_title: str) -> go.Figure:
     )
 
 
-def use_log_scale(figure: go.Figure, values: Iterable[float | None]) -> None:
-    """A logarithmic vertical axis around the positive `values`, with plain numbers at a handful of ticks."""
+def use_log_scale(figure: go.Figure, values: Iterable[float | None], update: Any = None) -> None:
+    """A logarithmic axis around the positive `values`, with plain numbers at a handful of ticks: the vertical one, or
+    that of `update`, such as `figure.update_xaxes`."""
     positive = [value for value in values if value]
     if not positive:
         return
     low, high = math.log10(min(positive)) - 0.08, math.log10(max(positive)) + 0.08
     ticks = log_ticks(10**low, 10**high)
-    figure.update_yaxes(type="log", range=[low, high], tickvals=ticks, ticktext=[_plain(tick) for tick in ticks])
+    axis = {"type": "log", "range": [low, high], "tickvals": ticks, "ticktext": [_plain(tick) for tick in ticks]}
+    (update or figure.update_yaxes)(**axis)
 
 
 def _plain(tick: float) -> str:
