@@ -9,21 +9,36 @@ import pytest
 import torch
 
 from normwise.evidence import EXPERIMENTS, run_experiment
+from normwise.evidence.catalogue import find_experiment
 from normwise.evidence.charts import bars, lines
 from normwise.evidence.e17_moving_averages import MovingAverageNorm
 from normwise.evidence.experiment import HOLDS, HOLDS_WHEN, OUTCOMES, UNDECIDED, Results, student
-from normwise.evidence.reading import committed_rows, judged, read_committed
+from normwise.evidence.reading import about_committed, committed_rows, judged, read_committed
+from normwise.evidence.running import runs_of
 
 ALL = list(EXPERIMENTS.values())
 BY_NUMBER = {"argnames": "experiment", "argvalues": ALL, "ids": [experiment.number for experiment in ALL]}
 #: What the committed results say.
-FOUND = {"E2": HOLDS_WHEN, "E4": HOLDS, "E8": HOLDS, "E15": HOLDS, "E17": UNDECIDED, "E18": HOLDS}
+FOUND = {
+    "E1": HOLDS,
+    "E1b": HOLDS,
+    "E2": HOLDS_WHEN,
+    "E3": HOLDS,
+    "E4": HOLDS,
+    "E5": HOLDS,
+    "E6": HOLDS,
+    "E8": HOLDS,
+    "E13": HOLDS_WHEN,
+    "E15": HOLDS,
+    "E17": UNDECIDED,
+    "E18": HOLDS,
+}
 
 
 @pytest.mark.parametrize(**BY_NUMBER)
 def test_the_committed_results_have_every_case_and_seed_and_a_verdict(experiment):
     rows = committed_rows(experiment)
-    assert len(rows) == len(experiment.cases) * len(experiment.sizes) * experiment.seeds
+    assert len(rows) == runs_of(experiment, about_committed()[experiment.number]["quick"])
     verdict = read_committed(experiment)
     assert verdict.outcome == FOUND[experiment.number]
     assert re.search(r"\d", verdict.sentence)
@@ -96,12 +111,20 @@ def test_the_command_lists_runs_and_goes_on(command, tmp_path):
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [(("E99",), "There is no experiment 'E99'; the experiments are E2, E4"), (("E2", "--all"), "write one of them")],
+    [
+        (("E99",), "There is no experiment 'E99'; the experiments are E1, E1b, E2, "),
+        (("E2", "--all"), "write one of them"),
+    ],
 )
 def test_wrong_input(arguments, said, command):
     code, output, errors = command("evidence", *arguments)
     assert (code, output) == (2, "")
     assert said in errors
+
+
+@pytest.mark.parametrize("number", EXPERIMENTS)
+def test_an_experiment_is_found_in_small_and_capital_letters(number):
+    assert find_experiment(number.lower()) is find_experiment(number.upper()) is EXPERIMENTS[number]
 
 
 def test_intervals_are_students():
