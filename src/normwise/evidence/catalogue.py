@@ -11,10 +11,13 @@ from . import (
     e05_renorm,
     e06_gates,
     e08_signal,
+    e10_ranks,
+    e12_sequences,
     e13_groups,
     e15_independence,
     e17_moving_averages,
     e18_mini_batches,
+    e20_memory,
 )
 from .experiment import Experiment
 
@@ -27,10 +30,13 @@ _MODULES = (
     e05_renorm,
     e06_gates,
     e08_signal,
+    e10_ranks,
+    e12_sequences,
     e13_groups,
     e15_independence,
     e17_moving_averages,
     e18_mini_batches,
+    e20_memory,
 )
 
 EXPERIMENTS: dict[str, Experiment] = {module.EXPERIMENT.number: module.EXPERIMENT for module in _MODULES}
