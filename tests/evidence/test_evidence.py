@@ -32,6 +32,7 @@ FOUND = {
     "E12": UNDECIDED,
     "E13": HOLDS_WHEN,
     "E15": HOLDS,
+    "E16": HOLDS,
     "E17": UNDECIDED,
     "E18": HOLDS,
     "E20": HOLDS,

@@ -15,7 +15,7 @@ from .sequences import BATCH, BATCH_LENGTHS, GROUP, INSTANCE, LAYER, OF_A_STEP, 
 
 NETS: dict[str, type[nn.Module]] = {"RNN": Recurrent, "Transformer": Transformer}
 NORMS = (LAYER, BATCH, BATCH_LENGTHS, GROUP, INSTANCE)
-CASES = (*(f"{norm}: {net}" for net in NETS for norm in NORMS), f"{OF_A_STEP}: RNN")
+CASES = (*(f"{norm}: RNN" for norm in (*NORMS, OF_A_STEP)), *(f"{norm}: Transformer" for norm in NORMS))
 SIZE, RATE, STEPS_OF_EPOCH, TESTED = 16, 3e-3, 40, 400
 TRAINED, LONGER = (1, 3), (4, 6)
 CHANCE = 0.2
