@@ -71,16 +71,17 @@ def page() -> str:
     for experiment in tried:
         picture = experiment.picture(Results(committed_rows(experiment)))
         (IMAGES / f"{experiment.number}.svg").write_text(picture, encoding="utf-8")
-    table = "".join(map(_line, tried))
+    table = "".join(map(_line, EXPERIMENTS.values()))
     return TEXT.format(table=table, parts="\n".join(map(_part, tried)))
 
 
 def _line(experiment: Experiment) -> str:
-    number, verdict = experiment.number, judged(experiment, committed_rows(experiment))
-    return (
-        f"| [{number}](#{number.lower()}) | {experiment.claim}<br>{experiment.claim_ja} | **{verdict.outcome}** "
-        f"({OUTCOMES_JA[verdict.outcome]}) |\n"
-    )
+    number, claim = experiment.number, f"{experiment.claim}<br>{experiment.claim_ja}"
+    rows = committed_rows(experiment)
+    if not rows:
+        return f"| {number} | {claim} | not run yet (未実施); `normwise evidence {number}` runs it |\n"
+    outcome = judged(experiment, rows).outcome
+    return f"| [{number}](#{number.lower()}) | {claim} | **{outcome}** ({OUTCOMES_JA[outcome]}) |\n"
 
 
 def _part(experiment: Experiment) -> str:

@@ -18,6 +18,8 @@ from normwise.evidence.running import runs_of
 
 ALL = list(EXPERIMENTS.values())
 BY_NUMBER = {"argnames": "experiment", "argvalues": ALL, "ids": [experiment.number for experiment in ALL]}
+WITH_ROWS = [experiment for experiment in ALL if committed_rows(experiment)]
+TRIED = {"argnames": "experiment", "argvalues": WITH_ROWS, "ids": [experiment.number for experiment in WITH_ROWS]}
 #: What the committed results say.
 FOUND = {
     "E1": HOLDS,
@@ -39,7 +41,14 @@ FOUND = {
 }
 
 
-@pytest.mark.parametrize(**BY_NUMBER)
+def test_every_experiment_is_tried_or_said_not_to_be(command):
+    assert [experiment.number for experiment in WITH_ROWS] == list(FOUND)
+    listed = command("evidence")[1]
+    for experiment in ALL:
+        assert (f"{experiment.number} not run yet: " in listed) == (experiment.number not in FOUND)
+
+
+@pytest.mark.parametrize(**TRIED)
 def test_the_committed_results_have_every_case_and_seed_and_a_verdict(experiment):
     rows = committed_rows(experiment)
     assert len(rows) == runs_of(experiment, about_committed()[experiment.number]["quick"])
@@ -48,7 +57,7 @@ def test_the_committed_results_have_every_case_and_seed_and_a_verdict(experiment
     assert re.search(r"\d", verdict.sentence)
 
 
-@pytest.mark.parametrize(**BY_NUMBER)
+@pytest.mark.parametrize(**TRIED)
 def test_rows_under_other_names_do_not_give_the_same_verdict(experiment):
     """A rule that would say the same of anything is none."""
     cases = experiment.cases
@@ -89,7 +98,7 @@ def test_a_rule_can_say_that_a_claim_holds(number):
     assert judged(experiment, rows).outcome == HOLDS
 
 
-@pytest.mark.parametrize(**BY_NUMBER)
+@pytest.mark.parametrize(**TRIED)
 def test_without_a_case_nothing_is_decided(experiment):
     rows = [row for row in committed_rows(experiment) if row["norm"] != experiment.cases[0]]
     assert judged(experiment, rows).outcome == UNDECIDED
@@ -98,7 +107,7 @@ def test_without_a_case_nothing_is_decided(experiment):
     assert (verdict.outcome, "disk full" in verdict.sentence) == (UNDECIDED, True)
 
 
-@pytest.mark.parametrize(**BY_NUMBER)
+@pytest.mark.parametrize(**TRIED)
 def test_the_picture_says_in_words_what_it_shows(experiment):
     picture = experiment.picture(Results(committed_rows(experiment)))
     label = re.search(r'aria-label="([^"]+)"', picture)[1]
