@@ -32,6 +32,8 @@ NF_RESNET_TOP1 = {50: "76.8", 101: "78.4", 152: "79.1", 200: "79.6", 288: "79.5"
 NF_REGNET_TOP1 = {"b0": "76.8", "b1": "78.6", "b2": "79.6", "b3": "80.6", "b4": "81.7", "b5": "82.0 to 82.5"}
 # README of the authors' code.
 NFNET_TOP1 = {"f0": "83.6", "f1": "84.7", "f2": "85.1", "f3": "85.7", "f4": "85.9", "f5": "86.0", "f6": "86.5 (SAM)"}
+# arXiv:1905.11946, revised; B0 to B7.
+EFFICIENTNET_TOP1 = ("77.1", "79.1", "80.1", "81.6", "82.9", "83.6", "84.0", "84.3")
 
 
 def normalizer_free() -> list[Row]:
@@ -50,7 +52,7 @@ def normalizer_free() -> list[Row]:
 
 
 def baselines() -> list[Row]:
-    """What the papers compare with, at depth 50."""
+    """What the papers compare with: depth 50, and EfficientNets."""
     return [
         Row("resnet(50)", partial(nets.resnet, 50, num_classes=1000), 224),
         Row(
@@ -62,6 +64,10 @@ def baselines() -> list[Row]:
         ),
         Row("skipinit_resnet(50)", partial(nets.skipinit_resnet, 50), 224, "75.8", True),
         Row("fixup_resnet(50)", partial(nets.fixup_resnet, 50), 224, "75.9", True),
+        *(
+            Row(f'efficientnet("{variant}")', partial(nets.efficientnet, variant), sizes.size, top1, True)
+            for (variant, sizes), top1 in zip(nets.EFFICIENTNETS.items(), EFFICIENTNET_TOP1, strict=True)
+        ),
     ]
 
 

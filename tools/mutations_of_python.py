@@ -421,8 +421,8 @@ MUTATIONS = [
     Mutation(
         "epsilon of scaled weight standardization is a floor",
         "weights/standardization.py",
-        "energy.clamp_min(eps).rsqrt()",
-        "(energy + eps).rsqrt()",
+        "floored = energy.clamp_min(eps)",
+        "floored = energy + eps",
         "tests/weights/test_standardization.py",
     ),
     Mutation(

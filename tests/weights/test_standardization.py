@@ -61,6 +61,24 @@ def test_scaled_ws_is_the_papers(make, shape, gain):
     assert torch.isfinite(layer(torch.randn(shape))).all()
 
 
+def test_the_articles_formula_in_one_call():
+    """gamma (W - mu) / (sigma sqrt N), without a floor: units of any size, and a constant one."""
+    conv = nn.Conv2d(3, 5, 3).double()
+    with torch.no_grad():
+        conv.weight.mul_(torch.tensor([1.0, 1e-6, 1e6, 1e-30, 1.0]).view(5, 1, 1, 1))
+        conv.weight[4] = 0.7
+    w = conv.weight.detach().numpy().reshape(5, 27)
+    gamma = np.sqrt(2) / np.sqrt(1 - 1 / np.pi)
+    expected = gamma * (w[:4] - w[:4].mean(1, keepdims=True)) / (w[:4].std(1, keepdims=True) * np.sqrt(27))
+    layer = scaled_weight_standardization(conv, gain=False, gamma="relu", eps=0.0)
+    found = layer.weight.flatten(1)
+    assert_close(found[:4], torch.from_numpy(expected), rtol=1e-9, atol=1e-12)
+    assert (found[4] == 0).all()
+    assert [name for name, _ in layer.named_parameters()] == ["bias", "parametrizations.weight.original"]
+    found.square().sum().backward()
+    assert layer.parametrizations.weight.original.grad.isfinite().all()
+
+
 @every_layer
 @pytest.mark.parametrize("scaled", [False, True], ids=["ws", "scaled"])
 def test_gradients_by_finite_differences(make, shape, scaled):

@@ -44,15 +44,16 @@ def evidence(
     rest.
     """
     from ..comparison.terminal import make_console
-    from ..evidence.catalogue import EXPERIMENTS
+    from ..evidence.catalogue import EXPERIMENTS, find_experiment
     from ..evidence.reading import judged, read_committed
-    from ..evidence.showing import Progress, lines_of, write_picture
+    from ..evidence.showing import Progress, lines_of, write_pictures
 
     if number is not None and every:
         raise InputError(f"{number} and --all both say what to run; write one of them.")
-    if number is not None and number.upper() not in EXPERIMENTS:
+    asked = None if number is None else find_experiment(number)
+    if number is not None and asked is None:
         raise InputError(f"There is no experiment {number!r}; the experiments are {', '.join(EXPERIMENTS)}.")
-    chosen = list(EXPERIMENTS.values()) if every or number is None else [EXPERIMENTS[number.upper()]]
+    chosen = [asked] if asked is not None else list(EXPERIMENTS.values())
     console = make_console(stderr=as_json)
     if number is None and not every:
         verdicts = {experiment.number: read_committed(experiment) for experiment in chosen}
@@ -66,7 +67,7 @@ def evidence(
                     progress = Progress(console, experiment)
                     rows = run_experiment(experiment, out, quick=quick, jobs=jobs, on_event=progress)
                     verdicts[experiment.number] = judged(experiment, rows)
-                    write_picture(experiment, rows, out, quick, console)
+                    write_pictures(experiment, rows, out, quick, console)
         except KeyboardInterrupt as stop:
             console.print("Stopped; the same command does the rest.")
             raise typer.Exit(exit_code(stop)) from stop

@@ -6,9 +6,12 @@ import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..comparison import TrainingRun
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 Row = dict[str, Any]
 
@@ -39,15 +42,21 @@ class Results:
         return sorted({row["batch_size"] for row in self.rows})
 
     def values(self, case: str, size: int | None = None, name: str | None = None) -> list[float]:
-        """A metric of the runs of a case, by seed; `name` is another one than the experiment's own."""
+        """A metric of the runs of a case, by seed; `name` is another one than the experiment's own,
+        and runs that do not have it are left out."""
         chosen = [row for row in self.rows if row["norm"] == case and size in (None, row["batch_size"])]
-        found = [row["value"] if name is None else row["metrics"][name] for row in chosen]
+        found = [row["value"] if name is None else row["metrics"].get(name) for row in chosen]
         return [value for value in found if value is not None]
 
     def mean(self, case: str, size: int | None = None, name: str | None = None) -> float:
         """The mean over the seeds, NaN where there is no run."""
         values = self.values(case, size, name)
         return statistics.fmean(values) if values else math.nan
+
+    def spread(self, case: str, size: int | None = None, name: str | None = None) -> float:
+        """The standard deviation over the seeds, 0 for fewer than two."""
+        values = self.values(case, size, name)
+        return statistics.stdev(values) if len(values) > 1 else 0.0
 
     def interval(self, case: str, other: str, size: int | None = None, name: str | None = None) -> tuple[float, float]:
         """The 95 % interval of the difference of two cases, seed by seed (Student's t); infinite for fewer than two."""
@@ -75,6 +84,7 @@ class Experiment:
         metric, direction: what of that is the main number, and which way is better.
         judge: from results to the verdict.
         picture: from results to an SVG that shows the claim.
+        exhibit: where nets make pictures, a sheet of those of the first seed, from the number of epochs.
         sizes: batch sizes, where they matter.
         seeds, epochs: of the whole experiment; `quick_seeds` and `quick_epochs` of the reduced one.
     """
@@ -91,6 +101,7 @@ class Experiment:
     direction: str
     judge: Callable[[Results], Verdict]
     picture: Callable[[Results], str]
+    exhibit: Callable[[int], Image] | None = None
     sizes: tuple[int, ...] = (1,)
     seeds: int = 5
     epochs: int = 1

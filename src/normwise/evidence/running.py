@@ -62,3 +62,9 @@ def run_experiment(
 def folder_of(experiment: Experiment, out: Path, quick: bool) -> Path:
     """Where an experiment keeps its rows; the reduced one apart from the whole."""
     return out / (f"{experiment.number}-quick" if quick else experiment.number)
+
+
+def runs_of(experiment: Experiment, quick: bool) -> int:
+    """How many runs an experiment has."""
+    seeds = experiment.quick_seeds if quick else experiment.seeds
+    return len(experiment.cases) * len(experiment.sizes) * seeds

@@ -40,8 +40,15 @@ def lines_of(experiment: Experiment, verdict: Verdict | None) -> list[str]:
     return [f"{experiment.number} {verdict.outcome}: {experiment.claim}.", f"   {verdict.sentence}"]
 
 
-def write_picture(experiment: Experiment, rows: Sequence[Row], out: Path, quick: bool, console: Console) -> None:
-    """The picture of an experiment beside its rows."""
-    path = folder_of(experiment, out, quick) / f"{experiment.number}.svg"
+def write_pictures(experiment: Experiment, rows: Sequence[Row], out: Path, quick: bool, console: Console) -> None:
+    """The picture of an experiment beside its rows, and what its nets have made."""
+    folder = folder_of(experiment, out, quick)
+    path = folder / f"{experiment.number}.svg"
     files.replace(path, experiment.picture(Results(rows)))
     console.print(f"Picture: {path}", soft_wrap=True)
+    if experiment.exhibit is not None:
+        from ..style.pictures import write_picture  # Pillow is needed only here
+
+        made = folder / f"{experiment.number}.png"
+        write_picture(made, experiment.exhibit(experiment.quick_epochs if quick else experiment.epochs))
+        console.print(f"Made by the nets of seed 0: {made}", soft_wrap=True)

@@ -4,6 +4,12 @@ from .baselines import fixup_resnet as fixup_resnet
 from .baselines import skipinit_resnet as skipinit_resnet
 from .count import count_macs as count_macs
 from .count import count_parameters as count_parameters
+from .efficientnet import EFFICIENTNETS as EFFICIENTNETS
+from .efficientnet import EfficientNet as EfficientNet
+from .efficientnet import efficientnet as efficientnet
+from .gan import Discriminator as Discriminator
+from .gan import Generator as Generator
+from .gan import Translator as Translator
 from .nf_net import NormalizerFreeBlock as NormalizerFreeBlock
 from .nf_net import NormalizerFreeNet as NormalizerFreeNet
 from .nf_parts import SqueezeExcite as SqueezeExcite
@@ -32,6 +38,7 @@ from .nfnet import nfnet_f4 as nfnet_f4
 from .nfnet import nfnet_f5 as nfnet_f5
 from .nfnet import nfnet_f6 as nfnet_f6
 from .nfnet import nfnet_f7 as nfnet_f7
+from .residual import ScaledResidual as ScaledResidual
 from .residual import SkipGain as SkipGain
 from .residual import StochasticDepth as StochasticDepth
 from .resnet import ResNet as ResNet

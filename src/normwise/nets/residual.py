@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from normwise.core.numbers import check_number
 from normwise.core.symbols import Traceable, as_node, is_symbol
 from normwise.core.tables import check_scalars
 
@@ -66,6 +67,40 @@ class SkipGain(Scalar):
             return as_node(self, x)
         gain = self.value(x)
         return x * (gain if self.alpha is None else self.alpha.to(gain).reshape(()) * gain)
+
+
+class ScaledResidual(nn.Module):
+    r"""A residual block whose branch gets a signal of variance 1 and adds a known share.
+
+    .. math:: y = x + \alpha\, f(x / \beta)
+
+    Any shape that ``branch`` keeps. ``beta`` is the standard deviation that ``x`` is expected to have, ``alpha`` what
+    the variance grows by, as its root: where the branch keeps the variance, ``Var[y] = Var[x] + alpha²``, so the next
+    block's β is :math:`\sqrt{\beta^2 + \alpha^2}`.
+
+    Raises ValueError for factors that are not positive.
+
+    Source: Brock, De and Smith 2021, arXiv:2101.08692, as they write it. Their code calls 1 / β what is β here and
+    multiplies behind the first activation, which is the same for ReLU only; `NormalizerFreeBlock` follows the code.
+
+    >>> block = ScaledResidual(nn.Identity(), alpha=0.5, beta=2.0)
+    >>> block(torch.tensor([4.0]))
+    tensor([5.])
+    """
+
+    def __init__(self, branch: nn.Module, alpha: float = 0.2, beta: float = 1.0) -> None:
+        super().__init__()
+        for name, value in {"alpha": alpha, "beta": beta}.items():
+            check_number(self, name, value, 0.0)
+            if not value > 0:
+                raise ValueError(f"ScaledResidual({name}={value!r}): {name} must be positive; write {name}=1.0.")
+        self.branch, self.alpha, self.beta = branch, float(alpha), float(beta)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.alpha * self.branch(x / self.beta)
+
+    def extra_repr(self) -> str:
+        return f"alpha={self.alpha:g}, beta={self.beta:.6g}"
 
 
 class StochasticDepth(Traceable, nn.Module):

@@ -55,10 +55,14 @@ def scaled_weight_standardization(
     .. math:: \bar W_o = \gamma\, g_o\, \frac{W_o - \mu_o}{\sqrt{\max(\sigma_o^2 \cdot \text{fan-in},\ \epsilon)}}
 
     μ and σ² (**biased**) are over the fan-in of output unit o, as in `weight_standardization`. ε is a **floor**, not
-    an addition: it changes nothing unless the variance is under ε / fan-in. ``gain`` adds a parameter g ``[out]``,
+    an addition: it changes nothing unless the variance is under ε / fan-in, and ``eps=0`` leaves it out (a unit whose
+    weights are all equal becomes 0). ``gain`` adds a parameter g ``[out]``,
     initially 1 (``module.parametrizations.weight[0].gain``): apply this before building the optimizer. ``gamma``
     is the gain of the nonlinearity before the layer, a number or an activation's name such as ``"relu"`` (the
     official code has it in the activation, hence 1 here). Precision, axes and errors: as `weight_standardization`.
+
+    The paper's formula to the letter, ``γ (W - μ) / (σ √N)`` with ReLU's ``γ = √2 / √(1 - 1/π)``, is
+    ``scaled_weight_standardization(module, gain=False, gamma="relu", eps=0.0)``.
 
     Source: Brock, De and Smith 2021, arXiv:2101.08692.
 
@@ -150,7 +154,9 @@ def scaled_standardize(weight: Tensor, gain: Tensor | None, fan_in: FanIn, eps: 
     axes = fan_in.axes(blocks)
     centered = blocks - blocks.mean(axes, keepdim=True)
     energy = centered.square().sum(axes, keepdim=True)  # variance times fan-in
-    scale = gamma * energy.clamp_min(eps).rsqrt()
+    floored = energy.clamp_min(eps)
+    # Without a floor a constant unit is 0 whatever it is multiplied by.
+    scale = gamma * torch.where(floored > 0, floored, 1.0).rsqrt()
     if gain is not None:
         scale = scale * fan_in.per_unit(gain.to(scale.dtype), blocks)
     return guarded((centered * scale).reshape(weight.shape).to(weight.dtype), weight, gain)

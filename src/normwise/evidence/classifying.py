@@ -1,0 +1,107 @@
+"""Training of small classifiers: what the experiments on accuracy share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..comparison.batches import batches_of_epoch, by_group
+from ..comparison.measure import evaluate
+from ..comparison.renorm import fit_schedules
+from ..comparison.training import schedule
+from ..layers import make_norm
+from ..layers.statistics import no_update, statistics_bank
+
+MOMENTUM, CLIP = 0.9, 1.0
+
+
+def fit(
+    net: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    size: int,
+    epochs: int,
+    rate: float,
+    seed: int,
+    groups: Tensor | None = None,
+    banked: bool = False,
+    optimizer: torch.optim.Optimizer | None = None,
+) -> list[float]:
+    """Train by SGD with momentum, a short warm-up and a cosine to zero; the loss of each step.
+
+    With `groups` every mini-batch is of one group, with `banked` each group has running statistics of its own. Another
+    `optimizer` keeps its rates in proportion.
+    """
+    optimizer = optimizer or torch.optim.SGD(net.parameters(), rate, momentum=MOMENTUM, nesterov=True)
+    peaks = [group["lr"] for group in optimizer.param_groups]
+    epochs_of = [batches_of_epoch(len(x), groups, size, seed, epoch) for epoch in range(1, epochs + 1)]
+    total = sum(map(len, epochs_of))
+    fit_schedules(net, total)
+    losses = []
+    net.train()
+    for step, index in enumerate(_flat(epochs_of)):
+        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+            group["lr"] = peak * schedule(step, total)
+        optimizer.zero_grad()
+        with bank_of(net, groups, index, banked):
+            loss = F.cross_entropy(net(x[index]), y[index])
+        loss.backward()
+        nn.utils.clip_grad_norm_(net.parameters(), CLIP)
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    return losses
+
+
+def _flat(epochs: list[list[Tensor]]) -> Iterator[Tensor]:
+    for batches in epochs:
+        yield from batches
+
+
+def bank_of(net: nn.Module, groups: Tensor | None, index: Tensor, banked: bool) -> AbstractContextManager[object]:
+    """Inside the block the net's running statistics are those of a mini-batch's group, where it has banks."""
+    return statistics_bank(net, f"group{int(groups[index[0]])}") if banked and groups is not None else nullcontext()
+
+
+def accuracy(net: nn.Module, x: Tensor, y: Tensor, groups: Tensor | None = None, banked: bool = False) -> float:
+    """In evaluation; by the statistics of each sample's group where the net has banks."""
+    if not banked:
+        return evaluate(net, x, y)[0]
+    hits = 0.0
+    for members in by_group(torch.arange(len(x)), groups):
+        with bank_of(net, groups, members, banked):
+            hits += evaluate(net, x[members], y[members])[0] * len(members)
+    return hits / len(x)
+
+
+@torch.no_grad()
+def in_training(net: nn.Module, x: Tensor, size: int, groups: Tensor | None = None) -> Tensor:
+    """The outputs with the normalizers in training mode, in mini-batches of one size, of one group each; rows that do
+    not fill a mini-batch are NaN."""
+    found = torch.full((len(x), 10), float("nan"))
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+    net.train()
+    with no_update(net):
+        for members in by_group(order, groups):
+            for index in members[: len(members) // size * size].split(size):
+                found[index] = net(x[index])
+    net.eval()
+    return found
+
+
+def hits(outputs: Tensor, y: Tensor) -> float:
+    """The share of the rows with a number that are right."""
+    known = ~outputs.isnan().any(1)
+    return float((outputs[known].argmax(1) == y[known]).float().mean())
+
+
+def perceptron(norm: str, inputs: int, width: int, depth: int, classes: int) -> nn.Sequential:
+    """Linear, normalizer and ReLU, so many times, and a linear layer."""
+    parts: list[nn.Module] = []
+    for i in range(depth):
+        parts += [nn.Linear(width if i else inputs, width), make_norm(norm, width, rank=1), nn.ReLU()]
+    return nn.Sequential(*parts, nn.Linear(width, classes))

@@ -1,0 +1,87 @@
+"""E13: one group, some, as many as channels."""
+
+from __future__ import annotations
+
+from ..comparison import TrainingRun
+from ..nets import resnet
+from .charts import lines
+from .classifying import accuracy, fit
+from .digits import digits
+from .experiment import DOES_NOT_HOLD, HOLDS, HOLDS_WHEN, UNDECIDED, Experiment, Results, Verdict
+
+WIDTH, SIZE, RATE = 16, 16, 0.1
+GROUPS = (1, 2, 4, 8, 16)
+LAYER, MIDDLE, INSTANCE = "1", "4", "of one channel"
+CASES = (*(str(groups) for groups in GROUPS), INSTANCE)
+LAST = 20
+
+
+def measure(run: TrainingRun) -> dict[str, float]:
+    """Held-out accuracy, and the mean loss of the last steps of the training."""
+    data = digits()
+    norm = "instance" if run.name == INSTANCE else f"group:{run.name}"
+    net = resnet(8, norm, in_channels=1, width=WIDTH)
+    losses = fit(net, data.x_train, data.y_train, size=SIZE, epochs=run.epochs, rate=RATE, seed=run.seed)
+    return {"accuracy": accuracy(net.eval(), data.x_test, data.y_test), "training loss": sum(losses[-LAST:]) / LAST}
+
+
+def judge(results: Results) -> Verdict:
+    others = (LAYER, INSTANCE)
+    low = {other: results.interval(MIDDLE, other)[0] for other in others}
+    loss = {case: results.mean(case, name="training loss") for case in CASES}
+    more = results.interval(INSTANCE, MIDDLE, name="training loss")[0]
+    scores = ", ".join(f"{case} {100 * results.mean(case):.1f}" for case in CASES)
+    sentence = (
+        f"Accuracy by number of groups, %: {scores}. Training loss with 1, {MIDDLE} and groups of one channel: "
+        f"{loss[LAYER]:.3f}, {loss[MIDDLE]:.3f}, {loss[INSTANCE]:.3f}."
+    )
+    ahead = [other for other in others if low[other] > 0]
+    if len(ahead) == 2 and more > 0:
+        return Verdict(HOLDS, sentence)
+    if ahead:
+        name = "InstanceNorm" if ahead == [INSTANCE] else "LayerNorm" if ahead == [LAYER] else "both"
+        return Verdict(HOLDS_WHEN, f"GroupNorm is compared with {name}. {sentence}")
+    best = all(results.mean(MIDDLE) > results.mean(other) for other in others)
+    return Verdict(UNDECIDED if best else DOES_NOT_HOLD, sentence)
+
+
+def picture(results: Results) -> str:
+    # InstanceNorm has a group for each channel, and in this net from 16 to 64 of them.
+    place = {**{str(groups): groups for groups in GROUPS}, INSTANCE: 32}
+    series = {
+        "held-out error": [(place[case], 100 * (1 - results.mean(case)), 100 * results.spread(case)) for case in CASES],
+        "training loss × 100": [
+            (
+                place[case],
+                100 * results.mean(case, name="training loss"),
+                100 * results.spread(case, name="training loss"),
+            )
+            for case in CASES
+        ],
+    }
+    title = "From LayerNorm (1 group) to InstanceNorm (the point at 32: a group per channel)"
+    return lines(title, "number of groups", "%, less is better", series)
+
+
+EXPERIMENT = Experiment(
+    number="E13",
+    claim="GroupNorm generalizes better than InstanceNorm and LayerNorm and can express more than InstanceNorm",
+    claim_ja="GroupNorm はグループ単位で正規化するので InstanceNorm より表現力が高く、汎化性もよい",
+    said_in=("002",),
+    protocol=f"A ResNet-8 of 16, 32 and 64 channels learns the digits in mini-batches of {SIZE} with 1, 2, 4, 8 and "
+    "16 groups, and with a group for each channel, which is InstanceNorm; one group is LayerNorm over channels and "
+    "positions. The training loss stands for what the net can express.",
+    rule=f"Holds if {MIDDLE} groups, chosen before, give a better held-out accuracy than both ends and a smaller "
+    "training loss than InstanceNorm, each at 95 % confidence (Student's t, seed by seed); holds when it is compared "
+    "with one of them, if that is so of the accuracy there; undecided if it is ahead on average only.",
+    cases=CASES,
+    measure=measure,
+    metric="accuracy",
+    direction="max",
+    judge=judge,
+    picture=picture,
+    seeds=5,
+    epochs=10,
+    quick_seeds=3,
+    quick_epochs=5,
+)

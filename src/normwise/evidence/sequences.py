@@ -1,0 +1,126 @@
+"""Sequences of varying length for experiments: digits in a row, read column by column; and two small nets for them."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .. import layers
+from ..layers import make_norm
+
+COLUMNS, FEATURES, WIDTH, HEADS = 8, 8, 32, 4
+
+#: What `SequenceNorm` takes.
+LAYER, BATCH, BATCH_LENGTHS = "LayerNorm", "BatchNorm", "BatchNorm with lengths"
+GROUP, INSTANCE, OF_A_STEP = "GroupNorm", "InstanceNorm", "InstanceNorm of a step"
+
+
+class Sequences(NamedTuple):
+    """`x`: ``[N, L, 8]``, zero behind each sequence's end; its length; the digit at its end."""
+
+    x: Tensor
+    lengths: Tensor
+    y: Tensor
+
+
+def draw(images: Tensor, labels: Tensor, count: int, least: int, most: int) -> Sequences:
+    """Sequences of `least` to `most` digits each, chosen at random."""
+    chosen = torch.randint(len(images), (count, most))
+    digits = torch.randint(least, most + 1, (count,))
+    columns = images[chosen].squeeze(2).transpose(2, 3)  # [N, digits, columns, rows]
+    x = columns.reshape(count, most * COLUMNS, FEATURES)
+    lengths = digits * COLUMNS
+    x = x * (torch.arange(x.shape[1]) < lengths[:, None])[..., None]
+    return Sequences(x, lengths, labels[chosen].gather(1, digits[:, None] - 1)[:, 0])
+
+
+class SequenceNorm(nn.Module):
+    """A normalizer of ``[N, L, C]``: LayerNorm at each position, the others over positions, too.
+
+    All but the plain BatchNorm are told the lengths, so that what lies behind an end does not count. InstanceNorm of a
+    step sees one value per channel and sample, of which nothing is left but its bias.
+    """
+
+    def __init__(self, name: str, channels: int) -> None:
+        super().__init__()
+        self.name = name
+        made = {
+            LAYER: lambda: layers.LayerNorm(channels),
+            BATCH: lambda: make_norm("batch", channels, rank=1),
+            BATCH_LENGTHS: lambda: make_norm("batch", channels, rank=1),
+            GROUP: lambda: make_norm("group:4", channels, rank=1),
+            INSTANCE: lambda: layers.InstanceNorm1d(channels, affine=True),
+            OF_A_STEP: lambda: layers.InstanceNorm1d(channels, affine=True),
+        }
+        self.layer = made[name]()
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        if self.name == LAYER:
+            return self.layer(x)
+        if self.name == OF_A_STEP:
+            return 0 * x + self.layer.bias
+        known = {} if self.name == BATCH else {"lengths": lengths}
+        return self.layer(x.transpose(1, 2), **known).transpose(1, 2)
+
+
+class Recurrent(nn.Module):
+    """Two layers of h(t) = tanh(norm(W x(t)) + U h(t − 1)); the class from the last state of each sequence."""
+
+    def __init__(self, norm: str, classes: int) -> None:
+        super().__init__()
+        self.inputs = nn.ModuleList([nn.Linear(FEATURES, WIDTH), nn.Linear(WIDTH, WIDTH)])
+        self.norms = nn.ModuleList(SequenceNorm(norm, WIDTH) for _ in range(2))
+        self.states = nn.ModuleList(nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(2))
+        for state in self.states:
+            nn.init.orthogonal_(state.weight)  # type: ignore[arg-type]
+        self.classifier = nn.Linear(WIDTH, classes)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        for inputs, norm, state in zip(self.inputs, self.norms, self.states, strict=True):
+            summed = norm(inputs(x), lengths)
+            h, found = x.new_zeros(len(x), WIDTH), []
+            for z in summed.unbind(1):
+                h = torch.tanh(z + state(h))
+                found.append(h)
+            x = torch.stack(found, 1)
+        return self.classifier(x[torch.arange(len(x)), lengths - 1])
+
+
+class Transformer(nn.Module):
+    """Two pre-norm blocks of attention and a feed-forward net; the class from the last position of each sequence.
+
+    Positions are counted from the end.
+    """
+
+    def __init__(self, norm: str, classes: int) -> None:
+        super().__init__()
+        self.embedding = nn.Linear(FEATURES, WIDTH)
+        self.norms = nn.ModuleList(SequenceNorm(norm, WIDTH) for _ in range(5))
+        self.queries = nn.ModuleList(nn.Linear(WIDTH, 3 * WIDTH) for _ in range(2))
+        self.outputs = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(2))
+        self.feeds = nn.ModuleList(
+            nn.Sequential(nn.Linear(WIDTH, 2 * WIDTH), nn.GELU(), nn.Linear(2 * WIDTH, WIDTH)) for _ in range(2)
+        )
+        self.classifier = nn.Linear(WIDTH, classes)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        before_end = lengths[:, None] - 1 - torch.arange(x.shape[1])
+        x = self.embedding(x) + _waves(before_end)
+        seen = (before_end >= 0)[:, None, None, :]
+        for i, (query, output, feed) in enumerate(zip(self.queries, self.outputs, self.feeds, strict=True)):
+            q, k, v = query(self.norms[2 * i](x, lengths)).unflatten(2, (3, HEADS, -1)).permute(2, 0, 3, 1, 4)
+            attended = F.scaled_dot_product_attention(q, k, v, seen)
+            x = x + output(attended.transpose(1, 2).flatten(2))
+            x = x + feed(self.norms[2 * i + 1](x, lengths))
+        return self.classifier(self.norms[-1](x, lengths)[torch.arange(len(x)), lengths - 1])
+
+
+def _waves(positions: Tensor) -> Tensor:
+    """Sines and cosines of positions, ``[N, L, C]``."""
+    rates = torch.exp(-math.log(100.0) * torch.arange(0, WIDTH, 2) / WIDTH)
+    angles = positions[..., None] * rates
+    return torch.cat([angles.sin(), angles.cos()], -1)

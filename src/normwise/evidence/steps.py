@@ -1,0 +1,13 @@
+"""A step of an optimizer."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def take_step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    """Down the gradient of a loss."""
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
