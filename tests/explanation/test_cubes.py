@@ -126,6 +126,7 @@ def test_a_formula(formula, stated):
     told = nw.explain(formula, torch.randn(N, C, H, W))
     assert_stated(told, stated)
     assert f"def {formula.__name__}(moments" in told.formula
+    assert "\n    return nw.Affine(" in told.formula
 
 
 def test_a_formula_with_parameters_of_its_own():

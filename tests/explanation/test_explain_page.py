@@ -89,6 +89,8 @@ def test_turning_shows_other_values_with_their_numbers(browser):
 
 def test_batch_size_groups_and_mode(browser):
     click(browser, '[data-name="group"]')
+    titles = "[...document.querySelectorAll('section:not([hidden]) h2')].map((title) => title.textContent)"
+    assert browser.evaluate(titles) == ["GroupNorm"]
     for number, groups in enumerate((1, 2, 3, 6)):
         slide(browser, "number", number)
         slide(browser, "samples", 1)

@@ -18,6 +18,7 @@ from .numbers import shape_of
 
 if TYPE_CHECKING:
     from ..explanation import Explanation
+    from ..explanation.subject import Subject
 
 EPILOG = """Examples:
 
@@ -81,30 +82,27 @@ def _explained(name: str, evaluation: bool, shape: tuple[int, ...] | None) -> Ex
     from ..explanation import explain as explained
 
     try:
-        thing = _thing(name, shape)
-        if isinstance(thing, torch.nn.Module):
-            thing.train(not evaluation)
-        told = explained(thing, None if shape is None else torch.zeros(shape))
+        subject = _subject(name, shape)
+        if subject.layer is not None:
+            subject.layer.train(not evaluation)
+        return explained(subject._replace(name=name), None if shape is None else torch.zeros(shape))
     except (ValueError, TypeError) as error:
         raise InputError(str(error)) from error
-    told.name = name
-    return told
 
 
-def _thing(name: str, shape: tuple[int, ...] | None) -> Any:
+def _subject(name: str, shape: tuple[int, ...] | None) -> Subject:
     """A layer of a row, of the channels of ``shape``; or the user's own."""
-    from ..explanation.subject import subject_of
+    from ..explanation.subject import of_row, subject_of
     from ..layers import NORMALIZERS
     from ..layers.registry import parse_norm
 
-    prefix = name.partition(":")[0]
-    if ":" in name and prefix not in NORMALIZERS:
-        return _own(name)
+    if ":" in name and name.partition(":")[0] not in NORMALIZERS:
+        return subject_of(_own(name))
     if not shape:
-        return subject_of(name).what
+        return subject_of(name)
     row, number = parse_norm(name)
     channels = shape[1 if row.of_maps and len(shape) > 1 else len(shape) - 1]
-    return row.make(channels, min(max(len(shape) - 2, 1), 3), number)
+    return of_row(row, number, channels, min(max(len(shape) - 2, 1), 3))
 
 
 def _own(name: str) -> Any:

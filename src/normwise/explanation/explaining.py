@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -181,7 +182,7 @@ def explain(
     (tensor([[0, 0, 3, 3],
             [0, 0, 0, 0]]), 'C/G, space')
     """
-    subject = subject_of(layer_or_formula)
+    subject = layer_or_formula if isinstance(layer_or_formula, Subject) else subject_of(layer_or_formula)
     if x is not None:
         check_x(x, subject.name)
     device = x.device if x is not None else _device(subject)
@@ -194,7 +195,7 @@ def explain(
         measured = measure(function, draws, _valid(shape, mask, lengths))
     with asked(subject, device, conditions, keywords, away=0.0) as make:
         output = output_of(checked(subject, make(shape), [draws.blocks()[0].x]), shape, device)
-    row = row_of(subject.layer) if subject.layer is not None else None
+    row = subject.row or (row_of(subject.layer) if subject.layer is not None else None)
     return Explanation(subject, measured, output, row)
 
 
@@ -225,6 +226,6 @@ def _source(subject: Subject, row: Normalizer | None) -> str | None:
     """The code of the formula: the user's, or that of a row of `NORMALIZERS`."""
     found = subject.what if subject.is_formula else getattr(formulas, row.formula, None) if row is not None else None
     try:
-        return inspect.cleandoc(inspect.getsource(getattr(found, "func", found))) if found is not None else None
+        return textwrap.dedent(inspect.getsource(getattr(found, "func", found))) if found is not None else None
     except (OSError, TypeError):
         return None

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..core.formulas import Affine
 from ..core.moments import Moments
 from ..core.responses import Gated, LargerScale, Thresholded
+from ..layers import Normalizer
 from ..layers.registry import parse_norm
 from ..operations.normalize import normalize
 from .on_loan import AWAY, in_double, undisturbed
@@ -27,15 +28,25 @@ _NUMBERS = {"group": 3, "evo-s0": 3, "ghost": 2}
 
 
 class Subject(NamedTuple):
-    """``what`` is a module, a formula, or a function of x; ``name`` is what it is called in sentences."""
+    """``what`` is a module, a formula, or a function of x; ``name`` is what it is called in sentences.
+
+    ``row`` is the row of `NORMALIZERS` that was asked for by name: GroupNorm of one group is `layer`'s, too.
+    """
 
     what: Any
     name: str
     is_formula: bool = False
+    row: Normalizer | None = None
 
     @property
     def layer(self) -> nn.Module | None:
         return self.what if isinstance(self.what, nn.Module) else None
+
+
+def of_row(row: Normalizer, number: int | None, channels: int, rank: int) -> Subject:
+    """A fresh layer of a row, called as `parse_norm` reads it."""
+    name = row.name if number is None else f"{row.name}:{number}"
+    return Subject(row.make(channels, rank, number), name, row=row)
 
 
 def subject_of(given: Any) -> Subject:
@@ -44,7 +55,7 @@ def subject_of(given: Any) -> Subject:
     if isinstance(given, str):
         row, number = parse_norm(given)
         number = number or _NUMBERS.get(row.name)
-        return Subject(row.make(CHANNELS, 2, number), row.name if number is None else f"{row.name}:{number}")
+        return of_row(row, number, CHANNELS, 2)
     if isinstance(given, nn.Module):
         return Subject(given, type(given).__name__)
     if inspect.isclass(given):

@@ -7,6 +7,7 @@ import torch
 from ..layers.registry import parse_norm
 from .explaining import Explanation, explain
 from .samples import CHANNELS, SAMPLES, SPACE
+from .subject import of_row
 
 #: What "group:2" and its like may be of the page's channels and samples.
 NUMBERS = {"group": (1, 2, 3, 6), "evo-s0": (1, 2, 3, 6), "ghost": (1, 2, 4)}
@@ -23,10 +24,9 @@ def variants(name: str) -> list[Explanation]:
     found = []
     for training in (True, False):
         for number in numbers:
-            layer = row.make(CHANNELS, 2, number).train(training)
+            subject = of_row(row, number, CHANNELS, 2)
+            subject.what.train(training)
             for samples in range(1, SAMPLES + 1):
                 shape = (samples, CHANNELS, *space) if row.of_maps else (samples, *space, CHANNELS)
-                told = explain(layer, torch.zeros(shape))
-                told.name = row.name if number is None else f"{row.name}:{number}"
-                found.append(told)
+                found.append(explain(subject, torch.zeros(shape)))
     return found
