@@ -50,7 +50,8 @@ def section(row: Normalizer) -> str:
     layer = row.layers.get(2) or row.layers.get(0) or next(iter(row.layers.values()))
     text = inspect.cleandoc(layer.__doc__ or "")
     names = ", ".join(f"`nw.{kind.__name__}`" for kind in row.layers.values() if hasattr(nw, kind.__name__))
-    return f"## {heading(row)}\n\n{names}\n\n{markdown(text)}\n"
+    guidance = f"**Use it for.** {row.when_to_use} **Trap.** {row.trap} See it: `normwise explain {row.name}`."
+    return f"## {heading(row)}\n\n{names}\n\n{guidance}\n\n{markdown(text)}\n"
 
 
 def markdown(text: str) -> str:

@@ -13,7 +13,7 @@ import normwise as nw
 
 #: Before a second copy takes the package's place, which whatever comes later would be taken from.
 BatchNorm2d, BatchRenorm2d = nw.BatchNorm2d, nw.BatchRenorm2d
-LATER = ("comparison", "bench", "tuning", "signal", "style", "surgery", "pages", "cli", "doctor")
+LATER = ("comparison", "bench", "tuning", "signal", "style", "surgery", "explanation", "pages", "cli", "doctor")
 HEAVY = ("matplotlib", "sklearn", "scipy", "pandas", "plotly", "PIL", "rich", "typer", "torchvision", "timm", "onnx")
 HEAVY += ("torch.utils.flop_counter", "torch._dynamo", "torch._inductor", "triton")
 

@@ -6,11 +6,14 @@ from . import integrations as _integrations  # noqa: F401  # tools are told of t
 
 if _typing.TYPE_CHECKING:
     from . import comparison as comparison
+    from . import explanation as explanation
     from . import signal as signal
     from . import style as style
     from . import surgery as surgery
     from ._public import *  # noqa: F403
     from .comparison import compare as compare
+    from .explanation import Explanation as Explanation
+    from .explanation import explain as explain
     from .machine_summary import machine_report as machine_report
     from .signal import Figure as Figure
     from .signal import Finding as Finding
@@ -57,6 +60,7 @@ _LATER = (
     | dict.fromkeys(("comparison", "compare"), "comparison")
     | {"machine_report": "machine_summary"}
     | dict.fromkeys(("style", "stylize"), "style")
+    | dict.fromkeys(("explanation", "Explanation", "explain"), "explanation")
 )
 
 

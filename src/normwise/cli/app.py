@@ -19,6 +19,7 @@ COMMANDS = {
     "bench": "Time every layer against torch's own.",
     "doctor": "What is wrong with a model, or with this machine?",
     "tune": "Measure which way is faster on this machine.",
+    "explain": "Show what a normalizer does, and which one to use.",
     "trace": "Show what a network does to its signal.",
     "stylize": "Paint a photograph in the style of a painting.",
 }

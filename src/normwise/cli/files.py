@@ -22,3 +22,12 @@ def check_file(file: Path | None) -> None:
         return
     if file.is_dir() or not file.parent.is_dir() or not can_write(file.parent):
         raise InputError(f"{file} cannot be written: it must be a file in a folder that exists and can be written.")
+
+
+def made_folder(out: Path) -> Path:
+    """``--out``, which is there then; `InputError` where it cannot be made."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {out}: cannot be written ({error.strerror}).") from error
+    return out

@@ -1,4 +1,4 @@
-"""Lists in options, their parts separated by commas."""
+"""Lists of numbers in options: separated by commas, or by x as the sizes of a tensor."""
 
 from __future__ import annotations
 
@@ -16,3 +16,13 @@ def integers(option: str, text: str, example: str, separator: str = ",") -> tupl
         return tuple(int(part) for part in text.split(separator))
     except ValueError as error:
         raise InputError(f"{option} {text}: write integers such as {example}.") from error
+
+
+def shape_of(text: str | None) -> tuple[int, ...] | None:
+    """The sizes of ``--input``, such as ``8x3x224x224``; `InputError` for what are none."""
+    if text is None:
+        return None
+    sizes = text.lower().replace("×", "x").replace(",", "x").split("x")
+    if not all(size.strip().isdigit() and int(size) > 0 for size in sizes):
+        raise InputError(f"--input {text}: write the sizes of a batch, such as 8x3x224x224.")
+    return tuple(int(size) for size in sizes)

@@ -22,8 +22,9 @@ from ..comparison.terminal import make_console
 from ..signal import Trace, plot, predict
 from ..signal import trace as measure
 from ..signal.paper import paper_networks
-from .files import STDOUT, check_file
+from .files import STDOUT, check_file, made_folder
 from .model_names import in_words, model_builder
+from .numbers import shape_of
 from .trace_tables import show
 
 PAPER_INPUT = "8x3x128x128"
@@ -74,8 +75,8 @@ def trace(
     """Show what a network does to the mean and the variance of its signal, block by block."""
     sys.path.insert(0, os.getcwd())  # where package.module:function is looked up
     builders = _builders(model or [], paper, depth)
-    shape = _shape(input or (PAPER_INPUT if paper and not model else None))
-    out = _folder(out)
+    shape = shape_of(input or (PAPER_INPUT if paper and not model else None))
+    out = made_folder(out)
     check_file(json_file)
     console = make_console(stderr=json_file == STDOUT)
     traces: dict[str, Trace] = {}
@@ -110,23 +111,6 @@ def _builders(models: list[str], paper: bool, depth: int) -> dict[str, Callable[
     if not builders:
         raise InputError("Say which network: --model nf_resnet50, for example, or --paper.")
     return builders
-
-
-def _shape(text: str | None) -> tuple[int, ...] | None:
-    if text is None:
-        return None
-    sizes = text.lower().replace("×", "x").replace(",", "x").split("x")
-    if not all(size.strip().isdigit() and int(size) > 0 for size in sizes):
-        raise InputError(f"--input {text}: write the sizes of a batch, such as 8x3x224x224.")
-    return tuple(int(size) for size in sizes)
-
-
-def _folder(out: Path) -> Path:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out {out}: cannot be written ({error.strerror}).") from error
-    return out
 
 
 def _measured(label: str, net: nn.Module, shape: tuple[int, ...] | None, skip_gain: float, seed: int) -> Trace:

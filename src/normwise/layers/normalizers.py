@@ -26,6 +26,7 @@ from .dynamic_tanh import DynamicErf, DynamicTanh
 from .evo_norm import EvoNormB0, EvoNormS0
 from .gated_norm import GatedRMSNorm
 from .group_norm import GroupNorm, InstanceNorm1d, InstanceNorm2d, InstanceNorm3d
+from .guidance import GUIDANCE
 from .ibn import IBN1d, IBN2d, IBN3d
 from .layer_norm import LayerNorm, RMSNorm
 from .pixel_norm import LayerNorm2d, RMSNorm2d
@@ -43,6 +44,12 @@ class Normalizer(NamedTuple):
     layers of rows ``[*, C]``. ``make(channels, rank, option)`` builds the layer as ``normwise compare`` uses it.
     ``condition`` says what ``forward`` takes after ``x``, for the layers that cannot do without. ``activates`` is true
     where the formula is the activation, too: the nets leave out the ReLU behind it.
+
+    From `guidance` come ``equation`` (the paper's, in plain text), ``formula`` (the name of the function in
+    `core.formulas`), and the sentences ``when_to_use`` and ``trap``.
+
+    >>> NORMALIZERS["pixel-rms"].trap
+    'The mean stays: inputs far from zero are not centred.'
     """
 
     name: str
@@ -60,6 +67,22 @@ class Normalizer(NamedTuple):
     def of_maps(self) -> bool:
         """Whether the layer takes ``[N, C, *space]``, with or without a condition; the others take rows ``[*, C]``."""
         return self.for_channels or self.condition in ("labels", "style", "segmentation")
+
+    @property
+    def equation(self) -> str:
+        return GUIDANCE[self.name].equation
+
+    @property
+    def when_to_use(self) -> str:
+        return GUIDANCE[self.name].when_to_use
+
+    @property
+    def trap(self) -> str:
+        return GUIDANCE[self.name].trap
+
+    @property
+    def formula(self) -> str:
+        return GUIDANCE[self.name].formula
 
 
 def default_groups(channels: int) -> int:

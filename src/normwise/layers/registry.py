@@ -33,8 +33,8 @@ def make_norm(norm: Norm, channels: int, rank: int = 2) -> nn.Module:
     """
     if not isinstance(norm, str):
         return _from_callable(norm, channels)
-    name, _, option = norm.partition(":")
-    row = find_normalizer(name)
+    row, option = parse_norm(norm)
+    name = row.name
     if row.condition is not None:
         raise ValueError(
             f"{name!r} takes {row.condition} in forward besides x, and no net passes them on; build the layer itself. "
@@ -47,7 +47,18 @@ def make_norm(norm: Norm, channels: int, rank: int = 2) -> nn.Module:
         )
     if rank not in (1, 2, 3):
         raise ValueError(f"rank must be 1, 2 or 3 spatial dimensions, received {rank}.")
-    return row.make(channels, rank, _parse_option(norm, name, option))
+    return row.make(channels, rank, option)
+
+
+def parse_norm(norm: str) -> tuple[Normalizer, int | None]:
+    """The row of a name such as ``"group"`` or ``"group:8"``, and its number; ValueError for what is neither.
+
+    >>> row, groups = parse_norm("group:8")
+    >>> row.title, groups
+    ('GroupNorm', 8)
+    """
+    name, _, option = norm.partition(":")
+    return find_normalizer(name), _parse_option(norm, name, option)
 
 
 def activates(layer: nn.Module) -> bool:

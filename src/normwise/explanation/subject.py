@@ -1,0 +1,163 @@
+"""What is explained, as one function from fp64 to fp64 that may be asked often; what cannot be, in a sentence."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..core.formulas import Affine
+from ..core.moments import Moments
+from ..core.responses import Gated, LargerScale, Thresholded
+from ..layers import Normalizer
+from ..layers.registry import parse_norm
+from ..operations.normalize import normalize
+from .on_loan import AWAY, in_double, undisturbed
+from .samples import CHANNELS, SAMPLES, conditions
+
+#: Values of x: every one is moved, and the derivatives of all by all are compared.
+MOST = 2048
+
+
+#: Of the rows that take a number: what shows in `CHANNELS` channels and `SAMPLES` samples.
+_NUMBERS = {"group": 3, "evo-s0": 3, "ghost": 2}
+
+
+class Subject(NamedTuple):
+    """``what`` is a module, a formula, or a function of x; ``name`` is what it is called in sentences.
+
+    ``row`` is the row of `NORMALIZERS` that was asked for by name: GroupNorm of one group is `layer`'s, too.
+    """
+
+    what: Any
+    name: str
+    is_formula: bool = False
+    row: Normalizer | None = None
+
+    @property
+    def layer(self) -> nn.Module | None:
+        return self.what if isinstance(self.what, nn.Module) else None
+
+
+def of_row(row: Normalizer, number: int | None, channels: int, rank: int) -> Subject:
+    """A fresh layer of a row, called as `parse_norm` reads it."""
+    name = row.name if number is None else f"{row.name}:{number}"
+    return Subject(row.make(channels, rank, number), name, row=row)
+
+
+def subject_of(given: Any) -> Subject:
+    """From what the caller gave: a layer, a name of `NORMALIZERS`, a formula, or a function of x."""
+    given = getattr(given, "_orig_mod", given)  # what torch.compile was given
+    if isinstance(given, str):
+        row, number = parse_norm(given)
+        number = number or _NUMBERS.get(row.name)
+        return of_row(row, number, CHANNELS, 2)
+    if isinstance(given, nn.Module):
+        return Subject(given, type(given).__name__)
+    if inspect.isclass(given):
+        raise TypeError(
+            f"explain takes a layer, and {given.__name__} is a class; write explain({given.__name__}(...))."
+        )
+    if not callable(given):
+        raise TypeError(
+            f"explain takes a layer, the name of a normalizer or a formula, received {type(given).__name__}."
+        )
+    inner = getattr(given, "func", given)
+    name = getattr(inner, "__name__", type(given).__name__)
+    return Subject(given, name, _is_formula(given))
+
+
+def _is_formula(function: Callable[..., Any]) -> bool:
+    """Whether it makes coefficients of a table of moments."""
+    table = Moments.of(torch.linspace(-1, 2, SAMPLES * CHANNELS * 4, dtype=torch.float64).view(SAMPLES, CHANNELS, 4))
+    try:
+        made = function(table, *parameters_for(function, CHANNELS, torch.device("cpu")))
+    except Exception:  # a function of x fails by whatever it does to x
+        return False
+    return isinstance(made, (Affine, Gated, LargerScale, Thresholded))
+
+
+def parameters_for(formula: Callable[..., Any], channels: int, device: torch.device) -> tuple[Tensor, ...]:
+    """One number for each channel, the same for all, for every parameter of a formula that has no default."""
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    wanted = list(inspect.signature(formula).parameters.values())[1:]
+    needed = [p for p in wanted if p.kind in positional and p.default is inspect.Parameter.empty]
+    return tuple(torch.full((channels,), 0.8, dtype=torch.float64, device=device) for _ in needed)
+
+
+def check_x(x: Any, name: str) -> None:
+    """A strided floating tensor of a size that can be measured, with values."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"explain: x must be a tensor, received {type(x).__name__}.")
+    if not x.is_floating_point() or x.layout is not torch.strided:
+        kind = x.dtype if x.layout is torch.strided else x.layout
+        raise TypeError(f"explain: x must be a dense floating tensor, received {kind}; write x.float().")
+    if x.is_meta:
+        raise ValueError("explain: x is on the device 'meta' and has no values; give one on the CPU.")
+    if x.numel() == 0:
+        raise ValueError(f"explain: x {list(x.shape)} has no values; give a small batch, such as one of 4 samples.")
+    if x.numel() > MOST:
+        raise ValueError(
+            f"explain moves every value of x by itself, and x {list(x.shape)} has {x.numel():,} for {name}; give at "
+            f"most {MOST:,}, such as torch.randn({', '.join(map(str, smaller(tuple(x.shape))))})."
+        )
+
+
+def smaller(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The same with fewer samples and positions, as long as that helps."""
+    sizes = list(shape)
+    for axis in (0, *range(len(shape) - 1, 1, -1)):
+        sizes[axis] = min(sizes[axis], 2)
+    return tuple(sizes)
+
+
+@contextmanager
+def asked(
+    subject: Subject, device: torch.device, more: tuple[Any, ...], keywords: dict[str, Any], away: float = AWAY
+) -> Iterator[Any]:
+    """``make(shape) -> function(x, sign)`` of the subject, which is given back as it was; see `in_double`."""
+    more = tuple(_in_double(each) for each in more)
+    keywords = {name: _in_double(value) for name, value in keywords.items() if value is not None}
+    layer = subject.layer if subject.layer is not None else _inner(subject.what)
+    with in_double(layer, away, device) if layer is not None else undisturbed(device) as renew:
+
+        def make(shape: tuple[int, ...]) -> Callable[[Tensor], Tensor]:
+            beside = more
+            if not beside and subject.layer is not None:
+                beside = conditions(subject.layer, shape, device)
+            elif not beside and subject.is_formula and len(shape) > 1:
+                beside = parameters_for(subject.what, shape[1], device)
+
+            def function(x: Tensor, sign: float = 1.0) -> Any:
+                if renew is not None:
+                    renew(sign)
+                if subject.is_formula:
+                    return normalize(x, subject.what, *beside, **keywords)
+                y = subject.what(x, *beside, **keywords)
+                return y[0] if isinstance(y, (tuple, list)) and y else y
+
+            return function
+
+        yield make
+
+
+def _inner(function: Any) -> nn.Module | None:
+    """The modules that a function calls, as far as its closure, its bound arguments and its globals tell."""
+    found: list[Any] = [getattr(function, "__self__", None)]
+    found += [*getattr(function, "args", ()), *(getattr(function, "keywords", None) or {}).values()]
+    code = inspect.unwrap(getattr(function, "func", function))
+    if inspect.isfunction(code):
+        known = inspect.getclosurevars(code)
+        found += [*known.nonlocals.values(), *known.globals.values()]
+    modules = [each for each in found if isinstance(each, nn.Module)]
+    return nn.ModuleList(modules) if modules else None
+
+
+def _in_double(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_in_double, value))
+    return value.detach().double() if isinstance(value, Tensor) and value.is_floating_point() else value

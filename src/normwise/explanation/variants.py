@@ -1,0 +1,32 @@
+"""A row of `NORMALIZERS` at other batch sizes, numbers of groups and modes: what the page lets one choose."""
+
+from __future__ import annotations
+
+import torch
+
+from ..layers.registry import parse_norm
+from .explaining import Explanation, explain
+from .samples import CHANNELS, SAMPLES, SPACE
+from .subject import of_row
+
+#: What "group:2" and its like may be of the page's channels and samples.
+NUMBERS = {"group": (1, 2, 3, 6), "evo-s0": (1, 2, 3, 6), "ghost": (1, 2, 4)}
+
+
+def variants(name: str) -> list[Explanation]:
+    """The row at 1 to 4 samples, every number that fits, in training and evaluation.
+
+    Raises ValueError for an unknown name.
+    """
+    row, asked = parse_norm(name)
+    numbers = dict.fromkeys((*NUMBERS.get(row.name, (None,)), *((asked,) if asked else ())))
+    space = SPACE[2]
+    found = []
+    for training in (True, False):
+        for number in numbers:
+            subject = of_row(row, number, CHANNELS, 2)
+            subject.what.train(training)
+            for samples in range(1, SAMPLES + 1):
+                shape = (samples, CHANNELS, *space) if row.of_maps else (samples, *space, CHANNELS)
+                found.append(explain(subject, torch.zeros(shape)))
+    return found
