@@ -22,12 +22,11 @@ from torch.nn import functional as F
 from normwise import nets
 from normwise.comparison.data import Data
 from normwise.comparison.isolation import isolated
-from normwise.comparison.measure import evaluate
 from normwise.comparison.models import Network
 from normwise.comparison.normalizer_free import ALPHA, DROPOUT, NORMALIZER_FREE, SKIP_GAIN, UNIT_CLIP
 from normwise.comparison.settings import Run, Settings, make_settings
 from normwise.comparison.sources import load_data
-from normwise.comparison.training import Trainer, chance
+from normwise.comparison.training import Trainer, chance_values
 
 RECIPE = {"alpha": ALPHA, "skip_gain": SKIP_GAIN, "dropout": DROPOUT, "stochastic_depth": 0.0}
 
@@ -88,8 +87,8 @@ def accuracy(case: Case, batch_size: int, seed: int, data: Data, settings: Setti
             trainer.optimizer.clip, trainer.optimizer.eps = case.unit_clip, case.eps  # type: ignore[attr-defined]
         for epoch in range(1, settings.epochs + 1):
             trainer.epoch(epoch)
-        correct, loss = evaluate(net, data.x_test, data.y_test)
-    return 100 * (correct if loss == loss else chance(data))
+        found = trainer.on_held_out_split()
+    return 100 * (found if found["loss"] == found["loss"] else chance_values(data))["accuracy"]
 
 
 def lines(cases: list[Case], batch_sizes: list[int], seeds: int, data: Data, settings: Settings) -> Iterator[str]:

@@ -142,6 +142,7 @@ def test_what_a_library_has_in_its_cache(monkeypatch, tmp_path):
     models = SimpleNamespace(
         list_models=lambda: ["net"],
         get_model=lambda name, weights, num_classes: small(num_classes),
+        get_model_builder=lambda name: small,
         get_model_weights=lambda name: weights,
     )
     monkeypatch.setitem(sys.modules, "torchvision", SimpleNamespace(models=models))
