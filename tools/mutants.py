@@ -38,6 +38,8 @@ ROOT = Path(__file__).resolve().parent.parent
 MUTATIONS = OF_PYTHON + OF_SURGERY + OF_COMPARISON + OF_KERNELS
 KILLED = "killed by "
 PAGE = ROOT / "docs" / "mutations.md"
+#: Where the process was, in the traceback of a signal that ended it.
+_DIED = re.compile(r'File "[^"]*?/(tests/[^"]+\.py)", line \d+ in (test_\w+)')
 _FAILED = re.compile(r"^(?:FAILED|ERROR) (.+?)(?: - |$)", re.MULTILINE)
 #: An eighth of the compiler's time: kernels for a single run need not be the fastest, and the tests are those of fp32.
 _COMPILED_SOONER = [
@@ -114,6 +116,9 @@ class Attempt(NamedTuple):
             return "survived"
         if code == 1 and by:
             return KILLED + by[1]
+        died = _DIED.search(output)
+        if code < 0 and died:
+            return f"{KILLED}{died[1]}::{died[2]}"
         return f"not tried: pytest ended with {code}: {output[-500:]}"
 
 
