@@ -38,6 +38,11 @@ ROOT = Path(__file__).resolve().parent.parent
 MUTATIONS = OF_PYTHON + OF_SURGERY + OF_COMPARISON + OF_KERNELS
 KILLED = "killed by "
 PAGE = ROOT / "docs" / "mutations.md"
+#: A test that takes longer, in seconds, has been sent round in circles; the longest needs one of them.
+PATIENCE = 300
+#: Where the process was, in the traceback of a signal or of lost patience that ended it.
+_DIED = re.compile(r'File "[^"]*?/(tests/[^"]+\.py)", line \d+ in (test_\w+)')
+_LIMITED = ["-o", f"faulthandler_timeout={PATIENCE}", "-o", "faulthandler_exit_on_timeout=true"]
 _FAILED = re.compile(r"^(?:FAILED|ERROR) (.+?)(?: - |$)", re.MULTILINE)
 #: An eighth of the compiler's time: kernels for a single run need not be the fastest, and the tests are those of fp32.
 _COMPILED_SOONER = [
@@ -114,6 +119,9 @@ class Attempt(NamedTuple):
             return "survived"
         if code == 1 and by:
             return KILLED + by[1]
+        died = _DIED.search(output)
+        if died:
+            return f"{KILLED}{died[1]}::{died[2]}"
         return f"not tried: pytest ended with {code}: {output[-500:]}"
 
 
@@ -188,7 +196,7 @@ def _pytest(tree: Path, cache: str | None, arguments: Iterable[str]) -> int:
     if cache is not None:
         os.environ["NORMWISE_CACHE"] = cache
     try:
-        return int(pytest.main(["-q", "-p", "no:cacheprovider", "-m", "not slow", *arguments]))
+        return int(pytest.main(["-q", "-p", "no:cacheprovider", "-m", "not slow", *_LIMITED, *arguments]))
     except BaseException:  # whatever it is, it ends here: this is a copy of the whole program
         traceback.print_exc()
         return -1

@@ -27,6 +27,8 @@ PREDICTED = ("spade", "adaptive-layer", "adaptive-rms")
 LAST_ROUNDINGS = 4
 #: Roundings of the cotangent that a gradient may be off by where its terms cancel to 0, in the trials exactly.
 CANCELLED = 64
+#: A value alone in its row has no deviation: its gradient's terms are divided by √ε before they cancel to 0.
+ALONE = 1e-5**-0.5
 #: A gate that is all but closed stays at 2e-35, so that nothing becomes subnormal.
 LEAST = 1e-27
 
@@ -79,8 +81,8 @@ def difference(call: Call, expected: Outcome, got: Outcome) -> str | None:
         moved = [(trial[name].double() - want.double()).abs() for trial in trials if name in trial]
         spread = max((float(m[m.isfinite()].max()) for m in moved if m.isfinite().any()), default=0.0)
         spread = MARGIN * spread * _unit(call) / UNIT[torch.float32]
-        if name.endswith("gradient"):
-            spread += CANCELLED * _unit(call) * float(cotangent.abs().max()) if cotangent.numel() else 0.0
+        if name.endswith("gradient") and cotangent.numel():
+            spread += (ALONE if 1 in call.shape else 1) * CANCELLED * _unit(call) * float(cotangent.abs().max())
         problem = _difference(value, want.double(), spread)
         if problem is not None:
             return f"{name}{problem}"

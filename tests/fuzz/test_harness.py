@@ -47,6 +47,7 @@ def test_every_normalizer_and_every_function_is_called():
         Call("layer_norm", (5, 3, 17), dtype="bf16", distance=30.0, cotangent="expanded samples"),
         Call("own larger", (2, 3, 5), mask=0.3),
         Call("positional_norm", (2, 2, 2, 2)),
+        Call("token-layer-nd", (2, 2, 2, 1)),
         Call("positional-nd", (2, 3, 4, 5)),
         Call("adaptive-layer-nd", (2, 1, 2), kept="fp16", fault=Fault("linear.bias", "every second")),
         Call("group-nd", (2, 4, 9), meta=True),

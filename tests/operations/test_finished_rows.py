@@ -131,6 +131,15 @@ def test_pixels(shape, layout, dtype, center, residual, activation, backend):
     compare(layer, x, added, dtype, center, activation, backend, turn=lambda t: t.movedim(1, -1))
 
 
+@pytest.mark.parametrize("center", [True, False], ids=["layer", "rms"])
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+def test_pixels_of_planes_with_a_residual_and_an_activation(dtype, center, backend):
+    """All three at once, of which the covering pairs above leave combinations out."""
+    x, residual = (drawn(2, 6, 9, 9, dtype=dtype, seed=s) for s in (0, 1))
+    layer = layer_for(center, 6, dtype, "silu", True)
+    compare(layer, x, residual, dtype, center, "silu", backend, turn=lambda t: t.movedim(1, -1))
+
+
 @pytest.mark.parametrize("make", [nw.LayerNorm, nw.LayerNorm2d])
 def test_a_residual_in_another_layout_or_type(make, backend):
     """It is read as it is, rounded once, and its gradient comes in its own type and shape."""

@@ -7,7 +7,7 @@ import normwise as nw
 from normwise import use_backend
 from normwise.backends.triton_kernels import geometry, on_rows
 
-from .support import DTYPES, close, kernels, needs_triton, seeded
+from .support import DEVICE, DTYPES, close, kernels, needs_triton, seeded
 
 pytestmark = needs_triton
 
@@ -120,6 +120,23 @@ def test_only_the_gradients_that_are_needed(room):
         some = kernels.rows_backward(y, x, 10, weight, bias, tables, True, tuple(needs))
         assert [g is not None for g in some] == needs
         assert torch.equal(some[k], full[k])
+
+
+@pytest.mark.parametrize("make", [nw.LayerNorm, nw.RMSNorm])
+def test_rows_of_two_dimensions(make, room):
+    """Parameters and their gradients have the shape of a row."""
+    layer, x = make((5, 7)).to(DEVICE), seeded(3, 5, 7, dtype=torch.float32)
+    exact = (
+        {nw.LayerNorm: torch.nn.LayerNorm, nw.RMSNorm: torch.nn.RMSNorm}[make]((5, 7), eps=layer.eps)
+        .double()
+        .to(DEVICE)
+    )
+    cotangent = torch.linspace(-1, 1, x.numel(), device=DEVICE).view(x.shape)
+    with use_backend("triton"):
+        grads = torch.autograd.grad(layer(x), list(layer.parameters()), cotangent)
+    wanted = torch.autograd.grad(exact(x.double()), list(exact.parameters()), cotangent.double())
+    for got, want in zip(grads, wanted, strict=True):
+        close(got, want, torch.float32, steps=8, what="parameters")
 
 
 def test_more_rows_than_programs(monkeypatch):

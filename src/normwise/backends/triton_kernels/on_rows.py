@@ -148,7 +148,7 @@ class _Given(NamedTuple):
 
 def _backward(grad_y: Tensor, given: _Given, needs: Needs, flow: Tensor | None) -> StandardizationGradients:
     x, pools, kind = given.x, given.pools, statistics_dtype(given.x.dtype)
-    length = pools.length
+    length, parameters = pools.length, (given.weight, given.bias)
     given = given._replace(
         weight=flat(x, given.weight, length), bias=flat(x, given.bias, length), residual=like(x, given.residual)
     )
@@ -160,7 +160,10 @@ def _backward(grad_y: Tensor, given: _Given, needs: Needs, flow: Tensor | None) 
     tile, whole = geometry.row_tiling(pools, kind, geometry.ON_CHIP_FORWARD // 4)
     run = _whole_backward if whole else _wide_backward
     sums = run(grad_y, given, tile, (grad_x, grad_residual), (to_mean, to_var), needs[2:])
-    for_weight, for_bias = (None if parts is None else parts.sum(0) for parts in sums)
+    for_weight, for_bias = (
+        None if parts is None or of is None else parts.sum(0).view(of.shape)  # rows may have several dimensions
+        for parts, of in zip(sums, parameters, strict=True)
+    )
     return grad_x, grad_y if needs[1] and grad_residual is None else grad_residual, for_weight, for_bias
 
 
