@@ -173,7 +173,9 @@ def slower_cells() -> str:
 
 
 def pictures(name: str, rows: Sequence[Row]) -> str:
-    """One picture for each panel of forward + backward with most threads, as files beside the page."""
+    """One picture for each panel of forward + backward with most threads, as files beside the page; of several
+    instruction sets the first."""
+    rows = [row for row in rows if row["instructions"] == rows[0]["instructions"]]
     most = max((row["threads"] for row in rows), key=int)
     shown = {k: v for k, v in panels(rows).items() if v[0]["direction"] == "both" and v[0]["threads"] == most}
     text = ""

@@ -65,13 +65,14 @@ def test_a_table_by_hand(maker, tmp_path, monkeypatch):
     assert "| BatchNorm | native | 2 | 1.50 | 0.75 | 1.25 |" in comes
     assert "| BatchNorm | native | 1 | 1.50 | 1.50 | 1.25 |" in kept
     assert "0 of 3 cells are wrong." in kept
+    assert (tmp_path / "bench-cpu-fp32-contiguous.svg").read_text().count("<rect ") == 2
+    assert (tmp_path / "bench-cpu-fp32-contiguous-reused.svg").read_text().count("<rect ") == 1
     wide = [row | {"instructions": "x86-64-v4"} for row in (*rows, reused)]
     narrow = reused | {"instructions": "x86-64-v3", "ratio": "0.5"}
     rows_file(tmp_path / "cpu.csv", sweep.ALL_COLUMNS, [older, *wide, narrow])
     both = maker.layers("cpu")
     assert "\nx86-64-v4, memory reused: 0 of 1 cells are slower than their baseline.\n" in both
     assert "\nx86-64-v3, memory reused: 1 of 1 cells are slower than their baseline.\n" in both
-    assert (tmp_path / "bench-cpu-fp32-contiguous.svg").read_text().count("<rect ") == 2
     assert (tmp_path / "bench-cpu-fp32-contiguous-reused.svg").read_text().count("<rect ") == 1
 
 
