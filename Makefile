@@ -5,7 +5,7 @@ READY := $(VENV)/.ready
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help compare bench gpu wheel sanitize fuzz portable no-compiler test test-all test-levels libraries examples mutants \
+.PHONY: help compare bench performance gpu wheel sanitize fuzz portable no-compiler test test-all test-levels libraries examples mutants \
         matrix lint clean
 
 help: ## this list
@@ -25,6 +25,9 @@ bench: $(READY) ## time every layer against torch's own, and a training step
 	$(BIN)/normwise bench
 	OMP_NUM_THREADS=1 $(BIN)/normwise bench overhead
 	$(BIN)/normwise bench step
+
+performance: $(READY) ## measure what docs/performance.md says of a CPU, in two instruction sets and regimes of memory
+	$(BIN)/python docs/measure_performance.py
 
 gpu: $(READY) ## the kernels in Triton on a GPU: tests, then the bench
 	$(BIN)/python tools/measure_gpu.py

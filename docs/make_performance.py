@@ -6,11 +6,13 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import fmean
+from statistics import median
 
 from normwise.bench import environment
+from normwise.bench.cases import ROWS
 from normwise.bench.pictures import panels, speed_up
-from normwise.bench.regimes import REUSED
+from normwise.bench.regimes import AS_IT_COMES, REUSED
+from normwise.bench.step_nets import NETS
 from normwise.bench.storage import Row, read_rows
 from normwise.bench.subjects import SUBJECTS
 from normwise.bench.summary import (
@@ -19,9 +21,9 @@ from normwise.bench.summary import (
     advantage,
     baseline,
     by_layer,
-    by_memory,
     faulty,
     figures,
+    geometric_mean,
     groups,
     plain,
     slower,
@@ -41,16 +43,22 @@ def page(text: str) -> str:
 
 
 def layers(name: str) -> str:
-    """The tables of a grid, one for each regime of memory, and its pictures."""
+    """The tables of a grid, one for each instruction set and regime of memory, and its pictures."""
     rows = latest(read_rows(RESULTS / f"{name}.csv"))
     if not rows:
         return "Not measured yet.\n"
     good, text = timed(rows), about(rows)
-    for memory, members in by_memory(good).items():
+    for regime, members in groups(good, regime_of).items():
         said = f"{len(slower(members))} of {len(members)} cells are slower than their baseline.\n"
-        text += f"\n{memory.capitalize()}: {said}" if memory else f"\n{said}"
+        heading = regime if members[0]["instructions"] else regime.capitalize()
+        text += f"\n{heading}: {said}" if heading else f"\n{said}"
         text += f"\n{layers_table(members)}"
     return f"{text}\n{len(faulty(rows))} of {len(rows)} cells are wrong.\n{pictures(name, good)}"
+
+
+def regime_of(row: Row) -> str:
+    """Instruction set, as far as it was written down, and regime of memory."""
+    return ", ".join(part for part in (row["instructions"], row["memory"] and f"memory {row['memory']}") if part)
 
 
 def layers_table(rows: Sequence[Row]) -> str:
@@ -77,76 +85,75 @@ def on_cpu() -> list[Row]:
 
 def targets() -> str:
     """What was aimed at, and what was measured: forward + backward."""
-    rows = on_cpu()
+    rows = [row for row in timed(on_cpu()) if row["direction"] == "both"]
     if not rows:
         return "Not measured yet.\n"
-    both = [row for row in timed(rows) if row["direction"] == "both"]
-    columns = groups(both, column)
-    heads = ["aim", *columns]
-    lines = []
-    for aim, wanted, value in AIMS:
-        found = [value([row for row in members if wanted(row)]) for members in columns.values()]
-        lines.append([aim, *found])
-    return table(heads, lines)
+    columns = groups(rows, column)
+    lines = [[aim, *(value(members) for members in columns.values())] for aim, value in AIMS]
+    return table(["aim", *columns], lines)
 
 
 def column(row: Row) -> str:
-    """What a column of the aims has in common: threads and regime of memory."""
-    return f"{row['threads']} thread{'' if row['threads'] == '1' else 's'}, memory {row['memory']}"
+    """What a column of the aims has in common: threads, instructions and regime of memory."""
+    return f"{row['threads']} thread{'' if row['threads'] == '1' else 's'}, {regime_of(row)}"
 
 
-def mean_ratio(rows: Sequence[Row]) -> str:
+def ratios(rows: Sequence[Row]) -> str:
     """The geometric mean of the ratios, and the least."""
     found = figures(rows)
     return "" if found is None else f"{number(found.ratio)} (least {number(found.least)}, {found.cells} cells)"
 
 
-def ceiling(rows: Sequence[Row]) -> str:
-    """The ratio of a kernel that needs no more than the floor: how far the baseline itself is from it."""
-    logs = [math.log(float(row["ratio"]) * float(row["x_of_floor"])) for row in rows]
-    return number(math.exp(fmean(logs))) if logs else ""
-
-
-def median_floor(rows: Sequence[Row]) -> str:
-    """The median distance from the floor."""
-    found = figures(rows)
-    return "" if found is None else number(found.floor)
+def distance(rows: Sequence[Row]) -> str:
+    """How far from the floor tensors of 1 MB and more are: the median, and what nine in ten keep."""
+    found = sorted(float(row["x_of_floor"]) for row in rows if tensor_bytes(row) >= FLOOR_FROM_BYTES)
+    return f"{number(median(found))}, {number(found[math.ceil(0.9 * len(found)) - 1])}" if found else ""
 
 
 def share_slower(rows: Sequence[Row]) -> str:
-    """How many cells are slower than their baseline."""
-    return f"{len(slower(rows))} of {len(rows)} slower"
+    """How many cells are slower than 0.95 of native."""
+    native = [float(row["ratio"]) for row in rows if baseline(row) == "native"]
+    return f"{sum(ratio < 0.95 for ratio in native)} of {len(native)}" if native else ""
 
 
-def large(row: Row) -> bool:
-    """From 1 MB on."""
-    return tensor_bytes(row) >= FLOOR_FROM_BYTES
+def activated(rows: Sequence[Row]) -> list[Row]:
+    """Maps with an activation."""
+    return [row for row in rows if row["activation"] and row["layer"] not in ROWS]
 
 
-CLASSIC = ("batch", "group", "instance", "layer")
-AIMS: tuple[tuple[str, Callable[[Row], bool], Callable[[Sequence[Row]], str]], ...] = (
-    ("BN, GN, IN, LN(C, space) alone: 3 times native", lambda r: r["layer"] in CLASSIC and plain(r), mean_ratio),
-    (
-        "the same from 1 MB on",
-        lambda r: r["layer"] in CLASSIC and plain(r) and large(r),
-        mean_ratio,
-    ),
-    (
-        "what a kernel at the floor would have there",
-        lambda r: r["layer"] in CLASSIC and plain(r) and large(r),
-        ceiling,
-    ),
-    (
-        "InstanceNorm in channels_last: 8 times native",
-        lambda r: r["layer"] == "instance" and r["layout"] == "channels_last" and plain(r),
-        mean_ratio,
-    ),
-    ("with activation (and residual): 1.5 times native", lambda r: not plain(r), mean_ratio),
-    ("layers of papers, from 1 MB on: 5 times the paper", lambda r: baseline(r) == "paper" and large(r), mean_ratio),
-    ("layers of papers, smaller", lambda r: baseline(r) == "paper" and not large(r), mean_ratio),
-    ("no cell slower than native", lambda r: baseline(r) == "native", share_slower),
-    ("from 1 MB on within 1.3 of the floor (median)", large, median_floor),
+def over_norm(dtype: str) -> Callable[[Sequence[Row]], str]:
+    """The time with an activation as a multiple of the norm's own, for one type: the geometric mean, and the most."""
+
+    def value(rows: Sequence[Row]) -> str:
+        alone = {_cell(row): float(row["ours_ms"]) for row in rows if plain(row)}
+        of = [
+            float(row["ours_ms"]) / alone[_cell(row)]
+            for row in activated(rows)
+            if row["dtype"] == dtype and _cell(row) in alone
+        ]
+        return f"{number(geometric_mean(of))} (most {number(max(of))}, {len(of)} cells)" if of else ""
+
+    return value
+
+
+_REGIME = ("instructions", "memory")
+
+
+def _cell(row: Row) -> tuple[str, ...]:
+    return tuple(row[name] for name in ("layer", "shape", "dtype", "layout", "threads", *_REGIME))
+
+
+AIMS: tuple[tuple[str, Callable[[Sequence[Row]], str]], ...] = (
+    ("from 1 MB on, x floor: median 1.25, nine in ten 1.6", lambda rows: distance([r for r in rows if plain(r)])),
+    ("norm + activation, of the norm alone, fp32: 1.5", over_norm("fp32")),
+    ("the same, bf16", over_norm("bf16")),
+    ("native norm, then native activation: 1.4 times ours", lambda rows: ratios(activated(rows))),
+    ("rows: 1.5 times ours", lambda rows: ratios([r for r in rows if r["layer"] in ROWS and not plain(r)])),
+    ("cells below 0.95 of native: none", share_slower),
+    ("norms of maps alone", lambda rows: ratios([r for r in rows if r["layer"] in CLASSIC and plain(r)])),
+    ("layers of papers, against the paper", lambda rows: ratios([r for r in rows if baseline(r) == "paper"])),
 )
+CLASSIC = ("batch", "group", "instance", "layer")
 
 
 def slower_cells() -> str:
@@ -158,14 +165,17 @@ def slower_cells() -> str:
     lines = []
     for row in rows:
         names = [title(row), row["shape"], row["dtype"], row["layout"], DIRECTION_TITLES[row["direction"]]]
-        floor = number(float(row["x_of_floor"])) if large(row) else ""
-        lines.append([*names, row["threads"], row["memory"], row["ratio"], floor])
+        floor = number(float(row["x_of_floor"])) if tensor_bytes(row) >= FLOOR_FROM_BYTES else ""
+        regime = ", ".join(part for part in (row["instructions"], row["memory"]) if part)
+        lines.append([*names, row["threads"], regime, row["ratio"], floor])
     summary = f"<details><summary>All {len(rows)} slower cells</summary>"
     return f"{summary}\n\n{table(heads, lines)}\n</details>\n"
 
 
 def pictures(name: str, rows: Sequence[Row]) -> str:
-    """One picture for each panel of forward + backward with most threads, as files beside the page."""
+    """One picture for each panel of forward + backward with most threads, as files beside the page; of several
+    instruction sets the first."""
+    rows = [row for row in rows if row["instructions"] == rows[0]["instructions"]]
     most = max((row["threads"] for row in rows), key=int)
     shown = {k: v for k, v in panels(rows).items() if v[0]["direction"] == "both" and v[0]["threads"] == most}
     text = ""
@@ -191,16 +201,36 @@ def overhead() -> str:
 
 
 def step() -> str:
-    """Milliseconds of a training step of ResNet-50."""
+    """Milliseconds of the training steps of whole nets, and how much of the normalizers' time ours give back."""
     rows = latest(read_rows(RESULTS / "step.csv"))
     if not rows:
         return "Not measured yet.\n"
     lines = []
     for row in timed(rows):
-        names = [SUBJECTS[row["norm"]].title, f"{row['dtype']}, {row['layout']}", row["threads"], row["memory"]]
-        lines.append(names + [f"{float(row[k]):.0f}" for k in ("native_ms", "ours_ms", "none_ms")] + [row["ratio"]])
-    heads = ["norm", "type, layout", "threads", "memory", "native, ms", "ours, ms", "no norm, ms", "ratio"]
-    return f"{about(rows)}\n{table(heads, lines)}"
+        names = [f"{NETS[row['net']].title}, {row['shape']}", SUBJECTS[row["norm"]].title]
+        names += [f"{row['dtype']}, {row['layout']}", row["threads"], row["memory"]]
+        native, ours, none = (float(row[k]) for k in ("native_ms", "ours_ms", "none_ms"))
+        times = [f"{ms:.0f}" for ms in (native, ours, none)]
+        lines.append([*names, *times, row["ratio"], f"{(native - none) / native:.0%}", recovered([row])])
+    heads = ["net", "norm", "type, layout", "threads", "memory", "native, ms", "ours, ms", "no norm, ms", "ratio"]
+    text = f"{about(rows)}\n{table([*heads, 'share of the norms', 'of it recovered'], lines)}\n"
+    for memory in (AS_IT_COMES, REUSED):
+        for dtype in ("fp32", "bf16"):
+            members = [row for row in timed(rows) if (row["memory"], row["dtype"]) == (memory, dtype)]
+            if members:
+                mean, won = number(geometric_mean([float(row["ratio"]) for row in members])), recovered(members)
+                text += (
+                    f"\n- {dtype}, memory {memory}: {mean} in geometric mean; recovered {won or 'nothing'}"
+                    " of what the norms take, summed over the nets where that is more than 5 % of the step"
+                )
+    return f"{text}\n"
+
+
+def recovered(rows: Sequence[Row]) -> str:
+    """The share of the normalizers' time that ours give back, over the rows where it is more than 5 % of the step."""
+    times = [tuple(float(row[k]) for k in ("native_ms", "ours_ms", "none_ms")) for row in rows]
+    counted = [(native - ours, native - none) for native, ours, none in times if native - none > 0.05 * native]
+    return f"{sum(won for won, _ in counted) / sum(all_ for _, all_ in counted):.0%}" if counted else ""
 
 
 def compiled() -> str:
@@ -229,10 +259,11 @@ def compiled() -> str:
 
 
 def latest(rows: Sequence[Row]) -> list[Row]:
-    """The rows of the run that was measured last: one machine, one commit, one setting."""
+    """The rows of the run that was measured last: one machine, one commit, one setting, in all instruction sets."""
     if not rows:
         return []
-    return [row for row in rows if all(row[name] == rows[-1][name] for name in environment.COLUMNS)]
+    shared = [name for name in environment.COLUMNS if name != "instructions"]
+    return [row for row in rows if all(row[name] == rows[-1][name] for name in shared)]
 
 
 def about(rows: Sequence[Row]) -> str:

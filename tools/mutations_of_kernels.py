@@ -126,8 +126,8 @@ MUTATIONS = [
     Mutation(
         "the slope of hardswish",
         KERNELS + "activations.hpp",
-        "(z >= 3 ? one : z / 3 + A(0.5))",
-        "(z >= 3 ? one : z / 3)",
+        "(z >= 3 ? one : z * A(1.0 / 3) + A(0.5))",
+        "(z >= 3 ? one : z * A(1.0 / 3))",
         SLOPES,
     ),
     Mutation(

@@ -10,13 +10,15 @@ import pytest
 import torch
 from rich.console import Console
 
-from normwise.bench import environment, step, sweep
+from normwise.bench import environment, step, step_nets, sweep
 from normwise.bench.cases import Case
 from normwise.bench.measure import FAILED, OK, WRONG, Options
 from normwise.bench.page import build_page, write_page
 from normwise.bench.pictures import panels, roof, roofline, shade, speed_up
 from normwise.bench.regimes import AS_IT_COMES, REUSED
+from normwise.bench.step_nets import KINDS
 from normwise.bench.storage import Rows, read_rows
+from normwise.bench.subjects import SUBJECTS
 from normwise.bench.summary import advantage, by_layer, figures, slower, timed, title
 from normwise.bench.tables import show_overhead, show_step_line, show_steps
 from normwise.bench.terminal import Ticker, show
@@ -284,18 +286,22 @@ class TestTerminal:
         console = Console(file=io.StringIO(), width=80, markup=False, highlight=False)
         times = {"native_ms": "200", "ours_ms": "125", "none_ms": "100"}
         reused = {"native_ms": "130", "ours_ms": "104", "none_ms": "78", "memory": "reused"}
-        last = {"norm": "instance", "dtype": "bf16", "layout": "channels_last", "ratio": "0.9859"}
-        shown = [row(norm="group", **times, ratio="1.6"), row(**reused | {"norm": "group", "ratio": "1.25"})]
+        last = {"net": "nnunet", "norm": "instance", "dtype": "bf16", "layout": "channels_last", "ratio": "0.9859"}
+        first = {"net": "diffusion", "norm": "group"}
+        shown = [row(**first, **times, ratio="1.6"), row(**reused | first | {"ratio": "1.25"})]
         show_steps(console, [*shown, row(**times | {"native_ms": "12345"} | last)])
-        comes, reused = console.file.getvalue().partition("Memory as it comes\n")[2].split("Memory reused\n")
-        assert re.search(r"GroupNorm +fp32 +1 +200 +125 +100 +1\.6 +50% -> 20%", comes)
-        assert re.search(r"GroupNorm +fp32 +1 +130 +104 +78 +1\.25 +40% -> 25%", reused)
-        assert re.search(r"InstanceNorm +bf16 last +1 +12345 +125 +100 +0\.9859 +99% -> 20%", comes)
+        comes, reused = (
+            console.file.getvalue().partition("Memory as it comes, 1 thread\n")[2].split("Memory reused, 1 thread\n")
+        )
+        assert re.search(r"diffusion U-Net +fp32 +200 +125 +100 +1\.6 +50% -> 20%", comes)
+        assert re.search(r"diffusion U-Net +fp32 +130 +104 +78 +1\.25 +40% -> 25%", reused)
+        assert re.search(r"3-D U-Net +bf16 last +12345 +125 +100 +0\.9859 +99% -> 20%", comes)
 
     def test_a_finished_step_names_its_regime(self):
         console = Console(file=io.StringIO(), width=100, markup=False, highlight=False)
-        show_step_line(console, row(norm="group", ratio="1.6", memory="reused"))
-        assert console.file.getvalue() == "GroupNorm, fp32, contiguous, threads 1, memory reused: 1.6 x native\n"
+        show_step_line(console, row(net="resnet", norm="group", ratio="1.6", memory="reused"))
+        said = "ResNet-50, GroupNorm, fp32, contiguous, threads 1, memory reused: 1.6 x native\n"
+        assert console.file.getvalue() == said
 
 
 class TestPage:
@@ -355,19 +361,66 @@ def test_titles():
     assert title(row("token-layer")) == "LayerNorm, rows"
 
 
+SMALL = {
+    "diffusion": (1, 3, 16, 16),
+    "nnunet": (1, 1, 16, 16, 16),
+    "style": (1, 3, 16, 16),
+    "convnext": (1, 3, 32, 32),
+    "resnet": (2, 3, 16, 16),
+}
+
+
 class TestStep:
-    def test_small_nets_agree_and_are_timed(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(step, "DEPTH", 8)
-        wanted = step.steps([1], shapes=[(2, 3, 16, 16)])
-        assert [(s.norm, s.dtype, s.layout) for s in wanted[::3]] == [
-            ("batch", "fp32", "contiguous"),
-            ("batch", "bf16", "channels_last"),
-        ]
+    @pytest.mark.parametrize("net", step_nets.NETS)
+    def test_every_net_agrees_and_is_timed(self, net, monkeypatch):
+        """In fp32 the losses agree, forward and after a step; without normalizers the net computes something else."""
+        monkeypatch.setattr(step_nets, "DEPTH", 8)
+        norm = step_nets.NETS[net].norms[0]
+        row = step.measure(step.Step(net, norm, "fp32", "channels_last", SMALL[net]), OPTIONS)
+        assert (row["status"], row["ratio"]) == (OK, 1.5)
+        with torch.no_grad():
+            y = {
+                kind: step._Trainer(step.Step(net, norm, "fp32", "contiguous", SMALL[net]), kind, OPTIONS.device)
+                for kind in KINDS
+            }
+            y = {kind: trainer.net(trainer.x) for kind, trainer in y.items()}
+        torch.testing.assert_close(y["ours"], y["native"], rtol=1e-4, atol=1e-4)
+        assert not torch.allclose(y["none"], y["native"], rtol=1e-2, atol=1e-2)
+
+    @pytest.mark.parametrize("net", ["diffusion", "nnunet", "convnext"])
+    def test_what_stands_where(self, net):
+        """The same convolutions in all three; one kind has torch's normalizers, one ours, one none."""
+        count = {}
+        for kind in KINDS:
+            made = step_nets.NETS[net].make(step_nets.parts(kind, step_nets.NETS[net].norms[0], 2 + (net == "nnunet")))
+            modules = list(made.modules())
+            ours = [m for m in modules if type(m).__module__.startswith("normwise.layers")]
+            norms = [
+                m for m in modules if isinstance(m, (torch.nn.GroupNorm, torch.nn.InstanceNorm3d, torch.nn.LayerNorm))
+            ]
+            count[kind] = (
+                sum("Conv" in type(m).__name__ and "Block" not in type(m).__name__ for m in modules),
+                len(norms),
+                len(ours),
+            )
+        convolutions, norms, _ = count["native"]
+        assert norms > 5
+        assert count == {
+            "native": (convolutions, norms, 0),
+            "ours": (convolutions, norms, norms),
+            "none": (convolutions, 0, 0),
+        }
+
+    def test_finished_steps_are_not_repeated(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(step_nets, "DEPTH", 8)
+        wanted = step.steps([1], norms=["batch"], shapes=[(2, 3, 16, 16)])
         rows = step.run(wanted, OPTIONS, tmp_path / "step.csv")
-        assert {r["status"] for r in rows} == {OK}
-        assert {r["ratio"] for r in rows} == {"1.5"}
+        assert [(r["net"], r["shape"], r["dtype"], r["layout"], r["status"], r["ratio"]) for r in rows] == [
+            ("resnet", "2x3x16x16", "fp32", "contiguous", OK, "1.5"),
+            ("resnet", "2x3x16x16", "bf16", "channels_last", OK, "1.5"),
+        ]
         monkeypatch.setattr(step, "measure", None)
-        assert step.run(wanted, OPTIONS, tmp_path / "step.csv") == rows, "finished steps are not repeated"
+        assert step.run(wanted, OPTIONS, tmp_path / "step.csv") == rows
         reused = [wanted[0]._replace(memory="reused")]
         found = {"status": OK, "ratio": 1.25}
         calls = []
@@ -377,19 +430,28 @@ class TestStep:
 
     def test_some_of_the_steps(self):
         found = step.steps([2], norms=["group"], dtypes=["bf16"], shapes=[(2, 3, 64, 64)])
-        assert found == [step.Step("group", "bf16", "channels_last", 2, 64, 2)]
-        pairs = step.steps([2], norms=["group"], dtypes=["bf16"], memory=["as it comes", "reused"])
+        assert found == [
+            step.Step(net, "group", "bf16", "channels_last", (2, 3, 64, 64), 2) for net in ("diffusion", "resnet")
+        ]
+        assert {s.net for s in step.steps([1], shapes=[(1, 1, 32, 32, 32)])} == {"nnunet"}
+        assert {s.net for s in step.steps([1])} == set(step_nets.NETS)
+        pairs = step.steps([2], norms=["pixel-layer"], dtypes=["bf16"], memory=["as it comes", "reused"])
         assert [s.memory for s in pairs] == ["as it comes", "reused"]
-        with pytest.raises(ValueError, match="No step is left: there are steps for batch, group, instance"):
+        with pytest.raises(
+            ValueError, match="No step is left: there are steps for group, instance, pixel-layer, batch"
+        ):
             step.steps([1], norms=["evo-s0"])
-        with pytest.raises(ValueError, match=r"square images, .* received 8x64x32x32"):
+        with pytest.raises(ValueError, match=r"multiples of 16, received 8x64x32x32"):
             step.steps([1], shapes=[(8, 64, 32, 32)])
+        with pytest.raises(ValueError, match=r"multiples of 16, received 8x3x30x32"):
+            step.steps([1], shapes=[(8, 3, 30, 32)])
 
     def test_a_net_that_computes_something_else_is_not_timed(self, monkeypatch):
         from torch import nn
 
-        monkeypatch.setattr(step, "DEPTH", 8)
-        monkeypatch.setitem(step.OURS, "batch", lambda channels: nn.BatchNorm2d(channels, eps=0.5))
-        row = step.measure(step.Step("batch", "fp32", "contiguous", 2, 16), OPTIONS)
+        monkeypatch.setattr(step_nets, "DEPTH", 8)
+        wrong = SUBJECTS["batch"]._replace(ours=lambda channels, _rank, **_options: nn.BatchNorm2d(channels, eps=0.5))
+        monkeypatch.setitem(SUBJECTS, "batch", wrong)
+        row = step.measure(step.Step("resnet", "batch", "fp32", "contiguous", (2, 3, 16, 16)), OPTIONS)
         assert row["status"] == WRONG
         assert row["loss_error"] > step.TOLERANCE["fp32"]

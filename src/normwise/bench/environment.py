@@ -10,9 +10,10 @@ import torch
 
 from ..backends.allocator import allocator
 from ..backends.huge_pages import huge_pages, system_huge_pages
+from ..backends.tunings.stored import instructions
 from ..comparison.machine import machine, versions
 
-COLUMNS = ("normwise", "commit", "torch", "machine", "clock", "backend", "huge_pages", "allocator")
+COLUMNS = ("normwise", "commit", "torch", "machine", "instructions", "clock", "backend", "huge_pages", "allocator")
 DATE = "date"
 
 
@@ -25,6 +26,7 @@ def environment(device: torch.device, clock: str, backend: str) -> dict[str, str
         "commit": commit(),
         "torch": number["torch"],
         "machine": about.get("gpu", about["processor"]),
+        "instructions": instructions() if device.type == "cpu" else "",
         "clock": clock,
         "backend": backend,
         "huge_pages": f"{'on' if huge_pages() else 'off'}, system: {system_huge_pages() or 'unknown'}",

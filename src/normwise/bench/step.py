@@ -1,4 +1,4 @@
-"""What a whole training step gains: ResNet-50 with torch's normalizers, with ours, and with none."""
+"""What a whole training step gains: nets with torch's normalizers, with ours, and with none."""
 
 from __future__ import annotations
 
@@ -8,58 +8,45 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from .. import layers
 from ..backends import build_kernels, use_backend
-from ..layers.normalizers import default_groups
-from ..nets import resnet
 from . import environment
 from .measure import AUTOMATIC, FAILED, OK, WRONG, Options
 from .regimes import AS_IT_COMES, here
+from .step_nets import KINDS, NETS, REDUCTION, parts
 from .storage import Row, Rows
 from .sweep import is_of, threads
 
-DEPTH, CLASSES = 50, 1000
-#: The last normalizer of each branch starts at 0; so far from it, every kernel's result reaches the loss.
+#: The last normalizer of a residual branch may start at 0; so far from it, every kernel's result reaches the loss.
 _WEIGHT = 0.5
 #: Of the loss of one step, between torch's and ours.
 TOLERANCE = {"fp32": 1e-3, "bf16": 5e-2}
 COLUMNS = (
-    *("norm", "dtype", "layout", "batch", "image", "threads", "memory", "status", "message"),
+    *("net", "norm", "dtype", "layout", "shape", "threads", "memory", "status", "message"),
     *("ours_ms", "native_ms", "none_ms", "ratio", "loss_error", "rounds"),
     *(*environment.COLUMNS, environment.DATE),
 )
 _KEY = COLUMNS[:7]
-
-NATIVE: dict[str, Callable[[int], nn.Module]] = {
-    "batch": nn.BatchNorm2d,
-    "group": lambda channels: nn.GroupNorm(default_groups(channels), channels),
-    "instance": lambda channels: nn.InstanceNorm2d(channels, affine=True),
-}
-OURS: dict[str, Callable[[int], nn.Module]] = {
-    "batch": layers.BatchNorm2d,
-    "group": lambda channels: layers.GroupNorm(default_groups(channels), channels),
-    "instance": lambda channels: layers.InstanceNorm2d(channels, affine=True),
-}
+_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
+_LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 class Step(NamedTuple):
-    """One training step: the normalizer, the type (bf16 by autocast), the layout, the size of the batch, the regime."""
+    """One training step: a key of `NETS`, its normalizer, the type (bf16 by autocast), the layout, the input's shape,
+    the regime of memory."""
 
+    net: str
     norm: str
     dtype: str
     layout: str
-    batch: int = 8
-    image: int = 224
+    shape: tuple[int, ...]
     threads: int = 1
     memory: str = AS_IT_COMES
 
-
-KINDS = (("fp32", "contiguous"), ("bf16", "channels_last"))
-#: What one step trains on, [N, 3, H, W].
-IMAGES = (8, 3, 224, 224)
+    def columns(self) -> dict[str, Any]:
+        """The step as a row of the CSV has it."""
+        return self._asdict() | {"shape": "x".join(map(str, self.shape))}
 
 
 def steps(
@@ -70,30 +57,35 @@ def steps(
     shapes: Collection[tuple[int, ...]] = (),
     memory: Collection[str] = (AS_IT_COMES,),
 ) -> list[Step]:
-    """fp32 contiguous and bf16 channels_last, for each normalizer; of normalizers and types all, or some.
+    """The steps of all nets; of normalizers and types all, or some, and of shapes each net's own, or those it takes.
 
-    Raises ValueError for shapes that are no square images, and where nothing is left.
+    Raises ValueError for shapes that no net takes, and where nothing is left.
     """
     for shape in shapes:
-        if len(shape) != 4 or shape[1] != 3 or shape[2] != shape[3]:
+        if not any(_takes(net.shape, shape) for net in NETS.values()):
             raise ValueError(
-                f"A step trains on square images, [N, 3, H, H], received {'x'.join(map(str, shape))}; write, for "
-                "example, 2x3x224x224."
+                f"A step trains on pictures, [N, 3, H, W], or volumes, [N, 1, D, H, W], whose sizes are multiples of "
+                f"{REDUCTION}, received {'x'.join(map(str, shape))}; write, for example, 2x3x224x224."
             )
     found = [
-        Step(norm, *kind, shape[0], shape[2], count, regime)
+        Step(name, norm, dtype, layout, shape, count, regime)
         for count in threads
-        for shape in shapes or (IMAGES,)
-        for kind in KINDS
-        for norm in NATIVE
+        for name, net in NETS.items()
+        for shape in shapes or (net.shape,)
+        for norm in net.norms
+        for dtype, layout in net.kinds
         for regime in memory
-        if norm in (norms or NATIVE) and kind[0] in (dtypes or kind)
+        if norm in (norms or net.norms) and dtype in (dtypes or (dtype,)) and _takes(net.shape, shape)
     ]
     if not found:
-        raise ValueError(
-            f"No step is left: there are steps for {', '.join(NATIVE)} in {' and '.join(d for d, _ in KINDS)}."
-        )
+        known = dict.fromkeys(norm for net in NETS.values() for norm in net.norms)
+        raise ValueError(f"No step is left: there are steps for {', '.join(known)} in fp32 and bf16.")
     return found
+
+
+def _takes(own: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """Whether the net whose input is ``own`` takes inputs of a shape."""
+    return len(shape) == len(own) and shape[1] == own[1] and all(n > 0 and n % REDUCTION == 0 for n in shape[2:])
 
 
 def run(
@@ -111,7 +103,8 @@ def run(
     with Rows(path, COLUMNS) as file:
         known = {tuple(row[name] for name in _KEY): row for row in file.read() if is_of(row, about)}
         for step in wanted:
-            row = known.get(tuple(map(str, step)))
+            columns = step.columns()
+            row = known.get(tuple(str(columns[name]) for name in _KEY))
             if row is None:
                 row = file.append(
                     call(step.memory, _measured, step, options) | about | {environment.DATE: environment.today()}
@@ -123,7 +116,7 @@ def run(
 
 
 def _measured(step: Step, options: Options) -> dict[str, Any]:
-    columns = step._asdict() | {"rounds": options.rounds}
+    columns = step.columns() | {"rounds": options.rounds}
     if options.device.type == "cpu":
         build_kernels(torch.float32, torch.bfloat16)
     chosen = nullcontext() if options.backend == AUTOMATIC else use_backend(options.backend)
@@ -136,8 +129,7 @@ def _measured(step: Step, options: Options) -> dict[str, Any]:
 
 def measure(step: Step, options: Options) -> dict[str, Any]:
     """The three nets interleaved, after the losses of torch's and ours were found to agree."""
-    makers = {"ours": OURS[step.norm], "native": NATIVE[step.norm], "none": "none"}
-    trainers = {name: _Trainer(step, norm, options.device) for name, norm in makers.items()}
+    trainers = {kind: _Trainer(step, kind, options.device) for kind in KINDS}
     losses = {name: trainer.step() for name, trainer in trainers.items()}
     error = abs(losses["ours"] - losses["native"]) / abs(losses["native"])
     row: dict[str, Any] = {"loss_error": error}
@@ -149,27 +141,28 @@ def measure(step: Step, options: Options) -> dict[str, Any]:
 
 
 class _Trainer:
-    """A net with its data and optimizer, the same start for every normalizer."""
+    """A net with its data and optimizer, the same start for every kind of normalizer."""
 
-    def __init__(self, step: Step, norm: Any, device: torch.device) -> None:
-        layout = torch.channels_last if step.layout == "channels_last" else torch.contiguous_format
+    def __init__(self, step: Step, kind: str, device: torch.device) -> None:
+        last = step.layout == "channels_last"
+        layout = _LAYOUTS[len(step.shape)] if last else torch.contiguous_format
         torch.manual_seed(0)
-        self.net = resnet(DEPTH, norm, num_classes=CLASSES).to(device, memory_format=layout)  # type: ignore[call-overload]
+        net = NETS[step.net].make(parts(kind, step.norm, len(step.shape) - 2))
+        self.net = net.to(device, memory_format=layout)  # type: ignore[call-overload]
         with torch.no_grad():
             for module in self.net.modules():
-                if isinstance(module, (nn.modules.batchnorm._NormBase, nn.GroupNorm)) and module.weight is not None:
+                if isinstance(module, _NORMS) and module.weight is not None:
                     module.weight.fill_(_WEIGHT)
         generator = torch.Generator().manual_seed(0)
-        images = torch.randn(step.batch, 3, step.image, step.image, generator=generator)
-        self.images = images.to(device, memory_format=layout)
-        self.labels = torch.randint(CLASSES, (step.batch,), generator=generator).to(device)
+        self.x = torch.randn(step.shape, generator=generator).to(device, memory_format=layout)
         # So small a rate that the net without normalizers survives any number of rounds.
         self.optimizer = torch.optim.SGD(self.net.parameters(), lr=1e-6, momentum=0.9)
         self.narrow = step.dtype == "bf16"
 
     def step(self) -> float:
-        with torch.autocast(self.images.device.type, torch.bfloat16, enabled=self.narrow):
-            loss = F.cross_entropy(self.net(self.images).float(), self.labels)
+        with torch.autocast(self.x.device.type, torch.bfloat16, enabled=self.narrow):
+            y = self.net(self.x)
+        loss = (y.float() - 1).square().mean()
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()

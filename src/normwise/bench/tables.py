@@ -8,9 +8,10 @@ from rich.console import Console
 from rich.table import Table
 
 from .measure import OK, WRONG
+from .step_nets import NETS
 from .storage import Row
 from .subjects import SUBJECTS
-from .summary import DIRECTION_TITLES, by_memory, faulty, place, timed
+from .summary import DIRECTION_TITLES, faulty, groups, place, timed
 from .terminal import kind, outcome
 
 
@@ -42,23 +43,34 @@ def show_kept(console: Console, rows: Sequence[Row]) -> None:
 
 
 def show_steps(console: Console, rows: Sequence[Row]) -> None:
-    """Milliseconds of a training step, and what of torch's step the normalizers take, for each regime of memory."""
-    for memory, members in by_memory(timed(rows)).items():
+    """Milliseconds of a training step, and what of torch's step the normalizers take, for each regime and number of
+    threads."""
+    for heading, members in groups(timed(rows), _regime).items():
         console.print()
-        if memory:
-            console.print(memory.capitalize(), style="bold")
+        console.print(heading, style="bold")
         console.print(_steps(members))
     console.print("\nMilliseconds of a step; share: what of it the normalizers take, torch's -> ours.", style="dim")
 
 
 def _steps(rows: Sequence[Row]) -> Table:
-    table = _table("norm", "type", "threads", "native", "ours", "none", "ratio", "share")
+    table = _table("net", "type", "native", "ours", "none", "ratio", "share")
     for row in rows:
         native, ours, none = (float(row[name]) for name in ("native_ms", "ours_ms", "none_ms"))
         share = f"{(native - none) / native:.0%} -> {(ours - none) / ours:.0%}"
         cells = (f"{native:.0f}", f"{ours:.0f}", f"{none:.0f}", row["ratio"], share)
-        table.add_row(SUBJECTS[row["norm"]].title, kind(row), row["threads"], *cells)
+        table.add_row(_net(row), kind(row), *cells)
     return table
+
+
+def _regime(row: Row) -> str:
+    memory = f"Memory {row['memory']}, " if row["memory"] else ""
+    return f"{memory}{row['threads']} thread{'' if row['threads'] == '1' else 's'}"
+
+
+def _net(row: Row) -> str:
+    """The net, and its normalizer where it is measured with several."""
+    net = NETS[row["net"]]
+    return net.title if len(net.norms) == 1 else f"{net.title}, {SUBJECTS[row['norm']].title}"
 
 
 def show_step_line(console: Console, row: Row) -> None:
@@ -66,7 +78,7 @@ def show_step_line(console: Console, row: Row) -> None:
     said = f"{row['ratio']} x native" if row["status"] == OK else row["message"] or "failed"
     if row["status"] == WRONG:
         said = f"wrong, the losses differ by {row['loss_error']}; not timed"
-    parts = [SUBJECTS[row["norm"]].title, row["dtype"], row["layout"], f"threads {row['threads']}"]
+    parts = [_net(row), row["dtype"], row["layout"], f"threads {row['threads']}"]
     parts += [f"memory {row['memory']}"] if row["memory"] else []
     console.print(f"{', '.join(parts)}: {said}", soft_wrap=True)
 

@@ -71,7 +71,7 @@ class Clock(str, Enum):
 Subject = Annotated[
     What,
     typer.Argument(
-        help="layers: the grid; overhead: microseconds per call; step: a training step of ResNet-50; "
+        help="layers: the grid; overhead: microseconds per call; step: a training step of five nets; "
         "memory: what is kept for the backward pass."
     ),
 ]

@@ -23,7 +23,19 @@ NW_INLINE V polynomial(V x, const float (&c)[N]) {
   return y;
 }
 
-// The larger of the two; NaN for a NaN.
+// bf16 keeps 8 bits of a result: shorter polynomials, off by at most 1 in 20,000, serve it as well. T in what follows is the
+// element type.
+template <class T>
+constexpr bool kShort = std::is_same_v<T, bf16>;
+
+template <class T, size_t N, size_t M>
+NW_INLINE vec<float> polynomial(vec<float> x, const float (&to_all_digits)[N], const float (&to_few)[M]) {
+  if constexpr (kShort<T>)
+    return polynomial(x, to_few);
+  else
+    return polynomial(x, to_all_digits);
+}
+// The larger of the two, and the smaller; NaN for a NaN.
 NW_INLINE vec<float> at_least(float low, vec<float> x) {
 #if defined(__AVX512F__)
   return (vec<float>)_mm512_max_ps((__m512)splat(low), (__m512)x);
@@ -33,35 +45,43 @@ NW_INLINE vec<float> at_least(float low, vec<float> x) {
   return x < low ? splat(low) : x;
 #endif
 }
+NW_INLINE vec<float> at_most(float high, vec<float> x) {
+#if defined(__AVX512F__)
+  return (vec<float>)_mm512_min_ps((__m512)splat(high), (__m512)x);
+#elif defined(__AVX__)
+  return (vec<float>)_mm256_min_ps((__m256)splat(high), (__m256)x);
+#else
+  return x > high ? splat(high) : x;
+#endif
+}
 
 // The coefficients below interpolate at Chebyshev nodes; each result is within 2 units in the last place of fp32.
 struct Exponent {
   vec<float> power, fraction;  // exp(x) = power · (1 + fraction)
 };
 
-NW_INLINE Exponent exponent(vec<float> x) {  // up to 88.3
-  static constexpr float c[] = {1.98919704e-4f, 1.39345322e-3f, 8.33331048e-3f, 4.16664556e-2f, 0.166666672f, 0.5f};
+// Up to 88.3, and infinite from there to 89.
+template <class T>
+NW_INLINE Exponent exponent(vec<float> x) {
+  static constexpr float c[] = {1.39264006e-3f, 8.36335309e-3f, 4.16665524e-2f, 0.166665763f, 0.5f};
+  static constexpr float few[] = {0.0417927392f, 0.167423517f, 0.5f};
   x = at_least(-87.3f, x);
   // 1.5 · 2^23: adding it rounds to an integer, which stands in the last bits; 127 more, and it is an exponent.
   const float shifter = 12582912.0f + 127;
   vec<float> shifted = x * 1.44269504f + shifter, k = shifted - shifter;
   vec<float> r = (x - k * 0.693145752f) - k * 1.42860677e-6f;
-  return {(vec<float>)((ints<float>)shifted << 23), r + r * r * polynomial(r, c)};
+  return {(vec<float>)((ints<float>)shifted << 23), r + r * r * polynomial<T>(r, c, few)};
 }
 
-NW_INLINE vec<float> exp_(vec<float> x) {
-  Exponent e = exponent(x > 88.3f ? (vec<float>{} + 88.3f) : x);
-  vec<float> y = e.power * e.fraction + e.power;
-  y = x > 88.72f ? (vec<float>{} + HUGE_VALF) : y;
-  return x != x ? x : (x < -87.3f ? vec<float>{} : y);
-}
 // Of what is not positive; NaN stays NaN by itself.
+template <class T>
 NW_INLINE vec<float> exp_below(vec<float> x) {
-  Exponent e = exponent(x);
+  const Exponent e = exponent<T>(x);
   return x < -87.3f ? vec<float>{} : e.power * e.fraction + e.power;
 }
+template <class T>
 NW_INLINE vec<float> expm1_below(vec<float> x) {
-  Exponent e = exponent(x);
+  const Exponent e = exponent<T>(x);
   return e.power * e.fraction + (e.power - 1.0f);
 }
 NW_INLINE vec<float> abs_(vec<float> x) { return (vec<float>)((ints<float>)x & 0x7fffffff); }
@@ -69,47 +89,56 @@ NW_INLINE vec<float> with_sign_of(vec<float> x, vec<float> magnitude) {
   return (vec<float>)((ints<float>)magnitude | ((ints<float>)x & int32_t(0x80000000)));
 }
 constexpr double kTwoOverRootPi = 1.1283791670955126;
-// tanh(x), and 1 - tanh(x)² to all of its digits.
+// A function, and its slope to all of its digits.
 template <class V>
-struct Tangent {
+struct WithSlope {
   V value, slope;
 };
-NW_INLINE Tangent<vec<float>> tangent(vec<float> x) {
-  vec<float> e = expm1_below(-2.0f * abs_(x)), inverse = 1.0f / (2.0f + e);
-  return {with_sign_of(x, -e * inverse), 4.0f * (1.0f + e) * inverse * inverse};
+template <class T>
+NW_INLINE WithSlope<vec<float>> tangent(vec<float> x) {
+  const vec<float> e = expm1_below<T>(-2.0f * abs_(x)), i = 1.0f / (2.0f + e);
+  return {with_sign_of(x, -e * i), 4.0f * (1.0f + e) * i * i};
 }
+// 1 / (1 + exp(-z)): what is too small beside 1, or infinite, gives 1 and 0 by itself.
+template <class T>
 NW_INLINE vec<float> sigmoid(vec<float> z) {
-  vec<float> e = exp_below(-abs_(z)), s = 1.0f / (1.0f + e);
-  return z < 0 ? e * s : s;
+  const Exponent e = exponent<T>(at_most(89.0f, -z));
+  return 1.0f / (e.power * (1.0f + e.fraction) + 1.0f);
 }
 // Φ(z) of the normal distribution, and exp(-z²/2).
 template <class V>
 struct Gaussian {
   V cdf, bell;
 };
+template <class T>
 NW_INLINE Gaussian<vec<float>> gaussian(vec<float> z) {
   // Φ(-|z|) = bell · P(1 / (1 + 0.23 |z|)), within 5e-8 of itself: nothing cancels where z is negative.
   static constexpr float c[] = {-0.0784099326f, 0.290121704f, -0.277491361f, 0.300702602f, -0.0323520415f,
                                 0.119253226f, 0.0858355835f, 0.0923672393f, -2.70288583e-5f};
-  vec<float> bell = exp_below(-0.5f * z * z), t = 1.0f / (1.0f + 0.23f * abs_(z));
-  vec<float> below = bell * polynomial(t, c);
+  static constexpr float few[] = {0.116757378f, 0.104778424f, -0.0875700489f, 0.230054602f, 0.0336293541f,
+                                  0.103238851f, -8.86367459e-4f};
+  const vec<float> bell = exp_below<T>(-0.5f * z * z);
+  const vec<float> below = bell * polynomial<T>(1.0f / (1.0f + 0.23f * abs_(z)), c, few);
   return {z < 0 ? below : 1.0f - below, bell};
 }
 // erf(z), and its slope.
-NW_INLINE Tangent<vec<float>> error_function(vec<float> z) {
+template <class T>
+NW_INLINE WithSlope<vec<float>> error_function(vec<float> z) {
   // The series where 1 - 2 Φ(-√2 |z|) would cancel; up to 0.7 its next term is below 1e-8.
   static constexpr float c[] = {-1.32275132e-5f, 1.06837607e-4f, -7.57575758e-4f, 4.62962963e-3f, -2.38095238e-2f,
                                 0.1f, -0.333333333f, 1.0f};
   const vec<float> square = z * z, magnitude = abs_(z);
   const vec<float> near = z * float(kTwoOverRootPi) * polynomial(square, c);
-  const Gaussian<vec<float>> normal = gaussian(-1.41421356f * magnitude);
+  const Gaussian<vec<float>> normal = gaussian<T>(-1.41421356f * magnitude);
   const vec<float> far = with_sign_of(z, 1.0f - 2.0f * normal.cdf);
   return {magnitude < 0.7f ? near : far, float(kTwoOverRootPi) * normal.bell};
 }
+template <class T>
 NW_INLINE vec<float> log1p_unit(vec<float> u) {  // for u in [0, 1]
   static constexpr float c[] = {-3.17605701e-3f, 1.95425283e-2f, -5.63736148e-2f, 0.105436236f, -0.152696669f,
                                 0.196632743f, -0.249516159f, 0.333297104f, -0.499998927f, 1.0f};
-  return u * polynomial(u, c);
+  static constexpr float few[] = {-0.023443656f, 0.10013973f, -0.209079534f, 0.324849576f, -0.499314666f, 0.999990582f};
+  return u * polynomial<T>(u, c, few);
 }
 
 template <class F>
@@ -120,58 +149,73 @@ NW_INLINE vec<double> by_lane(vec<double> x, F f) {
 NW_INLINE vec<double> exp_(vec<double> x) {
   return by_lane(x, [](double t) { return std::exp(t); });
 }
-NW_INLINE vec<double> exp_below(vec<double> x) { return exp_(x); }
+template <class T>
+NW_INLINE vec<double> exp_below(vec<double> x) {
+  return exp_(x);
+}
+template <class T>
 NW_INLINE vec<double> expm1_below(vec<double> x) {
   return by_lane(x, [](double t) { return std::expm1(t); });
 }
-NW_INLINE Tangent<vec<double>> tangent(vec<double> x) {
+template <class T>
+NW_INLINE WithSlope<vec<double>> tangent(vec<double> x) {
   vec<double> t = by_lane(x, [](double t) { return std::tanh(t); });
   return {t, 1 - t * t};
 }
-NW_INLINE vec<double> sigmoid(vec<double> z) { return 1 / (1 + exp_(-z)); }
+template <class T>
+NW_INLINE vec<double> sigmoid(vec<double> z) {
+  return 1 / (1 + exp_(-z));
+}
+template <class T>
 NW_INLINE Gaussian<vec<double>> gaussian(vec<double> z) {
   return {by_lane(z, [](double t) { return std::erfc(t * -0.7071067811865476) / 2; }), exp_(-0.5 * z * z)};
 }
-NW_INLINE Tangent<vec<double>> error_function(vec<double> z) {
+template <class T>
+NW_INLINE WithSlope<vec<double>> error_function(vec<double> z) {
   return {by_lane(z, [](double t) { return std::erf(t); }), kTwoOverRootPi * exp_(-z * z)};
 }
+template <class T>
 NW_INLINE vec<double> log1p_unit(vec<double> x) {
   return by_lane(x, [](double t) { return std::log1p(t); });
 }
 NW_INLINE vec<double> abs_(vec<double> x) {
   return by_lane(x, [](double t) { return std::fabs(t); });
 }
+NW_INLINE vec<double> at_most(double high, vec<double> x) { return x > high ? splat(high) : x; }
 
 template <class V>
 NW_INLINE V constant(double value) {
   V v{};
   return v + static_cast<std::remove_reference_t<decltype(v[0])>>(value);
 }
-// tanh(softplus(z)) from e = exp(z), without overflow and without cancellation.
-template <class V>
-NW_INLINE V exp_up_to_20(V z) {
-  return exp_(z > 20 ? constant<V>(20) : z);
+// tanh(softplus(z)) = n / (n + 2) with n = e (e + 2) and e = exp(z), which does not overflow up to 20, where it is 1.
+template <class T, class V>
+NW_INLINE WithSlope<V> tanh_softplus(V z) {
+  const V e = exp_below<T>(at_most(20, z)), n = e * (e + 2), i = 1 / (n + 2);
+  return {n * i, 4 * e * (1 + e) * i * i};
 }
-template <class V>
-NW_INLINE V tanh_softplus(V e) {
-  V n = e * (e + 2);
-  return n / (n + 2);
-}
-template <class V>
+template <class T, class V>
 NW_INLINE V elu(V z) {
-  return z > 0 ? z : expm1_below(z > 0 ? V{} : z);
+  return z > 0 ? z : expm1_below<T>(at_most(0, z));
 }
-template <class V>
+template <class T, class V>
 NW_INLINE V exp_of_negative(V z) {
-  return exp_below(z > 0 ? V{} : z);
+  return exp_below<T>(at_most(0, z));
 }
 
 constexpr double kSeluScale = 1.0507009873554805, kSeluAlpha = 1.6732632423543772;
 constexpr double kGeluScale = 0.7978845608028654, kGeluCubic = 0.044715;
 constexpr double kDensity = 0.3989422804014327;
 
-// Where `act` is a constant, nothing is left of the switch.
+// 2·√(2/π)·(z + 0.044715 z³): (1 + tanh u) / 2 is sigmoid(2 u), and nothing cancels in it.
 template <class V>
+NW_INLINE V gelu_gate(V z) {
+  using A = std::remove_reference_t<decltype(z[0])>;
+  return A(2 * kGeluScale) * z + A(2 * kGeluScale * kGeluCubic) * z * z * z;
+}
+
+// Where `act` is a constant, nothing is left of the switch.
+template <class T, class V>
 NW_INLINE V any_value(int act, V z) {
   using A = std::remove_reference_t<decltype(z[0])>;
   switch (act) {
@@ -179,22 +223,22 @@ NW_INLINE V any_value(int act, V z) {
     case kRelu6: return z < 0 ? V{} : (z > 6 ? constant<V>(6) : z);
     case kLeakyRelu: return z > 0 ? z : z * A(0.01);
     case kElu:
-    case kCelu: return elu(z);
-    case kSelu: return A(kSeluScale) * (z > 0 ? z : A(kSeluAlpha) * elu(z));
-    case kSilu: return z * sigmoid(z);
-    case kGelu: return z * gaussian(z).cdf;
-    case kGeluTanh: return A(0.5) * z * (1 + tangent(A(kGeluScale) * (z + A(kGeluCubic) * z * z * z)).value);
-    case kMish: return z * tanh_softplus(exp_up_to_20(z));
-    case kHardswish: return z <= -3 ? V{} : (z >= 3 ? z : z * (z + 3) / 6);
-    case kSigmoid: return sigmoid(z);
-    case kTanh: return tangent(z).value;
-    case kSoftplus: return z > 20 ? z : (z < 0 ? V{} : z) + log1p_unit(exp_below(-abs_(z)));
+    case kCelu: return elu<T>(z);
+    case kSelu: return A(kSeluScale) * (z > 0 ? z : A(kSeluAlpha) * elu<T>(z));
+    case kSilu: return z * sigmoid<T>(z);
+    case kGelu: return z * gaussian<T>(z).cdf;
+    case kGeluTanh: return z * sigmoid<T>(gelu_gate(z));
+    case kMish: return z * tanh_softplus<T>(z).value;
+    case kHardswish: return z <= -3 ? V{} : (z >= 3 ? z : z * (z + 3) * A(1.0 / 6));
+    case kSigmoid: return sigmoid<T>(z);
+    case kTanh: return tangent<T>(z).value;
+    case kSoftplus: return z > 20 ? z : (z < 0 ? V{} : z) + log1p_unit<T>(exp_below<T>(-abs_(z)));
     case kSoftsign: return z / (1 + abs_(z));
     default: return z;
   }
 }
 
-template <class V>
+template <class T, class V>
 NW_INLINE V any_slope(int act, V z) {
   using A = std::remove_reference_t<decltype(z[0])>;
   const V one = constant<V>(1), zero{};
@@ -203,31 +247,31 @@ NW_INLINE V any_slope(int act, V z) {
     case kRelu6: return ((z > 0) & (z < 6)) ? one : zero;
     case kLeakyRelu: return z > 0 ? one : constant<V>(0.01);
     case kElu:
-    case kCelu: return exp_of_negative(z);
-    case kSelu: return A(kSeluScale) * (z > 0 ? one : A(kSeluAlpha) * exp_of_negative(z));
+    case kCelu: return exp_of_negative<T>(z);
+    case kSelu: return A(kSeluScale) * (z > 0 ? one : A(kSeluAlpha) * exp_of_negative<T>(z));
     case kSilu: {
-      V s = sigmoid(z);
+      V s = sigmoid<T>(z);
       return s * (1 + z * (1 - s));
     }
     case kGelu: {
-      const Gaussian<V> normal = gaussian(z);
+      const Gaussian<V> normal = gaussian<T>(z);
       return normal.cdf + z * A(kDensity) * normal.bell;
     }
     case kGeluTanh: {
-      const Tangent<V> t = tangent(A(kGeluScale) * (z + A(kGeluCubic) * z * z * z));
-      return A(0.5) * (1 + t.value) + A(0.5) * z * t.slope * A(kGeluScale) * (1 + A(3 * kGeluCubic) * z * z);
+      const V s = sigmoid<T>(gelu_gate(z));
+      return s + z * s * (1 - s) * (A(2 * kGeluScale) + A(6 * kGeluScale * kGeluCubic) * z * z);
     }
     case kMish: {
-      V e = exp_up_to_20(z), t = tanh_softplus(e);
-      return t + z * (1 - t * t) * (e / (1 + e));
+      const WithSlope<V> t = tanh_softplus<T>(z);
+      return t.value + z * t.slope;
     }
-    case kHardswish: return z <= -3 ? zero : (z >= 3 ? one : z / 3 + A(0.5));
+    case kHardswish: return z <= -3 ? zero : (z >= 3 ? one : z * A(1.0 / 3) + A(0.5));
     case kSigmoid: {
-      V s = sigmoid(z);
+      V s = sigmoid<T>(z);
       return s * (1 - s);
     }
-    case kTanh: return tangent(z).slope;
-    case kSoftplus: return sigmoid(z);
+    case kTanh: return tangent<T>(z).slope;
+    case kSoftplus: return sigmoid<T>(z);
     case kSoftsign: {
       V d = 1 + abs_(z);
       return 1 / (d * d);
@@ -236,13 +280,24 @@ NW_INLINE V any_slope(int act, V z) {
   }
 }
 
+// What is read after a block of values, so many bytes for each of its vectors. No processor looks so far ahead, and without
+// this its memory rests while an activation is computed.
+struct Next {
+  const void *first, *second;
+  int64_t bytes;
+  NW_INLINE void fetch(int64_t i) const {
+    __builtin_prefetch(static_cast<const char*>(first) + i * bytes);
+    __builtin_prefetch(static_cast<const char*>(second) + i * bytes);
+  }
+};
+
 // z[i] = f(z[i]) for n vectors: which activation it is is asked once, and several vectors are under way at a time.
-template <class V>
-__attribute__((noinline)) void activate(int act, V* z, int64_t n) {
+template <class T, class V>
+__attribute__((noinline)) void activate(int act, V* z, int64_t n, Next next) {
   switch (act) {
-#define NW_CASE(symbol, name) \
-  case symbol:                \
-    for (int64_t i = 0; i < n; ++i) z[i] = any_value(symbol, z[i]); \
+#define NW_CASE(symbol, name)                                                            \
+  case symbol:                                                                           \
+    for (int64_t i = 0; i < n; ++i) z[i] = any_value<T>(symbol, z[i]), next.fetch(i); \
     return;
     NW_ACTIVATIONS(NW_CASE)
 #undef NW_CASE
@@ -250,12 +305,12 @@ __attribute__((noinline)) void activate(int act, V* z, int64_t n) {
 }
 
 // g[i] = g[i] · f'(z[i]).
-template <class V>
-__attribute__((noinline)) void multiply_by_slopes(int act, const V* z, V* g, int64_t n) {
+template <class T, class V>
+__attribute__((noinline)) void multiply_by_slopes(int act, const V* z, V* g, int64_t n, Next next) {
   switch (act) {
-#define NW_CASE(symbol, name) \
-  case symbol:                \
-    for (int64_t i = 0; i < n; ++i) g[i] = g[i] * any_slope(symbol, z[i]); \
+#define NW_CASE(symbol, name)                                                                   \
+  case symbol:                                                                                  \
+    for (int64_t i = 0; i < n; ++i) g[i] = g[i] * any_slope<T>(symbol, z[i]), next.fetch(i); \
     return;
     NW_ACTIVATIONS(NW_CASE)
 #undef NW_CASE
@@ -266,10 +321,10 @@ __attribute__((noinline)) void multiply_by_slopes(int act, const V* z, V* g, int
 // for a block of values; or grad_y · f'(z) was kept by the pass before.
 enum Kind { kPlain, kRectified, kLeaky, kAny, kKept };
 constexpr int activation_of(int kind) { return kind == kRectified ? kRelu : kLeakyRelu; }
-template <int K, class V>
+template <class T, int K, class V>
 NW_INLINE V times_slope(V g, V z) {
   if constexpr (K == kRectified) return z > 0 ? g : V{};  // a product would keep the NaN of an infinite g
-  return g * any_slope(activation_of(K), z);
+  return g * any_slope<T>(activation_of(K), z);
 }
 
 }  // namespace nw

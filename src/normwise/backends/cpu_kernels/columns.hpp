@@ -138,7 +138,7 @@ inline void apply_sheet(const T* x, const T* residual, T* y, const Sheet<T>& she
   for_rows<T, 1>(sheet, [&](int64_t at, auto, int64_t length) NW_LAMBDA {
     const T* r = shifted(residual, at);
     const auto z = [&](int64_t i, auto part) NW_LAMBDA { return before(x + at + i, shifted(r, i), part, line.at(i)); };
-    apply_steps<T, K>(length, z, y + at, act, stream);
+    apply_steps<T, K>(length, z, x + at, r, y + at, act, stream);
   });
 }
 

@@ -184,7 +184,7 @@ struct Returned {
 // as large as the tile.
 template <class T, int K>
 bool keeps(const Tile& tile) {
-  return K == kAny && tile.shape.tile && !tile.pool.known && (sizeof(T) >= sizeof(float) || !tile.pool.batch());
+  return K == kAny && !tile.pool.known && (sizeof(T) >= sizeof(float) || (tile.shape.tile && !tile.pool.batch()));
 }
 template <class T>
 Buffer<acc<T>> room_to_keep(const Tile& tile, bool keeping, Incoming<T>& in, T* written) {

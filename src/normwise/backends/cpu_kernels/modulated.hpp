@@ -218,11 +218,12 @@ void differentiate_modulated(const RowCall<T>& call, int64_t per, const Modulati
     LineSums<T> sums(width);
     tasks.each(task, [&](int64_t set, int64_t part, int64_t row, int64_t end) {
       const Line<T> scale = line_of_set<T>(by.scale, by.kept, set, width, plus);
-      for (; row < end; ++row) {
-        const Slopes<T, kNone> slopes{to.gy + row * width, nullptr};
-        const Pair of_row = row_sums(slopes, call.x + row * width, width, call.normal(row), scale, sums);
-        if (to.gx) row_gradient(call, row, to, slopes, 0, width, of_row, scale);
-      }
+      const auto slopes_at = [&](int64_t r, int64_t) {
+        return Slopes<T, kPlain>{to.gy + r * width, call.x + r * width, nullptr};
+      };
+      for_row_sums<T, kPlain>(call, row, end, width, scale, sums, slopes_at, [&](int64_t r, const Pair& found, const auto& slopes) {
+        if (to.gx) row_gradient(call, r, to, slopes, 0, width, found, scale);
+      });
       sums.flush();
       const int64_t at = (set * tasks.parts + part) * width;
       if (out.scale) std::copy_n(sums.to_weight.data(), width, &to_scale[at]);

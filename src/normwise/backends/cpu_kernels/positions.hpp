@@ -91,7 +91,7 @@ void normalize_positions(const PositionCall<T>& call, double eps, T* y) {
         const auto z = [&](int64_t i, auto part) NW_LAMBDA {
           return scaled(x + i, lean ? nullptr : shifted(residual, i), part, normals.at(i), w, b);
         };
-        apply_steps<T, K>(count, z, y + at, call.act, false);
+        apply_steps<T, K>(count, z, x, residual, y + at, call.act, false);
       });
     }
   });
@@ -110,7 +110,7 @@ struct PositionBlock {
   Buffer<Values<T>> room = Slopes<T, K>::room(call.C * length);
 
   int64_t at(int64_t c) const { return (n * call.C + c) * call.S + first; }
-  NW_INLINE Slopes<T, K> slopes(int64_t c) { return {to.gy + at(c), room.data() + c * (length / step<T>)}; }
+  NW_INLINE Slopes<T, K> slopes(int64_t c) { return {to.gy + at(c), call.x + at(c), room.data() + c * (length / step<T>)}; }
   Normal normal(int64_t i) const {
     const int64_t position = n * call.S + first + i;
     return {call.mean[position], call.root[position]};

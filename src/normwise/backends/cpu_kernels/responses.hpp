@@ -39,7 +39,7 @@ struct Gate {
   V open, closed;
 };
 NW_INLINE vec<float> exp_in_range(vec<float> x) {
-  const Exponent e = exponent(x);
+  const Exponent e = exponent<float>(x);
   return e.power * e.fraction + e.power;
 }
 NW_INLINE vec<double> exp_in_range(vec<double> x) { return exp_(x); }

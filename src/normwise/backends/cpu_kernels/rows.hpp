@@ -130,7 +130,7 @@ void normalize_part(const T* x, const T* residual, T* y, int64_t count, const No
     const auto z = [&](int64_t i, auto part) NW_LAMBDA {
       return scaled(x + i, lean ? nullptr : shifted(residual, i), part, values, weight.at(i), bias.at(i));
     };
-    apply_steps<T, K>(count, z, y, act, false);
+    apply_steps<T, K>(count, z, x, residual, y, act, false);
   });
 }
 

@@ -17,7 +17,7 @@ NW_INLINE void normalized_step(const Values<T>& g, const T* x, P part, const Nor
 // grad_y · f'(z) of a run of values that two passes read: where there is an activation, the first one keeps it.
 template <class T, int K>
 struct Slopes {
-  const T* gy;
+  const T *gy, *x;
   Values<T>* kept;
 
   // Room to keep those of so many values.
@@ -29,7 +29,7 @@ struct Slopes {
     if constexpr (K == kAny)
       for_steps_in_blocks<T>(count, [&](int64_t start, int64_t length) NW_LAMBDA {
         const auto here = [&](int64_t i, auto part) NW_LAMBDA { return z(start + i, part); };
-        block_of_gradients(gy + start, length, here, act, kept + start / step<T>);
+        block_of_gradients(gy + start, x + start, length, here, act, kept + start / step<T>);
       });
   }
   template <class P>
@@ -48,8 +48,9 @@ struct LineSums {
 
   explicit LineSums(int64_t width)
       : product(padded<T>(width), 0), plain(padded<T>(width), 0), to_weight(width, 0), to_bias(width, 0) {}
-  void row_done() {
-    if (++filled == kBlockRows) flush();
+  void rows_done(int64_t rows) {
+    filled += rows;
+    if (filled >= kBlockRows) flush();
   }
   void flush() {
     for (int64_t i = 0; i < to_weight.size(); ++i) {
@@ -62,34 +63,65 @@ struct LineSums {
   }
 };
 
-// Σ g·w and Σ g·w·(the normalized value) of a row, or of a part of one; the columns' sums grow by it.
-template <class T, int K>
-Pair row_sums(const Slopes<T, K> slopes, const T* x, int64_t count, const Normal& normal, const Line<T>& weight,
-              LineSums<T>& sums) {
+// So many rows share what is loaded and stored of the columns' sums, as far as there are registers.
+constexpr int kRowsAtOnce = kBytes == 64 ? 4 : 2;
+
+// Σ g·w and Σ g·w·(the normalized value) of R rows, `distance` apart, or of a part of each; the columns' sums grow by them.
+template <class T, int R, int K>
+void row_sums(const Slopes<T, K>* rows, int64_t distance, int64_t count, const Normal* normals, const Line<T>& weight,
+              LineSums<T>& sums, Pair* found) {
   using A = acc<T>;
-  const NormalValues<T> values = everywhere<T>(normal);
-  Pair found;
-  for (int64_t start = 0; start < count; start += kChunk) {
-    Sum<A> plain, product;
-    sweep<T>(std::min(kChunk, count - start), [&](int64_t at, int slot, auto part) NW_LAMBDA {
+  constexpr int64_t chunk = kChunk / 4;  // a row has one sum of each kind, not four
+  A *to_weights = sums.product.data(), *to_biases = sums.plain.data();
+  Slopes<T, K> slopes[R];
+  NormalValues<T> values[R];
+#pragma GCC unroll 4
+  for (int r = 0; r < R; ++r) slopes[r] = rows[r], values[r] = everywhere<T>(normals[r]), found[r] = {};
+  for (int64_t start = 0; start < count; start += chunk) {
+    vec<A> plain[R], product[R];
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) plain[r] = product[r] = vec<A>{};
+    each_step<T>(std::min(chunk, count - start), [&](int64_t at, auto part) NW_LAMBDA {
       const int64_t i = start + at;
       const Values<T> w = weight.at(i);
-      Values<T> to_weight = load_line<T>(sums.product.data(), i), to_bias = load_line<T>(sums.plain.data(), i);
-      normalized_step(slopes.at(i, part), x + i, part, values, [&](int k, vec<A> g, vec<A> normalized) NW_LAMBDA {
-        const vec<A> weighted = g * w.at[k], turned = g * normalized;
-        to_weight.at[k] += turned;
-        to_bias.at[k] += g;
-        plain.slots[slot + k] += weighted;
-        product.slots[slot + k] += weighted * normalized;
-      });
-      store_line<T>(sums.product.data(), i, to_weight);
-      store_line<T>(sums.plain.data(), i, to_bias);
+      Values<T> to_weight = load_line<T>(to_weights, i), to_bias = load_line<T>(to_biases, i);
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) {
+        const T* x = slopes[r].x + i;
+        __builtin_prefetch(x + R * distance, 0, 2);
+        if constexpr (K != kAny) __builtin_prefetch(slopes[r].gy + i + R * distance, 0, 2);
+        normalized_step(slopes[r].at(i, part), x, part, values[r], [&](int k, vec<A> g, vec<A> normalized) NW_LAMBDA {
+          const vec<A> weighted = g * w.at[k];
+          to_weight.at[k] += g * normalized;
+          to_bias.at[k] += g;
+          plain[r] += weighted;
+          product[r] += weighted * normalized;
+        });
+      }
+      store_line<T>(to_weights, i, to_weight);
+      store_line<T>(to_biases, i, to_bias);
     });
-    found.g += plain.total();
-    found.gd += product.total();
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) found[r].g += double(total_of(plain[r])), found[r].gd += double(total_of(product[r]));
   }
-  sums.row_done();
-  return found;
+  sums.rows_done(R);
+}
+
+// f(first, found, slopes) for the rows from `begin` on in groups, whose sums over `count` columns from `start` on were
+// found; slopes_at(r, place) has the slopes of row r, kept in the place of that number.
+template <class T, int K, class S, class F>
+void for_row_sums(const RowCall<T>& call, int64_t begin, int64_t end, int64_t count, const Line<T>& weight,
+                  LineSums<T>& sums, S slopes_at, F f) {
+  in_groups<kRowsAtOnce>(end - begin, [&](int64_t first, auto group) {
+    constexpr int R = decltype(group)::value;
+    Slopes<T, K> slopes[R];
+    Normal normals[R];
+    Pair found[R];
+    for (int r = 0; r < R; ++r)
+      slopes[r] = slopes_at(begin + first + r, r), normals[r] = call.normal(begin + first + r);
+    row_sums<T, R>(slopes, call.width, count, normals, weight, sums, found);
+    for (int r = 0; r < R; ++r) f(begin + first + r, found[r], slopes[r]);
+  });
 }
 
 // What the backward pass writes and reads beside the call: `more`, if there is any, is added to the gradient of x, and so
@@ -144,11 +176,11 @@ void row_gradient(const RowCall<T>& call, int64_t r, const RowGradients<T>& to, 
 // The slopes of a row's part, which depend on the bias where there is an activation.
 template <class T, int K>
 NW_INLINE Slopes<T, K> slopes_of(const RowCall<T>& call, const T* gy, int64_t r, int64_t start, int64_t count,
-                                 const Line<T>& weight, const Line<T>& bias, Buffer<Values<T>>& room) {
+                                 const Line<T>& weight, const Line<T>& bias, Values<T>* room) {
   const int64_t first = r * call.width + start;
   const NormalValues<T> values = everywhere<T>(call.normal(r));
   const T *x = call.x + first, *residual = shifted(call.residual, first);
-  const Slopes<T, K> slopes{gy + first, room.data()};
+  const Slopes<T, K> slopes{gy + first, x, room};
   const auto z = [&](int64_t i, auto part) NW_LAMBDA {
     return scaled(x + i, shifted(residual, i), part, values, weight.at(i), bias.at(i));
   };
@@ -161,19 +193,22 @@ void differentiate_wide_rows(const RowCall<T>& call, const RowGradients<T>& to) 
   const acc<T> one = 1, zero = 0;
   const int64_t blocks = (call.width + kChunk - 1) / kChunk;
   Buffer<Pair> partial(call.rows * blocks);
-  // f(start, count, weight, slopes) for each block of columns; slopes(r) has those of the block's part of row r.
+  // f(start, count, weight, slopes) for each block of columns; slopes(r, place) has those of the block's part of row r.
   const auto for_parts = [&](auto f) {
     for_blocks(call.workers(), call.width, [&](int64_t start, int64_t count) {
       const Line<T> weight = line_of<T>(shifted(call.weight, start), count, one);
       const Line<T> bias = line_of<T>(shifted(call.bias, start), count, zero);
-      auto room = Slopes<T, K>::room(count);
-      f(start, count, weight, [&](int64_t r) { return slopes_of<T, K>(call, to.gy, r, start, count, weight, bias, room); });
+      auto room = Slopes<T, K>::room(kRowsAtOnce * padded<T>(count));
+      f(start, count, weight, [&](int64_t r, int64_t place) {
+        return slopes_of<T, K>(call, to.gy, r, start, count, weight, bias, room.data() + place * steps_of<T>(count));
+      });
     });
   };
   for_parts([&](int64_t start, int64_t count, const Line<T>& weight, auto slopes) {
     LineSums<T> sums(count);
-    for (int64_t r = 0, at = start; r < call.rows; ++r, at += call.width)
-      partial[r * blocks + start / kChunk] = row_sums(slopes(r), call.x + at, count, call.normal(r), weight, sums);
+    for_row_sums<T, K>(call, 0, call.rows, count, weight, sums, slopes, [&](int64_t r, const Pair& found, const auto&) {
+      partial[r * blocks + start / kChunk] = found;
+    });
     sums.flush();
     if (to.gw) std::copy_n(sums.to_weight.data(), count, to.gw + start);
     if (to.gb) std::copy_n(sums.to_bias.data(), count, to.gb + start);
@@ -186,7 +221,7 @@ void differentiate_wide_rows(const RowCall<T>& call, const RowGradients<T>& to) 
     }
   for_parts([&](int64_t start, int64_t count, const Line<T>& weight, auto slopes) {
     for (int64_t r = 0; r < call.rows; ++r)
-      row_gradient(call, r, to, slopes(r), start, count, partial[r * blocks], weight);
+      row_gradient(call, r, to, slopes(r, 0), start, count, partial[r * blocks], weight);
   });
 }
 
@@ -199,12 +234,15 @@ void differentiate_rows(const RowCall<T>& call, const RowGradients<T>& to) {
   Buffer<double> to_weight(tasks.number * call.width), to_bias(tasks.number * call.width);
   parallel(call.workers(), tasks.number, [&](int64_t task) {
     LineSums<T> sums(call.width);
-    auto room = Slopes<T, K>::room(call.width);
-    for (int64_t r = task * tasks.size; r < std::min(call.rows, (task + 1) * tasks.size); ++r) {
-      const auto slopes = slopes_of<T, K>(call, to.gy, r, 0, call.width, weight, bias, room);
-      const Pair of_row = row_sums(slopes, call.x + r * call.width, call.width, call.normal(r), weight, sums);
-      if (to.gx || to.gr) row_gradient(call, r, to, slopes, 0, call.width, of_row, weight);
-    }
+    auto room = Slopes<T, K>::room(kRowsAtOnce * padded<T>(call.width));
+    const auto slopes_at = [&](int64_t r, int64_t place) {
+      Values<T>* kept = room.data() + place * steps_of<T>(call.width);
+      return slopes_of<T, K>(call, to.gy, r, 0, call.width, weight, bias, kept);
+    };
+    const int64_t begin = task * tasks.size, end = std::min(call.rows, begin + tasks.size);
+    for_row_sums<T, K>(call, begin, end, call.width, weight, sums, slopes_at, [&](int64_t r, const Pair& found, const auto& slopes) {
+      if (to.gx || to.gr) row_gradient(call, r, to, slopes, 0, call.width, found, weight);
+    });
     sums.flush();
     std::copy_n(sums.to_weight.data(), call.width, &to_weight[task * call.width]);
     std::copy_n(sums.to_bias.data(), call.width, &to_bias[task * call.width]);

@@ -52,20 +52,27 @@ NW_INLINE Values<T> before(const T* x, const T* residual, P part, const Affine<T
   return z;
 }
 
-// y of n values; z(i, part) is what the activation is taken of, at the step at i.
+// The two tensors that are read along with a block of n values, behind it; `second` may be null.
+template <class T>
+NW_INLINE Next behind(const T* first, const T* second, int64_t n) {
+  return {first + n, (second ? second : first) + n, kBytes / ways<T>};
+}
+
+// y of n values; z(i, part) is what the activation is taken of, at the step at i, for which x and perhaps the residual are
+// read.
 template <class T, int K, class Z>
-NW_INLINE void apply_steps(int64_t n, Z z, T* y, int act, bool stream) {
+NW_INLINE void apply_steps(int64_t n, Z z, const T* x, const T* residual, T* y, int act, bool stream) {
   if constexpr (K == kAny) {
     for_steps_in_blocks<T>(n, [&](int64_t start, int64_t count) NW_LAMBDA {
       Values<T> block[kBlockSteps<T>];
       each_step<T>(count, [&](int64_t i, auto part) NW_LAMBDA { block[i / step<T>] = z(start + i, part); });
-      activate(act, block[0].at, steps_of<T>(count) * ways<T>);
+      activate<T>(act, block[0].at, steps_of<T>(count) * ways<T>, behind(x + start, shifted(residual, start), count));
       each_step<T>(count, [&](int64_t i, auto part) NW_LAMBDA { store(y + start + i, block[i / step<T>], part, stream); });
     });
   } else {
     each_step<T>(n, [&](int64_t i, auto part) NW_LAMBDA {
       Values<T> v = z(i, part);
-      if constexpr (K != kPlain) each_way<T>([&](int w) NW_LAMBDA { v.at[w] = any_value(activation_of(K), v.at[w]); });
+      if constexpr (K != kPlain) each_way<T>([&](int w) NW_LAMBDA { v.at[w] = any_value<T>(activation_of(K), v.at[w]); });
       store(y + i, v, part, stream);
     });
   }
@@ -77,7 +84,7 @@ NW_INLINE void apply_run(const T* x, const T* residual, T* y, int64_t n, const A
     const auto z = [&](int64_t i, auto part) NW_LAMBDA {
       return before(x + i, lean ? nullptr : shifted(residual, i), part, f);
     };
-    apply_steps<T, K>(n, z, y, act, !lean && stream);
+    apply_steps<T, K>(n, z, x, residual, y, act, !lean && stream);
   });
 }
 
@@ -102,7 +109,7 @@ NW_INLINE void gradient_step(const Incoming<T>& in, P part, const Affine<T>& aff
     if constexpr (!ready) {
       vec<acc<T>> z = d * affine.scale.at[w] + affine.shift.at[w];
       if (in.residual) z += r.at[w];
-      g = times_slope<K>(g, z);
+      g = times_slope<T, K>(g, z);
     }
     f(w, g, d);
   });
@@ -110,13 +117,13 @@ NW_INLINE void gradient_step(const Incoming<T>& in, P part, const Affine<T>& aff
 
 // g = grad_y · f'(z) of the steps of one block; z(i, part) as in `apply_steps`.
 template <class T, class Z>
-NW_INLINE void block_of_gradients(const T* gy, int64_t n, Z z, int act, Values<T>* g) {
+NW_INLINE void block_of_gradients(const T* gy, const T* x, int64_t n, Z z, int act, Values<T>* g) {
   Values<T> block[kBlockSteps<T>];
   each_step<T>(n, [&](int64_t i, auto part) NW_LAMBDA {
     block[i / step<T>] = z(i, part);
     g[i / step<T>] = load(gy + i, part);
   });
-  multiply_by_slopes(act, block[0].at, g[0].at, steps_of<T>(n) * ways<T>);
+  multiply_by_slopes<T>(act, block[0].at, g[0].at, steps_of<T>(n) * ways<T>, behind(x, gy, n));
 }
 
 // f(start, count, gradient) for the blocks of n values, or for all at once: gradient(i, part, f) is `gradient_step` of the
@@ -130,7 +137,7 @@ NW_INLINE void with_gradients(const Incoming<T>& in, int64_t n, C affine, int ac
         return before(here.x + i, shifted(here.residual, i), part, affine(start + i));
       };
       Values<T> g[kBlockSteps<T>];
-      block_of_gradients(here.gy, count, z, act, g);
+      block_of_gradients(here.gy, here.x, count, z, act, g);
       if (here.kept) each_step<T>(count, [&](int64_t i, auto part) NW_LAMBDA { store_wide(here.kept + i, g[i / step<T>], part); });
       f(start, count, [&](int64_t i, auto part, auto take) NW_LAMBDA {
         const Values<T> x = load(here.x + i, part), mean = affine(start + i).mean;

@@ -50,7 +50,7 @@ NW_INLINE void bent(const T* x, P part, acc<T> alpha, acc<T> shift, Values<T>& v
   const Values<T> v = load(x, part);
   each_way<T>([&](int k) NW_LAMBDA {
     const vec<acc<T>> u = v.at[k] * alpha + shift;
-    const Tangent<vec<acc<T>>> found = C == kTangent ? tangent(u) : error_function(u);
+    const WithSlope<vec<acc<T>>> found = C == kTangent ? tangent<T>(u) : error_function<T>(u);
     value.at[k] = found.value;
     slope.at[k] = found.slope;
   });
@@ -81,7 +81,7 @@ void squash(const SquashCall<T> call, T* y) {
         const auto z = [&](int64_t i, auto part) NW_LAMBDA {
           return squashed<T, C>(here, r * length + i, part, weight(i), bias(i));
         };
-        apply_steps<T, K>(length, z, y + r * length, here.act, false);
+        apply_steps<T, K>(length, z, here.x + r * length, shifted(here.residual, r * length), y + r * length, here.act, false);
       });
   });
 }
@@ -141,7 +141,7 @@ NW_INLINE Pair squash_run(const SquashCall<T>& call, const SquashGradients<T>& t
     sums.shift += of_shift.total();
     if (!row) found.g += of_g.total(), found.gd += of_curve.total();
   }
-  if (row) sums.lines.row_done();
+  if (row) sums.lines.rows_done(1);
   return found;
 }
 
@@ -159,7 +159,7 @@ void differentiate_squash(const SquashCall<T>& call, const SquashGradients<T>& t
     auto room = Slopes<T, K>::room(length);
     for (int64_t r = task * tasks.size; r < std::min(runs, (task + 1) * tasks.size); ++r)
       parameters.at(r, [&](auto weight, auto bias) NW_LAMBDA {
-        const Slopes<T, K> slopes{to.gy + r * length, room.data()};
+        const Slopes<T, K> slopes{to.gy + r * length, call.x + r * length, room.data()};
         slopes.take(length, [&](int64_t i, auto part) NW_LAMBDA {
           return squashed<T, C>(call, r * length + i, part, weight(i), bias(i));
         }, call.act);

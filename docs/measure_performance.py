@@ -1,0 +1,78 @@
+"""Measure what docs/performance.md says of this machine's CPU, and make the page: python docs/measure_performance.py
+
+Every instruction set runs in a process of its own, by the process' own time. Rows are in docs/results; stopped, the
+same command goes on. `make_performance.py` makes the tables of them. Of several parts (steps, overhead, layers) the
+first argument names one.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from normwise.bench import step, sweep
+from normwise.bench.cases import Axes, Site, expand
+from normwise.bench.entry import OVERHEAD_ROUNDS, Request
+from normwise.bench.regimes import Processes
+from normwise.bench.terminal import Ticker
+from normwise.comparison.terminal import make_console
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+#: Instruction sets as `NORMWISE_MARCH` names them: "native" has AVX-512 where the processor has it.
+INSTRUCTIONS = ("native", "x86-64-v3")
+CLASSIC = ("batch", "group", "instance", "layer")
+ACTIVATED = tuple((name, False) for name in (None, "relu", "silu", "gelu", "mish", "tanh", "leaky_relu"))
+#: The shapes of `normwise bench`, thinned: what a shared machine measures in an hour.
+SITES = (
+    Site("U-Net", (4, 128, 64, 64), ("group",), ACTIVATED),
+    Site("transformer", (8, 197, 768), ("token-layer",), ((None, False), ("relu", True), ("gelu", True))),
+    Site("ResNet-50", (8, 256, 28, 28), CLASSIC),
+    Site("ResNet-50", (8, 256, 28, 28), ("batch",), (("relu", True), ("silu", False))),
+    Site("nnU-Net", (1, 32, 48, 48, 48), ("instance",), ((None, False), ("leaky_relu", False))),
+    Site("ResNet-50", (8, 2048, 7, 7), ("batch", "group", "layer")),
+    Site("ConvNeXt", (8, 96, 56, 56), ("pixel-layer",)),
+    Site("transformer", (8, 197, 768), ("token-rms",)),
+    Site("tiny", (2, 32, 8, 8), ("batch", "group", "instance")),
+    Site("U-Net", (2, 64, 64, 64), ("switchable", "filter-response", "renorm", "evo-s0")),
+)
+
+
+def layers() -> None:
+    """The grid, forward + backward, with one thread, in this process' instruction set."""
+    request = Request(clock="cpu", threads=(1,))
+    cases = list(expand(SITES, Axes(directions=("both",), threads=(1,), memory=request.memory())))
+    with Ticker(make_console()) as ticker, Processes(request.memory()) as call:
+        sweep.run(cases, request.options(), RESULTS / "cpu.csv", clock="cpu", call=call, listen=ticker)
+
+
+def steps() -> None:
+    """The training steps of all nets with one thread."""
+    request = Request(clock="cpu", threads=(1,))
+    wanted = step.steps((1,), memory=request.memory())
+    with Processes(request.memory()) as call:
+        step.run(wanted, request.options(), RESULTS / "step.csv", clock="cpu", call=call, listen=print)
+
+
+def overhead() -> None:
+    """What a call costs before any arithmetic."""
+    request = Request(clock="cpu", threads=(1,))
+    options = request.options(OVERHEAD_ROUNDS)
+    sweep.run(request.overhead_cases(), options, RESULTS / "overhead.csv", clock="cpu")
+
+
+PARTS = {"steps": steps, "overhead": overhead, "layers": layers}
+
+
+def main() -> None:
+    for part in PARTS:
+        for march in INSTRUCTIONS if part == "layers" else INSTRUCTIONS[:1]:
+            environment = {**os.environ, "NORMWISE_MARCH": march, "OMP_NUM_THREADS": "1"}
+            subprocess.run([sys.executable, __file__, part], env=environment, check=True)
+    subprocess.run([sys.executable, str(HERE / "make_performance.py")], check=True)
+
+
+if __name__ == "__main__":
+    PARTS[sys.argv[1]]() if len(sys.argv) == 2 else main()
