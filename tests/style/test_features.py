@@ -153,7 +153,7 @@ class TestTimm:
         with pytest.raises(InputError, match="needs timm, which is not installed"):
             find_features("timm:resnet18")
 
-    @pytest.mark.parametrize("name", ["resnet10t", "convnext_atto"])
+    @pytest.mark.parametrize("name", ["resnet10t", "convnext_atto", "mobilenetv2_035"])
     def test_the_maps_of_a_model_with_a_file(self, name, tmp_path):
         model = timm().create_model(name).eval()
         torch.save(model.state_dict(), tmp_path / "weights.pth")
