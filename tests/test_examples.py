@@ -136,6 +136,12 @@ class make_vit(nn.Module):
 def my_train(run):
     model = nn.Sequential(nn.Linear(4, 8), run.norm(8, rank=1), nn.Linear(8, 1))
     return {"rmse": model(torch.randn(run.batch_size, 4)).square().mean().sqrt()}
+
+def make_unet(norm, in_channels, classes):
+    return nn.Sequential(nn.Conv2d(in_channels, 8, 3, padding=1), make_norm(norm, 8), nn.Conv2d(8, classes, 1))
+
+def tokenizer(text):
+    return [ord(letter) % 32 for letter in text]
 """
 # Of an option that is given twice the last counts.
 SHORT = ("--epochs", "1", "--seeds", "1", "--batch-sizes", "8")
@@ -150,6 +156,12 @@ def test_a_comparison(example, command, tmp_path):
     (tmp_path / "my_code.py").write_text(MY_CODE)
     photographs(tmp_path / "photos", "{}.jpg")
     photographs(tmp_path / "scans", "patient{}.jpg")
+    cells(tmp_path / "cells")
+    (tmp_path / "book.txt").write_text("It was a bright cold day in April. " * 90)
+    if ".parquet" in example.text:
+        pandas = pytest.importorskip("pandas")
+        pytest.importorskip("pyarrow")
+        pandas.DataFrame({"size": range(40), "price": [n * 1.5 for n in range(40)]}).to_parquet("prices.parquet")
     program, *arguments = shlex.split(example.text)
     assert program == "normwise"
     code, output, errors = command(*arguments, *SHORT)
@@ -158,6 +170,16 @@ def test_a_comparison(example, command, tmp_path):
     assert [line for line in left_out if not line.startswith("nf is left out")] == []
     assert (tmp_path / "results" / "compare" / "report.html").is_file()
     sys.modules.pop("my_code", None)
+
+
+def cells(folder):
+    """Images and masks of the same names: what is light is a cell."""
+    for part in ("images", "masks"):
+        (folder / part).mkdir(parents=True)
+    for i in range(16):
+        light = torch.rand(40, 40) > 0.5
+        for part, pixels in (("images", 100 + 100 * light), ("masks", 255 * light)):
+            Image.fromarray(pixels.byte().numpy()).save(folder / part / f"{i}.png")
 
 
 def photographs(folder, name_of):

@@ -1,6 +1,7 @@
 """Sweeps on a Ray cluster, here one of two processors on this machine."""
 
 import importlib.util
+import os
 import sys
 from types import SimpleNamespace
 
@@ -20,6 +21,8 @@ def cluster():
         pytest.skip("ray is not installed")
     import ray
 
+    # Other tests run beside: its processes may take long to start.
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "180")
     environment = {"env_vars": {"PYTHONPATH": ":".join(filter(None, sys.path))}}
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env=environment)
     yield ray

@@ -26,10 +26,11 @@ def parquet_table(path: Path, target: str | None, key: str | None, task: str | N
     table.columns = names
     at = column_of_target(path, names, target)
     by = None if key is None else column_of_groups(path, names, at, key)
+    targets = _entries(path, at, table[at])
     features = [_feature(path, name, table[name]) for name in names if name not in (at, by)]
     x = np.stack(features, 1) if features else np.empty((len(table), 0))
     grouping = None if by is None else Grouping(by, _entries(path, by, table[by]))
-    return with_target(path, x, at, _entries(path, at, table[at]), grouping, task)
+    return with_target(path, x, at, targets, grouping, task)
 
 
 def _read(path: Path) -> Any:

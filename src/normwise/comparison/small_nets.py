@@ -77,7 +77,10 @@ class Tagger(nn.Module):
 
 
 class Gpt(nn.Module):
-    """A decoder of pre-LayerNorm blocks over token numbers ``[N, L]`` (Radford et al. 2019); logits ``[N, L, V]``."""
+    """A decoder of pre-LayerNorm blocks over token numbers ``[N, L]`` (Radford et al. 2019); logits ``[N, L, V]``.
+
+    Embeddings have variance 1: from GPT-2's 0.02² on, what does not normalize (DynamicTanh) hardly has a signal.
+    """
 
     def __init__(self, vocabulary: int, length: int, width: int = 64, heads: int = 4, depth: int = 2) -> None:
         super().__init__()
@@ -85,8 +88,6 @@ class Gpt(nn.Module):
         self.blocks = nn.Sequential(*(_Block(width, heads) for _ in range(depth)))
         self.norm = nn.LayerNorm(width)
         self.classifier = nn.Linear(width, vocabulary, bias=False)
-        for embedding in (self.token, self.place):
-            nn.init.normal_(embedding.weight, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
         places = torch.arange(x.shape[1], device=x.device)
