@@ -22,6 +22,7 @@ from .models import Network
 from .normalizer_free import NORMALIZER_FREE, UNIT_CLIP
 from .renorm import RENORM, fit_schedules
 from .settings import CLIP_NORM, MOMENTUM, WARM_UP, Run, Settings
+from .stepping import LeanSGD, are_alike, clip_gradients
 from .strategy_names import RECALIBRATION_BATCH
 
 # The fields of a run's outcome in the order of a row; what a diverged run lacks stays None.
@@ -112,7 +113,10 @@ class Trainer:
             fit_schedules(self.model, self.total_steps)
         self.peak_rate = settings.rate(run.batch_size)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer: torch.optim.Optimizer = torch.optim.SGD(
+        alike = are_alike(self.parameters)
+        kind = LeanSGD if alike else torch.optim.SGD
+        self.clip = clip_gradients if alike else nn.utils.clip_grad_norm_
+        self.optimizer: torch.optim.Optimizer = kind(
             parameter_groups(network, settings.weight_decay),
             lr=self.peak_rate,
             momentum=MOMENTUM,
@@ -138,7 +142,7 @@ class Trainer:
         self.optimizer.zero_grad()
         loss = F.cross_entropy(self.model(x), y)
         loss.backward()
-        nn.utils.clip_grad_norm_(self.parameters, CLIP_NORM)
+        self.clip(self.parameters, CLIP_NORM)
         self.optimizer.step()
         return loss.detach()
 
@@ -156,7 +160,7 @@ class Trainer:
                 group["lr"] = rate
             index = batch.to(x.device)
             with remembering(self.model, int(self.banked.train[index[0]]) if self.banked else None):
-                total += self.step(x[index], y[index])
+                total += self.step(x.index_select(0, index), y.index_select(0, index))
             self.done += 1
         return float(total) / len(batches)
 
