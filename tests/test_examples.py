@@ -154,6 +154,9 @@ def test_a_comparison(example, command, tmp_path):
     if "timm:" in example.text:
         libraries.timm()
     (tmp_path / "my_code.py").write_text(MY_CODE)
+    trained = nets.resnet(8, "batch", 3, 5, "small")
+    trained(torch.randn(4, 3, 8, 8))
+    torch.save(trained.state_dict(), tmp_path / "resnet8.pt")
     photographs(tmp_path / "photos", "{}.jpg")
     photographs(tmp_path / "scans", "patient{}.jpg")
     cells(tmp_path / "cells")

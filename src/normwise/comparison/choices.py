@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from .code import code_of
 from .references import load_object, name_of
 from .settings import COSINE, MOMENTUM, OPTIMIZERS, InputError, digest, schedule
+from .stepping import LeanSGD, are_alike
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 CONSTANT = "constant"
@@ -40,7 +41,10 @@ class Choices:
         # A fused update would unscale the gradients of fp16 a second time.
         fused = kind in ("cpu", "cuda") and self.precision != "fp16"
         if self.optimizer == "sgd":
-            return torch.optim.SGD(groups, lr=rate, momentum=MOMENTUM, nesterov=True, fused=fused)
+            alike = fused and are_alike([p for group in groups for p in group["params"]])
+            return (LeanSGD if alike else torch.optim.SGD)(
+                groups, lr=rate, momentum=MOMENTUM, nesterov=True, fused=fused
+            )
         if self.optimizer == "adamw":
             return torch.optim.AdamW(groups, lr=rate, fused=fused)
         assert callable(self.optimizer)

@@ -23,6 +23,7 @@ from .models import Network
 from .normalizer_free import NORMALIZER_FREE, UNIT_CLIP
 from .renorm import RENORM, fit_schedules
 from .settings import CLIP_NORM, Run, Settings
+from .stepping import are_alike, clip_gradients
 from .strategy_names import RECALIBRATION_BATCH
 from .training_data import Batch, TrainingData
 
@@ -148,6 +149,7 @@ class Trainer:
         self.optimizer = choices.make_optimizer(groups, settings.rate(run.batch_size), settings.device)
         self.schedule = choices.make_schedule(self.optimizer, self.total_steps)
         self.scaler = choices.make_scaler(settings.device)
+        self.clip = clip_gradients if are_alike(self.parameters) else nn.utils.clip_grad_norm_
         if run.norm == NORMALIZER_FREE:
             self.optimizer = AdaptiveGradientClipping(self.optimizer, self.model, UNIT_CLIP)
         self.banked = data.groups is not None and run.norm == BANK
@@ -171,12 +173,12 @@ class Trainer:
             loss = self.objective.loss(self.model(x), y)
         if self.scaler is None:
             loss.backward()
-            nn.utils.clip_grad_norm_(self.parameters, CLIP_NORM)
+            self.clip(self.parameters, CLIP_NORM)
             self.optimizer.step()
         else:
             self.scaler.scale(loss).backward()
             self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.parameters, CLIP_NORM)
+            self.clip(self.parameters, CLIP_NORM)
             self.scaler.step(self.optimizer)
             self.scaler.update()
         return loss.detach()
