@@ -12,7 +12,7 @@ from normwise.evidence import EXPERIMENTS, run_experiment
 from normwise.evidence.catalogue import find_experiment
 from normwise.evidence.charts import bars, lines
 from normwise.evidence.e17_moving_averages import MovingAverageNorm
-from normwise.evidence.experiment import HOLDS, HOLDS_WHEN, OUTCOMES, UNDECIDED, Results, student
+from normwise.evidence.experiment import DOES_NOT_HOLD, HOLDS, HOLDS_WHEN, OUTCOMES, UNDECIDED, Results, student
 from normwise.evidence.reading import about_committed, committed_rows, judged, read_committed
 from normwise.evidence.running import runs_of
 
@@ -31,6 +31,7 @@ FOUND = {
     "E6": HOLDS,
     "E7": HOLDS_WHEN,
     "E8": HOLDS,
+    "E9": DOES_NOT_HOLD,
     "E10": UNDECIDED,
     "E12": UNDECIDED,
     "E13": HOLDS_WHEN,
@@ -81,6 +82,7 @@ SHOWN = {
         "loss": 0.2 if case == "without" else 1.1,
         "gradient": 0.4,
     },
+    "E9": lambda case, _: {"accuracy": 0.95 if case.startswith("NF") else 0.9},
     "E10": lambda case, _: {"accuracy": 0.95 if case.startswith("BatchNorm") else 0.9},
     "E12": lambda case, _: {
         "longer": 0.9 if case.startswith("Layer") else 0.7,
