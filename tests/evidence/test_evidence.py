@@ -39,6 +39,7 @@ FOUND = {
     "E16": HOLDS,
     "E17": UNDECIDED,
     "E18": HOLDS,
+    "E19": UNDECIDED,
     "E20": HOLDS,
 }
 
@@ -90,6 +91,7 @@ SHOWN = {
     },
     "E13": lambda case, _: {"accuracy": 0.95 if case == "4" else 0.9, "training loss": 0.1 if case == "4" else 0.2},
     "E17": lambda case, _: {"largest gradient": 100.0 if case.startswith("moving") else 1.0},
+    "E19": lambda case, _: {"error": 0.3 if case.startswith("Instance") else 0.6},
 }
 
 
