@@ -12,7 +12,7 @@ from normwise.evidence import EXPERIMENTS, run_experiment
 from normwise.evidence.catalogue import find_experiment
 from normwise.evidence.charts import bars, lines
 from normwise.evidence.e17_moving_averages import MovingAverageNorm
-from normwise.evidence.experiment import HOLDS, HOLDS_WHEN, OUTCOMES, UNDECIDED, Results, student
+from normwise.evidence.experiment import DOES_NOT_HOLD, HOLDS, HOLDS_WHEN, OUTCOMES, UNDECIDED, Results, student
 from normwise.evidence.reading import about_committed, committed_rows, judged, read_committed
 from normwise.evidence.running import runs_of
 
@@ -29,7 +29,9 @@ FOUND = {
     "E4": HOLDS,
     "E5": HOLDS,
     "E6": HOLDS,
+    "E7": HOLDS_WHEN,
     "E8": HOLDS,
+    "E9": DOES_NOT_HOLD,
     "E10": UNDECIDED,
     "E12": UNDECIDED,
     "E13": HOLDS_WHEN,
@@ -37,6 +39,7 @@ FOUND = {
     "E16": HOLDS,
     "E17": UNDECIDED,
     "E18": HOLDS,
+    "E19": UNDECIDED,
     "E20": HOLDS,
 }
 
@@ -74,6 +77,13 @@ def test_rows_under_other_names_do_not_give_the_same_verdict(experiment):
 
 #: Numbers that show a claim which the committed ones do not, or not wholly: by case and batch size.
 SHOWN = {
+    "E7": lambda case, _: {
+        "distance": 0.4 if case == "without" else 0.2,
+        "slope": 10.0 if case == "without" else 1.0,
+        "loss": 0.2 if case == "without" else 1.1,
+        "gradient": 0.4,
+    },
+    "E9": lambda case, _: {"accuracy": 0.95 if case.startswith("NF") else 0.9},
     "E10": lambda case, _: {"accuracy": 0.95 if case.startswith("BatchNorm") else 0.9},
     "E12": lambda case, _: {
         "longer": 0.9 if case.startswith("Layer") else 0.7,
@@ -81,6 +91,7 @@ SHOWN = {
     },
     "E13": lambda case, _: {"accuracy": 0.95 if case == "4" else 0.9, "training loss": 0.1 if case == "4" else 0.2},
     "E17": lambda case, _: {"largest gradient": 100.0 if case.startswith("moving") else 1.0},
+    "E19": lambda case, _: {"error": 0.3 if case.startswith("Instance") else 0.6},
 }
 
 
