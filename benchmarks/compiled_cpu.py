@@ -2,7 +2,7 @@
 
     python benchmarks/compiled_cpu.py --out results/compiled_cpu.csv
 
-"formula" is the reference path, which the compiler fuses; "native" is torch's operator in the compiled graph;
+"formula" are plain operations, which the compiler fuses; "native" is torch's operator in the compiled graph;
 "operator" are the kernels behind `torch.library`. Beside them torch's layer in eager mode. The net is a normalizer
 with or without an activation, forward and backward, each way checked against fp64 and then all timed interleaved.
 """
@@ -24,7 +24,7 @@ from normwise.bench.measure import step
 from normwise.bench.storage import Rows
 from normwise.bench.subjects import baselines, ours
 from normwise.bench.timing import CLOCKS, cpu_timer
-from normwise.operations import library, native
+from normwise.operations.ways import by_torch, choosing, compiled, plain
 
 WAYS = ("formula", "native", "operator")
 #: Shape, type and layout.
@@ -44,14 +44,10 @@ COLUMNS = (
 ROUNDS = 7
 
 
-def _never(*_: object) -> bool:
-    return False
-
-
-TAKES = {
-    "formula": (_never, _never),
-    "native": (_never, native.takes),
-    "operator": (library.takes, _never),
+BINDS = {
+    "formula": (plain.bind,),
+    "native": (by_torch.bind, plain.bind),
+    "operator": (compiled.bind, plain.bind),
 }
 
 
@@ -59,8 +55,11 @@ def only(way: str, function: Callable[..., object]) -> Callable[..., object]:
     """``function`` with the layers going one way; the compiler's guards see to it that its graph is the one of that."""
 
     def call(*arguments: object) -> object:
-        library.takes, native.takes = TAKES[way]
-        return function(*arguments)
+        everyone, choosing.WAYS = choosing.WAYS, BINDS[way]
+        try:
+            return function(*arguments)
+        finally:
+            choosing.WAYS = everyone
 
     return call
 

@@ -70,7 +70,7 @@ from .layers import pool_updates as pool_updates
 from .layers import statistics_bank as statistics_bank
 from .operations.normalize import normalize as normalize
 from .operations.normalize import normalize_and_measure as normalize_and_measure
-from .operations.ways import explain_way as explain_way
+from .operations.ways.choosing import explain_way as explain_way
 from .optim import AdaptiveGradientClipping as AdaptiveGradientClipping
 from .optim import ClipReport as ClipReport
 from .optim import adaptive_clip_grad_ as adaptive_clip_grad_

@@ -48,7 +48,7 @@ def run(program):
 BEFORE_AND_AFTER = """
 import os, torch, normwise as nw
 from pathlib import Path
-from normwise.operations.ways import _kept as kept
+from normwise.operations.ways.choosing import _kept as kept
 x = torch.randn(2, 32, 64, 64)
 norm = nw.GroupNorm(8, 32)
 way = lambda: nw.explain_way(norm, x)[0].way

@@ -7,9 +7,9 @@ from torch.testing import assert_close
 import normwise as nw
 from normwise.core import formulas
 from normwise.core.bound import bound
-from normwise.operations import by_torch
 from normwise.operations.context import context_of
 from normwise.operations.request import Request
+from normwise.operations.ways import by_torch, torch_operators
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 
@@ -38,7 +38,7 @@ def seeded(*shape, seed=0):
 def test_the_remembered_variance_has_no_epsilon_in_it(eps):
     """Data of a variance of 1e-4: an epsilon that stayed in would be a tenth of it, or ten times it."""
     x = seeded(8, 4, 5, 3) * 1e-2
-    _, pooled = by_torch.over_batch(x, None, None, eps)
+    _, pooled = torch_operators.over_batch(x, None, None, eps)
     assert_close(pooled.mean[0], x.double().mean((0, 2, 3)), rtol=1e-6, atol=1e-9)
     # 1/root² - eps: twice the rounding of a root in fp32, relative to the variance with epsilon.
     assert_close(pooled.var[0], x.double().var((0, 2, 3), correction=0), rtol=0, atol=4 * 2**-24 * (1.2e-4 + eps))
@@ -50,7 +50,7 @@ def test_planes_alone_by_torchs_operator(samples, of_gradient):
     """F.instance_norm misreads a channels_last gradient of a batch of one: every value of grad_x is wrong."""
     x, cotangent = seeded(samples, 4, 3, 5).requires_grad_(), seeded(samples, 4, 3, 5, seed=1)
     wide = x.detach().double().requires_grad_()
-    y = by_torch.over_groups(x, 4, None, None, 1e-5, to_be_narrowed=False)
+    y = torch_operators.over_groups(x, 4, None, None, 1e-5, to_be_narrowed=False)
     y.backward(cotangent.to(memory_format=of_gradient))
     centered = wide - wide.mean((2, 3), keepdim=True)
     (centered / (centered.square().mean((2, 3), keepdim=True) + 1e-5).sqrt()).backward(cotangent.double())
@@ -60,7 +60,7 @@ def test_planes_alone_by_torchs_operator(samples, of_gradient):
 def test_known_statistics_may_change_before_the_backward_pass():
     mean, var, weight = torch.tensor([1.0, -2.0]), torch.tensor([4.0, 0.25]), torch.tensor([0.5, 3.0])
     x, weight = seeded(3, 2, 4).requires_grad_(), weight.requires_grad_()
-    y = by_torch.by_known(x, mean, var, weight, None, 0.0)
+    y = torch_operators.by_known(x, mean, var, weight, None, 0.0)
     for t in (mean, var):
         t.add_(100)
     cotangent = seeded(3, 2, 4, seed=1)

@@ -10,9 +10,9 @@ from normwise.backends import cpu
 from normwise.core import formulas
 from normwise.core.bound import bound
 from normwise.core.moments import Moments
-from normwise.operations import compiled
 from normwise.operations.context import context_of
 from normwise.operations.request import Request
+from normwise.operations.ways import compiled
 
 pytestmark = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
 

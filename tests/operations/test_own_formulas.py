@@ -8,8 +8,8 @@ import torch
 
 import normwise as nw
 from normwise.backends import cpu
-from normwise.operations import by_graph
-from normwise.operations.recorder import recorded
+from normwise.operations.formula import recorded
+from normwise.operations.ways import by_graph
 
 needs_kernels = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
 C = 6

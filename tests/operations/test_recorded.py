@@ -20,10 +20,10 @@ from normwise.backends import cpu
 from normwise.core import formulas
 from normwise.core.formulas import RenormTarget
 from normwise.core.moments import Moments
-from normwise.operations import by_graph, plain, ways
-from normwise.operations.recorder import recorded
-from normwise.operations.recorder.lowering import Lowering, NotRecordableError
-from normwise.operations.recorder.recording import Recording, aten
+from normwise.operations.formula import recorded
+from normwise.operations.formula.lowering import Lowering, NotRecordableError
+from normwise.operations.formula.recording import Recording, aten
+from normwise.operations.ways import by_graph, choosing, plain
 
 pytestmark = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
 
@@ -33,7 +33,7 @@ C = 6
 @pytest.fixture(autouse=True)
 def by_the_formula(monkeypatch):
     """Also what one kernel standardizes goes the way of all formulas here."""
-    monkeypatch.setattr(ways, "WAYS", (by_graph.bind, plain.bind))
+    monkeypatch.setattr(choosing, "WAYS", (by_graph.bind, plain.bind))
 
 
 def _known(dtype=torch.float64):
@@ -239,7 +239,7 @@ def test_an_operation_without_an_instruction_is_said_once_and_served_by_autograd
     monkeypatch.setattr(recorded, "_kinds", {})
     formula = partial(formulas.instance_norm, eps=1e-5)
     with monkeypatch.context() as patch, caplog.at_level(logging.WARNING, "normwise"), nw.use_backend("cpu"):
-        patch.setattr(importlib.import_module("normwise.operations.recorder.lowering"), "_ELEMENTWISE", {})
+        patch.setattr(importlib.import_module("normwise.operations.formula.lowering"), "_ELEMENTWISE", {})
         found = [nw.normalize(x, formula, weight, None) for _ in range(2)]
     torch.testing.assert_close(found[0], torch.nn.functional.instance_norm(x, weight=weight, bias=torch.zeros(C)))
     torch.testing.assert_close(*found)

@@ -8,9 +8,9 @@ from normwise.backends import cpu
 from normwise.backends.tunings import Tuning, stored
 from normwise.core import formulas, kinds
 from normwise.core.bound import bound as bound_formula
-from normwise.operations import along_rows, by_graph, by_kernels, by_torch, plain, ways
 from normwise.operations.context import context_of
 from normwise.operations.request import Request
+from normwise.operations.ways import along_rows, by_graph, by_kernels, by_torch, choosing, plain
 
 KERNELS = cpu.unavailable() is None
 needs_kernels = pytest.mark.skipif(not KERNELS, reason=str(cpu.unavailable()))
@@ -18,7 +18,7 @@ needs_kernels = pytest.mark.skipif(not KERNELS, reason=str(cpu.unavailable()))
 
 @pytest.fixture(autouse=True)
 def nothing_kept(monkeypatch):
-    monkeypatch.setattr(ways, "_kept", {})
+    monkeypatch.setattr(choosing, "_kept", {})
 
 
 #: torch's layer_norm is ahead for few values, kernels for many and for all else.
@@ -35,8 +35,8 @@ def tuned(monkeypatch):
 def bound(monkeypatch):
     """How often a way was bound."""
     times = []
-    real = ways.choose
-    monkeypatch.setattr(ways, "choose", lambda *a: times.append(1) or real(*a))
+    real = choosing.choose
+    monkeypatch.setattr(choosing, "choose", lambda *a: times.append(1) or real(*a))
     return times
 
 
@@ -234,7 +234,7 @@ def test_one_tensor_in_two_places():
     for _ in range(3):
         want = torch.nn.functional.group_norm(x, 2) + x
         torch.testing.assert_close(layer(x, residual=x), want, rtol=0, atol=1e-6)
-    assert sum(map(len, ways._kept.values())) == 0
+    assert sum(map(len, choosing._kept.values())) == 0
 
 
 @pytest.mark.parametrize("change", ["fewer", "another dtype", "released", "cut"])
@@ -254,11 +254,11 @@ def test_what_few_rows_saved_is_looked_at_before_their_backward(which, change, t
 
 
 def test_kinds_are_not_kept_without_end(monkeypatch):
-    monkeypatch.setattr(ways, "_MOST_KINDS", 4)
+    monkeypatch.setattr(choosing, "_MOST_KINDS", 4)
     layer = nw.GroupNorm(2, 8)
     for size in range(2, 14):
         layer(torch.randn(2, 8, size))
-        assert 1 <= len(ways._kept) <= 4
+        assert 1 <= len(choosing._kept) <= 4
 
 
 def test_an_explanation_changes_nothing():
@@ -270,7 +270,7 @@ def test_an_explanation_changes_nothing():
         nw.explain_way(layer, x[:, :3])
     with pytest.raises(TypeError, match="takes a layer, a model or a function, received int"):
         nw.explain_way(3, x)
-    assert ways._explanations is None
+    assert choosing._explanations is None
 
 
 def test_kinds_without_torchs_guards():

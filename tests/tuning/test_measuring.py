@@ -9,10 +9,10 @@ import torch
 from normwise.backends import cpu, triton_kernels, use_backend
 from normwise.backends.tunings import stored
 from normwise.backends.tunings.record import from_data
-from normwise.operations import by_graph, by_kernels, by_torch
-from normwise.operations.along_rows import AlongRows
 from normwise.operations.context import context_of
 from normwise.operations.request import layout_of, operation_of
+from normwise.operations.ways import by_graph, by_kernels, by_torch
+from normwise.operations.ways.along_rows import AlongRows
 from normwise.tuning import command as tuning_command
 from normwise.tuning import contests as contests_module
 from normwise.tuning import measuring

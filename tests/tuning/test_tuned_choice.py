@@ -7,7 +7,7 @@ import normwise as nw
 from normwise import backends
 from normwise.backends import cpu
 from normwise.backends.tunings import Tuning, stored
-from normwise.operations import along_rows, by_graph, by_kernels, by_torch, plain, ways
+from normwise.operations.ways import along_rows, by_graph, by_kernels, by_torch, choosing, plain
 from normwise.tuning.contests import contests
 from normwise.tuning.measuring import steps_of
 
@@ -36,7 +36,7 @@ def hold(monkeypatch):
             for count in ([torch.get_num_threads()] if threads is None else [threads])
         }
         monkeypatch.setattr(stored, "_held", held)
-        monkeypatch.setattr(ways, "_kept", {})
+        monkeypatch.setattr(choosing, "_kept", {})
 
     return hold
 
@@ -131,7 +131,7 @@ def test_another_number_of_threads_is_another_kind(hold):
         layer(x)
         torch.set_num_threads(1)
         layer(x)
-        assert sorted(type(way).__module__ for kept in ways._kept.values() for _, way in kept) == [
+        assert sorted(type(way).__module__ for kept in choosing._kept.values() for _, way in kept) == [
             along_rows.__name__,
             by_torch.__name__,
         ]
@@ -176,7 +176,7 @@ def test_torchs_operator_keeps_the_digits_that_the_values_have(contest, hold):
     grad_y = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
     found = []
     for one in (request, exact):
-        way = by_torch.bind(one, ways.context_of(one)) if one is request else plain.Plainly()
+        way = by_torch.bind(one, choosing.context_of(one)) if one is request else plain.Plainly()
         y = way.run(one)[0]
         leaves = [t for t in (one.x, *one.parameters) if t is not None]
         found.append((y, *torch.autograd.grad(y, leaves, grad_y.to(y.dtype))))

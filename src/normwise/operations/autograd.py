@@ -21,7 +21,7 @@ Forms = list[tuple[torch.dtype, torch.Size] | None]
 Gradients = Sequence[Tensor | None]
 
 
-class Call:
+class PassCall:
     """One call of a pass: what it keeps for its backward besides the tensors that autograd saves."""
 
     __slots__ = ("forms", "kept", "known", "one_pass")
@@ -46,13 +46,13 @@ class Pass:
     #: Whether the residual's gradient is that of ``y`` as it comes: then it is not saved.
     passes_residual = False
 
-    def forward(self, call: Call, x: Tensor, residual: Tensor | None, mask: Tensor | None, p: Parameters) -> Any:
+    def forward(self, call: PassCall, x: Tensor, residual: Tensor | None, mask: Tensor | None, p: Parameters) -> Any:
         """``y``; or a tuple, ``y`` and what else has a gradient."""
         raise NotImplementedError
 
     def backward(
         self,
-        call: Call,
+        call: PassCall,
         grad_y: Any,
         x: Tensor,
         residual: Tensor | None,
@@ -70,13 +70,15 @@ class Pass:
         """What the saved tensors must still be in the backward pass."""
         return forms_of(x, residual, mask, *p)
 
-    def plainly(self, call: Call, mask: Tensor | None, x: Tensor, residual: Tensor | None, *p: Tensor | None) -> Any:
+    def plainly(
+        self, call: PassCall, mask: Tensor | None, x: Tensor, residual: Tensor | None, *p: Tensor | None
+    ) -> Any:
         """The same as `forward` in plain differentiable operations, for higher derivatives."""
         raise NotImplementedError
 
     def run(self, request: Request) -> tuple[Any, Any]:
         """What `forward` gives, and what was kept."""
-        call = Call(self, request.known)
+        call = PassCall(self, request.known)
         if self.graph:
             y = over_tensor(call, request.x, request.residual, request.mask, *request.parameters)
         else:
@@ -87,7 +89,7 @@ class Pass:
 class _OverTensor(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, call: Call, x: Tensor, residual: Tensor | None, mask: Tensor | None, *p: Tensor | None
+        ctx: Any, call: PassCall, x: Tensor, residual: Tensor | None, mask: Tensor | None, *p: Tensor | None
     ) -> Any:
         ctx.call, one_pass = call, call.one_pass
         found = one_pass.forward(call, x, residual, mask, p)
@@ -137,7 +139,7 @@ over_tensor = super(torch.autograd.Function, _OverTensor).apply  # pyright: igno
 
 
 def _plainly(
-    call: Call, grads: Sequence[Tensor], x: Tensor, residual: Tensor | None, mask: Tensor | None, p: Parameters
+    call: PassCall, grads: Sequence[Tensor], x: Tensor, residual: Tensor | None, mask: Tensor | None, p: Parameters
 ) -> Gradients:
     check_memory(x, residual, mask, *p)
     found = differentiable_gradients(partial(call.one_pass.plainly, call, mask), (x, residual, *p), grads)

@@ -12,9 +12,9 @@ from normwise.core.arguments import as_mask, check_input
 from normwise.core.layout import check_memory
 from normwise.core.moments import Moments, statistics_dtype
 
-from .autograd import Call, Gradients, Parameters, Pass, over_tensor
+from .autograd import Gradients, Parameters, Pass, PassCall, over_tensor
 from .context import needs_graph, plain_operations_wanted, without_autocast
-from .tiny_graph import through_statistics
+from .formula.tiny_graph import through_statistics
 
 
 def measure(x: Tensor, mask: Tensor | None = None) -> Moments:
@@ -34,7 +34,7 @@ def measure(x: Tensor, mask: Tensor | None = None) -> Moments:
         if plain_operations_wanted():
             return Moments.of(x, mask)
         measuring = _Measuring(select(x))
-        call = Call(measuring, None)
+        call = PassCall(measuring, None)
         measured = over_tensor(call, x, None, mask) if needs_graph(x) else measuring.forward(call, x, None, mask, ())
         return call.kept._replace(mean=measured[0], var=measured[1])
 
@@ -46,7 +46,7 @@ class _Measuring(Pass):
         self.backend = backend
 
     def forward(
-        self, call: Call, x: Tensor, residual: Tensor | None, mask: Tensor | None, p: Parameters
+        self, call: PassCall, x: Tensor, residual: Tensor | None, mask: Tensor | None, p: Parameters
     ) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
             table = call.kept = self.backend.moments(x.detach(), mask)
@@ -54,7 +54,7 @@ class _Measuring(Pass):
 
     def backward(
         self,
-        call: Call,
+        call: PassCall,
         grad_y: tuple[Tensor, Tensor],
         x: Tensor,
         residual: Tensor | None,
@@ -70,7 +70,7 @@ class _Measuring(Pass):
         return (grad_x if mask is None else torch.where(mask, grad_x, 0), None)
 
     def plainly(
-        self, call: Call, mask: Tensor | None, x: Tensor, residual: Tensor | None, *p: Tensor | None
+        self, call: PassCall, mask: Tensor | None, x: Tensor, residual: Tensor | None, *p: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         table = Moments.of(x, mask)
         return table.mean, table.var

@@ -18,7 +18,7 @@ from normwise.core.symbols import as_node_of_formula, is_symbol
 from .context import without_autocast
 from .request import Request
 from .request import check as check_request
-from .ways import Way, way_for
+from .ways.choosing import Way, way_for
 
 Check = Callable[[Request], None]
 

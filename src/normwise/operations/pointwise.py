@@ -15,7 +15,7 @@ from normwise.core.layout import PLAIN, check_memory
 from normwise.core.moments import widen
 from normwise.core.tables import check_optional, check_scalars
 
-from .autograd import Call, Gradients, Parameters, Pass, over_tensor
+from .autograd import Gradients, Parameters, Pass, PassCall, over_tensor
 from .context import additions_are_watched, needs_graph, plain_operations_wanted, without_autocast
 from .epilogue import finish
 from .saved import guarded
@@ -107,7 +107,7 @@ def _backend_for(asked: _Asked) -> Squashing | None:
 def _by_kernel(backend: Squashing, asked: _Asked) -> Tensor:
     x, residual, parameters = asked.x, asked.residual, (asked.alpha, asked.shift, asked.weight, asked.bias)
     one_pass = _Squash(backend, asked.curve, asked.dim, asked.activation)
-    call = Call(one_pass, None)
+    call = PassCall(one_pass, None)
     if needs_graph(x, residual, *parameters):
         return over_tensor(call, x, residual, None, *parameters)
     return one_pass.forward(call, x, residual, None, parameters)
@@ -120,7 +120,7 @@ class _Squash(Pass):
         self.backend, self.curve, self.dim, self.activation = backend, curve, dim, activation
         self.act: Activation | None = activation_named(activation)
 
-    def forward(self, call: Call, x: Tensor, residual: Tensor | None, mask: Tensor | None, p: Parameters) -> Tensor:
+    def forward(self, call: PassCall, x: Tensor, residual: Tensor | None, mask: Tensor | None, p: Parameters) -> Tensor:
         alpha, shift, weight, bias = p
         assert alpha is not None
         residual = None if residual is None else residual.contiguous()
@@ -128,7 +128,7 @@ class _Squash(Pass):
 
     def backward(
         self,
-        call: Call,
+        call: PassCall,
         grad_y: Tensor,
         x: Tensor,
         residual: Tensor | None,
@@ -143,7 +143,9 @@ class _Squash(Pass):
         rest = (alpha, shift, weight, bias, residual, self.act, (needs[0], needs[1]))
         return self.backend.squash_backward(grad_y.contiguous(), x.contiguous(), self.dim, self.curve, *rest)
 
-    def plainly(self, call: Call, mask: Tensor | None, x: Tensor, residual: Tensor | None, *p: Tensor | None) -> Tensor:
+    def plainly(
+        self, call: PassCall, mask: Tensor | None, x: Tensor, residual: Tensor | None, *p: Tensor | None
+    ) -> Tensor:
         alpha, *others = p
         assert alpha is not None
         return _plainly(_Asked(x, self.curve, self.dim, alpha, *others, self.activation, residual))  # type: ignore[arg-type]

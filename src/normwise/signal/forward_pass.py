@@ -13,11 +13,11 @@ from normwise.core.observed import is_mapped
 from normwise.core.transforms import under_function_transform
 
 from .axes import carried_axis
-from .calls import Call, Calls
 from .flow import Flow
 from .functions import Functions
 from .modules import constants_of, tensors_in, watched_modules
 from .readings import Reading
+from .running_modules import RunningModule, RunningModules
 from .sightings import Sightings
 
 
@@ -48,7 +48,7 @@ class ForwardPass:
         self._start_gradients = start_gradients
         self._root = root
         self._flow = Flow(constants_of(model))
-        self._calls = Calls(blocks)
+        self._calls = RunningModules(blocks)
         self._ends = {end for end in blocks.values() if end is not None}
         self._end_readings: dict[str, Reading | None] = {}
         self._handles: list[RemovableHandle] = []
@@ -80,7 +80,7 @@ class ForwardPass:
             self.unseen.append(self._names[module])
             return
         with self._functions.paused():
-            if self._calls.enter(Call(module, self._names[module], self._flow.size)):
+            if self._calls.enter(RunningModule(module, self._names[module], self._flow.size)):
                 for x in tensors_in([args, kwargs]):
                     if not self._flow.knows(x):
                         self._flow.add_input(x)
@@ -103,7 +103,7 @@ class ForwardPass:
             self._see(call, outputs)
             return started
 
-    def _place(self, x: Tensor, inputs: list[Tensor], call: Call) -> None:
+    def _place(self, x: Tensor, inputs: list[Tensor], call: RunningModule) -> None:
         """The output of a module has a node, counts as a layer's, and is no inner affair of the module any more."""
         if call.leaf and not self._flow.knows(x):
             self._flow.add(x, [node for t in inputs if (node := self._flow.of(t)) is not None], None)
@@ -119,7 +119,7 @@ class ForwardPass:
             if source is not None and source.axis is not None and t.shape == x.shape:
                 node.axis = carried_axis(t, source.axis, x)
 
-    def _see(self, call: Call, outputs: list[Tensor]) -> None:
+    def _see(self, call: RunningModule, outputs: list[Tensor]) -> None:
         if call.childless:
             nodes = [self._flow.of(x) for x in outputs]
             seen = [(self.sightings.reading(x, node), node) for x, node in zip(outputs, nodes, strict=True)]

@@ -14,10 +14,10 @@ from torch.overrides import TorchFunctionMode
 from normwise.core.observed import is_mapped
 
 from .axes import CHANNELS_LAST, axis_by_operation, carried_axis
-from .calls import Calls
 from .flow import Flow, Node, Residual, branch_end
 from .modules import tensors_in
 from .parts import Parts
+from .running_modules import RunningModules
 from .sightings import Sightings
 from .statistics import measurable
 
@@ -37,7 +37,7 @@ CONVOLUTION = re.compile(r"conv(_transpose)?[123]d$")
 class Functions(TorchFunctionMode):
     """Watches while it is entered, except under `paused`."""
 
-    def __init__(self, flow: Flow, calls: Calls, sightings: Sightings) -> None:
+    def __init__(self, flow: Flow, calls: RunningModules, sightings: Sightings) -> None:
         super().__init__()
         self._flow = flow
         self._calls = calls

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from .axes import default_axis
-from .calls import Call
 from .flow import Node
 from .modules import type_name
 from .parts import Part, Parts
 from .readings import Reading
 from .records import Kind
+from .running_modules import RunningModule
 from .statistics import measurable
 
 
@@ -54,14 +54,14 @@ class Sightings(list[Sighting]):
             reading.listen(x, self._heard)
         return reading
 
-    def add_layer(self, call: Call, readings: list[tuple[Reading, Node | None]]) -> None:
+    def add_layer(self, call: RunningModule, readings: list[tuple[Reading, Node | None]]) -> None:
         """The outputs of a module, of which the second and later ones are numbered."""
         name = self._numbered("layer", call.name)
         for i, (reading, node) in enumerate(readings):
             self.append(Sighting("layer", f"{name}[{i}]" if i else name, type_name(call.module), reading, node))
 
     def add_block(
-        self, call: Call, end: Reading | None, output: Reading | None, node: Node | None, part: Part = ""
+        self, call: RunningModule, end: Reading | None, output: Reading | None, node: Node | None, part: Part = ""
     ) -> None:
         """A residual addition and the end of its branch, which is of this part."""
         name = self._numbered("block", call.name)

@@ -15,9 +15,9 @@ from normwise.backends import use_backend
 from normwise.backends.cpu_library import ELEMENTS, kernels
 from normwise.backends.tunings import Tuning, stored
 from normwise.errors import InputError
-from normwise.operations import by_graph, by_kernels, by_torch
 from normwise.operations.context import context_of
 from normwise.operations.request import Request, operation_of
+from normwise.operations.ways import by_graph, by_kernels, by_torch
 
 from .contests import SIZES, Contest, Step, contests
 

@@ -13,7 +13,7 @@ FORMAT = 1
 AHEAD = 0.95
 DIRECTIONS = {False: "forward", True: "forward + backward"}
 
-#: An operation (see `normwise.operations.ways.operation_of`), the layout of its tensor, and whether a backward follows.
+#: An operation (see `normwise.operations.request.operation_of`), the layout of its tensor, whether a backward follows.
 Cell = tuple[str, str, bool]
 
 

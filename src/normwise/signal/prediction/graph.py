@@ -14,7 +14,7 @@ from ..modules import type_name
 from .modules import rule_of
 
 
-class Call(NamedTuple):
+class LeafCall(NamedTuple):
     """A call of a module that calls no other: its name as a tap, its path, its output."""
 
     name: str
@@ -31,7 +31,7 @@ class Structure(NamedTuple):
 
     root: nn.Module
     graph: fx.Graph
-    calls: tuple[Call, ...]
+    calls: tuple[LeafCall, ...]
     attributes: dict[str, Any]
     returned: dict[fx.Node, str]
     entered: Mapping[str, int]
@@ -66,7 +66,7 @@ class _Tracer(fx.Tracer):
 
     def __init__(self) -> None:
         super().__init__()
-        self.calls: list[Call] = []
+        self.calls: list[LeafCall] = []
         self.returned: dict[fx.Node, str] = {}
         self.entered: Counter[str] = Counter()
         self._times: Counter[str] = Counter()
@@ -101,7 +101,7 @@ class _Tracer(fx.Tracer):
 
     def _called(self, path: str, output: fx.Proxy) -> None:
         self._times[path] += 1
-        self.calls.append(Call(numbered(path, self.root, self._times[path]), path, output.node))
+        self.calls.append(LeafCall(numbered(path, self.root, self._times[path]), path, output.node))
         self.returned.setdefault(output.node, path)
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:

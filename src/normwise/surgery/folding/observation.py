@@ -25,16 +25,16 @@ INPUT = "the model's input"
 
 
 @dataclass(eq=False)
-class Call:
+class ModuleCall:
     """A module that runs, and those that called it, the model first."""
 
     module: nn.Module
     name: str
-    parents: tuple[Call, ...]
+    parents: tuple[ModuleCall, ...]
 
 
 @dataclass(eq=False)
-class LayerCall(Call):
+class LayerCall(ModuleCall):
     """A call of one of the layers that are watched.
 
     ``source``: the signal that it takes first, None where no watched layer made it; ``origin`` says what did.
@@ -60,7 +60,7 @@ class Signal:
     dtype: torch.dtype
     layers: list[LayerCall] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
-    takers: list[Call] = field(default_factory=list)
+    takers: list[ModuleCall] = field(default_factory=list)
 
 
 @dataclass
@@ -89,7 +89,7 @@ class _Observer(TorchDispatchMode):
         super().__init__()
         self.found = Observation()
         self._layers = layers
-        self._stack: list[Call] = []
+        self._stack: list[ModuleCall] = []
         self._signals: dict[int, Signal] = {}
         self._origins: dict[int, tuple[weakref.ref[Tensor], str]] = {}
         self._constants = {id(tensor) for tensor in constants_of(model)}
@@ -132,13 +132,13 @@ class _Observer(TorchDispatchMode):
         parents = tuple(self._stack)
         inside = any(call.module is module for call in parents)  # a layer that calls itself on another view
         if module in self._layers and not inside:
-            call: Call = self._layer_call(module, parents, args, kwargs)
+            call: ModuleCall = self._layer_call(module, parents, args, kwargs)
         else:
-            call = Call(module, name, parents)
+            call = ModuleCall(module, name, parents)
             self._note_passing(call, hooked, tensors_in([args, kwargs]))
         self._stack.append(call)
 
-    def _note_passing(self, call: Call, hooked: bool, tensors: Iterable[Tensor]) -> None:
+    def _note_passing(self, call: ModuleCall, hooked: bool, tensors: Iterable[Tensor]) -> None:
         for tensor in tensors:
             signal = self._signal(tensor)
             if signal is not None and all(parent is not signal.maker for parent in call.parents):
@@ -146,7 +146,7 @@ class _Observer(TorchDispatchMode):
                 if hooked:
                     signal.others.append(f"the hooks of {call.name or 'the model'}")
 
-    def _layer_call(self, module: nn.Module, parents: tuple[Call, ...], args: Any, kwargs: Any) -> LayerCall:
+    def _layer_call(self, module: nn.Module, parents: tuple[ModuleCall, ...], args: Any, kwargs: Any) -> LayerCall:
         given = {**dict(enumerate(args)), **kwargs}
         first = next(iter(given), None)
         x = given.pop(first) if first is not None else None

@@ -14,7 +14,7 @@ from ...core.model_change import ModelChange
 from . import layers, norms
 from .layers import Refit
 from .norms import ChannelMap
-from .observation import Call, LayerCall, Observation, Signal
+from .observation import LayerCall, ModuleCall, Observation, Signal
 from .rest import ChannelPad, affine_of, does_nothing, rest_of
 
 BEFORE, AFTER = "before", "after"
@@ -200,7 +200,7 @@ class Planner:
 
     def _why_not_alone(self, signal: Signal, reader: LayerCall) -> str | None:
         """Whether anything but ``reader`` sees a signal that will be another."""
-        passing: Sequence[Call] = reader.parents
+        passing: Sequence[ModuleCall] = reader.parents
         others = [*signal.others, *(c.name for c in signal.layers if c is not reader)]
         others += [call.name for call in signal.takers if call not in passing]
         return f"the output of {signal.maker.name} is also read by {others[0]}" if others else None

@@ -13,12 +13,12 @@ from normwise.core.activations import activation_named
 from normwise.core.layout import as_operators_lay, check_memory
 from normwise.core.moments import Moments, statistics_dtype, widen
 
+from ..autograd import Gradients, Parameters, Pass, PassCall
+from ..context import Context, needs_graph
+from ..epilogue import narrowed
+from ..request import Request, View, centers
 from . import plain
-from .autograd import Call, Gradients, Parameters, Pass
 from .by_modulated import AlongModulatedRows, modulated_rows
-from .context import Context, needs_graph
-from .epilogue import narrowed
-from .request import Request, View
 
 
 class AlongRows(Pass):
@@ -41,7 +41,7 @@ class AlongRows(Pass):
         self.width = x.shape[1] if self.turned else 0 if self.pixels else x.shape[-request.view.dims :].numel()
         self.row_view = View("rows", 1) if self.turned else request.view
         self.eps: Any = request.formula.keywords["eps"]  # type: ignore[attr-defined]
-        self.center = plain.centers(request)
+        self.center = centers(request)
 
     def run(self, request: Request) -> tuple[Tensor, Any]:
         if not (self.turned or self.mixed or self.stating):
@@ -59,7 +59,7 @@ class AlongRows(Pass):
             y = plain.as_maps(y, x)
         return narrowed(y, x), moments
 
-    def forward(self, call: Call, x: Tensor, residual: Tensor | None, mask: Tensor | None, p: Parameters) -> Any:
+    def forward(self, call: PassCall, x: Tensor, residual: Tensor | None, mask: Tensor | None, p: Parameters) -> Any:
         given, x, residual = x, _contiguous(x), None if residual is None else _contiguous(residual)
         weight, bias = p
         rest = (weight, bias, self.eps, self.center, self.graph or self.stating, residual, self.act)
@@ -82,7 +82,7 @@ class AlongRows(Pass):
 
     def backward(
         self,
-        call: Call,
+        call: PassCall,
         grad_y: Any,
         x: Tensor,
         residual: Tensor | None,
@@ -102,7 +102,9 @@ class AlongRows(Pass):
             return self.backend.rows_backward(grad_y, x, self.width, *rest)
         return self.backend.columns_backward(grad_y, x, *rest)
 
-    def plainly(self, call: Call, mask: Tensor | None, x: Tensor, residual: Tensor | None, *p: Tensor | None) -> Any:
+    def plainly(
+        self, call: PassCall, mask: Tensor | None, x: Tensor, residual: Tensor | None, *p: Tensor | None
+    ) -> Any:
         asked = Request(x, self.formula, p, self.activation, residual, measured=self.stating, view=self.row_view)
         y, moments = plain.Plainly().run(asked)
         if moments is None:
@@ -126,10 +128,10 @@ class AlongRowsOfSums(Pass):
         self.graph, self.backend, self.formula, self.dims = graph, backend, request.formula, request.view.dims
         self.width = request.x.shape[-self.dims :].numel()
         self.eps: Any = request.formula.keywords["eps"]  # type: ignore[attr-defined]
-        self.center = plain.centers(request)
+        self.center = centers(request)
 
     def forward(
-        self, call: Call, x: Tensor, residual: Tensor | None, mask: Tensor | None, p: Parameters
+        self, call: PassCall, x: Tensor, residual: Tensor | None, mask: Tensor | None, p: Parameters
     ) -> tuple[Tensor, Tensor]:
         assert residual is not None
         check_memory(x, residual)
@@ -140,7 +142,7 @@ class AlongRowsOfSums(Pass):
 
     def backward(
         self,
-        call: Call,
+        call: PassCall,
         grad_y: tuple[Tensor, Tensor],
         x: Tensor,
         residual: Tensor | None,
@@ -155,7 +157,7 @@ class AlongRowsOfSums(Pass):
         return grads[0], *grads
 
     def plainly(
-        self, call: Call, mask: Tensor | None, x: Tensor, residual: Tensor | None, *p: Tensor | None
+        self, call: PassCall, mask: Tensor | None, x: Tensor, residual: Tensor | None, *p: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         return plain.rows(Request(x, self.formula, p, view=View("rows", self.dims)))[0], x
 

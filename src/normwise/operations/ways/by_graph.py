@@ -14,13 +14,13 @@ from normwise.core.formulas import Formula
 from normwise.core.layout import check_memory, in_layout_of
 from normwise.core.moments import Moments, statistics_dtype, widen
 
+from ..autograd import Gradients, Parameters, Pass, PassCall
+from ..context import Context
+from ..formula.last_step import LastStep, last_step
+from ..formula.recorded import recorded_run
+from ..formula.tiny_graph import TinyGraph, wide
+from ..request import Request, layout_of
 from . import plain
-from .autograd import Call, Gradients, Parameters, Pass
-from .context import Context
-from .last_step import LastStep, last_step
-from .recorder.recorded import recorded_run
-from .request import Request, layout_of
-from .tiny_graph import TinyGraph, wide
 
 
 class Run(Protocol):
@@ -64,7 +64,7 @@ class ByFormula(Pass):
             y = run.behind.function(y).to(request.x.dtype)
         return y, run
 
-    def forward(self, call: Call, x: Tensor, residual: Tensor | None, mask: Tensor | None, p: Parameters) -> Any:
+    def forward(self, call: PassCall, x: Tensor, residual: Tensor | None, mask: Tensor | None, p: Parameters) -> Any:
         known = None if call.known is None else plain.as_table(call.known, x)
         what = (self.backend, self.formula, x, residual, mask, known, tuple(p), self.activation)
         run: Run | None = None if self.stating else recorded_run(*what, differentiable=self.graph)
@@ -76,7 +76,7 @@ class ByFormula(Pass):
 
     def backward(
         self,
-        call: Call,
+        call: PassCall,
         grad_y: Any,
         x: Tensor,
         residual: Tensor | None,
@@ -94,7 +94,9 @@ class ByFormula(Pass):
         found = zip((grad_x, grad_residual, *gradients), (x, residual, *p), strict=True)
         return tuple(None if g is None or t is None else g.to(t.dtype) for g, t in found)
 
-    def plainly(self, call: Call, mask: Tensor | None, x: Tensor, residual: Tensor | None, *p: Tensor | None) -> Any:
+    def plainly(
+        self, call: PassCall, mask: Tensor | None, x: Tensor, residual: Tensor | None, *p: Tensor | None
+    ) -> Any:
         # What stands behind the pass is no part of it.
         name = None if self.activation is None or call.kept.behind is not None else self.activation.name
         y, statistics = plain.planes(Request(x, self.formula, p, name, residual, mask, call.kept.given))

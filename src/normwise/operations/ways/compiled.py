@@ -22,9 +22,9 @@ from normwise.core.activations import activation_named
 from normwise.core.moments import Moments
 from normwise.core.operators import LIBRARY, OPERATORS
 
+from ..context import Context
+from ..request import NO_POOL, Request
 from . import plain
-from .context import Context
-from .request import NO_POOL, Request
 
 # Of moments, [2, ...], the first half is the mean and the second the variance: results may not share memory.
 LIBRARY.define(

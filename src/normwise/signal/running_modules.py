@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from torch import nn
 
 
-class Call:
+class RunningModule:
     """A running module. `leaf`: it has no modules inside. `childless`: it has called none so far."""
 
     __slots__ = ("childless", "leaf", "module", "name", "start")
@@ -20,31 +20,31 @@ class Call:
         self.childless = True
 
 
-class Calls:
+class RunningModules:
     """The stack of running modules; in those of ``blocks`` nobody looks for additions."""
 
     def __init__(self, blocks: Mapping[str, str | None]) -> None:
         self._blocks = blocks
-        self._stack: list[Call] = []
+        self._stack: list[RunningModule] = []
 
     @property
-    def current(self) -> Call:
+    def current(self) -> RunningModule:
         return self._stack[-1]
 
-    def leaf(self) -> Call | None:
+    def leaf(self) -> RunningModule | None:
         return self._stack[-1] if self._stack and self._stack[-1].leaf else None
 
     def looks_for_additions(self) -> bool:
         return bool(self._stack) and self._stack[-1].name not in self._blocks
 
-    def enter(self, call: Call) -> bool:
+    def enter(self, call: RunningModule) -> bool:
         """Whether it is the outermost."""
         if self._stack:
             self._stack[-1].childless = False
         self._stack.append(call)
         return len(self._stack) == 1
 
-    def leave(self, module: nn.Module) -> Call | None:
+    def leave(self, module: nn.Module) -> RunningModule | None:
         """The call that ends; None where it was not seen to begin."""
         if not self._stack or self._stack[-1].module is not module:
             return None

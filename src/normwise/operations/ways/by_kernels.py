@@ -13,11 +13,11 @@ from normwise.core.kinds import kinds_of
 from normwise.core.layout import PLAIN
 from normwise.core.moments import Moments
 
+from ..autograd import Forms, Gradients, Parameters, Pass, PassCall, check_unchanged, forms_of
+from ..context import Context
+from ..request import NO_POOL, Request
 from . import along_rows, plain
-from .autograd import Call, Forms, Gradients, Parameters, Pass, check_unchanged, forms_of
 from .by_modulated import AlongModulatedRows
-from .context import Context
-from .request import NO_POOL, Request
 
 
 class OverPools(Pass):
@@ -43,7 +43,7 @@ class OverPools(Pass):
         self.memory = None if request.memory is None else _memory_of(backend, request)
         self.remembers = self.memory is not None
 
-    def forward(self, call: Call, x: Tensor, residual: Tensor | None, mask: Tensor | None, p: Parameters) -> Tensor:
+    def forward(self, call: PassCall, x: Tensor, residual: Tensor | None, mask: Tensor | None, p: Parameters) -> Tensor:
         known = call.known
         given = None if known is None else (known.mean, known.var)
         y, call.kept = self.kernel.forward(x, p[0], p[1], residual, given, self.keep)
@@ -51,7 +51,7 @@ class OverPools(Pass):
 
     def backward(
         self,
-        call: Call,
+        call: PassCall,
         grad_y: Tensor,
         x: Tensor,
         residual: Tensor | None,
@@ -72,7 +72,9 @@ class OverPools(Pass):
     def forms(self, x: Tensor, residual: Tensor | None, mask: Tensor | None, p: Parameters) -> Forms:
         return self.of_kind
 
-    def plainly(self, call: Call, mask: Tensor | None, x: Tensor, residual: Tensor | None, *p: Tensor | None) -> Tensor:
+    def plainly(
+        self, call: PassCall, mask: Tensor | None, x: Tensor, residual: Tensor | None, *p: Tensor | None
+    ) -> Tensor:
         known = Moments(call.kept[0], call.kept[1], 1) if self.by_known else None
         return plain.planes(Request(x, self.formula, p, self.activation, residual, known=known))[0]
 

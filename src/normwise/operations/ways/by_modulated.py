@@ -11,11 +11,11 @@ from normwise.backends import Backend, ModulatedRows, offering
 from normwise.core.layout import check_memory
 from normwise.core.sizes import product, same
 
+from ..autograd import Gradients, Parameters, Pass, PassCall
+from ..context import needs_graph
+from ..epilogue import finish, narrowed, to_be_finished
+from ..request import Request, centers
 from . import plain
-from .autograd import Call, Gradients, Parameters, Pass
-from .context import needs_graph
-from .epilogue import finish, narrowed, to_be_finished
-from .request import Request
 
 
 class AlongModulatedRows(Pass):
@@ -28,7 +28,7 @@ class AlongModulatedRows(Pass):
         self.graph, self.backend, self.formula, self.view = graph, backend, request.formula, request.view
         self.width, self.per = product(request.x.shape[-request.view.dims :]), per
         self.eps: Any = request.formula.keywords["eps"]  # type: ignore[attr-defined]
-        self.center, self.plus = plain.centers(request), plain.of_each_set(request) or 0.0
+        self.center, self.plus = centers(request), plain.of_each_set(request) or 0.0
 
     def run(self, request: Request) -> tuple[Tensor, None]:
         x = request.x
@@ -36,7 +36,7 @@ class AlongModulatedRows(Pass):
         y, _ = super().run(request._replace(x=values, residual=None))
         return narrowed(finish(y, request.activation, request.residual), x), None
 
-    def forward(self, call: Call, x: Tensor, residual: Tensor | None, mask: Tensor | None, p: Parameters) -> Tensor:
+    def forward(self, call: PassCall, x: Tensor, residual: Tensor | None, mask: Tensor | None, p: Parameters) -> Tensor:
         check_memory(x, *p)
         scale, shift = p
         rest = (scale, shift, self.plus, self.eps, self.center, self.graph)
@@ -45,7 +45,7 @@ class AlongModulatedRows(Pass):
 
     def backward(
         self,
-        call: Call,
+        call: PassCall,
         grad_y: Tensor,
         x: Tensor,
         residual: Tensor | None,
@@ -61,7 +61,9 @@ class AlongModulatedRows(Pass):
         tables = [g if g is None or t is None else g.view(t.shape) for g, t in zip(found[1:], p, strict=True)]
         return found[0], None, *tables
 
-    def plainly(self, call: Call, mask: Tensor | None, x: Tensor, residual: Tensor | None, *p: Tensor | None) -> Tensor:
+    def plainly(
+        self, call: PassCall, mask: Tensor | None, x: Tensor, residual: Tensor | None, *p: Tensor | None
+    ) -> Tensor:
         return plain.rows(Request(x, self.formula, p, view=self.view))[0]
 
 

@@ -15,13 +15,12 @@ from normwise.core.layout import check_memory, in_layout_of
 from normwise.core.moments import Moments, widen
 from normwise.core.precision import table_dtype
 
-from .context import Context
-from .epilogue import finish, narrowed, to_be_finished
-from .last_step import last_step
-from .request import BATCH, Request, View
-from .request import centers as centers
-from .saved import guarded
-from .tiny_graph import wide
+from ..context import Context
+from ..epilogue import finish, narrowed, to_be_finished
+from ..formula.last_step import last_step
+from ..formula.tiny_graph import wide
+from ..request import BATCH, Request, View, centers
+from ..saved import guarded
 
 _OF_EACH_SET = {formulas.modulated_layer_norm: 1.0, formulas.modulated_rms_norm: 1.0, formulas.gated_rms_norm: 0.0}
 

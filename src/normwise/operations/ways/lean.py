@@ -14,11 +14,11 @@ from normwise.core.layout import PLAIN, check_memory
 from normwise.core.moments import Moments, statistics_dtype
 from normwise.core.observed import has_values
 
+from ..autograd import Gradients, Parameters, Pass, PassCall, differentiable_gradients
+from ..context import Context
+from ..request import INVERTIBLE, Request
 from . import plain
-from .autograd import Call, Gradients, Parameters, Pass, differentiable_gradients
 from .by_kernels import OverPools
-from .context import Context
-from .request import INVERTIBLE, Request
 
 
 class _KeepsOutput(Pass):
@@ -83,13 +83,13 @@ class LeanOverPools(_KeepsOutput, OverPools):
         #: Without the activation, whose slope the sign of the output tells.
         self.linear = backend.standardization(request.x, groups, weight, bias, self.eps, None, None, given)
 
-    def forward(self, call: Call, x: Tensor, residual: Tensor | None, mask: Tensor | None, p: Parameters) -> Tensor:
+    def forward(self, call: PassCall, x: Tensor, residual: Tensor | None, mask: Tensor | None, p: Parameters) -> Tensor:
         self._looked_at(x, *p)
         return super().forward(call, x, residual, mask, p)
 
     def backward(
         self,
-        call: Call,
+        call: PassCall,
         grad_y: Tensor,
         x: Tensor,
         residual: Tensor | None,
@@ -117,7 +117,7 @@ class LeanPlainly(_KeepsOutput):
         self.formula, self.activation = request.formula, request.activation
         self.eps: Any = request.formula.keywords["eps"]  # type: ignore[attr-defined]
 
-    def forward(self, call: Call, x: Tensor, residual: Tensor | None, mask: Tensor | None, p: Parameters) -> Tensor:
+    def forward(self, call: PassCall, x: Tensor, residual: Tensor | None, mask: Tensor | None, p: Parameters) -> Tensor:
         self._looked_at(x, *p)
         y, found = plain.planes(Request(x, self.formula, tuple(p), self.activation, known=call.known))
         call.kept = found.detached()
@@ -125,7 +125,7 @@ class LeanPlainly(_KeepsOutput):
 
     def backward(
         self,
-        call: Call,
+        call: PassCall,
         grad_y: Tensor,
         x: Tensor,
         residual: Tensor | None,

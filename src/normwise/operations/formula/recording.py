@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 aten = torch.ops.aten
 
 
-class Call(NamedTuple):
+class OperatorCall(NamedTuple):
     """An operation of torch that was called, below autograd."""
 
     operation: Any
@@ -26,7 +26,7 @@ class Recording(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.calls: list[Call] = []
+        self.calls: list[OperatorCall] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         options = kwargs or {}
@@ -34,7 +34,7 @@ class Recording(TorchDispatchMode):
             with self:
                 return _IN_SIMPLE_ONES[func](*args, **options)
         result = func(*args, **options)
-        self.calls.append(Call(func, args, options, result))
+        self.calls.append(OperatorCall(func, args, options, result))
         return result
 
 

@@ -16,8 +16,8 @@ from torch import Tensor
 from normwise.core import formulas
 from normwise.core.moments import Moments
 
-from .epilogue import finish
-from .request import PLANES, Request
+from ..epilogue import finish
+from ..request import PLANES, Request
 
 
 def are_expanded(request: Request) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from normwise.core.program import MOST_DIMENSIONS, Instruction, Operand, Port, Program
 
-from .recording import Call, aten
+from .recording import OperatorCall, aten
 
 
 class NotRecordableError(Exception):
@@ -80,7 +80,7 @@ class Lowering:
         for t in inputs:
             self._enter(t)
 
-    def take(self, calls: Sequence[Call]) -> None:
+    def take(self, calls: Sequence[OperatorCall]) -> None:
         """Note what operations do to the array."""
         for call in calls:
             operation, result = call.operation, call.result
@@ -125,7 +125,7 @@ class Lowering:
         self._enter(result)
         self._emit("copy", result.shape, self._place(result), self._constant(float(value)))
 
-    def _elementwise(self, call: Call) -> None:
+    def _elementwise(self, call: OperatorCall) -> None:
         operation, sources, result = call.operation, call.arguments, call.result
         if result.dtype not in (torch.float64, torch.float32, torch.bool) or call.options.get("alpha", 1) != 1:
             raise NotRecordableError(f"{operation} with {call.options} gives {result.dtype}")
@@ -151,7 +151,7 @@ class Lowering:
         self._emit("copy", x.shape, spread, start)
         self._emit(name, x.shape, spread, source)
 
-    def _is_view(self, call: Call) -> bool:
+    def _is_view(self, call: OperatorCall) -> bool:
         found = call.result if isinstance(call.result, (tuple, list)) else [call.result]
         known = all(isinstance(t, Tensor) and _key(t) in self.numbers for t in found)
         return known and not call.operation._schema.is_mutable

@@ -18,9 +18,9 @@ from normwise.core.kinds import kinds_of
 from normwise.core.lasting import lasting
 from normwise.core.moments import Moments
 
+from ..context import Context, context_of, is_ordinary
+from ..request import NO_POOL, PLANES, Request, layout_of, operation_of
 from . import by_graph, by_kernels, by_torch, compiled, lean, per_sample, plain
-from .context import Context, context_of, is_ordinary
-from .request import NO_POOL, PLANES, Request, layout_of, operation_of
 
 
 class Way(Protocol):
@@ -82,7 +82,7 @@ def choose(request: Request, context: Context, reasons: list[str]) -> Way:
         if not isinstance(way, str):
             return way
         module = bind.__module__.rpartition(".")[2]
-        reasons.append(f"{bind.__name__ if module == 'ways' else f'{module}.{bind.__name__}'}: {way}")
+        reasons.append(f"{bind.__name__ if module == 'choosing' else f'{module}.{bind.__name__}'}: {way}")
     raise AssertionError("plain operations take everything")
 
 
