@@ -5,8 +5,8 @@ READY := $(VENV)/.ready
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help compare bench performance gpu wheel sanitize fuzz portable no-compiler test test-all test-levels libraries examples mutants \
-        matrix lint clean
+.PHONY: help compare bench performance gpu wheel sanitize fuzz portable no-compiler test test-all test-levels libraries \
+        examples docs mutants matrix lint clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -78,6 +78,14 @@ libraries: $(LIBRARIES) ## the tests that need timm, torchvision, transformers, 
 
 examples: $(READY) ## every example of README and docs that runs in bounded time
 	$(PYTEST) tests/test_examples.py
+
+SITE := $(VENV)/.docs
+$(SITE): $(READY)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
+	touch $@
+
+docs: $(SITE) ## the site in docs/_build/html, without a network; a warning is an error
+	$(BIN)/python -m sphinx -W --keep-going -E -q -b html docs docs/_build/html
 
 mutants: $(READY) ## break one behaviour at a time: which of the nearest tests notices?
 	$(BIN)/python tools/mutants.py

@@ -98,9 +98,9 @@ class DynamicTanh(_Squash):
     for ViT-B (LayerNorm 82.3 %) and 83.7 % for ConvNeXt-B (83.7 %), both on ImageNet-1K. In the runs of Chen et al.
     2025 (see `DynamicErf`) it is behind LayerNorm for GPT-2 and DiT-XL/2.
 
-    The trap: it normalizes nothing. The output is bounded by |γ| + |β|, but scaling the input scales what tanh sees,
-    and inputs that grow saturate it. It was made for the place of LayerNorm in Transformers and ConvNeXt; the authors
-    report that it does not replace BatchNorm in ResNets.
+    The trap: it normalizes nothing. The output is bounded by abs(γ) + abs(β), but scaling the input scales what tanh
+    sees, and inputs that grow saturate it. It was made for the place of LayerNorm in Transformers and ConvNeXt; the
+    authors report that it does not replace BatchNorm in ResNets.
 
     >>> rows, layer = torch.randn(2, 5, 4), DynamicTanh(4)
     >>> torch.allclose(layer(rows), torch.tanh(0.5 * rows))

@@ -126,7 +126,7 @@ class FilterResponseNorm2d(_FilterResponseNorm):
 
     Args: ``num_features`` C, ``eps`` (inside the root), ``affine``, ``device``, ``dtype``. Keyword only: ``bias``;
     ``activation``: ``"tlu"``, or a name of a plain activation, or None, both without τ; ``learnable_eps=True`` adds
-    |``learned_eps``|, one value that starts at 1e-4, to ``eps``.
+    abs(``learned_eps``), one value that starts at 1e-4, to ``eps``.
 
     ``forward(x, residual=None, mask=None, lengths=None)`` as `InstanceNorm2d`'s.
 

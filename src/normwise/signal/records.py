@@ -40,17 +40,18 @@ class Tap:
     The averages are over everything but the channel (all samples of all batches, all positions); the variance is
     **biased**.
 
-    name: the module's path; ``#2``, ``#3``, ... from the second call (or addition) on, in the order of execution.
-    kind: ``"layer"``, the output of a module that calls no other; ``"block"``, the output of a residual addition, under
-        the name of the module that adds; ``"branch"``, the end of its residual branch, before gain, scale, stochastic
-        depth and addition, under the same name.
-    type: the class of the module.
-    shape: of one batch (the first).
-    dead_share: the share of channels that are constant over the whole input.
-    nonfinite: how many values were NaN or inf; all other numbers are of the finite ones (NaN where there are none).
-    gradient: mean square of the gradient with respect to this activation, None where there was no backward pass.
-    part: ``"attention"`` or ``"mlp"``, of a residual branch and its block; ``"decoder"``, behind the upsampling after
-        which no resolution falls again; otherwise empty.
+    Attributes:
+        name: the module's path; ``#2``, ``#3``, ... from the second call (or addition) on, in the order of execution.
+        kind: ``"layer"``, the output of a module that calls no other; ``"block"``, the output of a residual addition,
+            under the name of the module that adds; ``"branch"``, the end of its residual branch, before gain, scale,
+            stochastic depth and addition, under the same name.
+        type: the class of the module.
+        shape: of one batch (the first).
+        dead_share: the share of channels that are constant over the whole input.
+        nonfinite: how many values were NaN or inf; all other numbers are of the finite ones (NaN where there are none).
+        gradient: mean square of the gradient with respect to this activation, None where there was no backward pass.
+        part: ``"attention"`` or ``"mlp"``, of a residual branch and its block; ``"decoder"``, behind the upsampling
+            after which no resolution falls again; otherwise empty.
     """
 
     name: str

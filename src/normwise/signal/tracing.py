@@ -51,22 +51,24 @@ def trace(
     The model is run in evaluation, without dropout, and given back as it was, on errors too: modes, buffers, hooks,
     gradients, flags, random numbers, whatever ``forward`` binds to its modules.
 
-    input: None, standard normal noise of a shape that suits the first layer (8×C×224×224 for images); a shape, noise of
-        that shape; a tensor; a tuple of positional arguments; a dict of keyword arguments; a list, whose first elements
-        are the arguments that the model requires, such as [images, labels]; or batches of any of these, in a loader,
-        another iterable or a list, where a tuple is taken as (input, target). Tensors are copied to the model's device.
-    skip_gain: the value of all SkipInit gains meanwhile; they start at 0, and at 1 it shows what the branches add.
-    stochastic_depth: whether it drops branches meanwhile.
-    batch_statistics: normalizers with running statistics measure the batch, as in training and in the paper; with
-        False they use their memory, as in evaluation.
-    backward: measure gradients, too. The cotangent is standard normal for every value of the output, and 1 for a
-        scalar (a loss that ``forward`` returns).
-    histograms: keep a histogram of each activation, at most 64 bins.
-    taps: a last resort, the names of modules whose outputs count as those of residual additions, for additions that
-        happen out of sight; a mapping gives for each the module at the end of its branch.
-    forward: called as ``forward(model, batch)`` in place of the model, for models that want more than their input.
-    batches: how many batches of a loader are taken at most.
-    seed: of the noise, and of random numbers that the model draws.
+    Args:
+        input: None, standard normal noise of a shape that suits the first layer (8×C×224×224 for images); a shape,
+            noise of that shape; a tensor; a tuple of positional arguments; a dict of keyword arguments; a list, whose
+            first elements are the arguments that the model requires, such as [images, labels]; or batches of any of
+            these, in a loader, another iterable or a list, where a tuple is taken as (input, target). Tensors are
+            copied to the model's device.
+        skip_gain: the value of all SkipInit gains meanwhile; they start at 0, and at 1 it shows what the branches add.
+        stochastic_depth: whether it drops branches meanwhile.
+        batch_statistics: normalizers with running statistics measure the batch, as in training and in the paper; with
+            False they use their memory, as in evaluation.
+        backward: measure gradients, too. The cotangent is standard normal for every value of the output, and 1 for a
+            scalar (a loss that ``forward`` returns).
+        histograms: keep a histogram of each activation, at most 64 bins.
+        taps: a last resort, the names of modules whose outputs count as those of residual additions, for additions that
+            happen out of sight; a mapping gives for each the module at the end of its branch.
+        forward: called as ``forward(model, batch)`` in place of the model, for models that want more than their input.
+        batches: how many batches of a loader are taken at most.
+        seed: of the noise, and of random numbers that the model draws.
 
     Raises TypeError for what is not a module or runs in TorchScript; ValueError for lazy or meta parameters, unknown
     names in ``taps``, a model that says nothing about its input, an empty loader, or a backward pass that nothing

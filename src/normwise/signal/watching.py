@@ -31,10 +31,11 @@ def watch(model: nn.Module, to: Target, *, every: int = 100, histograms: bool = 
     counting. Compiled models run a logged step uncompiled. No step are calls that are exported, traced, transformed by
     `torch.func` or compiled with the watch inside (compile a model before it is watched).
 
-    to: a function, called as ``to(step, trace)``; the path of a ``.csv`` file; a folder for TensorBoard, or its
-        ``SummaryWriter``.
-    every: steps between two logged ones.
-    histograms, taps: as in `trace`.
+    Args:
+        to: a function, called as ``to(step, trace)``; the path of a ``.csv`` file; a folder for TensorBoard, or its
+            ``SummaryWriter``.
+        every: steps between two logged ones.
+        histograms, taps: as in `trace`.
 
     Returns a context manager whose `close` ends the watch; the model has no hook left then. It is a callback, too, in
     the list that Lightning's ``Trainer(callbacks=[...])`` or Hugging Face's takes: then the steps are the trainer's

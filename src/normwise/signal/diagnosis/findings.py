@@ -20,11 +20,12 @@ SHOWN = 3
 class Finding:
     """One thing that is wrong: where, what with its number, and what to do.
 
-    severity: ``"error"``, training or evaluation cannot work like this; ``"warning"``, it probably costs accuracy;
-        ``"note"``, waste or a matter of taste.
-    rule: the name of the rule, such as ``"stale statistics"``.
-    module: the module's path.
-    value: the number that decided.
+    Attributes:
+        severity: ``"error"``, training or evaluation cannot work like this; ``"warning"``, it probably costs accuracy;
+            ``"note"``, waste or a matter of taste.
+        rule: the name of the rule, such as ``"stale statistics"``.
+        module: the module's path.
+        value: the number that decided.
     """
 
     severity: Severity
