@@ -30,7 +30,9 @@ LOST, KEPT = 0.2, 0.05
 @lru_cache(maxsize=1)
 def mixed() -> Data:
     """Digits, every second one a faint negative."""
-    return load_data(MIXED, 8, None, False, DOMAIN)
+    data = load_data(MIXED, 8, None, False, DOMAIN)
+    assert isinstance(data, Data)
+    return data
 
 
 def measure(run: TrainingRun) -> dict[str, float]:

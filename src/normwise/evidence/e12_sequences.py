@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..comparison import TrainingRun
-from ..comparison.training import schedule
+from ..comparison.settings import schedule
 from .charts import bars
 from .digits import digits
 from .experiment import DOES_NOT_HOLD, HOLDS, HOLDS_WHEN, UNDECIDED, Experiment, Results, Verdict

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from ..comparison import TrainingRun
 from ..comparison.batches import batches_of_epoch
-from ..comparison.training import schedule
+from ..comparison.settings import schedule
 from .charts import bars
 from .classifying import CLIP, MOMENTUM, accuracy, perceptron
 from .digits import digits, flat
