@@ -76,7 +76,7 @@ def test_the_python_call_tells_each_step():
         (CONTENT, STYLE, {"style_loss": "grams"}, "--style-loss grams: write gram or moments"),
         (CONTENT, STYLE, {"size": 0}, "--size 0: write a whole number of at least 1"),
         (CONTENT[:, :1, :1], STYLE, {}, "The picture is 1x1 pixels; optimization needs at least 16 on each side"),
-        (CONTENT, STYLE[:, :1, :1], {}, "The style is 1x1 pixels; at least 16 are needed"),
+        (CONTENT, STYLE[:, :1, :1], {}, "The style is 1x1 pixels; at least 16 on each side are needed"),
         (torch.zeros(40, 48, 3), STYLE, {}, r"a tensor \[3, H, W\] of RGB in \[0, 1\], received \[40, 48, 3\]"),
         (torch.zeros(3, 40, 48, dtype=torch.uint8), STYLE, {}, "received torch.uint8; divide by 255"),
     ],
