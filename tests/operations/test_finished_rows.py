@@ -1,6 +1,7 @@
 """Rows and pixels with a residual and an activation: against NumPy in fp64, forward and backward, on every backend."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -214,7 +215,7 @@ def test_nothing_and_masks(make, backend):
 
 
 @needs_kernels
-@pytest.mark.parametrize("make", [nw.LayerNorm, nw.LayerNorm2d])
+@pytest.mark.parametrize("make", [nw.LayerNorm, nw.LayerNorm2d, nw.BatchNorm2d, partial(nw.GroupNorm, 2)])
 def test_a_residual_without_an_activation_is_not_kept_for_the_backward_pass(make):
     x, residual = torch.randn(2, 4, 3, 4, requires_grad=True), torch.randn(2, 4, 3, 4, requires_grad=True)
     saved = []

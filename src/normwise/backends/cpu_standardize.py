@@ -112,7 +112,7 @@ class Standardization:
         if not (values and self.direct and same and self._fits(grad_y)):
             rest = (self.groups, weight, bias, self.eps, residual, self.activation, table)
             return standardize_backward(grad_y, x, *rest, known=known, values=values)
-        size, channels = self.size, self.channels
+        size, channels, of_residual = self.size, self.channels, 0 if residual is None else self.size
         grad_x, grad_residual = empty_like(x), None if residual is None else empty_like(x)
         grad_weight = None if weight is None else torch.empty_like(weight)
         grad_bias = None if bias is None else torch.empty_like(bias)
@@ -128,7 +128,7 @@ class Standardization:
             address(x, size),
             size,
             0 if residual is None else address(residual, size),
-            self.of_residual,
+            of_residual,
             0 if weight is None else address(weight, channels),
             self.of_weight,
             0 if bias is None else address(bias, channels),
@@ -140,7 +140,7 @@ class Standardization:
             grad_x.data_ptr(),
             size,
             0 if grad_residual is None else grad_residual.data_ptr(),
-            self.of_residual,
+            of_residual,
             0 if grad_weight is None else grad_weight.data_ptr(),
             self.of_weight,
             0 if grad_bias is None else grad_bias.data_ptr(),

@@ -30,15 +30,17 @@ class OverPools(Pass):
         x, known = request.x, request.known
         self.graph, self.groups, self.by_known = graph, groups, known is not None
         self.formula, self.activation = request.formula, request.activation
-        given = (x, request.residual, request.mask, *request.parameters)
-        #: Of all calls of this kind.
+        residual = request.residual
+        self.passes_residual = residual is not None and residual.dtype is x.dtype and request.activation is None
+        given = (x, None if self.passes_residual else residual, request.mask, *request.parameters)
+        #: Of what all calls of this kind save.
         self.of_kind, self.saved = forms_of(*given), kinds_of(*(t for t in given if t is not None))
         self.keep = graph or ((request.measured or request.memory is not None) and known is None)
         act = activation_named(request.activation)
         weight, bias = request.parameters
         eps: Any = request.formula.keywords["eps"]  # type: ignore[attr-defined]
         given = None if known is None else (known.mean, known.var)
-        self.kernel = backend.standardization(x, groups, weight, bias, eps, request.residual, act, given)
+        self.kernel = backend.standardization(x, groups, weight, bias, eps, residual, act, given)
         self.count = x.numel() // max(x.shape[0] * groups if groups else x.shape[1], 1)
         self.memory = None if request.memory is None else _memory_of(backend, request)
         self.remembers = self.memory is not None
@@ -64,10 +66,11 @@ class OverPools(Pass):
         same = self.saved.check(*saved)
         if not same:
             check_unchanged(self.of_kind, x, residual, mask, weight, bias)
-        values, kept = needs[0] or needs[1], call.kept
-        return self.kernel.backward(
+        values, kept = needs[0] or (needs[1] and not self.passes_residual), call.kept
+        found = self.kernel.backward(
             grad_y, x, weight, bias, residual, kept, known=self.by_known, values=values, same=same
         )
+        return (found[0], grad_y, *found[2:]) if self.passes_residual else found
 
     def forms(self, x: Tensor, residual: Tensor | None, mask: Tensor | None, p: Parameters) -> Forms:
         return self.of_kind
