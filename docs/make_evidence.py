@@ -49,6 +49,8 @@ def take_in(folder: Path) -> None:
             rows, settings = read_sweep(home) if home.is_dir() else ([], {})
             if not rows or len(rows) < runs_of(experiment, quick):
                 continue
+            if quick and not about.get(experiment.number, {"quick": True})["quick"]:
+                continue  # the whole experiment is there already
             lines = [json.dumps({name: row[name] for name in KEPT}) for row in rows]
             (RESULTS / f"{experiment.number}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
             about[experiment.number] = {

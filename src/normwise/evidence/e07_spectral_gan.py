@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 NEITHER, IN_IT, IN_BOTH = "without", "in the discriminator", "in both"
 CASES = (NEITHER, IN_IT, IN_BOTH)
+CAPTIONS = {NEITHER: "no spectral norm"} | {case: f"spectral norm {case}" for case in (IN_IT, IN_BOTH)}
 LATENT, SIZE, STEPS_OF_EPOCH = 16, 32, 30
 # A discriminator that may learn too much: more moves, and larger ones.
 RATES, TURNS, WIDTH = (1e-3, 4e-3), 5, 16
@@ -131,7 +132,7 @@ def judge(results: Results) -> Verdict:
 
 
 def picture(results: Results) -> str:
-    values = {f"spectral norm {case}": (results.mean(case), results.spread(case)) for case in CASES}
+    values = {CAPTIONS[case]: (results.mean(case), results.spread(case)) for case in CASES}
     return bars("How far are the made digits from real ones?", "Fréchet distance, less is better", values)
 
 
@@ -141,7 +142,7 @@ def exhibit(epochs: int) -> Image:
     rows = {"real": _real()[:SHOWN]}
     for case in CASES:
         with torch.no_grad():
-            rows[f"spectral norm {case}"] = trained(case, 0, epochs).generator.eval()(
+            rows[CAPTIONS[case]] = trained(case, 0, epochs).generator.eval()(
                 torch.randn(SHOWN, LATENT, generator=random)
             )
     return sheet({name: (row + 1) / 2 for name, row in rows.items()})

@@ -14,7 +14,7 @@ from .measuring import ALONE, MASKED
 from .terminal import as_grid
 
 if TYPE_CHECKING:
-    from .explaining import Explanation
+    from .findings import Findings
 
 CELL, BACK, MARGIN, HEAD = 34.0, 20.0, 24.0, 64.0
 #: What is drawn of a larger cube: samples, channels and positions.
@@ -31,19 +31,19 @@ class Sizes(NamedTuple):
     positions: int
 
 
-def svg(told: Explanation) -> str:
+def svg(told: Findings) -> str:
     """A file of its own."""
     width, height, shapes, alt = _sheet(told)
     return document(width, height, shapes, alt)
 
 
-def png(told: Explanation) -> bytes:
+def png(told: Findings) -> bytes:
     """A PNG file; needs Pillow."""
     width, height, shapes, _ = _sheet(told)
     return render(width, height, shapes)
 
 
-def _sheet(told: Explanation) -> tuple[float, float, list[Shape], str]:
+def _sheet(told: Findings) -> tuple[float, float, list[Shape], str]:
     grid = as_grid(told.cube, told.rows)
     sizes = Sizes(*(min(size, most) for size, most in zip(grid.shape, MOST, strict=True)))
     wide = sizes.channels * CELL + sizes.samples * BACK

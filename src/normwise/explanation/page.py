@@ -17,12 +17,12 @@ from .pictures import Effect, axis_of, data_uri, histogram, shown
 from .terminal import as_grid
 
 if TYPE_CHECKING:
-    from .explaining import Explanation
+    from .findings import Findings
 
 HERE = Path(__file__).parent
 
 
-def page(told: Mapping[str, Sequence[Explanation]], command: str, effects: Mapping[str, Effect] | None = None) -> str:
+def page(told: Mapping[str, Sequence[Findings]], command: str, effects: Mapping[str, Effect] | None = None) -> str:
     """One file without a network: ``told`` has the variants of each name, ``command`` is what repeats it."""
     style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     effects = effects or {}
@@ -67,7 +67,7 @@ def _turns() -> str:
     )
 
 
-def _plain(told: Explanation) -> dict[str, Any]:
+def _plain(told: Findings) -> dict[str, Any]:
     """What the script needs of a variant, its grid flattened: samples, channels, positions."""
     full = told.to_dict()
     grid = as_grid(told.cube, told.rows)
@@ -87,7 +87,7 @@ def _plain(told: Explanation) -> dict[str, Any]:
     }
 
 
-def _section(name: str, told: Explanation, effect: Effect | None) -> str:
+def _section(name: str, told: Findings, effect: Effect | None) -> str:
     """The sentences, formula and pictures of one name."""
     row = told.row
     parts = [f"<h2>{escape(name if row is None else row.title)}</h2>"]
@@ -104,7 +104,7 @@ def _section(name: str, told: Explanation, effect: Effect | None) -> str:
     return f'<section data-of="{escape(name)}">{"".join(parts)}</section>'
 
 
-def _code(told: Explanation) -> str:
+def _code(told: Findings) -> str:
     """The formula as it runs, beside the equation."""
     if told.formula is None:
         return ""

@@ -12,7 +12,7 @@ from torch import Tensor
 from .measuring import ALONE, MASKED
 
 if TYPE_CHECKING:
-    from .explaining import Explanation
+    from .findings import Findings
 
 NARROW, WIDE = 80, 120
 MOST_ROWS = 12
@@ -24,7 +24,7 @@ def width_of_terminal() -> int:
     return WIDE if shutil.get_terminal_size().columns >= WIDE else NARROW
 
 
-def text(told: Explanation, width: int | None = None) -> str:
+def text(told: Findings, width: int | None = None) -> str:
     """All of it, at most ``width`` columns wide (80 or 120)."""
     width = width or width_of_terminal()
     mode = {True: ", training", False: ", evaluation", None: ""}[told.training]
