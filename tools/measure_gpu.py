@@ -83,7 +83,9 @@ def summary(heading: str, tests: str, rows: Sequence[Row]) -> str:
         last = rows[-1]
         # A file may hold several runs: the last one is what is told.
         rows = [row for row in rows if all(row[name] == last[name] for name in environment.COLUMNS)]
-        parts += [", ".join(f"{name} {last[name]}" for name in (*environment.COLUMNS, environment.DATE)) + "."]
+        parts += [
+            ", ".join(f"{name} {last[name]}" for name in (*environment.COLUMNS, environment.DATE) if last[name]) + "."
+        ]
     good = timed(rows)
     parts += [by_layer_table(good)] if good else ["No cell was timed."]
     parts.append(

@@ -14,7 +14,7 @@ from normwise.bench.measure import FAILED, OK
 
 SCRIPT = Path(__file__).parents[2] / "tools" / "measure_gpu.py"
 ABOUT = dict.fromkeys(environment.COLUMNS, "?")
-ABOUT |= {"machine": "A GPU", "backend": "triton", "date": "2026-01-02"}
+ABOUT |= {"machine": "A GPU", "instructions": "", "backend": "triton", "date": "2026-01-02"}
 CELL = {"layer": "group", "shape": "64x256x56x56", "dtype": "bf16", "layout": "contiguous", "direction": "forward"}
 CELL |= {
     "activation": "",

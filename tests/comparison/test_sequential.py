@@ -99,6 +99,7 @@ def test_looks_wait_for_a_whole_seed():
             "norm": norm,
             "batch_size": 2,
             "seed": seed,
+            "train": "mine:train",
             "metric": "score",
             "direction": "max",
             "value": LEVEL[norm] + seed / 9,

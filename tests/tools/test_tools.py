@@ -9,7 +9,6 @@ from . import cells, write
 #: What torch.jit.script makes of them, besides "works".
 EVALUATE = {"ghost", "renorm", "evo-b0"}
 REFUSED = {"switchable", "batch-instance", "adaptive-instance", "conditional-instance", "conditional-batch", "spade"}
-REFUSED |= {"ibn", "positional", "adaptive-layer", "adaptive-rms", "gated-rms"}
 # Tracing takes long, and ranks change no path through the code.
 CASES = [
     pytest.param(case, id=f"{case.name}-{case.rank}d", marks=() if case.rank == 2 else pytest.mark.slow)

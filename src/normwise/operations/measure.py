@@ -24,7 +24,7 @@ def measure(x: Tensor, mask: Tensor | None = None) -> Moments:
 
     >>> import torch
     >>> x = torch.randn(2, 3, 4)
-    >>> torch.allclose(measure(x).mean, x.mean(2).double())
+    >>> torch.allclose(measure(x).mean, x.mean(2).double(), atol=1e-6)
     True
     """
     check_input(x, "measure")
