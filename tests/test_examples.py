@@ -23,6 +23,7 @@ PAGES = [ROOT / "README.md", ROOT / "README.ja.md", *sorted((ROOT / "docs").glob
 #: By how an example begins.
 NOT_RUN = {
     "git clone": "the checkout is there",
+    "pip install": "this is installed already: `make wheel` tries an installation",
     "make ": "what it runs is tested piece by piece; `test_every_target_exists` looks for its name",
     "normwise compare": "minutes, on data of the reader's own: `test_a_comparison` runs it on small stand-ins",
     "normwise bench": "minutes: tests/bench/test_bench_command.py runs a small one",

@@ -10,6 +10,8 @@ from torch.testing import assert_close
 
 import normwise as nw
 from normwise.errors import InputError
+from normwise.explanation import explain
+from normwise.explanation.variants import variants
 
 
 class Raises(nn.Module):
@@ -209,3 +211,15 @@ def test_pictures_of_the_cube(tmp_path):
     assert 'id="cube"' in told.save(tmp_path / "cube.html").read_text()
     with pytest.raises(ValueError, match=r"cube.pdf: a cube is written as .html, .svg or .png"):
         told.save(tmp_path / "cube.pdf")
+
+
+@pytest.mark.parametrize("name", ["group:8", "group:5", "evo-s0:4", "ghost:3"])
+def test_a_number_that_does_not_divide_the_usual_channels(name):
+    number = int(name.partition(":")[2])
+    told = explain(name)
+    if name.startswith("ghost"):
+        assert told.cube.shape[0] % number in (0, 1)
+    else:
+        assert told.cube.shape[1] == 2 * number
+        assert told.groups == told.cube.shape[0] * number
+    assert {one.cube.shape[1] for one in variants(name)} == {told.cube.shape[1]}

@@ -49,13 +49,20 @@ def of_row(row: Normalizer, number: int | None, channels: int, rank: int) -> Sub
     return Subject(row.make(channels, rank, number), name, row=row)
 
 
+def channels_for(row: Normalizer, number: int | None) -> int:
+    """As many as show what the number does: two in each group, where `CHANNELS` cannot be divided into so many."""
+    if number is None or row.name == "ghost" or CHANNELS % number == 0:
+        return CHANNELS
+    return 2 * number
+
+
 def subject_of(given: Any) -> Subject:
     """From what the caller gave: a layer, a name of `NORMALIZERS`, a formula, or a function of x."""
     given = getattr(given, "_orig_mod", given)  # what torch.compile was given
     if isinstance(given, str):
         row, number = parse_norm(given)
         number = number or _NUMBERS.get(row.name)
-        return of_row(row, number, CHANNELS, 2)
+        return of_row(row, number, channels_for(row, number), 2)
     if isinstance(given, nn.Module):
         return Subject(given, type(given).__name__)
     if inspect.isclass(given):

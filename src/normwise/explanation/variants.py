@@ -7,7 +7,7 @@ import torch
 from ..layers.registry import parse_norm
 from .explaining import Explanation, explain
 from .samples import CHANNELS, SAMPLES, SPACE
-from .subject import of_row
+from .subject import channels_for, of_row
 
 #: What "group:2" and its like may be of the page's channels and samples.
 NUMBERS = {"group": (1, 2, 3, 6), "evo-s0": (1, 2, 3, 6), "ghost": (1, 2, 4)}
@@ -19,14 +19,15 @@ def variants(name: str) -> list[Explanation]:
     Raises ValueError for an unknown name.
     """
     row, asked = parse_norm(name)
-    numbers = dict.fromkeys((*NUMBERS.get(row.name, (None,)), *((asked,) if asked else ())))
-    space = SPACE[2]
+    channels, space = channels_for(row, asked), SPACE[2]
+    usual = NUMBERS.get(row.name, (None,)) if channels == CHANNELS else ()
+    numbers = dict.fromkeys((*usual, *((asked,) if asked else ())))
     found = []
     for training in (True, False):
         for number in numbers:
-            subject = of_row(row, number, CHANNELS, 2)
+            subject = of_row(row, number, channels, 2)
             subject.what.train(training)
             for samples in range(1, SAMPLES + 1):
-                shape = (samples, CHANNELS, *space) if row.of_maps else (samples, *space, CHANNELS)
+                shape = (samples, channels, *space) if row.of_maps else (samples, *space, channels)
                 found.append(explain(subject, torch.zeros(shape)))
     return found
