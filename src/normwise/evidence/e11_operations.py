@@ -110,8 +110,8 @@ EXPERIMENT = Experiment(
     claim_ja="NF-Net は FLOPs の観点で EfficientNet と同等の性能であり、一般的な ResNet を大幅に上回る",
     said_in=("003",),
     protocol=f"Parameters and multiply-accumulate operations are counted exactly for one {SIDE}×{SIDE} picture, and "
-    "processor time is measured in turns with BN-ResNet-50, standardized weights baked (normwise.bake). ImageNet is out "
-    "of reach here, so accuracy is that of small nets of the same families on the 8×8 digits.",
+    "processor time is measured in turns with BN-ResNet-50, standardized weights baked (normwise.bake). ImageNet is "
+    "out of reach here, so accuracy is that of small nets of the same families on the 8×8 digits.",
     rule=f"Holds if NF-RegNet-B0 has EfficientNet-B0's operations to a quarter and at most {FEWER:g} times the "
     f"ResNet's, and its small net is within {100 * CLOSE:.0f} point of the small EfficientNet and ResNet with no more "
     "operations than the EfficientNet; undecided if only the counts are so.",
