@@ -93,7 +93,10 @@ def _pictures(summary: Summary, rows: Sequence[Row]) -> str:
 
 def _heading(summary: Summary) -> str:
     metric = summary.metric
-    return metric.title if metric.own else f"{metric.name.capitalize()} and train-eval gap"
+    if metric.own:
+        return metric.title
+    name = metric.title.removeprefix("Test ")
+    return f"{name[0].upper()}{name[1:]} and train-eval gap"
 
 
 def _worth(judged: Table, cost: Sequence[Table], looks: dict[str, Style]) -> str:
