@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import sys
 from itertools import pairwise
 
 import pytest
@@ -212,3 +213,20 @@ def test_names_in_charts_are_escaped_and_do_not_lie_on_each_other():
     places = sorted(float(y) for y in re.findall(r'<text x="530" y="([\d.]+)"', picture))
     assert min(b - a for a, b in pairwise(places)) >= 14.9
     assert "0 ± 0.1" in bars("title", "x", {"none": (0.0, 0.1), "one": (1.0, 0.0)})
+
+
+@pytest.mark.parametrize("number", [experiment.number for experiment in ALL if experiment.exhibit])
+def test_what_nets_have_made_is_shown_where_others_have_trained_them(number, monkeypatch):
+    """With several processes, or after an interruption, the nets of the sheet are trained again for it."""
+
+    class TrainedError(Exception):
+        pass
+
+    def trained(*_):
+        assert torch.is_grad_enabled()
+        raise TrainedError
+
+    exhibit = EXPERIMENTS[number].exhibit
+    monkeypatch.setattr(sys.modules[exhibit.__module__], "trained", trained)
+    with pytest.raises(TrainedError):
+        exhibit(1)

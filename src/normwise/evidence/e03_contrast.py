@@ -149,8 +149,9 @@ def exhibit(epochs: int) -> Image:
     shown = torch.stack([lowered(_places()[0], share) for share in contrasts])
     rows = {f"photograph at contrast {', '.join(f'{c:g}' for c in contrasts)}": shown}
     for case in NORMS:
+        net = trained(case, SIZES[-1], 0, epochs)
         with torch.no_grad():
-            rows[f"{case}, batch size {SIZES[-1]}"] = trained(case, SIZES[-1], 0, epochs)(shown)
+            rows[f"{case}, batch size {SIZES[-1]}"] = net(shown)
     return sheet(rows, SHOWN)
 
 

@@ -141,10 +141,9 @@ def exhibit(epochs: int) -> Image:
     random = torch.Generator().manual_seed(0)
     rows = {"real": _real()[:SHOWN]}
     for case in CASES:
+        generator = trained(case, 0, epochs).generator.eval()
         with torch.no_grad():
-            rows[CAPTIONS[case]] = trained(case, 0, epochs).generator.eval()(
-                torch.randn(SHOWN, LATENT, generator=random)
-            )
+            rows[CAPTIONS[case]] = generator(torch.randn(SHOWN, LATENT, generator=random))
     return sheet({name: (row + 1) / 2 for name, row in rows.items()})
 
 

@@ -121,8 +121,9 @@ def exhibit(epochs: int) -> Image:
     rows = {"given": digit, "asked for": -digit}
     for case in NORMS:
         for size in SIZES:
+            net = trained(case, size, 0, epochs)
             with torch.no_grad():
-                rows[f"{case}, batch size {size}"] = trained(case, size, 0, epochs)(digit, asked)
+                rows[f"{case}, batch size {size}"] = net(digit, asked)
     return sheet({name: (row + 1) / 2 for name, row in rows.items()})
 
 

@@ -50,5 +50,6 @@ def write_pictures(experiment: Experiment, rows: Sequence[Row], out: Path, quick
         from ..style.pictures import write_picture  # Pillow is needed only here
 
         made = folder / f"{experiment.number}.png"
-        write_picture(made, experiment.exhibit(experiment.quick_epochs if quick else experiment.epochs))
+        if not made.exists():  # the nets may have been trained in other processes, and are trained again for it
+            write_picture(made, experiment.exhibit(experiment.quick_epochs if quick else experiment.epochs))
         console.print(f"Made by the nets of seed 0: {made}", soft_wrap=True)
