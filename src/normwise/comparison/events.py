@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from .metric import Metric
 from .settings import Run
-from .tuning import Try
+
+
+class Try(NamedTuple):
+    """What one learning rate gave one contestant at one batch size: the metric and, where it is known, the loss, both
+    on the validation part. A value of None is a run without a finite one."""
+
+    norm: str
+    batch_size: int
+    rate: float
+    value: float | None
+    loss: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from ..layers import Norm
 from .cells import spoken
 from .code import code_of
-from .events import RateTried
+from .events import Try
 from .experiment import Listener, Row
 from .isolation import isolated
 from .machine import versions
@@ -32,7 +32,7 @@ from .strategy_names import protocols
 from .training import EpochReport
 from .training_run import TrainingRun
 from .trial import why_unfit
-from .tuning import Try, choose_rates
+from .tuning import choose_rates
 
 TrainingFunction = Callable[[TrainingRun], Mapping[str, float]]
 
@@ -55,15 +55,14 @@ class OwnTraining:
         self.rates: dict[tuple[str, int], float] = {}
         self.missing: frozenset[tuple[str, int]] = frozenset()
         self.settings = replace(settings, norms=tuple(self.norms))
+        # Read once: a key for each run, and one for each learning rate that is tried, rest on the same files.
+        self._code = [code_of(train), metric.name, metric.direction]
+        self._code_of = {name: code_of(norm) for name, norm in self.norms.items()}
 
     def prepare(self, runs: Sequence[Run], tell: Listener, store: Store | None) -> None:
         """Choose the learning rate of each contestant at each batch size, where there is a choice."""
         if not self.settings.lrs:
             return
-
-        def say(tried: Try, done: int, total: int, left: float) -> None:
-            state = {"done": done, "total": total, "work_done": done / total, "seconds_left": left}
-            tell(RateTried(tried=tried, metric=self.metric, **state))
 
         def attempt(run: Run, rate: float) -> Try:
             outcome, _, _ = self._call(run, rate, lambda *_: None, choosing=True)
@@ -71,7 +70,7 @@ class OwnTraining:
 
         first = [run for run in runs if run.seed == self.settings.seeds[0]]
         key_of = partial(self._key, choosing=True)
-        self.rates = choose_rates(first, self.settings.lrs, self.metric, key_of, attempt, say, store)
+        self.rates = choose_rates(first, self.settings.lrs, self.metric, key_of, attempt, tell, store)
 
     def keys(self, runs: Sequence[Run]) -> dict[Run, str]:
         return {run: self._key(run, self._rate(run)) for run in runs}
@@ -79,8 +78,7 @@ class OwnTraining:
     def _key(self, run: Run, rate: float | None, choosing: bool = False) -> str:
         settings = self.settings
         asked = [settings.epochs, rate or 0.0, settings.device, settings.threads, versions()]
-        code = [code_of(self.train), *([self.metric.name, self.metric.direction])]
-        return digest([asked, code, code_of(self.norms[run.norm]), run, *(["choosing"] if choosing else [])])
+        return digest([asked, self._code, self._code_of[run.norm], run, *(["choosing"] if choosing else [])])
 
     def _rate(self, run: Run) -> float | None:
         """The learning rate of a run: that which was chosen, or the one that was given."""
@@ -149,10 +147,8 @@ class OwnTraining:
     def _choice_of_rate(self) -> list[str]:
         if not self.settings.lrs:
             return []
-        tried, best = (
-            ", ".join(f"{rate:g}" for rate in self.settings.lrs),
-            "highest" if self.metric.sign > 0 else "lowest",
-        )
+        tried = ", ".join(f"{rate:g}" for rate in self.settings.lrs)
+        best = "highest" if self.metric.sign > 0 else "lowest"
         return [
             f"Learning rate: of {tried} the one with the {best} {self.metric.name} in a call of its own with the first "
             "seed, in which run.choosing is true; chosen for each normalizer and batch size."

@@ -14,7 +14,7 @@ from ..layers import Norm
 from . import renorm
 from .choices import Choices
 from .data import Data, scales_apart
-from .events import RateTried
+from .events import Try
 from .experiment import Listener, Row
 from .groups import small_groups
 from .isolation import isolated
@@ -27,7 +27,7 @@ from .timing import side_by_side
 from .training import EpochReport, Trainer, chance_values, run_epochs, train
 from .training_data import TrainingData
 from .trial import who_can_run
-from .tuning import Try, choose_rates
+from .tuning import choose_rates
 from .validation import validation_part
 
 TIMED_STEPS = 10
@@ -78,17 +78,13 @@ class TaskTraining:
         if part is None:
             return
 
-        def say(tried: Try, done: int, total: int, left: float) -> None:
-            state = {"done": done, "total": total, "work_done": done / total, "seconds_left": left}
-            tell(RateTried(tried=tried, metric=self.metric, **state))
-
         self.rates = choose_rates(
             [run for run in runs if run.seed == self.settings.seeds[0]],
             self.settings.lrs,
             self.metric,
             lambda run, rate: _key(self._at(rate), part.fingerprint, self.models[run.norm], run),
             lambda run, rate: self._try(run, rate, part),
-            say,
+            tell,
             store,
         )
 

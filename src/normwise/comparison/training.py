@@ -205,7 +205,7 @@ class Trainer:
             return
         size = min(RECALIBRATION_BATCH, self.data.train_samples)
         with suppress(ValueError):  # values that are not finite, as the evaluation then says
-            self.treatment.end([batch.x for batch in self.data.epoch(size, 0, 0)])
+            self.treatment.end(batch.x for batch in self.data.epoch(size, 0, 0))
 
     def on_training_split(self) -> dict[str, float]:
         """The metrics and the loss in evaluation mode."""

@@ -5,22 +5,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
 
+from .events import RateTried, Try
 from .metric import ACCURACY, Metric
 from .settings import Run
 from .storage import Store
-
-
-class Try(NamedTuple):
-    """What one learning rate gave one contestant at one batch size: the metric and, where it is known, the loss, both
-    on the validation part. A value of None is a run without a finite one."""
-
-    norm: str
-    batch_size: int
-    rate: float
-    value: float | None
-    loss: float | None = None
 
 
 def choose_rates(
@@ -29,13 +18,12 @@ def choose_rates(
     metric: Metric,
     key_of: Callable[[Run, float], str],
     attempt: Callable[[Run, float], Try],
-    tell: Callable[[Try, int, int, float], object],
+    tell: Callable[[RateTried], object],
     store: Store | None,
 ) -> dict[tuple[str, int], float]:
     """The best rate of each contestant at each batch size; what `store` has tried is not tried again.
 
-    `runs` are those that each rate is tried in, `attempt` does one; `tell(tried, done, total, seconds_left)` hears of
-    each.
+    `runs` are those that each rate is tried in, `attempt` does one, and `tell` hears of each.
     """
     grid = [(run, rate) for run in runs for rate in rates]
     known = {key: row for key, row in (store.tries() if store else {}).items() if "value" in row}
@@ -50,7 +38,9 @@ def choose_rates(
             if store:
                 store.append_try({"key": key, **tried._asdict()})
         found.setdefault((run.norm, run.batch_size), []).append(tried)
-        tell(tried, done, len(grid), (time.perf_counter() - begin) / done * (len(grid) - done))
+        share = done / len(grid)
+        left = (time.perf_counter() - begin) / done * (len(grid) - done)
+        tell(RateTried(tried=tried, metric=metric, done=done, total=len(grid), work_done=share, seconds_left=left))
     return {cell: best_rate(tries, metric) for cell, tries in found.items()}
 
 

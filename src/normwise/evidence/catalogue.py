@@ -1,57 +1,19 @@
-"""All experiments by their number."""
+"""All experiments by their number: each is a module of this package, named e, its number and a word or two."""
 
 from __future__ import annotations
 
-from . import (
-    e01_small_batches,
-    e01b_domains,
-    e02_identities,
-    e03_contrast,
-    e04_initial_weights,
-    e05_renorm,
-    e06_gates,
-    e07_spectral_gan,
-    e08_signal,
-    e09_normalizer_free,
-    e10_ranks,
-    e11_operations,
-    e12_sequences,
-    e13_groups,
-    e14_processes,
-    e15_independence,
-    e16_speed,
-    e17_moving_averages,
-    e18_mini_batches,
-    e19_translation,
-    e20_memory,
-)
+from importlib import import_module
+from pathlib import Path
+
 from .experiment import Experiment
 
-_MODULES = (
-    e01_small_batches,
-    e01b_domains,
-    e02_identities,
-    e03_contrast,
-    e04_initial_weights,
-    e05_renorm,
-    e06_gates,
-    e07_spectral_gan,
-    e08_signal,
-    e09_normalizer_free,
-    e10_ranks,
-    e11_operations,
-    e12_sequences,
-    e13_groups,
-    e14_processes,
-    e15_independence,
-    e16_speed,
-    e17_moving_averages,
-    e18_mini_batches,
-    e19_translation,
-    e20_memory,
-)
 
-EXPERIMENTS: dict[str, Experiment] = {module.EXPERIMENT.number: module.EXPERIMENT for module in _MODULES}
+def _experiments() -> list[Experiment]:
+    files = sorted(Path(__file__).parent.glob("e[0-9]*_*.py"))
+    return [import_module(f".{file.stem}", __package__).EXPERIMENT for file in files]
+
+
+EXPERIMENTS: dict[str, Experiment] = {experiment.number: experiment for experiment in _experiments()}
 
 
 def find_experiment(number: str) -> Experiment | None:
