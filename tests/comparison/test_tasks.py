@@ -6,7 +6,7 @@ import torch
 from sklearn import metrics
 from torch.nn import functional as F
 
-from normwise.comparison import InputError
+from normwise.comparison import InputError, compare
 from normwise.comparison.cells import cells_of
 from normwise.comparison.data import Data
 from normwise.comparison.judging import resolution, verdicts_of
@@ -164,3 +164,11 @@ def test_a_tasks_metrics_are_asked_for_by_name():
         find_task("regression").metric("rmse", "max")
     with pytest.raises(InputError, match="task='detection' is unknown; write classification, regression"):
         find_task("detection")
+
+
+def test_the_metric_is_one_of_the_task_that_the_data_are_for():
+    (row,) = compare(data="diabetes", metric="mae", norms=["none"], batch_sizes=[64], seeds=1, epochs=1)
+    assert (row["task"], row["metric"], row["direction"]) == ("regression", "mae", "min")
+    assert row["test_mae"] == row["metrics"]["mae"]
+    with pytest.raises(InputError, match=r"metric='dice': regression has rmse, mae, r2; any other is what train="):
+        compare(data="diabetes", metric="dice", norms=["none"], seeds=1)

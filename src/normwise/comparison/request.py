@@ -108,7 +108,8 @@ def _task_training(request: Request) -> TaskTraining:
     kind = find_task(request.task or CLASSIFICATION)
     source = kind.data if request.data is None else request.data
     source = os.fspath(source) if isinstance(source, os.PathLike) else source
-    _settled(request, kind)  # says what is wrong before anything is read
+    # Says what is wrong before anything is read; which metrics there are may be known from the data alone.
+    _settled(request if request.task else replace(request, metric=None, direction=None), kind)
     size = _image_size(request, source, kind)
     with isolated(0, "cpu"):
         loaded = load_data(
