@@ -177,8 +177,13 @@ def test_bad_input():
     with pytest.raises(ValueError, match="ReLU has no parameters"):
         param_groups(nn.ReLU(), DECAY)
     for name in ("weight_decay", "lr", "gate_lr"):
-        with pytest.raises(ValueError, match=f"{name} must be 0 or positive, received -1"):
+        with pytest.raises(ValueError, match=f"{name} must be at least 0, received -1"):
             param_groups(nn.Linear(2, 2), **({"weight_decay": DECAY} | {name: -1}))
+
+
+def test_a_learning_rate_may_be_a_tensor_of_one_value():
+    rate = torch.tensor(0.1)
+    assert all(group["lr"] is rate for group in param_groups(nn.Linear(2, 2), DECAY, lr=rate))
 
 
 class WithPositions(nn.Module):

@@ -17,6 +17,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from normwise.core.numbers import check_flag
+
 PAGE = 2 << 20
 #: Smaller outputs come from memory that the process holds already, and contain no whole huge page to speak of.
 THRESHOLD = 2 * PAGE
@@ -41,6 +43,7 @@ def huge_pages(enabled: bool | None = None) -> bool:
     """Switch huge pages for large outputs on or off for the process, or only ask; returns what holds now."""
     global _enabled
     if enabled is not None:
+        check_flag("huge_pages", "enabled", enabled)
         _enabled = enabled
     return _enabled
 

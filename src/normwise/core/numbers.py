@@ -24,6 +24,12 @@ def check_whole(caller: object, name: str, value: Any, least: float) -> None:
         raise ValueError(f"{called(caller)}: {name} must be at least {least}, received {value}.")
 
 
+def check_flag(caller: object, name: str, value: Any) -> None:
+    """True or False: a word such as "no" would count as true."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{called(caller)}: {name} must be True or False, received {_shown(value)}.")
+
+
 def check_number(caller: object, name: str, value: Any, least: float, most: float = math.inf) -> None:
     """A real number from ``least`` to ``most``, no tensor, and not NaN."""
     if isinstance(value, bool) or not is_number(value):

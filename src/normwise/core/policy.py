@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .moments import Moments
-from .numbers import check_whole
+from .numbers import check_flag, check_whole
 from .observed import is_imagined, is_observed
 from .recomputing import graphs_may_ask, recomputing, recomputing_in_graph
 
@@ -48,8 +48,8 @@ class StatisticsPolicy:
         known = _RULES.get(name, ())
         if known and value not in known:
             raise ValueError(f"{name} must be {known[0]!r} or {known[1]!r}, received {value!r}.")
-        if name == "frozen" and not isinstance(value, bool):
-            raise TypeError(f"frozen must be True or False, received {value!r}.")
+        if name == "frozen":
+            check_flag(self, name, value)
         if name == "paused":
             check_whole(self, name, value, 0)
         super().__setattr__(name, value)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from normwise.core.activations import activation_named
 from normwise.core.arguments import as_mask, check_floating, check_input, length_mask
+from normwise.core.numbers import check_flag
 from normwise.core.symbols import Traceable
 from normwise.operations.request import INVERTIBLE
 
@@ -53,8 +54,7 @@ class FusedActivation(Traceable, nn.Module):
         refuse(self, "since its formula is none of torch's")
 
     def _set_lean(self, lean: bool) -> None:
-        if not isinstance(lean, bool):
-            raise TypeError(f"{type(self).__name__}: lean must be True or False, received {lean!r}.")
+        check_flag(self, "lean", lean)
         if lean and self.activation not in INVERTIBLE:
             raise ValueError(
                 f"{type(self).__name__}: lean=True computes the input back from the output, and "

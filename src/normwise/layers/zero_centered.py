@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from normwise.core.formulas import one_plus
 from normwise.core.layout import check_memory
 from normwise.core.moments import statistics_dtype
+from normwise.core.numbers import check_flag
 
 
 class ZeroCentered(nn.Module):
@@ -18,8 +19,7 @@ class ZeroCentered(nn.Module):
     zero_centered: bool = False
 
     def _set_zero_centered(self, zero_centered: bool) -> None:
-        if not isinstance(zero_centered, bool):
-            raise TypeError(f"{type(self).__name__}: zero_centered must be True or False, received {zero_centered!r}.")
+        check_flag(self, "zero_centered", zero_centered)
         if zero_centered and self.weight is None:
             raise ValueError(
                 f"{type(self).__name__}: zero_centered says how the weight is stored, and with "

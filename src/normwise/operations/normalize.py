@@ -201,6 +201,10 @@ def _asked(
     moments: Moments | None,
 ) -> Request:
     check_input(x, "normalize")
+    if not callable(formula):
+        raise TypeError(
+            f"normalize: formula must be a function that maps moments to an Affine, received {type(formula).__name__}."
+        )
     if moments is not None:
         check_moments("normalize", x, moments)
         check_memory(moments.mean, moments.var)

@@ -65,7 +65,10 @@ def adaptive_clip_grad_(
     if isinstance(parameters, nn.Module):
         weights = classifier_weights(parameters, classifier, caller)
         return clip_targets(list(targets_of(parameters).values()), weights, clip, eps)
-    tensors = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+    tensors = [parameters] if isinstance(parameters, Tensor) else parameters
+    if not isinstance(tensors, Iterable):
+        raise TypeError(f"{caller} expects a model or tensors, received {type(parameters).__name__}.")
+    tensors = list(tensors)
     for tensor in tensors:
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{caller} expects a model or tensors, received {type(tensor).__name__}.")

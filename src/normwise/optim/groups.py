@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils import parametrize
 
+from ..core.numbers import check_number
 from ..layers import NORMALIZERS
 from ..layers.mixture_layer import MixtureLayer
 from ..weights.layers import LAYERS
@@ -26,8 +27,8 @@ _LAYERS_WITH_WEIGHTS = (
 def param_groups(
     model: nn.Module,
     weight_decay: float,
-    lr: float | None = None,
-    gate_lr: float | None = None,
+    lr: float | Tensor | None = None,
+    gate_lr: float | Tensor | None = None,
     *,
     no_decay: Iterable[nn.Module | nn.Parameter] = (),
 ) -> list[dict[str, Any]]:
@@ -84,14 +85,17 @@ def param_groups(
     ]
 
 
-def _check(model: nn.Module, **numbers: float | None) -> None:
+def _check(model: nn.Module, **numbers: Any) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(f"param_groups expects a model, received {type(model).__name__}.")
     if next(model.parameters(), None) is None:
         raise ValueError(f"param_groups: {type(model).__name__} has no parameters to optimize.")
     for name, value in numbers.items():
-        if value is not None and not value >= 0:
-            raise ValueError(f"param_groups: {name} must be 0 or positive, received {value!r}.")
+        if value is not None:
+            # Optimizers take a learning rate as a tensor of one value, which a compiled step may change.
+            if isinstance(value, Tensor) and value.dim() == 0 and name != "weight_decay":
+                value = value.item()
+            check_number("param_groups", name, value, 0.0)
 
 
 def _chosen(model: nn.Module, no_decay: Iterable[nn.Module | nn.Parameter]) -> Iterator[nn.Parameter]:

@@ -123,4 +123,8 @@ def plot_histograms(
 
 
 def _named(traces: Trace | Mapping[str, Trace]) -> dict[str, Trace]:
-    return {traces.model: traces} if isinstance(traces, Trace) else dict(traces)
+    if isinstance(traces, Trace):
+        return {traces.model: traces}
+    if not isinstance(traces, Mapping) or not all(isinstance(trace, Trace) for trace in traces.values()):
+        raise TypeError(f"a plot takes a Trace, or several by name as {{'a name': trace}}, received {traces!r:.60}.")
+    return dict(traces)

@@ -130,6 +130,11 @@ def _signal(given: Any) -> Any:
     if isinstance(given, Tensor):
         if given.numel() == 0:
             raise ValueError(f"predict: the input {list(given.shape)} is empty; give at least one sample.")
+        if given.is_floating_point() and given.dim() < 2:
+            raise ValueError(
+                f"predict: the input needs a batch dimension and channels, received {list(given.shape)}; a shape is "
+                "given as a tuple such as (8, 3, 224, 224)."
+            )
         return Signal.measured(given, min(1, given.dim() - 1)) if given.is_floating_point() else given
     if not is_shape(given):
         raise TypeError(

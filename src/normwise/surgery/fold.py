@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -143,7 +143,7 @@ def fold(
 
 
 def _sides(into: str | Sequence[str]) -> tuple[str, ...]:
-    sides = (into,) if isinstance(into, str) else tuple(into)
+    sides = (into,) if isinstance(into, str) or not isinstance(into, Iterable) else tuple(into)
     unknown = [side for side in sides if side not in SIDES]
     if unknown:
         raise ValueError(f"fold: into must be 'before', 'after' or both, received {unknown[0]!r}.")

@@ -6,6 +6,7 @@ from torch import nn
 
 from ..core.frozen import FROZEN_PARAMETERS, StaysInEvaluation
 from ..core.module_tree import module_tree
+from ..core.numbers import check_flag
 from ..layers.remembering import memory_of
 from ..layers.running_layer import RunningLayer
 from ..signal.modules import unwrapped
@@ -36,6 +37,7 @@ def freeze(model: nn.Module, affine: bool = False, where: Where | None = None) -
     True
     """
     whole = unwrapped(model, "freeze")
+    check_flag("freeze", "affine", affine)
     candidates = {m: node for m, node in module_tree(whole).items() if memory_of(m) is not None}
     chosen = matching(candidates, where, "freeze") if candidates or where is not None else []
     for layer in chosen:

@@ -87,7 +87,7 @@ def _predicate(where: Where | None, caller: str) -> Callable[[str, nn.Module], b
         return lambda name, module: True  # noqa: ARG005 as every predicate
     if callable(where):
         return where
-    patterns = [where] if isinstance(where, str) else list(where)
+    patterns = [where] if isinstance(where, str) else list(where) if isinstance(where, Iterable) else [where]
     if not all(isinstance(pattern, str) for pattern in patterns):
         raise TypeError(f"{caller}: where must be a predicate (name, module), a name or names, received {where!r}.")
     return lambda name, module: any(  # noqa: ARG005

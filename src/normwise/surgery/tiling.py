@@ -62,7 +62,7 @@ def tiles(
     check_input(image, _NAME)
     whole = unwrapped(model, _NAME)
     sizes = tuple(image.shape[2:])
-    edges = (tile,) * len(sizes) if isinstance(tile, int) else tuple(tile)
+    edges = tuple(tile) if isinstance(tile, Sequence) else (tile,) * len(sizes)
     if not sizes or len(edges) != len(sizes) or 0 in image.shape:
         raise ValueError(
             f"{_NAME}: the image must be [N, C, *space] with a tile size for each axis of space, received "
