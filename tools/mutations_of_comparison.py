@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from mutation import Mutation
 
-SUMMARY = "tests/comparison/test_summary.py"
-FALSE_WINNERS = "tests/comparison/test_false_winners.py"
+SUMMARY = "tests/comparison/verdicts/test_summary.py"
+FALSE_WINNERS = "tests/comparison/verdicts/test_false_winners.py"
 
 MUTATIONS = [
     Mutation(

@@ -20,11 +20,12 @@ from ...layers import Norm
 from ..contestants.models import first_line
 from ..contestants.strategy_names import protocols
 from ..events import Try
+from ..fingerprints import digest
 from ..isolation import isolated
 from ..machine import versions
 from ..metric import Metric, as_finite, as_number
 from ..references import load_object, name_of
-from ..settings import InputError, Run, Settings, digest
+from ..settings import InputError, Run, Settings
 from ..storage import Store
 from ..training.code import code_of
 from ..training.loop import EpochReport

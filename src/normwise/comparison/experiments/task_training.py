@@ -17,10 +17,11 @@ from ..data.in_memory import Data, scales_apart
 from ..data.training_data import TrainingData
 from ..data.validation import validation_part
 from ..events import Try
+from ..fingerprints import digest
 from ..groups import small_groups
 from ..isolation import isolated
 from ..machine import versions
-from ..settings import InputError, Run, Settings, digest
+from ..settings import InputError, Run, Settings
 from ..storage import Store
 from ..training.choices import Choices
 from ..training.loop import EpochReport, Trainer, chance_values, run_epochs, train

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
+from ..fingerprints import digest
 from ..references import load_object, name_of
-from ..settings import COSINE, MOMENTUM, OPTIMIZERS, InputError, digest, schedule
+from ..settings import COSINE, MOMENTUM, OPTIMIZERS, InputError, schedule
 from .code import code_of
 from .stepping import LeanSGD, are_alike
 

@@ -79,8 +79,8 @@ class Chance:
 
     The test takes one σ for the whole table. Real contestants and batch sizes scatter differently, so the spread of a
     pair is the largest of three estimates: over the whole table, over its batch size, and over that pair at all
-    batch sizes. Where all scatter alike this asks for more than the 95 % do; tests/comparison/test_false_winners.py
-    counts how often it errs where they do not.
+    batch sizes. Where all scatter alike this asks for more than the 95 % do;
+    tests/comparison/verdicts/test_false_winners.py counts how often it errs where they do not.
     """
 
     def __init__(self, blocks: Sequence[Block], level: float = LEVEL) -> None:

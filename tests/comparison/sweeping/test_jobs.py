@@ -67,7 +67,7 @@ def test_a_killed_head_takes_its_workers_along_and_the_sweep_resumes(tmp_path, m
     script, out = tmp_path / "head.py", tmp_path / "out"
     script.write_text(HEAD)
     monkeypatch.setenv("SMALL_JOBS_FOLDER", str(tmp_path))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([*sys.path, str(Path(__file__).parent)]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([*sys.path, str(Path(__file__).parents[1])]))
     head = subprocess.Popen([sys.executable, str(script), str(out)])
     pids = tmp_path / "pids"
     while not out.exists() or not read_rows(out):
@@ -145,7 +145,7 @@ def test_what_is_asked_wrongly_is_said_before_anything_starts(changes, message):
 
 
 def test_the_tables_are_in_the_order_that_was_asked(tmp_path, command, monkeypatch):
-    monkeypatch.setattr("sys.path", [*sys.path, str(Path(__file__).parent)])
+    monkeypatch.setattr("sys.path", [*sys.path, str(Path(__file__).parents[1])])
     asked = ("--norms", "none,group,batch", "--batch-sizes", "4", "--seeds", "2", "--out", "out", "--json", "rows.json")
     code, output, _ = command("compare", "--train", "small_jobs:score", "--metric", "score:max", *asked, "--jobs", "2")
     assert code == 0
