@@ -16,6 +16,8 @@ from .chance import LEVEL, range_quantile
 
 # How far ahead a count of seeds is worth saying.
 MOST_SEEDS = 50
+# Of float64, over a table.
+ROUNDING = 1e-13
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,8 @@ def mean_square(blocks: Sequence[Block]) -> float:
     total = 0.0
     for values in (block.values for block in blocks if block.freedom):
         residual = values - values.mean(1, keepdims=True) - values.mean(0, keepdims=True) + values.mean()
+        # What rounding leaves of differences that are all the same is no spread.
+        residual[abs(residual) <= ROUNDING * abs(values).max()] = 0.0
         total += float((residual**2).sum())
     return total / freedom if freedom else 0.0
 
