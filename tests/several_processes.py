@@ -13,10 +13,10 @@ def free_port():
         return str(s.getsockname()[1])
 
 
-def assert_all_hold(worker: Path, world: int = 2) -> None:
+def assert_all_hold(worker: Path, *arguments: str | Path, world: int = 2) -> None:
     """Each process that torchrun starts of the script says at its end that all properties hold."""
     command = [sys.executable, "-m", "torch.distributed.run", "--master-port", free_port()]
-    command += ["--nproc-per-node", str(world), str(worker)]
+    command += ["--nproc-per-node", str(world), str(worker), *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
     assert done.returncode == 0, done.stderr[-4000:]

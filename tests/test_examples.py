@@ -30,6 +30,7 @@ NOT_RUN = {
     "normwise tune": "half a minute and more, or a GPU: tests/tuning/test_measuring.py runs it with few sizes",
     "normwise trace --paper": "minutes, five ResNet-50s: docs/make_signal.py draws them",
     "normwise trace --model nf_resnet50": "tests/signal/test_trace_cli.py runs it on smaller nets",
+    "torchrun": "tests/comparison/experiments/test_together.py starts two processes of it",
     "normwise convert torchvision": "a checkpoint of the reader's own: tests/surgery/test_convert_cli.py has one",
     "normwise convert package": "a module of the reader's own: tests/surgery/test_convert_cli.py writes one",
     "normwise stylize": "pictures of the reader's own: tests/style/test_stylize_cli.py runs every form on small ones",

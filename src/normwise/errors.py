@@ -9,7 +9,7 @@ class InputError(ValueError):
     """What the caller asked for cannot be done; the message says what to write instead."""
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """The type and the first line of an error's message.
 
     >>> first_line(ValueError("no such file\\nat all"))

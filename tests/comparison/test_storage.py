@@ -1,9 +1,14 @@
+import errno
+import itertools
 import json
+import os
 import subprocess
 import sys
 
 import pytest
 
+from normwise import files
+from normwise.comparison import RunFinished, compare
 from normwise.comparison.settings import InputError
 from normwise.comparison.storage import RESULTS, Store, read_rows
 
@@ -132,3 +137,32 @@ def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"cannot be written .*; choose another"), Store(tmp_path / "file" / "out"):
         pass
+
+
+@pytest.mark.parametrize("full_at", [1, 2, 3])
+def test_a_full_disk_ends_the_sweep_with_what_is_kept_and_it_goes_on_later(tmp_path, monkeypatch, full_at):
+    """Settings come first, then a row each: the disk is full at the first, second or third write."""
+    sweep = {"norms": ["none", "group"], "batch_sizes": [2], "seeds": 1, "metric": "loss", "direction": "min"}
+
+    def train(run):
+        return {"loss": float(len(run.name))}
+
+    written, to_disk = itertools.count(1), files._to_disk
+
+    def until_full(file):
+        if next(written) >= full_at:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        to_disk(file)
+
+    with monkeypatch.context() as disk:
+        disk.setattr(files, "_to_disk", until_full)
+        with pytest.raises(
+            InputError, match=r"nothing more can be written there \(No space left on device\); the runs"
+        ):
+            compare(train=train, **sweep, out=tmp_path)
+    kept = len(read_rows(tmp_path))
+    assert kept >= full_at - 2
+    events = []
+    rows = compare(train=train, **sweep, out=tmp_path, on_event=events.append)
+    assert [row["value"] for row in rows] == [4.0, 5.0]
+    assert sum(isinstance(event, RunFinished) for event in events) == 2 - kept

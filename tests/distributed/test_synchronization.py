@@ -19,7 +19,7 @@ import normwise as nw
 
 @pytest.mark.parametrize("world", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_any_split_over_processes_is_one_process_on_the_whole(world):
-    assert_all_hold(Path(__file__).with_name("worker.py"), world)
+    assert_all_hold(Path(__file__).with_name("worker.py"), world=world)
 
 
 def test_a_dead_process_is_an_error_for_the_others_not_a_hang():

@@ -14,6 +14,7 @@ from ..comparison.report.words import partial, rate_note
 from ..comparison.storage import RESULTS
 from ..comparison.terminal import show_result
 from ..comparison.verdicts.next_step import next_step
+from ..errors import InputError
 from .files import STDOUT
 from .repeating import command_of
 
@@ -31,7 +32,12 @@ def show_and_write(
     """Write the report and the other files, and show the result."""
     from ..comparison.report.page import write_report
 
-    write_report(out / REPORT, rows, about, command_of(about["settings"], out))
+    try:
+        write_report(out / REPORT, rows, about, command_of(about["settings"], out))
+    except OSError as error:
+        raise InputError(
+            f"{out / REPORT} cannot be written ({error.strerror}); make room, and write it with normwise report {out}."
+        ) from error
     files = [("Report", out / REPORT)]
     if (out / RESULTS).is_file():
         files.append(("Rows", out / RESULTS))

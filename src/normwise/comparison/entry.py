@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 import torch
@@ -13,7 +13,8 @@ import torch
 from ..layers import Norm
 from .contestants.zoo import ModelLike
 from .data.text import Tokenizer
-from .experiments.own_training import TrainingFunction
+from .experiments.own_training import OwnTraining, TrainingFunction
+from .experiments.together import Together, check_processes, in_several_processes
 from .request import WEIGHT_DECAY, DataLike, Request, open_experiment
 from .settings import InputError
 from .storage import Store
@@ -70,7 +71,8 @@ def compare(
 
     With `train=` any task is compared, in the caller's own loop: `train(run)` is called once for each run and
     returns a dict with the metric. `run.norm(channels)` makes its normalizer, `run.replace(model)` puts it into a
-    model; see `normwise.comparison.TrainingRun`.
+    model; see `normwise.comparison.TrainingRun`. In a group of processes (torchrun) all of them call `compare` with
+    `train=`, and do each run together: the first decides what is run next and writes the rows, which all of them get.
 
     Args:
         model: `resnet8`, `resnet20`, `resnet18` and so on; `mlp` for features, `unet` for segmentation, `tagger` for
@@ -206,13 +208,19 @@ def compare(
         until_clear=until_clear,
     )
     check_jobs(jobs)
+    check_processes(train=train is not None, alone=shard is not None)
     part, seconds = parse_shard(shard), parse_budget(budget)
     if jobs > 1 and ray is not None:
         raise InputError("jobs= and ray= both say who does the runs; write one of them.")
+    if (jobs > 1 or ray is not None) and in_several_processes():
+        raise InputError("All processes of this group do each run together; leave jobs and ray out.")
     if jobs > 1 or ray is not None:
         request.check_picklable("jobs" if jobs > 1 else "ray")
     with threads_of_each(jobs) as threads, ExitStack() as stack:
-        sweep = Sweep(open_experiment(request), part, seconds)
+        experiment = open_experiment(request)
+        sweep = Sweep(experiment, part, seconds)
+        if isinstance(experiment, OwnTraining) and experiment.together:
+            return _together(experiment, experiment.together, sweep, out, on_event)
         if out is None and jobs > 1:
             out = stack.enter_context(tempfile.TemporaryDirectory())
         store = None if out is None else stack.enter_context(Store(Path(out)))
@@ -221,3 +229,18 @@ def compare(
         if store is not None and jobs > 1:
             return run_in_processes(sweep, request, store, jobs, threads, on_event)
         return sweep.run(on_event, store)
+
+
+def _together(
+    experiment: OwnTraining,
+    processes: Together,
+    sweep: Sweep,
+    out: str | os.PathLike[str] | None,
+    on_event: Listener | None,
+) -> list[Row]:
+    """The rows, in every process: the first does the sweep and writes, the others take part in its runs."""
+    if processes.rank > 0:
+        return processes.follow(experiment.take_part)
+    with processes.leading() as rows, nullcontext() if out is None else Store(Path(out)) as store:
+        rows += sweep.run(on_event, store)
+    return rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from .settings import InputError
+from ..errors import InputError
 
 
 def name_of(thing: Any) -> str:

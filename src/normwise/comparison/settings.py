@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -116,12 +114,6 @@ def schedule(step: int, total: int) -> float:
 def is_own(settings: Mapping[str, Any]) -> bool:
     """Whether a user's function trained, by the settings of a folder, which may be older than tasks are."""
     return not settings.get("task", "" if settings.get("metric") else CLASSIFICATION)
-
-
-def digest(value: Any) -> str:
-    """Hash of a JSON value; 16 hexadecimal digits."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def named_norms(norms: Sequence[Norm]) -> dict[str, Norm]:

@@ -74,7 +74,8 @@ class Store:
                 return frozenset(there["retried"])
             retried = sorted(stamp(row) for row in self.rows().values() if row.get("status") == "failed")
             settings = about | {"keys": list(keys), "retried": retried}
-            files.replace(self.folder / SETTINGS, json.dumps(settings, indent=2))
+            with self._in_words():
+                files.replace(self.folder / SETTINGS, json.dumps(settings, indent=2))
             return frozenset(retried)
 
     @contextmanager
@@ -116,8 +117,19 @@ class Store:
         return {key: {name: value for name, value in row.items() if name != "key"} for key, row in rows.items()}
 
     def _append(self, name: str, row: dict[str, Any]) -> None:
-        with (self.folder / self._own(name)).open("a", encoding="utf-8") as file:
+        with self._in_words(), (self.folder / self._own(name)).open("a", encoding="utf-8") as file:
             files.append(file, json.dumps(row, allow_nan=False) + "\n")
+
+    @contextmanager
+    def _in_words(self) -> Iterator[None]:
+        """A disk that is full, or gone, as an InputError."""
+        try:
+            yield
+        except OSError as error:
+            raise InputError(
+                f"out={str(self.folder)!r}: nothing more can be written there ({error.strerror}); the runs that it "
+                "holds are kept. Make room, and start the same comparison again."
+            ) from error
 
     def _own(self, name: str) -> str:
         return _numbered(name, self._number)

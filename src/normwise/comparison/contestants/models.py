@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ...errors import first_line
+from ...errors import InputError, first_line
 from ...layers import NORMALIZERS, Norm
+from ..fingerprints import digest
 from ..isolation import isolated
-from ..settings import InputError, digest
 from ..tasks import Task
 from ..tasks.classification import Classification
 from .bank import BANK

@@ -13,12 +13,12 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from ...core.model_change import ModelChange
+from ...errors import InputError
 from ...layers import Norm, activates, make_norm
 from ...layers.remembering import memory_of, remembers_instances
 from ...signal.protection import as_it_was
 from ..isolation import listening
 from ..references import name_of
-from ..settings import InputError
 from .token_layers import is_for_tokens, leave_fast_path, token_layer, token_layers
 
 # The "rank" of a layer that normalizes tokens [*, C].

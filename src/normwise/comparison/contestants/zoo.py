@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from ...checkpoint_files import READABLE, is_whole_model, load_whole
+from ...errors import InputError
 from ...layers import Norm
 from ...nets import resnet
 from ...nets.forms import Stem
 from ..references import load_object, name_of
-from ..settings import InputError
 from ..tasks import Task
 from ..tasks.classification import Classification
 from .models import Blueprint, Recipe, first_line

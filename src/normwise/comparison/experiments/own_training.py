@@ -3,43 +3,36 @@
 from __future__ import annotations
 
 import inspect
-import statistics
-import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
-from itertools import pairwise
 from typing import Any, cast
-
-import torch
-from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from ...layers import Norm
 from ..contestants.models import first_line
 from ..contestants.strategy_names import protocols
 from ..events import Try
+from ..fingerprints import digest
 from ..isolation import isolated
 from ..machine import versions
 from ..metric import Metric, as_finite, as_number
 from ..references import load_object, name_of
-from ..settings import InputError, Run, Settings, digest
+from ..settings import InputError, Run, Settings
 from ..storage import Store
 from ..training.code import code_of
 from ..training.loop import EpochReport
 from ..verdicts.cells import spoken
 from .experiment import Listener, Row
+from .measuring import NOT_MEASURED, measured
 from .run import TrainingRun
+from .together import Together, in_several_processes
 from .trial import why_unfit
 from .tuning import choose_rates
 
 TrainingFunction = Callable[[TrainingRun], Mapping[str, float]]
 
-# The first steps warm caches up.
-UNTIMED_STEPS = 3
 MOST_TRACEBACK = 4000
-_NOT_MEASURED = {"step_ms": None, "peak_memory_bytes": None, "memory_kind": None}
 
 
 class OwnTraining:
@@ -55,6 +48,7 @@ class OwnTraining:
         self.rates: dict[tuple[str, int], float] = {}
         self.missing: frozenset[tuple[str, int]] = frozenset()
         self.settings = replace(settings, norms=tuple(self.norms))
+        self.together = Together() if in_several_processes() else None
         # Read once: a key for each run, and one for each learning rate that is tried, rest on the same files.
         self._code = [code_of(train), metric.name, metric.direction]
         self._code_of = {name: code_of(norm) for name, norm in self.norms.items()}
@@ -78,6 +72,7 @@ class OwnTraining:
     def _key(self, run: Run, rate: float | None, choosing: bool = False) -> str:
         settings = self.settings
         asked = [settings.epochs, rate or 0.0, settings.device, settings.threads, versions()]
+        asked += [self.together.processes] if self.together else []
         return digest([asked, self._code, self._code_of[run.norm], run, *(["choosing"] if choosing else [])])
 
     def _rate(self, run: Run) -> float | None:
@@ -100,6 +95,8 @@ class OwnTraining:
         self, run: Run, rate: float | None, on_epoch: EpochReport, choosing: bool = False
     ) -> tuple[Row, Row, list[dict[str, Any]]]:
         """What came of it, what was measured, and what it reported."""
+        if self.together:
+            self.together.announce(run, rate, choosing)
         curve: list[dict[str, Any]] = []
 
         def on_report(epoch: int, metrics: dict[str, float | None]) -> None:
@@ -118,12 +115,18 @@ class OwnTraining:
             on_report=on_report,
             choosing=choosing,
         )
-        with isolated(run.seed, settings.device, settings.threads), _measured(settings.device) as measured:
+        with isolated(run.seed, settings.device, settings.threads), measured(settings.device) as found:
             outcome = self._outcome(handle)
-        return outcome, measured, curve
+        if self.together:
+            outcome = self.together.joined(outcome, self.metric.name)
+        return outcome, found, curve
+
+    def take_part(self, run: Run, rate: float | None, choosing: bool) -> None:
+        """A run that the first of several processes has announced."""
+        self._call(run, rate, lambda *_: None, choosing)
 
     def lost(self, message: str) -> Row:
-        return self._row(_ended("failed", message), dict(_NOT_MEASURED), [], self.settings.own_rate)
+        return self._row(_ended("failed", message), dict(NOT_MEASURED), [], self.settings.own_rate)
 
     def about(self) -> dict[str, Any]:
         about = asdict(self.settings)
@@ -137,12 +140,16 @@ class OwnTraining:
                 "the function draws the same numbers for every normalizer.",
                 "A run that raises an error has failed, one whose metric is not finite has diverged; neither has a "
                 "value.",
+                *self._processes(),
                 *self._choice_of_rate(),
                 *protocols(self.norms),
             ],
             "notes": [],
             "chosen_rates": [[norm, size, rate] for (norm, size), rate in self.rates.items()],
         }
+
+    def _processes(self) -> list[str]:
+        return [f"Each run is done by {self.together.processes} processes together."] if self.together else []
 
     def _choice_of_rate(self) -> list[str]:
         if not self.settings.lrs:
@@ -170,8 +177,10 @@ class OwnTraining:
     def _outcome(self, handle: TrainingRun) -> dict[str, Any]:
         try:
             given = self.train(handle)
-        except Exception as error:  # the user's own code may raise anything
+        except (Exception, SystemExit) as error:  # the user's own code may raise anything, and argparse exits
             return _ended("failed", first_line(error), traceback=_shortened(traceback.format_exc()))
+        if given is None and self.together and self.together.rank:
+            return _ended("finished", "")
         problem = self._problem_with(given) or self._left_undone(handle)
         if problem is not None:
             return _ended("failed", problem)
@@ -224,23 +233,3 @@ def _ended(status: str, message: str, **more: Any) -> dict[str, Any]:
 def _shortened(text: str) -> str:
     """The end of a traceback, which says where it happened."""
     return text if len(text) <= MOST_TRACEBACK else f"[...]\n{text[-MOST_TRACEBACK:]}"
-
-
-@contextmanager
-def _measured(device: str) -> Iterator[dict[str, Any]]:
-    """The median time between the steps of the optimizers in the block, and on CUDA the peak of allocated memory."""
-    found: dict[str, Any] = dict(_NOT_MEASURED)
-    times: list[float] = []
-    hook = register_optimizer_step_post_hook(lambda *_: times.append(time.perf_counter()))
-    on_cuda = torch.device(device).type == "cuda"
-    if on_cuda:
-        torch.cuda.reset_peak_memory_stats(device)
-    try:
-        yield found
-    finally:
-        hook.remove()
-    between = [later - earlier for earlier, later in pairwise(times)][UNTIMED_STEPS:]
-    found["step_ms"] = 1e3 * statistics.median(between) if between else None
-    if on_cuda:
-        found["peak_memory_bytes"] = torch.cuda.max_memory_allocated(device)
-        found["memory_kind"] = "CUDA caching allocator"

@@ -17,14 +17,16 @@ from ..data.in_memory import Data, scales_apart
 from ..data.training_data import TrainingData
 from ..data.validation import validation_part
 from ..events import Try
+from ..fingerprints import digest
 from ..groups import small_groups
 from ..isolation import isolated
 from ..machine import versions
-from ..settings import InputError, Run, Settings, digest
+from ..settings import InputError, Run, Settings
 from ..storage import Store
 from ..training.choices import Choices
-from ..training.loop import EpochReport, Trainer, chance_values, run_epochs, train
+from ..training.loop import EpochReport, chance_values, run_epochs, train
 from ..training.timing import side_by_side
+from ..training.trainer import Trainer
 from .experiment import Listener, Row
 from .protocol import protocol_of
 from .trial import who_can_run

@@ -141,8 +141,10 @@ class _Crew:
                 pass
         self.over = True
 
-    def _take_in(self, worker: _Worker, event: Event) -> None:
+    def _take_in(self, worker: _Worker, event: Event | InputError) -> None:
         sweep = self.sweep
+        if isinstance(event, InputError):
+            raise event
         if isinstance(event, RunStarted):
             worker.run = event.run
             sweep.tell(RunStarted(run=event.run, **sweep.state()))
@@ -189,8 +191,11 @@ def _work(
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the head's, which ends the workers
     threading.Thread(target=_end_with_the_head, daemon=True).start()
     torch.set_num_threads(threads)
-    with Store(folder) as store:
-        Sweep(open_experiment(request), part, budget).run(out.send, store)
+    try:
+        with Store(folder) as store:
+            Sweep(open_experiment(request), part, budget).run(out.send, store)
+    except InputError as error:  # such as a full disk: what it says is for the caller of the head
+        out.send(error)
 
 
 def _end_with_the_head() -> None:

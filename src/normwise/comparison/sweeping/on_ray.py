@@ -78,12 +78,20 @@ def _sweep_of(asked: bytes) -> Sweep:
     return Sweep(experiment)
 
 
-@contextmanager
-def _connected(address: str) -> Iterator[Any]:
+def _imported() -> Any:
+    """Ray itself, and no folder of that name, which Python takes for a package."""
     try:
         import ray  # pyright: ignore[reportMissingImports]
-    except ModuleNotFoundError as error:
-        raise InputError("ray= needs Ray, which is not installed; run `pip install ray`, or use jobs=.") from error
+    except ModuleNotFoundError:
+        ray = None
+    if not hasattr(ray, "init"):
+        raise InputError("ray= needs Ray, which is not installed; run `pip install ray`, or use jobs=.")
+    return ray
+
+
+@contextmanager
+def _connected(address: str) -> Iterator[Any]:
+    ray = _imported()
     if ray.is_initialized():
         yield ray
         return

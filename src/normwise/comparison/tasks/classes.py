@@ -33,7 +33,8 @@ class ClassTask(Task):
 
     def _class_second(self, output: Any) -> Tensor:
         """The outputs as cross-entropy takes them, `[N, K, ...]`."""
-        return tensor_of(output).movedim(self.class_dim, 1)
+        output = tensor_of(output)
+        return output if self.class_dim == 1 else output.movedim(self.class_dim, 1)
 
     def _losses(self, output: Any, y: Tensor) -> Tensor:
         """float64 `[n, 2]`: the sum of the losses of each sample, and how many targets it has."""

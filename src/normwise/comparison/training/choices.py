@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
+from ..fingerprints import digest
 from ..references import load_object, name_of
-from ..settings import COSINE, MOMENTUM, OPTIMIZERS, InputError, digest, schedule
+from ..settings import COSINE, MOMENTUM, OPTIMIZERS, InputError, schedule
 from .code import code_of
-from .stepping import LeanSGD, are_alike
+from .stepping import LeanAdamW, LeanSGD, are_alike
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 CONSTANT = "constant"
@@ -40,13 +41,13 @@ class Choices:
         kind = torch.device(device).type
         # A fused update would unscale the gradients of fp16 a second time.
         fused = kind in ("cpu", "cuda") and self.precision != "fp16"
+        alike = fused and are_alike([p for group in groups for p in group["params"]])
         if self.optimizer == "sgd":
-            alike = fused and are_alike([p for group in groups for p in group["params"]])
             return (LeanSGD if alike else torch.optim.SGD)(
                 groups, lr=rate, momentum=MOMENTUM, nesterov=True, fused=fused
             )
         if self.optimizer == "adamw":
-            return torch.optim.AdamW(groups, lr=rate, fused=fused)
+            return (LeanAdamW if alike else torch.optim.AdamW)(groups, lr=rate, fused=fused)
         assert callable(self.optimizer)
         made = self.optimizer(groups, lr=rate)
         if not isinstance(made, torch.optim.Optimizer):

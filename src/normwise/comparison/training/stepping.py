@@ -1,22 +1,25 @@
 """The update of a training step with as little work of the host as its arithmetic allows.
 
 Small nets at small batches wait for Python, not for arithmetic. What is here calls the operators that torch's own
-clipping and SGD end in, with the same arguments, so that the results are the same bits; what is left out is the search,
-anew in each step, for how the tensors are to be grouped.
+clipping, SGD and AdamW end in, with the same arguments, so that the results are the same bits; what is left out is the
+search, anew in each step, for how the tensors are to be grouped, and the profiler's mark around the step.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 # torch's own optimizers and clipping end in these.
 _fused_sgd: Any = torch._fused_sgd_  # pyright: ignore
+_fused_adamw: Any = torch._fused_adamw_  # pyright: ignore
 _foreach_norm: Any = torch._foreach_norm  # pyright: ignore
 _foreach_mul: Any = torch._foreach_mul_  # pyright: ignore
+
+Step = TypeVar("Step", bound=Callable[..., Any])
 
 
 def are_alike(parameters: Sequence[Tensor]) -> bool:
@@ -31,17 +34,27 @@ def clip_gradients(parameters: Sequence[Tensor], most: float) -> None:
 
     For parameters that `are_alike`.
     """
-    grads = [p.grad for p in parameters if p.grad is not None]
-    if grads:
-        norm = torch.linalg.vector_norm(torch.stack(_foreach_norm(grads, 2.0)), 2.0)
-        _foreach_mul(grads, torch.clamp(most / (norm + 1e-6), max=1.0))
+    grads = [g for p in parameters if (g := p.grad) is not None]
+    if not grads:
+        return
+    norm = torch.linalg.vector_norm(torch.stack(_foreach_norm(grads, 2.0)), 2.0)
+    share = torch.clamp(most / (norm + 1e-6), max=1.0)
+    # Times 1 is what it was; only of a CPU can that be asked without waiting.
+    if share.device.type != "cpu" or float(share) != 1.0:
+        _foreach_mul(grads, share)
 
 
-class LeanSGD(torch.optim.SGD):
-    """`torch.optim.SGD(fused=True)` to the bit, for parameters that `are_alike`.
+def _unmarked(step: Step) -> Step:
+    """An optimizer's step that torch does not wrap into a mark of its profiler and calls of hooks."""
+    step.hooked = True  # type: ignore[attr-defined]
+    return step
 
-    A parameter may get its first gradient later than others, at which torch's own stops.
-    """
+
+class _Lean(torch.optim.Optimizer):
+    """What both optimizers do without a search. `_held` are, of each group of parameters, the lists that its update
+    takes, once all of them have begun; None until then."""
+
+    _held: list[tuple[Any, ...]] | None = None
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop all gradients."""
@@ -52,6 +65,26 @@ class LeanSGD(torch.optim.SGD):
             for p in group["params"]:
                 p.grad = None
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self._held = None
+
+    def _gradients(self) -> list[list[Tensor]] | None:
+        """Those of each group, None where a parameter has none."""
+        grads = [[p.grad for p in group["params"]] for group in self.param_groups]
+        return None if any(g is None for each in grads for g in each) else grads
+
+    def _have_all_begun(self) -> bool:
+        return all(p in self.state for group in self.param_groups for p in group["params"])
+
+
+class LeanSGD(_Lean, torch.optim.SGD):
+    """`torch.optim.SGD(fused=True)` with momentum to the bit, for parameters that `are_alike`.
+
+    A parameter may get its first gradient later than others, at which torch's own stops.
+    """
+
+    @_unmarked
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         """One update by the gradients that are there."""
@@ -59,23 +92,34 @@ class LeanSGD(torch.optim.SGD):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        grads = self._gradients() if self._held else None
+        if self._held and grads:
+            for group, given, (buffers,) in zip(self.param_groups, grads, self._held, strict=True):
+                self._update(group, group["params"], given, buffers, first=False)
+            return loss
         for group in self.param_groups:
             moving = [p for p in group["params"] if p.grad is not None]
-            begun = [p for p in moving if p in self.state]
-            self._update(group, begun, first=False)
-            if len(begun) < len(moving):
-                new = [p for p in moving if p not in self.state]
-                for p in new:
-                    self.state[p]["momentum_buffer"] = torch.empty_like(p)
-                self._update(group, new, first=True)
+            self._update_some(group, [p for p in moving if p in self.state], first=False)
+            self._update_some(group, [p for p in moving if p not in self.state], first=True)
+        if self._have_all_begun():
+            self._held = [([self.state[p]["momentum_buffer"] for p in g["params"]],) for g in self.param_groups]
         return loss
 
-    def _update(self, group: dict[str, Any], params: list[Tensor], first: bool) -> None:
+    def _update_some(self, group: dict[str, Any], params: list[Tensor], first: bool) -> None:
+        if first:
+            for p in params:
+                self.state[p]["momentum_buffer"] = torch.empty_like(p)
+        buffers = [self.state[p]["momentum_buffer"] for p in params]
+        self._update(group, params, [p.grad for p in params], buffers, first)
+
+    def _update(
+        self, group: dict[str, Any], params: list[Tensor], grads: list[Any], buffers: list[Tensor], first: bool
+    ) -> None:
         if params:
             _fused_sgd(
                 params,
-                [p.grad for p in params],
-                [self.state[p]["momentum_buffer"] for p in params],
+                grads,
+                buffers,
                 weight_decay=group["weight_decay"],
                 momentum=group["momentum"],
                 lr=group["lr"],
@@ -86,3 +130,50 @@ class LeanSGD(torch.optim.SGD):
                 grad_scale=None,
                 found_inf=None,
             )
+
+
+class LeanAdamW(_Lean, torch.optim.AdamW):
+    """`torch.optim.AdamW(fused=True)` to the bit, for parameters that `are_alike`; torch's own until all have begun."""
+
+    @_unmarked
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """One update by the gradients that are there."""
+        grads = self._gradients() if self._held and closure is None else None
+        if not self._held or not grads:
+            loss = super().step(closure)
+            self._held = self._held or (self._lists() if self._have_all_begun() else None)
+            return loss
+        for group, given, (averages, squares, steps, counts) in zip(self.param_groups, grads, self._held, strict=True):
+            steps.add_(1)
+            beta1, beta2 = group["betas"]
+            _fused_adamw(
+                group["params"],
+                given,
+                averages,
+                squares,
+                [],
+                counts,
+                amsgrad=False,
+                lr=group["lr"],
+                beta1=beta1,
+                beta2=beta2,
+                weight_decay=group["weight_decay"],
+                eps=group["eps"],
+                maximize=group["maximize"],
+                grad_scale=None,
+                found_inf=None,
+            )
+        return None
+
+    def _lists(self) -> list[tuple[Any, ...]]:
+        """The steps of a group's parameters become views of one tensor, which one addition counts on."""
+        held = []
+        for group in self.param_groups:
+            states = [self.state[p] for p in group["params"]]
+            steps = torch.stack([state["step"] for state in states]) if states else torch.zeros(0)
+            counts = list(steps.unbind())
+            for state, count in zip(states, counts, strict=True):
+                state["step"] = count
+            held.append(([s["exp_avg"] for s in states], [s["exp_avg_sq"] for s in states], steps, counts))
+        return held

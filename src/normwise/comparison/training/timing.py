@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import torch
 
-from .loop import Trainer
+from .trainer import Trainer
 
 WARM_UP_ROUNDS = 2
 ROUNDS = 15

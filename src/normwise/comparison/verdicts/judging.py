@@ -126,11 +126,14 @@ def _verdict(cells: Mapping[str, Cell], block: Block, reliable: Sequence[str], c
     paired = block.norms if block.seeds else ()
     means = {norm: block.mean(norm) if norm in paired else metric.score(cell.mean) for norm, cell in cells.items()}
     ranked = sorted(cells, key=lambda norm: (norm in block.norms, means[norm]), reverse=True)
-    trained = any(_has_learned(cell) for cell in cells.values())
-    leader = next((norm for norm in ranked if norm in reliable), None) if trained else None
     said = {norm: metric.score(mean) for norm, mean in means.items()}
-    if leader is None:
-        return _without_leader(cells, ranked, trained, said)
+    leader = next((norm for norm in ranked if norm in reliable), None)
+    learned = leader is not None and _is_above_chance(cells[leader], said[leader])
+    if leader is None or not learned:
+        # Runs that disagree may still have learned something in one of them.
+        apart = [cell for norm, cell in cells.items() if norm not in reliable and cell.values]
+        trained = any(_is_above_chance(cell, cell.best) for cell in apart)
+        return _without_leader(cells, ranked, reliable if trained else (), trained, said)
     of_reliable, floor = block.only(reliable), resolution(cells[leader])
     needed = {norm: chance.needed(of_reliable, leader, norm) for norm in reliable}
     needed |= {norm: _needed_alone(block, leader, norm, chance.level) for norm in block.norms if norm not in reliable}
@@ -152,6 +155,7 @@ def _verdict(cells: Mapping[str, Cell], block: Block, reliable: Sequence[str], c
         unreliable=tuple(unreliable),
         above=tuple(norm for norm in unreliable if means[norm] > means[leader]),
         behind=tuple(behind),
+        at_chance=(),
         clear=len(cells) > 1 and len(behind) == len(cells) - 1,
         trained=True,
         diverged=False,
@@ -162,17 +166,21 @@ def _verdict(cells: Mapping[str, Cell], block: Block, reliable: Sequence[str], c
     )
 
 
-def _has_learned(cell: Cell) -> bool:
-    """Whether some run has a result, where chance is known a better one than that."""
+def _is_above_chance(cell: Cell, value: float) -> bool:
+    """Whether a metric of the cell is better than chance, where that is known, as far as its held-out samples tell."""
     if cell.diverged == cell.n or cell.lost == cell.n:
         return False
     if cell.chance is None:
         return True
-    return cell.metric.score(cell.best) > cell.metric.score(cell.chance) + resolution(cell)
+    return cell.metric.score(value) > cell.metric.score(cell.chance) + resolution(cell)
 
 
 def _without_leader(
-    cells: Mapping[str, Cell], ranked: Sequence[str], trained: bool, means: Mapping[str, float]
+    cells: Mapping[str, Cell],
+    ranked: Sequence[str],
+    at_chance: Sequence[str],
+    trained: bool,
+    means: Mapping[str, float],
 ) -> Verdict:
     return Verdict(
         batch_size=cells[ranked[0]].batch_size,
@@ -181,9 +189,10 @@ def _without_leader(
         lead=None,
         needed=None,
         tied=(),
-        unreliable=tuple(ranked) if trained else (),
+        unreliable=tuple(norm for norm in ranked if norm not in at_chance) if trained else (),
         above=(),
         behind=(),
+        at_chance=tuple(norm for norm in ranked if norm in at_chance),
         clear=False,
         trained=trained,
         diverged=all(cell.diverged == cell.n for cell in cells.values()),

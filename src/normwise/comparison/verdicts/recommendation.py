@@ -50,15 +50,11 @@ def _on_trained(rows: Sequence[Row], norms: Sequence[str], trained: Sequence[Ver
         return [f"Only {spoken(norms[0])} was run: there is nothing to compare it with."]
     if all(verdict.needed is None and not verdict.unreliable for verdict in trained):
         return ["No clear winner can be named from one seed: run at least two seeds to see the spread."]
-    return _among(rows, norms, [verdict for verdict in trained if verdict.leader is not None])
+    judged = [verdict for verdict in trained if verdict.leader is not None]
+    return _among(rows, norms, judged) if judged else _without_leader(trained)
 
 
 def _among(rows: Sequence[Row], norms: Sequence[str], judged: Sequence[Verdict]) -> list[str]:
-    if not judged:
-        return [
-            "No clear winner: no normalizer is reliable, the runs of each lie far apart.",
-            "Train longer or at a lower learning rate, or run more seeds.",
-        ]
     beaten = {norm for verdict in judged for norm in (*verdict.behind, *verdict.unreliable)}
     standing = [norm for norm in norms if norm not in beaten]
     sizes = [verdict.batch_size for verdict in judged]
@@ -78,6 +74,13 @@ def _among(rows: Sequence[Row], norms: Sequence[str], judged: Sequence[Verdict])
     # Step times of a training that is not ours are not taken side by side.
     second = None if judged[0].metric.own else shortest_step(rows, standing, min(sizes))
     return [first, *([second] if second else []), *_seeds(judged)]
+
+
+def _without_leader(trained: Sequence[Verdict]) -> list[str]:
+    why = "no normalizer is reliable, the runs of each lie far apart"
+    if any(verdict.at_chance for verdict in trained):
+        why = f"those whose runs agree are no better than {trained[0].metric.chance}"
+    return [f"No clear winner: {why}.", "Train longer or at a lower learning rate, or run more seeds."]
 
 
 def _seeds(judged: Sequence[Verdict]) -> list[str]:

@@ -16,6 +16,8 @@ from .chance import LEVEL, range_quantile
 
 # How far ahead a count of seeds is worth saying.
 MOST_SEEDS = 50
+# Of float64, over a table.
+ROUNDING = 1e-13
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,8 @@ def mean_square(blocks: Sequence[Block]) -> float:
     total = 0.0
     for values in (block.values for block in blocks if block.freedom):
         residual = values - values.mean(1, keepdims=True) - values.mean(0, keepdims=True) + values.mean()
+        # What rounding leaves of differences that are all the same is no spread.
+        residual[abs(residual) <= ROUNDING * abs(values).max()] = 0.0
         total += float((residual**2).sum())
     return total / freedom if freedom else 0.0
 
@@ -79,8 +83,8 @@ class Chance:
 
     The test takes one σ for the whole table. Real contestants and batch sizes scatter differently, so the spread of a
     pair is the largest of three estimates: over the whole table, over its batch size, and over that pair at all
-    batch sizes. Where all scatter alike this asks for more than the 95 % do; tests/comparison/test_false_winners.py
-    counts how often it errs where they do not.
+    batch sizes. Where all scatter alike this asks for more than the 95 % do;
+    tests/comparison/verdicts/test_false_winners.py counts how often it errs where they do not.
     """
 
     def __init__(self, blocks: Sequence[Block], level: float = LEVEL) -> None:

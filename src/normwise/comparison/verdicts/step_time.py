@@ -28,7 +28,8 @@ def shortest_step(rows: Sequence[Row], norms: Sequence[str], batch_size: int) ->
         return None
     quickest, second = order[:2]
     longer = {norm: block.mean(norm) - block.mean(quickest) for norm in order[1:]}
-    needed = {norm: chance.needed(block, quickest, norm) or math.inf for norm in longer}
+    known = {norm: chance.needed(block, quickest, norm) for norm in longer}
+    needed = {norm: math.inf if need is None else need for norm, need in known.items()}
     if any(longer[norm] <= needed[norm] for norm in longer):
         return None
     least, most = (100 * (1 - math.exp(-longer[second] + sign * needed[second])) for sign in (1, -1))

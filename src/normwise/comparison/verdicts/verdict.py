@@ -13,7 +13,8 @@ from .cells import listed, spoken
 class Verdict:
     """Who leads at a batch size. `needed` is what the lead over the runner-up had to exceed (None: one seed).
 
-    `leader` is the best of the reliable, None where there is none or where nothing trained.
+    `leader` is the best of the reliable, None where there is none or where it is no better than chance; then all of the
+    reliable are `at_chance`, if others learned something in some of their runs.
     `tied` are the normalizers, best first and beginning with the leader, that are not clearly behind it; `unreliable`
     those whose runs disagree (see `judging.RULE`), `above` those of them that are better than the leader on average;
     `behind` all others. `clear` where all others are behind. The runner-up is the best of the other reliable ones.
@@ -32,6 +33,7 @@ class Verdict:
     unreliable: tuple[str, ...]
     above: tuple[str, ...]
     behind: tuple[str, ...]
+    at_chance: tuple[str, ...]
     clear: bool
     trained: bool
     diverged: bool
@@ -55,7 +57,7 @@ def _sentence(verdict: Verdict) -> str:
     if not verdict.trained:
         return f"{start}{_nothing_trained(verdict)}"
     if verdict.leader is None:
-        return f"{start}no clear winner, since no normalizer is reliable."
+        return f"{start}no clear winner, since {_without(verdict)}."
     metric = verdict.metric
     start += f"{spoken(verdict.leader)} {metric.text(verdict.means[verdict.leader])}"
     if verdict.runner_up is None or verdict.lead is None:
@@ -75,6 +77,14 @@ def _nothing_trained(verdict: Verdict) -> str:
     if not verdict.metric.own:
         return _DIVERGED if verdict.diverged else _AT_CHANCE.format(chance=verdict.metric.chance)
     return f"no run has a finite {verdict.metric.name}."
+
+
+def _without(verdict: Verdict) -> str:
+    if not verdict.at_chance:
+        return "no normalizer is reliable"
+    named, others = (listed([spoken(norm) for norm in norms]) for norms in (verdict.at_chance, verdict.unreliable))
+    verb = "is" if len(verdict.at_chance) == 1 else "are"
+    return f"{named} {verb} no better than {verdict.metric.chance}, and the runs of {others} disagree"
 
 
 def _winner(verdict: Verdict) -> str:

@@ -14,7 +14,8 @@ from ..palette import Style
 from .broken import break_axis, break_of, padded
 from .figure import ENDED, HEIGHT, Picture, empty_figure, label, line, use_log_scale
 
-DODGE = 0.07
+# How far contestants stand apart at a batch size, and all of them together: places are 1 apart.
+DODGE, MOST_DODGE = 0.07, 0.42
 SMALL_HEIGHT = 190
 # Points of accuracy: what lies closer is shown on one axis.
 LEAST_GAP = 10.0
@@ -28,9 +29,10 @@ def against_batch_size(table: Table, rows: Sequence[Row], styles: Mapping[str, S
     Where few values lie far below all others, the axis is broken between them.
     """
     figure = _frame(table, HEIGHT)
+    apart = min(DODGE, MOST_DODGE / len(table.norms))
     for i, norm in enumerate(table.norms):
         # Side by side, so that equal values do not hide each other.
-        xs = [place + DODGE * (i - (len(table.norms) - 1) / 2) for place in range(len(table.batch_sizes))]
+        xs = [place + apart * (i - (len(table.norms) - 1) / 2) for place in range(len(table.batch_sizes))]
         if (field := table.quantity.row_field) is not None:
             figure.add_trace(_single_runs(table, field, norm, rows, xs, styles[norm]))
         figure.add_trace(_means(table, norm, xs, styles[norm]))

@@ -17,7 +17,7 @@ from normwise.comparison.data.in_memory import Data
 from normwise.comparison.report.page import build_page
 from normwise.comparison.settings import Run, make_settings
 from normwise.comparison.training.choices import make_choices
-from normwise.comparison.training.loop import Trainer
+from normwise.comparison.training.trainer import Trainer
 
 SMALL = {"model": task_problems.net, "data": splits, "task": "regression"}
 SMALL |= {"norms": ["batch", "none"], "batch_sizes": [8], "seeds": 1, "epochs": 2}

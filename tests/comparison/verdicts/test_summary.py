@@ -91,6 +91,14 @@ def test_a_clear_winner():
     assert "Clearly behind at batch size 2: BatchNorm (80.5%) and no normalization (50.5%)." in summary.evidence
 
 
+def test_what_rounding_leaves_of_equal_differences_is_no_spread():
+    changes = {"metric": "rmse", "direction": "min", "chance_rmse": 9.0, "test_interval": 0.0}
+    table = {("batch", 2): (1.22, 1.24, 1.26), ("group", 2): (1.02, 1.04, 1.06)}
+    verdict = summarize([r | changes | {"test_rmse": r["test_accuracy"]} for r in rows(table)]).verdicts[0]
+    assert (verdict.leader, verdict.needed, verdict.clear) == ("group", 0.0, True)
+    assert verdict.sentence.endswith("the lead of 0.2 is larger than the 0 that chance explains: a clear winner.")
+
+
 def test_no_clear_winner_where_the_spread_is_larger_than_the_lead():
     summary = summarize(rows({("batch", 2): [0.93, 0.97], ("group", 2): [0.95, 0.98]}))
     verdict = summary.verdicts[0]
@@ -343,3 +351,35 @@ def test_of_a_single_contestant_a_batch_size_that_failed_is_told():
         "Only BatchNorm was run: there is nothing to compare it with. At batch size 2 nothing trained: lower the "
         "learning rate."
     )
+
+
+def test_nobody_at_chance_leads_because_the_others_disagree():
+    """One learns in one of its runs; the best of those that agree has learned nothing."""
+    table = {("batch", 8): (0.1, 0.1, 0.1), ("group", 8): (0.1, 0.7, 0.1), ("layer", 8): (0.101, 0.1, 0.1)}
+    summary = summarize([r | {"chance_accuracy": 0.1} for r in rows(table)])
+    verdict = summary.verdicts[0]
+    assert (verdict.leader, verdict.tied, verdict.trained, verdict.clear) == (None, (), True, False)
+    assert (verdict.at_chance, verdict.unreliable) == (("layer", "batch"), ("group",))
+    assert verdict.sentence == (
+        "Batch size 8: no clear winner, since LayerNorm and BatchNorm are no better than always answering the most "
+        "frequent class, and the runs of GroupNorm disagree."
+    )
+    assert summary.headline.startswith("No clear winner: those whose runs agree are no better than always answering")
+    assert "Unreliable at batch size 8: GroupNorm" in " ".join(summary.evidence)
+
+
+def test_a_lucky_run_does_not_lift_a_mean_above_chance():
+    table = {("batch", 8): (0.07, 0.10, 0.125), ("group", 8): (0.06, 0.09, 0.12)}
+    summary = summarize([r | {"chance_accuracy": 0.1, "test_samples": 10**6} for r in rows(table)])
+    assert (summary.verdicts[0].leader, summary.verdicts[0].trained) == (None, False)
+    assert summary.headline.startswith("Nothing trained at batch size 8")
+
+
+@pytest.mark.parametrize(("chance", "leader"), [(50.0, None), (52.0, None), (58.0, "group")])
+def test_of_errors_the_leader_is_below_that_of_chance(chance, leader):
+    """`interval` is half the 95 % interval of the RMSE on the held-out samples."""
+    changes = {"metric": "rmse", "direction": "min", "chance_rmse": chance, "test_interval": 3.0}
+    table = {("batch", 8): (55.0, 55.2, 54.9), ("group", 8): (50.0, 50.2, 49.9)}
+    made = [r | changes | {"test_rmse": r["test_accuracy"]} for r in rows(table)]
+    verdict = summarize(made).verdicts[0]
+    assert (verdict.leader, verdict.trained) == (leader, leader is not None)

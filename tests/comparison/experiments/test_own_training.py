@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from functools import partial
 
 import numpy as np
@@ -112,6 +113,19 @@ def test_a_run_that_raises_is_recorded_and_the_sweep_goes_on(tmp_path):
     assert "LayerNorm failed, see the report, in 1 of 3 runs at batch size 16 and 1 of 3" in " ".join(summary.evidence)
     page = build_page(*read_sweep(tmp_path))
     assert "raise KeyError(&quot;no such column&quot;)" in page
+
+
+def test_a_function_that_exits_has_failed_and_does_not_end_the_sweep():
+    """argparse does so where it finds options that are not its own."""
+
+    def train(run):
+        if run.name == "layer":
+            sys.exit(2)
+        return planned(run)
+
+    rows = compare(train=train, **(SWEEP | {"seeds": 1, "batch_sizes": [8]}))
+    assert [row["status"] for row in rows] == ["finished", "failed", "finished"]
+    assert rows[1]["message"] == "SystemExit: 2."
 
 
 def test_failed_runs_are_tried_again_and_finished_ones_are_not(tmp_path):

@@ -1,11 +1,13 @@
-"""The lean update of our loop, against torch's own clipping and SGD, bit for bit."""
+"""The lean update of our loop, against torch's own clipping, SGD and AdamW, bit for bit."""
+
+import copy
 
 import pytest
 import torch
 from torch import nn
 
 from normwise import nets
-from normwise.comparison.training.stepping import LeanSGD, are_alike, clip_gradients
+from normwise.comparison.training.stepping import LeanAdamW, LeanSGD, are_alike, clip_gradients
 
 SIZES = ((3,), (7, 5), (16, 8, 3, 3), (1,), (130,))
 OPTIONS = {"lr": 0.1, "momentum": 0.9, "nesterov": True}
@@ -41,19 +43,26 @@ def test_clipping_is_torchs_to_the_bit():
     assert all(p.grad is None for p in ours)
 
 
-def test_updates_are_torchs_to_the_bit():
+@pytest.mark.parametrize(
+    ("lean", "plain", "options"),
+    [(LeanSGD, torch.optim.SGD, OPTIONS), (LeanAdamW, torch.optim.AdamW, {"lr": 0.1, "fused": True})],
+)
+def test_updates_are_torchs_to_the_bit(lean, plain, options):
     ours, theirs = parameters(), parameters()
-    lean, fused = LeanSGD(groups(ours), **OPTIONS), torch.optim.SGD(groups(theirs), **OPTIONS, fused=True)
+    optimizers = lean(groups(ours), **options), plain(groups(theirs), **(options | {"fused": True}))
     for step in range(30):
         give_gradients(step, ours, theirs, missing=(2,) if step % 4 == 3 else ())
-        for optimizer in (lean, fused):
+        for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = 0.1 / (1 + step)
             optimizer.step()
         assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
-    state, other = lean.state_dict()["state"], fused.state_dict()["state"]
-    assert all(torch.equal(state[i]["momentum_buffer"], other[i]["momentum_buffer"]) for i in range(len(SIZES)))
-    lean.zero_grad()
+        if step == 20:  # what was kept of the state before does not count any more
+            optimizers[0].load_state_dict(copy.deepcopy(optimizers[0].state_dict()))
+    state, other = (optimizer.state_dict()["state"] for optimizer in optimizers)
+    assert state.keys() == other.keys() == set(range(len(SIZES)))
+    assert all(torch.equal(state[i][name], other[i][name]) for i in other for name in other[i])
+    optimizers[0].zero_grad()
     assert all(p.grad is None for p in ours)
 
 

@@ -67,7 +67,7 @@ def test_a_killed_head_takes_its_workers_along_and_the_sweep_resumes(tmp_path, m
     script, out = tmp_path / "head.py", tmp_path / "out"
     script.write_text(HEAD)
     monkeypatch.setenv("SMALL_JOBS_FOLDER", str(tmp_path))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([*sys.path, str(Path(__file__).parent)]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([*sys.path, str(Path(__file__).parents[1])]))
     head = subprocess.Popen([sys.executable, str(script), str(out)])
     pids = tmp_path / "pids"
     while not out.exists() or not read_rows(out):
@@ -84,7 +84,7 @@ def test_a_killed_head_takes_its_workers_along_and_the_sweep_resumes(tmp_path, m
     sweep = {"metric": "score", "direction": "max", "norms": ["batch", "none"], "batch_sizes": [4], "seeds": 3}
     rows = compare(train=small_jobs.slow_score, **sweep, out=out)
     assert before < 6
-    assert [row["value"] for row in rows] == [row["value"] for row in compare(train=small_jobs.slow_score, **sweep)]
+    assert untimed(rows) == untimed(compare(train=small_jobs.slow_score, **sweep))
 
 
 def _alive(pid):
@@ -145,7 +145,7 @@ def test_what_is_asked_wrongly_is_said_before_anything_starts(changes, message):
 
 
 def test_the_tables_are_in_the_order_that_was_asked(tmp_path, command, monkeypatch):
-    monkeypatch.setattr("sys.path", [*sys.path, str(Path(__file__).parent)])
+    monkeypatch.setattr("sys.path", [*sys.path, str(Path(__file__).parents[1])])
     asked = ("--norms", "none,group,batch", "--batch-sizes", "4", "--seeds", "2", "--out", "out", "--json", "rows.json")
     code, output, _ = command("compare", "--train", "small_jobs:score", "--metric", "score:max", *asked, "--jobs", "2")
     assert code == 0
@@ -153,3 +153,34 @@ def test_the_tables_are_in_the_order_that_was_asked(tmp_path, command, monkeypat
     assert [row["norm"] for row in rows] == ["none", "group", "batch"] * 2
     table = output.partition("\nbatch size")[2].splitlines()[1:4]
     assert [line.split()[0] for line in table] == ["No", "GroupNorm", "BatchNorm"]
+
+
+def test_halves_of_our_own_loop_are_reported_as_the_whole(tmp_path, command, monkeypatch):
+    monkeypatch.setattr("sys.path", [*sys.path, str(Path(__file__).parents[1])])
+    sweep = SMALL | {"batch_sizes": [8, 16], "seeds": 2}
+    for k in (1, 2):
+        assert len(compare(**sweep, shard=f"{k}/2", out=tmp_path / f"part{k}")) == 4
+    assert command("report", "part1", "part2", "--out", "whole", "--json", "rows.json")[0] == 0
+    assert untimed(json.loads((tmp_path / "rows.json").read_text())) == untimed(compare(**sweep))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
+def test_one_of_four_workers_is_killed_from_outside(tmp_path, monkeypatch):
+    monkeypatch.setenv("SMALL_JOBS_FOLDER", str(tmp_path))
+    sweep = {"metric": "score", "direction": "max", "norms": ["batch", "none", "group"], "batch_sizes": [4], "seeds": 4}
+    killed = []
+
+    def kill_one(event):
+        pids = (tmp_path / "pids").read_text().split() if (tmp_path / "pids").exists() else []
+        if isinstance(event, RunStarted) and not killed and len(set(pids)) == 4:
+            killed.append(int(pids[-1]))
+            os.kill(killed[0], signal.SIGKILL)
+
+    rows = compare(train=small_jobs.slow_score, **sweep, jobs=4, out=tmp_path / "out", on_event=kill_one)
+    begun = list(map(int, (tmp_path / "pids").read_text().split()))
+    assert len(set(begun)) >= 4
+    assert killed
+    assert len(begun) == len(rows) + 1, "the run of the killed worker is begun again"
+    assert untimed(rows) == untimed(compare(train=small_jobs.slow_score, **sweep))
+    assert untimed(read_sweep(tmp_path / "out")[0]) == untimed(rows)

@@ -10,8 +10,8 @@ from normwise.comparison import Run, compare
 from normwise.comparison.contestants.models import Network
 from normwise.comparison.isolation import isolated
 from normwise.comparison.settings import make_settings
-from normwise.comparison.training.loop import Trainer
 from normwise.comparison.training.timing import LEAST_ROUNDS, ROUNDS, WARM_UP_ROUNDS, side_by_side
+from normwise.comparison.training.trainer import Trainer
 from normwise.layers import BatchRenorm2d, make_norm
 from normwise.layers.batch_renorm import value_at
 

@@ -13,7 +13,8 @@ from normwise.comparison.contestants.normalizer_free import UNIT_CLIP
 from normwise.comparison.data.batches import data_order
 from normwise.comparison.isolation import isolated
 from normwise.comparison.settings import CLIP_NORM, Run, make_settings, schedule
-from normwise.comparison.training.loop import Trainer, chance_values, parameter_groups, train
+from normwise.comparison.training.loop import chance_values, train
+from normwise.comparison.training.trainer import Trainer, parameter_groups
 
 DATA = small_problems.blob_data()
 SITES = ("norm1", "a_norm")

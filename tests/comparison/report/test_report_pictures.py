@@ -122,6 +122,16 @@ def test_points_of_the_same_batch_size_stand_side_by_side():
     assert max(np.abs(places)) < 0.5
 
 
+def test_many_contestants_stay_at_their_batch_size():
+    names = tuple(f"norm{i}" for i in range(14))
+    rows = make_rows(names, seeds=1)
+    picture = against_batch_size(tables(summarize(rows))[0], rows, styles(names))
+    places = np.array([mean_line(picture, name).x for name in names])
+    assert places.shape == (14, len(BATCH_SIZES))
+    assert abs(places - np.arange(len(BATCH_SIZES))).max() < 0.25
+    assert (np.diff(places, axis=0) > 0).all()
+
+
 @pytest.mark.parametrize(("index", "field"), [(2, "step_ms"), (3, "peak_memory_bytes")])
 def test_cost_is_on_a_logarithmic_scale_that_holds_every_point(index, field):
     picture = against_batch_size(tables(summarize(ROWS))[index], ROWS, LOOKS)
