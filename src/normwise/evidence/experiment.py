@@ -120,3 +120,17 @@ def student(freedom: int) -> float:
     (12.706, 2.776, 2.131)
     """
     return _STUDENT[min(freedom, len(_STUDENT)) - 1]
+
+
+def more_than_half(total: int) -> int:
+    """So many of them are more than half beyond doubt (sign test): of fair coins so many or more fall on one side in
+    at most 5 of 100 cases. One more than all for less than five.
+
+    >>> more_than_half(12), more_than_half(20), more_than_half(4)
+    (10, 15, 5)
+    """
+    tail, least = 0, total + 1
+    while tail + math.comb(total, least - 1) <= 0.05 * 2**total:
+        least -= 1
+        tail += math.comb(total, least)
+    return least
