@@ -13,9 +13,10 @@ from pathlib import Path
 
 from normwise.comparison.storage import read_sweep
 from normwise.evidence import EXPERIMENTS, Experiment
-from normwise.evidence.experiment import DOES_NOT_HOLD, HOLDS, HOLDS_WHEN, UNDECIDED, Results
+from normwise.evidence.experiment import DOES_NOT_HOLD, HOLDS, HOLDS_WHEN, UNDECIDED
 from normwise.evidence.reading import about_committed, committed_rows, judged
 from normwise.evidence.running import folder_of, runs_of
+from normwise.evidence.showing import picture_of
 
 HERE = Path(__file__).parent
 PAGE, IMAGES = HERE / "evidence.md", HERE / "images" / "evidence"
@@ -71,7 +72,7 @@ def page() -> str:
     IMAGES.mkdir(exist_ok=True, parents=True)
     tried = [experiment for experiment in EXPERIMENTS.values() if committed_rows(experiment)]
     for experiment in tried:
-        picture = experiment.picture(Results(committed_rows(experiment)))
+        picture = picture_of(experiment, committed_rows(experiment))
         (IMAGES / f"{experiment.number}.svg").write_text(picture, encoding="utf-8")
     table = "".join(map(_line, EXPERIMENTS.values()))
     return TEXT.format(table=table, parts="\n".join(map(_part, tried)))

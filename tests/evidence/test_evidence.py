@@ -1,5 +1,6 @@
 """The experiments: their verdicts follow from their rows, and from nothing else."""
 
+import html
 import json
 import math
 import re
@@ -11,11 +12,12 @@ import torch
 
 from normwise.evidence import EXPERIMENTS, run_experiment
 from normwise.evidence.catalogue import find_experiment
-from normwise.evidence.charts import bars, lines
+from normwise.evidence.charts import RIGHT, WIDTH, bars, lines
 from normwise.evidence.e17_moving_averages import MovingAverageNorm
 from normwise.evidence.experiment import DOES_NOT_HOLD, HOLDS, HOLDS_WHEN, OUTCOMES, UNDECIDED, Results, student
 from normwise.evidence.reading import about_committed, committed_rows, judged, read_committed
 from normwise.evidence.running import runs_of
+from normwise.evidence.showing import picture_of
 
 ALL = list(EXPERIMENTS.values())
 BY_NUMBER = {"argnames": "experiment", "argvalues": ALL, "ids": [experiment.number for experiment in ALL]}
@@ -140,8 +142,25 @@ def test_the_picture_says_in_words_what_it_shows(experiment):
     label = re.search(r'aria-label="([^"]+)"', picture)[1]
     assert len(re.findall(r"\d", label)) > 3
     assert "nan" not in picture.lower()
-    names = re.findall(r'<text x="530" y="[\d.]+" style="[^"]*">([^<]*)', picture)
-    assert all(len(name) <= 27 for name in names)  # what fits beside the lines
+    names = re.findall(rf'<text x="{WIDTH - RIGHT + 10}" y="[\d.]+" style="[^"]*">([^<]*)', picture)
+    assert all(len(name) <= 26 for name in names)  # what fits beside the lines
+    titles = re.findall(r'<text x="8" y="20">([^<]*)', picture)
+    assert titles
+    assert all(len(title) <= 82 for title in titles)
+
+
+@pytest.mark.parametrize(**TRIED)
+def test_the_picture_is_headed_by_claim_and_verdict(experiment):
+    rows = committed_rows(experiment)
+    picture = picture_of(experiment, rows)
+    verdict = judged(experiment, rows)
+    heading = " ".join(re.findall(r'font-weight:bold">([^<]*)', picture))
+    assert html.unescape(heading) == experiment.claim
+    assert f"Found: {verdict.outcome}" in picture
+    if verdict.outcome == HOLDS_WHEN:
+        assert verdict.sentence.partition(" ")[0] in picture
+    seeds = len({row["seed"] for row in rows})
+    assert (f"standard deviation over {seeds} seeds" in picture) == (seeds > 1)
 
 
 @pytest.mark.parametrize(**BY_NUMBER)
@@ -223,7 +242,7 @@ def test_names_in_charts_are_escaped_and_do_not_lie_on_each_other():
     series = {f"<{i}>": [(1, 1.0 + 1e-6 * i), (10, 2.0)] for i in range(4)}
     picture = lines("title", "x", "y", series, log_y=True)
     assert "<0>" not in picture.replace("&lt;", "").replace("<text", "")
-    places = sorted(float(y) for y in re.findall(r'<text x="530" y="([\d.]+)"', picture))
+    places = sorted(float(y) for y in re.findall(rf'<text x="{WIDTH - RIGHT + 10}" y="([\d.]+)"', picture))
     assert min(b - a for a, b in pairwise(places)) >= 14.9
     assert "0 ± 0.1" in bars("title", "x", {"none": (0.0, 0.1), "one": (1.0, 0.0)})
 

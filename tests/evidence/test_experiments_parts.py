@@ -181,7 +181,7 @@ def test_error_bars_and_pictures_below_each_other():
     assert "nan" not in picture
     both = stacked(picture, lines("another", "x", "y", {"two": [(1, 1.0), (2, 3.0)]}))
     assert both.count("<svg") == 3
-    assert 'height="720"' in both
+    assert 'height="640"' in both
     assert "a title" in both.partition(">")[0]
 
 

@@ -94,10 +94,7 @@ def judge(results: Results) -> Verdict:
 
 def picture(results: Results) -> str:
     named = {f"asked {question}": case_of(MIXED, question) for question in QUESTIONS}
-    values = {
-        name: (results.mean(case, name="first gate"), results.spread(case, name="first gate"))
-        for name, case in named.items()
-    }
+    values = {name: results.shown(case, name="first gate") for name, case in named.items()}
     return bars(
         "The same pictures, two questions: how much style does the layer let through?",
         "gate of the first layer, mean",
@@ -119,12 +116,8 @@ EXPERIMENT = Experiment(
     "points behind BatchNorm and InstanceNorm; undecided if only one of these is so.",
     cases=tuple(case_of(norm, question) for norm in NORMS for question in QUESTIONS),
     measure=measure,
-    metric="accuracy",
-    direction="max",
     judge=judge,
     picture=picture,
-    seeds=5,
     epochs=12,
-    quick_seeds=3,
     quick_epochs=5,
 )

@@ -90,10 +90,7 @@ def judge(results: Results) -> Verdict:
 
 
 def picture(results: Results) -> str:
-    series = {
-        case: [(size, 100 * results.mean(case, size), 100 * results.spread(case, size)) for size in results.sizes()]
-        for case in CASES
-    }
+    series = {case: results.over_sizes(case, scale=100) for case in CASES}
     return lines("Without normalizers against BatchNorm", "batch size", "held-out accuracy, %", series)
 
 
@@ -116,13 +113,9 @@ EXPERIMENT = Experiment(
     rule=RULE,
     cases=CASES,
     measure=measure,
-    metric="accuracy",
-    direction="max",
     judge=judge,
     picture=picture,
     sizes=SIZES,
-    seeds=5,
     epochs=4,
     quick_seeds=5,
-    quick_epochs=1,
 )

@@ -97,7 +97,7 @@ def _beaten(results: Results, task: str) -> bool:
 
 
 def picture(results: Results) -> str:
-    values = {case: (100 * results.mean(case), 100 * results.spread(case)) for case in CASES}
+    values = {case: results.shown(case, scale=100) for case in CASES}
     return bars(f"Who is the most accurate at batch size {SIZE}?", "held-out accuracy, %", values, group=": ")
 
 
@@ -114,12 +114,8 @@ EXPERIMENT = Experiment(
     "undecided.",
     cases=CASES,
     measure=measure,
-    metric="accuracy",
-    direction="max",
     judge=judge,
     picture=picture,
-    seeds=5,
     epochs=12,
-    quick_seeds=3,
     quick_epochs=3,
 )

@@ -60,9 +60,7 @@ def judge(results: Results) -> Verdict:
 
 
 def picture(results: Results) -> str:
-    values = {
-        case: (100 * results.mean(case, name="longer"), 100 * results.spread(case, name="longer")) for case in CASES
-    }
+    values = {case: results.shown(case, name="longer", scale=100) for case in CASES}
     return bars("Sequences longer than any in training: who still reads them?", "accuracy, %", values, group=": ")
 
 
@@ -81,12 +79,8 @@ EXPERIMENT = Experiment(
     "them; undecided if LayerNorm is ahead on average only.",
     cases=CASES,
     measure=measure,
-    metric="accuracy",
-    direction="max",
     judge=judge,
     picture=picture,
-    seeds=5,
     epochs=10,
-    quick_seeds=3,
     quick_epochs=3,
 )

@@ -52,10 +52,10 @@ def picture(results: Results) -> str:
     series = {norm: _over_time(results, case_of(norm, rate)) for norm in NORMS}
     seeds = len(results.values(case_of(BATCH, rate)))
     title = (
-        f"At a rate of {rate:g} the gradient explodes in {exploded(results, NAIVE, rate)} of {seeds} runs with moving "
-        f"averages, in {exploded(results, RENORM, rate)} with renormalization"
+        f"Exploding runs at a rate of {rate:g}: moving averages {exploded(results, NAIVE, rate)} of {seeds}, "
+        f"renormalization {exploded(results, RENORM, rate)}"
     )
-    axis = "largest norm of the gradient (geometric mean of the runs)"
+    axis = "norm of the gradient, largest in each twelfth (geometric mean)"
     return lines(title, "share of the training, %", axis, series, log_x=False, log_y=True)
 
 
