@@ -1,6 +1,7 @@
 """What the experiments measure with, against values known from elsewhere."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from normwise.evidence import (
     e20_memory,
     painting,
 )
-from normwise.evidence.charts import lines, stacked
+from normwise.evidence.charts import bars, headed, lines, stacked
 from normwise.evidence.classifying import Task, accuracy, at_best_rate, fit, hits, in_training, perceptron
 from normwise.evidence.experiment import Results, more_than_half
 from normwise.evidence.photographs import WEATHERS, scene_and_weather, weather
@@ -305,3 +306,25 @@ def test_the_objective_of_painting():
     e19b_style._left(net)
     assert torch.equal(net.running_mean, torch.zeros(3))
     assert net.num_batches_tracked == 0
+
+
+def test_groups_of_bars_stand_below_their_name():
+    values = {f"{norm}: {net}": (1.0, 0.0) for net in ("RNN", "Transformer") for norm in ("LayerNorm", "BatchNorm")}
+    picture = bars("title", "x", values, group=": ")
+    shown = re.findall(r">([^<>]+)</text>", picture)
+    assert shown[1:8] == ["RNN", "LayerNorm", "1", "BatchNorm", "1", "Transformer", "LayerNorm"]
+    colors = re.findall(r'<rect [^>]*fill="([^"]+)"', picture)
+    assert colors[:2] == colors[2:]
+    assert colors[0] != colors[1]
+
+
+def test_a_heading_is_wrapped_and_the_picture_stands_below_it():
+    picture = lines("title", "x", "y", {"one": [(1, 5.0), (2, 6.0)]})
+    claim = "a < b, " + "word " * 30
+    both = headed(picture, claim.strip(), "holds", "±: standard deviation over 5 seeds")
+    parts = re.findall(r'font-weight:bold">([^<]*)</text>', both)
+    assert len(parts) == 3
+    assert " ".join(parts) == claim.strip().replace("<", "&lt;")
+    assert "Found: holds." in both
+    height = int(re.search(r'height="(\d+)"', both)[1])
+    assert re.search(rf'<svg y="{height - 320}"', both)

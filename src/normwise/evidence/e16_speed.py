@@ -77,10 +77,10 @@ def picture(results: Results) -> str:
         ]
         for norm in NORMS
     }
-    nowhere = ", ".join(norm for norm, line in series.items() if not line)
-    title = f"{DEPTH} layers: how fast is it learnt at each learning rate?" + (
-        f" (at none: {nowhere})" if nowhere else ""
-    )
+    nowhere = [norm.replace("none", "no normalizer") for norm, line in series.items() if not line]
+    title = f"{DEPTH} layers: how fast is it learnt at each learning rate?"
+    if nowhere:
+        title += f" ({', '.join(nowhere)}: at none)"
     return lines(title, "learning rate", f"steps to a training loss of {REACHED:g}, less is better", series, log_y=True)
 
 
