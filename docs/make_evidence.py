@@ -13,9 +13,10 @@ from pathlib import Path
 
 from normwise.comparison.storage import read_sweep
 from normwise.evidence import EXPERIMENTS, Experiment
-from normwise.evidence.experiment import DOES_NOT_HOLD, HOLDS, HOLDS_WHEN, UNDECIDED, Results
+from normwise.evidence.experiment import DOES_NOT_HOLD, HOLDS, HOLDS_WHEN, UNDECIDED
 from normwise.evidence.reading import about_committed, committed_rows, judged
 from normwise.evidence.running import folder_of, runs_of
+from normwise.evidence.showing import picture_of
 
 HERE = Path(__file__).parent
 PAGE, IMAGES = HERE / "evidence.md", HERE / "images" / "evidence"
@@ -71,7 +72,7 @@ def page() -> str:
     IMAGES.mkdir(exist_ok=True, parents=True)
     tried = [experiment for experiment in EXPERIMENTS.values() if committed_rows(experiment)]
     for experiment in tried:
-        picture = experiment.picture(Results(committed_rows(experiment)))
+        picture = picture_of(experiment, committed_rows(experiment))
         (IMAGES / f"{experiment.number}.svg").write_text(picture, encoding="utf-8")
     table = "".join(map(_line, EXPERIMENTS.values()))
     return TEXT.format(table=table, parts="\n".join(map(_part, tried)))
@@ -126,10 +127,12 @@ TEXT = """# Evidence: what articles say of normalizers, tried
 People choose normalizers by what articles say. Here every claim of the source articles is an experiment that anyone
 repeats with one command: with seeds, a rule for the verdict that was fixed before it ran, and a picture.
 [A test](../tests/evidence/test_evidence.py) holds each rule to saying something else of exchanged rows. "Does not
-hold here" and "undecided at this size" are results. Words: [glossary](glossary.md); where the articles slip:
+hold here" and "undecided at this size" are results, and where a first protocol did not show its claim a second one was
+looked for, which has its letter: both are reported. Words: [glossary](glossary.md); where the articles slip:
 [errata](errata.md).
 
-記事にある主張を一つずつ実験にしたものです。判定の規則は実行の前にコードで決めてあります。
+記事にある主張を一つずつ実験にしたものです。判定の規則は実行の前にコードで決めてあります。最初の実験で決まらなかった
+主張には別の実験 (E9b など) を加え、両方の結果を載せています。
 
 ```
 normwise evidence

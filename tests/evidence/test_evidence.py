@@ -1,5 +1,6 @@
 """The experiments: their verdicts follow from their rows, and from nothing else."""
 
+import html
 import json
 import math
 import re
@@ -11,11 +12,12 @@ import torch
 
 from normwise.evidence import EXPERIMENTS, run_experiment
 from normwise.evidence.catalogue import find_experiment
-from normwise.evidence.charts import bars, lines
+from normwise.evidence.charts import RIGHT, WIDTH, bars, lines
 from normwise.evidence.e17_moving_averages import MovingAverageNorm
 from normwise.evidence.experiment import DOES_NOT_HOLD, HOLDS, HOLDS_WHEN, OUTCOMES, UNDECIDED, Results, student
 from normwise.evidence.reading import about_committed, committed_rows, judged, read_committed
 from normwise.evidence.running import runs_of
+from normwise.evidence.showing import picture_of
 
 ALL = list(EXPERIMENTS.values())
 BY_NUMBER = {"argnames": "experiment", "argvalues": ALL, "ids": [experiment.number for experiment in ALL]}
@@ -87,15 +89,28 @@ SHOWN = {
         "gradient": 0.4,
     },
     "E9": lambda case, _: {"accuracy": 0.95 if case.startswith("NF") else 0.9},
+    "E9b": lambda case, _: {"accuracy": 0.95 if case.startswith("NF") else 0.9},
     "E10": lambda case, _: {"accuracy": 0.95 if case.startswith("BatchNorm") else 0.9},
+    "E10b": lambda case, _: {"accuracy": 0.95 if case.startswith("BatchNorm") else 0.9},
+    "E11b": lambda case, _: {"accuracy": 0.9 if case.startswith("BN") else 0.95, "MMACs": 1.3},
     "E12": lambda case, _: {
         "longer": 0.9 if case.startswith("Layer") else 0.7,
         "accuracy": 0.1 if "step" in case else 0.9,
     },
+    "E12b": lambda case, _: {
+        "longer": 0.9 if case.startswith("Layer") else 0.7,
+        "accuracy": 0.1 if "of a step" in case else 0.9,
+    },
     "E13": lambda case, _: {"accuracy": 0.95 if case == "4" else 0.9, "training loss": 0.1 if case == "4" else 0.2},
     "E17": lambda case, _: {"largest gradient": 100.0 if case.startswith("moving") else 1.0},
+    "E17b": lambda case, _: {"largest gradient": 100.0 if case.startswith("moving") else 1.0},
     "E19": lambda case, _: {"error": 0.3 if case.startswith("Instance") else 0.6},
+    "E19b": lambda case, size: {"left": left(case, size), "log left": math.log(left(case, size))},
 }
+
+
+def left(case, size):
+    return 0.3 if case.startswith("Instance") else 0.3 + 1 / size
 
 
 @pytest.mark.parametrize("number", SHOWN)
@@ -107,7 +122,7 @@ def test_a_rule_can_say_that_a_claim_holds(number):
         for case in experiment.cases
         for size in experiment.sizes
         for metrics in [SHOWN[number](case, size)]
-        for seed in range(3)
+        for seed in range(6)
     ]
     assert judged(experiment, rows).outcome == HOLDS
 
@@ -127,8 +142,25 @@ def test_the_picture_says_in_words_what_it_shows(experiment):
     label = re.search(r'aria-label="([^"]+)"', picture)[1]
     assert len(re.findall(r"\d", label)) > 3
     assert "nan" not in picture.lower()
-    names = re.findall(r'<text x="530" y="[\d.]+" style="[^"]*">([^<]*)', picture)
-    assert all(len(name) <= 27 for name in names)  # what fits beside the lines
+    names = re.findall(rf'<text x="{WIDTH - RIGHT + 10}" y="[\d.]+" style="[^"]*">([^<]*)', picture)
+    assert all(len(name) <= 26 for name in names)  # what fits beside the lines
+    titles = re.findall(r'<text x="8" y="20">([^<]*)', picture)
+    assert titles
+    assert all(len(title) <= 82 for title in titles)
+
+
+@pytest.mark.parametrize(**TRIED)
+def test_the_picture_is_headed_by_claim_and_verdict(experiment):
+    rows = committed_rows(experiment)
+    picture = picture_of(experiment, rows)
+    verdict = judged(experiment, rows)
+    heading = " ".join(re.findall(r'font-weight:bold">([^<]*)', picture))
+    assert html.unescape(heading) == experiment.claim
+    assert f"Found: {verdict.outcome}" in picture
+    if verdict.outcome == HOLDS_WHEN:
+        assert verdict.sentence.partition(" ")[0] in picture
+    seeds = len({row["seed"] for row in rows})
+    assert (f"standard deviation over {seeds} seeds" in picture) == (seeds > 1)
 
 
 @pytest.mark.parametrize(**BY_NUMBER)
@@ -210,7 +242,7 @@ def test_names_in_charts_are_escaped_and_do_not_lie_on_each_other():
     series = {f"<{i}>": [(1, 1.0 + 1e-6 * i), (10, 2.0)] for i in range(4)}
     picture = lines("title", "x", "y", series, log_y=True)
     assert "<0>" not in picture.replace("&lt;", "").replace("<text", "")
-    places = sorted(float(y) for y in re.findall(r'<text x="530" y="([\d.]+)"', picture))
+    places = sorted(float(y) for y in re.findall(rf'<text x="{WIDTH - RIGHT + 10}" y="([\d.]+)"', picture))
     assert min(b - a for a, b in pairwise(places)) >= 14.9
     assert "0 ± 0.1" in bars("title", "x", {"none": (0.0, 0.1), "one": (1.0, 0.0)})
 

@@ -1,6 +1,9 @@
 """Weight standardization and its scaled form against the papers' equations in float64 NumPy."""
 
 import copy
+import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -77,6 +80,20 @@ def test_the_articles_formula_in_one_call():
     assert [name for name, _ in layer.named_parameters()] == ["bias", "parametrizations.weight.original"]
     found.square().sum().backward()
     assert layer.parametrizations.weight.original.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["ReLU", "SiLU", "GELU"])
+def test_the_variances_that_the_page_tells(name):
+    """Var[f(z)] of a standard normal z, by the trapezoidal rule, and γ = 1/√Var."""
+    z, step = np.linspace(-12.0, 12.0, 240_001, retstep=True)
+    weights = step * np.exp(-z * z / 2) / np.sqrt(2 * np.pi)
+    normal = np.array([0.5 * (1 + math.erf(v / math.sqrt(2))) for v in z])
+    f = {"ReLU": np.maximum(z, 0), "SiLU": z / (1 + np.exp(-z)), "GELU": z * normal}[name]
+    variance = ((f - (f * weights).sum()) ** 2 * weights).sum()
+    assert activation_gain(name.lower()) == pytest.approx(variance**-0.5, rel=1e-6)
+    page = (Path(__file__).parents[2] / "docs" / "normalizer-free.md").read_text(encoding="utf-8")
+    (line,) = [line for line in page.splitlines() if line.startswith(f"| {name}")]
+    assert re.findall(r"\d\.\d{4}", line) == [f"{variance:.4f}", f"{variance**-0.5:.4f}"]
 
 
 @every_layer

@@ -6,15 +6,17 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from html import escape, unescape
+from textwrap import wrap
 
 from ..pages import svg
 from ..pages.palette import SERIES
 
-WIDTH, HEIGHT = 720, 360
-LEFT, RIGHT, TOP, BOTTOM = 64, 200, 52, 46
+WIDTH, HEIGHT = 560, 320  # narrow enough to be read on a phone
+LEFT, RIGHT, TOP, BOTTOM = 52, 190, 52, 46
 CHARACTER = 6.8  # pixels of one, on average
 GLYPHS = "●■◆▲▼★○□◇△"
-BAR = 18
+BAR, FIGURES = 18, 96  # a bar, and the room for its value
+LETTERS = 60  # of a claim in a line
 
 
 #: The points (x, y) of a line, or (x, y, half the length of its error bar).
@@ -65,29 +67,47 @@ def bars(
 ) -> str:
     """A bar for each name, with its value and spread in figures; zeros of a logarithmic axis have no bar.
 
-    Names that end alike behind `group`, such as ": ", stand together, and what begins alike has one colour.
+    Names that end alike behind `group`, such as ": ", stand together below that ending, and what begins alike has one
+    colour.
     """
     heads = [name.partition(group)[0] if group else name for name in values]
-    colors = {head: SERIES[i % len(SERIES)] for i, head in enumerate(dict.fromkeys(heads))}
     tails = [name.partition(group)[2] if group else "" for name in values]
-    height = TOP + len(values) * (BAR + 8) + 10 * (len(set(tails)) - 1) + BOTTOM
-    room = 20 + CHARACTER * max(map(len, values))
+    colors = {head: SERIES[i % len(SERIES)] for i, head in enumerate(dict.fromkeys(heads))}
+    room, end = 20 + CHARACTER * max(map(len, heads)), WIDTH - FIGURES
     positive = [value + spread * (not log) for value, spread in values.values() if value > 0] or [1.0]
-    scale = svg.LogScale(positive, room, WIDTH - 110) if log else svg.LinearScale([0.0, *positive], room, WIDTH - 110)
-    parts = [svg.text(8, 20, title), svg.text(WIDTH - 110, height - 12, x, "end quiet")]
+    scale = svg.LogScale(positive, room, end) if log else svg.LinearScale([0.0, *positive], room, end)
+    parts, top = [svg.text(8, 20, title)], TOP - 16
     for i, (name, (value, spread)) in enumerate(values.items()):
-        top = TOP + i * (BAR + 8) + 10 * (len(dict.fromkeys(tails[: i + 1])) - 1)
-        shown = f"{value:.3g}" + (f" ± {spread:.2g}" if spread else "")
-        end = scale(value) if value > 0 else room
-        parts.append(svg.text(room - 8, top + 13, name, "end"))
-        parts.append(svg.rectangle(room, top, max(1.0, end - room), BAR, colors[heads[i]], f"{name}: {shown}"))
-        right = end
-        if spread and not log:
-            left, right = scale(max(0.0, value - spread)), scale(value + spread)
-            parts.append(f'<path class="roof" d="M{left:.1f} {top + BAR / 2:g}H{right:.1f}"/>')
-        parts.append(svg.text(max(room + 1, end, right) + 6, top + 13, shown))
+        if tails[i] and tails[i] not in tails[:i]:
+            parts.append(svg.text(8, top + 15, tails[i], "quiet"))
+            top += BAR + 4
+        parts += _bar(heads[i], name, top, value, spread, colors[heads[i]], scale, room, log)
+        top += BAR + 8
+    height = top + 32
+    parts.append(svg.text(WIDTH - 8, height - 12, x, "end quiet"))
     said = "; ".join(f"{name} {value:.3g}" for name, (value, _) in values.items())
     return svg.document(WIDTH, height, parts, f"{title}. {x}: {said}.")
+
+
+def _bar(
+    head: str,
+    name: str,
+    top: float,
+    value: float,
+    spread: float,
+    color: str,
+    scale: svg.LogScale | svg.LinearScale,
+    room: float,
+    log: bool,
+) -> list[str]:
+    shown = f"{value:.3g}" + (f" ± {spread:.2g}" if spread else "")
+    end = right = scale(value) if value > 0 else room
+    parts = [svg.text(room - 8, top + 13, head, "end")]
+    parts.append(svg.rectangle(room, top, max(1.0, end - room), BAR, color, f"{name}: {shown}"))
+    if spread and not log:
+        left, right = scale(max(0.0, value - spread)), scale(value + spread)
+        parts.append(f'<path class="roof" d="M{left:.1f} {top + BAR / 2:g}H{right:.1f}"/>')
+    return [*parts, svg.text(max(room + 1, end, right) + 6, top + 13, shown)]
 
 
 def stacked(first: str, second: str) -> str:
@@ -100,6 +120,21 @@ def stacked(first: str, second: str) -> str:
     moved = second.replace("<svg ", f'<svg y="{sizes[0][1]:g}" ', 1)
     width, height = max(size[0] for size in sizes), sum(size[1] for size in sizes)
     return svg.document(width, height, [first, moved], " ".join(map(unescape, labels)))
+
+
+def headed(picture: str, claim: str, verdict: str, note: str) -> str:
+    """A picture below what is claimed, what was found, and what its error bars are."""
+    claimed = wrap(claim, LETTERS)
+    parts = [
+        f'<text x="8" y="{22 + 18 * i}" style="font-size:14px;font-weight:bold">{escape(part, quote=False)}</text>'
+        for i, part in enumerate(claimed)
+    ]
+    below = 22 + 18 * len(claimed)
+    found = wrap(f"Found: {verdict}.", round(WIDTH / CHARACTER))
+    parts += [svg.text(8, below + 2 + 16 * i, part) for i, part in enumerate(found)]
+    parts.append(svg.text(8, below + 2 + 16 * len(found), note, "quiet"))
+    height = below + 14 + 16 * len(found)
+    return stacked(svg.document(WIDTH, height, parts, f"{claim}: {verdict}."), picture)
 
 
 def _ends(point: Point, log: bool) -> tuple[float, float]:

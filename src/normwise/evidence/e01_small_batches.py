@@ -49,10 +49,7 @@ def judge(results: Results) -> Verdict:
 
 
 def picture(results: Results) -> str:
-    series = {
-        norm: [(size, 100 * results.mean(norm, size), 100 * results.spread(norm, size)) for size in results.sizes()]
-        for norm in NORMS
-    }
+    series = {norm: results.over_sizes(norm, scale=100) for norm in NORMS}
     title = "Smaller mini-batches: BatchNorm falls, what looks at one sample does not"
     return lines(title, "batch size", "held-out accuracy, %", series)
 
@@ -71,13 +68,9 @@ EXPERIMENT = Experiment(
     "by seed); undecided if only BatchNorm's loss is seen.",
     cases=tuple(NORMS),
     measure=measure,
-    metric="accuracy",
-    direction="max",
     judge=judge,
     picture=picture,
     sizes=SIZES,
-    seeds=5,
     epochs=8,
-    quick_seeds=3,
     quick_epochs=3,
 )

@@ -105,6 +105,5 @@ EXPERIMENT = Experiment(
     direction="min",
     judge=judge,
     picture=picture,
-    seeds=5,
     quick_seeds=2,
 )

@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-import math
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..comparison import TrainingRun
-from ..functional.adaptive import adaptive_instance_norm, style_statistics
-from ..nets import StyleNet, vgg_trunk
 from ..style.contrast import CONTRASTS, lowered
-from ..style.features import Features, vgg_features
-from ..style.losses import relative_distance, style_loss, style_targets
 from .charts import bars
 from .experiment import DOES_NOT_HOLD, HOLDS, HOLDS_WHEN, UNDECIDED, Experiment, Results, Verdict
-from .photographs import photographs
+from .painting import BATCH, INSTANCE, NORMS, SHOWN, places, trained
 from .sheets import sheet
-from .steps import take_step
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-NORMS = {"InstanceNorm": "instance", "BatchNorm": "batch"}
-INSTANCE, BATCH = NORMS
 SIZES = (1, 4)
-SIDE, RATE, STEPS_OF_EPOCH = 48, 4e-3, 20
-STYLE_WEIGHT, BY_PIXELS = 10.0, 0.3
-SHOWN = 144
 INDEPENDENT, DEPENDENT = 0.1, 0.3
 
 
@@ -37,7 +25,7 @@ def measure(run: TrainingRun) -> dict[str, float]:
     """How far the painting of the photograph at half and a quarter of its contrast is from that at full contrast,
     where 1 is how far the paintings of other places are."""
     net = trained(run.name, run.batch_size, run.seed, run.epochs)
-    content, *others = _places()
+    content, *others = places()
     with torch.no_grad():
         full = net(content[None])
         unit = torch.stack([_distance(net(other[None]), full) for other in others]).mean()
@@ -46,66 +34,6 @@ def measure(run: TrainingRun) -> dict[str, float]:
             for share in CONTRASTS
         }
     return found | {"distance": found[f"contrast {CONTRASTS[-1]:g}"]}
-
-
-@lru_cache(maxsize=32)
-def trained(case: str, size: int, seed: int, epochs: int) -> nn.Module:
-    """A small feed-forward net that paints crops of the photographs in waves of a few colours."""
-    with torch.random.fork_rng([]):
-        torch.manual_seed(seed)
-        net = StyleNet(NORMS[case], width=8, blocks=2)
-        features, style = _features(), waves()[None]
-        targets = style_targets(features(style), features.style, "gram")
-        palette = style_statistics(style)
-        optimizer = torch.optim.Adam(net.parameters(), RATE)
-        total = epochs * STEPS_OF_EPOCH
-        for step in range(total):
-            crops = _crops(size)
-            painted = net(crops)
-            target = adaptive_instance_norm(crops, palette, 1e-4).clamp(0, 1)
-            loss = (painted - target).square().mean()
-            if step >= BY_PIXELS * total:
-                maps = features(painted)
-                loss = 10 * loss + STYLE_WEIGHT * style_loss(maps, targets, "gram")
-                with torch.no_grad():
-                    kept = features(target, (features.content,))[features.content]
-                loss = loss + relative_distance(maps[features.content], kept)
-            take_step(optimizer, loss)
-    return net.eval()
-
-
-@lru_cache(maxsize=1)
-def _features() -> Features:
-    """Random convolutions: they know textures and colours, which is enough for waves."""
-    with torch.random.fork_rng([]):
-        torch.manual_seed(0)
-        return vgg_features(vgg_trunk((2, 2), width=16), "random", trained=False)
-
-
-def waves(side: int = 96) -> Tensor:
-    """The style: bent stripes of blue, white and orange, ``[3, side, side]`` in [0, 1]."""
-    y, x = torch.meshgrid(*2 * [torch.linspace(0, 1, side)], indexing="ij")
-    phase = 2 * math.pi * (9 * y + 0.6 * torch.sin(2 * math.pi * 3 * x))
-    share = (0.5 + 0.5 * torch.sin(phase))[None]
-    colors = torch.tensor([[0.05, 0.15, 0.45], [0.95, 0.92, 0.8], [0.9, 0.45, 0.1]])[..., None, None]
-    return torch.where(
-        share < 0.5, torch.lerp(colors[0], colors[1], 2 * share), torch.lerp(colors[1], colors[2], 2 * share - 1)
-    )
-
-
-def _crops(size: int) -> Tensor:
-    found = []
-    for _ in range(size):
-        picture = photographs()[int(torch.randint(2, ()))]
-        top, left = (int(torch.randint(picture.shape[i] - SIDE + 1, ())) for i in (1, 2))
-        found.append(picture[:, top : top + SIDE, left : left + SIDE])
-    return torch.stack(found)
-
-
-def _places() -> list[Tensor]:
-    """The place that is painted, and others."""
-    temple, flower = photographs()
-    return [temple[:, 60 : 60 + SHOWN, 100 : 100 + SHOWN], flower[:, :SHOWN, :SHOWN], flower[:, -SHOWN:, -SHOWN:]]
 
 
 def _distance(a: Tensor, b: Tensor) -> Tensor:
@@ -134,11 +62,7 @@ def judge(results: Results) -> Verdict:
 
 
 def picture(results: Results) -> str:
-    values = {
-        f"{case}, batch size {size}": (results.mean(case, size), results.spread(case, size))
-        for case in NORMS
-        for size in results.sizes()
-    }
+    values = {f"{case}, batch size {size}": results.shown(case, size) for case in NORMS for size in results.sizes()}
     title = "The photograph at a quarter of its contrast: how far does the painting move?"
     return bars(title, "1: as far as a painting of another place", values)
 
@@ -146,7 +70,7 @@ def picture(results: Results) -> str:
 def exhibit(epochs: int) -> Image:
     """The photograph at three contrasts, and what the first seed's nets make of it."""
     contrasts = (1.0, *CONTRASTS)
-    shown = torch.stack([lowered(_places()[0], share) for share in contrasts])
+    shown = torch.stack([lowered(places()[0], share) for share in contrasts])
     rows = {f"photograph at contrast {', '.join(f'{c:g}' for c in contrasts)}": shown}
     for case in NORMS:
         net = trained(case, SIZES[-1], 0, epochs)
@@ -175,7 +99,6 @@ EXPERIMENT = Experiment(
     picture=picture,
     exhibit=exhibit,
     sizes=SIZES,
-    seeds=5,
     epochs=12,
     quick_seeds=2,
     quick_epochs=6,

@@ -20,6 +20,7 @@ SCALES = (0.1, 0.3, 1.0, 3.0, 10.0)
 # gradient falls with it, and the effective learning rate with its square.
 MODERATE = SCALES[:-1]
 NORMS = ("none", "batch", "layer", "nf")
+LABELS = {"none": "no normalizer", "batch": "BatchNorm", "layer": "LayerNorm", "nf": "scaled weights"}
 DEPTH, WIDTH, BATCH, RATE = 10, 64, 32, 0.05
 NARROW, WIDE = 0.10, 0.30
 
@@ -84,9 +85,11 @@ def _range(results: Results, norm: str, scales: Sequence[float]) -> float:
 
 
 def picture(results: Results) -> str:
-    series = {norm: [(scale, 100 * results.mean(case_of(norm, scale))) for scale in SCALES] for norm in NORMS}
-    title = f"{DEPTH} layers: accuracy against the scale of the initial weights"
-    return lines(title, "scale (1: He's)", "test accuracy, %", series)
+    series = {
+        LABELS[norm]: [(scale, *results.shown(case_of(norm, scale), scale=100)) for scale in SCALES] for norm in NORMS
+    }
+    title = f"{DEPTH} layers: who learns from initial weights that are too small or too large?"
+    return lines(title, "scale of the initial weights (1: He's)", "held-out accuracy, %", series)
 
 
 EXPERIMENT = Experiment(
@@ -102,11 +105,8 @@ EXPERIMENT = Experiment(
     "undecided if it matters little to both.",
     cases=tuple(case_of(norm, scale) for norm in NORMS for scale in SCALES),
     measure=measure,
-    metric="accuracy",
-    direction="max",
     judge=judge,
     picture=picture,
-    seeds=5,
     epochs=20,
     quick_seeds=2,
     quick_epochs=8,

@@ -53,10 +53,7 @@ def judge(results: Results) -> Verdict:
 
 
 def picture(results: Results) -> str:
-    series = {
-        norm: [(size, results.mean(norm, size), results.spread(norm, size)) for size in results.sizes()]
-        for norm in NORMS
-    }
+    series = {norm: results.over_sizes(norm) for norm in NORMS}
     title = "How far are the answers in use from those in training?"
     return lines(title, "batch size", "probability that moves", series)
 
@@ -79,8 +76,6 @@ EXPERIMENT = Experiment(
     judge=judge,
     picture=picture,
     sizes=SIZES,
-    seeds=5,
     epochs=8,
-    quick_seeds=3,
     quick_epochs=3,
 )

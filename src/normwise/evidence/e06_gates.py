@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +11,7 @@ from ..comparison import TrainingRun
 from ..layers import make_norm
 from ..layers.batch_instance_norm import gates
 from .charts import bars
-from .classifying import accuracy, fit
+from .classifying import Task, accuracy, fit
 from .digits import digits
 from .experiment import DOES_NOT_HOLD, HOLDS, UNDECIDED, Experiment, Results, Verdict
 from .photographs import weather
@@ -27,15 +26,6 @@ CONTRASTS = (0.15, 0.4, 1.0)
 CHANNELS, SIZE, RATE, GATE_RATE = 16, 16, 0.05, 10.0
 
 
-class Task(NamedTuple):
-    """Pictures and labels to train on, and held-out ones."""
-
-    x: Tensor
-    y: Tensor
-    x_test: Tensor
-    y_test: Tensor
-
-
 def case_of(norm: str, question: str) -> str:
     return f"{norm}: {question}"
 
@@ -43,7 +33,7 @@ def case_of(norm: str, question: str) -> str:
 @lru_cache(maxsize=len(QUESTIONS))
 def task_of(question: str) -> Task:
     if question in (SCENE, WEATHER):
-        return Task(*weather(by_weather=question == WEATHER))
+        return weather(by_weather=question == WEATHER)
     data, random = digits(), torch.Generator().manual_seed(0)
     parts: list[Tensor] = []
     for x, y in ((data.x_train, data.y_train), (data.x_test, data.y_test)):
@@ -57,7 +47,7 @@ def measure(run: TrainingRun) -> dict[str, float]:
     """Held-out accuracy, and the mean gate of all and of the first layer: 1 keeps the style, 0 takes it out."""
     norm, _, question = run.name.partition(": ")
     task = task_of(question)
-    net = _net(NORMS[norm], task.x.shape[1], int(task.y.max()) + 1)
+    net = _net(NORMS[norm], task.x.shape[1], task.classes)
     own = gates(net)
     others = [p for p in net.parameters() if all(p is not gate for gate in own)]
     groups = [{"params": others}, *([{"params": own, "lr": GATE_RATE * RATE}] if own else [])]
@@ -104,10 +94,7 @@ def judge(results: Results) -> Verdict:
 
 def picture(results: Results) -> str:
     named = {f"asked {question}": case_of(MIXED, question) for question in QUESTIONS}
-    values = {
-        name: (results.mean(case, name="first gate"), results.spread(case, name="first gate"))
-        for name, case in named.items()
-    }
+    values = {name: results.shown(case, name="first gate") for name, case in named.items()}
     return bars(
         "The same pictures, two questions: how much style does the layer let through?",
         "gate of the first layer, mean",
@@ -129,12 +116,8 @@ EXPERIMENT = Experiment(
     "points behind BatchNorm and InstanceNorm; undecided if only one of these is so.",
     cases=tuple(case_of(norm, question) for norm in NORMS for question in QUESTIONS),
     measure=measure,
-    metric="accuracy",
-    direction="max",
     judge=judge,
     picture=picture,
-    seeds=5,
     epochs=12,
-    quick_seeds=3,
     quick_epochs=5,
 )

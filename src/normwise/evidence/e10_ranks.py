@@ -6,14 +6,14 @@ import statistics
 from functools import lru_cache
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..comparison import TrainingRun
 from ..comparison.data.in_memory import Data
 from ..comparison.data.splits import split_and_standardize
 from ..nets import resnet
 from .charts import bars
-from .classifying import accuracy, fit, perceptron
+from .classifying import Task, accuracy, fit, perceptron
 from .digits import digits, flat
 from .experiment import DOES_NOT_HOLD, HOLDS, UNDECIDED, Experiment, Results, Verdict
 from .photographs import weather
@@ -23,6 +23,7 @@ BATCH = "BatchNorm"
 SIZE, RATE, WIDTH, DEPTH = 32, 0.1, 32, 3
 HELD_OUT = 0.5
 WINE, CANCER, FLAT, IMAGES, SCENES = "wine", "breast cancer", "digits, flat", "digits, ResNet-8", "scenes, ResNet-8"
+IRIS = "iris"
 TABLES, PICTURES = (WINE, CANCER, FLAT), (IMAGES, SCENES)
 TASKS = (*TABLES, *PICTURES)
 # A row of features has no positions, so InstanceNorm of one has nothing to normalize by.
@@ -31,20 +32,21 @@ PASSES = {WINE: 6, CANCER: 3, FLAT: 2, IMAGES: 1, SCENES: 1}
 
 
 @lru_cache(maxsize=len(TASKS))
-def task_of(name: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Samples and labels to train on, and held-out ones."""
+def task_of(name: str) -> Task:
+    """The samples of a task; every second piece of the photographs."""
     if name == SCENES:
-        x, y, x_test, y_test = weather(by_weather=False)
-        return x[::2], y[::2], x_test, y_test
-    data = digits() if name in (FLAT, IMAGES) else _table(name)
+        scenes = weather(by_weather=False)
+        return scenes._replace(x=scenes.x[::2], y=scenes.y[::2])
+    data = digits() if name in (FLAT, IMAGES) else table(name)
     shape = flat if name in TABLES else torch.Tensor.contiguous
-    return shape(data.x_train), data.y_train, shape(data.x_test), data.y_test
+    return Task(shape(data.x_train), data.y_train, shape(data.x_test), data.y_test)
 
 
-def _table(name: str) -> Data:
+def table(name: str) -> Data:
+    """A table of scikit-learn's; half of its rows are held out."""
     from sklearn import datasets
 
-    load = datasets.load_wine if name == WINE else datasets.load_breast_cancer
+    load = {WINE: datasets.load_wine, CANCER: datasets.load_breast_cancer, IRIS: datasets.load_iris}[name]
     rows, labels = load(return_X_y=True)
     x, y = torch.from_numpy(rows).float(), torch.from_numpy(labels).long()
     return split_and_standardize(name, x, y, tuple(map(str, y.unique().tolist())), HELD_OUT)
@@ -53,15 +55,14 @@ def _table(name: str) -> Data:
 def measure(run: TrainingRun) -> dict[str, float]:
     """Accuracy on held-out samples after training."""
     norm, _, name = run.name.partition(": ")
-    x, y, x_test, y_test = task_of(name)
-    classes = int(y.max()) + 1
+    task = task_of(name)
     net: nn.Module = (
-        perceptron(NORMS[norm], x.shape[1], WIDTH, DEPTH, classes)
+        perceptron(NORMS[norm], task.x.shape[1], WIDTH, DEPTH, task.classes)
         if name in TABLES
-        else resnet(8, NORMS[norm], in_channels=x.shape[1], num_classes=classes, width=8)
+        else resnet(8, NORMS[norm], in_channels=task.x.shape[1], num_classes=task.classes, width=8)
     )
-    fit(net, x, y, size=SIZE, epochs=run.epochs * PASSES[name], rate=RATE, seed=run.seed)
-    return {"accuracy": accuracy(net.eval(), x_test, y_test)}
+    fit(net, task.x, task.y, size=SIZE, epochs=run.epochs * PASSES[name], rate=RATE, seed=run.seed)
+    return {"accuracy": accuracy(net.eval(), task.x_test, task.y_test)}
 
 
 def judge(results: Results) -> Verdict:
@@ -96,7 +97,7 @@ def _beaten(results: Results, task: str) -> bool:
 
 
 def picture(results: Results) -> str:
-    values = {case: (100 * results.mean(case), 100 * results.spread(case)) for case in CASES}
+    values = {case: results.shown(case, scale=100) for case in CASES}
     return bars(f"Who is the most accurate at batch size {SIZE}?", "held-out accuracy, %", values, group=": ")
 
 
@@ -113,12 +114,8 @@ EXPERIMENT = Experiment(
     "undecided.",
     cases=CASES,
     measure=measure,
-    metric="accuracy",
-    direction="max",
     judge=judge,
     picture=picture,
-    seeds=5,
     epochs=12,
-    quick_seeds=3,
     quick_epochs=3,
 )

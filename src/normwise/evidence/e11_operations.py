@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ..comparison import TrainingRun
+from ..layers import BatchNorm2d
 from ..nets import count_macs, count_parameters, nf_regnet, nf_resnet, resnet
 from ..nets.efficientnet import efficientnet
 from ..weights import bake
@@ -20,7 +21,23 @@ from .experiment import DOES_NOT_HOLD, HOLDS, UNDECIDED, Experiment, Results, Ve
 
 BN, NF, REGNET, EFFICIENT = "BN-ResNet-50", "NF-ResNet-50", "NF-RegNet-B0", "EfficientNet-B0"
 SIDE, ROUNDS, SIZE, RATE = 224, 3, 32, 0.1
+PYTORCHS_MOMENTUM = 0.1
 CLOSE, FEWER = 0.01, 0.5
+
+
+def small_efficientnet(classes: int, channels: int, width: float) -> nn.Module:
+    """EfficientNet-B0 for pictures of 8×8 pixels, few classes and runs of some hundred steps, where two habits of the
+    authors would leave it at chance.
+
+    Their BatchNorm remembers a hundred steps, so that in evaluation the initial statistics count; and their classifier
+    starts at ±1/√classes, for 10 classes ten times as large as for 1000. Both are PyTorch's here.
+    """
+    net = efficientnet("b0", classes, channels, stem="small", width=width, stochastic_depth=0.0)
+    net.classifier.reset_parameters()
+    for module in net.modules():
+        if isinstance(module, BatchNorm2d):
+            module.momentum = PYTORCHS_MOMENTUM
+    return net
 
 
 class Family(NamedTuple):
@@ -37,9 +54,7 @@ FAMILIES = {
     ),
     NF: Family(lambda: nf_resnet(50), lambda: nf_resnet(8, 10, in_channels=1, skip_gain=1.0)),
     REGNET: Family(lambda: nf_regnet("b0"), lambda: nf_regnet("b0", 10, 1, stem="small", skip_gain=1.0)),
-    EFFICIENT: Family(
-        lambda: efficientnet("b0"), lambda: efficientnet("b0", 10, 1, stem="small", width=0.5, stochastic_depth=0.0)
-    ),
+    EFFICIENT: Family(lambda: efficientnet("b0"), lambda: small_efficientnet(10, 1, 0.5)),
 }
 
 
@@ -84,10 +99,7 @@ def judge(results: Results) -> Verdict:
         f"{100 * scores[case]:.1f} % with {small[case]:.2f} MMACs"
         for case in FAMILIES
     )
-    sentence = (
-        f"{said}. On ImageNet the papers report 76.8 (NF-ResNet-50 and NF-RegNet-B0), 76.4 (BN) and 77.1 % "
-        "(EfficientNet-B0), quoted here without seeing the source."
-    )
+    sentence = f"{said}."
     cheap = abs(macs[REGNET] / macs[EFFICIENT] - 1) <= 0.25 and macs[REGNET] <= FEWER * macs[BN]
     if not cheap:
         return Verdict(DOES_NOT_HOLD, sentence)
@@ -99,7 +111,7 @@ def picture(results: Results) -> str:
     values = {}
     for case in FAMILIES:
         values[f"operations: {case}"] = (results.mean(case, name="GMACs") / results.mean(BN, name="GMACs"), 0.0)
-        values[f"time: {case}"] = (results.mean(case, name="time"), results.spread(case, name="time"))
+        values[f"time: {case}"] = results.shown(case, name="time")
     title = "One picture: a tenth of the operations is not a tenth of the time"
     return bars(title, "BN-ResNet-50: 1", values, group=": ")
 
@@ -117,11 +129,8 @@ EXPERIMENT = Experiment(
     "operations than the EfficientNet; undecided if only the counts are so.",
     cases=tuple(FAMILIES),
     measure=measure,
-    metric="accuracy",
-    direction="max",
     judge=judge,
     picture=picture,
-    seeds=5,
     epochs=6,
     quick_seeds=2,
     quick_epochs=3,

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import torch
 from torch import nn
-from torch.nn import functional as F
 
 from ..comparison import TrainingRun
-from ..comparison.settings import schedule
 from .charts import bars
 from .digits import digits
 from .experiment import DOES_NOT_HOLD, HOLDS, HOLDS_WHEN, UNDECIDED, Experiment, Results, Verdict
-from .sequences import BATCH, BATCH_LENGTHS, GROUP, INSTANCE, LAYER, OF_A_STEP, Recurrent, Transformer, draw
+from .sequences import BATCH, BATCH_LENGTHS, GROUP, INSTANCE, LAYER, OF_A_STEP, Recurrent, Transformer, learn, reads
 
 NETS: dict[str, type[nn.Module]] = {"RNN": Recurrent, "Transformer": Transformer}
 NORMS = (LAYER, BATCH, BATCH_LENGTHS, GROUP, INSTANCE)
@@ -26,22 +23,11 @@ def measure(run: TrainingRun) -> dict[str, float]:
     norm, _, kind = run.name.partition(": ")
     data = digits()
     net = NETS[kind](norm, 10)
-    optimizer = torch.optim.Adam(net.parameters(), RATE)
-    total = run.epochs * STEPS_OF_EPOCH
-    for step in range(total):
-        optimizer.param_groups[0]["lr"] = RATE * schedule(step, total)
-        x, lengths, y = draw(data.x_train, data.y_train, SIZE, *TRAINED)
-        optimizer.zero_grad()
-        F.cross_entropy(net(x, lengths), y).backward()
-        nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-        optimizer.step()
-    net.eval()
-    found = {}
-    for name, digits_of in (("accuracy", TRAINED), ("longer", LONGER)):
-        x, lengths, y = draw(data.x_test, data.y_test, TESTED, *digits_of)
-        with torch.no_grad():
-            found[name] = float((net(x, lengths).argmax(1) == y).float().mean())
-    return found
+    learn(net, data.x_train, data.y_train, TRAINED, size=SIZE, rate=RATE, steps=run.epochs * STEPS_OF_EPOCH)
+    return {
+        name: reads(net, data.x_test, data.y_test, lengths, TESTED)
+        for name, lengths in (("accuracy", TRAINED), ("longer", LONGER))
+    }
 
 
 def judge(results: Results) -> Verdict:
@@ -74,9 +60,7 @@ def judge(results: Results) -> Verdict:
 
 
 def picture(results: Results) -> str:
-    values = {
-        case: (100 * results.mean(case, name="longer"), 100 * results.spread(case, name="longer")) for case in CASES
-    }
+    values = {case: results.shown(case, name="longer", scale=100) for case in CASES}
     return bars("Sequences longer than any in training: who still reads them?", "accuracy, %", values, group=": ")
 
 
@@ -95,12 +79,8 @@ EXPERIMENT = Experiment(
     "them; undecided if LayerNorm is ahead on average only.",
     cases=CASES,
     measure=measure,
-    metric="accuracy",
-    direction="max",
     judge=judge,
     picture=picture,
-    seeds=5,
     epochs=10,
-    quick_seeds=3,
     quick_epochs=3,
 )

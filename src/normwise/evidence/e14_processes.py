@@ -137,7 +137,7 @@ def judge(results: Results) -> Verdict:
 
 
 def picture(results: Results) -> str:
-    values = {case: (100 * results.mean(case), 100 * results.spread(case)) for case in CASES}
+    values = {case: results.shown(case, scale=100) for case in CASES}
     title = f"{LOCAL_SIZE} samples in each process: statistics of their own, or together"
     return bars(title, "held-out accuracy, %", values, group=": ")
 
@@ -155,12 +155,7 @@ EXPERIMENT = Experiment(
     "of them; undecided if they are ahead on average only.",
     cases=CASES,
     measure=measure,
-    metric="accuracy",
-    direction="max",
     judge=judge,
     picture=picture,
-    seeds=5,
     epochs=8,
-    quick_seeds=3,
-    quick_epochs=1,
 )

@@ -54,7 +54,11 @@ def judge(results: Results) -> Verdict:
 
 def picture(results: Results) -> str:
     values = {NORMALIZERS[name].title: (results.mean(name), 0.0) for name in results.cases()}
-    return bars("One sample becomes another: how far do the outputs of the others move?", "change in training", values)
+    return bars(
+        "One sample becomes another: how far do the others' outputs move?",
+        "relative change in training; 0 is exact",
+        values,
+    )
 
 
 EXPERIMENT = Experiment(
@@ -72,6 +76,5 @@ EXPERIMENT = Experiment(
     direction="min",
     judge=judge,
     picture=picture,
-    seeds=5,
     quick_seeds=2,
 )

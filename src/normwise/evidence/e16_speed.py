@@ -71,15 +71,17 @@ def _trains(results: Results, norm: str, rate: float) -> bool:
 def picture(results: Results) -> str:
     series = {
         norm: [
-            (rate, results.mean(case_of(norm, rate)), results.spread(case_of(norm, rate)))
+            (rate, *results.shown(case_of(norm, rate)))
             for rate in RATES
             if results.mean(case_of(norm, rate), name="trained") > 0
         ]
         for norm in NORMS
     }
-    nowhere = ", ".join(norm for norm, line in series.items() if not line)
-    title = f"{DEPTH} layers: steps to a loss of {REACHED:g}" + (f" (at no rate: {nowhere})" if nowhere else "")
-    return lines(title, "learning rate", "steps", series, log_y=True)
+    nowhere = [norm.replace("none", "no normalizer") for norm, line in series.items() if not line]
+    title = f"{DEPTH} layers: how fast is it learnt at each learning rate?"
+    if nowhere:
+        title += f" ({', '.join(nowhere)}: at none)"
+    return lines(title, "learning rate", f"steps to a training loss of {REACHED:g}, less is better", series, log_y=True)
 
 
 EXPERIMENT = Experiment(
@@ -99,7 +101,6 @@ EXPERIMENT = Experiment(
     direction="min",
     judge=judge,
     picture=picture,
-    seeds=5,
     epochs=60,
     quick_seeds=2,
     quick_epochs=20,

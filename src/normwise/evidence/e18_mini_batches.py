@@ -78,6 +78,5 @@ EXPERIMENT = Experiment(
     judge=judge,
     picture=picture,
     sizes=SIZES,
-    seeds=5,
     quick_seeds=2,
 )

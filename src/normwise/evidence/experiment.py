@@ -58,6 +58,16 @@ class Results:
         values = self.values(case, size, name)
         return statistics.stdev(values) if len(values) > 1 else 0.0
 
+    def shown(
+        self, case: str, size: int | None = None, name: str | None = None, *, scale: float = 1.0
+    ) -> tuple[float, float]:
+        """Mean and spread times `scale`, as a bar is drawn; 100 makes a share per cent."""
+        return scale * self.mean(case, size, name), scale * self.spread(case, size, name)
+
+    def over_sizes(self, case: str, *, scale: float = 1.0) -> list[tuple[float, float, float]]:
+        """Batch size, mean and spread, as a line is drawn."""
+        return [(size, *self.shown(case, size, scale=scale)) for size in self.sizes()]
+
     def interval(self, case: str, other: str, size: int | None = None, name: str | None = None) -> tuple[float, float]:
         """The 95 % interval of the difference of two cases, seed by seed (Student's t); infinite for fewer than two."""
         pairs = zip(self.values(case, size, name), self.values(other, size, name), strict=False)
@@ -69,7 +79,7 @@ class Results:
         return middle - half, middle + half
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Experiment:
     """A claim of the articles and how it is tried.
 
@@ -97,10 +107,10 @@ class Experiment:
     rule: str
     cases: tuple[str, ...]
     measure: Callable[[TrainingRun], Mapping[str, float]]
-    metric: str
-    direction: str
     judge: Callable[[Results], Verdict]
     picture: Callable[[Results], str]
+    metric: str = "accuracy"
+    direction: str = "max"
     exhibit: Callable[[int], Image] | None = None
     sizes: tuple[int, ...] = (1,)
     seeds: int = 5
@@ -120,3 +130,17 @@ def student(freedom: int) -> float:
     (12.706, 2.776, 2.131)
     """
     return _STUDENT[min(freedom, len(_STUDENT)) - 1]
+
+
+def more_than_half(total: int) -> int:
+    """So many of them are more than half beyond doubt (sign test): of fair coins so many or more fall on one side in
+    at most 5 of 100 cases. One more than all for less than five.
+
+    >>> more_than_half(12), more_than_half(20), more_than_half(4)
+    (10, 15, 5)
+    """
+    tail, least = 0, total + 1
+    while tail + math.comb(total, least - 1) <= 0.05 * 2**total:
+        least -= 1
+        tail += math.comb(total, least)
+    return least

@@ -8,6 +8,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from .classifying import Task
+
 #: How a piece looks by day, in haze, at night and in glare: pixels in [0, 1] to the same.
 WEATHERS: dict[str, Callable[[Tensor], Tensor]] = {
     "day": lambda x: x,
@@ -31,7 +33,7 @@ def photographs() -> Tensor:
     )
 
 
-def weather(by_weather: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def weather(by_weather: bool) -> Task:
     """Pieces to train on and their labels, the weather or the photograph, and held-out ones from the right third."""
     pictures = photographs()
     cut = round(pictures.shape[-1] * (1 - HELD_OUT)) // PIECE * PIECE
@@ -45,4 +47,11 @@ def weather(by_weather: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         changes = list(WEATHERS.values())
         x = torch.stack([changes[k](piece) for k, piece in zip(kind.tolist(), x, strict=True)])
         found += [(x - 0.5) / 0.25, kind if by_weather else scene]
-    return found[0], found[1], found[2], found[3]
+    return Task(*found)
+
+
+def scene_and_weather() -> Task:
+    """The same pieces with a class for each photograph in each weather."""
+    scenes, weathers = weather(by_weather=False), weather(by_weather=True)
+    kinds = len(WEATHERS)
+    return scenes._replace(y=kinds * scenes.y + weathers.y, y_test=kinds * scenes.y_test + weathers.y_test)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -10,13 +11,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import layers
+from ..comparison.settings import schedule
 from ..layers import make_norm
+from .classifying import CLIP
 
 COLUMNS, FEATURES, WIDTH, HEADS = 8, 8, 32, 4
 
-#: What `SequenceNorm` takes.
+#: What `SequenceNorm` takes, and `StepNorm`.
 LAYER, BATCH, BATCH_LENGTHS = "LayerNorm", "BatchNorm", "BatchNorm with lengths"
 GROUP, INSTANCE, OF_A_STEP = "GroupNorm", "InstanceNorm", "InstanceNorm of a step"
+PER_STEP, SHARED = "BatchNorm of each step", "BatchNorm of all steps"
 
 
 class Sequences(NamedTuple):
@@ -90,6 +94,53 @@ class Recurrent(nn.Module):
         return self.classifier(x[torch.arange(len(x)), lengths - 1])
 
 
+class StepNorm(nn.Module):
+    """A normalizer of ``[N, C]`` inside a recurrence, at one step after another.
+
+    BatchNorm pools over the sequences that go on at that step. `PER_STEP` remembers statistics of each step, as
+    sequences that begin together ask for, and beyond the last step of the training takes those of the last; `SHARED`
+    has one memory for all steps.
+    """
+
+    def __init__(self, name: str, channels: int, steps: int) -> None:
+        super().__init__()
+        makers: dict[str, Callable[[], nn.Module]] = {
+            LAYER: lambda: layers.LayerNorm(channels),
+            GROUP: lambda: layers.GroupNorm(HEADS, channels),
+            OF_A_STEP: lambda: layers.InstanceNorm1d(channels, affine=True),
+        }
+        self.name = name
+        make = makers.get(name, lambda: layers.BatchNorm1d(channels))
+        self.steps = nn.ModuleList(make() for _ in range(steps if name == PER_STEP else 1))
+
+    def forward(self, x: Tensor, step: int, going_on: Tensor) -> Tensor:
+        layer = self.steps[min(step, len(self.steps) - 1)]
+        if isinstance(layer, layers.InstanceNorm1d):
+            return 0 * x + layer.bias
+        if self.name in (LAYER, GROUP):
+            return layer(x)
+        layer.train(self.training and int(going_on.sum()) > 1)  # one sequence alone has no variance over the batch
+        return torch.zeros_like(x).index_put((going_on,), layer(x[going_on])) if layer.training else layer(x)
+
+
+class NormalizedRecurrence(nn.Module):
+    """h(t) = tanh(norm(W x(t) + U h(t − 1))), normalized inside the recurrence; the class from the last state."""
+
+    def __init__(self, norm: str, classes: int, steps: int) -> None:
+        super().__init__()
+        self.inputs, self.state = nn.Linear(FEATURES, WIDTH), nn.Linear(WIDTH, WIDTH, bias=False)
+        nn.init.orthogonal_(self.state.weight)
+        self.norm = StepNorm(norm, WIDTH, steps)
+        self.classifier = nn.Linear(WIDTH, classes)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        h, found = x.new_zeros(len(x), WIDTH), []
+        for step, z in enumerate(self.inputs(x).unbind(1)):
+            h = torch.tanh(self.norm(z + self.state(h), step, lengths > step))
+            found.append(h)
+        return self.classifier(torch.stack(found, 1)[torch.arange(len(x)), lengths - 1])
+
+
 class Transformer(nn.Module):
     """Two pre-norm blocks of attention and a feed-forward net; the class from the last position of each sequence.
 
@@ -124,3 +175,32 @@ def _waves(positions: Tensor) -> Tensor:
     rates = torch.exp(-math.log(100.0) * torch.arange(0, WIDTH, 2) / WIDTH)
     angles = positions[..., None] * rates
     return torch.cat([angles.sin(), angles.cos()], -1)
+
+
+def learn(
+    net: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    digits: tuple[int, int],
+    *,
+    size: int,
+    rate: float,
+    steps: int,
+) -> None:
+    """Train a net on drawn sequences by Adam, with a short warm-up and a cosine to zero."""
+    optimizer = torch.optim.Adam(net.parameters(), rate)
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = rate * schedule(step, steps)
+        x, lengths, y = draw(images, labels, size, *digits)
+        optimizer.zero_grad()
+        F.cross_entropy(net(x, lengths), y).backward()
+        nn.utils.clip_grad_norm_(net.parameters(), CLIP)
+        optimizer.step()
+
+
+@torch.no_grad()
+def reads(net: nn.Module, images: Tensor, labels: Tensor, digits: tuple[int, int], count: int) -> float:
+    """The share of drawn sequences that a net reads rightly in evaluation."""
+    net.eval()
+    x, lengths, y = draw(images, labels, count, *digits)
+    return float((net(x, lengths).argmax(1) == y).float().mean())

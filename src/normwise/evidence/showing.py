@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +10,9 @@ from rich.console import Console
 
 from .. import files
 from ..comparison.events import Event, RunFinished, SweepStarted
-from .experiment import Experiment, Results, Row, Verdict
+from .charts import headed
+from .experiment import HOLDS_WHEN, Experiment, Results, Row, Verdict
+from .reading import judged
 from .running import folder_of
 
 
@@ -40,11 +43,25 @@ def lines_of(experiment: Experiment, verdict: Verdict | None) -> list[str]:
     return [f"{experiment.number} {verdict.outcome}: {experiment.claim}.", f"   {verdict.sentence}"]
 
 
+def picture_of(experiment: Experiment, rows: Sequence[Row]) -> str:
+    """The picture with the claim, the verdict and what its error bars are."""
+    seeds = len({row["seed"] for row in rows})
+    note = f"±: standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
+    return headed(experiment.picture(Results(rows)), experiment.claim, _in_short(judged(experiment, rows)), note)
+
+
+def _in_short(verdict: Verdict) -> str:
+    """The outcome, and the condition if it has one."""
+    if verdict.outcome != HOLDS_WHEN:
+        return verdict.outcome
+    return f"{verdict.outcome} {re.split('[.:] ', verdict.sentence)[0]}"
+
+
 def write_pictures(experiment: Experiment, rows: Sequence[Row], out: Path, quick: bool, console: Console) -> None:
     """The picture of an experiment beside its rows, and what its nets have made."""
     folder = folder_of(experiment, out, quick)
     path = folder / f"{experiment.number}.svg"
-    files.replace(path, experiment.picture(Results(rows)))
+    files.replace(path, picture_of(experiment, rows))
     console.print(f"Picture: {path}", soft_wrap=True)
     if experiment.exhibit is not None:
         from ..style.pictures import write_picture  # Pillow is needed only here
