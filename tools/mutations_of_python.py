@@ -244,6 +244,20 @@ MUTATIONS = [
         "tests/layers/test_released_between.py",
     ),
     Mutation(
+        "what a skip gain multiplied is looked at before its backward",
+        "nets/residual.py",
+        "return guarded(x * factor, x, self.gain, self.alpha)",
+        "return x * factor",
+        "tests/layers/test_released_between.py",
+    ),
+    Mutation(
+        "what predicted SPADE's maps is looked at before its backward",
+        "layers/spade.py",
+        "return guarded(predictor(x), *predictor.parameters())",
+        "return predictor(x)",
+        "tests/layers/test_released_between.py",
+    ),
+    Mutation(
         "a kind of call is told by the kinds of its tensors",
         "operations/ways/choosing.py",
         "if seen.check(*tensors):\n                return way",

@@ -7,6 +7,8 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.testing import assert_close
 
@@ -131,6 +133,20 @@ def a_subgroup_pools_its_own_members(rank, world):
     assert_close(layer(x), nn.BatchNorm1d(CHANNELS, dtype=torch.float64)(x))
 
 
+def statistics_stay_wide_where_parameters_are_sharded_and_narrow(world):
+    """FSDP casts inputs and parameters to bf16; what is remembered is not rounded to it."""
+    mesh, policy = init_device_mesh("cpu", (world,)), MixedPrecisionPolicy(param_dtype=torch.bfloat16)
+    layer = fully_shard(nw.BatchNorm2d(CHANNELS, momentum=1.0), mesh=mesh, mp_policy=policy)
+    x = data(2, 3).float()
+    y = layer(x.requires_grad_())
+    y.float().sum().backward()
+    seen = x.detach().bfloat16().double().transpose(0, 1).flatten(1)
+    assert y.dtype is torch.bfloat16
+    for found, expected in ((layer.running_mean, seen.mean(1)), (layer.running_var, seen.var(1))):
+        assert found.dtype is torch.float32
+        assert_close(found.double(), expected, rtol=1e-6, atol=1e-6)
+
+
 def main():
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
@@ -145,6 +161,7 @@ def main():
     two_forwards_before_one_backward_under_ddp(rank, world)
     one_value_in_all_is_an_error(rank)
     a_subgroup_pools_its_own_members(rank, world)
+    statistics_stay_wide_where_parameters_are_sharded_and_narrow(world)
     dist.barrier()
     dist.destroy_process_group()
     sys.stdout.write(f"rank {rank}: all properties hold\n")

@@ -1,10 +1,12 @@
-"""What layers and parametrizations compute around the kernels: torch's operators read it again in the backward pass."""
+"""What modules and parametrizations compute around the kernels: torch reads it again in the backward pass."""
 
 import pytest
 import torch
 from torch import nn
 
 import normwise as nw
+from normwise.nets.baselines import Scale, Shift
+from normwise.surgery.folding.rest import ChannelAffine
 
 
 def _released(t):
@@ -46,6 +48,19 @@ def _weights(layer, *names):
     return lambda: layer(image), {name: held[name] for name in names}
 
 
+def _spade():
+    layer, labels = nw.SPADE(4, 3, "instance", hidden=5), torch.rand(2, 3, 7, 7)
+    image = torch.randn(2, 4, 5, 5, requires_grad=True)
+    held = {name: p for name, p in layer.named_parameters() if name.startswith("mlp")}
+    return lambda: layer(image, labels), held
+
+
+def _around(module, reads_x=True):
+    """A module of few numbers; one that multiplies reads x for the gradient of its factor."""
+    x, held = _rows() * 1, dict(module.named_parameters()) | dict(module.named_buffers())
+    return lambda: module(x), held | ({"x": x} if reads_x else {})
+
+
 ORIGINAL, GAIN = "parametrizations.weight.original", "parametrizations.weight.0.gain"
 CASES = {
     "gated": _gated,
@@ -60,6 +75,12 @@ CASES = {
     "scaled": lambda: _weights(nw.scaled_weight_standardization(nn.Conv2d(4, 6, 3)), ORIGINAL, GAIN),
     "spectral": lambda: _weights(nw.spectral_norm(nn.Conv2d(4, 6, 3)), ORIGINAL),
     "spectral vector": lambda: _weights(nw.spectral_norm(nn.Conv2d(4, 6, 3), "bias"), "parametrizations.bias.original"),
+    "SPADE": _spade,
+    "skip gain": lambda: _around(nw.nets.SkipGain(0.5)),
+    "skip gain and constant": lambda: _around(nw.nets.SkipGain(0.5, 0.2)),
+    "scale": lambda: _around(Scale()),
+    "shift": lambda: _around(Shift(), reads_x=False),
+    "folded scale and shift": lambda: _around(ChannelAffine(torch.ones(8), torch.zeros(8), -1, trained=True)),
     "operator": lambda: _weights(
         nw.spectral_norm(nn.Conv2d(4, 6, 3, padding=1), operator=True, input_size=5), ORIGINAL
     ),

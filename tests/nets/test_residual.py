@@ -29,6 +29,18 @@ def test_a_gain_without_dimensions_loads_and_serves():
     torch.testing.assert_close(gain(torch.ones(2, dtype=torch.bfloat16)), torch.full((2,), 2.0, dtype=torch.bfloat16))
 
 
+def test_a_constant_that_does_not_fit():
+    gain = SkipGain(1.0, alpha=0.2)
+    for wrong, error in (
+        (torch.ones(2), ValueError),
+        (torch.ones(1) + 1j, TypeError),
+        (torch.ones(1).long(), TypeError),
+    ):
+        gain.alpha = wrong
+        with pytest.raises(error, match="SkipGain: alpha must"):
+            gain(torch.ones(2, 3))
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_a_wide_gain_does_not_widen_its_input(dtype):
     assert SkipGain(1.0).double()(torch.ones(2, 3, dtype=dtype)).dtype == dtype

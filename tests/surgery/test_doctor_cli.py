@@ -89,6 +89,26 @@ def test_a_checkpoint_alone(call, tmp_path):
     assert "warning: 1: stale statistics" in output
 
 
+CHANGED = {
+    "complex": (lambda t: t + 1j, 1, "error: 1.running_var: statistics of another type"),
+    "integers": (torch.Tensor.long, 1, "error: 1.running_var: statistics of another type"),
+    "without values": (lambda t: t.to("meta"), 1, "error: 1.running_var: no values"),
+    "below zero in float8": (lambda t: (-t).to(torch.float8_e4m3fn), 1, "error: 1: negative variance"),
+    "sparse": (lambda t: (2 * t).to_sparse(), 0, "nothing found"),
+}
+
+
+@pytest.mark.parametrize("case", CHANGED)
+def test_a_checkpoint_alone_whatever_its_tensors_are(case, call, tmp_path):
+    change, expected, words = CHANGED[case]
+    state = trained(sequential()).state_dict()
+    state["1.running_var"] = change(state["1.running_var"])
+    torch.save(state, tmp_path / "w.pt")
+    code, output, errors = call("w.pt")
+    assert (code, errors) == (expected, "")
+    assert words in output
+
+
 def test_a_whole_model_in_a_file(call, convert, tmp_path):
     net = trained(sequential())
     torch.save(net, tmp_path / "whole.pt")
@@ -137,6 +157,10 @@ def test_a_file_runs_no_code(call, convert, module, tmp_path, monkeypatch):
         (["broken.pt"], "broken.pt cannot be read"),
         (["--batch-size", "4"], "--batch-size is about a model"),
         (["w.pt", "--data", "digits"], "--data needs the model"),
+        (["w.pt", "--batch-size", "4"], "--batch-size needs the model"),
+        (["w.pt", "--world-size", "0"], "--world-size needs the model"),
+        (["resnet8", "--batch-size", "0"], "batch_size must be at least 1, received 0"),
+        (["resnet8", "--world-size", "0"], "world_size must be at least 1, received 0"),
         (["w.pt", "w.pt"], "are both files"),
         (["resnet8", "--target", "tflite"], "target must be one of"),
         (["nonsense"], "model 'nonsense' is unknown"),

@@ -89,7 +89,7 @@ def _model(
 ) -> None:
     from .examining import examined  # imports torch's nets and data, which the machine's report does without
 
-    findings = in_words(lambda: examined(model, checkpoint, data, batch_size, world_size or 1, target))
+    findings = in_words(lambda: examined(model, checkpoint, data, batch_size, world_size, target))
     if as_json:
         shown = [
             {"severity": f.severity, "rule": f.rule, "module": f.module, "what": f.what, "remedy": f.remedy}

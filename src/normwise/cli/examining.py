@@ -14,17 +14,23 @@ from .samples import DataOptions, training_samples
 
 
 def examined(
-    name: str, checkpoint: Path | None, data: str | None, batch_size: int | None, world_size: int, target: str | None
+    name: str,
+    checkpoint: Path | None,
+    data: str | None,
+    batch_size: int | None,
+    world_size: int | None,
+    target: str | None,
 ) -> Findings:
     """The findings; InputError for what cannot be looked at."""
     path = Path(name)
     if path.suffix in READABLE and path.is_file() and checkpoint is None and not is_whole_model(path):
-        if data is not None or target is not None:
-            option = "--data" if data is not None else "--target"
+        given = {"--data": data, "--target": target, "--batch-size": batch_size, "--world-size": world_size}
+        option = next((option for option, value in given.items() if value is not None), None)
+        if option is not None:
             raise InputError(
                 f"{option} needs the model; write its name in front of {name}, as in torchvision:resnet18."
             )
         return findings_in_state(read_state(path), path.name)
     net = given_model(name, checkpoint)
     batches = None if data is None else training_samples(net, data, DataOptions(batch_size)).batches
-    return doctor(net, batches, batch_size, world_size, target)
+    return doctor(net, batches, batch_size, 1 if world_size is None else world_size, target)

@@ -80,8 +80,11 @@ def _explained(name: str, evaluation: bool, shape: tuple[int, ...] | None) -> Ex
     import torch
 
     from ..explanation import explain as explained
+    from ..explanation.subject import check_x
 
     try:
+        if shape is not None:
+            check_x(torch.empty(()).expand(shape), name)  # before anything of such a size is made
         subject = _subject(name, shape)
         if subject.layer is not None:
             subject.layer.train(not evaluation)

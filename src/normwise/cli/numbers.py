@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from ..errors import InputError
 
 
@@ -25,4 +27,7 @@ def shape_of(text: str | None) -> tuple[int, ...] | None:
     sizes = text.lower().replace("×", "x").replace(",", "x").split("x")
     if not all(size.strip().isdigit() and int(size) > 0 for size in sizes):
         raise InputError(f"--input {text}: write the sizes of a batch, such as 8x3x224x224.")
-    return tuple(int(size) for size in sizes)
+    shape = tuple(int(size) for size in sizes)
+    if math.prod(shape) >= 2**63:
+        raise InputError(f"--input {text}: that is more values than any tensor has; write sizes such as 8x3x224x224.")
+    return shape

@@ -22,6 +22,8 @@ def name_of(thing: Any) -> str:
 def load_object(reference: str) -> Any:
     """The object that `package.module:name` names; raises InputError where the module or the name is missing."""
     module_name, _, path = reference.partition(":")
+    if not module_name or module_name.startswith("."):
+        raise InputError(f"{reference!r} names no module; write package.module:name.")
     try:
         found: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normwise.core.arguments import as_mask, finite_padding
-from normwise.core.layout import in_layout_of
+from normwise.core.layout import check_memory, in_layout_of
 from normwise.core.moments import widen
 from normwise.core.numbers import check_whole
 from normwise.core.sizes import product
@@ -17,6 +17,7 @@ from normwise.core.symbols import as_node, is_symbol
 from normwise.core.tables import check_place, check_required
 from normwise.operations.context import without_autocast
 from normwise.operations.epilogue import finish
+from normwise.operations.saved import guarded
 
 from ._conditions import check_labels, is_labels
 from ._shared import FusedActivation
@@ -95,8 +96,8 @@ class SPADE(FusedActivation):
             return as_node(self, x, segmentation, residual, mask)
         self.param_free_norm._check_input_dim(x)  # type: ignore[operator]
         self._check_convolutions(x)
-        shared = self.mlp_shared(self._resized(segmentation, x))
-        gamma, beta = self.mlp_gamma(shared), self.mlp_beta(shared)
+        shared = _of_parameters(self.mlp_shared, self._resized(segmentation, x))
+        gamma, beta = _of_parameters(self.mlp_gamma, shared), _of_parameters(self.mlp_beta, shared)
         # The map of a convolution that was replaced may fit by broadcasting.
         check_required(self, x, x.shape, mlp_gamma=gamma, mlp_beta=beta)
         _, residual = finite_padding(None if mask is None else as_mask(mask, x), x, residual)
@@ -112,6 +113,7 @@ class SPADE(FusedActivation):
             for name, p in convolution._parameters.items():
                 if p is not None:
                     check_place(self, f"{name} of a convolution", p, x)
+                    check_memory(p)
 
     def _resized(self, segmentation: Tensor, x: Tensor) -> Tensor:
         """The map ``[N, K, H, W]`` in the convolutions' dtype."""
@@ -139,3 +141,8 @@ class SPADE(FusedActivation):
 
     def extra_repr(self) -> str:
         return f"{self.num_features}, num_labels={self.num_labels}{super().extra_repr()}"
+
+
+def _of_parameters(predictor: nn.Module, x: Tensor) -> Tensor:
+    """What the convolutions make of ``x``; torch gives a bias of another size the gradient of its old one."""
+    return guarded(predictor(x), *predictor.parameters())

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from normwise.core.symbols import as_node, is_symbol
+from normwise.operations.saved import guarded
 
 from .forms import BlockSizes, Stem, check_sizes, residual_form
 from .residual import Scalar, SkipGain, StochasticDepth
@@ -44,21 +45,25 @@ class SkipInitBlock(nn.Module):
 class Shift(Scalar):
     """Adds one learnable scalar, initially 0."""
 
+    bias: Tensor
+
     def __init__(self) -> None:
         super().__init__("bias", 0.0)
 
     def forward(self, x: Tensor) -> Tensor:
-        return as_node(self, x) if is_symbol(x) else x + self.value(x)
+        return as_node(self, x) if is_symbol(x) else guarded(x + self.value(x), self.bias)
 
 
 class Scale(Scalar):
     """Multiplies with one learnable scalar, initially 1."""
 
+    scale: Tensor
+
     def __init__(self) -> None:
         super().__init__("scale", 1.0)
 
     def forward(self, x: Tensor) -> Tensor:
-        return as_node(self, x) if is_symbol(x) else x * self.value(x)
+        return as_node(self, x) if is_symbol(x) else guarded(x * self.value(x), x, self.scale)
 
 
 class FixupBlock(nn.Module):

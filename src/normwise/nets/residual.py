@@ -7,9 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from normwise.core.layout import check_memory
 from normwise.core.numbers import check_number
 from normwise.core.symbols import Traceable, as_node, is_symbol
 from normwise.core.tables import check_scalars
+from normwise.operations.saved import guarded
 
 
 class Scalar(Traceable, nn.Module):
@@ -28,10 +30,14 @@ class Scalar(Traceable, nn.Module):
         """What the constructor was given."""
         nn.init.constant_(self.get_parameter(self._name), self._initial)
 
-    def value(self, x: Tensor) -> Tensor:
-        """The number, without dimensions: then it never promotes, and ``x`` keeps its dtype under mixed precision."""
-        number = getattr(self, self._name)
-        check_scalars(self, x, **{self._name: number})
+    def value(self, x: Tensor, name: str | None = None) -> Tensor:
+        """The number, or the buffer ``name``, without dimensions.
+
+        Then it never promotes, and ``x`` keeps its dtype under mixed precision.
+        """
+        number = getattr(self, name or self._name)
+        check_scalars(self, x, **{name or self._name: number})
+        check_memory(x, number)
         return number.reshape(())
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
@@ -56,6 +62,7 @@ class SkipGain(Scalar):
     True
     """
 
+    gain: Tensor
     alpha: Tensor | None
 
     def __init__(self, initial: float = 0.0, alpha: float | None = None) -> None:
@@ -66,7 +73,8 @@ class SkipGain(Scalar):
         if is_symbol(x):
             return as_node(self, x)
         gain = self.value(x)
-        return x * (gain if self.alpha is None else self.alpha.to(gain).reshape(()) * gain)
+        factor = gain if self.alpha is None else self.value(x, "alpha").to(gain) * gain
+        return guarded(x * factor, x, self.gain, self.alpha)
 
 
 class ScaledResidual(nn.Module):

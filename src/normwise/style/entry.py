@@ -111,6 +111,10 @@ def painter(
         return partial(_at_once, net_for(found, wanted=wanted, strength=strength))
     if style is None or isinstance(style, Mapping):
         raise InputError("Write --style and a picture to paint like, or --net and a style file.")
+    if strength != 1.0:
+        raise InputError(
+            "The strength is of a net of any style; by optimization the weights say how much stays and comes."
+        )
     _check_numbers(steps, weights, loss)
     pixels = pixels_of(style, None)
     check_style(pixels, "The style")

@@ -149,6 +149,7 @@ def test_every_choice_is_in_the_protocol_and_in_the_key():
         ({"schedule": lambda optimizer, steps: 3}, "must give a scheduler"),
         ({"augment": 3}, "augment='int' is no function"),
         ({"augment": lambda x: x}, r"called as augment\(x, y\)"),
+        ({"augment": "flip"}, "augment='flip' is unknown; write a function, package.module:function"),
         ({"precision": "fp8"}, "precision='fp8' is unknown; write fp32, bf16, fp16"),
         ({"precision": "fp16"}, "precision='fp16' is for CUDA, and the device is cpu; write bf16"),
         ({"image_size": 16}, "image_size=16 goes with a folder of images, and 'splits' is none"),

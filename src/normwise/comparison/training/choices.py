@@ -121,12 +121,12 @@ def _found(option: str, given: Any, names: tuple[str, ...], arguments: int) -> A
     """A name that we know, or the user's function, which takes so many arguments without names."""
     if given in names:
         return given
-    words = f"{' or '.join(map(repr, names))}, " if names else ""
+    words = f"{' or '.join(map(repr, names))}, or " if names else ""
     if isinstance(given, str) and ":" not in given:
-        raise InputError(f"{option}={given!r} is unknown; write {words}or a function, package.module:function.")
+        raise InputError(f"{option}={given!r} is unknown; write {words}a function, package.module:function.")
     function = load_object(given) if isinstance(given, str) else given
     if not callable(function):
-        raise InputError(f"{option}={name_of(given)!r} is no function; write {words}or a function.")
+        raise InputError(f"{option}={name_of(given)!r} is no function; write {words}a function.")
     try:
         inspect.signature(function).bind(*range(arguments), **({"lr": 0.1} if option == "optimizer" else {}))
     except TypeError as error:

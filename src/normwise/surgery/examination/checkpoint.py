@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -22,14 +22,50 @@ def findings_in_state(state: Mapping[str, Tensor], name: str) -> Findings:
     >>> [finding.rule for finding in findings_in_state(state | {"running_var": torch.tensor([1.0, -1.0])}, "a.pt")]
     ['negative variance']
     """
-    variances = {key.removesuffix(_VARIANCE).rstrip("."): t for key, t in state.items() if _is(key, _VARIANCE)}
-    note = f"A checkpoint alone: {len(state)} tensors, running statistics of {len(variances)} normalizers."
-    findings = [*_not_finite(state), *_negative(variances), *_untouched(state, variances), *_narrow(variances)]
+    note = (
+        f"A checkpoint alone: {len(state)} tensors, running statistics of {sum(map(_is_variance, state))} normalizers."
+    )
+    there = {key: values for key, t in state.items() if (values := _values(t)) is not None}
+    variances = {key.removesuffix(_VARIANCE).rstrip("."): t for key, t in there.items() if _is_variance(key)}
+    findings = [
+        *_without_values(key for key in state if key not in there),
+        *_no_real_numbers(state),
+        *_not_finite(there),
+        *_negative(variances),
+        *_untouched(there, variances),
+        *_narrow(variances),
+    ]
     return Findings(name, findings, [note, "Write the model's name in front of it to have the model examined."])
 
 
 def _is(key: str, name: str) -> bool:
     return key == name or key.endswith(f".{name}")
+
+
+def _is_variance(key: str) -> bool:
+    return _is(key, _VARIANCE)
+
+
+def _values(t: Tensor) -> Tensor | None:
+    """The numbers of a tensor as torch's functions take them, however they are stored; None where there are none."""
+    if t.is_meta:
+        return None
+    t = t.dequantize() if t.is_quantized else t.to_dense()
+    t = torch.view_as_real(t.resolve_conj()) if t.is_complex() else t
+    return t.float() if t.is_floating_point() and t.itemsize == 1 else t
+
+
+def _without_values(names: Iterable[str]) -> Iterator[Finding]:
+    if absent := list(names):
+        what = "{names} hold{s} no values: saved on the device 'meta'."
+        yield found("error", "no values", absent, what, "Save the state of a model that is on a device.")
+
+
+def _no_real_numbers(state: Mapping[str, Tensor]) -> Iterator[Finding]:
+    other = [key for key, t in state.items() if (_is(key, _MEAN) or _is_variance(key)) and not t.is_floating_point()]
+    if other:
+        what = "{names} hold{s} statistics that are no real floating numbers, which layers refuse."
+        yield found("error", "statistics of another type", other, what, _RECALIBRATE)
 
 
 def _not_finite(state: Mapping[str, Tensor]) -> Iterator[Finding]:
@@ -57,7 +93,7 @@ def _untouched(state: Mapping[str, Tensor], variances: Mapping[str, Tensor]) -> 
         of = f"{name}." if name else ""
         mean, count = state.get(f"{of}{_MEAN}"), state.get(f"{of}{_COUNT}")
         started = mean is not None and not bool(mean.any()) and bool((variance == 1).all())
-        if started and (count is None or int(count) == 0):
+        if started and (count is None or not bool(count.any())):
             fresh.append(name)
     if fresh:
         what = "{names} ha{s} running statistics that were never updated: mean 0 and variance 1, as at the start."

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from ...core.activations import MODULES
+from ...core.layout import check_memory
 from ...core.symbols import as_node, is_symbol
+from ...operations.saved import guarded
 from .layers import padded
 from .norms import ChannelMap, activation_of, parts_of
 
@@ -68,7 +70,9 @@ class ChannelAffine(nn.Module):
         if is_symbol(x):
             return as_node(self, x)
         column = (-1, *[1] * (-self.axis - 1 if self.axis < 0 else x.dim() - self.axis - 1))
-        return (x * self.weight.view(column) + self.bias.view(column)).to(x.dtype)
+        check_memory(x, self.weight, self.bias)
+        y = guarded(x * self.weight.view(column), x, self.weight)
+        return guarded(y + self.bias.view(column), self.bias).to(x.dtype)
 
     def extra_repr(self) -> str:
         return f"{self.weight.numel()}, axis={self.axis}"
