@@ -38,7 +38,11 @@ Any = Annotated[bool, typer.Option("--any", help="A net of any style.")]
 Norm = Annotated[str, typer.Option(metavar="NAME", help="Of a net of one style: instance, batch, group, ...")]
 Width = Annotated[int, typer.Option(metavar="N", help="Channels of the first layer.")]
 Blocks = Annotated[int, typer.Option(metavar="N", help="Residual blocks.")]
-Size = Annotated[int, typer.Option(metavar="N", help="Pixels of a crop's side; style pictures are twice that.")]
+Size = Annotated[int, typer.Option(metavar="N", help="Pixels of a crop's side.")]
+StyleSize = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Longer side of the styles, which sizes strokes; by default twice the crop."),
+]
 Steps = Annotated[int, typer.Option(metavar="N", help="Batches to train on.")]
 BatchSize = Annotated[int, typer.Option(metavar="N", help="Crops in a batch.")]
 LearningRate = Annotated[
@@ -57,6 +61,7 @@ def stylize_train(
     width: Width = 32,
     blocks: Blocks = 5,
     size: Size = 192,
+    style_size: StyleSize = None,
     steps: Steps = 2000,
     batch_size: BatchSize = 4,
     content_weight: ContentWeight = 1.0,
@@ -93,6 +98,7 @@ def stylize_train(
                 width=width,
                 blocks=blocks,
                 size=size,
+                style_size=style_size,
                 steps=steps,
                 batch_size=batch_size,
                 content_weight=content_weight,

@@ -133,6 +133,7 @@ def _plan(photos: tuple[Path, ...], style: Path, steps: int, size: int) -> Plan:
         width=16,
         blocks=3,
         size=size,
+        style_size=2 * size,
         steps=steps,
         batch_size=1,
         content_weight=1.0,

@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..nets.style import AdaptiveStyleNet, StyleNet
 from ..nets.vgg import vgg_trunk
 
-FORMAT, VERSION = "normwise style", 1
+FORMAT, VERSION = "normwise style", 2
 KINDS = ONE, MANY, ANY = "one", "many", "any"
 
 
