@@ -172,6 +172,7 @@ def test_a_net_of_any_style_needs_a_trunk(material, tmp_path):
         ({"content_weight": math.nan}, "--content-weight nan"),
         ({"learning_rate": 0.0}, "--learning-rate 0.0: write a positive number"),
         ({"loss": "grams"}, "--style-loss grams: write gram or moments"),
+        ({"seed": -1}, "--seed -1: write a whole number from 0 to 4294967295"),
         ({"norm": "instanse"}, "--norm: Unknown normalizer 'instanse': did you mean 'instance'"),
     ],
 )

@@ -16,6 +16,8 @@ from .style_file import ANY, KINDS, MANY, ONE
 
 #: A decoder learns from a quarter of the resolution (relu3_1) in minutes, from an eighth in days.
 ENCODER_LAYER = "relu3_1"
+#: A seed and a step make the number that a crop is drawn by, of 64 bits.
+MOST_SEEDS = 2**32
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,7 @@ def check_plan(plan: Plan) -> None:
     _check("learning_rate", plan.learning_rate, 0 < plan.learning_rate < float("inf"), "a positive number")
     _check("style_loss", plan.loss, plan.loss in STYLE_LOSSES, " or ".join(STYLE_LOSSES))
     _check("kind", plan.kind, plan.kind in KINDS, " or ".join(KINDS))
+    _check("seed", plan.seed, 0 <= plan.seed < MOST_SEEDS, f"a whole number from 0 to {MOST_SEEDS - 1}")
     if plan.kind == ONE and len(plan.styles) != 1:
         raise InputError(f"A net of one style takes one style picture, received {len(plan.styles)}.")
     try:
