@@ -136,8 +136,9 @@ def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
 class AdaptiveStyleNet(nn.Module):
     """Any style by adaptive instance normalization: ``decoder(AdaIN(encoder(content), encoder(style)))``.
 
-    The encoder is a trained trunk, such as `vgg_trunk` up to ``relu3_1``, and stays as it is; the decoder is its mirror
-    image without normalizers, and is what is trained.
+    The encoder is a copy of a trained trunk, such as `vgg_trunk` up to ``relu3_1``, and stays as it is, but its borders
+    are mirrored, since the trunk's zeros would paint a frame. The decoder is its mirror image without normalizers,
+    and is what is trained.
 
     ``forward(content, style, strength=1.0)``: RGB in [0, 1], sizes of the content multiples of the trunk's reduction;
     ``style`` is a picture ``[N, 3, *]`` or what `statistics` gave. ``strength`` is the share of the style's statistics
@@ -157,7 +158,10 @@ class AdaptiveStyleNet(nn.Module):
 
     def __init__(self, trunk: nn.Sequential, layer: str = "relu3_1") -> None:
         super().__init__()
-        self.encoder = up_to(trunk, layer).requires_grad_(False)
+        self.encoder = copy.deepcopy(up_to(trunk, layer)).requires_grad_(False)
+        for module in self.encoder:
+            if isinstance(module, nn.Conv2d):
+                module.padding_mode = "reflect"
         self.adapt = AdaptiveInstanceNorm()
         self.decoder = _mirrored(self.encoder)
         self.reduction = 2 ** sum(isinstance(module, nn.MaxPool2d) for module in self.encoder)
