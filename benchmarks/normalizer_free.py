@@ -20,13 +20,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from normwise import nets
-from normwise.comparison.data import Data
+from normwise.comparison.contestants.models import Network
+from normwise.comparison.contestants.normalizer_free import ALPHA, DROPOUT, NORMALIZER_FREE, SKIP_GAIN, UNIT_CLIP
+from normwise.comparison.data.in_memory import Data
+from normwise.comparison.data.sources import load_data
 from normwise.comparison.isolation import isolated
-from normwise.comparison.models import Network
-from normwise.comparison.normalizer_free import ALPHA, DROPOUT, NORMALIZER_FREE, SKIP_GAIN, UNIT_CLIP
 from normwise.comparison.settings import Run, Settings, make_settings
-from normwise.comparison.sources import load_data
-from normwise.comparison.training import Trainer, chance_values
+from normwise.comparison.training.loop import Trainer, chance_values
 
 RECIPE = {"alpha": ALPHA, "skip_gain": SKIP_GAIN, "dropout": DROPOUT, "stochastic_depth": 0.0}
 

@@ -8,7 +8,7 @@ import pytest
 from normwise import compare
 from normwise.cli.app import COMMANDS
 from normwise.cli.compare import compare as compare_command
-from normwise.comparison.token_layers import is_for_tokens
+from normwise.comparison.contestants.token_layers import is_for_tokens
 from normwise.layers import NORMALIZERS
 from normwise.layers.registry import map_normalizers
 

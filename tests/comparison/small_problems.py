@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from normwise.comparison.data import Data, fingerprint
+from normwise.comparison.data.in_memory import Data, fingerprint
 from normwise.layers import make_norm
 
 not_a_function = 3

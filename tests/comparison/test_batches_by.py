@@ -10,16 +10,16 @@ from torch.utils.data import Dataset
 
 import normwise as nw
 from normwise.comparison import SweepStarted, compare
-from normwise.comparison.bank import remembering
-from normwise.comparison.batches import batches_of_epoch, by_group, steps_of_epoch
-from normwise.comparison.data import Data
+from normwise.comparison.contestants.bank import remembering
+from normwise.comparison.contestants.models import Network
+from normwise.comparison.data.batches import batches_of_epoch, by_group, steps_of_epoch
+from normwise.comparison.data.in_memory import Data
+from normwise.comparison.data.sources import load_data
+from normwise.comparison.data.validation import validation_part
 from normwise.comparison.groups import Groups
-from normwise.comparison.measure import evaluate, evaluate_in_training
-from normwise.comparison.models import Network
 from normwise.comparison.settings import InputError
-from normwise.comparison.sources import load_data
 from normwise.comparison.storage import read_sweep
-from normwise.comparison.validation import validation_part
+from normwise.comparison.training.measure import evaluate, evaluate_in_training
 
 GROUPS = torch.tensor([0, 1, 0, 2, 1, 0, 0, 1, 0, 1])
 

@@ -11,13 +11,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from normwise.comparison import InputError, RateTried, SweepStarted, compare, summarize
-from normwise.comparison.batches import data_order
-from normwise.comparison.choices import make_choices
-from normwise.comparison.data import Data
-from normwise.comparison.models import Network
+from normwise.comparison.contestants.models import Network
+from normwise.comparison.data.batches import data_order
+from normwise.comparison.data.in_memory import Data
 from normwise.comparison.report.page import build_page
 from normwise.comparison.settings import Run, make_settings
-from normwise.comparison.training import Trainer
+from normwise.comparison.training.choices import make_choices
+from normwise.comparison.training.loop import Trainer
 
 SMALL = {"model": task_problems.net, "data": splits, "task": "regression"}
 SMALL |= {"norms": ["batch", "none"], "batch_sizes": [8], "seeds": 1, "epochs": 2}
@@ -225,5 +225,5 @@ def test_a_contestant_of_a_users_training_has_its_own_best_rate(tmp_path, monkey
     about = next(event.about for event in events if isinstance(event, SweepStarted))
     assert about["chosen_rates"] == [["batch", 4, 0.1], ["none", 4, 0.2]]
     assert "Learning rate that was chosen" in build_page(rows, about)
-    monkeypatch.setattr("normwise.comparison.own_training.OwnTraining._call", None)
+    monkeypatch.setattr("normwise.comparison.experiments.own_training.OwnTraining._call", None)
     assert compare(**asked) == rows

@@ -4,11 +4,11 @@ import pytest
 from synthetic import make_about, make_rows
 
 from normwise.cli.repeating import command_of
-from normwise.comparison.cells import cells_of
-from normwise.comparison.cost import costs
-from normwise.comparison.next_step import BY_DOMAIN, OWN_DATA, next_step
 from normwise.comparison.report.words import planned_runs
-from normwise.comparison.summary import summarize
+from normwise.comparison.verdicts.cells import cells_of
+from normwise.comparison.verdicts.cost import costs
+from normwise.comparison.verdicts.next_step import BY_DOMAIN, OWN_DATA, next_step
+from normwise.comparison.verdicts.summary import summarize
 
 ACCURACY = {"batch": 0.80, "group": 0.95, "none": 0.70}
 STEP = {"batch": 2.0, "group": 3.0, "none": 1.0}

@@ -5,8 +5,8 @@ import torch
 from sklearn.datasets import load_digits
 from torch.utils.data import TensorDataset
 
+from normwise.comparison.data.sources import load_data
 from normwise.comparison.settings import InputError
-from normwise.comparison.sources import load_data
 
 
 def load(source):

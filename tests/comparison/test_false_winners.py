@@ -12,8 +12,8 @@ import pytest
 from scipy import stats
 
 from normwise.comparison import compare, summarize
-from normwise.comparison.chance import range_quantile
-from normwise.comparison.sequential import looks_of, stops_among
+from normwise.comparison.verdicts.chance import range_quantile
+from normwise.comparison.verdicts.sequential import looks_of, stops_among
 
 SIZES = (2, 8, 64)
 NORMS = ("batch", "group", "instance", "layer", "none", "nf")

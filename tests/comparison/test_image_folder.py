@@ -7,10 +7,10 @@ from PIL import Image
 from torch import nn
 
 from normwise.comparison import compare
-from normwise.comparison.image_size import choose_image_size
-from normwise.comparison.images import image_folder
+from normwise.comparison.data.image_size import choose_image_size
+from normwise.comparison.data.images import image_folder
+from normwise.comparison.data.sources import load_data
 from normwise.comparison.settings import InputError
-from normwise.comparison.sources import load_data
 
 
 def save(path, array):

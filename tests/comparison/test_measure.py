@@ -6,9 +6,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from normwise.comparison.data import Data
-from normwise.comparison.measure import evaluate, evaluate_in_training, layer_signal, step_memory
-from normwise.comparison.models import Network
+from normwise.comparison.contestants.models import Network
+from normwise.comparison.data.in_memory import Data
+from normwise.comparison.training.measure import evaluate, evaluate_in_training, layer_signal, step_memory
 
 X, Y = small_problems.pair(21, 5)
 DATA = Data("pairs", X, Y, X, Y, ("0", "1", "2"))
@@ -42,7 +42,7 @@ def assert_same(before, model):
 
 
 def test_evaluate_is_accuracy_and_mean_loss_in_eval_mode(monkeypatch):
-    monkeypatch.setattr("normwise.comparison.data.EVALUATION_BATCH", 8)
+    monkeypatch.setattr("normwise.comparison.data.in_memory.EVALUATION_BATCH", 8)
     model = network().module.train()
     before = snapshot(model)
     values = evaluated(model)

@@ -10,10 +10,10 @@ from torch import nn
 
 from normwise import nets
 from normwise.comparison import compare
-from normwise.comparison.models import Recipe
-from normwise.comparison.replacement import normalization_layers
+from normwise.comparison.contestants.models import Recipe
+from normwise.comparison.contestants.replacement import normalization_layers
+from normwise.comparison.contestants.zoo import nearest_name, open_model
 from normwise.comparison.settings import InputError
-from normwise.comparison.zoo import nearest_name, open_model
 from normwise.layers import GroupNorm
 
 IMAGES = torch.randn(2, 1, 8, 8)
@@ -256,7 +256,7 @@ def test_a_torchvision_for_another_torch_is_told_in_words(library, monkeypatch):
     def broken(name):
         raise RuntimeError("operator torchvision::nms does not exist")
 
-    monkeypatch.setattr("normwise.comparison.zoo.importlib.import_module", broken)
+    monkeypatch.setattr("normwise.comparison.contestants.zoo.importlib.import_module", broken)
     with pytest.raises(InputError) as raised:
         open_model(f"{library}:resnet18", torch.rand(2, 3, 8, 8), 2)
     said = str(raised.value)

@@ -9,7 +9,7 @@ from torch import nn
 
 from normwise import nets
 from normwise.comparison import InputError, SweepStarted, compare
-from normwise.comparison.zoo import open_model
+from normwise.comparison.contestants.zoo import open_model
 from normwise.layers import GroupNorm
 
 IMAGES = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(1))

@@ -1,7 +1,7 @@
 import pytest
 
-from normwise.comparison.progress import Progress
 from normwise.comparison.settings import Run
+from normwise.comparison.sweeping.progress import Progress
 
 RUNS = [Run("batch", 8, 0), Run("group", 8, 0), Run("batch", 2, 0)]
 

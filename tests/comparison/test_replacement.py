@@ -5,8 +5,8 @@ import small_problems
 import torch
 from torch import nn
 
-from normwise.comparison.replacement import replace_normalizers
-from normwise.comparison.zoo import open_model
+from normwise.comparison.contestants.replacement import replace_normalizers
+from normwise.comparison.contestants.zoo import open_model
 from normwise.layers import GroupNorm, InstanceNorm1d
 
 IMAGES = torch.randn(2, 1, 8, 8)

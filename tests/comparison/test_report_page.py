@@ -10,7 +10,7 @@ from synthetic import BATCH_SIZES, NORMS, make_about, make_row, make_rows
 from normwise.comparison import summarize
 from normwise.comparison.report.page import build_page, write_report
 from normwise.comparison.report.words import dates, partial
-from normwise.comparison.tables import tables
+from normwise.comparison.verdicts.tables import tables
 
 COMMAND = "normwise compare --out results/compare"
 HOSTILE = '<script>alert("x")</script><b>&amp;'

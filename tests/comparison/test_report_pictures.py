@@ -5,11 +5,11 @@ import pytest
 from synthetic import BATCH_SIZES, NORMS, make_rows
 
 from normwise.comparison import summarize
-from normwise.comparison.cells import title
 from normwise.comparison.report.palette import styles
 from normwise.comparison.report.pictures import MOMENTS, TIMES, against_batch_size, learning_curves, one_by_one, signal
 from normwise.comparison.report.pictures.figure import empty_figure, use_log_scale
-from normwise.comparison.tables import tables
+from normwise.comparison.verdicts.cells import title
+from normwise.comparison.verdicts.tables import tables
 
 LOOKS = styles(NORMS)
 ROWS = make_rows(seeds=3)

@@ -17,7 +17,7 @@ from normwise.comparison.report.page import build_page
 from normwise.comparison.report.palette import styles
 from normwise.comparison.report.pictures import pareto
 from normwise.comparison.report.pictures.pareto import Point, front
-from normwise.comparison.tables import MEMORY, Table, tables
+from normwise.comparison.verdicts.tables import MEMORY, Table, tables
 
 HOSTILE = '</script><script>alert("x")</script>'
 

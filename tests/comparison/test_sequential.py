@@ -10,8 +10,8 @@ import torch
 from normwise.comparison import compare, summarize
 from normwise.comparison.report.page import build_page
 from normwise.comparison.report.words import partial
-from normwise.comparison.sequential import level_of, looks_of, stops_among
 from normwise.comparison.storage import read_sweep
+from normwise.comparison.verdicts.sequential import level_of, looks_of, stops_among
 
 OWN = {"metric": "score", "direction": "max", "batch_sizes": [2, 4]}
 LEVEL = {"batch": 5.0, "group": 5.0, "layer": 3.0, "none": 1.0}
@@ -87,7 +87,7 @@ def one_thread():
 
 @pytest.mark.slow
 def test_several_processes_stop_the_same(tmp_path, one_thread, monkeypatch):
-    monkeypatch.setattr("normwise.comparison.jobs._processors", lambda: 2)
+    monkeypatch.setattr("normwise.comparison.sweeping.jobs._processors", lambda: 2)
     asked = {"train": two_are_behind, "norms": list(LEVEL), **OWN, "until_clear": True, "seeds": 4}
     expected = {(row["key"], row["value"]) for row in compare(**asked)}
     assert {(row["key"], row["value"]) for row in compare(**asked, jobs=2, out=tmp_path)} == expected

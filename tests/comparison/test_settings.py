@@ -1,6 +1,6 @@
 import pytest
 
-from normwise.comparison.protocol import protocol_of
+from normwise.comparison.experiments.protocol import protocol_of
 from normwise.comparison.settings import InputError, make_settings, named_norms
 from normwise.layers import GroupNorm
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from normwise.comparison import InputError
+from normwise.comparison.contestants.zoo import open_model
 from normwise.comparison.tasks import TASKS
-from normwise.comparison.zoo import open_model
 
 IDS = torch.arange(24).view(2, 12) % 5
 

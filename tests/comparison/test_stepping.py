@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from normwise import nets
-from normwise.comparison.stepping import LeanSGD, are_alike, clip_gradients
+from normwise.comparison.training.stepping import LeanSGD, are_alike, clip_gradients
 
 SIZES = ((3,), (7, 5), (16, 8, 3, 3), (1,), (130,))
 OPTIONS = {"lr": 0.1, "momentum": 0.9, "nesterov": True}

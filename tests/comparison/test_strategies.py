@@ -7,13 +7,13 @@ import torch
 from torch import nn
 
 from normwise.comparison import InputError, SweepStarted, TrainingRun, compare
-from normwise.comparison.cells import spoken, title
+from normwise.comparison.contestants.strategies import treat
+from normwise.comparison.contestants.strategy_names import strategy_of, trains_by_the_batch
+from normwise.comparison.contestants.zoo import open_model
 from normwise.comparison.report.page import build_page
 from normwise.comparison.settings import named_norms
 from normwise.comparison.storage import read_sweep
-from normwise.comparison.strategies import treat
-from normwise.comparison.strategy_names import strategy_of, trains_by_the_batch
-from normwise.comparison.zoo import open_model
+from normwise.comparison.verdicts.cells import spoken, title
 from normwise.layers import BatchNorm2d, GroupNorm
 
 IMAGES = torch.randn(4, 1, 6, 6, generator=torch.Generator().manual_seed(3))

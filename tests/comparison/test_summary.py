@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from normwise.comparison import summarize, to_csv
-from normwise.comparison.cells import title
+from normwise.comparison.verdicts.cells import title
 
 
 def row(norm, size, seed, accuracy, **changes):

@@ -9,7 +9,7 @@ from sklearn.datasets import load_breast_cancer, load_wine
 from torch import nn
 
 from normwise.comparison import InputError, SweepStarted, compare
-from normwise.comparison.sources import load_data
+from normwise.comparison.data.sources import load_data
 
 
 def write(path, names, rows, delimiter=","):

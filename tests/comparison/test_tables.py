@@ -6,7 +6,7 @@ from synthetic import BATCH_SIZES, NORMS, make_row, make_rows
 
 from normwise.comparison import summarize
 from normwise.comparison.metric import ACCURACY as METRIC
-from normwise.comparison.tables import GAP, MEMORY, STEP_TIME, Table, divergence_note, judged_quantity, tables
+from normwise.comparison.verdicts.tables import GAP, MEMORY, STEP_TIME, Table, divergence_note, judged_quantity, tables
 
 ACCURACY = judged_quantity(METRIC)
 

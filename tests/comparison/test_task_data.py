@@ -9,9 +9,9 @@ from task_problems import Endless, Items, Stream, numbers, splits
 from torch.utils.data import DataLoader, WeightedRandomSampler
 
 from normwise.comparison import InputError
-from normwise.comparison.data import Data
-from normwise.comparison.sources import load_data
-from normwise.comparison.streams import StreamedData
+from normwise.comparison.data.in_memory import Data
+from normwise.comparison.data.sources import load_data
+from normwise.comparison.data.streams import StreamedData
 from normwise.comparison.tasks import IGNORED
 
 X, Y = numbers(20)

@@ -7,12 +7,12 @@ from sklearn import metrics
 from torch.nn import functional as F
 
 from normwise.comparison import InputError, compare
-from normwise.comparison.cells import cells_of
-from normwise.comparison.data import Data
-from normwise.comparison.judging import resolution, verdicts_of
+from normwise.comparison.data.in_memory import Data
 from normwise.comparison.metric import ACCURACY
 from normwise.comparison.tasks import IGNORED, TASKS, find_task, statistics_of
-from normwise.comparison.training import chance_values
+from normwise.comparison.training.loop import chance_values
+from normwise.comparison.verdicts.cells import cells_of
+from normwise.comparison.verdicts.judging import resolution, verdicts_of
 
 CLASSES = ("a", "b", "c", "never")
 

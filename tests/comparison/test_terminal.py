@@ -9,11 +9,11 @@ from rich.console import Console
 from synthetic import BATCH_SIZES, NORMS, make_about, make_row, make_rows
 
 from normwise.comparison import EpochFinished, Run, RunFinished, RunSkipped, RunStarted, SweepStarted, summarize
-from normwise.comparison.cells import title
 from normwise.comparison.metric import ACCURACY
-from normwise.comparison.next_step import NextStep
-from normwise.comparison.tables import tables
 from normwise.comparison.terminal import Progress, duration, show_result
+from normwise.comparison.verdicts.cells import title
+from normwise.comparison.verdicts.next_step import NextStep
+from normwise.comparison.verdicts.tables import tables
 
 MANY = (1, 2, 4, 8, 16, 32, 64, 128)
 FILES = [("Report", Path("results/compare/report.html"))]

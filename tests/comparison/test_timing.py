@@ -7,11 +7,11 @@ import small_problems
 import torch
 
 from normwise.comparison import Run, compare
+from normwise.comparison.contestants.models import Network
 from normwise.comparison.isolation import isolated
-from normwise.comparison.models import Network
 from normwise.comparison.settings import make_settings
-from normwise.comparison.timing import LEAST_ROUNDS, ROUNDS, WARM_UP_ROUNDS, side_by_side
-from normwise.comparison.training import Trainer
+from normwise.comparison.training.loop import Trainer
+from normwise.comparison.training.timing import LEAST_ROUNDS, ROUNDS, WARM_UP_ROUNDS, side_by_side
 from normwise.layers import BatchRenorm2d, make_norm
 from normwise.layers.batch_renorm import value_at
 
@@ -50,7 +50,7 @@ def test_step_times_are_the_side_by_side_ones(monkeypatch):
         asked.append(list(trainers))
         return dict.fromkeys(trainers, 7.0)
 
-    monkeypatch.setattr("normwise.comparison.task_training.side_by_side", times)
+    monkeypatch.setattr("normwise.comparison.experiments.task_training.side_by_side", times)
     small = {"model": "small_problems:net", "data": "small_problems:blobs", "epochs": 1, "seeds": 2}
     rows = compare(**small, norms=["batch", "none"], batch_sizes=[8, 16])
     assert asked == [["batch", "none"]] * 4
@@ -103,8 +103,8 @@ def test_step_times_are_taken_once_and_not_while_another_process_has_the_runs(mo
     def claim(store, place):
         yield next(refused, True)
 
-    monkeypatch.setattr("normwise.comparison.task_training.side_by_side", times)
-    monkeypatch.setattr("normwise.comparison.sweep.WAIT", 0.0)
+    monkeypatch.setattr("normwise.comparison.experiments.task_training.side_by_side", times)
+    monkeypatch.setattr("normwise.comparison.sweeping.sweep.WAIT", 0.0)
     monkeypatch.setattr("normwise.comparison.storage.Store.claim", claim)
     small = {"model": "small_problems:net", "data": "small_problems:blobs", "epochs": 1, "seeds": 1}
     rows = compare(**small, norms=["batch", "none"], batch_sizes=[8], out=tmp_path)

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from normwise.comparison import SweepStarted, compare
-from normwise.comparison.replacement import replace_in_place
-from normwise.comparison.token_layers import token_layer, token_layers
+from normwise.comparison.contestants.replacement import replace_in_place
+from normwise.comparison.contestants.token_layers import token_layer, token_layers
 from normwise.layers import DynamicTanh, LayerNorm, RMSNorm
 
 LLAMA = {"__module__": "transformers.models.llama.modeling_llama"}

@@ -8,12 +8,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from normwise import adaptive_clip_grad_, nets, param_groups
-from normwise.comparison.batches import data_order
+from normwise.comparison.contestants.models import Network
+from normwise.comparison.contestants.normalizer_free import UNIT_CLIP
+from normwise.comparison.data.batches import data_order
 from normwise.comparison.isolation import isolated
-from normwise.comparison.models import Network
-from normwise.comparison.normalizer_free import UNIT_CLIP
 from normwise.comparison.settings import CLIP_NORM, Run, make_settings, schedule
-from normwise.comparison.training import Trainer, chance_values, parameter_groups, train
+from normwise.comparison.training.loop import Trainer, chance_values, parameter_groups, train
 
 DATA = small_problems.blob_data()
 SITES = ("norm1", "a_norm")

@@ -5,8 +5,8 @@ import small_problems
 import torch
 
 from normwise.comparison import RateTried, SweepStarted, compare
-from normwise.comparison.tuning import Try, best_rate
-from normwise.comparison.validation import validation_part
+from normwise.comparison.data.validation import validation_part
+from normwise.comparison.experiments.tuning import Try, best_rate
 
 SMALL = {
     "model": "small_problems:net",
@@ -54,7 +54,7 @@ def test_each_run_has_the_rate_that_was_best_on_the_validation_part():
 
 def test_rates_that_were_tried_are_not_tried_again(tmp_path, monkeypatch):
     first = compare(**SMALL, lrs=RATES, out=tmp_path)
-    monkeypatch.setattr("normwise.comparison.task_training.TaskTraining._try", None)
+    monkeypatch.setattr("normwise.comparison.experiments.task_training.TaskTraining._try", None)
     assert compare(**SMALL, lrs=RATES, out=tmp_path) == first
     assert len((tmp_path / "learning_rates.jsonl").read_text().splitlines()) == 4
 

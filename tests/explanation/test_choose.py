@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from normwise.cli.app import COMMANDS
-from normwise.comparison.token_layers import is_for_tokens
+from normwise.comparison.contestants.token_layers import is_for_tokens
 from normwise.evidence.catalogue import EXPERIMENTS
 from normwise.explanation.choices import PATH, Advice, Question
 from normwise.explanation.choosing import lines, markdown, walk

@@ -212,7 +212,7 @@ def test_recalibrate_by_a_table(call, module, nets, tmp_path, standardize):
     torch.save(old.state_dict(), tmp_path / "w.pt")
     arguments = ("--recalibrate", "t.csv", "--target", "kind", *["--standardize"] * standardize)
     assert call(f"{module}:table", "w.pt", *arguments)[0] == 0
-    data = nw.comparison.sources.load_data(str(tmp_path / "t.csv"), 0, "kind", standardize).x_train
+    data = nw.comparison.data.sources.load_data(str(tmp_path / "t.csv"), 0, "kind", standardize).x_train
     assert_same_state(written(tmp_path / "converted.pt"), recalibrated(old, data, 64))
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..comparison import InputError
-from ..comparison.models import first_line
+from ..comparison.contestants.models import first_line
 from ..surgery import fold, normalizer_free, recalibrate, swap, unsync
 from ..surgery.report import WIDTHS, Table, as_text
 from .samples import Samples

@@ -12,8 +12,8 @@ from torch import nn
 
 from .. import nets
 from ..comparison import InputError
+from ..comparison.contestants.zoo import find_in_library
 from ..comparison.references import load_object
-from ..comparison.zoo import find_in_library
 
 BUILDERS: dict[str, Any] = {
     name: builder

@@ -6,8 +6,8 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from ..comparison.data.sources import is_folder
 from ..comparison.settings import is_own
-from ..comparison.sources import is_folder
 
 
 def command_of(settings: dict[str, Any], out: Path) -> str:

@@ -10,10 +10,10 @@ import typer
 from rich.console import Console
 
 from ..comparison import summarize, to_csv
-from ..comparison.next_step import next_step
 from ..comparison.report.words import partial, rate_note
 from ..comparison.storage import RESULTS
 from ..comparison.terminal import show_result
+from ..comparison.verdicts.next_step import next_step
 from .files import STDOUT
 from .repeating import command_of
 

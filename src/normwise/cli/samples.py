@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from ..comparison import InputError
-from ..comparison.data import Data
-from ..comparison.image_size import choose_image_size
+from ..comparison.data.image_size import choose_image_size
+from ..comparison.data.in_memory import Data
+from ..comparison.data.sources import load_data
 from ..comparison.isolation import isolated
 from ..comparison.request import IMAGE_SIZE
-from ..comparison.sources import load_data
 from ..signal.inputs import default_input, dtype_of, gaussian
 
 SAMPLES = 2

@@ -17,7 +17,7 @@ import typer
 from torch import nn
 
 from ..comparison import InputError
-from ..comparison.models import first_line
+from ..comparison.contestants.models import first_line
 from ..comparison.terminal import make_console
 from ..signal import Trace, plot, predict
 from ..signal import trace as measure

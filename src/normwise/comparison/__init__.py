@@ -8,10 +8,10 @@ from .events import RunFinished as RunFinished
 from .events import RunSkipped as RunSkipped
 from .events import RunStarted as RunStarted
 from .events import SweepStarted as SweepStarted
+from .experiments.run import TrainingRun as TrainingRun
 from .settings import InputError as InputError
 from .settings import Run as Run
 from .settings import Settings as Settings
-from .summary import Summary as Summary
-from .summary import summarize as summarize
-from .summary import to_csv as to_csv
-from .training_run import TrainingRun as TrainingRun
+from .verdicts.summary import Summary as Summary
+from .verdicts.summary import summarize as summarize
+from .verdicts.summary import to_csv as to_csv

@@ -11,16 +11,16 @@ from pathlib import Path
 import torch
 
 from ..layers import Norm
-from .choices import Augment, OptimizerLike, ScheduleLike
-from .jobs import check_jobs, run_in_processes, threads_of_each
-from .on_ray import run_on_ray
-from .own_training import TrainingFunction
+from .contestants.zoo import ModelLike
+from .data.text import Tokenizer
+from .experiments.own_training import TrainingFunction
 from .request import WEIGHT_DECAY, DataLike, Request, open_experiment
 from .settings import InputError
 from .storage import Store
-from .sweep import Listener, Row, Sweep, parse_budget, parse_shard
-from .text import Tokenizer
-from .zoo import ModelLike
+from .sweeping.jobs import check_jobs, run_in_processes, threads_of_each
+from .sweeping.on_ray import run_on_ray
+from .sweeping.sweep import Listener, Row, Sweep, parse_budget, parse_shard
+from .training.choices import Augment, OptimizerLike, ScheduleLike
 
 
 def compare(

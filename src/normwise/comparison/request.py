@@ -14,24 +14,24 @@ import torch
 
 from ..backends import build_kernels
 from ..layers import Norm
-from .choices import Augment, Choices, OptimizerLike, ScheduleLike, make_choices
-from .experiment import Experiment
-from .image_size import choose_image_size
+from .contestants.normalizer_free import NORMALIZER_FREE
+from .contestants.zoo import ModelLike, open_model
+from .data.image_size import choose_image_size
+from .data.sources import is_folder, load_data
+from .data.text import Tokenizer
+from .data.training_data import TrainingData
+from .experiments.experiment import Experiment
+from .experiments.own_training import OwnTraining, TrainingFunction, open_training
+from .experiments.task_training import TaskTraining
 from .isolation import isolated
 from .metric import own_metric
-from .normalizer_free import NORMALIZER_FREE
-from .own_training import OwnTraining, TrainingFunction, open_training
 from .references import name_of
-from .sequential import looks_of
 from .settings import CLASSIFICATION, COSINE, InputError, Settings, make_settings, named_norms
-from .sources import is_folder, load_data
-from .task_training import TaskTraining
 from .tasks import Task, find_task
 from .tasks.classification import Classification
 from .tasks.regression import Regression
-from .text import Tokenizer
-from .training_data import TrainingData
-from .zoo import ModelLike, open_model
+from .training.choices import Augment, Choices, OptimizerLike, ScheduleLike, make_choices
+from .verdicts.sequential import looks_of
 
 DataLike = str | os.PathLike[str] | Callable[[], Any] | tuple[Any, Any]
 

@@ -13,10 +13,10 @@ import torch
 
 from ..errors import InputError as InputError
 from ..layers import Norm
-from . import bank
+from .contestants import bank
+from .contestants.normalizer_free import NORMALIZER_FREE, UNIT_CLIP
+from .contestants.strategy_names import check_name
 from .metric import Metric
-from .normalizer_free import NORMALIZER_FREE, UNIT_CLIP
-from .strategy_names import check_name
 from .tasks import TASKS
 
 MOMENTUM = 0.9

@@ -14,13 +14,13 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table as Grid
 from rich.text import Text
 
-from .cells import Row, spoken, title
 from .events import EpochFinished, Event, RateTried, RunFinished, RunSkipped, RunStarted, SweepStarted
 from .metric import metric_of
-from .next_step import NextStep
 from .settings import Run
-from .summary import Summary, summarize
-from .tables import Table, divergence_note, judged_quantity, tables, titled
+from .verdicts.cells import Row, spoken, title
+from .verdicts.next_step import NextStep
+from .verdicts.summary import Summary, summarize
+from .verdicts.tables import Table, divergence_note, judged_quantity, tables, titled
 
 BEST = "*"
 GUTTER = 2

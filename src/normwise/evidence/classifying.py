@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..comparison.batches import batches_of_epoch, by_group
-from ..comparison.renorm import fit_schedules
+from ..comparison.contestants.renorm import fit_schedules
+from ..comparison.data.batches import batches_of_epoch, by_group
+from ..comparison.data.training_data import EVALUATION_BATCH
 from ..comparison.settings import schedule
-from ..comparison.training_data import EVALUATION_BATCH
 from ..layers import make_norm
 from ..layers.statistics import no_update, statistics_bank
 

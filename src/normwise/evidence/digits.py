@@ -6,8 +6,8 @@ from functools import lru_cache
 
 from torch import Tensor
 
-from ..comparison.data import Data
-from ..comparison.sources import load_data
+from ..comparison.data.in_memory import Data
+from ..comparison.data.sources import load_data
 
 
 @lru_cache(maxsize=1)

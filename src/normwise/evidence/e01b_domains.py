@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import lru_cache
 
 from ..comparison import TrainingRun
-from ..comparison.data import Data
-from ..comparison.embedded import DOMAIN, MIXED
-from ..comparison.sources import load_data
+from ..comparison.data.embedded import DOMAIN, MIXED
+from ..comparison.data.in_memory import Data
+from ..comparison.data.sources import load_data
 from ..nets import resnet
 from .charts import bars
 from .classifying import accuracy, fit, hits, in_training

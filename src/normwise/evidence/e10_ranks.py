@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ..comparison import TrainingRun
-from ..comparison.data import Data
-from ..comparison.splits import split_and_standardize
+from ..comparison.data.in_memory import Data
+from ..comparison.data.splits import split_and_standardize
 from ..nets import resnet
 from .charts import bars
 from .classifying import accuracy, fit, perceptron

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..comparison import TrainingRun
-from ..comparison.batches import batches_of_epoch
+from ..comparison.data.batches import batches_of_epoch
 from ..comparison.settings import schedule
 from .charts import bars
 from .classifying import CLIP, MOMENTUM, accuracy, perceptron

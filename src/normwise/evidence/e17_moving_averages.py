@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..comparison import TrainingRun
-from ..comparison.renorm import fit_schedules
+from ..comparison.contestants.renorm import fit_schedules
 from ..layers import make_norm
 from .charts import lines
 from .digits import digits, flat

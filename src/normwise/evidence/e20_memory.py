@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..comparison import TrainingRun
-from ..comparison.measure import step_memory
+from ..comparison.training.measure import step_memory
 from ..layers import make_norm
 from ..nets import resnet
 from .charts import lines

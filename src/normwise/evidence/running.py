@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from ..comparison import compare
-from ..comparison.sweep import Listener
+from ..comparison.sweeping.sweep import Listener
 from .experiment import Experiment, Row
 
 

@@ -10,9 +10,9 @@ from plotly.offline import get_plotlyjs
 
 from ... import files
 from ...pages import document
-from ..cells import Row
-from ..summary import Summary, summarize
-from ..tables import GAPS, Table, tables, titled
+from ..verdicts.cells import Row
+from ..verdicts.summary import Summary, summarize
+from ..verdicts.tables import GAPS, Table, tables, titled
 from . import results, sections
 from .palette import Style, styles
 from .pictures import MOMENTS, TIMES, against_batch_size, learning_curves, one_by_one, pareto, signal, sites

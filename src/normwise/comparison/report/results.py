@@ -6,10 +6,10 @@ import json
 from collections.abc import Sequence
 from html import escape
 
-from ..cells import Row, counted, listed, spoken, title
-from ..sequential import stops_among
-from ..summary import Summary, to_csv
-from ..tables import Table, tables, titled
+from ..verdicts.cells import Row, counted, listed, spoken, title
+from ..verdicts.sequential import stops_among
+from ..verdicts.summary import Summary, to_csv
+from ..verdicts.tables import Table, tables, titled
 from .sections import with_spread
 from .words import About
 

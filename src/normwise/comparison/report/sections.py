@@ -7,9 +7,9 @@ from html import escape
 
 from plotly.io import to_html
 
-from ..cells import Row, title
-from ..summary import Summary
-from ..tables import DIVERGED, EMPTY, FAILED, Table, divergence_note, tables
+from ..verdicts.cells import Row, title
+from ..verdicts.summary import Summary
+from ..verdicts.tables import DIVERGED, EMPTY, FAILED, Table, divergence_note, tables
 from .palette import Style
 from .pictures import Picture
 from .words import About, definitions, settings_in_words

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from ..cells import Row
 from ..groups import NAMES_SHOWN
 from ..metric import ACCURACY, Metric, metric_of
-from ..sequential import stops_among
 from ..settings import is_own
+from ..verdicts.cells import Row
+from ..verdicts.sequential import stops_among
 
 About = Mapping[str, Any]
 

@@ -8,8 +8,8 @@ from statistics import fmean
 
 import plotly.graph_objects as go
 
-from ...cells import Row, title
 from ...metric import metric_of
+from ...verdicts.cells import Row, title
 from ..palette import Style
 from .figure import ENDED, Picture, empty_figure, label, line, use_log_scale
 

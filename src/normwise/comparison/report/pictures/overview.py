@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 import plotly.graph_objects as go
 
 from ....pages.palette import LIGHT
-from ...cells import Row, title
-from ...tables import GAPS, Table, titled
+from ...verdicts.cells import Row, title
+from ...verdicts.tables import GAPS, Table, titled
 from ..palette import Style
 from .broken import break_axis, break_of, padded
 from .figure import ENDED, HEIGHT, Picture, empty_figure, label, line, use_log_scale

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import plotly.graph_objects as go
 
 from ....pages.palette import LIGHT, SERIES
-from ...cells import title
-from ...tables import Table, titled
+from ...verdicts.cells import title
+from ...verdicts.tables import Table, titled
 from ..palette import Style
 from .figure import Picture, empty_figure, label, use_log_scale
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
-from ...cells import Row, title
+from ...verdicts.cells import Row, title
 from ..palette import Style
 from .figure import Picture, empty_figure, label, line, use_log_scale
 

@@ -1,0 +1,117 @@
+"""Contestants that are a way to fine-tune a model that has normalizers: their names, and what they do, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from ...errors import InputError
+from ...layers import NORMALIZERS, Norm, find_normalizer
+from ...layers.normalizers import Normalizer
+from .bank import BANK
+
+FROZEN, RECALIBRATED, SWAP, ANNEAL = "frozen", "recalibrated", "swap", "anneal"
+#: The share of a run after which an annealed normalizer stands alone.
+ANNEALED_AT = 2 / 3
+#: Samples in a batch that statistics are computed anew with.
+RECALIBRATION_BATCH = 128
+_OWN = {f"batch:{FROZEN}": FROZEN, f"batch:{RECALIBRATED}": RECALIBRATED}
+_ADJECTIVES = {FROZEN: "frozen", RECALIBRATED: "recalibrated", SWAP: "swapped-in", ANNEAL: "annealed"}
+_PROTOCOLS = {
+    FROZEN: (
+        "batch:frozen normalizes by the running statistics that the model brings, in training, too, and leaves them as "
+        "they are (normwise.freeze); γ and β are trained."
+    ),
+    RECALIBRATED: (
+        "batch:recalibrated is trained as BatchNorm; after the last epoch its running statistics are computed anew "
+        f"over the training data (normwise.recalibrate; in our own loop in batches of {RECALIBRATION_BATCH})."
+    ),
+    SWAP: (
+        "swap:NORM takes the place of the model's own normalizers with γ and β computed from their running statistics, "
+        "so that an average sample is normalized as before (normwise.swap, start='data-free'); as many groups as "
+        "leave at least 8 channels in each, nearest to 32."
+    ),
+    ANNEAL: (
+        "anneal:NORM begins as exactly the function that the model has learned and goes over to the normalizer in the "
+        "first two thirds of the steps (normwise.swap, start='exact'); groups as for swap:NORM."
+    ),
+}
+
+
+class Strategy(NamedTuple):
+    """What is done (`FROZEN`, ...), and with which normalizer."""
+
+    way: str
+    norm: str
+
+    @property
+    def needs_statistics(self) -> bool:
+        """Whether it begins with running statistics that data have moved."""
+        return self.way != RECALIBRATED
+
+    @property
+    def has_an_end(self) -> bool:
+        """Whether something is left to do after training."""
+        return self.way in (RECALIBRATED, ANNEAL)
+
+    @property
+    def by_the_batch(self) -> bool:
+        """Whether training normalizes by the mini-batch."""
+        return self.way != FROZEN and NORMALIZERS[self.norm.partition(":")[0]].uses_batch
+
+    @property
+    def adjective(self) -> str:
+        return _ADJECTIVES[self.way]
+
+
+def strategy_of(norm: Norm) -> Strategy | None:
+    """The strategy of a name, None for every other contestant.
+
+    >>> strategy_of("swap:group:8"), strategy_of("batch:frozen").norm, strategy_of("group:8")
+    (Strategy(way='swap', norm='group:8'), 'batch', None)
+    """
+    if not isinstance(norm, str):
+        return None
+    if norm in _OWN:
+        return Strategy(_OWN[norm], "batch")
+    way, colon, rest = norm.partition(":")
+    return Strategy(way, rest) if colon and way in (SWAP, ANNEAL) else None
+
+
+def row_of(norm: Norm) -> Normalizer | None:
+    """The row of the normalizer that a contestant puts into a model; None where the table has none."""
+    strategy = strategy_of(norm)
+    name = "batch" if norm == BANK else strategy.norm if strategy else norm
+    return NORMALIZERS.get(name.partition(":")[0]) if isinstance(name, str) else None
+
+
+def trains_by_the_batch(norm: str) -> bool:
+    """Whether training takes more than one sample in a batch."""
+    strategy, row = strategy_of(norm), row_of(norm)
+    return strategy.by_the_batch if strategy else row is not None and row.uses_batch
+
+
+def check_name(norm: str) -> None:
+    """Raises InputError for a name that is neither a normalizer's nor a strategy's."""
+    strategy = strategy_of(norm)
+    name = strategy.norm if strategy else norm
+    kind, colon, option = name.partition(":")
+    try:
+        row = find_normalizer(kind)
+    except ValueError as error:
+        raise InputError(f"norms: {norm!r}: {error}" if strategy else str(error)) from error
+    if kind == "batch" and colon:
+        raise InputError(
+            f"norms: {norm!r} is unknown: after 'batch:' comes {FROZEN} or {RECALIBRATED}, received {option!r}."
+        )
+    if strategy and not row.for_channels:
+        raise InputError(
+            f"norms: {norm!r}: {strategy.way}: takes a normalizer of maps [N, C, *space], such as {strategy.way}:group "
+            f"or {strategy.way}:layer."
+        )
+
+
+def protocols(norms: Iterable[str]) -> list[str]:
+    """A sentence on each way that one of the contestants goes."""
+    ways = {strategy.way for norm in norms if (strategy := strategy_of(norm))}
+    return [sentence for way, sentence in _PROTOCOLS.items() if way in ways]

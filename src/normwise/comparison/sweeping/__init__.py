@@ -1,0 +1,1 @@
+"""All runs of a sweep: one after another, in several processes, on a cluster."""

@@ -1,0 +1,102 @@
+"""A sweep on a Ray cluster: each run is a task, which Ray repeats where its machine is lost."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from ..events import RunStarted
+from ..experiments.experiment import Row
+from ..request import Request, open_experiment
+from ..settings import InputError, Run
+from ..storage import Store
+from .sweep import Listener, Sweep
+
+# How often Ray repeats a task whose worker or machine is lost.
+RETRIES = 2
+LOOK_AROUND = 1.0
+
+
+def run_on_ray(
+    sweep: Sweep, request: Request, address: str, store: Store | None, threads: int, on_event: Listener | None
+) -> list[Row]:
+    """The rows of all runs, done by tasks of `threads` processors each; this process alone writes them down.
+
+    Step times are not measured: the machines differ, and other tasks run beside. Raises InputError where Ray is not
+    installed or not reached.
+    """
+    with _connected(address) as ray:
+        sweep.begin(on_event, store)
+        gpus = 1 if torch.device(sweep.experiment.settings.device).type == "cuda" else 0
+        remote = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=RETRIES)(_one_run)
+        asked = ray.put(pickle.dumps((request, sweep.experiment.rates, threads)))
+        while pending := sweep.pending():
+            _collect(ray, sweep, {remote.remote(asked, tuple(run)): run for run in pending})
+        return sweep.finished()
+
+
+def _collect(ray: Any, sweep: Sweep, tasks: dict[Any, Run]) -> None:
+    try:
+        for run in tasks.values():
+            sweep.tell(RunStarted(run=run, **sweep.state()))
+        while tasks:
+            ready, _ = ray.wait(list(tasks), timeout=LOOK_AROUND)
+            for task in ready:
+                run = tasks.pop(task)
+                sweep.write(run, _row_of(ray, sweep, task, run))
+    finally:
+        for task in tasks:
+            ray.cancel(task, force=True)
+
+
+def _row_of(ray: Any, sweep: Sweep, task: Any, run: Run) -> Row:
+    try:
+        return ray.get(task)
+    except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError) as error:
+        return sweep.lost(run, f"Its process ended {RETRIES + 1} times: {type(error).__name__}.")
+
+
+def _one_run(asked: bytes, run: tuple[str, int, int]) -> Row:
+    """A task: one run of the experiment."""
+    return _sweep_of(asked).do(Run(*run))
+
+
+@lru_cache(maxsize=1)
+def _sweep_of(asked: bytes) -> Sweep:
+    """What a worker builds once for all its tasks."""
+    request, rates, threads = pickle.loads(asked)
+    torch.set_num_threads(threads)
+    experiment = open_experiment(request)
+    experiment.rates = rates
+    return Sweep(experiment)
+
+
+@contextmanager
+def _connected(address: str) -> Iterator[Any]:
+    try:
+        import ray  # pyright: ignore[reportMissingImports]
+    except ModuleNotFoundError as error:
+        raise InputError("ray= needs Ray, which is not installed; run `pip install ray`, or use jobs=.") from error
+    if ray.is_initialized():
+        yield ray
+        return
+    # Workers import what is compared from where this process does.
+    environment = {"env_vars": {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}}
+    try:
+        ray.init(address=address, runtime_env=environment, log_to_driver=False, include_dashboard=False)
+    except Exception as error:  # Ray raises ConnectionError, ValueError, RuntimeError and its own kinds
+        raise InputError(
+            f"ray={address!r}: no cluster is reached there ({type(error).__name__}); write its address, 'auto' on one "
+            "of its machines, or 'local' for this machine alone."
+        ) from error
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
