@@ -11,7 +11,7 @@ import typer
 from ..errors import InputError
 from .files import check_file
 from .stopping import exit_code, terminable
-from .stylize import ContentWeight, FeaturesFrom, Force, Smoothness, StyleWeight
+from .stylize import FeaturesFrom, Force, Smoothness, StyleWeight
 
 EPILOG = """Examples:
 
@@ -45,6 +45,9 @@ StyleSize = Annotated[
 ]
 Steps = Annotated[int, typer.Option(metavar="N", help="Batches to train on.")]
 BatchSize = Annotated[int, typer.Option(metavar="N", help="Crops in a batch.")]
+ContentWeight = Annotated[
+    float | None, typer.Option(metavar="X", help="How much of the photograph stays; by default 4, with --any 1.")
+]
 LearningRate = Annotated[
     float | None, typer.Option(metavar="X", help="Of Adam, at the start; by default 1e-3, with --any 1e-4.")
 ]
@@ -64,7 +67,7 @@ def stylize_train(
     style_size: StyleSize = None,
     steps: Steps = 2000,
     batch_size: BatchSize = 4,
-    content_weight: ContentWeight = 1.0,
+    content_weight: ContentWeight = None,
     style_weight: StyleWeight = 10.0,
     smoothness: Smoothness = 0.1,
     style_loss: StyleLoss = None,

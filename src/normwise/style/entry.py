@@ -131,7 +131,7 @@ def train(
     style_size: int | None = None,
     steps: int = 2000,
     batch_size: int = 4,
-    content_weight: float = 1.0,
+    content_weight: float | None = None,
     style_weight: float = 10.0,
     smoothness: float = 0.1,
     style_loss: str | None = None,
@@ -154,6 +154,7 @@ def train(
         size: the side of the crops that are trained on.
         style_size: the longer side that style pictures are made smaller to, which gives strokes their size in pixels;
             by default twice the crops'.
+        content_weight: by default 4 against a ``style_weight`` of 10, and 1 for any style.
         style_loss: "gram", "moments", or by default gram, and moments for any style.
         learning_rate: of Adam; by default 1e-3, and 1e-4 for any style, whose decoder starts fitted. The tables of
             many styles learn ten times as fast.
@@ -181,7 +182,7 @@ def train(
         style_size=style_size if style_size is not None else 2 * size,
         steps=steps,
         batch_size=batch_size,
-        content_weight=content_weight,
+        content_weight=content_weight if content_weight is not None else 1.0 if any_style else 4.0,
         style_weight=style_weight,
         smoothness=smoothness,
         loss=loss,
