@@ -28,7 +28,7 @@ def head_of(path: Path) -> Iterator[Image]:
 
     Raises `UnreadableError`, for errors inside the block, too.
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with warnings.catch_warnings():
@@ -37,15 +37,18 @@ def head_of(path: Path) -> Iterator[Image]:
             with Image.open(path) as image:
                 yield image
     except Image.DecompressionBombError as error:
-        raise UnreadableError(path, f"more pixels than Pillow reads: {error}") from error
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise UnreadableError(path, f"more pixels than Pillow reads (at most {most}); make it smaller") from error
     except InputError:
         raise
     except FileNotFoundError as error:
         raise UnreadableError(path, "there is no such file") from error
     except IsADirectoryError as error:
         raise UnreadableError(path, "it is a folder") from error
-    except (OSError, ValueError, SyntaxError) as error:
+    except UnidentifiedImageError as error:
         raise UnreadableError(path, type(error).__name__) from error
+    except (OSError, ValueError, SyntaxError) as error:
+        raise UnreadableError(path, f"{type(error).__name__}, {(str(error).splitlines() or [''])[0]}") from error
 
 
 @contextmanager

@@ -96,6 +96,13 @@ class TestAdaptive:
         assert trained == {f"decoder.{name}" for name, _ in self.net.decoder.named_parameters()}
         assert trained
 
+    def test_an_even_picture_is_painted_evenly_and_the_trunk_is_left_as_it_is(self):
+        trunk = vgg_trunk((2, 1, 2), width=4)
+        net = AdaptiveStyleNet(trunk, "relu3_1")
+        painted = net(torch.full((1, 3, 32, 40), 0.7), self.style[:1])
+        torch.testing.assert_close(painted, painted[..., :1, :1].expand_as(painted), rtol=0, atol=1e-5)
+        assert {layer.padding_mode for layer in trunk if isinstance(layer, nn.Conv2d)} == {"zeros"}
+
     def test_calibrated_the_decoder_gets_maps_of_unit_size(self):
         net = copy.deepcopy(self.net)
         net.calibrate(self.content)

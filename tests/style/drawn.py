@@ -34,7 +34,16 @@ def small_features(blocks=4, width=4):
 
 def small_plan(photos, styles, **changes):
     """A training of a second."""
-    base = {"kind": "one", "norm": "instance", "width": 4, "blocks": 1, "size": 32, "steps": 6, "batch_size": 2}
+    base = {
+        "kind": "one",
+        "norm": "instance",
+        "width": 4,
+        "blocks": 1,
+        "size": 32,
+        "style_size": 64,
+        "steps": 6,
+        "batch_size": 2,
+    }
     base |= {"content_weight": 1.0, "style_weight": 10.0, "smoothness": 0.1, "loss": "gram", "learning_rate": 1e-2}
     paths = tuple(map(Path, styles))
     names = names_of(paths)

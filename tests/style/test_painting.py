@@ -9,7 +9,7 @@ from normwise.nets import AdaptiveStyleNet, StyleNet, vgg_trunk
 from normwise.style.painting import net_for, paint
 from normwise.style.style_file import Style, load_style, save_style
 
-TRAINED = {"size": 32, "steps": 1, "features": "random"}
+TRAINED = {"size": 32, "style_size": 64, "steps": 1, "features": "random"}
 
 
 def style_of(kind, norm="instance"):
@@ -98,6 +98,28 @@ class TestFiles:
         content = torch.load(tmp_path / "a.pt", weights_only=True)
         torch.save(content | changes, tmp_path / "a.pt")
         return tmp_path / "a.pt"
+
+    @pytest.mark.parametrize(
+        ("changes", "said"),
+        [
+            ({"kind": "other"}, "a net of 'other' with one styles"),
+            ({"kind": "many"}, "a net of 'many' with one styles"),
+            ({"names": ["wave", "village"]}, "2 names of 1 styles"),
+            ({"names": []}, "styles without names"),
+            ({"trained": {"size": 32}}, "nothing is said of style_size"),
+        ],
+    )
+    def test_one_that_contradicts_itself(self, changes, said, tmp_path):
+        with pytest.raises(InputError, match=rf"a\.pt: its weights are not those of the net .*{said}.*train it again"):
+            load_style(self.content(tmp_path, **changes))
+
+    def test_weights_that_are_no_numbers(self, tmp_path):
+        style = style_of("one")
+        with torch.no_grad():
+            style.net.paint.weight[0, 0, 0, 0] = torch.nan
+        save_style(style, tmp_path / "a.pt")
+        with pytest.raises(InputError, match=r"a\.pt: some of its weights are not finite; train it again"):
+            load_style(tmp_path / "a.pt")
 
     def test_none(self, tmp_path):
         with pytest.raises(InputError, match="there is no such file"):

@@ -167,10 +167,12 @@ def test_a_net_of_any_style_needs_a_trunk(material, tmp_path):
         ({"steps": 0}, "--steps 0: write a whole number of at least 1"),
         ({"size": 30}, "--size 30: write a multiple of 4 of at least 32"),
         ({"size": 34}, "--size 34: write a multiple of 4"),
+        ({"style_size": 31}, "--style-size 31: write a whole number of at least 32"),
         ({"style_weight": -1.0}, "--style-weight -1.0: write a number of at least 0"),
         ({"content_weight": math.nan}, "--content-weight nan"),
         ({"learning_rate": 0.0}, "--learning-rate 0.0: write a positive number"),
         ({"loss": "grams"}, "--style-loss grams: write gram or moments"),
+        ({"seed": -1}, "--seed -1: write a whole number from 0 to 4294967295"),
         ({"norm": "instanse"}, "--norm: Unknown normalizer 'instanse': did you mean 'instance'"),
     ],
 )

@@ -2,8 +2,10 @@
 
 import os
 import signal
+import struct
 import sys
 import time
+import zlib
 
 import pytest
 import torch
@@ -134,6 +136,15 @@ def test_with_instance_norm_contrast_does_not_matter_and_with_batch_norm_it_does
     assert min(found["batch", 0.5], found["batch", 0.25]) > 0.1
 
 
+def _chunk(kind, content):
+    """Of a PNG."""
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+#: The head of a PNG of 20000x20000 pixels, and none of them.
+VAST = (
+    b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", struct.pack(">IIBBBBB", 20000, 20000, 1, 0, 0, 0, 0)) + _chunk(b"IDAT", b"")
+)
 TRAIN = ("train", "--out", "a.pt")
 CONTRAST = ("contrast", "photo.jpg", "--photos", "photos", "--style", "style.png")
 BAD = {
@@ -187,6 +198,15 @@ BAD = {
     "train for nothing": ((*TRAIN, "--style", "none.png", "photos"), "none.png: there is no such file"),
     "train on text": ((*TRAIN, "--style", "style.png", "text.png", *SMALL), "text.png cannot be read as a picture"),
     "sizes of batches": ((*CONTRAST, "--batch-sizes", "x"), "write whole numbers separated by commas"),
+    "sizes of batches twice": ((*CONTRAST, "--batch-sizes", "1,2,1"), "--batch-sizes 1,2,1: write each of them once"),
+    "contrast twice": ((*CONTRAST, "--norms", "batch,batch"), "--norms batch,batch: write each of them once"),
+    "contrast of no size": ((*CONTRAST, "--size", "30"), "--size 30: write a multiple of 4"),
+    "a seed of too many digits": (
+        (*TRAIN, "--style", "style.png", "photos", "--seed", "1" + 20 * "0"),
+        "to 4294967295",
+    ),
+    "half a photograph": (("half.jpg", "--net", "one.pt"), "half.jpg cannot be read as a picture: OSError, "),
+    "more than Pillow reads": (("vast.png", "--net", "one.pt"), "more pixels than Pillow reads (at most 178956970)"),
     "contrast by nothing": ((*CONTRAST, "--norms", "instanse"), "did you mean 'instance'"),
 }
 
@@ -199,6 +219,8 @@ def test_bad_input_is_one_sentence_and_nothing_is_lost(arguments, said, folder, 
     (folder / "half" / "b.png").write_text("no picture")
     draw(folder / "one_pixel.png", (1, 1))
     draw(folder / "b.preview.png")
+    (folder / "half.jpg").write_bytes((folder / "photo.jpg").read_bytes()[:600])
+    (folder / "vast.png").write_bytes(VAST)
     (folder / "zero.png").touch()
     (folder / "half.pt").write_bytes((folder / "one.pt").read_bytes()[:5000])
     draw(folder / "other" / "photo.png")

@@ -11,7 +11,7 @@ import typer
 from ..errors import InputError
 from .files import check_file
 from .stopping import exit_code, terminable
-from .stylize import ContentWeight, FeaturesFrom, Force, Smoothness, StyleWeight
+from .stylize import FeaturesFrom, Force, Smoothness, StyleWeight
 
 EPILOG = """Examples:
 
@@ -38,9 +38,16 @@ Any = Annotated[bool, typer.Option("--any", help="A net of any style.")]
 Norm = Annotated[str, typer.Option(metavar="NAME", help="Of a net of one style: instance, batch, group, ...")]
 Width = Annotated[int, typer.Option(metavar="N", help="Channels of the first layer.")]
 Blocks = Annotated[int, typer.Option(metavar="N", help="Residual blocks.")]
-Size = Annotated[int, typer.Option(metavar="N", help="Pixels of a crop's side; style pictures are twice that.")]
+Size = Annotated[int, typer.Option(metavar="N", help="Pixels of a crop's side.")]
+StyleSize = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Longer side of the styles, which sizes strokes; by default twice the crop."),
+]
 Steps = Annotated[int, typer.Option(metavar="N", help="Batches to train on.")]
 BatchSize = Annotated[int, typer.Option(metavar="N", help="Crops in a batch.")]
+ContentWeight = Annotated[
+    float | None, typer.Option(metavar="X", help="How much of the photograph stays; by default 4, with --any 1.")
+]
 LearningRate = Annotated[
     float | None, typer.Option(metavar="X", help="Of Adam, at the start; by default 1e-3, with --any 1e-4.")
 ]
@@ -57,9 +64,10 @@ def stylize_train(
     width: Width = 32,
     blocks: Blocks = 5,
     size: Size = 192,
+    style_size: StyleSize = None,
     steps: Steps = 2000,
     batch_size: BatchSize = 4,
-    content_weight: ContentWeight = 1.0,
+    content_weight: ContentWeight = None,
     style_weight: StyleWeight = 10.0,
     smoothness: Smoothness = 0.1,
     style_loss: StyleLoss = None,
@@ -93,6 +101,7 @@ def stylize_train(
                 width=width,
                 blocks=blocks,
                 size=size,
+                style_size=style_size,
                 steps=steps,
                 batch_size=batch_size,
                 content_weight=content_weight,

@@ -41,7 +41,7 @@ class StyleNet(nn.Module):
     Sources: Johnson, Alahi and Li 2016, arXiv:1603.08155; Ulyanov, Vedaldi and Lempitsky 2016, arXiv:1607.08022
     (instance normalization); Dumoulin, Shlens and Kudlur 2016, arXiv:1610.07629 (many styles, upsampling). Deviations:
     a sigmoid, so that the output is a picture without clipping; and the maps of the way down are added on the way up
-    at the same size, as in a U-Net: shapes are learnt in hundreds of steps instead of thousands.
+    at half the size, as in a U-Net: shapes are learnt in hundreds of steps instead of thousands.
 
     >>> net = StyleNet(width=4, blocks=1, styles=3)
     >>> x = torch.rand(2, 3, 16, 24)
@@ -70,15 +70,13 @@ class StyleNet(nn.Module):
                 f"StyleNet: a net of {self.styles or 'one'} style{'s' if self.styles else ''} takes "
                 f"{'a condition' if self.styles else 'no condition'}, received {condition!r}."
             )
-        above = []
-        for layer in self.down:
-            x = layer(x, condition)
-            above.append(x)
+        first, half, quarter = self.down
+        beside = half(first(x, condition), condition)
+        x = quarter(beside, condition)
         for layer in self.blocks:
             x = layer(x, condition)
-        for layer, beside in zip(self.up, reversed(above[:-1]), strict=True):
-            x = layer(x, condition) + beside
-        return torch.sigmoid(self.paint(x))
+        enlarged, whole = self.up
+        return torch.sigmoid(self.paint(whole(enlarged(x, condition) + beside, condition)))
 
     def for_style(self, condition: int | Tensor) -> StyleNet:
         """The net of one style, a label, or of the blend by weights ``[styles]``; it owns its parameters."""
@@ -138,8 +136,9 @@ def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
 class AdaptiveStyleNet(nn.Module):
     """Any style by adaptive instance normalization: ``decoder(AdaIN(encoder(content), encoder(style)))``.
 
-    The encoder is a trained trunk, such as `vgg_trunk` up to ``relu3_1``, and stays as it is; the decoder is its mirror
-    image without normalizers, and is what is trained.
+    The encoder is a copy of a trained trunk, such as `vgg_trunk` up to ``relu3_1``, and stays as it is, but its borders
+    are mirrored, since the trunk's zeros would paint a frame. The decoder is its mirror image without normalizers,
+    and is what is trained.
 
     ``forward(content, style, strength=1.0)``: RGB in [0, 1], sizes of the content multiples of the trunk's reduction;
     ``style`` is a picture ``[N, 3, *]`` or what `statistics` gave. ``strength`` is the share of the style's statistics
@@ -159,7 +158,10 @@ class AdaptiveStyleNet(nn.Module):
 
     def __init__(self, trunk: nn.Sequential, layer: str = "relu3_1") -> None:
         super().__init__()
-        self.encoder = up_to(trunk, layer).requires_grad_(False)
+        self.encoder = copy.deepcopy(up_to(trunk, layer)).requires_grad_(False)
+        for module in self.encoder:
+            if isinstance(module, nn.Conv2d):
+                module.padding_mode = "reflect"
         self.adapt = AdaptiveInstanceNorm()
         self.decoder = _mirrored(self.encoder)
         self.reduction = 2 ** sum(isinstance(module, nn.MaxPool2d) for module in self.encoder)

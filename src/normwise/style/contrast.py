@@ -74,7 +74,9 @@ def contrast(
     Returns the rows: norm, batch size, seed, contrast, distance.
     """
     folder = Path(out)
-    files.make_folder(folder)
+    for option, values in (("--norms", norms), ("--batch-sizes", batch_sizes)):
+        if len(set(values)) < len(values):
+            raise InputError(f"{option} {','.join(map(str, values))}: write each of them once.")
     if seeds < 1:
         raise InputError(f"--seeds {seeds}: write a whole number of at least 1.")
     sources = listed([photos] if isinstance(photos, (str, Path)) else photos, "photographs")
@@ -93,6 +95,7 @@ def contrast(
     others = [read_picture(path, SHOWN).pixels for path in sources if path.resolve() != Path(photo).resolve()][:OTHERS]
     if not others:
         raise InputError("The experiment needs other photographs than the one that is painted; name them by --photos.")
+    files.make_folder(folder)
     found = [_measured(plan, features, folder, content, others, on_net) for plan in plans]
     rows = [
         {"norm": net.norm, "batch_size": net.batch_size, "seed": net.seed, "contrast": c, "distance": distance}
@@ -133,6 +136,7 @@ def _plan(photos: tuple[Path, ...], style: Path, steps: int, size: int) -> Plan:
         width=16,
         blocks=3,
         size=size,
+        style_size=2 * size,
         steps=steps,
         batch_size=1,
         content_weight=1.0,
@@ -176,12 +180,12 @@ def _distance(a: Tensor, b: Tensor) -> float:
 
 
 def _sheet(content: Tensor, nets: Sequence[Trained]) -> Any:
-    """Content and paintings, a row for each contrast."""
-    pictures, captions = [], []
-    for row, share in enumerate((1.0, *CONTRASTS)):
-        pictures += [Picture(lowered(content, share)), *(Picture(net.paintings[row]) for net in nets)]
-        captions.append(f"contrast {share:g}")
-        for net in nets:
-            distance = f", {net.distances[row - 1]:.3f}" if row else ""
-            captions.append(f"{net.norm}, batch {net.batch_size}{distance}")
-    return contact_sheet(pictures, captions, columns=1 + len(nets), longest=SHOWN // 2)
+    """Content and paintings, a row for each net, a column for each contrast."""
+    shares = (1.0, *CONTRASTS)
+    pictures = [Picture(lowered(content, share)) for share in shares]
+    captions = [f"the photograph, contrast {share:g}" for share in shares]
+    for net in nets:
+        pictures += map(Picture, net.paintings)
+        distances = ("", *(f", distance {distance:.3f}" for distance in net.distances))
+        captions += [f"{net.norm}, batch size {net.batch_size}{distance}" for distance in distances]
+    return contact_sheet(pictures, captions, columns=len(shares), longest=SHOWN)

@@ -103,7 +103,7 @@ def painter(
         if found.kind == ANY:
             if isinstance(style, Mapping):
                 raise InputError("A net of any style takes a picture as style, not names.")
-            picture = None if style is None else pixels_of(style, 2 * found.trained["size"])
+            picture = None if style is None else pixels_of(style, found.trained["style_size"])
             return partial(_at_once, net_for(found, picture=picture, strength=strength))
         if isinstance(style, Tensor):
             raise InputError("This net takes no picture as style; only one that was trained for any style does.")
@@ -132,9 +132,10 @@ def train(
     width: int = 32,
     blocks: int = 5,
     size: int = 192,
+    style_size: int | None = None,
     steps: int = 2000,
     batch_size: int = 4,
-    content_weight: float = 1.0,
+    content_weight: float | None = None,
     style_weight: float = 10.0,
     smoothness: float = 0.1,
     style_loss: str | None = None,
@@ -154,7 +155,10 @@ def train(
         out: the style file.
         norm: of a net of one style: any name of `make_norm`.
         width, blocks: channels of the first layer, residual blocks.
-        size: the side of the crops that are trained on; style pictures are twice that.
+        size: the side of the crops that are trained on.
+        style_size: the longer side that style pictures are made smaller to, which gives strokes their size in pixels;
+            by default twice the crops'.
+        content_weight: by default 4 against a ``style_weight`` of 10, and 1 for any style.
         style_loss: "gram", "moments", or by default gram, and moments for any style.
         learning_rate: of Adam; by default 1e-3, and 1e-4 for any style, whose decoder starts fitted. The tables of
             many styles learn ten times as fast.
@@ -179,9 +183,10 @@ def train(
         width=width,
         blocks=blocks,
         size=size,
+        style_size=style_size if style_size is not None else 2 * size,
         steps=steps,
         batch_size=batch_size,
-        content_weight=content_weight,
+        content_weight=content_weight if content_weight is not None else 1.0 if any_style else 4.0,
         style_weight=style_weight,
         smoothness=smoothness,
         loss=loss,

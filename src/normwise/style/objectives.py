@@ -78,7 +78,7 @@ class _AnyStyle:
 
     def __init__(self, plan: Plan, features: Features) -> None:
         self._plan, self._features = plan, features
-        self._styles = Crops(plan.styles, plan.size, plan.seed + 1)
+        self._styles = Crops(plan.styles, plan.size, plan.seed + 1, plan.style_size)
 
     def __call__(self, net: AdaptiveStyleNet, crops: Tensor, step: int) -> Losses:
         if step < steps_by_pixels(self._plan.steps):

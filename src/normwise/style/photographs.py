@@ -13,7 +13,7 @@ from ..errors import InputError
 from ..image_files import pictures_in
 from .pictures import read_picture
 
-#: Photographs are kept at most this many times as large as a crop, so that a crop shows more than a detail.
+#: Photographs are read at most this many times as large as a crop, so that a crop shows more than a detail.
 ROOM = 2.5
 #: A crop's side in the photograph, in crops' sides.
 LARGEST_CROP = 1.75
@@ -24,10 +24,13 @@ class Crops:
     """Square crops of pictures, of any scale from the crop's size to `LARGEST_CROP` times it, half of them mirrored.
 
     ``crops(step, count)`` depends on nothing else: a run that is taken up again sees what it would have seen.
+
+    ``longest`` is the longer side that larger pictures are read at, by default `ROOM` times the crop's.
     """
 
-    def __init__(self, paths: Sequence[Path], size: int, seed: int) -> None:
+    def __init__(self, paths: Sequence[Path], size: int, seed: int, longest: int | None = None) -> None:
         self._paths, self._size, self._seed = list(paths), size, seed
+        self._longest = longest or round(ROOM * size)
         # A tenth of a second per photograph: those of a small folder are read once.
         self._read = lru_cache(KEPT)(self._reduced)
 
@@ -47,7 +50,7 @@ class Crops:
         return crop[0].flip(2) if shares[3] < 0.5 else crop[0]
 
     def _reduced(self, index: int) -> Tensor:
-        pixels = read_picture(self._paths[index], round(ROOM * self._size)).pixels
+        pixels = read_picture(self._paths[index], self._longest).pixels
         return pixels.mul(255).round().to(torch.uint8)
 
 

@@ -16,11 +16,17 @@ from .style_file import ANY, KINDS, MANY, ONE
 
 #: A decoder learns from a quarter of the resolution (relu3_1) in minutes, from an eighth in days.
 ENCODER_LAYER = "relu3_1"
+#: A seed and a step make the number that a crop is drawn by, of 64 bits.
+MOST_SEEDS = 2**32
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All that a training depends on, but for the feature network."""
+    """All that a training depends on, but for the feature network.
+
+    ``size`` is the side of the crops, ``style_size`` the longer side of the style pictures: strokes keep the size that
+    they have there.
+    """
 
     kind: str
     photos: tuple[Path, ...]
@@ -30,6 +36,7 @@ class Plan:
     width: int
     blocks: int
     size: int
+    style_size: int
     steps: int
     batch_size: int
     content_weight: float
@@ -38,11 +45,6 @@ class Plan:
     loss: str
     learning_rate: float
     seed: int
-
-    @property
-    def style_size(self) -> int:
-        """The longer side of the style pictures: strokes keep the size that they have there."""
-        return 2 * self.size
 
     def net(self, features: Features) -> dict[str, Any]:
         """What `build` is given."""
@@ -62,7 +64,17 @@ class Plan:
 
     def record(self, features: Features) -> dict[str, Any]:
         """What the style file says of the training."""
-        kept = ("size", "steps", "batch_size", "content_weight", "style_weight", "smoothness", "loss", "seed")
+        kept = (
+            "size",
+            "style_size",
+            "steps",
+            "batch_size",
+            "content_weight",
+            "style_weight",
+            "smoothness",
+            "loss",
+            "seed",
+        )
         return {name: getattr(self, name) for name in kept} | {"features": features.description}
 
     def settings(self) -> dict[str, Any]:
@@ -80,12 +92,14 @@ def check_plan(plan: Plan) -> None:
     least = 2 * LEAST_SIDE
     whole = plan.size >= least and plan.size % REDUCTION == 0
     _check("size", plan.size, whole, f"a multiple of {REDUCTION} of at least {least}")
+    _check("style_size", plan.style_size, plan.style_size >= least, f"a whole number of at least {least}")
     for name in ("content_weight", "style_weight", "smoothness"):
         value = getattr(plan, name)
         _check(name, value, 0 <= value < float("inf"), "a number of at least 0")
     _check("learning_rate", plan.learning_rate, 0 < plan.learning_rate < float("inf"), "a positive number")
     _check("style_loss", plan.loss, plan.loss in STYLE_LOSSES, " or ".join(STYLE_LOSSES))
     _check("kind", plan.kind, plan.kind in KINDS, " or ".join(KINDS))
+    _check("seed", plan.seed, 0 <= plan.seed < MOST_SEEDS, f"a whole number from 0 to {MOST_SEEDS - 1}")
     if plan.kind == ONE and len(plan.styles) != 1:
         raise InputError(f"A net of one style takes one style picture, received {len(plan.styles)}.")
     try:

@@ -10,7 +10,7 @@ from .pictures import Picture, as_image
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-GAP, CAPTION = 6, 18
+GAP, CAPTION, FONT = 6, 20, 14
 
 
 def contact_sheet(
@@ -30,7 +30,7 @@ def contact_sheet(
     wide, high = max(p.width for p in shown), max(p.height for p in shown) + (CAPTION if captions else 0)
     rows = -(-len(shown) // columns)
     sheet = PILImage.new("RGB", (GAP + columns * (wide + GAP), GAP + rows * (high + GAP)), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(FONT)
     for i, picture in enumerate(shown):
         x, y = GAP + i % columns * (wide + GAP), GAP + i // columns * (high + GAP)
         sheet.paste(picture, (x + (wide - picture.width) // 2, y))

@@ -14,7 +14,9 @@ from ..errors import InputError
 from ..nets.style import AdaptiveStyleNet, StyleNet
 from ..nets.vgg import vgg_trunk
 
-FORMAT, VERSION = "normwise style", 1
+FORMAT, VERSION = "normwise style", 2
+#: What is known of the training of every net.
+RECORDED = ("size", "style_size", "steps", "features")
 KINDS = ONE, MANY, ANY = "one", "many", "any"
 
 
@@ -43,10 +45,12 @@ class Style(NamedTuple):
 
 
 def build(kind: str, plan: Mapping[str, Any]) -> StyleNet | AdaptiveStyleNet:
-    """The untrained net of a plan."""
+    """The untrained net of a plan; ValueError where they say different things."""
     if kind == ANY:
         trunk = vgg_trunk(plan["convolutions"], plan["width"])
         return AdaptiveStyleNet(trunk, plan["layer"])
+    if kind not in KINDS or (kind == MANY) != (plan["styles"] is not None):
+        raise ValueError(f"a net of {kind!r} with {plan['styles'] or 'one'} styles")
     return StyleNet(plan["norm"], plan["width"], plan["blocks"], plan["styles"])
 
 
@@ -67,9 +71,12 @@ def load_style(path: str | Path) -> Style:
     content = load_mapping(Path(path), FORMAT)
     try:
         net = build(content["kind"], content["plan"])
-        names = _names(content["names"])
+        names = _names(content["names"], net)
         missing, unexpected = _load(net, content["state"])
         trained = dict(content["trained"])
+        lacking = [key for key in RECORDED if key not in trained]
+        if lacking:
+            raise ValueError(f"nothing is said of {lacking[0]}")
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise InputError(
             f"{path}: its weights are not those of the net that it names ({type(error).__name__}: "
@@ -77,6 +84,8 @@ def load_style(path: str | Path) -> Style:
         ) from error
     if missing or unexpected:
         raise InputError(f"{path}: its weights are not those of the net that it names, {(missing + unexpected)[0]}.")
+    if not all(bool(t.isfinite().all()) for t in net.state_dict().values()):
+        raise InputError(f"{path}: some of its weights are not finite; train it again.")
     return Style(net.eval(), content["kind"], names, dict(content["plan"]), trained)
 
 
@@ -95,9 +104,11 @@ def load_mapping(path: Path, form: str) -> dict[str, Any]:
     return content
 
 
-def _names(names: Sequence[str]) -> tuple[str, ...]:
+def _names(names: Sequence[str], net: StyleNet | AdaptiveStyleNet) -> tuple[str, ...]:
     if not names or not all(isinstance(name, str) for name in names):
         raise ValueError("styles without names")
+    if isinstance(net, StyleNet) and len(names) != (net.styles or 1):
+        raise ValueError(f"{len(names)} names of {net.styles or 1} styles")
     return tuple(names)
 
 

@@ -31,6 +31,11 @@ def timm_features(name: str) -> Features:
         timm = import_module("timm")
     except ModuleNotFoundError as error:
         raise InputError(f"--features {name} needs timm, which is not installed. Write: pip install timm") from error
+    except Exception as error:  # a torchvision that was built for another torch, and others
+        raise InputError(
+            f"--features {name}: timm is installed and cannot be imported ({type(error).__name__}: "
+            f"{(str(error).splitlines() or [''])[0]})."
+        ) from error
     _, model, *given = name.split(":", 2)
     if not timm.is_model(model):
         raise InputError(f"--features {name}: timm knows no model {model!r}; timm.list_models() lists them.")

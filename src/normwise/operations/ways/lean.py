@@ -20,6 +20,9 @@ from ..request import INVERTIBLE, Request
 from . import plain
 from .by_kernels import OverPools
 
+#: Of |γ|, whose square is no number of fp32 much below.
+LEAST_SCALE = 1e-18
+
 
 class _KeepsOutput(Pass):
     """What the two ways of doing it share."""
@@ -33,8 +36,8 @@ class _KeepsOutput(Pass):
             return
         check_memory(weight, bias)
         size = weight.detach().abs().double()
-        least = 1e-30 if bias is None else bias.detach().abs().double() / most_ratio(x.dtype)
-        wrong = ~(size > torch.as_tensor(least, device=size.device).clamp_min(1e-30))
+        least = LEAST_SCALE if bias is None else bias.detach().abs().double() / most_ratio(x.dtype)
+        wrong = ~(size > torch.as_tensor(least, device=size.device).clamp_min(LEAST_SCALE))
         if wrong.any():
             channel = int(wrong.nonzero()[0])
             beta = 0.0 if bias is None else bias[channel].item()
@@ -55,6 +58,7 @@ class _KeepsOutput(Pass):
         activation: str | None,
     ) -> Tensor:
         """``x - mean``, which does not cancel where the mean is large, in the type and layout of ``y``."""
+        check_memory(weight, bias)
         kind, channels = statistics_dtype(y.dtype), y.shape[1]
         var = moments.var
         if var.dim() == 2 and var.shape[1] not in (1, channels):
@@ -63,8 +67,7 @@ class _KeepsOutput(Pass):
         scale = deviation if weight is None else deviation / weight.detach().to(kind)
         shift = scale.new_zeros(1) if bias is None else bias.detach().to(kind)
         size = y.shape[0], channels
-        slope = INVERTIBLE[activation]
-        z = y if slope == 1 else F.leaky_relu(y, 1 / slope)
+        z = before_activation(y, activation)
         return backend.apply(z, shift.expand(size), scale.expand(size), scale.new_zeros(()).expand(size), None, None)
 
 
@@ -101,9 +104,59 @@ class LeanOverPools(_KeepsOutput, OverPools):
         mean, var = call.kept
         away = self._centered(self.backend, y, Moments(mean, var, 1), weight, bias, self.eps, self.activation)
         table = torch.stack((torch.zeros_like(mean), var))
-        g = before_activation(grad_y, y, self.activation)
+        g = gradient_before_activation(grad_y, y, self.activation)
         rest = (weight, bias, None, table)
         return self.linear.backward(g, away, *rest, known=self.by_known, values=needs[0], same=False)
+
+
+class LeanOverBatch(_KeepsOutput, OverPools):
+    r"""Standardization over the batch, whose gradient needs no input: the output before the activation serves.
+
+    With :math:`z = \gamma \hat x + \beta` the kernel that is given z, the statistics :math:`(\beta, \gamma^2)` and the
+    weight :math:`\gamma |\gamma| / \sigma` finds :math:`\hat x` but for the sign of γ, and
+
+    .. math:: g_x = \frac{\gamma}{\sigma} \left(g - \overline{g} - \hat x\, \overline{g \hat x}\right),
+
+    where the sign falls out.
+    """
+
+    name = "one kernel each way, from the output alone"
+    looks_itself = False
+
+    def __init__(self, request: Request, backend: Fused, *, graph: bool) -> None:
+        super().__init__(request, backend, 0, graph=graph)
+        x, (_, bias) = request.x, request.parameters
+        self.eps: Any = request.formula.keywords["eps"]  # type: ignore[attr-defined]
+        weight = torch.empty(x.shape[1], dtype=statistics_dtype(x.dtype), device=x.device)
+        self.of_output = backend.standardization(x, 0, weight, bias, 0.0, None, None, None)
+
+    def forward(self, call: PassCall, x: Tensor, residual: Tensor | None, mask: Tensor | None, p: Parameters) -> Tensor:
+        self._looked_at(x, *p)
+        return super().forward(call, x, residual, mask, p)
+
+    def backward(
+        self,
+        call: PassCall,
+        grad_y: Tensor,
+        x: Tensor,
+        residual: Tensor | None,
+        mask: Tensor | None,
+        p: Parameters,
+        needs: Sequence[bool],
+    ) -> Gradients:
+        (weight, bias), y, var = p, x, call.kept[1]
+        check_memory(weight, bias)
+        gamma = torch.ones_like(var) if weight is None else weight.detach().to(var.dtype).expand_as(var)
+        beta = torch.zeros_like(var) if bias is None else bias.detach().to(var.dtype).expand_as(var)
+        factor = (gamma * gamma.abs() / (var + self.eps).sqrt()).flatten().to(statistics_dtype(y.dtype))
+        table = torch.stack((beta, gamma.square()))
+        z, g = before_activation(y, self.activation), gradient_before_activation(grad_y, y, self.activation)
+        grad_x, _, grad_factor, grad_bias = self.of_output.backward(
+            g, z, factor, bias, None, table, known=self.by_known, values=needs[0], same=False
+        )
+        if weight is None or grad_factor is None:
+            return grad_x, None, None, grad_bias
+        return grad_x, None, torch.where(weight.detach() < 0, -grad_factor, grad_factor).to(weight.dtype), grad_bias
 
 
 class LeanPlainly(_KeepsOutput):
@@ -141,7 +194,7 @@ class LeanPlainly(_KeepsOutput):
             return plain.planes(Request(away, self.formula, p, known=known))[0]
 
         inputs = (away.requires_grad_(needs[0]), *p)
-        found = differentiable_gradients(linear, inputs, (before_activation(grad_y, y, self.activation),))
+        found = differentiable_gradients(linear, inputs, (gradient_before_activation(grad_y, y, self.activation),))
         return found[0], None, *found[1:]
 
     def statistics(self, request: Request, kept: Moments) -> Moments:
@@ -149,16 +202,24 @@ class LeanPlainly(_KeepsOutput):
         return kept
 
 
-def bind(request: Request, context: Context) -> LeanOverPools | LeanPlainly:
+def bind(request: Request, context: Context) -> LeanOverPools | LeanOverBatch | LeanPlainly:
     """The way of a request that keeps its output alone."""
     fused = offering(select(request.x), Fused)  # type: ignore[type-abstract]
     assert context.pool is not None
     if fused is None or not all(p is None or type(p) in PLAIN for p in request.parameters):
         return LeanPlainly(request)
+    if context.pool == 0:
+        return LeanOverBatch(request, fused, graph=True)
     return LeanOverPools(request, fused, context.pool, graph=True)
 
 
-def before_activation(grad_y: Tensor, y: Tensor, activation: str | None) -> Tensor:
+def before_activation(y: Tensor, activation: str | None) -> Tensor:
+    """What became the output y."""
+    slope = INVERTIBLE[activation]
+    return y if slope == 1 else F.leaky_relu(y, 1 / slope)
+
+
+def gradient_before_activation(grad_y: Tensor, y: Tensor, activation: str | None) -> Tensor:
     """The gradient before an activation of which the output's sign tells the slope."""
     slope = INVERTIBLE[activation]
     return grad_y if slope == 1 else torch.ops.aten.leaky_relu_backward(grad_y, y, slope, True)
