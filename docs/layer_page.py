@@ -31,7 +31,9 @@ def measured(name: str, training: bool) -> Explanation:
 @cache
 def effect(name: str) -> Effect:
     """What the row does to scikit-learn's photograph and the same one faded, as a batch of two."""
-    return effect_on(name, *load_pictures([]))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # SPADE's maps come from fresh convolutions
+        return effect_on(name, *load_pictures([]))
 
 
 def cubes(row: Normalizer) -> list[Explanation]:
@@ -97,7 +99,7 @@ def _shared(row: Normalizer) -> str:
     return (
         "## Which values share statistics\n\n"
         f"| {' | '.join(modes)} |\n|{'---|' * len(modes)}\n| {shown_cubes} |\n\n"
-        f"Equal numbers share all their statistics. It is measured from the layer, by `nw.explain(\"{row.name}\")` or "
+        f'Equal numbers share all their statistics. It is measured from the layer, by `nw.explain("{row.name}")` or '
         f"`normwise explain {row.name}`, and\n"
         f'<a href="../interactive/explain.html#{row.name}">this cube can be turned</a> where the site was built by '
         f"`make docs`.\n\n| in training | |\n|---|---|\n{table}"
@@ -111,8 +113,8 @@ def _picture(row: Normalizer) -> str:
         "## What it does to a picture\n\n"
         "![The photograph and its faded copy, before](../images/pictures/before.jpg)\n\n"
         f"![The same two behind {row.title}](../images/pictures/{row.name}.jpg)\n\n"
-        "A photograph and its faded copy, as a batch of two: above before, below after a fresh layer in training, where "
-        "one scale of brightness serves both.\n"
+        "A photograph and its faded copy, as a batch of two: above before, below after a fresh layer in training, "
+        "with one scale of brightness for both.\n"
         f"Contrast (standard deviation) of the first {first:.2f} → {first_after:.2f}, of the faded copy "
         f"{second:.2f} → {second_after:.2f}; the difference of the two, in units of their contrast, "
         f"{seen.apart[0]:.2f} → {seen.apart[1]:.2f}.\n"
