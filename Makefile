@@ -35,6 +35,9 @@ gpu: $(READY) ## the kernels in Triton on a GPU: tests, then the bench
 wheel: ## the platform wheel with compiled kernels and the pure one, tried in a clean environment
 	$(PYTHON) tools/build_wheel.py
 
+release: ## what a release consists of, built and tried: source distribution and wheels; uploads nothing
+	$(PYTHON) tools/release.py
+
 sanitize: $(READY) ## the C++ kernels under the compiler's sanitizers
 	$(BIN)/python -m pytest tests/backends/test_cpu_sanitized.py -rs
 

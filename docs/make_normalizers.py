@@ -22,12 +22,12 @@ arguments, errors and an example. This page and those are made from the table `n
 |---|---|---|---|---|
 """
 CONTENTS = """
-```{toctree}
+:::{toctree}
 :hidden:
 :glob:
 
 layers/*
-```
+:::
 """
 ROWS = [row for row in NORMALIZERS.values() if row.name != "none"]
 

@@ -38,6 +38,6 @@ def train(run) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    for row in nw.compare(train=train, norms=["batch", "group:4"], batch_sizes=[8], seeds=2, epochs=2,
+    for row in nw.compare(train=train, norms=["batch", "group:4"], batch_sizes=[8], seeds=2, epochs=6,
                           metric="accuracy", direction="max"):  # fmt: skip
         print(f"{row['norm']:8} seed {row['seed']}: {row['value']:.1%}")
