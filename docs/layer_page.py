@@ -85,7 +85,7 @@ def _formula(row: Normalizer) -> str:
         if code is None
         else f"In the package, on the table of moments ([how it works](../how_it_works.md)):\n\n```py\n{code}```\n"
     )
-    return f"## Formula\n\nThe paper's equation:\n\n    {row.equation}\n\n{beside}"
+    return f"## Formula\n\nThe paper's equation:\n\n> {row.equation}\n\n{beside}"
 
 
 def _shared(row: Normalizer) -> str:

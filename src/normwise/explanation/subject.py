@@ -16,7 +16,7 @@ from ..core.responses import Gated, LargerScale, Thresholded
 from ..layers import Normalizer
 from ..layers.registry import parse_norm
 from ..operations.normalize import normalize
-from .on_loan import AWAY, in_double, undisturbed
+from .in_double import AWAY, in_double, undisturbed
 from .samples import CHANNELS, SAMPLES, conditions
 
 #: Values of x: every one is moved, and the derivatives of all by all are compared.
