@@ -20,6 +20,7 @@ exclude_patterns = ["_build", "_interactive"]
 html_extra_path = ["_interactive"]
 html_theme = "furo"
 html_title = "normwise"
+html_show_copyright = False  # LICENSE says it
 html_math_renderer = "mathml"
 
 myst_enable_extensions = ["dollarmath", "colon_fence"]

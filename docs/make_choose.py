@@ -36,7 +36,7 @@ def _sections(question: Question, known: Collection[str], path: str) -> Iterator
     yield f"\n## {JAPANESE[question.text]}\n\n" + (f"*{path}*\n\n" if path else "")
     for branch in question.branches:
         said = "".join(filter(None, (JAPANESE[branch.because] if branch.because else "", _evidence(branch, known))))
-        yield f"- **{JAPANESE[branch.answer]}。**{said}"
+        yield f"- **{JAPANESE[branch.answer]}**。{said}"
         if isinstance(branch.then, Advice):
             yield f"\n  **{JAPANESE[branch.then.use]}** を使い、測る:\n\n  ```\n  {branch.then.command}\n  ```\n"
         else:
