@@ -72,7 +72,7 @@ class StatisticsPolicy:
 
         A graph asks whenever it runs whether that is a recomputation, which `admits_updates` cannot know beforehand.
 
-        On the CPU the answer is a bool. Elsewhere, and where somebody looks at the operations, it is a tensor, so that
+        On the CPU the answer is a bool. Elsewhere, and where operations are traced, it is a tensor, so that
         nothing waits for the device or reads a value; the warning then comes with `warn_if_skipped`.
         """
         if graphs_may_ask():

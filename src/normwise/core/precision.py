@@ -34,7 +34,7 @@ def _computes_fp64(device_type: str) -> bool:
     """Asked once for each type of device, with a sum: some make fp64 tensors and have no arithmetic for them."""
     if device_type not in _HAS_FP64:
         try:
-            # A tensor that somebody traces or only imagines would be made on any device.
+            # A traced or fake tensor would be made on any device.
             with _disable_current_modes():
                 _HAS_FP64[device_type] = (torch.ones(1, dtype=torch.float64, device=device_type) + 1).item() == 2
         except Exception:  # each device has its own

@@ -1,4 +1,4 @@
-"""An input that a layer takes, where nobody gave one: small, so that its cube can be seen."""
+"""A default input that a layer takes: small, so that its cube can be seen."""
 
 from __future__ import annotations
 

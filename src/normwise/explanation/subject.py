@@ -1,4 +1,4 @@
-"""What is explained, as one function from fp64 to fp64 that may be asked often; what cannot be, in a sentence."""
+"""The layer, formula or function to explain, as one function from fp64 to fp64; the error says what cannot be."""
 
 from __future__ import annotations
 

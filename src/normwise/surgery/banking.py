@@ -1,4 +1,4 @@
-"""Memories for several domains in a net that was trained on one."""
+"""Banks of running statistics for several domains in a net that was trained on one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The layer that takes a normalizer's place: its kind, its groups, and what it has from the old one."""
+"""The layer that takes a normalizer's place: its class, its groups, and what it takes over from the old one."""
 
 from __future__ import annotations
 

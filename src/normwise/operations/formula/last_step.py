@@ -99,7 +99,7 @@ def last_step(
 
 
 def _check(found: Affine | Responding, x: Tensor) -> None:
-    """What a formula gave: nobody has looked at it before."""
+    """Check what a formula returned."""
     caller = type(found).__name__
     for name, t in zip(found._fields[:-1], found[:-1], strict=True):
         if isinstance(t, complex) or (isinstance(t, Tensor) and t.is_complex()):

@@ -1,4 +1,4 @@
-"""A formula that is about to run, and what is the same for all calls of its kind."""
+"""A formula with the tensors of one call, and the key that is the same for all calls of its kind."""
 
 from __future__ import annotations
 
