@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
 .PHONY: help compare bench performance gpu wheel sanitize fuzz portable no-compiler test test-all test-levels libraries \
-        examples docs mutants matrix lint clean
+        examples docs pages release mutants matrix lint clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -34,6 +34,9 @@ gpu: $(READY) ## the kernels in Triton on a GPU: tests, then the bench
 
 wheel: ## the platform wheel with compiled kernels and the pure one, tried in a clean environment
 	$(PYTHON) tools/build_wheel.py
+
+release: ## what a release consists of, built and tried: source distribution and wheels; uploads nothing
+	$(PYTHON) tools/release.py
 
 sanitize: $(READY) ## the C++ kernels under the compiler's sanitizers
 	$(BIN)/python -m pytest tests/backends/test_cpu_sanitized.py -rs
@@ -85,8 +88,13 @@ $(SITE): $(READY)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
 	touch $@
 
-docs: $(SITE) ## the site in docs/_build/html, without a network; a warning is an error
+docs: $(SITE) ## the site in docs/_build/html, without a network; a warning or a dead link is an error
+	$(BIN)/python docs/make_interactive.py
 	$(BIN)/python -m sphinx -W --keep-going -E -q -b html docs docs/_build/html
+	$(BIN)/python docs/check_site.py docs/_build/html
+
+pages: $(READY) ## write the pages that are made from the package: layers, choose, coming from, the Japanese gallery
+	for maker in normalizers choose coming_from gallery_ja; do $(BIN)/python docs/make_$$maker.py || exit 1; done
 
 mutants: $(READY) ## break one behaviour at a time: which of the nearest tests notices?
 	$(BIN)/python tools/mutants.py

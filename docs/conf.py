@@ -15,16 +15,17 @@ author = "the normwise authors"
 release = version = normwise.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "_interactive"]
+# What `docs/make_interactive.py` has made: pages of their own.
+html_extra_path = ["_interactive"]
 html_theme = "furo"
 html_title = "normwise"
+html_show_copyright = False  # LICENSE says it
 html_math_renderer = "mathml"
 
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 4
 
-# A page that no section names is still found by search.
-suppress_warnings = ["toc.not_included"]
 
 default_role = "code"
 autodoc_member_order = "bysource"

@@ -1,65 +1,55 @@
-"""Write docs/normalizers.md, the survey of the field, from the table NORMALIZERS: python docs/make_normalizers.py"""
+"""Write docs/normalizers.md and a page with pictures for each row of NORMALIZERS: python docs/make_normalizers.py"""
 
 from __future__ import annotations
 
-import inspect
-import re
 from pathlib import Path
 
-import normwise as nw
+import layer_page
+
 from normwise.layers import NORMALIZERS, Normalizer
 
-PAGE = Path(__file__).with_name("normalizers.md")
+HERE = Path(__file__).parent
 HEAD = """# The normalizers
 
 Every one of them computes `y = (x - center) · scale + shift` from the table of per-(sample, channel) moments, or one
 of three other functions of each value (`nw.Thresholded`, `nw.Gated`, `nw.LargerScale`); they differ in what they pool
-over. *Name* is what `nw.make_norm`, the nets and `normwise compare --norms` take. This page is
-made from the table `nw.NORMALIZERS` by `docs/make_normalizers.py`.
+over. *Name* is what `nw.make_norm`, the nets and `normwise compare --norms` take. Each has a page: the paper's
+equation beside the code, its cube as it was measured, what it does to a picture, when to use it, its trap, its cost,
+arguments, errors and an example. This page and those are made from the table `nw.NORMALIZERS` by
+`docs/make_normalizers.py`.
 
 | name | layer | statistics are pooled over | needs a batch | source |
 |---|---|---|---|---|
 """
+CONTENTS = """
+:::{toctree}
+:hidden:
+:glob:
+
+layers/*
+:::
+"""
+ROWS = [row for row in NORMALIZERS.values() if row.name != "none"]
 
 
-def page() -> str:
-    """The whole page."""
-    rows = [row for row in NORMALIZERS.values() if row.name != "none"]
-    table = "".join(line(row) for row in rows)
-    return HEAD + table + "\n" + "\n".join(section(row) for row in rows)
+def pages() -> dict[Path, str]:
+    """Every page by its file."""
+    table = "".join(map(_line, ROWS))
+    each = {HERE / "layers" / f"{row.name}.md": layer_page.page(row) for row in ROWS}
+    return {HERE / "normalizers.md": HEAD + table + CONTENTS, **each}
 
 
-def line(row: Normalizer) -> str:
+def _line(row: Normalizer) -> str:
     """One row of the table."""
     needs = "yes" if row.uses_batch else "no"
-    return f"| `{row.name}` | [{row.title}](#{anchor(row)}) | {row.pool} | {needs} | {row.paper} |\n"
-
-
-def anchor(row: Normalizer) -> str:
-    """What a heading becomes in a link."""
-    return re.sub(r"[^a-z0-9 -]", "", heading(row).lower()).replace(" ", "-")
-
-
-def heading(row: Normalizer) -> str:
-    """The name first: some titles serve two rows."""
-    return f"{row.name} {row.title}"
-
-
-def section(row: Normalizer) -> str:
-    """The docstring of the class that stands for the row, with its signature."""
-    layer = row.layers.get(2) or row.layers.get(0) or next(iter(row.layers.values()))
-    text = inspect.cleandoc(layer.__doc__ or "")
-    names = ", ".join(f"`nw.{kind.__name__}`" for kind in row.layers.values() if hasattr(nw, kind.__name__))
-    guidance = f"**Use it for.** {row.when_to_use} **Trap.** {row.trap} See it: `normwise explain {row.name}`."
-    return f"## {heading(row)}\n\n{names}\n\n{guidance}\n\n{markdown(text)}\n"
-
-
-def markdown(text: str) -> str:
-    """Docstring markup as Markdown: formulas, examples, names."""
-    text = re.sub(r"\.\. math:: (.+(?:\n +.+)*)", lambda m: "$$" + re.sub(r"\s+", " ", m[1]) + "$$", text)
-    text = re.sub(r":math:`([^`]+)`", r"$\1$", text).replace("``", "`")
-    return re.sub(r"((?:^>>> .*\n(?:(?!\n).+\n?)*)+)", r"```python\n\1```\n", text + "\n", flags=re.M)
+    return f"| `{row.name}` | [{row.title}](layers/{row.name}.md) | {row.pool} | {needs} | {row.paper} |\n"
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")
+    for folder in (HERE / "layers", layer_page.IMAGES / "cubes", layer_page.IMAGES / "pictures"):
+        folder.mkdir(exist_ok=True)
+    for path, text in pages().items():
+        path.write_text(text, encoding="utf-8")
+    for row in ROWS:
+        layer_page.write_images(row)
+    layer_page.write_pair(layer_page.picture_file("before"), layer_page.effect(ROWS[0].name).before.clamp(0, 1))

@@ -1,4 +1,4 @@
-"""Every example of README and docs runs as it stands there, or says here why it does not."""
+"""Every example of README, docs and examples/ runs as it stands there, or says here why it does not."""
 
 import re
 import shlex
@@ -19,7 +19,9 @@ from normwise import nets
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "README.ja.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = [path for path in sorted((ROOT / "docs").rglob("*.md")) if "_build" not in path.parts]
+PAGES = [ROOT / "README.md", ROOT / "README.ja.md", *DOCS]
+SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
 #: By how an example begins.
 NOT_RUN = {
     "git clone": "the checkout is there",
@@ -53,13 +55,15 @@ class Example(NamedTuple):
 
     @property
     def id(self) -> str:
-        return f"{self.page.name}:{self.line}"
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
 
 
 def examples(page: Path) -> Iterator[Example]:
     text = page.read_text(encoding="utf-8")
     for found in re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
         line = text[: found.start()].count("\n") + 2
+        if found[1] == "py":  # the package's own code, shown; tests/docs holds it against the source
+            continue
         if found[1] == "python" or found[2].startswith("x [N,C,*]"):
             yield Example(page, line, found[2], True)
             continue
@@ -86,7 +90,10 @@ def model_of_the_reader() -> dict[str, object]:
     return {"net": net, "model": net, "batch": batch, "loader": [batch] * 16, "train": train}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+WITH_CODE = [page for page in PAGES if any(e.is_python and reason_not_to(e) is None for e in examples(page))]
+
+
+@pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: str(page.relative_to(ROOT)))
 def test_the_blocks_of_a_page_run_one_after_another(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = model_of_the_reader()
@@ -96,9 +103,19 @@ def test_the_blocks_of_a_page_run_one_after_another(page, tmp_path, monkeypatch)
             exec(code, names)
 
 
-@pytest.mark.parametrize(
-    "example", [e for e in EXAMPLES if not e.is_python], ids=[e.id for e in EXAMPLES if not e.is_python]
-)
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
+def test_a_script(script, tmp_path):
+    done = subprocess.run([sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout
+    assert script.name in (ROOT / "examples" / "README.md").read_text()
+
+
+#: A command that stands on several pages runs once.
+COMMANDS = list({e.text: e for e in EXAMPLES if not e.is_python}.values())
+
+
+@pytest.mark.parametrize("example", COMMANDS, ids=[e.id for e in COMMANDS])
 def test_a_command(example, tmp_path):
     reason = reason_not_to(example)
     if reason is not None:
@@ -147,7 +164,7 @@ def tokenizer(text):
 """
 # Of an option that is given twice the last counts.
 SHORT = ("--epochs", "1", "--seeds", "1", "--batch-sizes", "8")
-COMPARISONS = [e for e in EXAMPLES if not e.is_python and e.text.startswith("normwise compare")]
+COMPARISONS = [e for e in COMMANDS if e.text.startswith("normwise compare")]
 
 
 @pytest.mark.parametrize("example", COMPARISONS, ids=[e.id for e in COMPARISONS])

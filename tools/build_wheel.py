@@ -58,7 +58,11 @@ print(f"  reference serves; cpu: {reason}")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "dist", help="where the two wheels go")
-    out = parser.parse_args().out
+    try_all(*build_all(parser.parse_args().out))
+
+
+def build_all(out: Path) -> tuple[Path, Path]:
+    """The platform wheel and the pure one; besides, where it can be built, the one for aarch64, tried at once."""
     platform_wheel, pure_wheel = build(out, prebuilt=True), build(out, prebuilt=False)
     inspect(platform_wheel, pure_wheel)
     if shutil.which(CROSS):
@@ -67,6 +71,10 @@ def main() -> None:
         emulate(foreign_wheel)
     else:
         print(f"no wheel for aarch64: {CROSS} is not installed (g++-aarch64-linux-gnu, and qemu-user to try it)")
+    return platform_wheel, pure_wheel
+
+
+def try_all(platform_wheel: Path, pure_wheel: Path) -> None:
     try_out({platform_wheel: CHECK_KERNELS, pure_wheel: CHECK_PURE})
 
 

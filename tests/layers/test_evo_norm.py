@@ -73,24 +73,6 @@ def test_derivatives_by_finite_differences(name, order, training):
     promises.derivatives_agree_with_finite_differences(layer, (3, 3, 3, 2), order)
 
 
-@pytest.mark.parametrize("name", LAYERS)
-@pytest.mark.parametrize("promise", promises.PROMISES, ids=lambda p: p.__name__)
-def test_promises(promise, name):
-    promise(LAYERS[name], 2)
-
-
-@pytest.mark.parametrize("rank", [1, 3])
-@pytest.mark.parametrize("name", LAYERS)
-def test_promises_of_the_other_ranks(name, rank):
-    promises.padded_data_gives_what_unpadded_data_gives(LAYERS[name], rank)
-    promises.narrow_types_round_once(LAYERS[name], rank)
-
-
-@pytest.mark.parametrize("name", LAYERS)
-def test_compiled(name):
-    promises.compiled_is_eager(LAYERS[name], 2)
-
-
 def test_s0_with_one_value_is_swish_over_the_deviation():
     x = promises.data((2, 6, 4, 4))
     std = (x.view(2, -1).var(1, correction=0) + 1e-5).sqrt().view(2, 1, 1, 1)

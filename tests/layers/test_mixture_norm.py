@@ -37,28 +37,6 @@ def test_derivatives_by_finite_differences(name, order, training):
     promises.derivatives_agree_with_finite_differences(layer, (3, 3, 2, 2), order)
 
 
-@pytest.mark.parametrize("name", MIXTURES)
-@pytest.mark.parametrize("promise", promises.PROMISES, ids=lambda p: p.__name__)
-def test_promises(promise, name):
-    promise(MIXTURES[name], 2)
-
-
-@pytest.mark.parametrize("rank", [1, 3])
-@pytest.mark.parametrize("classes", [SWITCHABLE, GATED], ids=["SN", "BIN"])
-def test_promises_of_the_other_ranks(classes, rank):
-    for promise in (
-        promises.padded_data_gives_what_unpadded_data_gives,
-        promises.narrow_types_round_once,
-        promises.large_offsets_cost_no_accuracy,
-    ):
-        promise(classes[rank], rank)
-
-
-@pytest.mark.parametrize("name", ["switchable", "batch-instance"])
-def test_compiled(name):
-    promises.compiled_is_eager(MIXTURES[name], 2)
-
-
 @pytest.mark.parametrize(
     ("make", "names"), [(nw.BatchInstanceNorm2d, ["gate"]), (nw.SwitchableNorm2d, ["mean_weight", "var_weight"])]
 )

@@ -69,26 +69,6 @@ def test_derivatives_by_finite_differences(name, order):
     promises.derivatives_agree_with_finite_differences(layer, (3, 3, 2, 2), order)
 
 
-@pytest.mark.parametrize("name", LAYERS)
-@pytest.mark.parametrize("promise", promises.PROMISES, ids=lambda p: p.__name__)
-def test_promises(promise, name):
-    promise(LAYERS[name], 2)
-
-
-@pytest.mark.parametrize("rank", [1, 2, 3])
-def test_promises_of_the_threshold(rank):
-    promises.padded_data_gives_what_unpadded_data_gives(FILTER[rank], rank)
-    promises.an_empty_batch_is_no_batch(FILTER[rank], rank)
-    promises.narrow_types_round_once(FILTER[rank], rank)
-    promises.evaluation_exports_and_maps(FILTER[rank], rank)
-    promises.checkpointing_changes_nothing(FILTER[rank], rank)
-
-
-def test_compiled():
-    promises.compiled_is_eager(nw.FilterResponseNorm2d, 2)
-    promises.compiled_is_eager(nw.GlobalResponseNorm, 2)
-
-
 class TestFilterResponse:
     def test_fresh_parameters(self):
         layer = nw.FilterResponseNorm2d(4, learnable_eps=True)

@@ -11,7 +11,7 @@ import pytest
 from browser import CHROMIUM, Browser
 
 from normwise.signal import Histogram, Tap, Trace, plot, plot_histograms
-from normwise.signal.pictures.looks import look
+from normwise.signal.pictures.line_styles import line_style
 from normwise.signal.pictures.propagation import spread
 from normwise.signal.pictures.scales import Scale, scale_for
 
@@ -117,7 +117,9 @@ def test_a_single_trace_and_its_prediction_need_no_names():
 
 def test_gaps_where_values_are_not_finite():
     panel = panel_of(plot(made([1.0, 2.0, math.nan, 3.0, math.inf])), "Average channel variance")
-    lines = [line.get("points").split() for line in elements(panel, "polyline") if line.get("stroke") == look(0).color]
+    lines = [
+        line.get("points").split() for line in elements(panel, "polyline") if line.get("stroke") == line_style(0).color
+    ]
     assert [len(points) for points in lines if len(points) <= 2][:2] == [2, 1]
     assert len(markers(panel)) == 3
 
@@ -133,9 +135,9 @@ def test_names_at_the_ends_do_not_overlap():
     assert spread([5, 5, 5], 10, 0, 25) == [5, 15, 25]
 
 
-def test_looks_differ_in_colour_and_in_shape():
-    assert len({look(i).color for i in range(7)}) == len({look(i).marker for i in range(7)}) == 7
-    assert len({look(i) for i in range(14)}) == 14
+def test_line_styles_differ_in_colour_and_in_shape():
+    assert len({line_style(i).color for i in range(7)}) == len({line_style(i).marker for i in range(7)}) == 7
+    assert len({line_style(i) for i in range(14)}) == 14
 
 
 def test_scales():
@@ -181,7 +183,7 @@ def test_png_shows_the_colours_of_the_models():
     assert image.size[0] == 2 * (3 * 440 + 28)
     colors = {color for _, color in image.convert("RGB").getcolors(1 << 20)}
     for i in range(2):
-        wanted = tuple(int(look(i).color[j : j + 2], 16) for j in (1, 3, 5))
+        wanted = tuple(int(line_style(i).color[j : j + 2], 16) for j in (1, 3, 5))
         assert min(max(abs(a - b) for a, b in zip(wanted, color, strict=True)) for color in colors) <= 12
 
 

@@ -112,7 +112,7 @@ KEPT = {
     "shared conv": (SharedConv, "called 2 times"),
     "two readers": (TwoReaders, "also read by"),
     "stashed": (Stashing, "keeps it after the run"),
-    "returned": (Returning, "whoever gets the model's output"),
+    "returned": (Returning, "the caller, as the model's output"),
     "in place": (InPlace, "also read by relu"),
     "weight read": (Functional, "also read by convolution"),
     "attribute": (Attribute, "without it the model fails: AttributeError"),

@@ -115,15 +115,15 @@ class Request:
 
 def check_device(device: str) -> None:
     """Raises `InputError` for a device that there is not."""
-    kind, _, number = device.partition(":")
-    _check_names("device", (kind,), ("cpu", "cuda"))
-    if kind != device and not number.isdecimal():
+    device_type, _, number = device.partition(":")
+    _check_names("device", (device_type,), ("cpu", "cuda"))
+    if device_type != device and not number.isdecimal():
         raise InputError(f"device={device!r} is unknown; write cpu, cuda, or cuda:0 and so on.")
-    if kind == "cuda" and not torch.cuda.is_available():
+    if device_type == "cuda" and not torch.cuda.is_available():
         built = "" if torch.backends.cuda.is_built() else f"; torch {torch.__version__} is built without CUDA"
         raise InputError(f"device={device!r} is not available: torch finds no CUDA device{built}. Write 'cpu'.")
     there = [f"cuda:{k}" for k in range(torch.cuda.device_count())]
-    if kind == "cuda" and number and f"cuda:{int(number)}" not in there:
+    if device_type == "cuda" and number and f"cuda:{int(number)}" not in there:
         raise InputError(f"device={device!r} is not available: torch finds {', '.join(there)}.")
 
 

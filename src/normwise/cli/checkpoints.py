@@ -1,4 +1,4 @@
-"""Weights in files: read into a model, and written whole or not at all."""
+"""Checkpoint files: read into a model, and written whole or not at all."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ ROUNDING = 1e-6
 
 
 class DataOptions(NamedTuple):
-    """How data are read; None where nobody said."""
+    """How data are read; None where it was not said."""
 
     batch_size: int | None = None
     image_size: int | None = None
@@ -90,7 +90,7 @@ def training_samples(net: nn.Module, source: str, options: DataOptions) -> Sampl
 def _image_size(net: nn.Module, source: str, size: int | None) -> int:
     if not Path(source).is_dir():
         if size is not None:
-            raise InputError(f"--image-size goes with a folder of images, and {source} is none.")
+            raise InputError(f"--image-size goes with a folder of images, and {source} is not a folder.")
         return IMAGE_SIZE
     try:
         return size or choose_image_size(net, Path(source))

@@ -1,4 +1,4 @@
-"""What a caller may pass, said in words where it does not fit."""
+"""Checks of masks, lengths and other arguments, with errors that say what to write."""
 
 from __future__ import annotations
 

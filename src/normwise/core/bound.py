@@ -1,4 +1,4 @@
-"""Which formulas are pure, and formulas with their constants, told by identity."""
+"""Pure formulas, and formulas with their constants bound, compared by identity."""
 
 from __future__ import annotations
 

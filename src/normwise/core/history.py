@@ -1,4 +1,4 @@
-"""Statistics that are given are constants: nothing is differentiated with respect to them, in no mode."""
+"""Statistics that are given are constants: nothing is differentiated with respect to them, in any mode."""
 
 from __future__ import annotations
 

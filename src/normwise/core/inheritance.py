@@ -1,4 +1,4 @@
-"""What a module that takes another's place has from it."""
+"""What a module takes over from the one that it replaces: hooks, mode, attributes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Of what kind tensors are: everything about them but their values and where they lie."""
+"""The kind of a tensor: its type, dtype, device, shape and strides; everything but its values and its address."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What statistics must be that somebody gives: a layer's running ones, and those of a call."""
+"""Checks of statistics that are given instead of measured: running ones, and those passed to a call."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a layer does for itself during a call, and what it makes to keep: apart from the modes of the moment."""
+"""Work inside a forward pass that must not depend on the caller's modes (inference mode, autocast, FakeTensor)."""
 
 from __future__ import annotations
 

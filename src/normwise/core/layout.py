@@ -28,7 +28,7 @@ def holds(t: Tensor, count: int) -> bool:
 def check_memory(*tensors: Tensor | None) -> None:
     """RuntimeError where the memory of a tensor was released: torch's own operators would read it all the same.
 
-    Not while somebody traces or transforms, when there may be none.
+    Not while it is traced or transformed, when there may be no memory.
     """
     if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:  # pyright: ignore[reportAttributeAccessIssue]
         return

@@ -112,7 +112,7 @@ class ModelChange:
 
     @torch.no_grad()
     def move(self, tensor: Tensor, values: Tensor) -> None:
-        """As `write`, into memory of its own: whoever shares the tensor's memory, another model too, keeps the old.
+        """As `write`, into memory of its own: other tensors and models that share the memory keep the old values.
 
         A subclass has its values elsewhere than in ``data``: it is written in place.
         """

@@ -1,4 +1,4 @@
-"""What a caller may pass besides tensors: whole numbers, numbers, shapes."""
+"""Checks of arguments that are no tensors: whole numbers, numbers, shapes."""
 
 from __future__ import annotations
 

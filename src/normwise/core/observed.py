@@ -1,4 +1,4 @@
-"""Whether somebody looks at the operations: then no decision may read a value, and no kernel may stand for them."""
+"""Whether operations are being traced, exported or transformed: then nothing may read a value or call a kernel."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def operators_are_observed() -> bool:
 
 
 def is_mapped() -> bool:
-    """Whether `torch.vmap` runs this for many at once, whose values nobody can look at."""
+    """Whether `torch.vmap` runs this for many inputs at once, whose values cannot be read."""
     return _runs_inside("Vmap")
 
 

@@ -72,7 +72,7 @@ class StatisticsPolicy:
 
         A graph asks whenever it runs whether that is a recomputation, which `admits_updates` cannot know beforehand.
 
-        On the CPU the answer is a bool. Elsewhere, and where somebody looks at the operations, it is a tensor, so that
+        On the CPU the answer is a bool. Elsewhere, and where operations are traced, it is a tensor, so that
         nothing waits for the device or reads a value; the warning then comes with `warn_if_skipped`.
         """
         if graphs_may_ask():
@@ -88,7 +88,7 @@ class StatisticsPolicy:
             self._skipped = self._skipped + (~finite).long()
             return finite
         # A sum below the limit is quicker than isfinite; where it is not, each value is asked.
-        limit = min(torch.finfo(kind).max for kind in kept)
+        limit = min(torch.finfo(dtype).max for dtype in kept)
         if (mean.abs() + var).sum().item() < limit or bool(_hold(kept, moved)):
             return True
         self._skipped = self._skipped + 1
@@ -110,5 +110,5 @@ class StatisticsPolicy:
 
 def _hold(kept: tuple[torch.dtype, torch.dtype], moved: tuple[Tensor, Tensor]) -> Tensor:
     """Whether all of the values are finite in the types that they are kept in."""
-    mean, var = (torch.isfinite(t.to(kind)).all() for t, kind in zip(moved, kept, strict=True))
+    mean, var = (torch.isfinite(t.to(dtype)).all() for t, dtype in zip(moved, kept, strict=True))
     return mean & var

@@ -24,22 +24,22 @@ def in_fp64(x: Tensor) -> Tensor:
     return (x if has_fp64(x.device.type) else x.cpu()).to(torch.float64)
 
 
-def has_fp64(kind: str) -> bool:
+def has_fp64(device_type: str) -> bool:
     """Whether devices of this type compute in fp64."""
-    known = _HAS_FP64.get(kind)
-    return _computes_fp64(kind) if known is None else known
+    known = _HAS_FP64.get(device_type)
+    return _computes_fp64(device_type) if known is None else known
 
 
-def _computes_fp64(kind: str) -> bool:
+def _computes_fp64(device_type: str) -> bool:
     """Asked once for each type of device, with a sum: some make fp64 tensors and have no arithmetic for them."""
-    if kind not in _HAS_FP64:
+    if device_type not in _HAS_FP64:
         try:
-            # A tensor that somebody traces or only imagines would be made on any device.
+            # A traced or fake tensor would be made on any device.
             with _disable_current_modes():
-                _HAS_FP64[kind] = (torch.ones(1, dtype=torch.float64, device=kind) + 1).item() == 2
+                _HAS_FP64[device_type] = (torch.ones(1, dtype=torch.float64, device=device_type) + 1).item() == 2
         except Exception:  # each device has its own
-            _HAS_FP64[kind] = False
-    return _HAS_FP64[kind]
+            _HAS_FP64[device_type] = False
+    return _HAS_FP64[device_type]
 
 
 # What torch.compiler.assume_constant_result does, without importing the compiler: that takes a second.

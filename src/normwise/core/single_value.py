@@ -1,4 +1,4 @@
-"""One value is its own mean: a normalizer of it would return its bias, whatever the value is."""
+"""Pools of a single value: its mean is the value itself, so a normalizer would return its bias for any input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tensors that go with an input must be: real numbers, dense, on its device and of the right shape.
+"""Checks of the tensors that go with an input: real, dense, on its device and of the right shape.
 
 Nothing here trusts a constructor: parameters and buffers are replaced, resized, shared and moved one by one.
 """

@@ -1,4 +1,4 @@
-"""What a layer must give to be measured, tried by a call; what is wrong with it, in a sentence."""
+"""Whether a layer can be explained, tried by a call; the error says why not."""
 
 from __future__ import annotations
 

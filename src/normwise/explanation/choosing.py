@@ -76,14 +76,14 @@ def _sections(question: Question, known: Collection[str], path: str) -> Iterator
         if isinstance(branch.then, Advice):
             yield f"\n  Use **{branch.then.use}**, and measure it:\n\n  ```\n  {branch.then.command}\n  ```\n"
         else:
-            yield f" → [{branch.then.text}](#{_anchor(branch.then.text)})\n"
+            yield f" → [{branch.then.text}](#{anchor(branch.then.text)})\n"
     for branch in question.branches:
         if isinstance(branch.then, Question):
             here = f"{path} → {branch.answer}" if path else branch.answer
             yield from _sections(branch.then, known, here)
 
 
-def _anchor(heading: str) -> str:
+def anchor(heading: str) -> str:
     """What a heading becomes in a link."""
     return "".join(c for c in heading.lower() if c.isalnum() or c in " -").replace(" ", "-")
 

@@ -93,7 +93,7 @@ def _cell(corners: tuple[tuple[float, float], ...], group: int, white: float) ->
     middle = [sum(corner[axis] for corner in corners) / 4 for axis in (0, 1)]
     return [
         Path(corners, color_of(group, white), fill=True),
-        Path((*corners, corners[0]), LIGHT["page"], 1.2),
+        Path((*corners, corners[0]), LIGHT["page" if group >= 0 else "line"], 1.2),
         Text(middle[0], middle[1], _SIGNS.get(group, str(group)), "ink", 12, "middle"),
     ]
 

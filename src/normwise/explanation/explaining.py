@@ -1,4 +1,4 @@
-"""`explain`: the measured cube of a layer, a formula or a function, with what there is to say of it."""
+"""`explain`: the measured cube of a layer, a formula or a function, with its properties, cost and source."""
 
 from __future__ import annotations
 

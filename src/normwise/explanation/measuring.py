@@ -1,4 +1,4 @@
-"""The cube, measured: who moves whom, and who is moved alike."""
+"""The cube, measured: which values move which, and which are moved alike."""
 
 from __future__ import annotations
 

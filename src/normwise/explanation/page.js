@@ -192,6 +192,13 @@ for (const button of document.querySelectorAll(".mode button")) {
 for (const button of document.querySelectorAll("[data-name]")) {
   button.addEventListener("click", () => { state.name = button.dataset.name; state.chosen = null; show(); });
 }
+// explain.html#group begins with that normalizer.
+function follow() {
+  const asked = decodeURIComponent(location.hash.slice(1));
+  if (names.includes(asked)) state.name = asked;
+}
+window.addEventListener("hashchange", () => { follow(); state.chosen = null; show(); });
+follow();
 state.samples = sizes().length - 1;
 state.number = Math.floor((numbers().length - 1) / 2);
 state.training = modes()[0];

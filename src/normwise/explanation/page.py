@@ -1,4 +1,4 @@
-"""The interactive page: measured cubes that can be turned, at other batch sizes, with what there is to say."""
+"""The interactive page: measured cubes that can be turned, at other batch sizes, with equation, trap and pictures."""
 
 from __future__ import annotations
 

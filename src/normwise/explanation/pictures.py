@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..layers.registry import parse_norm
 from ..style.pictures import Picture, as_image, read_picture, resized
-from .on_loan import in_double
+from .in_double import in_double
 from .samples import conditions, row_of
 
 LONGEST, BINS = 180, 32

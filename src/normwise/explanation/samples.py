@@ -1,4 +1,4 @@
-"""An input that a layer takes, where nobody gave one: small, so that its cube can be seen."""
+"""A default input that a layer takes: small, so that its cube can be seen."""
 
 from __future__ import annotations
 
@@ -69,19 +69,19 @@ def _sizes(layer: nn.Module) -> list[int]:
 def conditions(layer: nn.Module, shape: tuple[int, ...], device: torch.device) -> tuple[Any, ...]:
     """What ``forward`` of a conditional layer of this package takes after ``x``; nothing for other layers."""
     row = row_of(layer)
-    kind = None if row is None else row.condition
+    condition = None if row is None else row.condition
     generator = torch.Generator().manual_seed(1)
 
     def values(*sizes: int) -> Tensor:
         return (torch.randn(sizes, generator=generator, dtype=torch.float64) * 0.7 + 0.3).to(device)
 
     samples = shape[0] if shape else 0
-    if kind == "labels":
+    if condition == "labels":
         return (torch.arange(samples, device=device) % int(layer.num_conditions),)  # type: ignore[arg-type]
-    if kind == "style" or kind == "gate":
+    if condition == "style" or condition == "gate":
         return (values(*shape),)
-    if kind == "segmentation":
+    if condition == "segmentation":
         return (values(samples, int(layer.num_labels), *shape[2:]).abs(),)  # type: ignore[arg-type]
-    if kind == "vector":
+    if condition == "vector":
         return (values(samples, int(layer.num_condition)),)  # type: ignore[arg-type]
     return ()

@@ -1,4 +1,4 @@
-"""What is explained, as one function from fp64 to fp64 that may be asked often; what cannot be, in a sentence."""
+"""The layer, formula or function to explain, as one function from fp64 to fp64; the error says what cannot be."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..core.responses import Gated, LargerScale, Thresholded
 from ..layers import Normalizer
 from ..layers.registry import parse_norm
 from ..operations.normalize import normalize
-from .on_loan import AWAY, in_double, undisturbed
+from .in_double import AWAY, in_double, undisturbed
 from .samples import CHANNELS, SAMPLES, conditions
 
 #: Values of x: every one is moved, and the derivatives of all by all are compared.

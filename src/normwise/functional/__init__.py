@@ -7,7 +7,7 @@ export. Each names its layer, where formula, paper and traps are told.
 its statistics back, as `Moments` without a gradient. ``y, _ = batch_norm(x, statistics, weight, bias)`` takes them
 instead of measuring: evaluation, or the tiles of an image by the statistics of the whole. They are a `Running`, a
 `Moments`, or anything with a ``mean`` and a ``var`` of ``[C]``, ``[1, C]`` or ``[N, C]``; no gradient flows into them.
-A function whose statistics nobody could use a second time returns ``y`` alone.
+A function whose statistics have no further use returns ``y`` alone.
 
 **Running statistics** are values, too; what a layer's buffers hold:
 

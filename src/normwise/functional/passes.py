@@ -1,4 +1,4 @@
-"""One pass of a function that gives statistics back: what it asks first, and by whose statistics it goes."""
+"""One pass of a function that returns statistics: its checks, and the statistics it normalizes by."""
 
 from __future__ import annotations
 

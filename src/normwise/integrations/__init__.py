@@ -1,4 +1,4 @@
-"""Tools that look up the exact types of layers are told of ours: torch's eager quantization, Opacus.
+"""Registration of the layers with tools that look up exact types: torch's eager quantization, Opacus.
 
 Nothing is imported for that before the tool is: `import normwise` alone brings no torch.
 """

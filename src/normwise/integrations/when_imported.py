@@ -1,4 +1,4 @@
-"""To do something with another package's module once somebody imports it: it is not imported for that."""
+"""Callbacks for the import of another package's module, without importing it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class _Waiting(MetaPathFinder):
         return spec
 
     def _tell(self, module: ModuleType) -> None:
-        # Not before: whoever only looks whether the module is there asks for its spec, too.
+        # Not before: `find_spec` is also called to see whether the module is there.
         if self in sys.meta_path:
             sys.meta_path.remove(self)
             self.action(module)

@@ -1,4 +1,4 @@
-"""Other people's tools that read a layer's numbers and build a module from them, which is then another function.
+"""Protection from tools of others that read a layer's numbers and build a module of them with another function.
 
 `fuse_conv_bn_eval`, torch's `convert_sync_batchnorm` and timm's `freeze_batch_norm_2d` take every subclass of torch's
 batch norm for one. The layers stay subclasses, for `update_bn` and others need that; what all these tools read is

@@ -173,16 +173,16 @@ class SyncBatchNorm(_BatchNorm):
 
 
 def _synchronized(layer: nn.modules.batchnorm._BatchNorm, group: ProcessGroup | str) -> SyncBatchNorm:
-    kind = parametrize.type_before_parametrizations(layer)
-    if kind not in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm):
+    layer_class = parametrize.type_before_parametrizations(layer)
+    if layer_class not in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm):
         raise ValueError(
-            f"{kind.__name__} has a forward of its own, which a conversion would drop; replace it by a layer of "
+            f"{layer_class.__name__} has a forward of its own, which a conversion would drop; replace it by a layer of "
             "normwise first, or leave it out."
         )
     sync = SyncBatchNorm(layer.num_features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats, group)
     share_tensors(sync, layer)
-    if kind is not nn.SyncBatchNorm:
-        sync.converted_from = kind
+    if layer_class is not nn.SyncBatchNorm:
+        sync.converted_from = layer_class
     return sync
 
 

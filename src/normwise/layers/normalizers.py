@@ -86,7 +86,7 @@ class Normalizer(NamedTuple):
 
 
 def default_groups(channels: int) -> int:
-    """Groups for a GroupNorm when nobody chose: at most 32, and at least 4 channels in each where they divide.
+    """Groups for a GroupNorm where none are given: at most 32, and at least 4 channels in each where they divide.
 
     From 128 channels on this is the paper's 32 groups; below, 32 groups would come close to InstanceNorm.
 

@@ -1,4 +1,4 @@
-"""What training passes found before they moved it, for activation checkpointing, which runs them again afterwards."""
+"""The state before each training pass, for activation checkpointing, which runs the pass again after an update."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Layers that remember a mean and a variance for each channel, whoever wrote them."""
+"""Layers with running statistics for each channel, of this package and of others."""
 
 from __future__ import annotations
 

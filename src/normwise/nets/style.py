@@ -55,13 +55,19 @@ class StyleNet(nn.Module):
         check_whole(self, "width", width, 1)
         check_whole(self, "blocks", blocks, 0)
         self.styles = styles
-        kind = norm if styles is None else styles
+        norm_or_styles = norm if styles is None else styles
         w = width
         self.down = nn.ModuleList(
-            [_Stage(3, w, 9, kind), _Stage(w, 2 * w, 3, kind, stride=2), _Stage(2 * w, 4 * w, 3, kind, stride=2)]
+            [
+                _Stage(3, w, 9, norm_or_styles),
+                _Stage(w, 2 * w, 3, norm_or_styles, stride=2),
+                _Stage(2 * w, 4 * w, 3, norm_or_styles, stride=2),
+            ]
         )
-        self.blocks = nn.ModuleList(_Block(4 * w, kind) for _ in range(blocks))
-        self.up = nn.ModuleList([_Stage(4 * w, 2 * w, 3, kind, up=True), _Stage(2 * w, w, 3, kind, up=True)])
+        self.blocks = nn.ModuleList(_Block(4 * w, norm_or_styles) for _ in range(blocks))
+        self.up = nn.ModuleList(
+            [_Stage(4 * w, 2 * w, 3, norm_or_styles, up=True), _Stage(2 * w, w, 3, norm_or_styles, up=True)]
+        )
         self.paint = _conv(w, 3, 9)
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
@@ -99,7 +105,7 @@ class _Stage(nn.Module):
         inputs: int,
         outputs: int,
         kernel: int,
-        kind: Norm | int,
+        norm: Norm | int,
         *,
         stride: int = 1,
         up: bool = False,
@@ -108,8 +114,8 @@ class _Stage(nn.Module):
         super().__init__()
         self.up = nn.Upsample(scale_factor=2) if up else nn.Identity()
         self.conv = _conv(inputs, outputs, kernel, stride)
-        many = isinstance(kind, int)
-        self.norm = ConditionalInstanceNorm2d(outputs, kind) if many else make_norm(kind, outputs)
+        many = isinstance(norm, int)
+        self.norm = ConditionalInstanceNorm2d(outputs, norm) if many else make_norm(norm, outputs)
         self.relu = relu_behind(self.norm) if relu else nn.Identity()
 
     def forward(self, x: Tensor, condition: Tensor | None) -> Tensor:
@@ -120,10 +126,10 @@ class _Stage(nn.Module):
 class _Block(nn.Module):
     """``x + stage(stage(x))``, the second without a relu."""
 
-    def __init__(self, channels: int, kind: Norm | int) -> None:
+    def __init__(self, channels: int, norm: Norm | int) -> None:
         super().__init__()
-        self.first = _Stage(channels, channels, 3, kind)
-        self.second = _Stage(channels, channels, 3, kind, relu=False)
+        self.first = _Stage(channels, channels, 3, norm)
+        self.second = _Stage(channels, channels, 3, norm, relu=False)
 
     def forward(self, x: Tensor, condition: Tensor | None) -> Tensor:
         return x + self.second(self.first(x, condition), condition)

@@ -107,7 +107,7 @@ class _OverTensor(torch.autograd.Function):
     def backward(ctx: Any, grad_y: Tensor, *others: Tensor) -> tuple[Tensor | None, ...]:
         call, (x, residual, mask, *p) = ctx.call, ctx.saved_tensors
         grads = (grad_y, *others) if others else grad_y
-        # Or behind a forward pass that nobody looked at.
+        # Or after a forward pass that was not transformed.
         plainly = (
             torch.is_grad_enabled()
             or torch._C._len_torch_dispatch_stack() > 0  # pyright: ignore[reportAttributeAccessIssue]

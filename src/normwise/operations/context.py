@@ -1,4 +1,4 @@
-"""What is going on around a call: a transform, a compiler, an exporter, a mode, autocast, a chosen backend?"""
+"""The context of a call: transform, compiler, exporter, dispatch mode, autocast, chosen backend."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NOTHING = nullcontext()
 class Context(NamedTuple):
     """What the choice of a way depends on besides the request itself."""
 
-    plain: bool  # somebody looks at the operations themselves, or there are no values
+    plain: bool  # operations are traced, exported or transformed, or there are no values
     transformed: bool  # and transforms them
     watched: bool  # a function mode looks for additions
     forced: Backend | None

@@ -89,7 +89,7 @@ def _last(t: Tensor | None, dim: int) -> Tensor | None:
 
 
 def _backend_for(asked: _Asked) -> Squashing | None:
-    """Whose kernel takes it: plain tensors that are dense, of floating types, where nobody looks at the operations."""
+    """Whose kernel takes it: plain tensors that are dense, of floating types, where operations are not traced."""
     x, residual = asked.x, asked.residual
     if plain_operations_wanted() or type(x) not in PLAIN or x.numel() == 0:
         return None

@@ -1,4 +1,4 @@
-"""What is asked of the door: one tensor to normalize, and everything that goes with it."""
+"""The request: one tensor to normalize, and everything that goes with it."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def layout_of(x: Tensor) -> str:
 
 
 def check(request: Request) -> None:
-    """What the operations ask of every request, whoever it comes from."""
+    """What the operations require of every request."""
     x, view = request.x, request.view
     if view.over not in ("rows", "sums"):
         check_input(x, "normalize")

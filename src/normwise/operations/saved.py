@@ -1,4 +1,4 @@
-"""What torch's own operators save for a backward pass, which they trust to be there when it comes."""
+"""Checks, before the backward pass, of what torch's own operators have saved and would trust."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def guarded(y: Tensor, *read: Tensor | None) -> Tensor:
 
 
 def watch(y: Tensor, *read: Tensor | None) -> None:
-    """`guarded` for a ``y`` with a graph that nobody transforms."""
+    """`guarded` for a ``y`` with a graph, outside of transforms."""
     y.grad_fn.register_prehook(_Saved(*read))  # type: ignore[union-attr]
 
 

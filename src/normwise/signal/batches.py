@@ -72,7 +72,7 @@ def _kind(item: Any) -> Any:
 
 
 def call_for(model: nn.Module, source: Any) -> Forward:
-    """How the batches of this source are called, where nobody says ``forward=``."""
+    """How the model is called on the batches of this source where no ``forward=`` is given."""
     return run if is_batch(model, source) else _run_on_loaded
 
 

@@ -1,4 +1,4 @@
-"""The signal that the structure of a net and its weights let expect."""
+"""The signal that is predicted from the structure and the weights of a net."""
 
 from __future__ import annotations
 

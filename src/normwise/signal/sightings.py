@@ -1,4 +1,4 @@
-"""What one forward pass gave: readings, each with its place, in the order of execution."""
+"""The readings of one forward pass, each with its place, in the order of execution."""
 
 from __future__ import annotations
 

@@ -135,7 +135,7 @@ class _Observer:
         self._unseen: dict[str, None] = {}
 
     def observe_own(self, batch: Tensor, source: str) -> None:
-        """A batch that nobody asked for, so a model that does not take it is told apart from one that is broken."""
+        """A batch that was made up, so a model that does not take it is told apart from one that is broken."""
         try:
             self.observe(batch)
         except Exception as error:

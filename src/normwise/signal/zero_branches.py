@@ -1,4 +1,4 @@
-"""Branches that are 0 because the last thing in them starts at 0: said, since a table of zeros does not."""
+"""A note about branches that are 0 because the last weight in them starts at 0."""
 
 from __future__ import annotations
 

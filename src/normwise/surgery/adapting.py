@@ -1,4 +1,4 @@
-"""A trained net on data of another domain."""
+"""`adapt`: the statistics of a trained net for data of another domain."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Memories for several domains in a net that was trained on one."""
+"""Banks of running statistics for several domains in a net that was trained on one."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def add_bank(change: ModelChange, layers: dict[nn.Module, str], bank: str, calle
 
 def _twin(layer: nn.Module, name: str, caller: str) -> nn.Module:
     """The layer of this package that computes what torch's does, with the same tensors."""
-    kind = type(layer)
-    if kind not in _TWINS or "forward" in vars(layer) or parametrize.is_parametrized(layer):
+    layer_class = type(layer)
+    if layer_class not in _TWINS or "forward" in vars(layer) or parametrize.is_parametrized(layer):
         raise ValueError(
             f"{caller}: banks are kept by layers of this package, which torch's can become, and {name} is a "
-            f"{kind.__name__} with a forward of its own; leave bank= out, and copy the model for each domain."
+            f"{layer_class.__name__} with a forward of its own; leave bank= out, and copy the model for each domain."
         )
-    twin = _TWINS[kind](
+    twin = _TWINS[layer_class](
         layer.num_features,
         layer.eps,
         layer.momentum,

@@ -1,4 +1,4 @@
-"""What is wrong with a model, and which call mends it."""
+"""`doctor`: what is wrong with a model, and which call mends it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gains and biases that make a classifier surer of unlabelled data."""
+"""γ and β trained to lower the entropy of a classifier's answers on unlabelled data."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ class Matching:
         self,
         groups: list[Group],
         layers: list[nn.Module],
-        kind: str,
+        role: str,
         size_of: Callable[[Group], tuple[int, ...]],
     ) -> None:
         if len(groups) == len(layers) == 1:  # whatever does not fit is told with both shapes
@@ -98,15 +98,15 @@ class Matching:
         if not groups and layers:
             missing = _listed([self._nodes[m].name for m in layers])
             raise ValueError(
-                f"{_NAME}: the state has nothing for the {kind} layers{missing}; "
-                f"pass them too, by the names of this source ({self._names(kind)})."
+                f"{_NAME}: the state has nothing for the {role} layers{missing}; "
+                f"pass them too, by the names of this source ({self._names(role)})."
             )
         if len(groups) != len(layers):
             raise ValueError(
-                f"{_NAME}: the state has {len(groups)} {kind} layer(s){_listed([g.name for g in groups])} whose names "
+                f"{_NAME}: the state has {len(groups)} {role} layer(s){_listed([g.name for g in groups])} whose names "
                 f"are none of the model's, and the model has {len(layers)} without one"
                 f"{_listed([self._nodes[m].name for m in layers])}; pass as many, by the names of this source "
-                f"({self._names(kind)}), or give them the model's names."
+                f"({self._names(role)}), or give them the model's names."
             )
         sizes = [size_of(group) for group in groups]
         shapes = [_size_of(layer) for layer in layers]
@@ -120,8 +120,8 @@ class Matching:
                 )
             self.pairs[fitting[0]] = group
 
-    def _names(self, kind: str) -> str:
-        return ", ".join(self._source.listed if kind == _NORMALIZATION else self._source.listed_of_kernels)
+    def _names(self, role: str) -> str:
+        return ", ".join(self._source.listed if role == _NORMALIZATION else self._source.listed_of_kernels)
 
     def _size_of_norm(self, group: Group) -> tuple[int, ...]:
         values: Any = group.array(self._source.listed)  # `holds_norm` has found one

@@ -1,4 +1,4 @@
-"""Measuring what layers are given, while a model runs."""
+"""Measuring the inputs of layers while a model runs."""
 
 from __future__ import annotations
 

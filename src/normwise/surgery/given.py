@@ -1,4 +1,4 @@
-"""What the tools are given: the model, and which of its modules are meant."""
+"""Checks of what the tools are given: the model, and the selection of its modules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Running statistics computed anew from data."""
+"""`recalibrate`: running statistics computed anew from data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From what layers were given to the statistics they will remember."""
+"""From measured inputs of layers to their new running statistics."""
 
 from __future__ import annotations
 

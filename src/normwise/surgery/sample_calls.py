@@ -1,4 +1,4 @@
-"""Calls of per-sample normalizers taken apart: what is normalized, by which formula, with which parameters."""
+"""A call of a per-sample normalizer: its input, its formula and its parameters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The layer that takes a normalizer's place: its kind, its groups, and what it has from the old one."""
+"""The layer that takes a normalizer's place: its class, its groups, and what it takes over from the old one."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def is_normalizer(module: nn.Module) -> bool:
 
 def why_kept(old: nn.Module) -> str | None:
     """Why a normalizer cannot be swapped; None where it can."""
-    kind = parametrize.type_before_parametrizations(old)
+    layer_class = parametrize.type_before_parametrizations(old)
     if isinstance(old, ConditionTables):
         return "takes a condition besides x"
     if isinstance(old, EvoNormB0):
         return "is its own activation, which the new layer would lack"
     home = home_of_forward(old)
     if home is None or not home.__module__.startswith(_KNOWN):
-        return f"{kind.__name__} has a forward of its own, which would be lost"
+        return f"{layer_class.__name__} has a forward of its own, which would be lost"
     if parametrize.is_parametrized(old):
         return "its parameters are parametrized"
     return None

@@ -1,4 +1,4 @@
-"""Another normalizer in a model that people have."""
+"""`swap`: another normalizer in a trained model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several processes that do the same to copies of one model, each with data of its own."""
+"""The same tool in several processes, each with a copy of the model and data of its own."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from .given import check_model
 _TORCH = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 _OURS = {1: layers.BatchNorm1d, 2: layers.BatchNorm2d, 3: layers.BatchNorm3d}
 _SYNCED = (nn.SyncBatchNorm, layers.SyncBatchNorm)
-_RANKS = {nn.Linear: 1} | {kind: rank for kinds in (CONVOLUTIONS, TRANSPOSED) for rank, kind in enumerate(kinds, 1)}
+_RANKS = {nn.Linear: 1} | {of: rank for classes in (CONVOLUTIONS, TRANSPOSED) for rank, of in enumerate(classes, 1)}
 
 
 def unsync(model: nn.Module, example_inputs: Any = None) -> nn.Module:
@@ -58,9 +58,9 @@ def _plain(sync: nn.SyncBatchNorm | layers.SyncBatchNorm, name: str, rank: int |
     """The layer of one process, with the same tensors."""
     if type(sync).__name__ == "SyncBatchNormAct":
         return _of_timm(sync)
-    kind = parametrize.type_before_parametrizations(sync)
-    if kind not in _SYNCED or "forward" in vars(sync):
-        raise ValueError(f"unsync: {name} is a {kind.__name__}, whose forward of its own would be lost.")
+    layer_class = parametrize.type_before_parametrizations(sync)
+    if layer_class not in _SYNCED or "forward" in vars(sync):
+        raise ValueError(f"unsync: {name} is a {layer_class.__name__}, whose forward of its own would be lost.")
     options = (sync.num_features, sync.eps, sync.momentum, sync.affine, sync.track_running_stats)
     ours = isinstance(sync, layers.SyncBatchNorm)
     if ours and sync.converted_from is not None and sync.activation is None:
@@ -127,7 +127,7 @@ def _ranks_around(model: nn.Module) -> dict[nn.Module, int]:
 
 
 def _rank(module: nn.Module) -> int | None:
-    return next((rank for kind, rank in _RANKS.items() if isinstance(module, kind)), None)
+    return next((rank for of, rank in _RANKS.items() if isinstance(module, of)), None)
 
 
 def _channels(module: nn.Module) -> tuple[int | None, int | None]:

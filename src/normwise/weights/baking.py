@@ -119,8 +119,8 @@ def _unparametrize(change: ModelChange, module: nn.Module, key: str) -> None:
     `parametrize.remove_parametrizations` deletes the property from the class, which deep copies of the module share:
     they would lose their weight.
     """
-    kind, hooks = type(module), dict(module._load_state_dict_pre_hooks)
-    change.on_undo(lambda: setattr(module, "__class__", kind))
+    module_class, hooks = type(module), dict(module._load_state_dict_pre_hooks)
+    change.on_undo(lambda: setattr(module, "__class__", module_class))
     change.on_undo(lambda: module._load_state_dict_pre_hooks.update(hooks))
     forget_old_names(module, key)
     others = [name for name in module.parametrizations if name != key]  # type: ignore[union-attr]
@@ -170,6 +170,6 @@ def _make_plain(change: ModelChange, conv: Any, elsewhere: set[int]) -> None:
     for attribute in ("gain", "gamma", "eps"):
         if hasattr(conv, attribute):
             change.remove(conv, attribute)
-    kind = type(conv)
-    change.on_undo(lambda: setattr(conv, "__class__", kind))
-    conv.__class__ = PLAIN[kind]
+    module_class = type(conv)
+    change.on_undo(lambda: setattr(conv, "__class__", module_class))
+    conv.__class__ = PLAIN[module_class]

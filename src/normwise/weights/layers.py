@@ -103,7 +103,7 @@ def weight_of(module: nn.Module, name: str, caller: str) -> Tensor:
 
 
 def parametrized(module: AnyModule, name: str, norm: nn.Module) -> AnyModule:
-    """The module with a weight's parametrization, which says so where somebody puts a new parameter in its place.
+    """The module with a weight's parametrization, which raises where a new parameter is put in its place.
 
     Tools that fuse or quantize do; torch itself raises KeyError("attribute 'weight' already exists").
     """

@@ -13,7 +13,7 @@ class OldNames(NamedTuple):
     """A hook that gives ``weight_orig``, ``weight_u`` and ``weight_v`` of a state_dict their names of here."""
 
     name: str
-    kind: type[nn.Module]
+    norm_class: type[nn.Module]
 
     def __call__(self, module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
         old = f"{prefix}{self.name}_"
@@ -24,16 +24,16 @@ class OldNames(NamedTuple):
         u, v = state_dict.pop(f"{old}u", None), state_dict.pop(f"{old}v", None)
         state_dict.pop(f"{prefix}{self.name}", None)  # before torch 1.0 W̄ was there, too, and no v
         for index, norm in enumerate(chain):
-            if isinstance(norm, self.kind) and hasattr(norm, "_v") and u is not None:
+            if isinstance(norm, self.norm_class) and hasattr(norm, "_v") and u is not None:
                 at = f"{prefix}parametrizations.{self.name}.{index}."
                 state_dict[f"{at}_u"] = u
                 state_dict[f"{at}_v"] = _right_vector(original, u, norm.dim) if v is None else v  # type: ignore[arg-type]
 
 
-def know_old_names(module: nn.Module, name: str, kind: type[nn.Module]) -> None:
+def know_old_names(module: nn.Module, name: str, norm_class: type[nn.Module]) -> None:
     """From now on the module loads those checkpoints, too."""
     forget_old_names(module, name)
-    module.register_load_state_dict_pre_hook(OldNames(name, kind))
+    module.register_load_state_dict_pre_hook(OldNames(name, norm_class))
 
 
 def forget_old_names(module: nn.Module, name: str) -> None:

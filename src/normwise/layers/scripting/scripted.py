@@ -1,4 +1,4 @@
-"""The base of the stand-ins, and what happens where there is none."""
+"""The base of the stand-ins, and the error for layers without one."""
 
 from __future__ import annotations
 

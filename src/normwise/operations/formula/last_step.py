@@ -99,7 +99,7 @@ def last_step(
 
 
 def _check(found: Affine | Responding, x: Tensor) -> None:
-    """What a formula gave: nobody has looked at it before."""
+    """Check what a formula returned."""
     caller = type(found).__name__
     for name, t in zip(found._fields[:-1], found[:-1], strict=True):
         if isinstance(t, complex) or (isinstance(t, Tensor) and t.is_complex()):
@@ -115,7 +115,7 @@ def _check(found: Affine | Responding, x: Tensor) -> None:
 
 
 def _table(t: Coefficient, x: Tensor) -> Tensor:
-    kind = statistics_dtype(x.dtype)
-    table = t.to(kind) if isinstance(t, Tensor) else torch.full((), t, dtype=kind, device=x.device)
+    dtype = statistics_dtype(x.dtype)
+    table = t.to(dtype) if isinstance(t, Tensor) else torch.full((), t, dtype=dtype, device=x.device)
     # An expansion to the same shape would be a node of the graph, too.
     return table if same(table.shape, x.shape[:2]) else table.expand(x.shape[:2])

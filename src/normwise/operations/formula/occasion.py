@@ -1,4 +1,4 @@
-"""A formula that is about to run, and what is the same for all calls of its kind."""
+"""A formula with the tensors of one call, and the key that is the same for all calls of its kind."""
 
 from __future__ import annotations
 
@@ -68,11 +68,11 @@ class Occasion:
 
 def _unmeasured(x: Tensor, mask: Tensor | None) -> Moments:
     """Room for the moments of ``x``."""
-    kind, shape = table_dtype(x), x.shape[:2]
-    mean, var = torch.empty(2, *shape, dtype=kind, device=x.device).unbind()
+    dtype, shape = table_dtype(x), x.shape[:2]
+    mean, var = torch.empty(2, *shape, dtype=dtype, device=x.device).unbind()
     if mask is None:
         return Moments(mean, var, math.prod(x.shape[2:]))
-    return Moments(mean, var, torch.empty(shape[0], 1, dtype=kind, device=x.device))
+    return Moments(mean, var, torch.empty(shape[0], 1, dtype=dtype, device=x.device))
 
 
 @cache

@@ -165,7 +165,7 @@ class AlongRowsOfSums(Pass):
 def bind(
     request: Request, context: Context, backend: Backend
 ) -> AlongRows | AlongModulatedRows | AlongRowsOfSums | str:
-    """The way for a kind of call by a backend that serves x, or why it is none."""
+    """The way for a kind of call by a backend that serves x, or why it does not serve."""
     if request.view.over == "sums":
         return _rows_of_sums(request, backend)
     if plain.of_each_set(request) is not None:

@@ -120,9 +120,9 @@ class ByFormula(Pass):
 
 
 def bind(request: Request, context: Context) -> ByFormula | str:
-    """The way for a kind of call, or why it is none."""
+    """The way for a kind of call, or the reason why it does not serve."""
     if context.plain:
-        return "somebody looks at the operations: a compiler, an exporter, a transform"
+        return "the operations are traced by a compiler, an exporter or a transform"
     if request.view.over != "planes":
         return "it takes planes only"
     watched = request.residual is not None and context.watched
@@ -155,7 +155,7 @@ class GraphRun:
         self.activation, self.differentiable = activation, differentiable
         self.behind: Activation | None = None
         self.widened = False
-        #: Of mean and variance, where somebody differentiates them.
+        #: Of mean and variance, where a gradient for them is wanted.
         self.grad_statistics: Sequence[Tensor] = ()
 
     def forward(self, x: Tensor, residual: Tensor | None, parameters: Sequence[Tensor | None]) -> Tensor:

@@ -95,10 +95,10 @@ class OverPools(Pass):
 def bind(
     request: Request, context: Context
 ) -> OverPools | along_rows.AlongRows | AlongModulatedRows | along_rows.AlongRowsOfSums | str:
-    """The way for a kind of call, or why it is none."""
+    """The way for a kind of call, or the reason why it does not serve."""
     x, residual = request.x, request.residual
     if context.plain:
-        return "somebody looks at the operations: a compiler, an exporter, a transform"
+        return "the operations are traced by a compiler, an exporter or a transform"
     if request.mask is not None:
         return "there is a mask"
     known = () if request.known is None else request.known[:2]

@@ -68,7 +68,7 @@ class AlongModulatedRows(Pass):
 
 
 def modulated_rows(request: Request, backend: Backend) -> AlongModulatedRows | str:
-    """The way for a kind of call whose formula has an affine map for each set of rows, or why it is none."""
+    """The way for a kind of call whose formula has an affine map for each set of rows, or why it does not serve."""
     able = offering(backend, ModulatedRows)  # type: ignore[type-abstract]
     if able is None:
         return f"the backend {backend.name!r}, which serves x, has no kernels of rows with an affine map for each set"

@@ -134,7 +134,7 @@ def bind_alone(request: Request, context: Context) -> OverPools | AlongRows | Fe
 
 
 def bind(request: Request, context: Context) -> OverPools | AlongRows | str:
-    """The way for a kind of call, or why it is none."""
+    """The way for a kind of call, or the reason why it does not serve."""
     x = request.x
     if request.mask is not None:
         return "there is a mask"

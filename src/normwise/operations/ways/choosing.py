@@ -1,6 +1,6 @@
-"""The one choice: which way a kind of call goes, found out once and kept.
+"""The choice of a way, made once for each kind of call and kept.
 
-A way is a function ``bind(request, context)``: it gives the way bound to a kind of call, or says why it is none.
+A way is a function ``bind(request, context)``: it gives the way bound to a kind of call, or why it does not serve.
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ class Compiled:
 
 
 def bind(request: Request, context: Context) -> Compiled | str:
-    """The way for a kind of call, or why it is none."""
+    """The way for a kind of call, or the reason why it does not serve."""
     if not (context.plain and torch.compiler.is_compiling()) or torch.compiler.is_exporting():
         return "nothing is being compiled"
     x = request.x

@@ -24,12 +24,12 @@ Preparation = Callable[..., Prepared]
 
 def takes(x: Tensor, *parameters: Tensor | None) -> Preparation | None:
     """What must be done to ``x`` and its parameters for the operators to be exact; None where they do not serve."""
-    kind, same, wide = x.dtype, True, True
+    dtype, same, wide = x.dtype, True, True
     for p in parameters:
         if p is not None:
-            same &= p.dtype is kind
+            same &= p.dtype is dtype
             wide &= p.dtype is torch.float32
-    if x.is_cpu and statistics_dtype(kind) is not kind:
+    if x.is_cpu and statistics_dtype(dtype) is not dtype:
         # On CPU they round the statistics, and the terms of the gradient, to the narrow type. The mixture with fp32
         # parameters is one that CUDA's group norm refuses.
         return widened if same or wide else None
@@ -49,8 +49,8 @@ def widened(x: Tensor, *parameters: Tensor | None) -> Prepared:
 def over_batch(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, Moments]:
     """Standardize over the batch; also the pooled moments, ``[1, C]``."""
     check_memory(x, weight, bias)
-    kind = statistics_dtype(x.dtype)
-    weight, bias = (None if p is None else p.to(kind) for p in (weight, bias))
+    dtype = statistics_dtype(x.dtype)
+    weight, bias = (None if p is None else p.to(dtype) for p in (weight, bias))
     count = x.numel() // x.shape[1]
     if x.is_cpu:
         y, mean, root = torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, eps)
@@ -58,7 +58,7 @@ def over_batch(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
         var = (root.pow(-2) - eps).clamp_min(0)
     else:
         # With momentum 1 the operator leaves the statistics of this very batch in the buffers.
-        mean, unbiased = torch.zeros(2, x.shape[1], dtype=kind, device=x.device).unbind()
+        mean, unbiased = torch.zeros(2, x.shape[1], dtype=dtype, device=x.device).unbind()
         y = torch.batch_norm(x, weight, bias, mean, unbiased, True, 1.0, eps, torch.backends.cudnn.enabled)
         var = unbiased * (max(count - 1, 1) / count)
     return guarded(y, x, weight), Moments(mean.unsqueeze(0), var.unsqueeze(0), count)
@@ -90,18 +90,18 @@ def over_groups(
 def by_known(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     """Standardize by given statistics, ``[C]`` each, which may change before a backward comes."""
     check_memory(x, mean, var, weight, bias)
-    kind = statistics_dtype(x.dtype)
-    if mean.dtype is not kind or var.dtype is not kind:
-        mean, var = _as(kind, mean), _as(kind, var)
+    dtype = statistics_dtype(x.dtype)
+    if mean.dtype is not dtype or var.dtype is not dtype:
+        mean, var = _as(dtype, mean), _as(dtype, var)
     elif needs_graph(x, weight, bias) and not is_recorded():  # a graph for others takes them from where they are
         mean, var = mean.clone(), var.clone()
     if mean.requires_grad or var.requires_grad or under_function_transform():
         mean, var = without_history(mean), without_history(var)
-    weight, bias = (None if p is None else _as(kind, p) for p in (weight, bias))
+    weight, bias = (None if p is None else _as(dtype, p) for p in (weight, bias))
     y = torch.batch_norm(x, weight, bias, mean, var, False, 0.0, eps, torch.backends.cudnn.enabled)
     return guarded(y, x, weight)
 
 
-def _as(kind: torch.dtype, t: Tensor) -> Tensor:
+def _as(dtype: torch.dtype, t: Tensor) -> Tensor:
     """Without the step of a graph that a conversion to the same type is."""
-    return t if t.dtype is kind else t.to(kind)
+    return t if t.dtype is dtype else t.to(dtype)

@@ -1,4 +1,4 @@
-"""What layers with constant channels get: where that is constant, too, it is not they that are dead."""
+"""The inputs of layers with constant channels: where the input is constant too, the layer is not dead."""
 
 from __future__ import annotations
 

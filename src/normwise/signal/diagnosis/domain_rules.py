@@ -1,4 +1,4 @@
-"""A rule about how samples come together: batches that are not fair samples of one and the same data."""
+"""A rule about batches that are no fair samples of the data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the rules look at."""
+"""The measurements that the rules of a diagnosis judge."""
 
 from __future__ import annotations
 

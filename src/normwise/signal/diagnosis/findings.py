@@ -1,4 +1,4 @@
-"""What a diagnosis says."""
+"""The findings of a diagnosis."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs the model for what the rules look at, as often as there is something to look at."""
+"""Runs the model and gathers the measurements that the rules judge."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What happens around the normalizers while a model runs: where their inputs come from, and dropout before them."""
+"""Observed while a model runs: where the inputs of normalizers come from, and dropout before them."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def has_memory(module: nn.Module) -> bool:
 class Source:
     """What made the input of a normalizer: a layer with a bias, or a normalizer.
 
-    shared: somebody beside the normalizer reads it, such as a shortcut.
+    shared: a reader beside the normalizer, such as a shortcut, takes it too.
     """
 
     name: str

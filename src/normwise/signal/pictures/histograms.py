@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from ..names import shortened
 from ..records import Histogram, Tap, Trace
-from .looks import look
+from .line_styles import line_style
 from .scales import Scale
 from .shapes import Panel, Path, Series, Shape, Text
 
@@ -61,7 +61,7 @@ def _panel(model: int, name: str, taps: Sequence[Tap], reach: float) -> Panel:
             Text(x(value), floor + 14, text, anchor="middle"),
         ]
     shapes.append(Text((x.start + x.end) / 2, floor + 31, "value of an activation", anchor="middle"))
-    rows = [shape for i, tap in enumerate(taps) for shape in _row(tap, TOP + ROW * (i + 1), x, look(model).color)]
+    rows = [shape for i, tap in enumerate(taps) for shape in _row(tap, TOP + ROW * (i + 1), x, line_style(model).color)]
     variances = ", ".join(f"{tap.name} {tap.variance:.3g}" for tap in taps)
     return Panel(
         WIDTH, height, name, f"{name}, variance of each layer: {variances}.", (*shapes, Series(model, tuple(rows)))

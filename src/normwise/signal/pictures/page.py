@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ...pages import document
 from ..records import Trace
-from .looks import look
+from .line_styles import line_style
 from .shapes import Marker, Panel
 from .svg import element, inline
 
@@ -56,7 +56,7 @@ def _legend(names: Sequence[str], predicted: bool) -> str:
 
 
 def _mark(model: int) -> str:
-    color, marker = look(model)
+    color, marker = line_style(model)
     return f'<svg viewBox="-7 -7 14 14" aria-hidden="true">{element(Marker(0, 0, marker, color, "", size=10))}</svg>'
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from ..names import shortened
 from ..records import Tap, Trace
-from .looks import look
+from .line_styles import line_style
 from .scales import Scale, count_scale, scale_for, written
 from .shapes import Marker, Panel, Path, Series, Shape, Text
 
@@ -23,11 +23,11 @@ PARTS = {"attention": "attention", "mlp": "MLP", "decoder": "decoder"}
 class Curve(NamedTuple):
     """One line of a panel: the values of one model, or of a part of it, and the names and numbers of the places.
 
-    look: which of the looks it has; label: the name, made to fit; predicted: what theory expects, where there is any.
+    style: its colour and marker; label: the name, made to fit; predicted: what theory expects, where there is any.
     """
 
     model: int
-    look: int
+    style: int
     name: str
     label: str
     places: tuple[str, ...]
@@ -155,7 +155,7 @@ def _axes(x: Scale, y: Scale, count: int, what: str) -> Iterator[Shape]:
 
 
 def _series(curve: Curve, quantity: Quantity, x: Scale, y: Scale) -> Series:
-    color, marker = look(curve.look)
+    color, marker = line_style(curve.style)
     lines = [Path(tuple(part), color, 2.0) for part in _parts(curve.at, curve.values, x, y)]
     theory = [Path(tuple(part), "ink", 1.5, dashed=True) for part in _parts(curve.at, curve.predicted, x, y)]
     every = math.ceil(len(curve.values) / MARKERS_SHOWN)
@@ -191,7 +191,7 @@ def _labels(curves: Sequence[Curve], x: Scale, y: Scale) -> Iterator[Shape]:
     wanted = sorted(((y(last[1]), curve, last) for curve, last in ends if last), key=lambda entry: entry[0])
     places = spread([at for at, _, _ in wanted], LABEL_GAP, y.end, y.start)
     for place, (at, curve, (i, _)) in zip(places, wanted, strict=True):
-        color = look(curve.look).color
+        color = line_style(curve.style).color
         name = Text(x.end + 6, place, curve.label, color, size=12, whole=curve.name)
         tie = Path(((x(curve.at[i]) + 4, at), (x.end + 3, place)), color, 0.75)
         yield Series(curve.model, (tie, name))

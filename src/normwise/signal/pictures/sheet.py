@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from math import ceil
 
-from .looks import look
+from .line_styles import line_style
 from .shapes import Marker, Panel, Path, Shape, Text, moved
 
 MARGIN, LINE = 14, 22
@@ -44,7 +44,7 @@ def _legend(names: Sequence[str], width: float, predicted: bool) -> Iterator[tup
         if model < 0:
             yield Path(((x - 6, 0), (x + 10, 0)), "ink", 1.5, dashed=True), row
         else:
-            color, marker = look(model)
+            color, marker = line_style(model)
             yield Marker(x, 0, marker, color, name, size=9), row
         yield Text(x + 14, 0, name, "ink"), row
         x += needed

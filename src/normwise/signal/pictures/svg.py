@@ -51,12 +51,12 @@ def _path(path: Path) -> str:
 
 def _marker(marker: Marker) -> str:
     points = " ".join(f"{x:.1f},{y:.1f}" for x, y in marker.outline())
-    look = (
+    attributes = (
         f'{_color("paper", "fill")} stroke="{marker.color}" stroke-width="1.5"'
         if marker.hollow
         else _color(marker.color, "fill")
     )
-    return f'<polygon points="{points}" {look}><title>{escape(marker.title)}</title></polygon>'
+    return f'<polygon points="{points}" {attributes}><title>{escape(marker.title)}</title></polygon>'
 
 
 def _text(text: Text) -> str:

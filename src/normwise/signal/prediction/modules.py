@@ -78,12 +78,12 @@ RULES: dict[type[nn.Module], Rule] = {
 
 def rule_of(module: nn.Module) -> Rule | None:
     """The rule of a module's class, or of the class whose `forward` it inherits unchanged."""
-    kind = type(module)
-    if kind.__name__ == "SkipGain":
+    module_class = type(module)
+    if module_class.__name__ == "SkipGain":
         return _skip_gain
-    if kind.__name__ in _BY_CLASS_NAME:
+    if module_class.__name__ in _BY_CLASS_NAME:
         return RULES[nn.Identity]
-    for base in kind.__mro__:
+    for base in module_class.__mro__:
         if base in RULES:
-            return RULES[base] if kind.forward is base.forward else None  # type: ignore[attr-defined]
+            return RULES[base] if module_class.forward is base.forward else None  # type: ignore[attr-defined]
     return None

@@ -1,4 +1,4 @@
-"""Rules about what conversions took away."""
+"""Rules about properties that conversions have lost."""
 
 from __future__ import annotations
 

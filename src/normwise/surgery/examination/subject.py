@@ -1,4 +1,4 @@
-"""What the rules look at."""
+"""The model under examination, with its batch size, processes and target."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Named = dict[str, nn.Module]
 
 @dataclass(frozen=True)
 class Subject:
-    """A model, how it is trained (samples in a process' batch, processes) and where it goes; None where nobody said.
+    """A model, how it is trained (samples in a process' batch, processes) and where it goes; None where unknown.
 
     ``said``: the rules of which a diagnosis has findings already.
     """

@@ -189,7 +189,7 @@ class _Observer(TorchDispatchMode):
         for tensor in tensors_in(output):
             signal = self._signal(tensor)
             if signal is not None:
-                signal.others.append("whoever gets the model's output")
+                signal.others.append("the caller, as the model's output")
 
     def note_what_is_kept(self) -> None:
         """A signal that is alive after the run is held by an attribute, a list, a hook or an unusual output."""

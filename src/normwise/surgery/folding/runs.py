@@ -1,4 +1,4 @@
-"""Running a user's model on an example in any dtype, without a trace of it."""
+"""Running a user's model on an example in any dtype, and giving it back as it was."""
 
 from __future__ import annotations
 

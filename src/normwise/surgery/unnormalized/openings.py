@@ -1,4 +1,4 @@
-"""The normalizers of a model, taken out: a scale and a shift of each channel stands in the place of each."""
+"""Normalizers taken out of a model: a scale and a shift of each channel takes the place of each."""
 
 from __future__ import annotations
 

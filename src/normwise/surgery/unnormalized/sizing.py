@@ -1,4 +1,4 @@
-"""How large everything is made that took a normalizer's place: by the variance that is predicted in front of it."""
+"""Gains of the layers that took a normalizer's place, from the variance that is predicted in front of them."""
 
 from __future__ import annotations
 

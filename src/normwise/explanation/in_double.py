@@ -1,4 +1,4 @@
-"""A user's layer in fp64, asked many times, and given back as it was."""
+"""A user's layer in fp64, called many times, and given back as it was."""
 
 from __future__ import annotations
 
