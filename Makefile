@@ -77,7 +77,7 @@ $(LIBRARIES): $(READY)
 
 libraries: $(LIBRARIES) ## the tests that need timm, torchvision, transformers, Lightning, torchao, Opacus, ..., which it installs
 	$(PYTEST) -m "not slow" tests/nets tests/signal tests/comparison/contestants/test_models.py tests/comparison/data/test_task_data.py \
-		tests/comparison/experiments/test_recipes.py tests/comparison/sweeping/test_on_ray.py \
+		tests/comparison/experiments/test_examples_of_compare.py tests/comparison/sweeping/test_on_ray.py \
 		tests/layers/test_published_norms.py tests/tools/test_libraries.py tests/tools/test_real_models.py
 
 examples: $(READY) ## every example of README and docs that runs in bounded time

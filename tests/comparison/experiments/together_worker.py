@@ -16,7 +16,7 @@ from normwise.comparison import InputError, RunFinished
 from normwise.comparison.storage import read_rows
 
 sys.path.insert(0, str(Path(__file__).parents[3]))
-from recipes import several_processes
+from examples.compare import several_processes
 
 OUT = Path(sys.argv[1])
 OWN = {"metric": "loss", "direction": "min", "batch_sizes": [8], "epochs": 1}

@@ -1,4 +1,4 @@
-"""The recipes of one process train; those of several are tried in together_worker.py."""
+"""The examples of one process train; those of several are tried in together_worker.py."""
 
 import math
 import sys
@@ -13,7 +13,7 @@ SMALL = {"batch_sizes": [32], "seeds": 1, "epochs": 1}
 
 
 def test_diabetes():
-    from recipes import diabetes
+    from examples.compare import diabetes
 
     rows = compare(
         train=diabetes.train, norms=["batch", "none"], metric="rmse", direction="min", lrs=[1e-3, 1e-2], **SMALL
@@ -25,7 +25,7 @@ def test_diabetes():
 
 def test_a_lightning_module():
     lightning()
-    from recipes import lightning_module
+    from examples.compare import lightning_module
 
     rows = compare(train=lightning_module.train, norms=["batch", "group"], metric="accuracy", direction="max", **SMALL)
     assert [row["status"] for row in rows] == ["finished", "finished"]
