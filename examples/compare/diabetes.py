@@ -1,4 +1,4 @@
-"""A tabular regression in a loop of one's own: how far diabetes has gone on a year later, from ten measurements.
+r"""A tabular regression in a loop of one's own: how far diabetes has gone on a year later, from ten measurements.
 
     normwise compare --train examples.compare.diabetes:train --metric rmse:min \
         --norms batch,layer,group,none --batch-sizes 4,32

@@ -1,4 +1,4 @@
-"""A Lightning module as it is, compared: the digits of scikit-learn in a small convolutional net.
+r"""A Lightning module as it is, compared: the digits of scikit-learn in a small convolutional net.
 
     normwise compare --train examples.compare.lightning_module:train --metric accuracy:max \
         --norms batch,group,layer,none
