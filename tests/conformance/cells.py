@@ -82,6 +82,11 @@ class Case(NamedTuple):
         return x.bfloat16().to(torch.float16).to(dtype)
 
 
+#: One layer of each way to a table and from it: what takes long and has one mechanism is tried with these.
+ONE_OF_EACH_WAY = {"batch", "group", "ghost", "renorm", "switchable", "evo-b0", "filter-response", "global-response"}
+ONE_OF_EACH_WAY |= {"pixel-layer", "token-rms", "tanh", "adaptive-layer", "conditional-batch"}
+
+
 def cases() -> list[Case]:
     """Every layer of the table at every rank it serves; synchronized layers are proven over real processes."""
     found = []

@@ -11,7 +11,16 @@ import inspect
 import functional_cases
 import pytest
 import torch
-from conformance.cells import TOLERANCE, assert_near, cases, needs_processes, results_of, trained, truth
+from conformance.cells import (
+    ONE_OF_EACH_WAY,
+    TOLERANCE,
+    assert_near,
+    cases,
+    needs_processes,
+    results_of,
+    trained,
+    truth,
+)
 from torch._dynamo.backends.common import aot_autograd
 from torch._functorch.aot_autograd import make_boxed_func
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -110,8 +119,16 @@ def test_mask_and_residual(case, without_fp64):
 
 
 @pytest.mark.parametrize("training", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["train", "eval"])
-@pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in cases() if case.rank == 1])
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=case.name, marks=() if case.name in ONE_OF_EACH_WAY else pytest.mark.slow)
+        for case in cases()
+        if case.rank == 1
+    ],
+)
 def test_compiled(case, training, without_fp64):
+    """The operators of all layers are looked at above, where they run; a compiler adds the constants that it makes."""
     if needs_processes(case):
         pytest.skip("needs a process group")
     layer = case.layer(torch.float32).train(training)

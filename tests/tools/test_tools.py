@@ -2,25 +2,31 @@
 
 import pytest
 
-from tests.conformance.cells import cases
+from tests.conformance.cells import ONE_OF_EACH_WAY, cases
 
 from . import cells, write
 
 #: What torch.jit.script makes of them, besides "works".
 EVALUATE = {"ghost", "renorm", "evo-b0"}
 REFUSED = {"switchable", "batch-instance", "adaptive-instance", "conditional-instance", "conditional-batch", "spade"}
-# Tracing takes long, and ranks change no path through the code.
-CASES = [
-    pytest.param(case, id=f"{case.name}-{case.rank}d", marks=() if case.rank == 2 else pytest.mark.slow)
-    for case in cases()
-]
+#: These record every operator of a layer, which takes long.
+RECORDING = {"make_fx", "export", "jit.trace"}
+
+
+def cells_of(case):
+    """Each tool with a layer. Ranks change no path through the code, and layers of one way are recorded alike."""
+    for tool in cells.CELLS:
+        quick = case.rank == 2 and (tool not in RECORDING or case.name in ONE_OF_EACH_WAY)
+        name = f"{tool}-{case.name}-{case.rank}d"
+        yield pytest.param(tool, case, id=name, marks=() if quick else pytest.mark.slow)
+
+
 # torch itself compiles its forward-mode rules with torch.jit.script on their first use.
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("tool", cells.CELLS)
-def test_cell(case, tool):
+@pytest.mark.parametrize(("tool", "case"), [cell for case in cases() for cell in cells_of(case)])
+def test_cell(tool, case):
     expected = cells.WORKS
     if tool == "jit.script":
         expected = cells.EVALUATES if case.name in EVALUATE else cells.ERROR if case.name in REFUSED else cells.WORKS
