@@ -678,6 +678,13 @@ MUTATIONS = [
         "tests/operations/test_lean.py -k 'far and float32'",
     ),
     Mutation(
+        "over the batch a lean pass gives γ a gradient of its own sign",
+        "operations/ways/lean.py",
+        "torch.where(weight.detach() < 0, -grad_factor, grad_factor)",
+        "grad_factor",
+        "tests/operations/test_lean.py -k 'automatic-batch-True-at and float64'",
+    ),
+    Mutation(
         "a lean pass refuses a scale that the shift drowns",
         "operations/ways/lean.py",
         "if wrong.any():",

@@ -54,9 +54,10 @@ class BatchNorm2d(_BatchNorm, nn.BatchNorm2d):
     extends the batch over processes; ``nonfinite`` and ``single_value`` say what becomes of unusable batches, see
     ``layer.policy``; ``lean=True`` keeps the output for the backward pass in the place of the input (the idea of Rota
     Bulò et al. 2017, arXiv:1712.02616), which a convolution behind the layer keeps anyway: the layer then costs
-    no memory, and one more pass backward. The input is computed back, with gradients right to rounding; it must be
-    possible: the activation is None or ``"leaky_relu"``, there is no residual, mask or process group, and
-    abs(γ) > abs(β) / 128 in every channel (in fp16 / 32, in bf16 / 4), otherwise ValueError. No second derivatives.
+    no memory, and time: both passes take 1.0 to 1.6 times as long here, more behind LeakyReLU and in GroupNorm and
+    InstanceNorm (docs/performance.md). Gradients are right to rounding where the output can be undone: the
+    activation is None or ``"leaky_relu"``, there is no residual, mask or process group, and abs(γ) > abs(β) / 128 in
+    every channel (in fp16 / 32, in bf16 / 4), otherwise ValueError. No second derivatives.
 
     ``forward(input, residual=None, mask=None, lengths=None)``: ``residual``, of its shape, is added before the
     activation. ``mask`` is boolean, ``[N, *space]`` or ``[N, 1, *space]``: batch and running statistics are those of
