@@ -42,7 +42,7 @@ def judge(results: Results) -> Verdict:
         return Verdict(HOLDS, sentence)
     weak = [case for case in BATCHES if behind[case]]
     if weak:
-        return Verdict(HOLDS_WHEN, f"it is {weak[0]}. {sentence}")
+        return Verdict(HOLDS_WHEN, f"it is compared with {weak[0]}. {sentence}")
     return Verdict(UNDECIDED, sentence)
 
 
