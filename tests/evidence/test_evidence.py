@@ -38,11 +38,13 @@ FOUND = {
     "E10": UNDECIDED,
     "E11": UNDECIDED,
     "E12": UNDECIDED,
+    "E12b": HOLDS,
     "E13": HOLDS_WHEN,
     "E14": HOLDS,
     "E15": HOLDS,
     "E16": HOLDS,
     "E17": UNDECIDED,
+    "E17b": HOLDS_WHEN,
     "E18": HOLDS,
     "E19": UNDECIDED,
     "E20": HOLDS,
@@ -160,7 +162,8 @@ def test_the_picture_is_headed_by_claim_and_verdict(experiment):
     if verdict.outcome == HOLDS_WHEN:
         assert verdict.sentence.partition(" ")[0] in picture
     seeds = len({row["seed"] for row in rows})
-    assert (f"standard deviation over {seeds} seeds" in picture) == (seeds > 1)
+    assert (f">{seeds} seeds" in picture) == (seeds > 1)
+    assert ("; ±: standard deviation" in picture) == ("±" in experiment.picture(Results(rows)))
 
 
 @pytest.mark.parametrize(**BY_NUMBER)

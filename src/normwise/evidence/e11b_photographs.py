@@ -70,7 +70,7 @@ def picture(results: Results) -> str:
     values = {
         f"{case}, {results.mean(case, name='MMACs'):.1f} MMACs": results.shown(case, scale=100) for case in FAMILIES
     }
-    axis = "held-out accuracy, %; ± standard deviation over the seeds"
+    axis = "held-out accuracy, %"
     return bars("Equally many operations for a picture: who learns it best?", axis, values)
 
 

@@ -53,7 +53,7 @@ def picture(results: Results) -> str:
         for length, name in lengths.items()
         for case in CASES
     }
-    axis = "accuracy, %; ± standard deviation over the seeds"
+    axis = "accuracy, %"
     return bars("Normalized inside the recurrence: who still reads longer sequences?", axis, values, group=": ")
 
 
