@@ -50,10 +50,10 @@ def picture_of(experiment: Experiment, rows: Sequence[Row]) -> str:
     note = f"{seeds} seeds" if seeds > 1 else "1 seed"
     if "±" in picture:
         note += "; ±: standard deviation over them"
-    return headed(picture, experiment.claim, _in_short(judged(experiment, rows)), note)
+    return headed(picture, experiment.claim, in_short(judged(experiment, rows)), note)
 
 
-def _in_short(verdict: Verdict) -> str:
+def in_short(verdict: Verdict) -> str:
     """The outcome, and the condition if it has one."""
     if verdict.outcome != HOLDS_WHEN:
         return verdict.outcome
