@@ -35,7 +35,9 @@ FOUND = {
     "E8": HOLDS,
     "E9": DOES_NOT_HOLD,
     "E10": UNDECIDED,
+    "E10b": UNDECIDED,
     "E11": UNDECIDED,
+    "E11b": UNDECIDED,
     "E12": UNDECIDED,
     "E12b": HOLDS,
     "E13": HOLDS_WHEN,
@@ -46,6 +48,7 @@ FOUND = {
     "E17b": HOLDS_WHEN,
     "E18": HOLDS,
     "E19": UNDECIDED,
+    "E19b": HOLDS_WHEN,
     "E20": HOLDS,
 }
 
