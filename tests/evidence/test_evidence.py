@@ -34,6 +34,7 @@ FOUND = {
     "E7": HOLDS_WHEN,
     "E8": HOLDS,
     "E9": DOES_NOT_HOLD,
+    "E9b": HOLDS_WHEN,
     "E10": UNDECIDED,
     "E10b": UNDECIDED,
     "E11": UNDECIDED,
