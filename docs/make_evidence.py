@@ -16,7 +16,7 @@ from normwise.evidence import EXPERIMENTS, Experiment
 from normwise.evidence.experiment import DOES_NOT_HOLD, HOLDS, HOLDS_WHEN, UNDECIDED
 from normwise.evidence.reading import about_committed, committed_rows, judged
 from normwise.evidence.running import folder_of, runs_of
-from normwise.evidence.showing import picture_of
+from normwise.evidence.showing import in_short, picture_of
 
 HERE = Path(__file__).parent
 PAGE, IMAGES = HERE / "evidence.md", HERE / "images" / "evidence"
@@ -83,8 +83,9 @@ def _line(experiment: Experiment) -> str:
     rows = committed_rows(experiment)
     if not rows:
         return f"| {number} | {claim} | not run yet (未実施); `normwise evidence {number}` runs it |\n"
-    outcome = judged(experiment, rows).outcome
-    return f"| [{number}](#{number.lower()}) | {claim} | **{outcome}** ({OUTCOMES_JA[outcome]}) |\n"
+    verdict = judged(experiment, rows)
+    found = f"**{verdict.outcome}**{in_short(verdict).removeprefix(verdict.outcome)} ({OUTCOMES_JA[verdict.outcome]})"
+    return f"| [{number}](#{number.lower()}) | {claim} | {found} |\n"
 
 
 def _part(experiment: Experiment) -> str:
@@ -131,8 +132,8 @@ hold here" and "undecided at this size" are results, and where a first protocol 
 looked for, which has its letter: both are reported. Words: [glossary](glossary.md); where the articles slip:
 [errata](errata.md).
 
-記事にある主張を一つずつ実験にしたものです。判定の規則は実行の前にコードで決めてあります。最初の実験で決まらなかった
-主張には別の実験 (E9b など) を加え、両方の結果を載せています。
+記事にある主張を一つずつ実験にしたものです。判定の規則は実行の前にコードで決めてあります。
+最初の実験で決まらなかった主張には別の実験 (E9b など) を加え、両方の結果を載せています。
 
 ```
 normwise evidence

@@ -174,7 +174,7 @@ def picture(results: Results) -> str:
     values = {case: results.shown(case, scale=100) for case in CASES}
     return stacked(
         bars(f"Who is the most accurate at batch size {SIZE}?", axis, ranked),
-        bars("Task by task", "held-out accuracy, %; ± standard deviation over the seeds", values, group=": "),
+        bars("Task by task", "held-out accuracy, %", values, group=": "),
     )
 
 

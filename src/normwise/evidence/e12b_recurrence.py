@@ -42,7 +42,7 @@ def judge(results: Results) -> Verdict:
         return Verdict(HOLDS, sentence)
     weak = [case for case in BATCHES if behind[case]]
     if weak:
-        return Verdict(HOLDS_WHEN, f"it is {weak[0]}. {sentence}")
+        return Verdict(HOLDS_WHEN, f"it is compared with {weak[0]}. {sentence}")
     return Verdict(UNDECIDED, sentence)
 
 
@@ -53,7 +53,7 @@ def picture(results: Results) -> str:
         for length, name in lengths.items()
         for case in CASES
     }
-    axis = "accuracy, %; ± standard deviation over the seeds"
+    axis = "accuracy, %"
     return bars("Normalized inside the recurrence: who still reads longer sequences?", axis, values, group=": ")
 
 

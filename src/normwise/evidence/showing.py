@@ -46,11 +46,14 @@ def lines_of(experiment: Experiment, verdict: Verdict | None) -> list[str]:
 def picture_of(experiment: Experiment, rows: Sequence[Row]) -> str:
     """The picture with the claim, the verdict and what its error bars are."""
     seeds = len({row["seed"] for row in rows})
-    note = f"±: standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
-    return headed(experiment.picture(Results(rows)), experiment.claim, _in_short(judged(experiment, rows)), note)
+    picture = experiment.picture(Results(rows))
+    note = f"{seeds} seeds" if seeds > 1 else "1 seed"
+    if "±" in picture:
+        note += "; ±: standard deviation over them"
+    return headed(picture, experiment.claim, in_short(judged(experiment, rows)), note)
 
 
-def _in_short(verdict: Verdict) -> str:
+def in_short(verdict: Verdict) -> str:
     """The outcome, and the condition if it has one."""
     if verdict.outcome != HOLDS_WHEN:
         return verdict.outcome
