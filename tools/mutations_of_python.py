@@ -308,14 +308,14 @@ MUTATIONS = [
     ),
     Mutation(
         "a program of a formula serves its own shapes and dtypes alone",
-        "operations/formula/occasion.py",
+        "operations/formula/formula_call.py",
         "rest.append((value.shape, value.dtype))",
         "rest.append(())",
         "tests/operations/test_recorded.py",
     ),
     Mutation(
         "tensors elsewhere than on the CPU are not recorded",
-        "operations/formula/occasion.py",
+        "operations/formula/formula_call.py",
         "if type(value) not in PLAIN or not value.is_cpu or value",
         "if type(value) not in PLAIN or value",
         "tests/operations/test_own_formulas.py -k elsewhere",
@@ -371,7 +371,7 @@ MUTATIONS = [
     ),
     Mutation(
         "what a formula gives is looked at",
-        "operations/formula/last_step.py",
+        "operations/formula/output_step.py",
         "    _check(found, x)",
         "    pass",
         "tests/operations/test_own_formulas.py",
@@ -399,14 +399,14 @@ MUTATIONS = [
     ),
     Mutation(
         "a formula's complex numbers are refused",
-        "operations/formula/last_step.py",
+        "operations/formula/output_step.py",
         "if isinstance(t, complex) or (isinstance(t, Tensor) and t.is_complex()):",
         "if False:",
         "tests/operations/test_devices.py",
     ),
     Mutation(
         "given statistics that change before the backward pass are an error",
-        "operations/formula/occasion.py",
+        "operations/formula/formula_call.py",
         "if t._version != version:",
         "if False:",
         "tests/operations/test_recorded.py",

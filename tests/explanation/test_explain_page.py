@@ -118,6 +118,18 @@ def test_a_chosen_value_shows_what_it_reads(browser):
     assert "its statistics take in 8 values, and 8 values share all of them" in said
 
 
+def test_a_link_can_name_the_normalizer(tmp_path):
+    path = tmp_path / "explain.html"
+    path.write_text(made())
+    titles = "[...document.querySelectorAll('section:not([hidden]) h2')].map((title) => title.textContent)"
+    with Browser(tmp_path / "profile") as browser:
+        browser.open(f"{path.as_uri()}#group", 1400)
+        assert browser.evaluate(titles) == ["GroupNorm"]
+        browser.evaluate("location.hash = 'batch'; new Promise((done) => setTimeout(done, 50))")
+        assert browser.evaluate(titles) == ["BatchNorm"]
+        assert browser.seen("Runtime.exceptionThrown") == []
+
+
 def test_the_page_is_dark_where_that_is_preferred(browser):
     browser.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
     assert browser.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 23, 26)"

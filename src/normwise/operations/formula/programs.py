@@ -15,8 +15,8 @@ from normwise.core.program import Program
 from normwise.core.program import RecordedFormula as Recorded
 from normwise.core.responses import RESPONSES
 
+from .formula_call import FormulaCall, together
 from .lowering import Lowering, NotRecordableError
-from .occasion import Occasion, together
 from .recording import Recording
 from .tiny_graph import TinyGraph
 
@@ -43,19 +43,19 @@ class Kind(NamedTuple):
     flows: bool  # a gradient back through the moments
 
 
-def record(occasion: Occasion, backend: Formulas, x: Tensor) -> Kind:
+def record(call: FormulaCall, backend: Formulas, x: Tensor) -> Kind:
     """Run the formula, and what differentiates it, once under the eyes of a recording."""
-    inputs = _examples(occasion.tensors)
+    inputs = _examples(call.tensors)
     others = iter(inputs)
-    table = Moments(*together(occasion.entering, others))
-    parameters = together(occasion.parameters, others)
-    constants = dict(zip(occasion.formula.keywords, together(occasion.formula.keywords.values(), others), strict=True))
-    formula = partial(occasion.formula.func, **constants)
-    for p, needed in zip(parameters, occasion.needs, strict=True):
+    table = Moments(*together(call.entering, others))
+    parameters = together(call.parameters, others)
+    constants = dict(zip(call.formula.keywords, together(call.formula.keywords.values(), others), strict=True))
+    formula = partial(call.formula.func, **constants)
+    for p, needed in zip(parameters, call.needs, strict=True):
         if needed:
             p.requires_grad_()
     with Recording() as recording:
-        graph = TinyGraph(backend, formula, x, table, parameters, None, measured=occasion.flows)
+        graph = TinyGraph(backend, formula, x, table, parameters, None, measured=call.flows)
     step, lowering = graph.step, Lowering(inputs)
     lowering.take(recording.calls)
     statistics, count, planes = _split(step.statistics, table.count)

@@ -20,8 +20,8 @@ from normwise.core.formulas import Formula
 from normwise.core.lasting import lasting
 from normwise.core.moments import Moments, statistics_dtype, widen
 
+from .formula_call import FormulaCall
 from .lowering import NotRecordableError
-from .occasion import Occasion
 from .programs import Kind, record
 from .tiny_graph import is_recordable
 
@@ -32,23 +32,23 @@ class RecordedRun:
     """One pass of a recorded formula over a tensor; see `Run`."""
 
     def __init__(
-        self, backend: Formulas, kind: Kind, occasion: Occasion, activation: Activation | None, mask: Tensor | None
+        self, backend: Formulas, kind: Kind, call: FormulaCall, activation: Activation | None, mask: Tensor | None
     ) -> None:
-        self.backend, self.kind, self.occasion, self.mask = backend, kind, occasion, mask
-        self.formula, self.given = occasion.formula, occasion.given
+        self.backend, self.kind, self.call, self.mask = backend, kind, call, mask
+        self.formula, self.given = call.formula, call.given
         self.behind, self.activation = (activation, None) if kind.is_response else (None, activation)
-        self.widened, self.statistics = False, occasion.table
+        self.widened, self.statistics = False, call.table
 
     def forward(self, x: Tensor, residual: Tensor | None, parameters: Sequence[Tensor | None]) -> Tensor:
-        kind, occasion = self.kind, self.occasion
+        kind, call = self.kind, self.call
         self.widened = self.behind is not None and statistics_dtype(x.dtype) is not x.dtype
         if self.widened:
             x, residual = widen(x), None if residual is None else widen(residual)
         found: list[Any] = [form.new(x) for form in kind.statistics]
-        what = (x, residual, self.activation, self.mask, occasion.tensors, found)
+        what = (x, residual, self.activation, self.mask, call.tensors, found)
         y, self.tables = self.backend.normalize(kind.prepared, *what, measured=self.given is None)
         if len(found) == 2:
-            found.append(kind.count + kind.planes * occasion.size)
+            found.append(kind.count + kind.planes * call.size)
         if found:
             self.statistics = Moments(*found)
         return y
@@ -56,11 +56,11 @@ class RecordedRun:
     def backward(
         self, grad_y: Tensor, x: Tensor, residual: Tensor | None, *, values: bool
     ) -> tuple[Tensor | None, Tensor | None, list[Tensor | None]]:
-        self.occasion.check_constants()
+        self.call.check_constants()
         kind = self.kind
         gradients = [None if form is None else form.new(x) for form in kind.gradients]
         found = [g for g in gradients if g is not None]
-        what = (grad_y, x, residual, self.activation, self.mask, self.occasion.tensors, found, self.tables)
+        what = (grad_y, x, residual, self.activation, self.mask, self.call.tensors, found, self.tables)
         pair = self.backend.normalize_backward(kind.prepared, *what, measured=kind.flows, values=values)
         return pair[0], pair[1], gradients
 
@@ -94,15 +94,15 @@ def recorded_run(
     if residual is not None and residual.dtype != x.dtype:
         return None
     try:
-        occasion = Occasion(formula, x, mask, moments, parameters, differentiable=differentiable)
+        call = FormulaCall(formula, x, mask, moments, parameters, differentiable=differentiable)
     except NotRecordableError:
         return None
-    kind = _kind_of(occasion, able, x)
-    return None if kind is None else RecordedRun(able, kind, occasion, activation, mask)
+    kind = _kind_of(call, able, x)
+    return None if kind is None else RecordedRun(able, kind, call, activation, mask)
 
 
-def _kind_of(occasion: Occasion, backend: Formulas, x: Tensor) -> Kind | None:
-    key = (backend.name, *occasion.key)
+def _kind_of(call: FormulaCall, backend: Formulas, x: Tensor) -> Kind | None:
+    key = (backend.name, *call.key)
     if key in _kinds:
         return _kinds[key]
     if len(_kinds) >= _MOST_KINDS:
@@ -110,8 +110,8 @@ def _kind_of(occasion: Occasion, backend: Formulas, x: Tensor) -> Kind | None:
     kind = None
     try:
         with lasting():
-            kind = record(occasion, backend, x)
+            kind = record(call, backend, x)
     except NotRecordableError as reason:
-        _log.warning("%s runs operator by operator, slower: %s.", occasion.formula.func.__name__, reason)
+        _log.warning("%s runs operator by operator, slower: %s.", call.formula.func.__name__, reason)
     _kinds[key] = kind
     return kind

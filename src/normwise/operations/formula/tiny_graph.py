@@ -17,7 +17,7 @@ from normwise.core.formulas import Formula
 from normwise.core.layout import check_memory
 from normwise.core.moments import Moments, statistics_dtype
 
-from .last_step import last_step
+from .output_step import output_step
 
 
 class Pulled(NamedTuple):
@@ -56,7 +56,7 @@ class TinyGraph:
             ]
             found = formula(table._replace(mean=self.mean, var=self.var), *self.parameters)
             self.result = type(found)
-            self.step = last_step(backend, found, self.mean, x, activation)
+            self.step = output_step(backend, found, self.mean, x, activation)
         candidates = (self.mean, self.var, *self.parameters)
         self.leaves = [t for t in candidates if t is not None and t.requires_grad]
         if not _hides_nothing(formula):

@@ -16,7 +16,7 @@ from normwise.core.moments import Moments, statistics_dtype, widen
 
 from ..autograd import Gradients, Parameters, Pass, PassCall
 from ..context import Context
-from ..formula.last_step import LastStep, last_step
+from ..formula.output_step import OutputStep, output_step
 from ..formula.recorded import recorded_run
 from ..formula.tiny_graph import TinyGraph, wide
 from ..request import Request, layout_of
@@ -169,12 +169,12 @@ class GraphRun:
         self.statistics = (table if self.step.statistics is None else self.step.statistics).detached()
         return self.step.apply(widen(x) if self.widened else x, residual)
 
-    def _step(self, x: Tensor, table: Moments, parameters: Sequence[Tensor | None]) -> LastStep:
+    def _step(self, x: Tensor, table: Moments, parameters: Sequence[Tensor | None]) -> OutputStep:
         what = (self.backend, self.formula, x, table, parameters, self.activation)
         if self.differentiable:
             self.graph = TinyGraph(*what, measured=self.given is None)
             return self.graph.step
-        return last_step(self.backend, self.formula(table, *wide(parameters, x)), table.mean, x, self.activation)
+        return output_step(self.backend, self.formula(table, *wide(parameters, x)), table.mean, x, self.activation)
 
     def backward(
         self, grad_y: Tensor, x: Tensor, residual: Tensor | None, *, values: bool

@@ -17,7 +17,7 @@ from normwise.core.precision import table_dtype
 
 from ..context import Context
 from ..epilogue import finish, narrowed, to_be_finished
-from ..formula.last_step import last_step
+from ..formula.output_step import output_step
 from ..formula.tiny_graph import wide
 from ..request import BATCH, Request, View, centers
 from ..saved import guarded
@@ -57,7 +57,7 @@ def planes(request: Request) -> tuple[Tensor, Moments]:
     check_memory(x, *parameters)
     table = Moments.of(x, request.mask) if request.known is None else as_table(request.known, x)
     found = request.formula(table, *wide(parameters, x))
-    step = last_step(reference, found, table.mean, x, activation_named(request.activation))
+    step = output_step(reference, found, table.mean, x, activation_named(request.activation))
     if step.behind is None:
         y = step.apply(x, residual)
     else:  # rounded once, at the end

@@ -21,7 +21,7 @@ from .lowering import NotRecordableError
 from .tiny_graph import wide
 
 
-class Occasion:
+class FormulaCall:
     """A formula about to be run: its tensors, and apart from them all the rest, which is the key to its programs."""
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The last step of a normalizer, from the formula's tables to y and back: affine in x, or another response."""
+"""From the formula's tables to y and back: the step that is affine in x, or another response."""
 
 from __future__ import annotations
 
@@ -81,12 +81,12 @@ class ResponseStep:
         return self.backend.respond_backward(grad_y, x, self.response, self.tables, residual, self.around, *backflow)
 
 
-LastStep = AffineStep | ResponseStep
+OutputStep = AffineStep | ResponseStep
 
 
-def last_step(
+def output_step(
     backend: Backend, found: Affine | Responding, mean: Tensor, x: Tensor, activation: Activation | None
-) -> LastStep:
+) -> OutputStep:
     """The step that a formula's result asks for, its tables ``[N, C]`` in the dtype of ``x``'s statistics."""
     if not isinstance(found, Affine) and type(found) not in RESPONSES:
         others = ", ".join(kind.__name__ for kind in RESPONSES)
