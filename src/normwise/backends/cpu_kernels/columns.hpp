@@ -150,7 +150,7 @@ NW_INLINE void add_gradients(const Incoming<T> in, int64_t stride, int64_t lengt
   const auto of_line = [&](int64_t i) NW_LAMBDA { return line.at(i); };
   const auto add = [&](int64_t at, auto part, auto each) NW_LAMBDA {
     Values<T> sum = load_line<T>(s, at), product = load_line<T>(t, at);
-    each([&](int w, vec<A> g, vec<A> d) NW_LAMBDA {
+    each([&](int w, vec<A> g, vec<A> d, vec<A>) NW_LAMBDA {
       sum.at[w] += keep<T>(g, w, part);
       product.at[w] += keep<T>(g * d, w, part);
     });
@@ -210,11 +210,10 @@ inline void grad_sheet(const Incoming<T> in, const uint8_t* mask, T* gx, T* gr, 
       each_step<T>(count, [&](int64_t i, auto part) NW_LAMBDA {
         const int64_t c = start + i;
         T *to_x = gx + at + c, *to_residual = shifted(gr, at + c);
-        const Values<T> scale = line.scale.at(c);
         if (measured)
-          grad_step<T, true>(gradient, i, nullptr, to_x, to_residual, part, scale, through.at(c), stream);
+          grad_step<T, true>(gradient, i, nullptr, to_x, to_residual, part, through.at(c), stream);
         else
-          grad_step<T, false>(gradient, i, nullptr, to_x, to_residual, part, scale, {}, stream);
+          grad_step<T, false>(gradient, i, nullptr, to_x, to_residual, part, {}, stream);
       });
     });
   });

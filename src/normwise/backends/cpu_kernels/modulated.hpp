@@ -162,30 +162,28 @@ template <class T>
 void normalize_modulated(const RowCall<T>& call, int64_t per, const Modulation<T>& by, double eps, T* y) {
   const SetTasks tasks(call.rows, per, call.width);
   const acc<T> plus = by.scale ? by.plus : acc<T>(1);
-  const auto measured = [&](int64_t row) {
-    const Normal normal = normal_of(call.x + row * call.width, call.width, eps, call.center);
-    call.mean[row] = normal.mean;
-    call.root[row] = normal.root;
-    return normal;
-  };
   if (per == 1)
     return with_kept<T>(by.kept, [&](auto kept) {
       using K = decltype(kept);
-      for_each_row(call, [&](int64_t row) {
-        const int64_t at = row * call.width;
-        const KeptRow<T, const K> scale{by.scale ? static_cast<const K*>(by.scale) + at : nullptr};
-        const KeptRow<T, const K> shift{by.shift ? static_cast<const K*>(by.shift) + at : nullptr};
-        normalize_token(call.x + at, y + at, call.width, measured(row), scale, shift, plus);
+      for_tasks(call, [&](int64_t begin, int64_t end) {
+        for_measured_rows(call, begin, end, eps, [&](int64_t row, auto group, const Normal* normals) {
+          for (int r = 0; r < group; ++r) {
+            const int64_t at = (row + r) * call.width;
+            const KeptRow<T, const K> scale{by.scale ? static_cast<const K*>(by.scale) + at : nullptr};
+            const KeptRow<T, const K> shift{by.shift ? static_cast<const K*>(by.shift) + at : nullptr};
+            normalize_token(call.x + at, y + at, call.width, normals[r], scale, shift, plus);
+          }
+        });
       });
     });
   parallel(call.workers(), tasks.number(), [&](int64_t task) {
     tasks.each(task, [&](int64_t set, int64_t, int64_t row, int64_t end) {
       const Line<T> scale = line_of_set<T>(by.scale, by.kept, set, call.width, plus);
       const Line<T> shift = line_of_set<T>(by.shift, by.kept, set, call.width, 0);
-      for (; row < end; ++row) {
-        const int64_t at = row * call.width;
-        normalize_part<T, kNone>(call.x + at, nullptr, y + at, call.width, measured(row), scale, shift, kNone);
-      }
+      for_measured_rows(call, row, end, eps, [&](int64_t r, auto group, const Normal* normals) {
+        for (int64_t i = 0, at = r * call.width; i < group; ++i, at += call.width)
+          normalize_part<T, kPlain>(call.x + at, nullptr, y + at, call.width, normals[i], scale, shift, kNone);
+      });
     });
   });
 }
@@ -203,41 +201,38 @@ void differentiate_modulated(const RowCall<T>& call, int64_t per, const Modulati
   if (per == 1)
     return with_kept<T>(by.kept, [&](auto kept) {
       using K = decltype(kept);
-      for_each_row(call, [&](int64_t row) {
-        const int64_t at = row * width;
-        const KeptRow<T, const K> scale{by.scale ? static_cast<const K*>(by.scale) + at : nullptr};
-        const KeptRow<T, K> to_scale{out.scale ? static_cast<K*>(out.scale) + at : nullptr};
-        T* gx = to.gx ? to.gx + at : nullptr;
-        token_gradients(to.gy + at, call.x + at, width, call.normal(row), call.center, scale, plus, gx, to_scale);
+      for_tasks(call, [&](int64_t begin, int64_t end) {
+        for (int64_t row = begin, at = begin * width; row < end; ++row, at += width) {
+          const KeptRow<T, const K> scale{by.scale ? static_cast<const K*>(by.scale) + at : nullptr};
+          const KeptRow<T, K> to_scale{out.scale ? static_cast<K*>(out.scale) + at : nullptr};
+          T* gx = to.gx ? to.gx + at : nullptr;
+          token_gradients(to.gy + at, call.x + at, width, call.normal(row), call.center, scale, plus, gx, to_scale);
+        }
       });
     });
   const SetTasks tasks(call.rows, per, width);
-  const int64_t partial = tasks.sets * tasks.parts * width;
-  Buffer<double> to_scale(out.scale ? partial : 0), to_shift(out.shift ? partial : 0);
+  const int64_t size = padded<T>(width), partial = tasks.sets * tasks.parts * size;
+  Buffer<double> to_scale(partial, 0), to_shift(partial, 0);
   parallel(call.workers(), tasks.number(), [&](int64_t task) {
-    LineSums<T> sums(width);
     tasks.each(task, [&](int64_t set, int64_t part, int64_t row, int64_t end) {
       const Line<T> scale = line_of_set<T>(by.scale, by.kept, set, width, plus);
+      const int64_t at = (set * tasks.parts + part) * size;
+      LineSums<T> sums(width, &to_scale[at], &to_shift[at]);
       const auto slopes_at = [&](int64_t r, int64_t) {
         return Slopes<T, kPlain>{to.gy + r * width, call.x + r * width, nullptr};
       };
-      for_row_sums<T, kPlain>(call, row, end, width, scale, sums, slopes_at, [&](int64_t r, const Pair& found, const auto& slopes) {
-        if (to.gx) row_gradient(call, r, to, slopes, 0, width, found, scale);
+      for_row_sums<T, kPlain>(call, row, end, width, scale, sums, slopes_at, [&](int64_t r, auto group, const Pair* found, auto slopes) {
+        for (int i = 0; to.gx && i < group; ++i) row_gradient(call, r + i, to, slopes[i], 0, width, found[i], scale);
       });
       sums.flush();
-      const int64_t at = (set * tasks.parts + part) * width;
-      if (out.scale) std::copy_n(sums.to_weight.data(), width, &to_scale[at]);
-      if (out.shift) std::copy_n(sums.to_bias.data(), width, &to_shift[at]);
-      std::fill_n(sums.to_weight.data(), width, 0.0);
-      std::fill_n(sums.to_bias.data(), width, 0.0);
     });
   });
   const auto deliver = [&](Buffer<double>& of, void* tables, int64_t set) {
-    double* sum = &of[set * tasks.parts * width];
+    double* sum = &of[set * tasks.parts * size];
     for (int64_t part = 1; part < tasks.parts; ++part)
-      for (int64_t i = 0; i < width; ++i) sum[i] += sum[part * width + i];
+      for (int64_t i = 0; i < size; ++i) sum[i] += sum[part * size + i];
     set_kept<T>(const_cast<void*>(set_of<T>(tables, by.kept, set, width)), by.kept, width,
-                [&](int64_t i) { return sum[i]; });
+                [&](int64_t i) { return sum[place<T>(i)]; });
   };
   parallel(call.workers(), tasks.sets, [&](int64_t set) {
     if (out.scale) deliver(to_scale, out.scale, set);

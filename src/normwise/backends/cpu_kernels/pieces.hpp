@@ -106,21 +106,4 @@ NW_INLINE void for_pieces(const Shape& shape, Plane of_plane, Rows of_rows) {
   });
 }
 
-// Whether planes are so short that several are treated together.
-template <class T>
-bool short_planes(const Shape& s) {
-  return !s.last && s.S <= 4 * step<T>;
-}
-
-// f(n, c, planes) over all planes, at most a vector's lanes of one sample at a time.
-template <class T, class F>
-NW_INLINE void for_short_planes(const Shape& shape, F f) {
-  constexpr int L = lanes<acc<T>>;
-  const int64_t width = std::max<int64_t>(1, kGrain / 2 / shape.S / L) * L, parts = (shape.C + width - 1) / width;
-  parallel(shape.numel() < kSerial ? 1 : shape.threads, shape.N * parts, [&](int64_t task) {
-    const int64_t n = task / parts, first = task % parts * width, end = std::min(shape.C, first + width);
-    for (int64_t c = first; c < end; c += L) f(n, c, std::min<int64_t>(L, end - c));
-  });
-}
-
 }  // namespace nw

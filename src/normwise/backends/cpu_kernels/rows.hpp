@@ -16,11 +16,12 @@ struct Normal {
   }
 };
 
-// The work is cut into tasks of the same size whatever the threads, and into so few that their sums take little room.
+// The work is cut into tasks of the same size whatever the threads: into so few that their sums take little room, and so
+// small that sums over a task's rows in fp32 are exact enough.
 struct Tasks {
   int64_t size, number;
   Tasks(int64_t units, int64_t values_per_unit)
-      : size(std::max({(units + 63) / 64, kGrain / 4 / std::max<int64_t>(1, values_per_unit), int64_t(1)})),
+      : size(std::clamp<int64_t>(std::max((units + 63) / 64, kGrain / 4 / std::max<int64_t>(1, values_per_unit)), 1, kBlockRows)),
         number((units + size - 1) / size) {}
 };
 
@@ -40,6 +41,75 @@ Normal normal_of(const T* x, int64_t width, double eps, bool center) {
     power += squares.total();
   });
   return {0, 1 / std::sqrt(power * inverse + eps)};
+}
+
+// So many rows are treated together, as far as there are registers: they share what is loaded of the columns, and one works
+// while another waits for its sums.
+constexpr int kRowsAtOnce = kBytes == 64 ? 4 : 2;
+// Longer rows wait for little, and the same columns of several, a power of two apart, share a few sets of the first cache.
+constexpr int64_t kShortRow = 4096;  // bytes
+
+// f(row, integral_constant R) over rows of this width.
+template <class T, class F>
+NW_INLINE void in_groups_of_rows(int64_t rows, int64_t width, F f) {
+  if (width * int64_t(sizeof(T)) < kShortRow)
+    in_groups<kRowsAtOnce>(rows, f);
+  else
+    in_groups<1>(rows, f);
+}
+
+// Σ d and Σ d² of R rows, `distance` apart, with d = x - pilot.
+template <class T, int R>
+NW_INLINE void squares_of_rows(const T* x, int64_t distance, int64_t width, const acc<T>* pilots, double* rests, double* powers) {
+  using A = acc<T>;
+  vec<A> rest[R], squares[R], pilot[R];
+#pragma GCC unroll 4
+  for (int r = 0; r < R; ++r) rest[r] = squares[r] = vec<A>{}, pilot[r] = splat(pilots[r]);
+  each_step<T>(width, [&](int64_t i, auto part) NW_LAMBDA {
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) {
+      const Values<T> v = load(x + r * distance + i, part);
+      each_way<T>([&](int k) NW_LAMBDA {
+        const vec<A> d = keep<T>(v.at[k] - pilot[r], k, part);
+        rest[r] += d;
+        squares[r] += d * d;
+      });
+    }
+  });
+  totals_of_each(rest, rests);
+  totals_of_each(squares, powers);
+}
+
+// `normal_of` of R short rows, `distance` apart.
+template <class T, int R>
+NW_INLINE void normals_of(const T* x, int64_t distance, int64_t width, double eps, bool center, Normal* normals) {
+  if constexpr (R == 1) {
+    *normals = normal_of(x, width, eps, center);
+  } else {
+    using A = acc<T>;
+    const double inverse = 1 / double(width);
+    double rest[R], power[R];
+    A pilot[R]{};
+    if (center) {
+      vec<A> sum[R]{};
+      each_step<T>(width, [&](int64_t i, auto part) NW_LAMBDA {
+#pragma GCC unroll 4
+        for (int r = 0; r < R; ++r) {
+          const Values<T> v = load(x + r * distance + i, part);
+          __builtin_prefetch(x + (r + R) * distance + i, 0, 2);
+          each_way<T>([&](int k) NW_LAMBDA { sum[r] += v.at[k]; });
+        }
+      });
+      totals_of_each(sum, rest);
+      for (int r = 0; r < R; ++r) pilot[r] = A(rest[r] * inverse);
+    }
+    squares_of_rows<T, R>(x, distance, width, pilot, rest, power);
+    for (int r = 0; r < R; ++r) {
+      const double off = center ? rest[r] * inverse : 0;
+      const Stats stats{double(width), double(pilot[r]) + off, power[r] - rest[r] * off};
+      normals[r] = {stats.mean, 1 / std::sqrt(stats.var(inverse) + eps)};
+    }
+  }
 }
 
 // A parameter of `channels` values as a line: `otherwise` where there is none.
@@ -79,12 +149,25 @@ void for_blocks(int threads, int64_t width, F f) {
   });
 }
 
-// f(row) for every row, in tasks.
+// f(begin, end) for every task's rows.
 template <class T, class F>
-void for_each_row(const RowCall<T>& call, F f) {
+void for_tasks(const RowCall<T>& call, F f) {
   const Tasks tasks(call.rows, call.width);
   parallel(call.workers(), tasks.number, [&](int64_t task) {
-    for (int64_t r = task * tasks.size; r < std::min(call.rows, (task + 1) * tasks.size); ++r) f(r);
+    f(task * tasks.size, std::min(call.rows, (task + 1) * tasks.size));
+  });
+}
+
+// f(row, integral_constant R, normals) for the rows from `begin` on in groups, whose statistics are measured, and kept.
+template <class T, class F>
+NW_INLINE void for_measured_rows(const RowCall<T>& call, int64_t begin, int64_t end, double eps, F f) {
+  in_groups_of_rows<T>(end - begin, call.width, [&](int64_t first, auto group) NW_LAMBDA {
+    constexpr int R = decltype(group)::value;
+    Normal normals[R];
+    const int64_t row = begin + first;
+    normals_of<T, R>(call.normalized() + row * call.width, call.width, call.width, eps, call.center, normals);
+    for (int r = 0; r < R; ++r) call.mean[row + r] = normals[r].mean, call.root[row + r] = normals[r].root;
+    f(row, group, normals);
   });
 }
 
@@ -138,28 +221,29 @@ template <class T, int K>
 void normalize_rows(const RowCall<T>& call, double eps, T* y) {
   const acc<T> one = 1, zero = 0;
   const T* x = call.normalized();
-  const auto measured = [&](int64_t r) {
-    const int64_t at = r * call.width;
-    if (call.added) add_part(call.x + at, call.added + at, call.sum + at, call.width);
-    const Normal normal = normal_of(x + at, call.width, eps, call.center);
-    call.mean[r] = normal.mean;
-    call.root[r] = normal.root;
-    return normal;
+  const int64_t width = call.width;
+  const auto measured = [&](int64_t begin, int64_t end, auto f) {
+    if (call.added)
+      for (int64_t r = begin, at = begin * width; r < end; ++r, at += width)
+        add_part(call.x + at, call.added + at, call.sum + at, width);
+    for_measured_rows(call, begin, end, eps, f);
   };
-  if (call.width <= kWideRow) {
-    const Line<T> weight = line_of<T>(call.weight, call.width, one), bias = line_of<T>(call.bias, call.width, zero);
-    for_each_row(call, [&](int64_t r) {
-      const int64_t at = r * call.width;
-      const Normal normal = measured(r);
-      normalize_part<T, K>(x + at, shifted(call.residual, at), y + at, call.width, normal, weight, bias, call.act);
+  if (width <= kWideRow) {
+    const Line<T> weight = line_of<T>(call.weight, width, one), bias = line_of<T>(call.bias, width, zero);
+    for_tasks(call, [&](int64_t begin, int64_t end) {
+      measured(begin, end, [&](int64_t r, auto group, const Normal* normals) NW_LAMBDA {
+        // Row by row, in the order of the memory: what is written goes out faster so.
+        for (int64_t i = 0, at = r * width; i < group; ++i, at += width)
+          normalize_part<T, K>(x + at, shifted(call.residual, at), y + at, width, normals[i], weight, bias, call.act);
+      });
     });
     return;
   }
-  for_each_row(call, measured);
-  for_blocks(call.workers(), call.width, [&](int64_t start, int64_t count) {
+  for_tasks(call, [&](int64_t begin, int64_t end) { measured(begin, end, [](int64_t, auto, const Normal*) {}); });
+  for_blocks(call.workers(), width, [&](int64_t start, int64_t count) {
     const Line<T> weight = line_of<T>(shifted(call.weight, start), count, one);
     const Line<T> bias = line_of<T>(shifted(call.bias, start), count, zero);
-    for (int64_t r = 0, at = start; r < call.rows; ++r, at += call.width)
+    for (int64_t r = 0, at = start; r < call.rows; ++r, at += width)
       normalize_part<T, K>(x + at, shifted(call.residual, at), y + at, count, call.normal(r), weight, bias, call.act);
   });
 }

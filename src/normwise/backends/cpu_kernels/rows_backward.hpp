@@ -39,32 +39,59 @@ struct Slopes {
   }
 };
 
-// Sums over the rows of a task in two arrays, in the order of the steps, that move to fp64 every kBlockRows rows.
+// Sums over rows in two lines of columns, in the order of the steps, that move to two lines in fp64 every kBlockRows rows.
 template <class T>
 struct LineSums {
   Buffer<acc<T>> product, plain;
-  Buffer<double> to_weight, to_bias;
+  double *to_weight, *to_bias;
   int64_t filled = 0;
 
-  explicit LineSums(int64_t width)
-      : product(padded<T>(width), 0), plain(padded<T>(width), 0), to_weight(width, 0), to_bias(width, 0) {}
+  LineSums(int64_t width, double* weights, double* biases)
+      : product(padded<T>(width), 0), plain(padded<T>(width), 0), to_weight(weights), to_bias(biases) {}
   void rows_done(int64_t rows) {
     filled += rows;
     if (filled >= kBlockRows) flush();
   }
   void flush() {
-    for (int64_t i = 0; i < to_weight.size(); ++i) {
-      to_weight[i] += double(product[place<T>(i)]);
-      to_bias[i] += double(plain[place<T>(i)]);
-    }
-    std::fill_n(product.data(), product.size(), acc<T>(0));
-    std::fill_n(plain.data(), plain.size(), acc<T>(0));
+    move(product, to_weight);
+    move(plain, to_bias);
     filled = 0;
+  }
+
+ private:
+  static void move(Buffer<acc<T>>& sums, double* to) {
+    acc<T>* from = sums.data();
+#pragma omp simd
+    for (int64_t i = 0; i < sums.size(); ++i) to[i] += double(from[i]), from[i] = 0;
   }
 };
 
-// So many rows share what is loaded and stored of the columns' sums, as far as there are registers.
-constexpr int kRowsAtOnce = kBytes == 64 ? 4 : 2;
+// The lines of the tasks in fp64, which are added up in their order. On one thread all tasks share one, with the same result:
+// no task has more than kBlockRows rows, so that its sums move there in one piece.
+template <class T>
+struct TaskLines {
+  int64_t number, width, size = padded<T>(width);
+  Buffer<double> weights, biases;
+
+  TaskLines(int64_t tasks, int64_t columns, int workers)
+      : number(workers == 1 ? 1 : tasks), width(columns), weights(number * size, 0), biases(number * size, 0) {}
+  LineSums<T> sums(int64_t task) {
+    const int64_t at = task % number * size;
+    return {width, &weights[at], &biases[at]};
+  }
+  void deliver(acc<T>* gw, acc<T>* gb) const {
+    deliver(weights, gw);
+    deliver(biases, gb);
+  }
+
+ private:
+  void deliver(const Buffer<double>& lines, acc<T>* out) const {
+    if (!out) return;
+    Buffer<double> sum(size);
+    sum_rows(lines, number, size, sum.data());
+    for (int64_t i = 0; i < width; ++i) out[i] = acc<T>(sum[place<T>(i)]);
+  }
+};
 
 // Σ g·w and Σ g·w·(the normalized value) of R rows, `distance` apart, or of a part of each; the columns' sums grow by them.
 template <class T, int R, int K>
@@ -101,13 +128,15 @@ void row_sums(const Slopes<T, K>* rows, int64_t distance, int64_t count, const N
       store_line<T>(to_weights, i, to_weight);
       store_line<T>(to_biases, i, to_bias);
     });
-#pragma GCC unroll 4
-    for (int r = 0; r < R; ++r) found[r].g += double(total_of(plain[r])), found[r].gd += double(total_of(product[r]));
+    double plain_totals[R], product_totals[R];
+    totals_of_each(plain, plain_totals);
+    totals_of_each(product, product_totals);
+    for (int r = 0; r < R; ++r) found[r].g += plain_totals[r], found[r].gd += product_totals[r];
   }
   sums.rows_done(R);
 }
 
-// f(first, found, slopes) for the rows from `begin` on in groups, whose sums over `count` columns from `start` on were
+// f(row, integral_constant R, found, slopes) for the rows from `begin` on in groups, whose sums over `count` columns were
 // found; slopes_at(r, place) has the slopes of row r, kept in the place of that number.
 template <class T, int K, class S, class F>
 void for_row_sums(const RowCall<T>& call, int64_t begin, int64_t end, int64_t count, const Line<T>& weight,
@@ -120,7 +149,7 @@ void for_row_sums(const RowCall<T>& call, int64_t begin, int64_t end, int64_t co
     for (int r = 0; r < R; ++r)
       slopes[r] = slopes_at(begin + first + r, r), normals[r] = call.normal(begin + first + r);
     row_sums<T, R>(slopes, call.width, count, normals, weight, sums, found);
-    for (int r = 0; r < R; ++r) f(begin + first + r, found[r], slopes[r]);
+    f(begin + first, group, found, slopes);
   });
 }
 
@@ -148,24 +177,26 @@ struct Back {
   }
 };
 
-// The gradient of a row's part, from the sums of the whole row.
+// The gradient of a row's part, from the sums of the whole row: g·w/σ + (x - mean)·along/σ + (left·along + across).
 template <class T, int K>
 void row_gradient(const RowCall<T>& call, int64_t r, const RowGradients<T>& to, const Slopes<T, K> slopes, int64_t start,
                   int64_t count, const Pair& sums, const Line<T>& weight) {
   using A = acc<T>;
   const Normal normal = call.normal(r);
-  const NormalValues<T> values = everywhere<T>(normal);
   const Back back(sums, normal, call.width, call.center, shifted(to.flow, r), shifted(to.flow, call.rows + r));
-  const A along = A(back.along), across = A(back.across);
+  const Values<T> mean = everywhere<T>(A(normal.mean)), root = everywhere<T>(A(normal.root));
+  const Values<T> along = everywhere<T>(A(normal.root * back.along));
+  const Values<T> across = everywhere<T>(A(double(normal.left<A>()) * back.along + back.across));
   const int64_t first = r * call.width + start;
   const T *x = call.x + first, *more = shifted(to.more, first);
   T *gx = shifted(to.gx, first), *gr = shifted(to.gr, first);
   lean_or_not(gx && !more && !gr, [&](auto lean) NW_LAMBDA {
     each_step<T>(count, [&](int64_t i, auto part) NW_LAMBDA {
-      const Values<T> w = weight.at(i), g = slopes.at(i, part), m = !lean && more ? load(more + i, part) : Values<T>{};
+      const Values<T> w = weight.at(i), v = load(x + i, part), g = slopes.at(i, part);
+      const Values<T> m = !lean && more ? load(more + i, part) : Values<T>{};
       Values<T> out;
-      normalized_step(g, x + i, part, values, [&](int k, vec<A> g_k, vec<A> normalized) NW_LAMBDA {
-        out.at[k] = g_k * w.at[k] * values.root.at[k] + (normalized * along + across) + m.at[k];
+      each_way<T>([&](int k) NW_LAMBDA {
+        out.at[k] = g.at[k] * w.at[k] * root.at[k] + ((v.at[k] - mean.at[k]) * along.at[k] + across.at[k]) + m.at[k];
       });
       if (lean || gx) store(gx + i, out, part);
       if (!lean && gr) store(gr + i, g, part);
@@ -205,13 +236,13 @@ void differentiate_wide_rows(const RowCall<T>& call, const RowGradients<T>& to) 
     });
   };
   for_parts([&](int64_t start, int64_t count, const Line<T>& weight, auto slopes) {
-    LineSums<T> sums(count);
-    for_row_sums<T, K>(call, 0, call.rows, count, weight, sums, slopes, [&](int64_t r, const Pair& found, const auto&) {
-      partial[r * blocks + start / kChunk] = found;
+    TaskLines<T> lines(1, count, 1);
+    LineSums<T> sums = lines.sums(0);
+    for_row_sums<T, K>(call, 0, call.rows, count, weight, sums, slopes, [&](int64_t row, auto group, const Pair* found, auto) {
+      for (int r = 0; r < group; ++r) partial[(row + r) * blocks + start / kChunk] = found[r];
     });
     sums.flush();
-    if (to.gw) std::copy_n(sums.to_weight.data(), count, to.gw + start);
-    if (to.gb) std::copy_n(sums.to_bias.data(), count, to.gb + start);
+    lines.deliver(shifted(to.gw, start), shifted(to.gb, start));
   });
   if (!to.gx && !to.gr) return;
   for (int64_t r = 0; r < call.rows; ++r)
@@ -231,24 +262,22 @@ void differentiate_rows(const RowCall<T>& call, const RowGradients<T>& to) {
   const acc<T> one = 1, zero = 0;
   const Line<T> weight = line_of<T>(call.weight, call.width, one), bias = line_of<T>(call.bias, call.width, zero);
   const Tasks tasks(call.rows, call.width);
-  Buffer<double> to_weight(tasks.number * call.width), to_bias(tasks.number * call.width);
+  TaskLines<T> lines(tasks.number, call.width, call.workers());
   parallel(call.workers(), tasks.number, [&](int64_t task) {
-    LineSums<T> sums(call.width);
+    LineSums<T> sums = lines.sums(task);
     auto room = Slopes<T, K>::room(kRowsAtOnce * padded<T>(call.width));
     const auto slopes_at = [&](int64_t r, int64_t place) {
       Values<T>* kept = room.data() + place * steps_of<T>(call.width);
       return slopes_of<T, K>(call, to.gy, r, 0, call.width, weight, bias, kept);
     };
     const int64_t begin = task * tasks.size, end = std::min(call.rows, begin + tasks.size);
-    for_row_sums<T, K>(call, begin, end, call.width, weight, sums, slopes_at, [&](int64_t r, const Pair& found, const auto& slopes) {
-      if (to.gx || to.gr) row_gradient(call, r, to, slopes, 0, call.width, found, weight);
+    for_row_sums<T, K>(call, begin, end, call.width, weight, sums, slopes_at, [&](int64_t r, auto group, const Pair* found, auto slopes) {
+      for (int i = 0; (to.gx || to.gr) && i < group; ++i)
+        row_gradient(call, r + i, to, slopes[i], 0, call.width, found[i], weight);
     });
     sums.flush();
-    std::copy_n(sums.to_weight.data(), call.width, &to_weight[task * call.width]);
-    std::copy_n(sums.to_bias.data(), call.width, &to_bias[task * call.width]);
   });
-  if (to.gw) sum_rows(to_weight, tasks.number, call.width, to.gw);
-  if (to.gb) sum_rows(to_bias, tasks.number, call.width, to.gb);
+  lines.deliver(to.gw, to.gb);
 }
 
 }  // namespace nw

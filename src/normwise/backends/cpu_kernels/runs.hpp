@@ -78,11 +78,18 @@ NW_INLINE void apply_steps(int64_t n, Z z, const T* x, const T* residual, T* y, 
   }
 }
 
-template <class T, int K>
-NW_INLINE void apply_run(const T* x, const T* residual, T* y, int64_t n, const Affine<T> f, int act, bool stream) {
+// What all steps of a run have in common.
+template <class V>
+NW_INLINE auto same(const V& value) {
+  return [value](int64_t) NW_LAMBDA { return value; };
+}
+
+// affine(i) has the coefficients of the step at i.
+template <class T, int K, class F>
+NW_INLINE void apply_run(const T* x, const T* residual, T* y, int64_t n, F affine, int act, bool stream) {
   lean_or_not(!residual && !stream, [&](auto lean) NW_LAMBDA {
     const auto z = [&](int64_t i, auto part) NW_LAMBDA {
-      return before(x + i, lean ? nullptr : shifted(residual, i), part, f);
+      return before(x + i, lean ? nullptr : shifted(residual, i), part, affine(i));
     };
     apply_steps<T, K>(n, z, x, residual, y, act, !lean && stream);
   });
@@ -97,7 +104,7 @@ struct Incoming {
   Incoming at(int64_t i) const { return {gy + i, x + i, shifted(residual, i), shifted(kept, i)}; }
 };
 
-// f(w, g, d) for each way: g = grad_y · f'(z), with z recomputed from x, and d = x - mean.
+// f(w, g, d, scale) for each way: g = grad_y · f'(z), with z recomputed from x, and d = x - mean.
 template <class T, int K, class P, class F>
 NW_INLINE void gradient_step(const Incoming<T>& in, P part, const Affine<T>& affine, F f) {
   static_assert(K != kAny);
@@ -111,7 +118,7 @@ NW_INLINE void gradient_step(const Incoming<T>& in, P part, const Affine<T>& aff
       if (in.residual) z += r.at[w];
       g = times_slope<T, K>(g, z);
     }
-    f(w, g, d);
+    f(w, g, d, affine.scale.at[w]);
   });
 }
 
@@ -140,8 +147,11 @@ NW_INLINE void with_gradients(const Incoming<T>& in, int64_t n, C affine, int ac
       block_of_gradients(here.gy, here.x, count, z, act, g);
       if (here.kept) each_step<T>(count, [&](int64_t i, auto part) NW_LAMBDA { store_wide(here.kept + i, g[i / step<T>], part); });
       f(start, count, [&](int64_t i, auto part, auto take) NW_LAMBDA {
-        const Values<T> x = load(here.x + i, part), mean = affine(start + i).mean;
-        each_way<T>([&](int w) NW_LAMBDA { take(w, g[i / step<T>].at[w], x.at[w] - mean.at[w]); });
+        const Values<T> x = load(here.x + i, part);
+        const Affine<T> of_step = affine(start + i);
+        each_way<T>([&](int w) NW_LAMBDA {
+          take(w, g[i / step<T>].at[w], x.at[w] - of_step.mean.at[w], of_step.scale.at[w]);
+        });
       });
     });
   } else {
@@ -163,11 +173,10 @@ NW_INLINE Pair sums_of(const Incoming<T> in, const Runs& runs, const Affine<T> f
   for_chunks(runs, [&](int64_t at, const Runs& chunk) NW_LAMBDA {
     Sum<A> s, t;
     for (int64_t r = 0; r < chunk.number; ++r) {
-      const auto same = [&](int64_t) NW_LAMBDA { return f; };
-      with_gradients<T, K>(in.at(at + r * chunk.distance), chunk.length, same, act,
+      with_gradients<T, K>(in.at(at + r * chunk.distance), chunk.length, same(f), act,
                            [&](int64_t, int64_t count, auto gradient) NW_LAMBDA {
         sweep<T>(count, [&](int64_t i, int slot, auto part) NW_LAMBDA {
-          gradient(i, part, [&](int w, vec<A> g, vec<A> d) NW_LAMBDA {
+          gradient(i, part, [&](int w, vec<A> g, vec<A> d, vec<A>) NW_LAMBDA {
             s.slots[slot + w] += keep<T>(g, w, part);
             t.slots[slot + w] += keep<T>(g * d, w, part);
           });
@@ -180,35 +189,6 @@ NW_INLINE Pair sums_of(const Incoming<T> in, const Runs& runs, const Affine<T> f
   return sums;
 }
 
-// Of up to as many neighbouring planes as a vector has lanes, whose totals are taken together: that of one vector costs as
-// much as a plane of 7 x 7. affine(p) has the coefficients of plane p.
-template <class T, int K, class F>
-NW_INLINE void sums_of_planes(const Incoming<T> in, int64_t size, int64_t planes, F affine, int act, double* sum_g,
-                              double* sum_gd) {
-  using A = acc<T>;
-  vec<A> s[lanes<A>]{}, t[lanes<A>]{};
-  for (int64_t p = 0; p < planes; ++p) {
-    const Affine<T> f = affine(p);
-    const auto same = [&](int64_t) NW_LAMBDA { return f; };
-    vec<A> plain{}, product{};
-    with_gradients<T, K>(in.at(p * size), size, same, act, [&](int64_t, int64_t count, auto gradient) NW_LAMBDA {
-      each_step<T>(count, [&](int64_t i, auto part) NW_LAMBDA {
-        gradient(i, part, [&](int w, vec<A> g, vec<A> d) NW_LAMBDA {
-          plain += keep<T>(g, w, part);
-          product += keep<T>(g * d, w, part);
-        });
-      });
-    });
-    s[p] = plain;
-    t[p] = product;
-  }
-  const vec<A> of_g = totals_of(s), of_gd = totals_of(t);
-  for (int64_t p = 0; p < planes; ++p) {
-    sum_g[p] = double(of_g[p]);
-    sum_gd[p] = double(of_gd[p]);
-  }
-}
-
 // What flows back through the statistics to each value: slope·(x - mean) + offset.
 template <class T>
 struct Through {
@@ -218,12 +198,12 @@ struct Through {
 // The gradients of x and, where gr is not null, of the residual at one step, whose `gradient` is that of `with_gradients`;
 // without `Measured` the statistics were given.
 template <class T, bool Measured, class G, class P>
-NW_INLINE void grad_step(G gradient, int64_t i, const uint8_t* mask, T* gx, T* gr, P part, const Values<T>& scale,
-                         const Through<T>& through, bool stream) {
+NW_INLINE void grad_step(G gradient, int64_t i, const uint8_t* mask, T* gx, T* gr, P part, const Through<T>& through,
+                         bool stream) {
   using A = acc<T>;
   Values<T> to_x, to_residual;
-  gradient(i, part, [&](int w, vec<A> g, vec<A> d) NW_LAMBDA {
-    to_x.at[w] = scale.at[w] * g;
+  gradient(i, part, [&](int w, vec<A> g, vec<A> d, vec<A> scale) NW_LAMBDA {
+    to_x.at[w] = scale * g;
     if constexpr (Measured) {
       const vec<A> back = through.slope.at[w] * d + through.offset.at[w];
       to_x.at[w] += mask ? (load_mask<T>(mask, part, w) ? back : vec<A>{}) : back;
@@ -234,16 +214,15 @@ NW_INLINE void grad_step(G gradient, int64_t i, const uint8_t* mask, T* gx, T* g
   if (gr) store(gr, to_residual, part, stream);
 }
 
-template <class T, int K, bool Measured>
-NW_INLINE void grad_run(const Incoming<T> in, const uint8_t* mask, T* gx, T* gr, int64_t n, const Affine<T> f, int act,
-                        const Through<T> through, bool stream) {
+template <class T, int K, bool Measured, class F, class G>
+NW_INLINE void grad_run(const Incoming<T> in, const uint8_t* mask, T* gx, T* gr, int64_t n, F affine, int act, G through,
+                        bool stream) {
   lean_or_not(!mask && !gr && !stream, [&](auto lean) NW_LAMBDA {
-    const auto same = [&](int64_t) NW_LAMBDA { return f; };
-    with_gradients<T, K>(in, n, same, act, [&](int64_t start, int64_t count, auto gradient) NW_LAMBDA {
+    with_gradients<T, K>(in, n, affine, act, [&](int64_t start, int64_t count, auto gradient) NW_LAMBDA {
       each_step<T>(count, [&](int64_t i, auto part) NW_LAMBDA {
         const int64_t at = start + i;
         grad_step<T, Measured>(gradient, i, lean ? nullptr : shifted(mask, at), gx + at, lean ? nullptr : shifted(gr, at),
-                               part, f.scale, through, !lean && stream);
+                               part, through(at), !lean && stream);
       });
     });
   });

@@ -55,6 +55,16 @@ struct Table {
   const A* data;
   int64_t of_sample, of_channel;
   A at(int64_t n, int64_t c) const { return data ? data[n * of_sample + c * of_channel] : A(0); }
+  // The entries of a sample from channel c on.
+  struct Entries {
+    const A* first;
+    int64_t distance;
+    A operator[](int64_t i) const { return first[i * distance]; }
+  };
+  Entries from(int64_t n, int64_t c) const {
+    static constexpr A nothing = 0;
+    return data ? Entries{data + n * of_sample + c * of_channel, of_channel} : Entries{&nothing, 0};
+  }
 };
 
 // One row of a table in the order of the steps, repeated for as many rows of the sheet as are treated at once.

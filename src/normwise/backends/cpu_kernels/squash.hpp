@@ -100,7 +100,7 @@ template <class T>
 struct SquashSums {
   LineSums<T> lines;
   double alpha = 0, shift = 0;
-  explicit SquashSums(const SquashCall<T>& call) : lines(call.S == 1 ? call.C : 0) {}
+  explicit SquashSums(LineSums<T>&& of_task) : lines(std::move(of_task)) {}
 };
 
 // A run, its slopes known; returns Σ g and Σ g·c of a plane.
@@ -151,11 +151,11 @@ void differentiate_squash(const SquashCall<T>& call, const SquashGradients<T>& t
   const int64_t length = call.length(), runs = call.runs();
   const bool row = call.S == 1;
   const Tasks tasks(runs, length);
-  // Of planes each has its own entry, [N, C]; of rows each task, [tasks, C].
-  const int64_t entries = row ? tasks.number : call.N;
-  Buffer<double> to_weight(entries * call.C), to_bias(entries * call.C), of_tasks(2 * tasks.number);
+  // Of planes each has its own entry, [N, C].
+  Buffer<double> to_weight(row ? 0 : runs), to_bias(row ? 0 : runs), of_tasks(2 * tasks.number);
+  TaskLines<T> lines(tasks.number, row ? call.C : 0, call.workers());
   parallel(call.workers(), tasks.number, [&](int64_t task) {
-    SquashSums<T> sums(call);
+    SquashSums<T> sums(lines.sums(task));
     auto room = Slopes<T, K>::room(length);
     for (int64_t r = task * tasks.size; r < std::min(runs, (task + 1) * tasks.size); ++r)
       parameters.at(r, [&](auto weight, auto bias) NW_LAMBDA {
@@ -166,16 +166,13 @@ void differentiate_squash(const SquashCall<T>& call, const SquashGradients<T>& t
         const Pair of_plane = squash_run<T, C, K>(call, to, r * length, slopes, weight, sums);
         if (!row) to_weight[r] = of_plane.gd, to_bias[r] = of_plane.g;
       });
-    if (row) {
-      sums.lines.flush();
-      std::copy_n(sums.lines.to_weight.data(), call.C, &to_weight[task * call.C]);
-      std::copy_n(sums.lines.to_bias.data(), call.C, &to_bias[task * call.C]);
-    }
+    sums.lines.flush();
     of_tasks[2 * task] = sums.alpha;
     of_tasks[2 * task + 1] = sums.shift;
   });
-  if (to.gw) sum_rows(to_weight, entries, call.C, to.gw);
-  if (to.gb) sum_rows(to_bias, entries, call.C, to.gb);
+  if (row) lines.deliver(to.gw, to.gb);
+  if (!row && to.gw) sum_rows(to_weight, call.N, call.C, to.gw);
+  if (!row && to.gb) sum_rows(to_bias, call.N, call.C, to.gb);
   sum_rows(of_tasks, tasks.number, 2, to.scalars);
 }
 

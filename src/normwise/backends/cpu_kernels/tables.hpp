@@ -1,7 +1,7 @@
 // The four kernels over tables [N, C] of moments and coefficients, for contiguous and channels_last tensors.
 #pragma once
 
-#include "pieces.hpp"
+#include "joined.hpp"
 
 namespace nw {
 
@@ -17,6 +17,12 @@ struct Coefficients {
   NW_INLINE Affine<T> plane(int64_t n, int64_t c) const {
     return {everywhere<T>(mean.at(n, c)), everywhere<T>(scale.at(n, c)), everywhere<T>(shift.at(n, c))};
   }
+  // f(p) has those of the p-th plane from there on.
+  NW_INLINE auto planes_from(int64_t n, int64_t c) const {
+    return [m = mean.from(n, c), a = scale.from(n, c), b = shift.from(n, c)](int64_t p) NW_LAMBDA {
+      return Affine<T>{everywhere<T>(m[p]), everywhere<T>(a[p]), everywhere<T>(b[p])};
+    };
+  }
   AffineLine<T> line(int64_t n, const Sheet<T>& sheet) const {
     return {{mean, n, sheet}, {scale, n, sheet}, {shift, n, sheet}};
   }
@@ -27,6 +33,14 @@ template <class T>
 struct Backflow {
   Table<acc<T>> slope, offset;
   bool measured() const { return slope.data != nullptr; }
+  NW_INLINE Through<T> plane(int64_t n, int64_t c) const {
+    return {everywhere<T>(slope.at(n, c)), everywhere<T>(offset.at(n, c))};
+  }
+  NW_INLINE auto planes_from(int64_t n, int64_t c) const {
+    return [a = slope.from(n, c), b = offset.from(n, c)](int64_t p) NW_LAMBDA {
+      return Through<T>{everywhere<T>(a[p]), everywhere<T>(b[p])};
+    };
+  }
 };
 
 // Statistics of every plane, [N, C].
@@ -62,11 +76,18 @@ inline void put(const Moments& moments, double* mean, double* var, double* count
 
 template <class T, int K>
 void apply(const Shape& shape, const T* x, const T* residual, T* y, const Coefficients<T>& table, int act) {
+  if (joins<T>(shape))
+    return for_joined(shape, [&](int64_t n, int64_t c, int64_t planes) {
+      const int64_t at = n * shape.stride + c * shape.S;
+      auto affine = along<T, Affine<T>>(shape.S, planes, table.planes_from(n, c));
+      apply_run<T, K>(x + at, shifted(residual, at), y + at, planes * shape.S, [&](int64_t i) NW_LAMBDA { return affine.at(i); },
+                      act, shape.stream);
+    });
   for_pieces(
       shape,
       [&](const Piece& piece) NW_LAMBDA {
         const int64_t at = piece.at;
-        apply_run<T, K>(x + at, shifted(residual, at), y + at, piece.count, table.plane(piece.n, piece.c), act,
+        apply_run<T, K>(x + at, shifted(residual, at), y + at, piece.count, same(table.plane(piece.n, piece.c)), act,
                         shape.stream);
       },
       [&](const Piece& piece) {
@@ -85,20 +106,27 @@ inline void put(Sums& sums, const Piece& piece, const Pair& pair) {
 }
 
 template <class T, int K>
-Sums reduce_short(const Shape& shape, const Incoming<T>& in, const Coefficients<T>& table, int act) {
-  Sums sums(shape.N, shape.C);
-  for_short_planes<T>(shape, [&](int64_t n, int64_t c, int64_t planes) NW_LAMBDA {
-    sums_of_planes<T, K>(in.at(n * shape.stride + c * shape.S), shape.S, planes,
-                         [&](int64_t p) NW_LAMBDA { return table.plane(n, c + p); }, act, sums.row(0, n) + c,
-                         sums.row(1, n) + c);
+Sums reduce_joined(const Shape& shape, const Incoming<T>& in, const Coefficients<T>& table, int act) {
+  Sums found(shape.N, shape.C);
+  for_joined(shape, [&](int64_t n, int64_t c, int64_t planes) {
+    auto affine = along<T, Affine<T>>(shape.S, planes, table.planes_from(n, c));
+    PlaneSums<T> sums(shape.S, planes, found.row(0, n) + c, found.row(1, n) + c);
+    with_gradients<T, K>(in.at(n * shape.stride + c * shape.S), planes * shape.S,
+                         [&](int64_t i) NW_LAMBDA { return affine.at(i); }, act,
+                         [&](int64_t start, int64_t count, auto gradient) NW_LAMBDA {
+      each_step<T>(count, [&](int64_t i, auto part) NW_LAMBDA {
+        sums.add(start + i, part, [&](auto take) NW_LAMBDA { gradient(i, part, take); });
+      });
+    });
+    sums.finish();
   });
-  return sums;
+  return found;
 }
 
 // Of every plane, [N, C].
 template <class T, int K>
 Sums reduce(const Shape& shape, const Incoming<T>& in, const Coefficients<T>& table, int act) {
-  if (short_planes<T>(shape)) return reduce_short<T, K>(shape, in, table, act);
+  if (joins<T>(shape)) return reduce_joined<T, K>(shape, in, table, act);
   Sums partial(shape.N * shape.pieces(), shape.C);
   for_pieces(
       shape,
@@ -116,13 +144,21 @@ Sums reduce(const Shape& shape, const Incoming<T>& in, const Coefficients<T>& ta
 template <class T, int K, bool Measured>
 void differentiate_pieces(const Shape& shape, const Incoming<T>& in, const uint8_t* mask, T* gx, T* gr,
                           const Coefficients<T>& table, int act, const Backflow<T>& back) {
+  if (joins<T>(shape) && !mask)
+    return for_joined(shape, [&](int64_t n, int64_t c, int64_t planes) {
+      const int64_t at = n * shape.stride + c * shape.S;
+      auto affine = along<T, Affine<T>>(shape.S, planes, table.planes_from(n, c));
+      auto through = along<T, Through<T>>(shape.S, planes, back.planes_from(n, c));
+      grad_run<T, K, Measured>(in.at(at), nullptr, gx + at, shifted(gr, at), planes * shape.S,
+                               [&](int64_t i) NW_LAMBDA { return affine.at(i); }, act,
+                               [&](int64_t i) NW_LAMBDA { return through.at(i); }, shape.stream);
+    });
   for_pieces(
       shape,
       [&](const Piece& piece) NW_LAMBDA {
         const int64_t at = piece.at, n = piece.n, c = piece.c;
-        const Through<T> through{everywhere<T>(back.slope.at(n, c)), everywhere<T>(back.offset.at(n, c))};
         grad_run<T, K, Measured>(in.at(at), shifted(mask, n * shape.S + piece.first), gx + at, shifted(gr, at),
-                                 piece.count, table.plane(n, c), act, through, shape.stream);
+                                 piece.count, same(table.plane(n, c)), act, same(back.plane(n, c)), shape.stream);
       },
       [&](const Piece& piece) {
         const Sheet<T> sheet = sheet_of<T>(shape, piece, mask != nullptr);
@@ -154,7 +190,8 @@ Sums reduce_and_differentiate(const Shape& shape, const Incoming<T>& in, T* gx, 
         const int64_t at = piece.at;
         const Affine<T> plane = table.plane(piece.n, piece.c);
         put(partial, piece, sums_of<T, K>(in.at(at), Runs{piece.count}, plane, act));
-        grad_run<T, K, false>(in.at(at), nullptr, gx + at, shifted(gr, at), piece.count, plane, act, {}, shape.stream);
+        grad_run<T, K, false>(in.at(at), nullptr, gx + at, shifted(gr, at), piece.count, same(plane), act,
+                              same(Through<T>{}), shape.stream);
       },
       [&](const Piece& piece) {
         const Sheet<T> sheet = sheet_of<T>(shape, piece);

@@ -17,6 +17,25 @@ NW_INLINE auto total_of(V v) {
 }
 #endif
 
+// Of each of R vectors, in fp64.
+template <class V, size_t R>
+NW_INLINE void totals_of_each(const V (&v)[R], double* totals) {
+#if defined(__AVX512F__)
+  if constexpr (R == 4 && std::is_same_v<V, vec<float>>) {
+    // Four sums together take a third of the operations of one after the other.
+    __m256 half[4];
+#pragma GCC unroll 4
+    for (int r = 0; r < 4; ++r)
+      half[r] = _mm512_castps512_ps256((__m512)v[r]) + _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd((__m512)v[r]), 1));
+    const __m256 quarters = _mm256_hadd_ps(_mm256_hadd_ps(half[0], half[1]), _mm256_hadd_ps(half[2], half[3]));
+    _mm256_storeu_pd(totals, _mm256_cvtps_pd(_mm256_castps256_ps128(quarters) + _mm256_extractf128_ps(quarters, 1)));
+    return;
+  }
+#endif
+#pragma GCC unroll 4
+  for (size_t r = 0; r < R; ++r) totals[r] = double(total_of(v[r]));
+}
+
 // The totals of as many vectors as they have lanes, each in its lane; the vectors are overwritten.
 template <class V, size_t N>
 NW_INLINE V totals_of(V (&v)[N]) {
