@@ -31,12 +31,18 @@ ACTIVATED = tuple((name, False) for name in (None, "relu", "silu", "gelu", "mish
 #: The shapes of `normwise bench`, thinned: what a shared machine measures in an hour.
 SITES = (
     Site("U-Net", (4, 128, 64, 64), ("group",), ACTIVATED),
-    Site("transformer", (8, 197, 768), ("token-layer",), ((None, False), ("relu", True), ("gelu", True))),
+    Site(
+        "transformer",
+        (8, 197, 768),
+        ("token-layer",),
+        ((None, False), (None, True), ("relu", True), ("gelu", True), ("silu", False)),
+    ),
     Site("ResNet-50", (8, 256, 28, 28), CLASSIC),
     Site("ResNet-50", (8, 256, 28, 28), ("batch",), (("relu", True), ("silu", False))),
     Site("nnU-Net", (1, 32, 48, 48, 48), ("instance",), ((None, False), ("leaky_relu", False))),
-    Site("ResNet-50", (8, 2048, 7, 7), ("batch", "group", "layer")),
-    Site("ConvNeXt", (8, 96, 56, 56), ("pixel-layer",)),
+    Site("ResNet-50", (8, 2048, 7, 7), CLASSIC),
+    Site("odd", (16, 256, 9, 9), CLASSIC),
+    Site("ConvNeXt", (8, 96, 56, 56), ("pixel-layer",), ((None, False), ("gelu", False), ("silu", True))),
     Site("transformer", (8, 197, 768), ("token-rms",)),
     Site("tiny", (2, 32, 8, 8), ("batch", "group", "instance")),
     Site("U-Net", (2, 64, 64, 64), ("switchable", "filter-response", "renorm", "evo-s0")),

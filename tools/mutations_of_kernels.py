@@ -133,8 +133,8 @@ MUTATIONS = [
     Mutation(
         "what is sent back to a sum joins the gradient of both terms",
         KERNELS + "rows_backward.hpp",
-        "(normalized * along + across) + m.at[k];",
-        "(normalized * along + across);",
+        "+ across.at[k]) + m.at[k];",
+        "+ across.at[k]);",
         SUMS,
     ),
     Mutation(

@@ -97,19 +97,31 @@ def test_aims_and_slower_cells(maker, tmp_path, monkeypatch):
     """One and two threads, from two files; a tiny cell has no distance from the floor."""
     monkeypatch.setattr(maker, "RESULTS", tmp_path)
     cells = [CELL | ABOUT | {"ratio": ratio, "threads": "1"} for ratio in ("4.0", "0.25")]
+    cells.append(CELL | ABOUT | {"ratio": "0.9", "shape": "8x2048x7x7", "ours_ms": "1", "x_of_floor": "1.25"})
     silu = CELL | ABOUT | {"ratio": "2.0", "activation": "silu", "ours_ms": "3"}
     rows_file(tmp_path / "cpu.csv", sweep.ALL_COLUMNS, [*cells, silu])
     rows_file(tmp_path / "cpu_threads.csv", sweep.ALL_COLUMNS, [CELL | ABOUT | {"ratio": "2.0", "threads": "2"}])
+    tiny = CELL | ABOUT | {"ours_ms": "0.02", "native_ms": "0.0145"}
+    rows_file(tmp_path / "overhead.csv", sweep.ALL_COLUMNS, [tiny, tiny | {"layer": "group", "ours_ms": "0.01"}])
+    step_row = {"net": "diffusion", "norm": "group", "dtype": "fp32", "memory": "reused", "threads": "1"}
+    step_row |= {"native_ms": "200", "ours_ms": "125", "none_ms": "100", "ratio": "1.6"}
+    rows_file(tmp_path / "step.csv", step.COLUMNS, [step_row | ABOUT])
     lines = maker.targets().splitlines()
-    assert lines[0] == "| aim | 1 thread, memory as it comes | 2 threads, memory as it comes |"
-    found = dict(line[2:].split(" | ", 1) for line in lines[2:])
+    assert lines[0] == "| aim | 1 thread, memory as it comes | 2 threads, memory as it comes | measured by |"
+    by = " `docs/measure_performance.py layers` |"
+    found = {aim: rest.removesuffix(by) for aim, rest in (line[2:].split(" | ", 1) for line in lines[2:])}
+    assert found["host time, forward + backward: at most 6 µs more"] == (
+        "-4.5 to +5.5 µs (2 layers) |  | `docs/measure_performance.py overhead` |"
+    )
+    assert found["steps, of the norms' time recovered, fp32: 45%"] == "75% |  | `docs/measure_performance.py steps` |"
+    assert found["planes of 7x7 and 9x9: none below 0.95 of native"] == "0.90 (least 0.90, 1 cells) |  |"
     assert found["from 1 MB on, x floor: median 1.25, nine in ten 1.6"] == "1.25, 1.25 | 1.25, 1.25 |"
     assert found["norm + activation, of the norm alone, fp32: 1.5"] == "1.50 (most 1.50, 1 cells) |  |"
     assert found["native norm, then native activation: 1.4 times ours"] == "2.00 (least 2.00, 1 cells) |  |"
-    assert found["cells below 0.95 of native: none"] == "1 of 3 | 0 of 1 |"
-    assert found["norms of maps alone"] == "1.00 (least 0.25, 2 cells) | 2.00 (least 2.00, 1 cells) |"
+    assert found["cells below 0.95 of native: none"] == "2 of 4 | 0 of 1 |"
+    assert found["norms of maps alone"] == "0.97 (least 0.25, 3 cells) | 2.00 (least 2.00, 1 cells) |"
     text = maker.slower_cells()
-    assert "All 1 slower cells" in text
+    assert "All 2 slower cells" in text
     assert text.count("| 0.25 |") == 1
 
 

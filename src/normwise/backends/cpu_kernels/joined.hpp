@@ -9,7 +9,7 @@ namespace nw {
 // Whether planes are short, and a step meets at most two of them.
 template <class T>
 bool joins(const Shape& s) {
-  return !s.last && s.S >= step<T> && s.S <= 16 * step<T> && s.C > 1;
+  return !s.last && s.S >= step<T> && s.S <= std::max<int64_t>(256, 16 * step<T>) && s.C > 1;
 }
 
 // f(n, c, planes) for runs of neighbouring planes of a sample.
