@@ -131,7 +131,7 @@ _MAKING = Question(
         Branch(
             "One painting, or one domain",
             "With InstanceNorm the result does not depend on the contrast of the content.",
-            ("E3", "E19"),
+            ("E3", "E19", "E19b"),
             Advice(
                 "InstanceNorm",
                 ("instance", "batch"),
@@ -183,7 +183,7 @@ _SEQUENCES = Question(
         Branch(
             "A recurrent net",
             "LayerNorm is the same at every step; InstanceNorm of sequences is worth little here.",
-            ("E12",),
+            ("E12", "E12b"),
             _advice("LayerNorm", "token-layer,token-rms", "16", _OWN_LOOP),
         ),
         Branch(
@@ -205,7 +205,7 @@ PATH = Question(
             "Any of these without normalizers",
             "Normalizer-free nets keep their signal by their weights: no batch, no statistics, exact gradients of "
             "each sample.",
-            ("E8", "E9", "E11"),
+            ("E8", "E9", "E9b", "E11"),
             _advice("nw.nets.nf_resnet50 and its like, or nw.normalizer_free(model)", "nf,batch,group", "2,64"),
         ),
     ),
