@@ -18,7 +18,6 @@ from normwise.comparison.storage import read_rows
 sys.path.insert(0, str(Path(__file__).parents[3]))
 from examples.compare import several_processes
 
-OUT = Path(sys.argv[1])
 OWN = {"metric": "loss", "direction": "min", "batch_sizes": [8], "epochs": 1}
 BATCH, STEPS = 8, 5
 
@@ -63,15 +62,15 @@ def synchronized_over_parts_is_batch_norm_over_the_whole(rank):
         assert rows[0]["step_ms"] > 0
 
 
-def the_first_writes_and_all_get_the_rows(rank):
-    asked = {"train": with_ddp, "norms": ["group", "none"], "seeds": 2, "out": OUT / "rows", **OWN}
+def the_first_writes_and_all_get_the_rows(rank, out):
+    asked = {"train": with_ddp, "norms": ["group", "none"], "seeds": 2, "out": out / "rows", **OWN}
     events = []
     rows = nw.compare(**asked, on_event=events.append)
     assert [(row["norm"], row["seed"]) for row in rows] == [("group", 0), ("none", 0), ("group", 1), ("none", 1)]
     assert sum(isinstance(event, RunFinished) for event in events) == (4 if rank == 0 else 0)
     dist.barrier()
-    assert read_rows(OUT / "rows") == rows
-    about = json.loads((OUT / "rows" / "settings.json").read_text())
+    assert read_rows(out / "rows") == rows
+    about = json.loads((out / "rows" / "settings.json").read_text())
     assert "Each run is done by 2 processes together." in about["protocol"]
     assert nw.compare(**asked, on_event=events.append) == rows
     assert sum(isinstance(event, RunFinished) for event in events) == (4 if rank == 0 else 0)
@@ -124,7 +123,7 @@ def what_cannot_be_done_together_is_said_by_all(rank):
         nw.compare(train=with_ddp, norms=["batch"], seeds=1, jobs=2, **OWN)
 
 
-def the_recipe_trains_with_both_wrappers(rank):
+def the_example_trains_with_both_wrappers(rank):
     found = {}
     for option in ([], ["--fsdp"]):
         sys.argv[1:] = option
@@ -139,11 +138,11 @@ if __name__ == "__main__":
     dist.init_process_group("gloo")
     rank = dist.get_rank()
     synchronized_over_parts_is_batch_norm_over_the_whole(rank)
-    the_first_writes_and_all_get_the_rows(rank)
+    the_first_writes_and_all_get_the_rows(rank, Path(sys.argv[1]))
     a_failure_of_any_is_a_failed_run_and_the_sweep_goes_on(rank)
     all_try_the_same_learning_rates(rank)
     the_others_learn_that_the_first_has_ended(rank)
     what_cannot_be_done_together_is_said_by_all(rank)
-    the_recipe_trains_with_both_wrappers(rank)
+    the_example_trains_with_both_wrappers(rank)
     dist.destroy_process_group()
     sys.stdout.write(f"rank {rank}: all properties hold\n")

@@ -49,10 +49,15 @@ constexpr int kRowsAtOnce = kBytes == 64 ? 4 : 2;
 // Longer rows wait for little, and the same columns of several, a power of two apart, share a few sets of the first cache.
 constexpr int64_t kShortRow = 4096;  // bytes
 
+template <class T>
+bool is_short_row(int64_t width) {
+  return width * int64_t(sizeof(T)) < kShortRow;
+}
+
 // f(row, integral_constant R) over rows of this width.
 template <class T, class F>
 NW_INLINE void in_groups_of_rows(int64_t rows, int64_t width, F f) {
-  if (width * int64_t(sizeof(T)) < kShortRow)
+  if (is_short_row<T>(width))
     in_groups<kRowsAtOnce>(rows, f);
   else
     in_groups<1>(rows, f);
@@ -80,13 +85,13 @@ NW_INLINE void squares_of_rows(const T* x, int64_t distance, int64_t width, cons
   totals_of_each(squares, powers);
 }
 
-// `normal_of` of R short rows, `distance` apart.
+// Those of R rows, `distance` apart. A short row has the same bits whether it comes in a group or is left over.
 template <class T, int R>
 NW_INLINE void normals_of(const T* x, int64_t distance, int64_t width, double eps, bool center, Normal* normals) {
-  if constexpr (R == 1) {
-    *normals = normal_of(x, width, eps, center);
+  using A = acc<T>;
+  if (!is_short_row<T>(width)) {
+    for (int r = 0; r < R; ++r) normals[r] = normal_of(x + r * distance, width, eps, center);
   } else {
-    using A = acc<T>;
     const double inverse = 1 / double(width);
     double rest[R], power[R];
     A pilot[R]{};

@@ -17,10 +17,16 @@ NW_INLINE auto total_of(V v) {
 }
 #endif
 
-// Of each of R vectors, in fp64.
+// Of each of R vectors, in fp64: in one order, so that a sum does not depend on how many are taken together.
 template <class V, size_t R>
 NW_INLINE void totals_of_each(const V (&v)[R], double* totals) {
 #if defined(__AVX512F__)
+  if constexpr (R == 1 && std::is_same_v<V, vec<float>>) {
+    double same[4];
+    totals_of_each({v[0], v[0], v[0], v[0]}, same);
+    totals[0] = same[0];
+    return;
+  }
   if constexpr (R == 4 && std::is_same_v<V, vec<float>>) {
     // Four sums together take a third of the operations of one after the other.
     __m256 half[4];
