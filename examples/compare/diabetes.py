@@ -1,6 +1,7 @@
 r"""A tabular regression in a loop of one's own: how far diabetes has gone on a year later, from ten measurements.
 
-    normwise compare --train examples.compare.diabetes:train --metric rmse:min \
+    cd examples/compare
+    normwise compare --train diabetes:train --metric rmse:min \
         --norms batch,layer,group,none --batch-sizes 4,32
 
 Early stopping on a validation part, a choice that our own loop does not have. Needs scikit-learn.

@@ -1,6 +1,7 @@
 r"""A Lightning module as it is, compared: the digits of scikit-learn in a small convolutional net.
 
-    normwise compare --train examples.compare.lightning_module:train --metric accuracy:max \
+    cd examples/compare
+    normwise compare --train lightning_module:train --metric accuracy:max \
         --norms batch,group,layer,none
 
 Needs lightning and scikit-learn.

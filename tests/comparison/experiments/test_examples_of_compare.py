@@ -8,12 +8,12 @@ from libraries import lightning
 
 from normwise.comparison import compare
 
-sys.path.insert(0, str(Path(__file__).parents[3]))
+sys.path.insert(0, str(Path(__file__).parents[3] / "examples" / "compare"))
 SMALL = {"batch_sizes": [32], "seeds": 1, "epochs": 1}
 
 
 def test_diabetes():
-    from examples.compare import diabetes
+    import diabetes
 
     rows = compare(
         train=diabetes.train, norms=["batch", "none"], metric="rmse", direction="min", lrs=[1e-3, 1e-2], **SMALL
@@ -25,7 +25,7 @@ def test_diabetes():
 
 def test_a_lightning_module():
     lightning()
-    from examples.compare import lightning_module
+    import lightning_module
 
     rows = compare(train=lightning_module.train, norms=["batch", "group"], metric="accuracy", direction="max", **SMALL)
     assert [row["status"] for row in rows] == ["finished", "finished"]

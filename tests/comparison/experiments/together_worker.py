@@ -15,8 +15,8 @@ import normwise as nw
 from normwise.comparison import InputError, RunFinished
 from normwise.comparison.storage import read_rows
 
-sys.path.insert(0, str(Path(__file__).parents[3]))
-from examples.compare import several_processes
+sys.path.insert(0, str(Path(__file__).parents[3] / "examples" / "compare"))
+import several_processes
 
 OWN = {"metric": "loss", "direction": "min", "batch_sizes": [8], "epochs": 1}
 BATCH, STEPS = 8, 5
