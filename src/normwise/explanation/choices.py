@@ -94,7 +94,7 @@ _BATCH = Question(
         Branch(
             "2 to 15",
             "The statistics of so few samples fluctuate from draw to draw; GroupNorm does not look at the batch.",
-            ("E1", "E13", "E18"),
+            ("E1", "E18"),
             _advice("GroupNorm", "group,batch,renorm,nf", "2,8"),
         ),
         Branch(
