@@ -16,7 +16,7 @@ from normwise.comparison import InputError, RunFinished
 from normwise.comparison.storage import read_rows
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "examples" / "compare"))
-import several_processes
+import on_several_processes
 
 OWN = {"metric": "loss", "direction": "min", "batch_sizes": [8], "epochs": 1}
 BATCH, STEPS = 8, 5
@@ -128,7 +128,7 @@ def the_example_trains_with_both_wrappers(rank):
     for option in ([], ["--fsdp"]):
         sys.argv[1:] = option
         asked = {"norms": ["sync", "group"], "batch_sizes": [32], "seeds": 1, "epochs": 1, "learning_rate": 1e-2}
-        rows = nw.compare(train=several_processes.train, metric="accuracy", direction="max", **asked)
+        rows = nw.compare(train=on_several_processes.train, metric="accuracy", direction="max", **asked)
         found[len(option)] = [row["value"] for row in rows]
     assert min(found[0]) > 0.2
     assert found[1] == pytest.approx(found[0], abs=0.02)

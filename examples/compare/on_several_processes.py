@@ -1,7 +1,7 @@
 """Each run on all processes that torchrun starts: BatchNorm over the part of each, over all parts, and GroupNorm.
 
-    torchrun --nproc-per-node 2 examples/compare/several_processes.py            # DistributedDataParallel
-    torchrun --nproc-per-node 2 examples/compare/several_processes.py --fsdp     # fully_shard
+    torchrun --nproc-per-node 2 examples/compare/on_several_processes.py            # DistributedDataParallel
+    torchrun --nproc-per-node 2 examples/compare/on_several_processes.py --fsdp     # fully_shard
 
 All processes call `compare`; the first decides what is run next and writes the rows. The batch size is that of all
 processes together. Needs scikit-learn for its digits.
