@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ from .folding.observation import observe
 from .folding.plan import AFTER, BEFORE, Fold, Lone, Plan, Planner
 from .folding.runs import on_example, own_dtype
 from .folding.verification import Local, Yardstick, measure_each
-from .given import check_model
+from .given import check_model, several
 from .report import Report, Table
 
 FOLDED, KEPT = "folded", "kept"
@@ -143,7 +143,7 @@ def fold(
 
 
 def _sides(into: str | Sequence[str]) -> tuple[str, ...]:
-    sides = (into,) if isinstance(into, str) or not isinstance(into, Iterable) else tuple(into)
+    sides = several(into)
     unknown = [side for side in sides if side not in SIDES]
     if unknown:
         raise ValueError(f"fold: into must be 'before', 'after' or both, received {unknown[0]!r}.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from torch import nn
@@ -82,12 +83,21 @@ def matching(candidates: Mapping[nn.Module, Node], where: Where | None, caller: 
     return found
 
 
+def several(given: Any) -> tuple[Any, ...]:
+    """One word, or several: what stands in a sequence, else the thing itself, which the caller checks.
+
+    >>> several("a"), several(["a", "b"]), several(3)
+    (('a',), ('a', 'b'), (3,))
+    """
+    return tuple(given) if isinstance(given, Iterable) and not isinstance(given, str) else (given,)
+
+
 def _predicate(where: Where | None, caller: str) -> Callable[[str, nn.Module], bool]:
     if where is None:
         return lambda name, module: True  # noqa: ARG005 as every predicate
     if callable(where):
         return where
-    patterns = [where] if isinstance(where, str) else list(where) if isinstance(where, Iterable) else [where]
+    patterns = several(where)
     if not all(isinstance(pattern, str) for pattern in patterns):
         raise TypeError(f"{caller}: where must be a predicate (name, module), a name or names, received {where!r}.")
     return lambda name, module: any(  # noqa: ARG005

@@ -71,24 +71,32 @@ class _KeepsOutput(Pass):
         return backend.apply(z, shift.expand(size), scale.expand(size), scale.new_zeros(()).expand(size), None, None)
 
 
-class LeanOverPools(_KeepsOutput, OverPools):
-    """Standardization over pools by one kernel each way, and the pass that undoes it."""
+class _LeanByKernel(_KeepsOutput, OverPools):
+    """The forward pass by one kernel, of parameters that were looked at."""
 
-    name = "one kernel each way, and the input back from the output"
     looks_itself = False
 
-    def __init__(self, request: Request, backend: Fused, groups: int, *, graph: bool) -> None:
-        super().__init__(request, backend, groups, graph=graph)
-        self.backend, known = backend, request.known
+    def __init__(self, request: Request, backend: Fused, groups: int) -> None:
+        super().__init__(request, backend, groups, graph=True)
         self.eps: Any = request.formula.keywords["eps"]  # type: ignore[attr-defined]
-        given = None if known is None else (known.mean, known.var)
-        weight, bias = request.parameters
-        #: Without the activation, whose slope the sign of the output tells.
-        self.linear = backend.standardization(request.x, groups, weight, bias, self.eps, None, None, given)
 
     def forward(self, call: PassCall, x: Tensor, residual: Tensor | None, mask: Tensor | None, p: Parameters) -> Tensor:
         self._looked_at(x, *p)
         return super().forward(call, x, residual, mask, p)
+
+
+class LeanOverPools(_LeanByKernel):
+    """Standardization over pools by one kernel each way, and the pass that undoes it."""
+
+    name = "one kernel each way, and the input back from the output"
+
+    def __init__(self, request: Request, backend: Fused, groups: int) -> None:
+        super().__init__(request, backend, groups)
+        self.backend, known = backend, request.known
+        given = None if known is None else (known.mean, known.var)
+        weight, bias = request.parameters
+        #: Without the activation, whose slope the sign of the output tells.
+        self.linear = backend.standardization(request.x, groups, weight, bias, self.eps, None, None, given)
 
     def backward(
         self,
@@ -109,7 +117,7 @@ class LeanOverPools(_KeepsOutput, OverPools):
         return self.linear.backward(g, away, *rest, known=self.by_known, values=needs[0], same=False)
 
 
-class LeanOverBatch(_KeepsOutput, OverPools):
+class LeanOverBatch(_LeanByKernel):
     r"""Standardization over the batch, whose gradient needs no input: the output before the activation serves.
 
     With :math:`z = \gamma \hat x + \beta` the kernel that is given z, the statistics :math:`(\beta, \gamma^2)` and the
@@ -121,18 +129,12 @@ class LeanOverBatch(_KeepsOutput, OverPools):
     """
 
     name = "one kernel each way, from the output alone"
-    looks_itself = False
 
-    def __init__(self, request: Request, backend: Fused, *, graph: bool) -> None:
-        super().__init__(request, backend, 0, graph=graph)
+    def __init__(self, request: Request, backend: Fused) -> None:
+        super().__init__(request, backend, 0)
         x, (_, bias) = request.x, request.parameters
-        self.eps: Any = request.formula.keywords["eps"]  # type: ignore[attr-defined]
         weight = torch.empty(x.shape[1], dtype=statistics_dtype(x.dtype), device=x.device)
         self.of_output = backend.standardization(x, 0, weight, bias, 0.0, None, None, None)
-
-    def forward(self, call: PassCall, x: Tensor, residual: Tensor | None, mask: Tensor | None, p: Parameters) -> Tensor:
-        self._looked_at(x, *p)
-        return super().forward(call, x, residual, mask, p)
 
     def backward(
         self,
@@ -209,8 +211,8 @@ def bind(request: Request, context: Context) -> LeanOverPools | LeanOverBatch | 
     if fused is None or not all(p is None or type(p) in PLAIN for p in request.parameters):
         return LeanPlainly(request)
     if context.pool == 0:
-        return LeanOverBatch(request, fused, graph=True)
-    return LeanOverPools(request, fused, context.pool, graph=True)
+        return LeanOverBatch(request, fused)
+    return LeanOverPools(request, fused, context.pool)
 
 
 def before_activation(y: Tensor, activation: str | None) -> Tensor:
