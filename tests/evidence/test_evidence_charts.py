@@ -4,7 +4,7 @@ import math
 import re
 from itertools import pairwise
 
-from normwise.evidence.charts import RIGHT, WIDTH, bars, headed, lines, stacked
+from normwise.evidence.charts import CHARACTER, RIGHT, WIDTH, bars, headed, lines, stacked
 
 
 def test_names_in_charts_are_escaped_and_do_not_lie_on_each_other():
@@ -47,3 +47,9 @@ def test_a_heading_is_wrapped_and_the_picture_stands_below_it():
     assert "Found: holds." in both
     height = int(re.search(r'height="(\d+)"', both)[1])
     assert re.search(rf'<svg y="{height - 320}"', both)
+
+
+def test_the_figures_beside_the_longest_bar_fit():
+    picture = bars("title", "x", {"short": (0.1, 0.0), "long": (0.963, 0.0077)})
+    start = float(re.findall(r'<text x="([\d.]+)" y="[\d.]+">0.963 ± 0.0077', picture)[0])
+    assert start + CHARACTER * len("0.963 ± 0.0077") <= WIDTH

@@ -15,7 +15,7 @@ WIDTH, HEIGHT = 560, 320  # narrow enough to be read on a phone
 LEFT, RIGHT, TOP, BOTTOM = 52, 190, 52, 46
 CHARACTER = 6.8  # pixels of one, on average
 GLYPHS = "●■◆▲▼★○□◇△"
-BAR, FIGURES = 18, 96  # a bar, and the room for its value
+BAR = 18
 LETTERS = 60  # of a claim in a line
 
 
@@ -73,7 +73,8 @@ def bars(
     heads = [name.partition(group)[0] if group else name for name in values]
     tails = [name.partition(group)[2] if group else "" for name in values]
     colors = {head: SERIES[i % len(SERIES)] for i, head in enumerate(dict.fromkeys(heads))}
-    room, end = 20 + CHARACTER * max(map(len, heads)), WIDTH - FIGURES
+    room = 20 + CHARACTER * max(map(len, heads))
+    end = WIDTH - 14 - CHARACTER * max(len(_figures(*found)) for found in values.values())
     positive = [value + spread * (not log) for value, spread in values.values() if value > 0] or [1.0]
     scale = svg.LogScale(positive, room, end) if log else svg.LinearScale([0.0, *positive], room, end)
     parts, top = [svg.text(8, 20, title)], TOP - 16
@@ -100,7 +101,7 @@ def _bar(
     room: float,
     log: bool,
 ) -> list[str]:
-    shown = f"{value:.3g}" + (f" ± {spread:.2g}" if spread else "")
+    shown = _figures(value, spread)
     end = right = scale(value) if value > 0 else room
     parts = [svg.text(room - 8, top + 13, head, "end")]
     parts.append(svg.rectangle(room, top, max(1.0, end - room), BAR, color, f"{name}: {shown}"))
@@ -108,6 +109,10 @@ def _bar(
         left, right = scale(max(0.0, value - spread)), scale(value + spread)
         parts.append(f'<path class="roof" d="M{left:.1f} {top + BAR / 2:g}H{right:.1f}"/>')
     return [*parts, svg.text(max(room + 1, end, right) + 6, top + 13, shown)]
+
+
+def _figures(value: float, spread: float) -> str:
+    return f"{value:.3g}" + (f" ± {spread:.2g}" if spread else "")
 
 
 def stacked(first: str, second: str) -> str:
