@@ -107,6 +107,11 @@ SHOWN = {
         "accuracy": 0.1 if "of a step" in case else 0.9,
     },
     "E13": lambda case, _: {"accuracy": 0.95 if case == "4" else 0.9, "training loss": 0.1 if case == "4" else 0.2},
+    "E13b": lambda case, _: {
+        "accuracy": 0.95 if case == "8" else 0.9,
+        "accuracy on the part that chooses": 0.95 if case == "8" else 0.9,
+        "training loss": 0.1 if case == "8" else 0.2,
+    },
     "E17": lambda case, _: {"largest gradient": 100.0 if case.startswith("moving") else 1.0},
     "E17b": lambda case, _: {"largest gradient": 100.0 if case.startswith("moving") else 1.0},
     "E19": lambda case, _: {"error": 0.3 if case.startswith("Instance") else 0.6},

@@ -90,8 +90,7 @@ def at_best_rate(
 
     The net is trained at each rate from the same start on three quarters of the samples; the last quarter chooses.
     """
-    order = torch.randperm(len(task.x), generator=torch.Generator().manual_seed(seed))
-    choosing, learning = order[::KEPT_BACK], torch.cat([order[i::KEPT_BACK] for i in range(1, KEPT_BACK)])
+    learning, choosing = kept_back(task, seed)
     x, y = task.x[learning], task.y[learning]
     best, found, chosen = -1.0, 0.0, rates[0]
     for rate in rates:
@@ -103,6 +102,12 @@ def at_best_rate(
         if right > best:
             best, found, chosen = right, accuracy(net, task.x_test, task.y_test), rate
     return found, chosen
+
+
+def kept_back(task: Task, seed: int) -> tuple[Tensor, Tensor]:
+    """Indices of the training samples that are learnt from, and of one in `KEPT_BACK` that chooses."""
+    order = torch.randperm(len(task.x), generator=torch.Generator().manual_seed(seed))
+    return torch.cat([order[i::KEPT_BACK] for i in range(1, KEPT_BACK)]), order[::KEPT_BACK]
 
 
 def _flat(epochs: list[list[Tensor]]) -> Iterator[Tensor]:

@@ -26,14 +26,19 @@ def measure(run: TrainingRun) -> dict[str, float]:
 
 
 def judge(results: Results) -> Verdict:
+    return verdict(results, MIDDLE)
+
+
+def verdict(results: Results, middle: str) -> Verdict:
+    """GroupNorm with so many groups against both ends."""
     others = (LAYER, INSTANCE)
-    low = {other: results.interval(MIDDLE, other)[0] for other in others}
+    low = {other: results.interval(middle, other)[0] for other in others}
     loss = {case: results.mean(case, name="training loss") for case in CASES}
-    more = results.interval(INSTANCE, MIDDLE, name="training loss")[0]
+    more = results.interval(INSTANCE, middle, name="training loss")[0]
     scores = ", ".join(f"{case} {100 * results.mean(case):.1f}" for case in CASES)
     sentence = (
-        f"Accuracy by number of groups, %: {scores}. Training loss with 1, {MIDDLE} and groups of one channel: "
-        f"{loss[LAYER]:.3f}, {loss[MIDDLE]:.3f}, {loss[INSTANCE]:.3f}."
+        f"Accuracy by number of groups, %: {scores}. Training loss with 1, {middle} and groups of one channel: "
+        f"{loss[LAYER]:.3f}, {loss[middle]:.3f}, {loss[INSTANCE]:.3f}."
     )
     ahead = [other for other in others if low[other] > 0]
     if len(ahead) == 2 and more > 0:
@@ -41,7 +46,7 @@ def judge(results: Results) -> Verdict:
     if ahead:
         name = "InstanceNorm" if ahead == [INSTANCE] else "LayerNorm" if ahead == [LAYER] else "both"
         return Verdict(HOLDS_WHEN, f"GroupNorm is compared with {name}. {sentence}")
-    best = all(results.mean(MIDDLE) > results.mean(other) for other in others)
+    best = all(results.mean(middle) > results.mean(other) for other in others)
     return Verdict(UNDECIDED if best else DOES_NOT_HOLD, sentence)
 
 
