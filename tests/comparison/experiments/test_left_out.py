@@ -35,7 +35,7 @@ def pictures():
     [
         ({"model": "resnet18", "data": pictures}, "instance", "fails on pictures"),
         ({"model": perceptron, "data": features}, "instance", "one value per sample and channel"),
-        ({}, "sync", "it synchronizes over processes, and here is one alone"),
+        ({}, "sync", "it synchronizes several processes, and in is one alone"),
         ({}, "spade", "it takes segmentation besides x"),
         ({}, "conditional-batch", "it takes labels besides x"),
         ({}, "token-layer", "it normalizes rows of features, not the channels of a map"),

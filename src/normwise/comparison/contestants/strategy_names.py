@@ -1,4 +1,4 @@
-"""Contestants that are a way to fine-tune a model that has normalizers: their names, and what they do, in words."""
+"""Contestants that fine-tune a model with normalizers: their names and their descriptions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ...layers.normalizers import Normalizer
 from .bank import BANK
 
 FROZEN, RECALIBRATED, SWAP, ANNEAL = "frozen", "recalibrated", "swap", "anneal"
-#: The share of a run after which an annealed normalizer stands alone.
+#: The share of a run after which an annealed normalizer has replaced the old one completely.
 ANNEALED_AT = 2 / 3
 #: Samples in a batch that statistics are computed anew with.
 RECALIBRATION_BATCH = 128
@@ -95,12 +95,12 @@ def check_name(norm: str) -> None:
     """Raises InputError for a name that is neither a normalizer's nor a strategy's."""
     strategy = strategy_of(norm)
     name = strategy.norm if strategy else norm
-    kind, colon, option = name.partition(":")
+    base, colon, option = name.partition(":")
     try:
-        row = find_normalizer(kind)
+        row = find_normalizer(base)
     except ValueError as error:
         raise InputError(f"norms: {norm!r}: {error}" if strategy else str(error)) from error
-    if kind == "batch" and colon:
+    if base == "batch" and colon:
         raise InputError(
             f"norms: {norm!r} is unknown: after 'batch:' comes {FROZEN} or {RECALIBRATED}, received {option!r}."
         )
@@ -112,6 +112,6 @@ def check_name(norm: str) -> None:
 
 
 def protocols(norms: Iterable[str]) -> list[str]:
-    """A sentence on each way that one of the contestants goes."""
+    """A sentence on each strategy among the contestants."""
     ways = {strategy.way for norm in norms if (strategy := strategy_of(norm))}
     return [sentence for way, sentence in _PROTOCOLS.items() if way in ways]

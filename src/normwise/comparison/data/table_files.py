@@ -21,8 +21,8 @@ DELIMITERS = ",;\t"
 def csv_table(path: Path, target: str | None, key: str | None = None, task: str | None = None) -> Data:
     """Features and target of a .csv file whose first line holds the names; a quarter (of each class) is held out.
 
-    `target` names the column of the target; without it the one called target, class, label or y is. `key` names that
-    of the groups, which is no feature. `task` says whether the target is one of classes or of numbers.
+    `target` names the column of the target, by default the one called target, class, label or y. `key` names the column
+    of the groups, which is not a feature. `task` says whether the target holds classes or numbers.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -49,8 +49,8 @@ def csv_table(path: Path, target: str | None, key: str | None = None, task: str 
 
 
 def npy_table(path: Path, target: str | None, key: str | None = None, task: str | None = None) -> Data:
-    """Features and target of an array [N, columns]; `target` is the number of the column of the target, the last
-    by default, and its name in a structured array; `key` is the same of the groups, which are no feature."""
+    """Features and target of an array [N, columns]. `target` is the number of the target's column (by default the
+    last), or its name in a structured array; `key` is that of the column of groups, which is not a feature."""
     array = loaded(path, "numpy.save")
     if not isinstance(array, np.ndarray):
         raise InputError(f"{path}: holds several arrays under the name of an .npy file; write it with numpy.save.")
@@ -103,7 +103,7 @@ def column_of_groups(path: Path, names: Sequence[str], target: str, key: str) ->
 
 
 def _same_column(path: Path, key: str) -> str:
-    return f"{path}: column {key!r} holds the target; name another column for batches_by, which tells the groups."
+    return f"{path}: column {key!r} holds the target; name another column, the one with the groups, for batches_by."
 
 
 def _texts(path: Path, key: str, entries: Sequence[str]) -> np.ndarray:

@@ -10,7 +10,7 @@ from ..settings import CLIP_NORM, COSINE, FULL_RATE_BATCH, MOMENTUM, OPTIMIZERS,
 
 
 def protocol_of(settings: Settings, *, converted: bool = False) -> list[str]:
-    """What all runs of our own loop have in common; ``converted`` where `nf` is made of the model itself."""
+    """What all runs of our own loop have in common; ``converted`` if `nf` is the model with its normalizers removed."""
     norms = settings.norms
     return [
         f"{_optimizer(settings)}, {settings.epochs} epochs for every run; {_schedule(settings)}.",
@@ -77,8 +77,7 @@ def _choice_of_rate(settings: Settings) -> str:
         best = "highest" if settings.judged.sign > 0 else "lowest"
         return (
             f"Peak learning rate: of {tried} ({scaled}) the one with the {best} {settings.judged.name} on a fifth of "
-            "the training split, held out for that and trained on again afterwards; chosen for each normalizer and "
-            "batch size."
+            "the training split that is held out for the choice only; chosen for each normalizer and batch size."
         )
     rates = ", ".join(f"{settings.rate(size):.3g} at {size}" for size in settings.batch_sizes)
     return (

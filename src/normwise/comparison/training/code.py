@@ -1,4 +1,4 @@
-"""What the result of a run depends on of code that is not ours."""
+"""The user's code on which the result of a run depends."""
 
 from __future__ import annotations
 
