@@ -35,14 +35,14 @@ MUTATIONS = [
     Mutation(
         "a signal that is kept after the run has another reader",
         "surgery/folding/observation.py",
-        "    observer.note_what_is_kept()",
+        "    observer.note_kept_signals()",
         "    ...",
         REFUSALS,
     ),
     Mutation(
         "parameters that something else reads stay",
         "surgery/folding/observation.py",
-        "self.found.readers[owner].append(what)",
+        "self.found.readers[owner].append(reader)",
         "pass",
         REFUSALS,
     ),
