@@ -1,4 +1,4 @@
-"""What `normwise stylize` shows in a terminal."""
+"""The output of `normwise stylize` in a terminal."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Ticker(ProgressBar):
         self._said = time.monotonic()
 
     def __call__(self, what: str, step: Step | Painting) -> None:
-        """Take in a step: of what, how far, and the losses of its picture where there are some."""
+        """Show a step: its task, its progress, and the losses if there are any."""
         losses = [f"{name} {x:.3f}" for name, x in (("content", step.content), ("style", step.style)) if x == x]
         said = ", ".join([what, *losses])
         if self.live:
@@ -36,7 +36,7 @@ class Ticker(ProgressBar):
 
 @contextmanager
 def warnings_said(console: Console) -> Iterator[None]:
-    """What the package warns of in the block is printed as a sentence."""
+    """Inside the block warnings of the package are printed as sentences."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         yield
