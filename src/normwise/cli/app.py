@@ -52,10 +52,10 @@ def make_app(arguments: list[str]) -> typer.Typer:
     return app
 
 
-def _add(app: typer.Typer, name: str, room: str, short_help: str | None = None) -> None:
+def _add(app: typer.Typer, name: str, file: str, short_help: str | None = None) -> None:
     """Add the command of a module; its function has the name of the module."""
-    module = import_module(f".{room}", __package__)
-    app.command(name, epilog=getattr(module, "EPILOG", None), short_help=short_help)(getattr(module, room))
+    module = import_module(f".{file}", __package__)
+    app.command(name, epilog=getattr(module, "EPILOG", None), short_help=short_help)(getattr(module, file))
 
 
 def _not_asked_for() -> None:

@@ -219,7 +219,7 @@ def pixels_of(picture: Pixels, size: int | None) -> Tensor:
 
 
 def chosen_features(features: str | Path | Features | None) -> Features:
-    """The features of `find_features`, with a warning if the weights are random although nobody chose that."""
+    """The features of `find_features`, with a warning if the weights are random although they were not chosen."""
     found = features if isinstance(features, Features) else find_features(features)
     if not found.trained and features is None:
         warnings.warn(WARNING, UserWarning, stacklevel=4)
