@@ -114,6 +114,11 @@ def plot_histograms(
 
     All panels share one axis, which shows 99 % of the values of the widest layer; each row is scaled to its highest
     bin. Raises ValueError if there are no histograms.
+
+    >>> import normwise as nw
+    >>> traced = nw.trace(nw.nets.resnet(8), (8, 3, 16, 16), histograms=True)
+    >>> [panel.title for panel in plot_histograms(traced, types=["ReLU"]).panels]
+    ['ResNet']
     """
     named = _named(traces)
     panels = histograms.panels(named, types)

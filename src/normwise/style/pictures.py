@@ -22,7 +22,7 @@ DEEP = 65535
 
 
 class Picture(NamedTuple):
-    """``pixels[3, H, W]``, and ``alpha[H, W]`` if the file has transparency."""
+    """``pixels[3, H, W]`` from 0 to 1, and ``alpha[H, W]`` if the file has transparency."""
 
     pixels: Tensor
     alpha: Tensor | None = None
@@ -137,7 +137,10 @@ def as_image(picture: Picture) -> Image:
 
 
 def write_picture(path: Path, picture: Picture | Image) -> None:
-    """Write a picture, whole or not at all, in the format of the file's ending; JPEG has no transparency."""
+    """Write a picture in the format of the file's ending; JPEG has no transparency.
+
+    The file is complete, or not written at all. Raises InputError for an unknown ending.
+    """
     image = as_image(picture) if isinstance(picture, Picture) else picture
     save = saver(path)
     if path.suffix.lower() in (".jpg", ".jpeg"):
@@ -151,8 +154,8 @@ def saver(path: Path) -> Callable[[Image, Path], None]:
     from PIL import Image as PILImage
 
     PILImage.init()
-    kind = PILImage.registered_extensions().get(path.suffix.lower())
-    if kind not in PILImage.SAVE:
+    picture_format = PILImage.registered_extensions().get(path.suffix.lower())
+    if picture_format not in PILImage.SAVE:
         raise InputError(f"{path}: the name must have the ending of a picture; write one that ends in .png or .jpg.")
-    options = {"quality": 92} if kind == "JPEG" else {}
-    return lambda image, file: image.save(file, kind, **options)
+    options = {"quality": 92} if picture_format == "JPEG" else {}
+    return lambda image, file: image.save(file, picture_format, **options)

@@ -55,7 +55,7 @@ def build(kind: str, plan: Mapping[str, Any]) -> StyleNet | AdaptiveStyleNet:
 
 
 def save_style(style: Style, path: Path) -> None:
-    """Write a style as a whole or not at all."""
+    """Write a style file; it is complete, or not written at all."""
     content = {"format": FORMAT, "version": VERSION, "kind": style.kind, "names": list(style.names)}
     state = {name: value.detach().cpu() for name, value in style.net.state_dict().items()}
     content |= {"plan": style.plan, "trained": style.trained, "state": state}

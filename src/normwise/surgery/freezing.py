@@ -54,7 +54,12 @@ def freeze(model: nn.Module, affine: bool = False, where: Where | None = None) -
 def unfreeze(model: nn.Module) -> int:
     """Undo `freeze`: batch statistics in training, updates, and the gradients that `freeze` switched off.
 
-    A layer of torch is then in the mode that was last set. Returns the number of layers that were frozen.
+    A layer of torch is then in the mode that was last set. Returns the number of layers that were frozen. Raises
+    TypeError if the model is no module or runs in TorchScript.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
+    >>> freeze(net), unfreeze(net), unfreeze(net)
+    (1, 1, 0)
     """
     count = 0
     for layer in unwrapped(model, "unfreeze").modules():

@@ -37,9 +37,13 @@ class Summary:
 
 
 def summarize(rows: Sequence[Row], looks: int = 0) -> Summary:
-    """The summary of the rows of one sweep, which may be incomplete; ValueError where there is no row.
+    """The summary of the rows of one sweep, which may be incomplete.
 
-    `looks`: the number of interim verdicts that may stop runs, 0 if nothing is stopped (`settings["looks"]`).
+    Args:
+        rows: the result of `compare`, or rows read from its folder.
+        looks: the number of interim verdicts that may stop runs, 0 if nothing is stopped (`settings["looks"]`).
+
+    Raises ValueError if there is no row.
     """
     if not rows:
         raise ValueError("summarize needs at least one row; no run has finished yet.")
