@@ -63,7 +63,8 @@ DETECTRON2 = (
 )  # fmt: skip
 HEAD = """# Coming from torch.nn, timm, Keras, detectron2
 
-Which layer is which, and what is easily overlooked: eps, the direction of momentum, the order of arguments, shapes.
+The corresponding layers, and the differences that are easily overlooked: eps, the direction of momentum, the order of
+arguments, shapes.
 This page is made by `docs/make_coming_from.py`; torch's table comes from the classes themselves, and every line of
 timm's is tested by computing both.
 

@@ -123,7 +123,7 @@ OUTCOMES_JA = {
     UNDECIDED: "この規模では決まらない",
 }
 
-TEXT = """# Evidence: what articles say of normalizers, tried
+TEXT = """# Evidence: claims of articles about normalizers, tested
 
 People choose normalizers by the claims of articles. Here every claim of the source articles is an experiment that
 anyone can repeat with one command: with several seeds, a rule for the verdict that was fixed in advance, and a picture.

@@ -77,7 +77,7 @@ MUTATIONS = [
     Mutation(
         "a lucky run does not lift a mean above chance",
         "comparison/verdicts/judging.py",
-        "_is_above_chance(cells[leader], said[leader])",
+        "_is_above_chance(cells[leader], scores[leader])",
         "_is_above_chance(cells[leader], cells[leader].best)",
         SUMMARY,
     ),
@@ -161,8 +161,8 @@ MUTATIONS = [
     Mutation(
         "a swapped-in normalizer begins with the statistics",
         "comparison/contestants/strategies.py",
-        '"data-free" if strategy.way == SWAP',
-        '"copy" if strategy.way == SWAP',
+        '"data-free" if strategy.method == SWAP',
+        '"copy" if strategy.method == SWAP',
         STRATEGIES,
     ),
     Mutation(

@@ -147,7 +147,7 @@ MUTATIONS = [
     Mutation(
         "doctor does not repeat the diagnosis",
         "surgery/examination/process_rules.py",
-        'or "small batch" in subject.said',
+        'or "small batch" in subject.diagnosed',
         "or False",
         DOCTOR,
     ),

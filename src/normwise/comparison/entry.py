@@ -167,7 +167,7 @@ def compare(
             processes with the same sweep may write to one folder: each has its own file, `results-1.jsonl` and so on.
         on_event: called with each `Event`.
 
-    A row is a flat JSON dict: what was run (`norm`, `batch_size`, `seed`, ...), `status` ("finished" or "diverged"),
+    A row is a flat JSON dict: the run (`norm`, `batch_size`, `seed`, ...), `status` ("finished" or "diverged"),
     the metric (`test_accuracy`, or `test_rmse` and so on, in evaluation mode; `test_accuracy_train_mode` with the
     normalizers in training mode at the run's batch size; `train_eval_gap`, the second minus the first; shares go from
     0 to 1), `metrics`, all of the task's on the held-out split, `curve` by epoch, `step_ms` (forward, backward and

@@ -8,15 +8,15 @@ from typing import Any
 from ..errors import InputError
 
 
-def name_of(thing: Any) -> str:
+def name_of(item: Any) -> str:
     """The name of a model or a data source in messages and rows: of a string itself, of an instance its class.
 
     >>> name_of("digits"), name_of(len), name_of(object())
     ('digits', 'len', 'object')
     """
-    if isinstance(thing, str):
-        return thing
-    return getattr(thing, "__qualname__", type(thing).__name__)
+    if isinstance(item, str):
+        return item
+    return getattr(item, "__qualname__", type(item).__name__)
 
 
 def load_object(reference: str) -> Any:

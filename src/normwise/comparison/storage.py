@@ -180,7 +180,7 @@ def _numbered(name: str, number: int) -> str:
 
 
 def read_sweep(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The finished rows of the sweep that was last started in a folder, and what its `settings.json` holds.
+    """The finished rows of the sweep that was last started in a folder, and the content of its `settings.json`.
 
     Raises InputError where the folder holds no sweep.
     """
@@ -203,7 +203,7 @@ def read_sweep(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
 
 
 def read_sweeps(folders: Sequence[Path]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The finished rows of one sweep whose parts are in several folders, and what the first `settings.json` holds.
+    """The finished rows of one sweep in several folders, and the content of the first `settings.json`.
 
     Raises InputError where a folder holds no sweep, or another one.
     """

@@ -66,7 +66,7 @@ def _copy_on_cpu(t: Tensor) -> Tensor:
 
 
 def _snapshot(attributes: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Each attribute with a copy of what it contains, one level deep."""
+    """Each attribute with a copy of its value, one level deep."""
     return {
         name: (value, (value.copy() if value else ()) if type(value) in CONTAINERS else None)
         for name, value in attributes.items()

@@ -21,17 +21,17 @@ class Ticker(ProgressBar):
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
-        self._said = time.monotonic()
+        self._printed = time.monotonic()
 
-    def __call__(self, what: str, step: Step | Painting) -> None:
+    def __call__(self, task: str, step: Step | Painting) -> None:
         """Show a step: its task, its progress, and the losses if there are any."""
         losses = [f"{name} {x:.3f}" for name, x in (("content", step.content), ("style", step.style)) if x == x]
-        said = ", ".join([what, *losses])
+        line = ", ".join([task, *losses])
         if self.live:
-            self.show(step.done, step.total, said)
-        elif time.monotonic() - self._said > SECONDS_BETWEEN_LINES:
-            self._said = time.monotonic()
-            self.say(f"[{step.done}/{step.total}] {said}")
+            self.show(step.done, step.total, line)
+        elif time.monotonic() - self._printed > SECONDS_BETWEEN_LINES:
+            self._printed = time.monotonic()
+            self.say(f"[{step.done}/{step.total}] {line}")
 
 
 @contextmanager

@@ -76,8 +76,8 @@ def _padded(pixels: Tensor) -> Tensor:
 def _weights(style: Style, wanted: Mapping[str, float]) -> Tensor:
     unknown = next((name for name in wanted if name not in style.names), None)
     if unknown is not None or not wanted:
-        said = f"there is no style {unknown!r} in it" if wanted else "it holds several styles"
-        raise InputError(f"{said[0].upper()}{said[1:]}; write --style with one of: {', '.join(style.names)}.")
+        problem = f"there is no style {unknown!r} in it" if wanted else "it holds several styles"
+        raise InputError(f"{problem[0].upper()}{problem[1:]}; write --style with one of: {', '.join(style.names)}.")
     weights = torch.tensor([float(wanted.get(name, 0.0)) for name in style.names])
     if not (weights >= 0).all() or not 0 < weights.sum() < float("inf"):
         raise InputError(f"The weights of styles must be positive numbers, received {dict(wanted)}.")

@@ -190,21 +190,21 @@ def _take_back_what_moves_the_output(plan: Plan, yardsticks: Sequence[Yardstick]
     """Undo the folds that change the model's output, alone or together."""
 
     def objection(folds: Sequence[Fold | Lone]) -> str | None:
-        return next((said for y in yardsticks if (said := y.objection(folds))), None)
+        return next((refusal for y in yardsticks if (refusal := y.objection(folds))), None)
 
     def holding(folds: list[Fold | Lone]) -> list[Fold | Lone]:
-        said = objection(folds) if folds else None
-        if said is None:
+        refusal = objection(folds) if folds else None
+        if refusal is None:
             return folds
         if len(folds) == 1:
-            _take_back(plan, folds[0], said)
+            _take_back(plan, folds[0], refusal)
             return []
         middle = len(folds) // 2
         first, second = holding(folds[:middle]), holding(folds[middle:])
-        said = objection([*first, *second]) if first and second else None
-        for fold in second if said else ():
-            _take_back(plan, fold, f"together with the others {said}")
-        return first if said else [*first, *second]
+        refusal = objection([*first, *second]) if first and second else None
+        for fold in second if refusal else ():
+            _take_back(plan, fold, f"together with the others {refusal}")
+        return first if refusal else [*first, *second]
 
     holding(list(plan.folds))
 

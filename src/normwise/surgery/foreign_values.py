@@ -53,9 +53,9 @@ class Reading:
         if memory is not None and hasattr(self._layer, "momentum"):
             if momentum is not None:  # 1 - 0.99 is 0.01, and not 0.010000000000000009
                 self.momentum = round(1 - momentum, 12) if self._source.counts_old else momentum
-            self._tell("momentum", self.momentum, self._source.momentum)
-        self._tell("eps", self.eps, default_eps(self._layer, self._source))
-        self._tell_unread({name for known in names.values() for name in known})
+            self._note_missing("momentum", self.momentum, self._source.momentum)
+        self._note_missing("eps", self.eps, default_eps(self._layer, self._source))
+        self._note_unread({name for known in names.values() for name in known})
         return self
 
     def kernel(self) -> Reading:
@@ -81,7 +81,7 @@ class Reading:
             raise self._nowhere(names["bias"], "bias=True")
         if isinstance(self._layer, nn.Linear) and self._last:
             self.notes.append("after a Flatten of [*space, C] the columns are in that order, torch's in [C, *space]")
-        self._tell_unread({name for known in names.values() for name in known})
+        self._note_unread({name for known in names.values() for name in known})
         return self
 
     def _affine(self, role: str, neutral: float) -> None:
@@ -169,13 +169,13 @@ class Reading:
             raise ValueError(f"{_NAME}: {name} of {self._name} is too large for {tensor.dtype}; load in fp32.")
         self.writes.append(Write(tensor, name, cast))
 
-    def _tell(self, setting: str, said: float | None, default: float | None) -> None:
+    def _note_missing(self, setting: str, stated: float | None, default: float | None) -> None:
         own = getattr(self._layer, setting, None)
-        if said is None and default is not None and own != default:
+        if stated is None and default is not None and own != default:
             shown = "None" if own is None else f"{own:g}"
             self.notes.append(f"the state has no {setting}: the source's default is {default:g}, the layer has {shown}")
 
-    def _tell_unread(self, known: set[str]) -> None:
+    def _note_unread(self, known: set[str]) -> None:
         unread = [name for name in self._group.values if name not in known]
         if unread:
             self.notes.append(f"not read: {', '.join(unread)}")

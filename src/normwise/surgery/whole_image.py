@@ -18,7 +18,7 @@ from .sample_calls import call_of, normalizes_samples
 Core = Callable[[Tensor], Tensor]
 
 
-class Enough(Exception):  # noqa: N818 no error: what a pass was for has been seen
+class Enough(Exception):  # noqa: N818 no error: the pass has measured enough
     """Ends a forward pass."""
 
 

@@ -30,15 +30,15 @@ class Treatment:
 
     def advance(self, share: float) -> None:
         """Call before a step with the share of the training, from 0 to 1, that is done."""
-        if self.strategy.way == ANNEAL and self._change is not None:
+        if self.strategy.method == ANNEAL and self._change is not None:
             self._change.advance(min(1.0, max(share, _BEGUN) / ANNEALED_AT))
 
     def end(self, loader: Iterable[Any], forward: Forward | None = None) -> None:
         """The last step of the strategy, after training and before the model is evaluated."""
-        if self.strategy.way == ANNEAL and self._change is not None and not self.ended:
+        if self.strategy.method == ANNEAL and self._change is not None and not self.ended:
             self._change.advance(1.0)
             self._change.finish()
-        if self.strategy.way == RECALIBRATED:
+        if self.strategy.method == RECALIBRATED:
             with warnings.catch_warnings():
                 # Few samples are its use case; the comparison measures how well it works with them.
                 warnings.simplefilter("ignore", UserWarning)
@@ -61,17 +61,17 @@ def treat(model: nn.Module, strategy: Strategy, ranks: Mapping[str, int], exampl
             f"{name}: it needs the running statistics of a trained model, and those of {type(model).__name__} "
             "are fresh (mean 0, variance 1); give trained weights (weights=, --weights)."
         )
-    if strategy.way in (SWAP, ANNEAL):
+    if strategy.method in (SWAP, ANNEAL):
         return _swapped(model, strategy, example)
     places = {site: ranks[site] for site in remembering if site in ranks}
     sites = tuple(replace_normalizers(model, strategy.norm, places))
-    if strategy.way == FROZEN:
+    if strategy.method == FROZEN:
         freeze(model)
     return Treatment(strategy, model, sites, None)
 
 
 def _swapped(model: nn.Module, strategy: Strategy, example: Any) -> Treatment:
-    start = "data-free" if strategy.way == SWAP else "exact"
+    start = "data-free" if strategy.method == SWAP else "exact"
     change = swap(model, strategy.norm, start=start, example_inputs=example)
     inside = dict(change.model.named_modules())
     names = (row.name for row in change.rows if row.outcome == "swapped")

@@ -39,43 +39,43 @@ _PROTOCOLS = {
 
 
 class Strategy(NamedTuple):
-    """What is done (`FROZEN`, ...), and with which normalizer."""
+    """The strategy (`FROZEN`, ...) and its normalizer."""
 
-    way: str
+    method: str
     norm: str
 
     @property
     def needs_statistics(self) -> bool:
         """Whether it begins with running statistics that data have moved."""
-        return self.way != RECALIBRATED
+        return self.method != RECALIBRATED
 
     @property
     def has_an_end(self) -> bool:
         """Whether something is left to do after training."""
-        return self.way in (RECALIBRATED, ANNEAL)
+        return self.method in (RECALIBRATED, ANNEAL)
 
     @property
     def by_the_batch(self) -> bool:
         """Whether training normalizes by the mini-batch."""
-        return self.way != FROZEN and NORMALIZERS[self.norm.partition(":")[0]].uses_batch
+        return self.method != FROZEN and NORMALIZERS[self.norm.partition(":")[0]].uses_batch
 
     @property
     def adjective(self) -> str:
-        return _ADJECTIVES[self.way]
+        return _ADJECTIVES[self.method]
 
 
 def strategy_of(norm: Norm) -> Strategy | None:
     """The strategy of a name, None for every other contestant.
 
     >>> strategy_of("swap:group:8"), strategy_of("batch:frozen").norm, strategy_of("group:8")
-    (Strategy(way='swap', norm='group:8'), 'batch', None)
+    (Strategy(method='swap', norm='group:8'), 'batch', None)
     """
     if not isinstance(norm, str):
         return None
     if norm in _OWN:
         return Strategy(_OWN[norm], "batch")
-    way, colon, rest = norm.partition(":")
-    return Strategy(way, rest) if colon and way in (SWAP, ANNEAL) else None
+    method, colon, replacement = norm.partition(":")
+    return Strategy(method, replacement) if colon and method in (SWAP, ANNEAL) else None
 
 
 def row_of(norm: Norm) -> Normalizer | None:
@@ -106,12 +106,12 @@ def check_name(norm: str) -> None:
         )
     if strategy and not row.for_channels:
         raise InputError(
-            f"norms: {norm!r}: {strategy.way}: takes a normalizer of maps [N, C, *space], such as {strategy.way}:group "
-            f"or {strategy.way}:layer."
+            f"norms: {norm!r}: {strategy.method}: takes a normalizer of maps [N, C, *space], such as "
+            f"{strategy.method}:group or {strategy.method}:layer."
         )
 
 
 def protocols(norms: Iterable[str]) -> list[str]:
     """A sentence on each strategy among the contestants."""
-    ways = {strategy.way for norm in norms if (strategy := strategy_of(norm))}
-    return [sentence for way, sentence in _PROTOCOLS.items() if way in ways]
+    methods = {strategy.method for norm in norms if (strategy := strategy_of(norm))}
+    return [sentence for method, sentence in _PROTOCOLS.items() if method in methods]

@@ -35,7 +35,7 @@ ModelLike = str | nn.Module | Callable[..., nn.Module]
 
 
 class Needs(NamedTuple):
-    """What a model must fit: a batch of samples, their number of channels, the number of outputs, and the task."""
+    """The requirements of a model: a batch of samples, the numbers of channels and outputs, and the task."""
 
     example: Tensor
     channels: int

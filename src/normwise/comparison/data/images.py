@@ -54,7 +54,7 @@ def _below_class(folder: Path, path: Path, in_splits: bool) -> str:
 
 
 class Glance(NamedTuple):
-    """What the file headers of a folder tell: its classes, grey or colour, and the median of the shorter sides."""
+    """Read from the file headers of a folder: its classes, grey or colour, and the median of the shorter sides."""
 
     classes: int
     channels: int

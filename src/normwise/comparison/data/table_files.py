@@ -120,22 +120,24 @@ def column_of_target(path: Path, names: Sequence[str], target: str | None) -> st
     usual = [name for name in names if name.lower() in USUAL_TARGETS]
     if target is None and len(usual) == 1:
         return usual[0]
-    said = "say which column holds the target" if target is None else f"there is no column {target!r}"
-    raise InputError(f"{path}: {said} (--target NAME); the columns are {', '.join(names)}.")
+    problem = "say which column holds the target" if target is None else f"there is no column {target!r}"
+    raise InputError(f"{path}: {problem} (--target NAME); the columns are {', '.join(names)}.")
 
 
 def _column(path: Path, name: str, column: np.ndarray) -> np.ndarray:
     if column.ndim != 1 or column.dtype.kind not in "buif":
-        said = f"{column.dtype} of shape {list(column.shape)}"
-        raise InputError(f"{path}: column {name!r} holds {said} where one number per line must be; leave it out.")
+        received = f"{column.dtype} of shape {list(column.shape)}"
+        raise InputError(f"{path}: column {name!r} holds {received} where one number per line must be; leave it out.")
     return column
 
 
 def _number(path: Path, name: str, text: str) -> float:
     if _is_number(text):
         return float(text)
-    said = "an empty entry" if not text.strip() else repr(text)
-    raise InputError(f"{path}: column {name!r} has {said} where a number must be; fill it in or leave the column out.")
+    received = "an empty entry" if not text.strip() else repr(text)
+    raise InputError(
+        f"{path}: column {name!r} has {received} where a number must be; fill it in or leave the column out."
+    )
 
 
 def _is_number(text: str) -> bool:

@@ -199,7 +199,7 @@ class OwnTraining:
         )
 
     def _problem_with(self, given: Any) -> str | None:
-        """What is wrong with what the function returned."""
+        """The error about the function's result."""
         asked = f"{self.settings.model} must return a dict with the key {self.metric.name!r}"
         if not isinstance(given, Mapping):
             return f"{asked}, it returned {type(given).__name__}."

@@ -10,7 +10,7 @@ from ..settings import CLIP_NORM, COSINE, FULL_RATE_BATCH, MOMENTUM, OPTIMIZERS,
 
 
 def protocol_of(settings: Settings, *, converted: bool = False) -> list[str]:
-    """What all runs of our own loop have in common; ``converted`` if `nf` is the model with its normalizers removed."""
+    """Common to all runs of our own loop; ``converted`` if `nf` is the model with its normalizers removed."""
     norms = settings.norms
     return [
         f"{_optimizer(settings)}, {settings.epochs} epochs for every run; {_schedule(settings)}.",
@@ -41,12 +41,12 @@ def _schedule(settings: Settings) -> str:
 
 
 def _data(settings: Settings) -> list[str]:
-    said = {
+    sentences = {
         "augment": f"{settings.augment} changes each training batch, by the same random numbers for every contestant.",
         "workers": f"Samples are read anew in each epoch, by {settings.workers or 'no'} processes beside the training.",
         "tokenizer": f"{settings.tokenizer} makes tokens of the text.",
     }
-    found = [sentence for name, sentence in said.items() if getattr(settings, name) is not None]
+    found = [sentence for name, sentence in sentences.items() if getattr(settings, name) is not None]
     if settings.precision != "fp32":
         scaled = ", and the loss is scaled" if settings.precision == "fp16" else ""
         found.append(f"Forward passes run under autocast in {settings.precision}{scaled}; weights are kept in fp32.")

@@ -24,7 +24,7 @@ class TrainingRun:
     """One run of a comparison, as `compare(train=...)` gives it to the training function.
 
     Attributes:
-        name: what the report calls the normalizer, such as "group:8".
+        name: the name of the normalizer in the report, such as "group:8".
         batch_size, seed, epochs, learning_rate, device: as given to `compare`; the learning rate is not scaled by the
             batch size. It is None if none was given, and with `lrs` the rate chosen for this contestant. The random
             numbers of torch, NumPy and Python are seeded with `seed` before the call, so that all normalizers begin

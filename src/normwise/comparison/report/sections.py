@@ -33,7 +33,7 @@ def verdict(summary: Summary, remark: str | None) -> str:
 
 
 def numbers(summary: Summary) -> str:
-    """All tables, with what their marks mean."""
+    """All tables, with the meaning of their marks."""
     note = divergence_note(summary)
     return (
         f'<div class="tables">{"".join(map(_table, tables(summary)))}</div>'

@@ -34,13 +34,13 @@ def planned_runs(about: About) -> int:
 
 
 def what_for(about: About) -> str:
-    """What was trained: a model on data, or the function that trains."""
+    """The subject of the sweep: a model on data, or the function that trains."""
     model, data = about["settings"]["model"], about["data"]
     return f"{model} on {data['name']}" if data else model
 
 
 def extent(rows: Sequence[Row], about: About) -> str:
-    """What was run, in one sentence.
+    """The runs in one sentence.
 
     >>> settings = {"norms": ["batch", "none"], "batch_sizes": [2], "seeds": [0, 1], "epochs": 5}
     >>> extent([], {"settings": settings})

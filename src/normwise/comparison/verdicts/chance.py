@@ -11,7 +11,7 @@ import torch
 
 LEVEL = 0.95
 
-# Means lie on [-8, 8] standard deviations, ranges on [0, 16]: what is beyond has a probability below 1e-14.
+# Means are integrated over [-8, 8] standard deviations, ranges over [0, 16]; the rest has a probability below 1e-14.
 _NORMAL = np.linspace(-8.0, 8.0, 401)
 _RANGES = np.linspace(0.0, 16.0, 801)
 _LOG_SPREADS = np.linspace(-12.0, 2.5, 1451)

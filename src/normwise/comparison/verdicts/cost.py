@@ -43,14 +43,14 @@ def _sentence(batch_size: int, norms: set[str], cells: Sequence[Cell]) -> str | 
     leading = [cell for cell in trained if cell.norm in norms]
     # Step times of a user's own training were measured one after another.
     prices = [price for price in PRICES if price.field != "step_ms" or not cells[0].metric.own]
-    said = [text for price in prices if (text := _said(price, leading, trained))]
-    if not said or len(trained) < 2:
+    shown = [text for price in prices if (text := _cost(price, leading, trained))]
+    if not shown or len(trained) < 2:
         return None
     who = spoken(leading[0].norm) if len(leading) == 1 else f"one of the {len(leading)} that lead"
-    return f"What {who} costs at batch size {batch_size}: {'; '.join(said)}."
+    return f"What {who} costs at batch size {batch_size}: {'; '.join(shown)}."
 
 
-def _said(price: Price, leading: Sequence[Cell], trained: Sequence[Cell]) -> str | None:
+def _cost(price: Price, leading: Sequence[Cell], trained: Sequence[Cell]) -> str | None:
     """For a single leader its figure and its ratio to the least; for several leaders their range."""
     known = sorted((cell for cell in trained if _figure(cell, price)), key=lambda cell: _figure(cell, price))
     leaders = [cell for cell in known if cell in leading]

@@ -127,14 +127,14 @@ def _verdict(cells: Mapping[str, Cell], block: Block, reliable: Sequence[str], c
     paired = block.norms if block.seeds else ()
     means = {norm: block.mean(norm) if norm in paired else metric.score(cell.mean) for norm, cell in cells.items()}
     ranked = sorted(cells, key=lambda norm: (norm in block.norms, means[norm]), reverse=True)
-    said = {norm: metric.score(mean) for norm, mean in means.items()}
+    scores = {norm: metric.score(mean) for norm, mean in means.items()}
     leader = next((norm for norm in ranked if norm in reliable), None)
-    learned = leader is not None and _is_above_chance(cells[leader], said[leader])
+    learned = leader is not None and _is_above_chance(cells[leader], scores[leader])
     if leader is None or not learned:
         # Runs that disagree may still have learned something in one of them.
         apart = [cell for norm, cell in cells.items() if norm not in reliable and cell.values]
         trained = any(_is_above_chance(cell, cell.best) for cell in apart)
-        return _without_leader(cells, ranked, reliable if trained else (), trained, said)
+        return _without_leader(cells, ranked, reliable if trained else (), trained, scores)
     of_reliable, floor = block.only(reliable), resolution(cells[leader])
     needed = {norm: chance.needed(of_reliable, leader, norm) for norm in reliable}
     needed |= {norm: _needed_alone(block, leader, norm, chance.level) for norm in block.norms if norm not in reliable}
@@ -162,7 +162,7 @@ def _verdict(cells: Mapping[str, Cell], block: Block, reliable: Sequence[str], c
         diverged=False,
         resolution=floor,
         more_seeds=more_seeds,
-        means=said,
+        means=scores,
         metric=metric,
     )
 

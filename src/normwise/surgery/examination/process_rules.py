@@ -23,7 +23,7 @@ def _synced(subject: Subject) -> Named:
 
 def small_batch(subject: Subject) -> Iterator[Finding]:
     """The rule of `diagnose` about small batches, with the given batch size instead of data."""
-    if subject.batch_size is None or "small batch" in subject.said:
+    if subject.batch_size is None or "small batch" in subject.diagnosed:
         return
     synced = _synced(subject)
     alone = {name: m for name, m in subject.over_batch.items() if name not in synced}

@@ -24,14 +24,14 @@ Named = dict[str, nn.Module]
 class Subject:
     """A model, its training (samples in the batch of a process, processes) and its target; None if unknown.
 
-    ``said``: the rules for which a diagnosis has findings already.
+    ``diagnosed``: the rules for which a diagnosis has findings already.
     """
 
     model: nn.Module
     batch_size: int | None = None
     world_size: int = 1
     target: str | None = None
-    said: frozenset[str] = field(default_factory=frozenset)
+    diagnosed: frozenset[str] = field(default_factory=frozenset)
 
     @cached_property
     def modules(self) -> Named:

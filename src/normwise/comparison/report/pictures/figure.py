@@ -1,4 +1,4 @@
-"""What all pictures share: the empty figure and the line of a normalizer."""
+"""Shared by all pictures: the empty figure and the line of a normalizer."""
 
 from __future__ import annotations
 
