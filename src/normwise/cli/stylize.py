@@ -76,7 +76,7 @@ def stylize(
     """Paint photographs in the style of a painting, by optimization or in one pass by a trained net."""
     check_file(sheet)
     from ..comparison.terminal import make_console
-    from ..style.console import Ticker, warnings_said
+    from ..style.console import Ticker, warnings_printed
     from ..style.entry import SIZE, painter
     from ..style.optimizing import Weights
     from ..style.painted_files import check_absent, check_readable, paint_file, targets_of
@@ -99,7 +99,7 @@ def stylize(
         check_absent([*targets, *([sheet] if sheet else [])])
     longest = size if size is not None or net is not None else SIZE
     painted, stopped, target = [], None, None
-    with warnings_said(console):
+    with warnings_printed(console):
         known = None if net is None else load_style(net)
         weights = Weights(content_weight, style_weight, smoothness)
         paint = painter(parse_style(style, known), known, steps, weights, style_loss, strength, features)

@@ -51,12 +51,12 @@ def stylize_contrast(
     except ValueError as error:
         raise InputError(f"--batch-sizes {batch_sizes}: write whole numbers separated by commas.") from error
     from ..comparison.terminal import make_console
-    from ..style.console import Ticker, warnings_said
+    from ..style.console import Ticker, warnings_printed
     from ..style.contrast import ROWS, SHEET, contrast, table
     from ..style.entry import chosen_features
 
     console = make_console()
-    with warnings_said(console):
+    with warnings_printed(console):
         known = chosen_features(features)
     try:
         with terminable(), Ticker(console) as ticker:

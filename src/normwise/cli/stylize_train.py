@@ -79,7 +79,7 @@ def stylize_train(
     """Train a net that paints in one pass, on your photographs and your style pictures."""
     check_file(out)
     from ..comparison.terminal import make_console
-    from ..style.console import Ticker, warnings_said
+    from ..style.console import Ticker, warnings_printed
     from ..style.entry import chosen_features, train
     from ..style.progress import preview_file, resume_file
 
@@ -87,7 +87,7 @@ def stylize_train(
         if path.exists() and not resume_file(out).exists() and not force:
             raise InputError(f"{path} exists; write --force to write over it, or another --out.")
     console = make_console()
-    with warnings_said(console):
+    with warnings_printed(console):
         known = chosen_features(features)
     console.print(f"Features: {known.description}", soft_wrap=True)
     try:

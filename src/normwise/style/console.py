@@ -35,7 +35,7 @@ class Ticker(ProgressBar):
 
 
 @contextmanager
-def warnings_said(console: Console) -> Iterator[None]:
+def warnings_printed(console: Console) -> Iterator[None]:
     """Inside the block warnings of the package are printed as sentences."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)

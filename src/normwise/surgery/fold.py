@@ -132,8 +132,8 @@ def fold(
         yardsticks = [_yardstick(target, example) for example in examples]
         named = _norms(target)
         plan = _plan(target, named, example_inputs, sides, STANDALONE[standalone])
-        errors = _take_back_wrong(plan, target, example_inputs)
-        _take_back_what_moves_the_output(plan, yardsticks)
+        errors = _undo_wrong_folds(plan, target, example_inputs)
+        _undo_folds_that_change_the_output(plan, yardsticks)
         result = _result(target, named, plan, errors, yardsticks, baked)
         with ModelChange(target, "fold") as change:
             for part in plan.folds:
@@ -169,24 +169,22 @@ def _plan(model: nn.Module, named: dict[nn.Module, str], example: Any, sides: Se
     return Planner(model, found).plan(list(named), sides, standalone)
 
 
-def _take_back_wrong(plan: Plan, model: nn.Module, example: Any) -> dict[nn.Module, float]:
+def _undo_wrong_folds(plan: Plan, model: nn.Module, example: Any) -> dict[nn.Module, float]:
     """Measure each fold separately and undo those with an error larger than rounding; returns errors by normalizer."""
     found = measure_each(model, example, plan.folds, _base_dtype(model))
     for fold in list(plan.folds):
         local = found.get(fold, Local(torch.inf, torch.inf))
         if not local.share <= 1:
-            _take_back(
-                plan, fold, f"folded it is off by {local.error:.3g}, {local.share:.3g} times what rounding explains"
-            )
+            _undo(plan, fold, f"folded it is off by {local.error:.3g}, {local.share:.3g} times what rounding explains")
     return {norm: found[fold].error for fold in plan.folds for norm in fold.norms}
 
 
-def _take_back(plan: Plan, fold: Fold | Lone, reason: str) -> None:
+def _undo(plan: Plan, fold: Fold | Lone, reason: str) -> None:
     plan.folds.remove(fold)
     plan.kept.update(dict.fromkeys(fold.norms, reason))
 
 
-def _take_back_what_moves_the_output(plan: Plan, yardsticks: Sequence[Yardstick]) -> None:
+def _undo_folds_that_change_the_output(plan: Plan, yardsticks: Sequence[Yardstick]) -> None:
     """Undo the folds that change the model's output, alone or together."""
 
     def objection(folds: Sequence[Fold | Lone]) -> str | None:
@@ -197,13 +195,13 @@ def _take_back_what_moves_the_output(plan: Plan, yardsticks: Sequence[Yardstick]
         if refusal is None:
             return folds
         if len(folds) == 1:
-            _take_back(plan, folds[0], refusal)
+            _undo(plan, folds[0], refusal)
             return []
         middle = len(folds) // 2
         first, second = holding(folds[:middle]), holding(folds[middle:])
         refusal = objection([*first, *second]) if first and second else None
         for fold in second if refusal else ():
-            _take_back(plan, fold, f"together with the others {refusal}")
+            _undo(plan, fold, f"together with the others {refusal}")
         return first if refusal else [*first, *second]
 
     holding(list(plan.folds))

@@ -29,7 +29,7 @@ from ..training.timing import side_by_side
 from ..training.trainer import Trainer
 from .experiment import Listener, Row
 from .protocol import protocol_of
-from .trial import who_can_run
+from .trial import runnable
 from .tuning import choose_rates
 
 TIMED_STEPS = 10
@@ -62,7 +62,7 @@ class TaskTraining:
                 f"{data.name}: {self.metric.name} is not defined on the held-out split, whose targets are all the "
                 "same; choose another metric."
             )
-        entrants = who_can_run(settings, norms, recipe, data, lambda run: self._steps(run, most=1))
+        entrants = runnable(settings, norms, recipe, data, lambda run: self._steps(run, most=1))
         self.norms, self.missing, self.left_out = entrants
         self.settings = replace(settings, norms=tuple(self.norms))
         self.models = {name: recipe.fingerprint(norm) for name, norm in self.norms.items()}

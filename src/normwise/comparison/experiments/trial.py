@@ -25,7 +25,7 @@ class Entrants(NamedTuple):
     left_out: list[str]
 
 
-def who_can_run(
+def runnable(
     settings: Settings, norms: Mapping[str, Norm], recipe: Recipe, data: TrainingData, step: Callable[[Run], object]
 ) -> Entrants:
     """Try each contestant with `step`, one training step of a run, from the smallest batch size on.

@@ -16,7 +16,7 @@ from ..verdicts.tables import GAPS, Table, tables, titled
 from . import results, sections
 from .palette import Style, styles
 from .pictures import MOMENTS, TIMES, against_batch_size, learning_curves, one_by_one, pareto, signal, sites
-from .words import About, dates, extent, partial, rate_note, what_for
+from .words import About, dates, extent, partial, rate_note, subject_of
 
 HERE = Path(__file__).parent
 _HOW_TO_READ = (
@@ -43,7 +43,7 @@ def write_report(
 def build_page(rows: Sequence[Row], about: About, command: str | None = None, refresh: int | None = None) -> str:
     """The whole page."""
     summary = summarize(rows, about["settings"].get("looks", 0))
-    heading = f"Which normalizer for {what_for(about)}?"
+    heading = f"Which normalizer for {subject_of(about)}?"
     notice = partial(rows, about)
     parts = [
         f"<h1>{escape(heading)}</h1>",

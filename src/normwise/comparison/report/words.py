@@ -33,7 +33,7 @@ def planned_runs(about: About) -> int:
     return cells * len(settings["seeds"])
 
 
-def what_for(about: About) -> str:
+def subject_of(about: About) -> str:
     """The subject of the sweep: a model on data, or the function that trains."""
     model, data = about["settings"]["model"], about["data"]
     return f"{model} on {data['name']}" if data else model

@@ -24,11 +24,11 @@ def headline(rows: Sequence[Row], norms: Sequence[str], verdicts: Sequence[Verdi
     failed = [verdict for verdict in verdicts if not verdict.trained]
     if failed:
         at = listed([str(verdict.batch_size) for verdict in failed])
-        sentences = [*sentences[:2], f"At batch size {at} {_what_failed(failed)}."]
+        sentences = [*sentences[:2], f"At batch size {at} {_failures(failed)}."]
     return " ".join(sentences)
 
 
-def _what_failed(verdicts: Sequence[Verdict]) -> str:
+def _failures(verdicts: Sequence[Verdict]) -> str:
     if verdicts[0].metric.own:
         return "no run has a result"
     return (
