@@ -54,7 +54,10 @@ def stylize_contrast(
     from ..style.console import Ticker, warnings_printed
     from ..style.contrast import ROWS, SHEET, contrast, table
     from ..style.entry import chosen_features
+    from ..style.photographs import listed
 
+    listed([photo, style], "pictures")
+    listed(photos, "photographs")
     console = make_console()
     with warnings_printed(console):
         known = chosen_features(features)
