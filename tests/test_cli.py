@@ -25,7 +25,7 @@ def test_help_fits_80_columns(arguments, command):
 def test_help_of_compare_has_examples_and_every_name(command):
     _, text, _ = command("compare", "--help")
     assert "\n    normwise compare --data photos/ --model torchvision:resnet18 --image-size 64\n" in text
-    names = re.split(r"[\s,]+", text.partition("leaves them out):")[2].strip())
+    names = re.split(r"[\s,]+", text.partition("are left out if MODEL has none:")[2].strip())
     assert names == [*map_normalizers(), "nf", "bank", *filter(is_for_tokens, NORMALIZERS)]
 
 

@@ -184,7 +184,7 @@ BAD = {
     "a folder that takes nothing": (("photo.jpg", "--net", "one.pt", "--out", "/proc/a.png"), "/proc/a.png cannot be"),
     "folders where there are none": (("photos", "--net", "one.pt", "--out", "/proc/a/b"), "/proc/a/b cannot be made ("),
     "a sheet over a painting": (("photo.jpg", "--net", "one.pt", "--out", "a.png", "--sheet", "a.png"), "is where a"),
-    "a name twice": (("photo.jpg", "--net", "many.pt", "--style", "picture0:1,picture0:2"), "picture0 stands twice"),
+    "a name twice": (("photo.jpg", "--net", "many.pt", "--style", "picture0:1,picture0:2"), "picture0 occurs twice"),
     "train over a preview": ((*TRAIN[:1], "photos", "--style", "style.png", "--out", "b.pt"), "b.preview.png exists"),
     "train where nothing can be": (
         ("train", "photos", "--style", "style.png", "--out", "/proc/a.pt"),

@@ -215,7 +215,7 @@ def test_what_the_function_must_return(returned, message):
         ({"train": lambda run, more: None}, "must take one argument, the run"),
         ({"train": "small_problems:missing"}, "has no 'missing'"),
         ({"model": "resnet20"}, "model: with train= the function has its own model, data and training"),
-        ({"data": "x.npz", "optimizer": "adamw"}, "data, optimizer: train= brings"),
+        ({"data": "x.npz", "optimizer": "adamw"}, "data, optimizer: with train= the function has its own"),
         ({"norms": ["sync", "spade"]}, "Name other normalizers"),
         (
             {"train": None},

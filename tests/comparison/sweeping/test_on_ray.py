@@ -72,7 +72,7 @@ def test_without_ray_or_a_cluster_one_sentence(monkeypatch):
         monkeypatch.setitem(sys.modules, "ray", found)
         with pytest.raises(InputError, match="ray= needs Ray, which is not installed; run `pip install ray`"):
             compare(train=small_jobs.score, **OWN, ray="auto")
-    with pytest.raises(InputError, match="jobs= and ray= are two ways to runs"):
+    with pytest.raises(InputError, match="jobs= and ray= are two ways to run in parallel"):
         compare(train=small_jobs.score, **OWN, ray="auto", jobs=2)
     with pytest.raises(InputError, match="ray= starts other processes, which must be able to import train="):
         compare(train=lambda run: {"score": 1.0}, **OWN, ray="auto")
