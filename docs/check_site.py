@@ -1,4 +1,4 @@
-"""Check the site that Sphinx has built: links, anchors, pictures, search, and that nothing is fetched.
+"""Check the built site: links, anchors, pictures, search, and that pages load nothing from the network.
 
 python docs/check_site.py docs/_build/html
 """
@@ -12,14 +12,14 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-#: What makes a browser load something by itself.
+#: Attributes of tags that make a browser load a file.
 LOADED = {"script": "src", "img": "src", "link": "href", "iframe": "src", "source": "src", "video": "src"}
-#: Links that only say something of a page.
+#: Relations of links that load nothing.
 SAID = {"canonical", "author", "license", "next", "prev", "index", "search"}
 
 
 class Page(HTMLParser):
-    """What a page links to, what it loads, and its anchors."""
+    """The links, the loaded files and the anchors of a page."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class Page(HTMLParser):
 
 
 def faults(site: Path) -> list[str]:
-    """One line for each thing that is wrong."""
+    """One line for each fault."""
     pages = {path: Page(path) for path in sorted(site.rglob("*.html"))}
     found = [] if pages else [f"{site} has no pages"]
     for path, page in pages.items():
@@ -71,7 +71,7 @@ def _is_here(path: Path, url: str) -> bool:
 
 
 def _search(site: Path) -> list[str]:
-    """The index of words must know every section, since it is what serves the search without a network."""
+    """Faults of the search index, which must contain every section, because the search works without a network."""
     index = site / "searchindex.js"
     if not index.is_file():
         return ["there is no index of words for the search"]

@@ -1,4 +1,4 @@
-"""The site: Markdown as it is, and the reference from docstrings. `make docs` builds it without a network."""
+"""The configuration of the site: Markdown pages, and a reference from docstrings. `make docs` needs no network."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ autodoc_typehints = "none"
 
 
 def _mathml(node: nodes.Element, block: bool = False) -> str:
-    """What docutils does not know is left out: \\big changes a size, and no meaning."""
+    """A formula as MathML, without commands that docutils does not know: \\big changes only a size."""
     return tex2mathml(re.sub(r"\\[bB]igg?[lr]?(?![a-zA-Z])", "", node.astext()), as_block=block)
 
 
@@ -48,5 +48,5 @@ def _write_block(writer: Any, node: nodes.math_block) -> None:
 
 
 def setup(app: Any) -> None:
-    """Formulas become MathML, which browsers draw themselves: no page fetches a script."""
+    """Write formulas as MathML, which browsers render without a script."""
     app.add_html_math_renderer("mathml", (_write_inline, None), (_write_block, None))

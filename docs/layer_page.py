@@ -1,4 +1,4 @@
-"""The page of one normalizer: its row of NORMALIZERS, its docstring, and what `nw.explain` measures of it."""
+"""The page of one normalizer: its row of NORMALIZERS, its docstring, and the measurements of `nw.explain`."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def measured(name: str, training: bool) -> Explanation:
 
 @cache
 def effect(name: str) -> Effect:
-    """What the row does to scikit-learn's photograph and the same one faded, as a batch of two."""
+    """The effect of a row on scikit-learn's photograph and its faded copy, as a batch of two."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # SPADE's maps come from fresh convolutions
         return effect_on(name, *load_pictures([]))
 
 
 def cubes(row: Normalizer) -> list[Explanation]:
-    """In training, and in evaluation where that is another cube."""
+    """The cube in training, and that in evaluation if it is different."""
     told = measured(row.name, True), measured(row.name, False)
     return list(told[:1] if torch.equal(told[0].cube, told[1].cube) else told)
 
@@ -113,7 +113,7 @@ def _picture(row: Normalizer) -> str:
         "## What it does to a picture\n\n"
         "![The photograph and its faded copy, before](../images/pictures/before.jpg)\n\n"
         f"![The same two behind {row.title}](../images/pictures/{row.name}.jpg)\n\n"
-        "A photograph and its faded copy, as a batch of two: above before, below after a fresh layer in training, "
+        "A photograph and its faded copy, as a batch of two: above before, below after a new layer in training mode, "
         "with one scale of brightness for both.\n"
         f"Contrast (standard deviation) of the first {first:.2f} → {first_after:.2f}, of the faded copy "
         f"{second:.2f} → {second_after:.2f}; the difference of the two, in units of their contrast, "
@@ -128,8 +128,8 @@ def _cost(row: Normalizer) -> str:
     if evaluation != told[0].cost:
         lines.append(f"In evaluation, {evaluation}.")
     return (
-        "## Cost\n\n" + " ".join(lines) + " These are the passes over the tensor that no implementation can do without "
-        "(the byte model of\n`normwise bench`); what was measured is in [performance](../performance.md).\n"
+        "## Cost\n\n" + " ".join(lines) + " These are the passes over the tensor that every implementation needs "
+        "(the byte model of\n`normwise bench`); measurements are in [performance](../performance.md).\n"
     )
 
 

@@ -32,7 +32,7 @@ def in_japanese(known: Collection[str]) -> str:
 
 
 def _sections(question: Question, known: Collection[str], path: str) -> Iterator[str]:
-    """A heading for each question; the paths that lead on are named by their answers."""
+    """A heading for each question; later questions are named by the answers on the path to them."""
     yield f"\n## {JAPANESE[question.text]}\n\n" + (f"*{path}*\n\n" if path else "")
     for branch in question.branches:
         said = "".join(filter(None, (JAPANESE[branch.because] if branch.because else "", _evidence(branch, known))))

@@ -16,8 +16,8 @@ PAGE = Path(__file__).with_name("coming_from.md")
 
 
 class Equal(NamedTuple):
-    """Two expressions for the same layer; ``L`` stands for timm.layers, C for the channels. ``note`` says what differs
-    if one forgets it."""
+    """Two expressions for the same layer; ``L`` stands for timm.layers, C for the channels. ``note`` says what is
+    easily overlooked."""
 
     theirs: str
     ours: str
@@ -63,15 +63,16 @@ DETECTRON2 = (
 )  # fmt: skip
 HEAD = """# Coming from torch.nn, timm, Keras, detectron2
 
-Which layer is which, and what is easily overlooked: eps, the direction of momentum, the order of arguments, shapes.
+The corresponding layers, and the differences that are easily overlooked: eps, the direction of momentum, the order of
+arguments, shapes.
 This page is made by `docs/make_coming_from.py`; torch's table comes from the classes themselves, and every line of
 timm's is tested by computing both.
 
 ## torch.nn
 
 Constructor, `state_dict`, defaults and errors are torch's: write `nw.` for `nn.`, and checkpoints load in both
-directions. `isinstance` holds: each class here is a subclass of torch's (SyncBatchNorm of its base). What there is
-more is keyword only.
+directions. `isinstance` works: each class here is a subclass of torch's (SyncBatchNorm of its base). Additional
+arguments are keyword only.
 
 | torch.nn | defaults | more arguments here |
 |---|---|---|
@@ -79,7 +80,7 @@ more is keyword only.
 TORCH_TAIL = """
 `forward` takes `residual=` and, where statistics are pooled, `mask=` and `lengths=` ([masks and lengths](masks.md)).
 
-What is different, since torch's is silently wrong or raises late; every docstring says it:
+These behaviours differ, because torch's are silently wrong or raise late; each docstring mentions them:
 
 - a batch with inf or NaN does not enter the running statistics ([statistics](policies.md));
 - InstanceNorm checks its channels, keeps channels_last and counts its batches;
@@ -99,7 +100,7 @@ TIMM_HEAD = """
 
 """
 TIMM_TAIL = """
-SplitBatchNorm2d has no twin: each of its splits has γ, β and statistics of its own, and evaluation uses the first's.
+SplitBatchNorm2d has no equivalent: each of its splits has its own γ, β and statistics, and evaluation uses the first.
 For statistics of chunks with one γ and β there is `nw.GhostBatchNorm2d`, for statistics by domain
 `nw.statistics_bank`.
 """
@@ -113,13 +114,13 @@ translates all of them ([load_foreign](load_foreign.md)); it also reads TensorFl
 """
 KERAS_TAIL = """
 Keras remembers the biased variance unless TensorFlow's fused kernel ran; torch and normwise the unbiased one.
-Evaluation of loaded weights is the same. Keras' `mask=` is what `mask=` is here. Setting `layer.trainable = False` in
-Keras also puts BatchNorm into evaluation: that is `nw.freeze`.
+The output of loaded weights in evaluation is the same. `mask=` has the same meaning as in Keras. Setting
+`layer.trainable = False` in Keras also puts BatchNorm into evaluation; here that is `nw.freeze`.
 """
 DETECTRON2_HEAD = """
 ## detectron2
 
-By the names of `get_norm`, which configurations use:
+The names of `get_norm`, as used in configurations:
 
 """
 

@@ -1,7 +1,7 @@
 """Write docs/evidence.md and its pictures from results: python docs/make_evidence.py [FOLDER]
 
-FOLDER is what `normwise evidence --all --out FOLDER` has filled; its rows become the package's own. Without it the page
-is written again from those.
+FOLDER is the output of `normwise evidence --all --out FOLDER`; its rows replace those of the package. Without FOLDER
+the page is written again from the package's rows.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 PAGE, IMAGES = HERE / "evidence.md", HERE / "images" / "evidence"
 RESULTS = HERE.parent / "src" / "normwise" / "evidence" / "results"
 ABOUT = RESULTS / "about.json"
-#: What of a row a verdict or picture may need.
+#: The fields of a row that a verdict or a picture may need.
 KEPT = (
     "norm",
     "batch_size",
@@ -39,8 +39,8 @@ KEPT = (
 
 
 def take_in(folder: Path) -> None:
-    """Make the rows of a folder the package's own: the whole experiment where all of it is there, else the reduced one,
-    else what the package has."""
+    """Replace the package's rows by those of a folder: of the full experiment if all its rows are there, else of the
+    reduced one; without either the package's rows stay."""
     RESULTS.mkdir(exist_ok=True)
     IMAGES.mkdir(exist_ok=True, parents=True)
     about = about_committed() if ABOUT.exists() else {}
@@ -51,7 +51,7 @@ def take_in(folder: Path) -> None:
             if not rows or len(rows) < runs_of(experiment, quick):
                 continue
             if quick and not about.get(experiment.number, {"quick": True})["quick"]:
-                continue  # the whole experiment is there already
+                continue  # the rows of the full experiment are there already
             lines = [json.dumps({name: row[name] for name in KEPT}) for row in rows]
             (RESULTS / f"{experiment.number}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
             about[experiment.number] = {
@@ -95,7 +95,7 @@ def _part(experiment: Experiment) -> str:
     days = sorted({row["started"][:10] for row in rows})
     shown = f"![{verdict.sentence}](images/evidence/{number}.svg)"
     if (IMAGES / f"{number}.png").exists():
-        shown += f"\n\n![What the nets of the first seed have made](images/evidence/{number}.png)"
+        shown += f"\n\n![Pictures made by the nets of the first seed](images/evidence/{number}.png)"
     return PART.format(
         number=number,
         claim=experiment.claim,
@@ -123,13 +123,13 @@ OUTCOMES_JA = {
     UNDECIDED: "この規模では決まらない",
 }
 
-TEXT = """# Evidence: what articles say of normalizers, tried
+TEXT = """# Evidence: claims of articles about normalizers, tested
 
-People choose normalizers by what articles say. Here every claim of the source articles is an experiment that anyone
-repeats with one command: with seeds, a rule for the verdict that was fixed before it ran, and a picture.
-[A test](../tests/evidence/test_evidence.py) holds each rule to saying something else of exchanged rows. "Does not
-hold here" and "undecided at this size" are results, and where a first protocol did not show its claim a second one was
-looked for, which has its letter: both are reported. Words: [glossary](glossary.md); where the articles slip:
+People choose normalizers by the claims of articles. Here every claim of the source articles is an experiment that
+anyone can repeat with one command: with several seeds, a rule for the verdict that was fixed in advance, and a picture.
+[A test](../tests/evidence/test_evidence.py) checks that each rule gives another verdict if rows are exchanged. "Does
+not hold here" and "undecided at this size" are results, too. If a first protocol did not show its claim, there is a
+second one, marked by a letter (E9b); both are reported. Words: [glossary](glossary.md); errors of the articles:
 [errata](errata.md).
 
 記事にある主張を一つずつ実験にしたものです。判定の規則は実行の前にコードで決めてあります。

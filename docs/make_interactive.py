@@ -25,7 +25,7 @@ TRACE = ("trace", "--model", "resnet26", "--model", "nf_resnet26", "--input", "8
 
 
 def write_cubes() -> None:
-    """Every row, with all that its cube can be asked."""
+    """The page with the cubes of all rows, in all modes and sizes."""
     names = [name for name in NORMALIZERS if name != "none"]
     pictures = load_pictures([])
     effects = {name: effect_on(name, *pictures) for name in names}
@@ -34,7 +34,7 @@ def write_cubes() -> None:
 
 
 def run(arguments: tuple[str, ...], made: str, name: str) -> None:
-    """A command of normwise in a folder of its own, and the page that it made."""
+    """Run a command of normwise in a separate folder, and copy the page that it made."""
     with tempfile.TemporaryDirectory() as home:
         command = [sys.executable, "-m", "normwise", *arguments, "--out", home]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=os.environ | {"COLUMNS": "120"})

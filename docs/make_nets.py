@@ -1,4 +1,4 @@
-"""Write the tables of docs/nets.md, sizes counted on the networks themselves: python docs/make_nets.py"""
+"""Write the tables of docs/nets.md, with sizes counted on the networks: python docs/make_nets.py"""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HEADS, RULE = ("net", "parameters", "GMAC", "image", "top-1 %"), ("---", "---:",
 
 
 class Row(NamedTuple):
-    """A network, the side of its test images, and its published top-1 where the source was seen."""
+    """A network, the side of its test images, and its published top-1 accuracy if the source was read."""
 
     name: str
     make: Callable[[], nn.Module]
@@ -26,9 +26,9 @@ class Row(NamedTuple):
     top1: str = ""
 
 
-# Those with a function of their own.
+# Networks with their own function.
 NF_REGNETS = ("b0", "b1", "b2", "b3", "b4", "b5")
-# README of the authors' code.
+# From the README of the authors' code.
 NFNET_TOP1 = {"f0": "83.6", "f1": "84.7", "f2": "85.1", "f3": "85.7", "f4": "85.9", "f5": "86.0", "f6": "86.5 (SAM)"}
 
 
@@ -45,7 +45,7 @@ def normalizer_free() -> list[Row]:
 
 
 def baselines() -> list[Row]:
-    """What the papers compare with: depth 50, and EfficientNets."""
+    """The baselines of the papers: depth 50, and EfficientNets."""
     return [
         Row("resnet(50)", partial(nets.resnet, 50, num_classes=1000), 224),
         Row("resnet(50, preactivation=True)", partial(nets.resnet, 50, num_classes=1000, preactivation=True), 224),
@@ -59,7 +59,7 @@ def baselines() -> list[Row]:
 
 
 def table(rows: list[Row]) -> str:
-    """Rows below their heads; without a column for accuracies where there is none."""
+    """A table of the rows; without a column for accuracies if there are none."""
     columns = len(HEADS) if any(row.top1 for row in rows) else len(HEADS) - 1
     lines = [HEADS, RULE, *map(cells, rows)]
     return (
@@ -78,7 +78,7 @@ def cells(row: Row) -> tuple[str, ...]:
 
 
 def page(text: str) -> str:
-    """The page with both tables written anew between their comments."""
+    """The page with both tables replaced between their comments."""
     for name, rows in (("normalizer_free", normalizer_free()), ("baselines", baselines())):
         text, found = re.subn(rf"(?s)(<!-- {name} -->\n).*?(<!-- end -->)", _between(table(rows)), text)
         if found != 1:

@@ -12,11 +12,10 @@ HERE = Path(__file__).parent
 HEAD = """# The normalizers
 
 Every one of them computes `y = (x - center) · scale + shift` from the table of per-(sample, channel) moments, or one
-of three other functions of each value (`nw.Thresholded`, `nw.Gated`, `nw.LargerScale`); they differ in what they pool
-over. *Name* is what `nw.make_norm`, the nets and `normwise compare --norms` take. Each has a page: the paper's
-equation beside the code, its cube as it was measured, what it does to a picture, when to use it, its trap, its cost,
-arguments, errors and an example. This page and those are made from the table `nw.NORMALIZERS` by
-`docs/make_normalizers.py`.
+of three other functions of each value (`nw.Thresholded`, `nw.Gated`, `nw.LargerScale`); they differ in their pools.
+*Name* is the argument of `nw.make_norm`, the nets and `normwise compare --norms`. Each has a page with the paper's
+equation and the code, its measured cube, its effect on a picture, when to use it, its trap, its cost, arguments, errors
+and an example. `docs/make_normalizers.py` makes this page and the others from the table `nw.NORMALIZERS`.
 
 | name | layer | statistics are pooled over | needs a batch | source |
 |---|---|---|---|---|

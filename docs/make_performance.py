@@ -38,7 +38,7 @@ BLOCK = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def page(text: str) -> str:
-    """The page with every block between ``<!-- name -->`` and ``<!-- end -->`` made anew."""
+    """The page with every block between ``<!-- name -->`` and ``<!-- end -->`` replaced."""
     return BLOCK.sub(lambda block: f"{block[1]}{BLOCKS[block[2]]()}{block[3]}", text)
 
 
@@ -62,7 +62,7 @@ def regime_of(row: Row) -> str:
 
 
 def layers_table(rows: Sequence[Row]) -> str:
-    """Layer by layer, what was measured in one regime."""
+    """The table of the layers in one regime."""
     directions = [d for d in DIRECTION_TITLES if any(row["direction"] == d for row in rows)]
     compiled = any(row["compiled_ms"] for row in rows)
     heads = ["layer", "against", "cells"]
@@ -84,7 +84,7 @@ def on_cpu() -> list[Row]:
 
 
 def targets() -> str:
-    """What was aimed at, and what was measured: forward + backward."""
+    """The targets and the measurements, for forward + backward."""
     rows = [row for row in timed(on_cpu()) if row["direction"] == "both"]
     if not rows:
         return "Not measured yet.\n"
@@ -97,7 +97,7 @@ def targets() -> str:
 
 
 def column(row: Row) -> str:
-    """What a column of the aims has in common: threads, instructions and regime of memory."""
+    """The heading of a column of the targets: threads, instructions and regime of memory."""
     return f"{row['threads']} thread{'' if row['threads'] == '1' else 's'}, {regime_of(row)}"
 
 
@@ -108,20 +108,20 @@ def ratios(rows: Sequence[Row]) -> str:
 
 
 def distance(rows: Sequence[Row]) -> str:
-    """How far from the floor tensors of 1 MB and more are: the median, and what nine in ten keep."""
+    """The ratio to the floor for tensors of 1 MB and more: the median, and the 90th percentile."""
     found = sorted(float(row["x_of_floor"]) for row in rows if tensor_bytes(row) >= FLOOR_FROM_BYTES)
     return f"{number(median(found))}, {number(found[math.ceil(0.9 * len(found)) - 1])}" if found else ""
 
 
 def host_time(direction: str) -> str:
-    """How many microseconds a call of a tiny tensor takes more than torch's layer: the least, and the most."""
+    """The additional microseconds of a call on a tiny tensor over torch's layer: the least, and the most."""
     rows = [row for row in timed(latest(read_rows(RESULTS / "overhead.csv"))) if row["direction"] == direction]
     more = [1e3 * (float(row["ours_ms"]) - float(row["native_ms"])) for row in rows if row["native_ms"]]
     return f"{min(more):+.1f} to {max(more):+.1f} µs ({len(more)} layers)" if more else ""
 
 
 def recovered_of(dtype: str) -> str:
-    """What the training steps in a type give back of their normalizers' time, with memory reused."""
+    """The share of the normalizers' time that training steps in a dtype save, with memory reused."""
     rows = timed(latest(read_rows(RESULTS / "step.csv")))
     return recovered([row for row in rows if row["dtype"] == dtype and row["memory"] == REUSED])
 
@@ -186,7 +186,7 @@ AIMS: tuple[tuple[str, Callable[[Sequence[Row]], str]], ...] = (
 )
 CLASSIC = ("batch", "group", "instance", "layer")
 _LAYERS, _OVERHEAD, _STEPS = (f"`docs/measure_performance.py {part}`" for part in ("layers", "overhead", "steps"))
-#: What is not measured in every regime.
+#: Targets that are not measured in every regime.
 AIMS_OF_ONE_RUN: tuple[tuple[str, str, Callable[[], str]], ...] = (
     ("host time, forward: at most 2 µs more than native", _OVERHEAD, lambda: host_time("forward")),
     ("host time, forward + backward: at most 6 µs more", _OVERHEAD, lambda: host_time("both")),
@@ -240,7 +240,7 @@ def overhead() -> str:
 
 
 def step() -> str:
-    """Milliseconds of the training steps of whole nets, and how much of the normalizers' time ours give back."""
+    """Milliseconds of the training steps of whole nets, and the share of the normalizers' time that ours save."""
     rows = latest(read_rows(RESULTS / "step.csv"))
     if not rows:
         return "Not measured yet.\n"
@@ -266,7 +266,7 @@ def step() -> str:
 
 
 def recovered(rows: Sequence[Row]) -> str:
-    """The share of the normalizers' time that ours give back, over the rows where it is more than 5 % of the step."""
+    """The share of the normalizers' time that ours save, over the rows where it is more than 5 % of the step."""
     times = [tuple(float(row[k]) for k in ("native_ms", "ours_ms", "none_ms")) for row in rows]
     counted = [(native - ours, native - none) for native, ours, none in times if native - none > 0.05 * native]
     return f"{sum(won for won, _ in counted) / sum(all_ for _, all_ in counted):.0%}" if counted else ""
@@ -320,7 +320,7 @@ def table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 
 def number(value: float | None) -> str:
-    """Two digits behind the point below ten."""
+    """A number with two decimals below ten, else fewer."""
     return "" if value is None else f"{value:.2f}" if value < 10 else f"{value:.1f}"
 
 

@@ -99,9 +99,9 @@ def _name(rule: object) -> str:
 
 TEXT = """# The signal
 
-What a network does to the mean and the variance of its signal, block by block, tells before any training whether it
-can be trained. Brock, De and Smith (2021, arXiv:2101.08692) found normalizer-free networks by looking at exactly this.
-This page is written by `docs/make_signal.py`; every number on it is measured by it.
+The mean and the variance of the signal, block by block, show before any training whether a network can be trained.
+Brock, De and Smith (2021, arXiv:2101.08692) developed normalizer-free networks from this analysis. This page is made by
+`docs/make_signal.py`, which measures every number on it.
 
 ```
 normwise trace --paper                      # the first picture below, as HTML, SVG and PNG
@@ -111,115 +111,114 @@ normwise trace --model nf_resnet50          # any model: ours, timm:NAME, torchv
 ```python
 import normwise as nw
 
-measured = nw.trace(model, batch, skip_gain=1.0)          # runs the model once and leaves it as it was
+measured = nw.trace(model, batch, skip_gain=1.0)          # runs the model once, without changing it
 expected = nw.predict(model, tuple(batch.shape))          # does not run it
 nw.plot(measured, expected).save("signal.html")           # or .svg, .png
-print(nw.diagnose(model, loader))                         # what is wrong, in words
-nw.assert_signal(model, variance=(0.5, 2), squared_mean=0.1)      # in a test of your own
+print(nw.diagnose(model, loader))                         # the problems, in words
+nw.assert_signal(model, variance=(0.5, 2), squared_mean=0.1)      # for your own tests
 ```
 
 ## What is measured
 
 For an activation x with channels c, over all samples and positions:
 
-- **average channel squared mean**: the mean over c of (mean of x_c)². Where it is large against the variance, most of
+- **average channel squared mean**: the mean over c of (mean of x_c)². If it is large relative to the variance, most of
   the signal is the same for every input.
 - **average channel variance**: the mean over c of the variance of x_c.
-- **residual branch variance**: the same at the end of the branch, before SkipInit's gain, α, stochastic depth and the
-  addition: what each block adds.
+- **residual branch variance**: the channel variance at the end of the branch, before SkipInit's gain, α, stochastic
+  depth and the addition: the contribution of each block.
 
-At residual additions and the ends of their branches, found while the model runs ([how](trace.md)); BatchNorm measures
-its batch as in training, SkipInit's gains are 1, stochastic depth and dropout are off, as in the paper.
+These are measured at residual additions and the ends of their branches, which are found while the model runs
+([how](trace.md)). As in the paper, BatchNorm uses batch statistics, SkipInit's gains are 1, and stochastic depth and
+dropout are off.
 
 ## Five ResNet-50s
 
 ![squared mean, variance and branch variance of five networks over depth](images/signal_paper.png)
 
-All have He's initialization (scaled weight standardization, SWS, has its own) and see Gaussian noise, 8×3×128×128.
-Dashed: predicted. A hollow mark is below the axis.
+All have He's initialization (scaled weight standardization, SWS, has its own); the input is Gaussian noise,
+8×3×128×128. Dashed lines are predictions. Hollow marks are values below the axis.
 
 {table}
-- **BN-ReLU-Conv** (ResNet v2): in each stage the variance grows by the same amount with every block, since every branch
-  starts from a normalized signal, and the shortcut's convolution in the first block of a stage resets it. Depth weakens
-  the branches against the shortcut; that is why such nets train. The branches give {bn_branch}, not 1: the variance
-  of ReLU is 0.34 that of its input, and He's factor is 2. And the mean shifts: ReLU's outputs have a positive mean,
-  which the convolution turns into a mean of each channel.
-- **ReLU-BN-Conv**: the normalizer takes that mean away again. No shift, and branches of variance 2.
+- **BN-ReLU-Conv** (ResNet v2): in each stage the variance grows by the same amount with every block, because every
+  branch starts from a normalized signal; the shortcut's convolution in the first block of a stage resets it. With depth
+  the branches get weaker relative to the shortcut, which makes such nets trainable. The branches have the variance
+  {bn_branch}, not 1: the variance of ReLU's output is 0.34 times that of its input, and He's factor is 2. And the mean
+  shifts: ReLU's outputs have a positive mean, which the convolution turns into a mean of each channel.
+- **ReLU-BN-Conv**: the normalizer removes that mean again: no shift, and branches of variance 2.
 - **No normalizer**: every block doubles the variance, 2^k after k blocks, and squared means follow.
-- **NF-ResNet**: α = 0.2 lets each block add 0.04 to a variance that starts from 1 in each stage. SWS weights have
-  mean 0, so the mean that ReLU makes does not pass.
-- **NF without SWS**: the same net with plain convolutions. The variance is still kept by α and β, but the mean is
+- **NF-ResNet**: with α = 0.2 each block adds 0.04 to a variance that starts from 1 in each stage. SWS weights have
+  mean 0, so they remove the mean of ReLU's outputs.
+- **NF without SWS**: the same net with plain convolutions. α and β still control the variance, but the squared mean is
   several times the variance.
 
 ![the same with BatchNorm and NF-ResNet alone](images/signal_nf.png)
 
 ## Prediction
 
-`predict` follows the structure (`torch.fx`) with a mean and a variance for each channel: through a convolution by its
-actual weights, with the borders that see zero padding; through an activation by an integral against the Gaussian;
-through a normalizer by its own formula; through an addition by adding. Nothing is run, nothing is drawn at random.
+`predict` follows the structure (`torch.fx`) with a mean and a variance for each channel: for a convolution it uses the
+actual weights and the zero padding at the borders; for an activation an integral against the Gaussian; for a normalizer
+its own formula; for an addition the sum. Nothing is run, and no random numbers are drawn.
 
 | variance of the blocks | median error | largest error |
 |---|---:|---:|
 {agreement}
-Where prediction and measurement agree, the prediction says why:
+Where prediction and measurement agree, the prediction explains the measurement:
 
 - The branches of the last stage of NF-ResNet-50 have a variance of {last_branches} instead of 1 (predicted:
-  {last_branches_predicted}). It is the zero padding: on maps of 4×4 most 3×3 windows read zeros.
+  {last_branches_predicted}). The cause is the zero padding: on maps of 4×4 most 3×3 windows read zeros.
 - With SiLU, the blocks of NF-ResNet-50 have variances of {silu} (predicted: {silu_predicted}), more than the 1.04 to
-  1.24 they are built for. γ is exact for a standard normal input, but the first activation sees the max-pooled stem,
-  squared mean {stem_mean} and variance {stem_variance}, and the first branch starts from {first_layer} (predicted).
-  Where the variance is above 1, SiLU raises it further, which ReLU, of degree 1, does not.
+  1.24 of their design. γ is exact for a standard normal input, but the input of the first activation is the max-pooled
+  stem with squared mean {stem_mean} and variance {stem_variance}, and the first branch starts from {first_layer}
+  (predicted). If the variance is above 1, SiLU raises it further, which ReLU, of degree 1, does not.
 
-It names the same places as `trace`, also in the ResNets, EfficientNets, ConvNeXts, DenseNets, RegNets and HRNets of
-torchvision and timm; for nine of these the tests ask that every block and branch is within 10 %.
+It finds the same places as `trace`, also in the ResNets, EfficientNets, ConvNeXts, DenseNets, RegNets and HRNets of
+torchvision and timm; for nine of these the tests require every block and branch to be within 10 %.
 
-What it leaves out: values of different channels and positions are taken for independent. For random weights and noise
-that is nearly so; deep in a network whose mean grows, errors add up (see *No normalizer*), and where averages are taken
-over neighbours that overlapping windows of max-pooling have made alike they can be large. For trained weights and
-images: measure. Attention, recurrent layers and control flow that depends on values or sizes are not followed; the
-error says where.
+It assumes that values of different channels and positions are independent. This is nearly true for random weights and
+noise. Deep in a network whose mean grows, errors add up (see *No normalizer*). They can be large in averages over
+neighbours that overlapping windows of max-pooling have made similar. For trained weights and images, measure instead.
+Attention, recurrent layers and control flow that depends on values or sizes cannot be followed; the error says where.
 
 ## Initialization
 
 ![histograms of ten layers of tanh for three initializations](images/signal_initialization.png)
 
-`plot_histograms(trace(net, x, histograms=True))`: weights that are too small let the signal collapse (variance
-{collapse} after ten layers), too large ones drive every unit into saturation, where no gradient passes.
+`plot_histograms(trace(net, x, histograms=True))` shows that with weights that are too small the signal collapses
+(variance {collapse} after ten layers), and that too large ones saturate every unit, so that no gradient passes.
 
 ## Diagnosis
 
-`nw.diagnose(model, data)` runs the model with gradients and says what is wrong, worst first: the module, the number,
-the remedy. Without data it looks at noise, and cannot judge what the net remembers of its data.
+`nw.diagnose(model, data)` runs the model with gradients and lists the problems, the worst first, each with its module,
+number and remedy. Without data it uses noise, and cannot judge running statistics.
 
-| rule | what it looks for |
+| rule | finds |
 |---|---|
 {rules}
-The findings stand worst first, and in front of each what it may follow from: a momentum of 0.99 before the gap between
-training and evaluation that it makes.
+The worst findings come first, but each after its possible causes: a momentum of 0.99 before the gap between training
+and evaluation that it causes.
 
-How it tells a fault from what only looks like one:
+How it distinguishes faults from normal behaviour:
 
-- *Growth.* A sound residual net adds at each block: variances of 1, 2, 3, ... Their logarithm bends, and the second
-  half of the path grows by at most a factor of 2. Without normalizers each block multiplies, by as little as 1.3:
-  both halves grow alike. So the whole path is judged, where no normalizer stands on it, and any three steps by a
-  factor of 1.6.
-- *Dead layers* are those whose own input lives: an embedding whose tokens are all of one type is none, nor what
-  stands behind a branch that starts at 0 (the last normalizer's weight, a gain), as long as gradients go around it.
-- *Gradients* count times the variance, so that the scale of a layer in front of a normalizer does not matter; what
-  one gain takes away that starts small (CaiT's 1e-5) is one step and no vanishing.
-- *The gap* between training and evaluation is that of the model's output, also where `forward=` returns a loss: the
-  first tensor of more than one value that the last module with such a tensor gives. Nets that have not been trained
-  are not asked for it.
-- *Dropout before BatchNorm* is measured, with dropout and without, also where it is a function; 1.2 times the
+- *Growth.* In a sound residual net the variance adds up block by block: 1, 2, 3, ... The curve of its logarithm bends,
+  and in the second half of the path it grows by at most a factor of 2. Without normalizers each block multiplies the
+  variance, by 1.3 or more, and both halves grow alike. So the rule judges the whole path between normalizers, and any
+  three steps with a factor of 1.6.
+- *Dead layers* are only those whose input is not constant: an embedding of tokens of a single type is not dead, nor is
+  a layer behind a branch that starts at 0 (the last normalizer's weight, a gain) if gradients pass around it.
+- *Gradients* are multiplied by the variance, so that the scale of a layer in front of a normalizer has no effect; a
+  gain with a small initial value (CaiT's 1e-5) is a single step and does not count as vanishing.
+- *The gap* between training and evaluation is that of the model's output, also if `forward=` returns a loss: the first
+  tensor with more than one value in the output of the last module that returns one. Untrained nets are not checked.
+- *Dropout before BatchNorm* is found by measuring with and without dropout, also as a function; a factor of 1.2 in the
   variance counts.
-- *A bias* is useless only if the normalizer that takes each channel's mean is all that reads it.
+- *A bias* is useless only if its single reader is a normalizer that subtracts each channel's mean.
 
 In fresh and trained nets of timm, torchvision and transformers (ResNets, ViTs, ConvNeXt, EfficientNet, RegNet,
-NFNets, CaiT, BERT, RoBERTa, GPT-2, LLaMA, T5, ...) nothing is found (`tests/signal/test_diagnose_libraries.py`);
-33 planted faults are found, first in the list (`tests/signal/test_diagnose_faults.py`). A deep plain net with
-ReLU and He's initialization (VGG, SqueezeNet, AlexNet) gets *mean shift*, and rightly so; VGG with BatchNorm has
-biases that do nothing.
+NFNets, CaiT, BERT, RoBERTa, GPT-2, LLaMA, T5, ...) it finds nothing (`tests/signal/test_diagnose_libraries.py`);
+33 planted faults are found, each first in the list (`tests/signal/test_diagnose_faults.py`). A deep plain net with
+ReLU and He's initialization (VGG, SqueezeNet, AlexNet) has a *mean shift*, which is correct; VGG with BatchNorm has
+useless biases.
 """
 
 if __name__ == "__main__":

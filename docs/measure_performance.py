@@ -1,8 +1,8 @@
-"""Measure what docs/performance.md says of this machine's CPU, and make the page: python docs/measure_performance.py
+"""Measure the figures of docs/performance.md on this machine's CPU, and make the page.
 
-Every instruction set runs in a process of its own, by the process' own time. Rows are in docs/results; stopped, the
-same command goes on. `make_performance.py` makes the tables of them. Of several parts (steps, overhead, layers) the
-first argument names one.
+    python docs/measure_performance.py [steps|overhead|layers]
+Every instruction set is measured in a separate process, in processor time. The rows are in docs/results; after an
+interruption the same command continues. `make_performance.py` makes the tables from them.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from normwise.comparison.terminal import make_console
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
-#: The environments of the instruction sets: all that the processor has, and AVX2 for our kernels and torch's alike.
+#: The environments of the instruction sets: all of the processor's, and AVX2 only for both our kernels and torch's.
 INSTRUCTIONS = {
     "native": {"NORMWISE_MARCH": "native"},
     "x86-64-v3": {"NORMWISE_MARCH": "x86-64-v3", "ATEN_CPU_CAPABILITY": "avx2"},
 }
 CLASSIC = ("batch", "group", "instance", "layer")
 ACTIVATED = tuple((name, False) for name in (None, "relu", "silu", "gelu", "mish", "tanh", "leaky_relu"))
-#: The shapes of `normwise bench`, thinned: what a shared machine measures in an hour.
+#: A part of the shapes of `normwise bench`, which a shared machine measures in an hour.
 SITES = (
     Site("U-Net", (4, 128, 64, 64), ("group",), ACTIVATED),
     Site(
@@ -66,7 +66,7 @@ def steps() -> None:
 
 
 def overhead() -> None:
-    """What a call costs before any arithmetic."""
+    """The cost of a call without its arithmetic."""
     request = Request(clock="cpu", threads=(1,))
     options = request.options(OVERHEAD_ROUNDS)
     sweep.run(request.overhead_cases(), options, RESULTS / "overhead.csv", clock="cpu")

@@ -1,4 +1,4 @@
-"""Free paintings to try styles with: the puzzles of Debian's package `gcompris-qt-data`, put together.
+"""Extract free paintings for trying styles, from the puzzles of Debian's package `gcompris-qt-data`.
 
 apt-get download gcompris-qt-data && dpkg-deb -x gcompris-qt-data_*.deb gcompris
 python docs/paintings_of_gcompris.py gcompris/usr/share/gcompris-qt/rcc/paintings.rcc paintings/
@@ -20,7 +20,7 @@ def files_of(archive: bytes) -> dict[str, bytes]:
     """The files of a Qt resource archive (.rcc) by their paths."""
     magic, version, tree, data, names = struct.unpack(">4sIIII", archive[:20])
     if magic != b"qres":
-        raise SystemExit("This is no Qt resource archive.")
+        raise SystemExit("The file must be a Qt resource archive (.rcc), such as paintings.rcc of gcompris.")
     length = 14 if version < 2 else 22
 
     def walk(node: int, path: str) -> dict[str, bytes]:

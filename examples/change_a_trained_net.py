@@ -1,4 +1,4 @@
-"""Four changes of a net that is trained: recalibrate, freeze, fold, swap. python examples/change_a_trained_net.py"""
+"""Four changes of a trained net: recalibrate, freeze, fold, swap. python examples/change_a_trained_net.py"""
 
 import torch
 
@@ -6,11 +6,11 @@ import normwise as nw
 
 if __name__ == "__main__":
     torch.manual_seed(0)
-    net = nw.nets.resnet(8, norm="batch", width=8)  # stands for a trained one
+    net = nw.nets.resnet(8, norm="batch", width=8)  # in place of a trained one
     loader = [torch.randn(16, 3, 16, 16) * 2 + 1 for _ in range(8)]
     example = loader[0]
 
-    print(nw.recalibrate(net, loader))  # the running statistics, anew from data
+    print(nw.recalibrate(net, loader))  # computes the running statistics from data
 
     nw.freeze(net)  # for fine-tuning with small batches
     frozen = net.stem.norm.running_mean.clone()

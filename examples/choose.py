@@ -7,7 +7,7 @@ import normwise as nw
 
 
 def data(samples: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Stands for yours: is the wave fast or slow? Its height and its mean say nothing."""
+    """In place of your data: is the wave fast or slow? Its height and its mean carry no information."""
     g = torch.Generator().manual_seed(seed)
     y = torch.randint(2, (samples,), generator=g)
     t = torch.linspace(0, 6.28, 32)
@@ -18,7 +18,7 @@ def data(samples: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def train(run) -> dict[str, float]:
-    """One training: `run` brings the normalizer, the batch size and the number of epochs."""
+    """One training: `run` has the normalizer, the batch size and the number of epochs."""
     x, y = data(400, seed=0)
     net = nn.Sequential(
         nn.Conv1d(1, 16, 5), run.norm(16, rank=1), nn.ReLU(),

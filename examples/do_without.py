@@ -15,7 +15,7 @@ if __name__ == "__main__":
     train, test = order[:1200], order[1200:]
 
     net = nw.nets.nf_resnet(8, width=8, num_classes=10, in_channels=1, skip_gain=1.0, stochastic_depth=0.0)
-    print(nw.predict(net, x[:32]))  # what its signal will be, before any step
+    print(nw.predict(net, x[:32]))  # the predicted signal, before any step
 
     optimizer = nw.AdaptiveGradientClipping(
         torch.optim.SGD(nw.param_groups(net, weight_decay=2e-5), lr=0.1, momentum=0.9, nesterov=True), net

@@ -7,7 +7,7 @@ import normwise as nw
 
 @nw.formula
 def root_mean_square_of_groups(moments, weight, groups=2, eps=1e-6):
-    """RMSNorm's scale over groups of channels and space, as no layer of the package has it."""
+    """RMSNorm over groups of channels and space, which is not a layer of the package."""
     pooled = moments.over_groups(groups)
     return nw.Affine(0.0, weight * (pooled.var + pooled.mean.square() + eps).rsqrt(), 0.0)
 

@@ -1,4 +1,4 @@
-"""Watch what a net does to its signal while it trains, and have it said in words: python examples/see_the_signal.py"""
+"""Watch the signal of a net while it trains, and get findings in words: python examples/see_the_signal.py"""
 
 import tempfile
 from pathlib import Path

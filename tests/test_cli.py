@@ -25,7 +25,7 @@ def test_help_fits_80_columns(arguments, command):
 def test_help_of_compare_has_examples_and_every_name(command):
     _, text, _ = command("compare", "--help")
     assert "\n    normwise compare --data photos/ --model torchvision:resnet18 --image-size 64\n" in text
-    names = re.split(r"[\s,]+", text.partition("leaves them out):")[2].strip())
+    names = re.split(r"[\s,]+", text.partition("are left out if MODEL has none:")[2].strip())
     assert names == [*map_normalizers(), "nf", "bank", *filter(is_for_tokens, NORMALIZERS)]
 
 
@@ -65,7 +65,7 @@ BAD = {
     "missing table": (("--data", "nowhere.csv"), "there is no such file"),
     "no domains": (("--batches-by", "domain"), "write 'mixed-digits' with 'domain'"),
     "no such key": (("--data", "mixed-digits", "--batches-by", "site"), "told apart by 'domain'"),
-    "an empty key": (("--batches-by", ""), "write what tells the groups"),
+    "an empty key": (("--batches-by", ""), "must say where the groups"),
     "a bank of nothing": (("--norms", "bank"), "without --batches-by there are no groups"),
     "a target of no table": (("--target", "class"), "only a table, .csv, .parquet or .npy, has columns"),
     "an image size of no images": (("--image-size", "16"), "image_size=16 goes with a folder of images, and 'digits'"),
@@ -85,7 +85,7 @@ BAD = {
     "no metric": (("--train", "m:f"), "train= needs metric="),
     "a metric without a function": (
         ("--metric", "rmse:min"),
-        "metric='rmse': classification has accuracy; any other is what train= returns",
+        "metric='rmse': classification has accuracy; write one of these, or return any other from train=",
     ),
     "missing function": (("--train", "nowhere:f", "--metric", "rmse:min"), "there is no module 'nowhere'"),
     "no processes": (("--jobs", "0"), "jobs must be how many processes do runs at a time"),

@@ -212,7 +212,7 @@ def test_the_report_is_written_again_from_its_folder(finished, command):
     ("made", "said"),
     [
         ({}, "holds no comparison: there is no settings.json in it"),
-        ({"settings.json": "{"}, "is not what this version of normwise writes"),
+        ({"settings.json": "{"}, "was not written by this version of normwise"),
         ({"settings.json": '{"keys": ["a"]}'}, "no run of the last comparison in it is finished"),
     ],
 )

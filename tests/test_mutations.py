@@ -27,7 +27,7 @@ def test_every_edit_can_be_made(mutants):
     for behaviour, file, old, new, _ in mutants.MUTATIONS:
         text = (SOURCES / file).read_text(encoding="utf-8")
         times = text.count(old)
-        assert times == 1, f"{behaviour!r}: its text stands {times} times in {file}; mend tools/mutations_of_*.py"
+        assert times == 1, f"{behaviour!r}: its text stands {times} times in {file}; correct tools/mutations_of_*.py"
         assert old != new, behaviour
         if file.endswith(".py"):
             ast.parse(text.replace(old, new))

@@ -1,4 +1,4 @@
-"""The program that tests the kernels' C interface (tests/abi): compiled for a machine, run on libraries, compared."""
+"""Compile the program that tests the kernels' C interface (tests/abi), run it on libraries, and compare results."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from types import ModuleType
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "tests" / "abi" / "main.cpp"
-#: What runs a program for another machine, by the machine.
+#: The emulators of other machines.
 EMULATORS = {"aarch64": ["qemu-aarch64", "-L", "/usr/aarch64-linux-gnu"]}
 
 
@@ -29,7 +29,7 @@ def build_module() -> ModuleType:
 
 
 def program(compiler: list[str], path: Path, *flags: str) -> Path:
-    """Compile the tests with a compiler; they are none of the kernels' own sources."""
+    """Compile the test program with a compiler."""
     command = [*compiler, "-std=c++17", "-O1", "-Wall", "-Wextra", *flags, str(SOURCE), "-o", str(path), "-ldl"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -48,7 +48,7 @@ def run(
     dump: Path | None = None,
     environment: dict[str, str] | None = None,
 ) -> bool:
-    """Run the tests on a library and print what they say; whether all is well."""
+    """Run the tests on a library and print their output; returns whether they passed."""
     command = [*EMULATORS.get(machine, []), str(path), str(library), element, str(seed), str(cases)]
     done = subprocess.run([*command, *([str(dump)] if dump else [])], env=os.environ | (environment or {}), check=False)
     if done.returncode:
@@ -57,7 +57,7 @@ def run(
 
 
 def compare(one: Path, other: Path) -> str | None:
-    """Whether two machines' results are within the bounds that the element type gives; the first that is not."""
+    """The first result of two machines that differs by more than the bound of its element type; None if none does."""
     results = 0
     for (name, values, bounds), (name_there, values_there, _) in zip(_results(one), _results(other), strict=True):
         if name != name_there or len(values) != len(values_there):
@@ -71,7 +71,7 @@ def compare(one: Path, other: Path) -> str | None:
 
 
 def _results(path: Path) -> Iterator[tuple[str, array[float], array[float]]]:
-    """What `Suite::write` wrote: name, values, bounds."""
+    """The results that `Suite::write` wrote: name, values, bounds."""
     with path.open("rb") as file:
         while header := file.read(16):
             length, count = struct.unpack("<qq", header)

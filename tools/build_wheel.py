@@ -2,10 +2,10 @@
 
     python tools/build_wheel.py --out dist
 
-Needs g++ to build the platform wheel; where Debian's cross compiler for aarch64 is installed, the wheel for that
-machine is built, too, and its libraries are tried under an emulator. The others are installed into a fresh virtual
-environment, one after the other, and tried with no compiler on the PATH: the platform wheel must serve its kernels,
-every library that this processor can run must be right, and the pure wheel must say what to install.
+Building the platform wheel needs g++. If Debian's cross compiler for aarch64 is installed, the wheel for that machine
+is also built, and its libraries are tested under an emulator. The other wheels are installed one after the other into a
+fresh virtual environment and tried with no compiler on the PATH: the platform wheel must use its kernels, every library
+that this processor can run must be right, and the pure wheel must say what to install.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def build_all(out: Path) -> tuple[Path, Path]:
-    """The platform wheel and the pure one; besides, where it can be built, the one for aarch64, tried at once."""
+    """Build the platform wheel, the pure one and, if possible, the one for aarch64, which is tested directly."""
     platform_wheel, pure_wheel = build(out, prebuilt=True), build(out, prebuilt=False)
     inspect(platform_wheel, pure_wheel)
     if shutil.which(CROSS):
@@ -92,13 +92,13 @@ def build(out: Path, *, prebuilt: bool, compiler: str | None = None) -> Path:
 
 
 def inspect(platform_wheel: Path, pure_wheel: Path) -> None:
-    """What is in the wheels, and what they are tagged for."""
+    """Check the contents and the platform tags of the wheels."""
     found = {wheel: libraries(wheel) for wheel in (platform_wheel, pure_wheel)}
     for wheel, names in found.items():
         print(f"{wheel.name}: {wheel.stat().st_size / 2**20:.1f} MB, {len(names)} libraries", flush=True)
     tag = re.search(r"-py3-none-manylinux_2_\d+_(\w+)\.whl$", platform_wheel.name)
     if tag is None or len(found[platform_wheel]) != LIBRARIES.get(tag[1]):
-        raise SystemExit("The platform wheel lacks libraries, or its platform.")
+        raise SystemExit("The platform wheel lacks libraries, or its platform tag.")
     if found[pure_wheel] or not pure_wheel.name.endswith("-py3-none-any.whl"):
         raise SystemExit("The pure wheel is not pure.")
 
@@ -122,7 +122,7 @@ def emulate(wheel: Path) -> None:
 
 
 def try_out(programs: dict[Path, str]) -> None:
-    """In one fresh environment: each wheel installed, its program run, and `normwise doctor`."""
+    """In one fresh environment, install each wheel, run its program, and run `normwise doctor`."""
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder) / "venv"
         subprocess.run([sys.executable, "-m", "venv", str(home)], check=True)
@@ -138,7 +138,7 @@ def try_out(programs: dict[Path, str]) -> None:
 
 
 def diagnose(python: str, environment: dict[str, str], *, healthy: bool) -> None:
-    """`normwise doctor` must find everything in order, or not."""
+    """Run `normwise doctor`, which must find no problem if `healthy`, else one."""
     command = [python, "-m", "normwise", "doctor"]
     done = subprocess.run(command, check=False, env=environment, text=True, stdout=subprocess.PIPE)
     for line in done.stdout.splitlines():

@@ -1,8 +1,8 @@
-"""Count what a call of a layer runs through in Python: python tools/calls.py [PATH/TO/ANOTHER/src]
+"""Count the Python calls in a call of a layer: python tools/calls.py [PATH/TO/ANOTHER/src]
 
-For each of five layers on a small tensor, forward and backward with a gradient, from the second call on: the calls of
-Python functions, the files of the package that they are in, and how often one file's function calls one of another
-file. With the path of another version's sources, that version is counted.
+For each of five layers on a small tensor, forward and backward with a gradient, from the second call on: the number of
+calls of Python functions, of files of the package that they are in, and of calls from one file to another. With the
+path of another version's sources, that version is counted.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ class Counter:
 
 
 def own_formula(moments: nw.Moments, weight: Tensor, bias: Tensor) -> nw.Affine:
-    """A normalizer as a user writes one: by the mean over the channels of what each plane has."""
+    """A normalizer as a user may write it, with the average over the channels of the planes' statistics."""
     mean, var = moments.mean.mean(1, keepdim=True), moments.var.mean(1, keepdim=True)
     return nw.Affine(mean, weight * (var + 1e-5).rsqrt(), bias)
 
 
 def subjects() -> dict[str, Callable[[Tensor], Tensor]]:
-    """What is counted, by name."""
+    """The counted functions by name."""
     residual, weight, bias = torch.randn(2, 64, 8, 8), nn.Parameter(torch.ones(64)), nn.Parameter(torch.zeros(64))
     group = nw.GroupNorm(8, 64, activation="relu")
     rows = nw.LayerNorm(64)
@@ -63,7 +63,7 @@ def subjects() -> dict[str, Callable[[Tensor], Tensor]]:
 
 
 def counted(run: Callable[[], object]) -> Counter:
-    """What one call goes through, after one that found its way."""
+    """The counts of one call, after a first call that chose the way."""
     run()
     run()
     counter = Counter()

@@ -1,6 +1,6 @@
-"""A pretrained MobileNetV2, fine-tuned with small batches in all the ways that `nw.compare` knows.
+"""A pretrained MobileNetV2, fine-tuned with small batches by all strategies of `nw.compare`.
 
-Needs what tools/on_a_real_net.py needs. Which of ten photographs does a crop of 64 pixels come from?
+The task: from which of ten photographs is a crop of 64 pixels? Its requirements are those of tools/on_a_real_net.py.
 
     python tools/fine_tuning.py FOLDER
 """

@@ -1,9 +1,9 @@
-"""The kernels in Triton on a GPU: all their tests, then the bench, left as one CSV file and one summary.
+"""Test and measure the Triton kernels on a GPU: all their tests, then the bench, as one CSV file and one summary.
 
     python tools/measure_gpu.py [--dry] [--out results/gpu] [options of normwise bench, such as --quick]
 
-The rows go to layers.csv, which grows as those of `normwise bench` do: the same command goes on where it was stopped.
-``--dry`` shows on a machine without a GPU that the script runs: a few tests in Triton's interpreter, one small tensor
+The rows are appended to layers.csv, as by `normwise bench`: the same command continues an interrupted measurement.
+``--dry`` checks on a machine without a GPU that the script runs: a few tests in Triton's interpreter, one small tensor
 on the CPU. It measures nothing.
 """
 
@@ -34,12 +34,12 @@ from normwise.bench.summary import (
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = ("tests/backends/triton",)
 DRY_TESTS = ("tests/backends/triton/test_rows.py", "-k", "far_from_zero_costs")
-# Compiling takes longer than all else, so only the small grid has it; the whole one leaves its cells as they are.
+# Compiling takes longer than everything else, so only the small grid has compiled cells.
 BENCHES = (("--device", "cuda", "--quick", "--compile"), ("--device", "cuda"))
 DRY_BENCH = ("--shapes", "2x8x6x5", "--layers", "group", "--dtypes", "fp32", "--threads", "1")
 OTHERS = {"native_ms": "native", "compiled_ms": "compiled", "autotuned_ms": "max-autotune", "liger_ms": "Liger"}
 OTHERS |= {"quack_ms": "quack"}
-#: The least share of a copy's bandwidth that is asked for, and from which size of the tensor on.
+#: The target: the least share of a copy's bandwidth, and the tensor size from which it applies.
 TARGETS = {"forward": 0.85, "backward": 0.75}
 LARGE = 32 << 20
 
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def run_tests(which: Sequence[str]) -> tuple[str, int]:
-    """Run tests, the slow ones too; how they ended, in a line, and as the exit status of pytest."""
+    """Run tests, including slow ones; returns their result in a line, and the exit status of pytest."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "tests.xml"
         command = [sys.executable, "-m", "pytest", "-q", *which, f"--junitxml={report}"]
@@ -77,11 +77,11 @@ def run_tests(which: Sequence[str]) -> tuple[str, int]:
 
 
 def summary(heading: str, tests: str, rows: Sequence[Row]) -> str:
-    """What was found, as Markdown: by layer, and cell by cell what is wrong, slower, or below its target."""
+    """The results as Markdown: a table by layer, and lists of the cells that are wrong, slower, or below the target."""
     parts = [heading, tests]
     if rows:
         last = rows[-1]
-        # A file may hold several runs: the last one is what is told.
+        # A file may hold several runs: the last one is reported.
         rows = [row for row in rows if all(row[name] == last[name] for name in environment.COLUMNS)]
         parts += [
             ", ".join(f"{name} {last[name]}" for name in (*environment.COLUMNS, environment.DATE) if last[name]) + "."
@@ -98,7 +98,7 @@ def summary(heading: str, tests: str, rows: Sequence[Row]) -> str:
 
 
 def by_layer_table(rows: Sequence[Row]) -> str:
-    """Per layer and pass: the geometric means of everyone's time over ours, and of our share of a copy's bandwidth."""
+    """Per layer and pass: the geometric means of the others' time over ours, and of our share of a copy's bandwidth."""
     others = {column: name for column, name in OTHERS.items() if any(row[column] for row in rows)}
     heads = ["layer", "pass", "cells", "of a copy", *(f"{name}, ratio" for name in others.values()), "least ratio"]
     lines = [heads, ["---"] * len(heads)]
@@ -114,7 +114,7 @@ def by_layer_table(rows: Sequence[Row]) -> str:
 
 
 def share(row: Row) -> float:
-    """The bytes that must be moved ÷ our time, as a share of what a copy of the tensor reached."""
+    """The bytes that must be moved ÷ our time, as a share of the bandwidth of a copy of the tensor."""
     return float(row["gb_per_s"]) / float(row["copy_gb_per_s"])
 
 
@@ -124,7 +124,7 @@ def is_below_target(row: Row) -> bool:
 
 
 def faster_than_ours(row: Row) -> dict[str, float]:
-    """Who was faster, with the ratio."""
+    """The faster baselines, with their ratios."""
     ratios = {name: float(row[column]) / float(row["ours_ms"]) for column, name in OTHERS.items() if row[column]}
     return {name: ratio for name, ratio in ratios.items() if ratio < 1}
 

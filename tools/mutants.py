@@ -1,13 +1,13 @@
-"""Break one behaviour at a time, in a copy of the tree, and see which of the nearest tests notices.
+"""Break one behaviour at a time, in a copy of the tree, and find the nearest test that notices.
 
     python tools/mutants.py [WORD ...]
 
-With words, only the mutations whose behaviour or file has one of them; without, all, and docs/mutations.md is written
-anew. Exit status 1 where a mutation survives, where its text is not found any more, or where the test that noticed it
-fails without it, too.
+With words, only mutations with one of them in their behaviour or file are tried; without words, all are, and
+docs/mutations.md is written again. The exit status is 1 if a mutation survives, if its text is not found any more, or
+if the test that noticed it also fails without the mutation.
 
-There are as many copies as cores, each of a process that has imported torch and pytest; the tests of every mutation run
-in a fork of it, which imports what has been broken.
+There is one copy per core, with a process that has imported torch and pytest; the tests of every mutation run in a fork
+of this process, which imports the broken sources.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ ROOT = Path(__file__).resolve().parent.parent
 MUTATIONS = OF_PYTHON + OF_SURGERY + OF_COMPARISON + OF_KERNELS
 KILLED = "killed by "
 PAGE = ROOT / "docs" / "mutations.md"
-#: A test that takes longer, in seconds, has been sent round in circles; the longest needs one of them.
+#: A test that takes longer, in seconds, is in an endless loop because of the mutation.
 PATIENCE = 300
-#: Where the process was, in the traceback of a signal or of lost patience that ended it.
+#: The test in the traceback of a process that was ended by a signal or a timeout.
 _DIED = re.compile(r'File "[^"]*?/(tests/[^"]+\.py)", line \d+ in (test_\w+)')
 _LIMITED = ["-o", f"faulthandler_timeout={PATIENCE}", "-o", "faulthandler_exit_on_timeout=true"]
 _FAILED = re.compile(r"^(?:FAILED|ERROR) (.+?)(?: - |$)", re.MULTILINE)
@@ -76,7 +76,7 @@ def main(words: list[str]) -> int:
 
 
 def page(found: Iterable[tuple[Mutation, str]], said: str) -> str:
-    """Each behaviour, where it was broken, and the test that noticed first."""
+    """The page: each behaviour, the file where it was broken, and the first test that noticed."""
     lines = [
         "# What notices a broken behaviour",
         "",
@@ -96,7 +96,7 @@ def page(found: Iterable[tuple[Mutation, str]], said: str) -> str:
 
 
 class Attempt(NamedTuple):
-    """A mutation, and what became of it: killed and by which test, survived, or why it could not be tried."""
+    """Tries a mutation; the outcome is the test that killed it, that it survived, or why it could not be tried."""
 
     folder: str
 
@@ -126,7 +126,7 @@ class Attempt(NamedTuple):
 
 
 def failing_unbroken(tests: list[str]) -> list[str]:
-    """Which of the tests that noticed something fail without a mutation, too: those say nothing."""
+    """Those of the tests that also fail without a mutation and so prove nothing."""
     if not tests:
         return []
     with tempfile.TemporaryDirectory() as folder:
@@ -154,12 +154,12 @@ def copy_tree(tree: Path) -> None:
 
 @contextmanager
 def edited(tree: Path, edits: list[tuple[str, str, str]]) -> Iterator[None]:
-    """The tree with the edits, each of a text that stands once in its file; ValueError where it does not."""
+    """Inside the block the tree has the edits; ValueError if the old text does not occur exactly once in its file."""
     before = {tree / name: (tree / name).read_text(encoding="utf-8") for name, _, _ in edits}
     for name, old, _ in edits:
         times = before[tree / name].count(old)
         if times != 1:
-            raise ValueError(f"its text stands {times} times in {name}, and must once")
+            raise ValueError(f"its text must occur once in {name}, and occurs {times} times")
     try:
         for name, old, new in edits:
             (tree / name).write_text(before[tree / name].replace(old, new), encoding="utf-8")
@@ -170,9 +170,9 @@ def edited(tree: Path, edits: list[tuple[str, str, str]]) -> Iterator[None]:
 
 
 def run_tests(tree: Path, *arguments: str, kernels: bool) -> tuple[int, str]:
-    """Quick tests in a tree: how they ended, and what was printed. A crash is theirs alone.
+    """Run quick tests in a tree, in a separate process; returns their exit status and output.
 
-    Broken ``kernels`` have a cache of their own, which goes with them.
+    Broken ``kernels`` get a separate cache, which is removed afterwards.
     """
     with tempfile.TemporaryDirectory() as place:
         output = Path(place) / "output"
@@ -197,7 +197,7 @@ def _pytest(tree: Path, cache: str | None, arguments: Iterable[str]) -> int:
         os.environ["NORMWISE_CACHE"] = cache
     try:
         return int(pytest.main(["-q", "-p", "no:cacheprovider", "-m", "not slow", *_LIMITED, *arguments]))
-    except BaseException:  # whatever it is, it ends here: this is a copy of the whole program
+    except BaseException:  # nothing may leave this function: the fork is a copy of the whole program
         traceback.print_exc()
         return -1
     finally:

@@ -1,4 +1,4 @@
-"""What a mutation is: one behaviour broken by an edit, and the nearest tests, which must notice."""
+"""A mutation: an edit that breaks one behaviour, and the nearest tests, which must notice."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Mutation(NamedTuple):
-    """``old`` stands once in ``file``, a path below src/normwise; ``tests`` are pytest's arguments."""
+    """A mutation. ``old`` occurs once in ``file``, a path below src/normwise; ``tests`` are pytest's arguments."""
 
     behaviour: str
     file: str

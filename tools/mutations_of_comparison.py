@@ -19,7 +19,7 @@ STORAGE = "tests/comparison/test_storage.py"
 
 MUTATIONS = [
     Mutation(
-        "what a seed does to all alike is no spread",
+        "an effect of the seed that all share is no spread",
         "comparison/verdicts/spread.py",
         "values - values.mean(1, keepdims=True) - values.mean(0, keepdims=True) + values.mean()",
         "values - values.mean(1, keepdims=True)",
@@ -33,7 +33,7 @@ MUTATIONS = [
         SUMMARY + " " + FALSE_WINNERS,
     ),
     Mutation(
-        "chance has as many tries as there are batch sizes",
+        "the threshold corrects for the number of batch sizes",
         "comparison/verdicts/chance.py",
         "_range_distribution(size)) ** count",
         "_range_distribution(size))",
@@ -54,14 +54,14 @@ MUTATIONS = [
         SUMMARY,
     ),
     Mutation(
-        "one lost run does not drown in many good ones",
+        "one failed run counts beside many good ones",
         "comparison/verdicts/judging.py",
         " or np.median(values) - values.min() > limit)",
         ")",
         SUMMARY,
     ),
     Mutation(
-        "a seed that is hard for all makes nobody unreliable",
+        "a seed that is hard for all makes no normalizer unreliable",
         "comparison/verdicts/judging.py",
         "block.values[own] - np.median(others, axis=0)",
         "block.values[own]",
@@ -77,7 +77,7 @@ MUTATIONS = [
     Mutation(
         "a lucky run does not lift a mean above chance",
         "comparison/verdicts/judging.py",
-        "_is_above_chance(cells[leader], said[leader])",
+        "_is_above_chance(cells[leader], scores[leader])",
         "_is_above_chance(cells[leader], cells[leader].best)",
         SUMMARY,
     ),
@@ -161,8 +161,8 @@ MUTATIONS = [
     Mutation(
         "a swapped-in normalizer begins with the statistics",
         "comparison/contestants/strategies.py",
-        '"data-free" if strategy.way == SWAP',
-        '"copy" if strategy.way == SWAP',
+        '"data-free" if strategy.method == SWAP',
+        '"copy" if strategy.method == SWAP',
         STRATEGIES,
     ),
     Mutation(
@@ -215,7 +215,7 @@ MUTATIONS = [
         STEPPING,
     ),
     Mutation(
-        "a stream that is shorter than it says is told",
+        "a stream that is shorter than its stated length is an error",
         "comparison/data/streams.py",
         "if seen < (most * size if drop_last else self.samples):",
         "if False:",

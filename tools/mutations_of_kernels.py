@@ -26,7 +26,7 @@ MUTATIONS = [
         JUMPS,
     ),
     Mutation(
-        "what a mask hides is not measured",
+        "masked values are not measured",
         KERNELS + "stats.hpp",
         "d = m ? d : vec<acc<T>>{};",
         "",
@@ -47,14 +47,14 @@ MUTATIONS = [
         RUNNING,
     ),
     Mutation(
-        "statistics that are not finite change nothing",
+        "statistics that are not finite change no running statistics",
         KERNELS + "running.hpp",
         "if (!finite) return false;",
         "",
         RUNNING,
     ),
     Mutation(
-        "the variance that is remembered is unbiased",
+        "the running variance is unbiased",
         KERNELS + "running.hpp",
         "var[c] *= batch.bessel;",
         "var[c] *= 1;",
@@ -68,7 +68,7 @@ MUTATIONS = [
         FUSED + " -k moments_are_those",
     ),
     Mutation(
-        "what the rounding of a large mean leaves goes into the shift",
+        "the rounding error of a large mean goes into the shift",
         KERNELS + "fused.hpp",
         "shift[i] = A(pool.bias[c] + (double(mean[i]) - spread.mean[i]) * factor);",
         "shift[i] = A(pool.bias[c]);",
@@ -131,7 +131,7 @@ MUTATIONS = [
         SLOPES,
     ),
     Mutation(
-        "what is sent back to a sum joins the gradient of both terms",
+        "the gradient of a sum is added to both terms' gradients",
         KERNELS + "rows_backward.hpp",
         "+ across.at[k]) + m.at[k];",
         "+ across.at[k]);",

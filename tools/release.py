@@ -1,7 +1,7 @@
-"""Build what a release consists of, and try it: python tools/release.py --out dist
+"""Build all files of a release, and try them: python tools/release.py --out dist
 
-First that it can be released: nothing uncommitted, and the CHANGELOG has a section for the version. Then the source
-distribution, a wheel from it, and all that tools/build_wheel.py builds and tries. Nothing is uploaded.
+First it checks that nothing is uncommitted and that the CHANGELOG has a section for the version. Then it builds the
+source distribution, a wheel from it, and everything that tools/build_wheel.py builds and tries. Nothing is uploaded.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def obstacles(root: Path) -> list[str]:
 
 
 def source_distribution(out: Path) -> Path:
-    """The archive of the sources, made by the project's own back end in an environment of its own."""
+    """The archive of the sources, built by the project's back end in an isolated environment."""
     with tempfile.TemporaryDirectory() as home:
         python = str(Path(home) / "bin" / "python")
         subprocess.run([sys.executable, "-m", "venv", home], check=True)
@@ -59,7 +59,7 @@ def source_distribution(out: Path) -> Path:
 
 
 def same_files(source: Path, wheel: Path) -> None:
-    """A wheel that pip builds from the archive has the files of the one that was built from the checkout."""
+    """Check that a wheel built from the archive has the same files as the one built from the checkout."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, str(source)]
         subprocess.run(command, check=True)

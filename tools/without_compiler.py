@@ -1,8 +1,8 @@
-"""A machine without a compiler: install, tests and `normwise compare`, in a clean environment.
+"""Simulate a machine without a compiler: install, tests and `normwise compare`, in a clean environment.
 
     python tools/without_compiler.py
 
-The PATH is a folder with a link to every program of the real one but compilers.
+The PATH is a folder with a link to every program of the real PATH except compilers.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def without_compiler(folder: Path) -> dict[str, str]:
-    """The environment with that PATH, an empty cache, and one thread for each of the many test processes."""
+    """The environment with that PATH, an empty cache, and one thread per test process."""
     programs = folder / "programs"
     programs.mkdir()
     for place in os.environ["PATH"].split(os.pathsep):

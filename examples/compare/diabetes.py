@@ -1,10 +1,10 @@
-r"""A tabular regression in a loop of one's own: how far diabetes has gone on a year later, from ten measurements.
+r"""A tabular regression in your own loop: the progression of diabetes after a year, from ten measurements.
 
     cd examples/compare
     normwise compare --train diabetes:train --metric rmse:min \
         --norms batch,layer,group,none --batch-sizes 4,32
 
-Early stopping on a validation part, a choice that our own loop does not have. Needs scikit-learn.
+It stops early by a validation part, which the loop of normwise cannot do. Needs scikit-learn.
 """
 
 import copy
@@ -17,7 +17,7 @@ HELD_OUT, VALIDATION = 110, 60
 
 
 def split_patients():
-    """Standardized training, validation and held-out patients, and mean and deviation of what is predicted."""
+    """Standardized training, validation and held-out patients, and mean and standard deviation of the target."""
     x, y = (torch.as_tensor(part).float() for part in load_diabetes(return_X_y=True))
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
     held_out, validation, rest = order.split([HELD_OUT, VALIDATION, len(x) - HELD_OUT - VALIDATION])

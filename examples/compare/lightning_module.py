@@ -1,4 +1,4 @@
-r"""A Lightning module as it is, compared: the digits of scikit-learn in a small convolutional net.
+r"""Compare normalizers in an unchanged Lightning module: a small convolutional net on scikit-learn's digits.
 
     cd examples/compare
     normwise compare --train lightning_module:train --metric accuracy:max \
@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset, random_split
 
 
 class Classifier(pl.LightningModule):
-    """What somebody has already; its normalizers come from outside."""
+    """An existing module; its normalizers are an argument."""
 
     def __init__(self, norm, learning_rate):
         super().__init__()
@@ -51,7 +51,7 @@ class Classifier(pl.LightningModule):
 
 
 class Report(pl.Callback):
-    """Tells the comparison how each epoch went."""
+    """Reports the metrics of each epoch to the comparison."""
 
     def __init__(self, run):
         self.run = run

@@ -3,8 +3,8 @@
     torchrun --nproc-per-node 2 examples/compare/on_several_processes.py            # DistributedDataParallel
     torchrun --nproc-per-node 2 examples/compare/on_several_processes.py --fsdp     # fully_shard
 
-All processes call `compare`; the first decides what is run next and writes the rows. The batch size is that of all
-processes together. Needs scikit-learn for its digits.
+All processes call `compare`; the first chooses each run and writes the rows. The batch size is that of all processes
+together. Needs scikit-learn for its digits.
 """
 
 import sys

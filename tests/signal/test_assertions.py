@@ -75,7 +75,7 @@ def test_plain_nets_are_judged_by_their_layers():
         ({"variance": (2, 1)}, "the lowest and the highest"),
         ({"squared_mean": -1}, "must not be negative"),
         ({"kinds": ["blocks"]}, "the kinds are 'block', 'branch' and 'layer'"),
-        ({"kinds": ["branch"]}, "has no branch to look at"),
+        ({"kinds": ["branch"]}, "has no branch to check"),
     ],
 )
 def test_bounds_that_make_no_sense(options, words):

@@ -129,8 +129,8 @@ def test_a_branch_of_zeros_is_explained():
     one = nets.ResNet()
     nn.init.zeros_(one.layer1[1].bn3.weight)
     assert nw.trace(one, (2, 3, 32, 32)).notes == (
-        "The branch of layer1.1 is 0: the weight of the last BatchNorm2d in it (layer1.1.bn3) is 0, where training "
-        "often starts, so that the block passes on what it gets.",
+        "The branch of layer1.1 is 0: the weight of the last BatchNorm2d in it (layer1.1.bn3) is 0, a usual "
+        "initial value, so the block returns its input.",
     )
     assert nw.trace(nets.ResNet(), (2, 3, 32, 32)).notes == ()
 

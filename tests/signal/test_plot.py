@@ -192,7 +192,7 @@ def test_save_goes_by_the_ending(tmp_path):
     assert figure.save(tmp_path / "a.svg").read_text(encoding="utf-8") == figure.svg()
     assert figure.save(str(tmp_path / "a.html")).read_text(encoding="utf-8") == figure.html()
     assert figure.save(tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
-    with pytest.raises(ValueError, match=r"a.pdf: a picture is written as .html, .svg or .png"):
+    with pytest.raises(ValueError, match=r"a.pdf: the ending must be .html, .svg or .png"):
         figure.save(tmp_path / "a.pdf")
     assert figure._repr_svg_().startswith("<svg")
 

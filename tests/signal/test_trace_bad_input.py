@@ -125,11 +125,11 @@ def test_default_input_of_timm():
 
 
 def test_inputs_that_cannot_be_chosen():
-    with pytest.raises(ValueError, match="cannot tell what ReLU takes; pass a batch as input"):
+    with pytest.raises(ValueError, match="cannot find the input shape of ReLU; pass a batch as input"):
         nw.trace(nn.ReLU())
     small = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4, 2))
     with pytest.raises(
-        ValueError, match=r"chose the input of Sequential by itself \(Gaussian 8×3×224×224\).*pass input="
+        ValueError, match=r"chose noise as the input of Sequential \(Gaussian 8×3×224×224\).*pass input="
     ):
         nw.trace(small)
     with pytest.raises(TypeError, match=r"input must be a tensor, .* received int"):
@@ -152,7 +152,7 @@ def test_one_value_per_channel():
 
 
 def test_no_output_to_start_from():
-    with pytest.raises(ValueError, match=r"trace\(backward=True\): no output of Linear depends differentiably"):
+    with pytest.raises(ValueError, match=r"trace\(backward=True\): no output of Linear has a gradient"):
         nw.trace(nn.Linear(3, 3), (4, 3), backward=True, forward=lambda model, x: model(x).argmax())
 
 
@@ -242,7 +242,7 @@ def test_scripted_models():
     inside.train()
     result = nw.trace(inside, (8, 3))
     assert [tap.name for tap in result.layers] == ["0", "2"]
-    assert result.notes == ("3 modules run in TorchScript and are not looked into.",)
+    assert result.notes == ("3 modules run in TorchScript and are not examined inside.",)
     assert inside[1].training
 
 

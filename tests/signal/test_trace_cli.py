@@ -109,7 +109,7 @@ BAD = {
     "no function": (("--model", "MODULE:net2"), "has no 'net2'"),
     "no model": (("--model", "MODULE:nothing"), "must return a torch.nn.Module, it returned int"),
     "a number": (("--model", "MODULE:number"), "is not a function"),
-    "arguments": (("--model", "MODULE:needs"), "asks for width"),
+    "arguments": (("--model", "MODULE:needs"), "required parameters width"),
     "shape": (("--model", "resnet8", "--input", "8x3xbig"), "such as 8x3x224x224"),
     "channels": (("--model", "resnet8", "--input", "4x5x16x16"), "resnet8 does not take input 4x5x16x16"),
     "json": (("--model", "resnet8", "--json", "no/where.json"), "must be a file in a folder that exists"),

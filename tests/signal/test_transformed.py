@@ -58,7 +58,7 @@ def test_trace(model_and_input, backward):
     result = nw.trace(model, x, backward=backward)
     if isinstance(model, Mapped):
         assert [tap.name for tap in result.layers] == ["first", "last"]
-        assert result.notes == ("Inside of torch.vmap nothing is measured: each.",)
+        assert result.notes == ("Inside torch.vmap nothing is measured: each.",)
         with torch.no_grad():
             y = model.first(x)
         assert result.layers[0].squared_mean == pytest.approx(y.mean((0, 2, 3)).square().mean().item(), rel=1e-4)

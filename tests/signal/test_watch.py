@@ -324,7 +324,7 @@ def test_intervals_that_are_none(every):
 def test_wrong_arguments():
     with pytest.raises(TypeError, match=r"watch\(to=...\) takes a function .* received int"):
         nw.watch(nn.Linear(3, 3), 3)
-    with pytest.raises(TypeError, match="watch cannot listen to the replicas of DataParallel"):
+    with pytest.raises(TypeError, match="watch cannot observe the replicas of DataParallel"):
         nw.watch(nn.DataParallel(nn.Linear(3, 3)), Log())
     with pytest.raises(ValueError, match="has no module 'x'"):
         nw.watch(nn.Linear(3, 3), Log(), taps=["x"])

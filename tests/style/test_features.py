@@ -88,7 +88,7 @@ def test_what_is_at_hand_is_taken_in_order(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr(feature_sources, "find_spec", lambda name: None)
     assert not find_features().trained
-    with pytest.warns(UserWarning, match="one with random weights serves"):
+    with pytest.warns(UserWarning, match="one with random weights is used"):
         chosen_features(None)
     (tmp_path / "checkpoints").mkdir()
     for name, blocks in (("vgg16-397923af.pth", (2, 2, 3, 3, 3)), ("vgg19-dcbb9e9d.pth", (2, 2, 4, 4, 4))):

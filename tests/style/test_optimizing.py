@@ -74,7 +74,7 @@ def test_the_python_call_tells_each_step():
         (CONTENT, STYLE, {"style_weight": -1.0}, "--style-weight -1.0: write a number of at least 0"),
         (CONTENT, STYLE, {"smoothness": float("nan")}, "--smoothness nan: write"),
         (CONTENT, STYLE, {"style_loss": "grams"}, "--style-loss grams: write gram or moments"),
-        (CONTENT, STYLE, {"strength": 0.5}, "strength is of a net of any style; by optimization the weights say"),
+        (CONTENT, STYLE, {"strength": 0.5}, "strength works with a net of any style only; for optimization write"),
         (CONTENT, STYLE, {"size": 0}, "--size 0: write a whole number of at least 1"),
         (CONTENT[:, :1, :1], STYLE, {}, "The picture is 1x1 pixels; optimization needs at least 16 on each side"),
         (CONTENT, STYLE[:, :1, :1], {}, "The style is 1x1 pixels; at least 16 on each side are needed"),

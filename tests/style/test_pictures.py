@@ -166,7 +166,7 @@ def test_a_truncated_file_and_one_of_too_many_pixels(tmp_path, monkeypatch):
 
 
 def test_a_name_of_no_picture(tmp_path):
-    with pytest.raises(InputError, match="no picture is written under such a name"):
+    with pytest.raises(InputError, match="the name must have the ending of a picture"):
         write_picture(tmp_path / "a.txt", Picture(torch.rand(3, 4, 4)))
     assert list(tmp_path.iterdir()) == []
 

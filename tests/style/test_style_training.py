@@ -130,7 +130,9 @@ def test_other_settings_do_not_go_on_with_it(material, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run_training(plan_of("one", material), small_features(), tmp_path / "out.pt", stop)
     before = resume_file(tmp_path / "out.pt").read_bytes()
-    with pytest.raises(InputError, match=r"with other settings: width was 4, now 8\. Write the same command to go on"):
+    with pytest.raises(
+        InputError, match=r"with other settings: width was 4, now 8\. Write the same command to continue"
+    ):
         run_training(plan_of("one", material, width=8), small_features(), tmp_path / "out.pt", quiet)
     other = small_features()
     other.description = "another network"
@@ -157,7 +159,7 @@ def test_random_numbers_and_threads_are_the_users(material, tmp_path):
 
 
 def test_a_net_of_any_style_needs_a_trunk(material, tmp_path):
-    with pytest.raises(InputError, match="--any needs an encoder of VGG's up to relu3_1, and a small VGG"):
+    with pytest.raises(InputError, match="--any needs VGG's encoder up to relu3_1, and the features are a small VGG"):
         run_training(plan_of("any", material), small_features(blocks=2), tmp_path / "out.pt", quiet)
 
 

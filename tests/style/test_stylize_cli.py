@@ -164,7 +164,7 @@ BAD = {
     "exists": (("photo.jpg", "--net", "one.pt", "--out", "style.png"), "style.png exists; write --force"),
     "the photograph itself": (("photo.jpg", "--net", "one.pt", "--out", "photo.jpg"), "photo.jpg exists"),
     "no folder": (("photo.jpg", "--net", "one.pt", "--out", "no/a.png"), "there is no folder no"),
-    "ending": (("photo.jpg", "--net", "one.pt", "--out", "a.txt"), "no picture is written under such a name"),
+    "ending": (("photo.jpg", "--net", "one.pt", "--out", "a.txt"), "the name must have the ending of a picture"),
     "a file for several": (("photos", "--net", "one.pt", "--out", "style.png"), "is a file; several paintings need a"),
     "one name twice": (("photo.jpg", "other/photo.png", "--net", "one.pt"), "Two of the pictures would be painted to"),
     "sheet": (("photo.jpg", "--net", "one.pt", "--sheet", "no/a.png"), "must be a file in a folder that exists"),
@@ -184,7 +184,7 @@ BAD = {
     "a folder that takes nothing": (("photo.jpg", "--net", "one.pt", "--out", "/proc/a.png"), "/proc/a.png cannot be"),
     "folders where there are none": (("photos", "--net", "one.pt", "--out", "/proc/a/b"), "/proc/a/b cannot be made ("),
     "a sheet over a painting": (("photo.jpg", "--net", "one.pt", "--out", "a.png", "--sheet", "a.png"), "is where a"),
-    "a name twice": (("photo.jpg", "--net", "many.pt", "--style", "picture0:1,picture0:2"), "picture0 stands twice"),
+    "a name twice": (("photo.jpg", "--net", "many.pt", "--style", "picture0:1,picture0:2"), "picture0 occurs twice"),
     "train over a preview": ((*TRAIN[:1], "photos", "--style", "style.png", "--out", "b.pt"), "b.preview.png exists"),
     "train where nothing can be": (
         ("train", "photos", "--style", "style.png", "--out", "/proc/a.pt"),
@@ -193,7 +193,7 @@ BAD = {
     "train on one pixel": ((*TRAIN, "--style", "one_pixel.png", "photos", *SMALL), "one_pixel.png is 1x1 pixels; at"),
     "contrast in a file": ((*CONTRAST, "--out", "text.txt"), "text.txt cannot be made (File exists)"),
     "no seed": ((*CONTRAST, "--seeds", "0"), "--seeds 0: write a whole number of at least 1"),
-    "no contrast": (("contrast", "one_pixel.png", *CONTRAST[2:]), "has no contrast that could be lowered"),
+    "no contrast": (("contrast", "one_pixel.png", *CONTRAST[2:]), "has no contrast to lower"),
     "train on nothing": ((*TRAIN, "--style", "style.png", "empty"), "there is no picture in this folder"),
     "train for nothing": ((*TRAIN, "--style", "none.png", "photos"), "none.png: there is no such file"),
     "train on text": ((*TRAIN, "--style", "style.png", "text.png", *SMALL), "text.png cannot be read as a picture"),
@@ -249,7 +249,7 @@ def test_no_feature_network_is_said_and_random_weights_serve(folder, command, mo
     monkeypatch.setattr(entry, "find_features", lambda source: features)
     code, output, errors = command("stylize", "photo.jpg", "--style", "style.png", "--steps", "1")
     assert (code, errors) == (0, "")
-    assert output.startswith("No trained feature network is on this machine, so one with random weights serves")
+    assert output.startswith("No trained feature network was found on this machine, so one with random weights is used")
 
 
 def test_a_preview_is_there_before_the_end(folder, monkeypatch):

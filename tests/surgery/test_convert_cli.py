@@ -117,10 +117,10 @@ def test_damaged_pickled_and_bare_checkpoints(call, module, tmp_path):
     torch.save(example_net().state_dict(), tmp_path / "weights.pt")
     code, _, errors = call("weights.pt", "--fold")
     assert code == 2
-    assert "holds weights and no model; write the model's name in front of it" in errors
+    assert "holds weights without a model; write the model's name in front of it" in errors
     code, _, errors = call(f"{module}:Strange", "--fold")
     assert code == 2
-    assert "write --input 2x3x224x224" in errors
+    assert "write it, as in --input 2x3x224x224" in errors
 
 
 def test_help_fits_80_columns_and_has_examples(command):

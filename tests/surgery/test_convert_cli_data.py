@@ -93,7 +93,7 @@ def test_swap_writes_a_start_and_says_how_far_off_it_is(call, module, nets, tmp_
     said = " ".join(output.split())
     moved = (change.model(x) - old(x)).square().sum().sqrt() / old(x).square().sum().sqrt()
     assert f"differs from the old model's by {moved:.3g} of its root mean square" in said
-    assert "has to be fine-tuned before it is used" in said
+    assert "Fine-tune it before use" in said
     assert "Written: converted.pt" in output
     assert_same_state(written(tmp_path / "converted.pt"), change.model)
     fresh = nw.swap(nets.net(), "group:4", start="data-free").finish().eval()
@@ -271,7 +271,7 @@ BAD = {
     "other channels": ("net", ("--recalibrate", "digits"), "does not take these data, 2×1×8×8"),
     "nothing to renew": ("plain", ("--recalibrate", "d.npz"), "has no layer with running statistics"),
     "one value": ("table", ("--recalibrate", "f.npz", "--batch-size", "1"), "one value per channel"),
-    "no logits": ("maps", ("--recalibrate", "photos"), "--image-size N says how large the images of photos are to be"),
+    "no logits": ("maps", ("--recalibrate", "photos"), "Set the size of the images of photos with --image-size N"),
     "suffix": ("net", ("--recalibrate", "d.npz", "--out", "new.npz"), "write a file .pt, .pth, .safetensors, .pt2"),
 }
 

@@ -177,7 +177,7 @@ def test_wrong_command_lines(call, tmp_path, arguments, message):
 def test_convert_normalizer_free(convert, module, tmp_path):
     code, output, errors = convert(f"{module}:residual", "--normalizer-free", "--input", "8x3x16x16", "--out", "f.pt")
     assert (code, errors) == (0, "")
-    assert "normalizer_free: 3 residual blocks, 9 normalizers taken out" in " ".join(output.split())
+    assert "normalizer_free: 3 residual blocks, 9 normalizers removed" in " ".join(output.split())
     free = nw.normalizer_free(nw.nets.resnet(8), torch.randn(8, 3, 16, 16)).model
     free.load_state_dict(torch.load(tmp_path / "f.pt", weights_only=True))
     code, _, errors = convert(f"{module}:net", "--normalizer-free", "--input", "8x3x16x16", "--out", "g.pt")

@@ -98,7 +98,7 @@ KEPT = {
     "nan": (lambda: with_(lambda net: net[1].running_mean.fill_(float("nan"))), "not finite"),
     "infinite": (lambda: with_(lambda net: net[1].running_var.fill_(float("inf"))), "not finite"),
     "negative": (lambda: with_(lambda net: net[1].running_var.fill_(-1.0)), "negative"),
-    "gradient": (lambda: with_(lambda net: net[1].running_mean.requires_grad_()), "want a gradient"),
+    "gradient": (lambda: with_(lambda net: net[1].running_mean.requires_grad_()), "require a gradient"),
     "hook on the norm": (lambda: with_(lambda net: net[1].register_forward_hook(lambda *_: None)), "hooks"),
     "backward hook": (lambda: with_(lambda net: net[0].register_full_backward_hook(lambda *_: None)), "hooks"),
     "pre-hook": (lambda: with_(lambda net: net[0].register_forward_pre_hook(lambda *_: None)), "hooks"),
@@ -118,7 +118,10 @@ KEPT = {
     "attribute": (Attribute, "without it the model fails: AttributeError"),
     "direct call": (Direct, "the example never calls it"),
     "condition": (Label, "comes with each call"),
-    "mixture": (lambda: trained(nn.Sequential(nn.Conv2d(3, 4, 3), nw.SwitchableNorm2d(4))), "in part"),
+    "mixture": (
+        lambda: trained(nn.Sequential(nn.Conv2d(3, 4, 3), nw.SwitchableNorm2d(4))),
+        "also uses the statistics of its input",
+    ),
 }
 
 

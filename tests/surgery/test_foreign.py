@@ -125,7 +125,7 @@ def test_other_defaults_are_told_and_not_set():
     layer = nn.BatchNorm2d(C)
     result = nw.load_foreign(layer, STATES["keras"](*parts()), source="keras")
     assert (layer.eps, layer.momentum) == (1e-5, 0.1)
-    assert "the state says no eps: the source's default is 0.001, the layer has 1e-05" in result.rows[0].reason
+    assert "the state has no eps: the source's default is 0.001, the layer has 1e-05" in result.rows[0].reason
     assert "no momentum: the source's default is 0.01" in result.rows[0].reason
     told = nw.load_foreign(nn.BatchNorm2d(C, 1e-3, 0.01), STATES["keras"](*parts()), source="keras")
     assert told.rows[0].reason is None
@@ -224,7 +224,7 @@ def test_layout_channels_first_takes_kernels_as_torch_has_them():
     conv = nn.Conv2d(C, 4, (3, 2), bias=False).double()
     nw.load_foreign(conv, {"kernel": kernel}, source="keras", layout="channels_first")
     assert_close(conv.weight.detach().numpy(), kernel, rtol=0, atol=0)
-    with pytest.raises(ValueError, match="layout channels_last"):
+    with pytest.raises(ValueError, match="read as channels_last"):
         nw.load_foreign(conv, {"kernel": kernel}, source="keras")
 
 
@@ -314,7 +314,7 @@ def test_wrong_arguments():
 
 
 def test_layers_without_a_place_for_what_the_state_says():
-    with pytest.raises(ValueError, match="no place for it; build the layer with affine=True"):
+    with pytest.raises(ValueError, match="no such parameter; build the layer with affine=True"):
         nw.load_foreign(nn.BatchNorm2d(C, affine=False), FULL, source="keras")
     with pytest.raises(ValueError, match="build the layer with track_running_stats=True"):
         nw.load_foreign(nn.BatchNorm2d(C, track_running_stats=False), FULL, source="keras")

@@ -281,7 +281,7 @@ REFUSED = {
         lambda: image_net(lambda c: nn.Sequential(nn.Conv2d(c, c, 3), nn.BatchNorm2d(c))),
         "no residual.* 1 ",
     ),
-    "no normalizer": (lambda: nw.nets.nf_resnet(8), "no normalizer that could be taken out"),
+    "no normalizer": (lambda: nw.nets.nf_resnet(8), "no normalizer to remove"),
     "not followed": (lambda: image_net(Unfollowed), "predict cannot follow Sequential.forward at 3"),
     "functional": (lambda: image_net(Functional), r"3 normalizes by layer_norm\(\)"),
     "forward of its own": (lambda: image_net(Residual, norm=OwnNorm), r"3.norm1 \(OwnNorm\) OwnNorm has a forward"),
@@ -289,7 +289,7 @@ REFUSED = {
         lambda: image_net(Residual, norm=nw.FilterResponseNorm2d),
         "3.norm1 .FilterResponse.* own activation",
     ),
-    "no end": (lambda: image_net(EndsInNothing), "residual branch of 3 ends in"),
+    "no end": (lambda: image_net(EndsInNothing), "residual branch of 3 must end in a module"),
     "fan-in 1": (lambda: image_net(depthwise), r"3.conv1 \(Conv2d\) has a single weight"),
     "parametrized": (lambda: image_net(parametrized), r"3.conv1 .*parametrized weight; write it out first, nw.bake"),
 }

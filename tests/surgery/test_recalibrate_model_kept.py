@@ -196,8 +196,8 @@ ARGUMENTS = {
     "a number": (3, {}, TypeError, "iterable of batches, received int"),
     "empty": ([], {}, ValueError, "the loader has no batches"),
     "an iterator twice": (iter([photographs(4)]), {"upstream": "running"}, TypeError, r"write list\(loader\)"),
-    "NaN": ([photographs(4), NOT_FINITE], {}, ValueError, "batch 2 at 0 holds NaN or infinite values"),
-    "squares": ([HUGE], {}, ValueError, "batch 1 at 0 holds .* or values whose squares are"),
+    "NaN": ([photographs(4), NOT_FINITE], {}, ValueError, "batch 2 at 0 holds values that are NaN or infinite"),
+    "squares": ([HUGE], {}, ValueError, "batch 1 at 0 holds .* or whose squares are"),
     "channels": ([torch.randn(4, 5, 2, 2)], {}, ValueError, r"0 remembers 3 channels .* is given \[4, 5, 2, 2\]"),
     "method": (
         [NOT_FINITE],

@@ -377,7 +377,7 @@ def test_the_old_model_is_gone_once_it_was_trained():
     change = nw.swap(model, "layer")
     with torch.no_grad():
         model[0].weight.add_(1)
-    with pytest.raises(ValueError, match="trained since the swap, so the old model is gone"):
+    with pytest.raises(ValueError, match="trained since the swap, so the old model is lost"):
         change.distill([X], steps=1)
     change.distill([X], steps=1, teacher=old)
 
@@ -434,7 +434,7 @@ REFUSED = {
         lambda: nn.Sequential(nn.BatchNorm1d(16)),
         {"norm": "instance", "example_inputs": torch.randn(3, 16)},
         ValueError,
-        r"0 is given features \[N, C\], of which InstanceNorm sees a single value",
+        r"0 has features \[N, C\] as input, with a single value per pool of InstanceNorm",
     ),
     "example": (net, {"example_inputs": torch.randn(2, 5, 4, 4)}, RuntimeError, "to have 3 channels"),
 }

@@ -109,7 +109,7 @@ def test_a_segmentation_of_the_whole_image_is_refused(held, consistency):
     segmentation = torch.rand(held).double() if len(held) == 4 else torch.randint(2, held)
     net, x = filled(Held(nw.SPADE(6, 2, norm="instance", hidden=4), segmentation)), image(2, 3, 36, 44)
     with pytest.raises(
-        ValueError, match=r"SPADE is given a segmentation \[2.* in a tile of \(.*make it from its input"
+        ValueError, match=r"SPADE needs the segmentation of each tile.* got \[2.*make it from its input"
     ):
         nw.tiles(net, x, tile=12, overlap=4, consistency=consistency)
     assert not net.layer._forward_pre_hooks

@@ -131,7 +131,7 @@ def test_the_command_shows_and_stores_what_the_choice_reads(command, small):
     paths = [stored.path_of("cpu", "fp32", threads) for threads in (1, 2)]
     for path in paths:
         assert f"Stored: {path}\n" in text
-    assert text.endswith("They hold for processes that start from now on.\n")
+    assert text.endswith("They apply to processes that start from now on.\n")
     for threads in (1, 2):
         assert f"{stored.machine_of('cpu').name}, {stored.instructions()}, fp32, threads: {threads}, torch" in text
         held = stored.on_cpu("fp32", threads)
@@ -155,7 +155,7 @@ def test_switched_off_the_command_says_that_it_does_not_hold(command, small, mon
     monkeypatch.setenv(stored.SWITCH, "0")
     code, text, _ = command("tune", "--dtypes", "fp32", "--threads", "1")
     assert code == 0
-    assert text.endswith("NORMWISE_TUNING=0 is set: processes go by what is shipped until it is unset.\n")
+    assert text.endswith("NORMWISE_TUNING=0 is set: processes use the tunings of the package until it is unset.\n")
 
 
 BAD = {

@@ -12,8 +12,8 @@ USAGE = 2
 def main() -> None:
     """Run the command line.
 
-    What was asked for and cannot be done is said in a sentence or two on stderr, with exit code 2; every other
-    error is a defect and keeps its traceback.
+    An invalid request ends with one or two sentences on stderr and exit code 2; every other error is a defect of the
+    program and keeps its traceback.
     """
     from ..errors import InputError
     from .stopping import exit_code

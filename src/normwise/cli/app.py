@@ -1,6 +1,6 @@
 """The commands, and the options of `normwise` itself.
 
-Only the module of the command that was typed is imported: help and usage errors do without torch.
+Only the module of the given command is imported, so help and usage errors do not need torch.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from typing import Annotated
 
 import typer
 
-#: What `normwise --help` says of each command; the module of the same name has its function and `EPILOG`.
+#: The line of each command in `normwise --help`; the module of the same name has its function and `EPILOG`.
 COMMANDS = {
     "compare": "Find the normalizer for a model and its data.",
     "report": "Write the report of a comparison again.",
-    "evidence": "What articles claim of normalizers, tried, with verdicts.",
-    "convert": "Fold, swap, recalibrate or take out the normalizers of a model.",
+    "evidence": "Test the claims of articles on normalizers.",
+    "convert": "Fold, swap, recalibrate or remove the normalizers of a model.",
     "bench": "Time every layer against torch's own.",
-    "doctor": "What is wrong with a model, or with this machine?",
-    "tune": "Measure which way is faster on this machine.",
+    "doctor": "Find the problems of a model, or of this machine.",
+    "tune": "Measure which implementation is faster on this machine.",
     "explain": "Show what a normalizer does, and which one to use.",
     "trace": "Show what a network does to its signal.",
     "stylize": "Paint a photograph in the style of a painting.",
@@ -28,7 +28,7 @@ SUBCOMMANDS = {"stylize": ("train", "contrast")}
 
 
 def make_app(arguments: list[str]) -> typer.Typer:
-    """The application with the one command that `arguments` name in full, and the others by name."""
+    """The application: the command in `arguments` with all its options, the other commands by name only."""
     app = typer.Typer(
         help="Normalization for PyTorch: choose it by measurement.",
         no_args_is_help=True,
@@ -52,14 +52,14 @@ def make_app(arguments: list[str]) -> typer.Typer:
     return app
 
 
-def _add(app: typer.Typer, name: str, room: str, short_help: str | None = None) -> None:
-    """The command of a module, whose function is named as the module is."""
-    module = import_module(f".{room}", __package__)
-    app.command(name, epilog=getattr(module, "EPILOG", None), short_help=short_help)(getattr(module, room))
+def _add(app: typer.Typer, name: str, file: str, short_help: str | None = None) -> None:
+    """Add the command of a module; its function has the name of the module."""
+    module = import_module(f".{file}", __package__)
+    app.command(name, epilog=getattr(module, "EPILOG", None), short_help=short_help)(getattr(module, file))
 
 
 def _not_asked_for() -> None:
-    """In the place of a command that was not typed."""
+    """A placeholder for a command that was not given."""
 
 
 def _print_version(wanted: bool) -> None:

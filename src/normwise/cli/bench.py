@@ -39,11 +39,11 @@ EPILOG = f"""Examples:
   normwise bench step --dtypes bf16 --shapes 2x3x224x224
   normwise bench --device cuda --compile
 
-Every cell is checked against fp64 before it is timed, and its row is on disk when the next one begins: the same command
-goes on where it was stopped, and measures anew after a change of the sources, of torch or of the machine.
+Every cell is checked against fp64 before it is timed, and its row is on disk when the next one begins. The same command
+continues an interrupted measurement, and measures again after a change of the sources, of torch or of the machine.
 
-On a CPU with glibc, layers and steps are measured twice, each in a process of its own: with memory as the allocator
-comes, and with memory that is reused (normwise.reuse_memory()).
+On a CPU with glibc, layers and steps are measured twice, in separate processes: with the default settings of the
+allocator, and with memory that is reused (normwise.reuse_memory()).
 
 LAYERS are separated by commas:
 
@@ -62,7 +62,7 @@ class What(str, Enum):
 
 
 class Clock(str, Enum):
-    """What a second is."""
+    """The clock: wall time or processor time."""
 
     wall = "wall"
     cpu = "cpu"
@@ -77,7 +77,7 @@ Subject = Annotated[
 ]
 Quick = Annotated[bool, typer.Option("--quick", help="A small grid: less than a minute.")]
 Layers = Annotated[str, typer.Option(metavar="LAYERS", help="Only these layers; see below.")]
-Shapes = Annotated[str, typer.Option(metavar="SHAPES", help="These shapes, such as 8x256x56x56, not the grid's.")]
+Shapes = Annotated[str, typer.Option(metavar="SHAPES", help="Shapes such as 8x256x56x56, instead of the grid's.")]
 Dtypes = Annotated[str, typer.Option(metavar="NAMES", help="fp32, bf16, fp16, fp64.")]
 Layouts = Annotated[str, typer.Option(metavar="NAMES", help="contiguous, channels_last.")]
 Threads = Annotated[str, typer.Option(metavar="NUMBERS", help="By default one, and all.")]
@@ -104,7 +104,7 @@ def bench(
 ) -> None:
     """Time every layer against torch's own, interleaved in one run.
 
-    Layers that torch lacks are timed against their paper's equation in plain PyTorch. Shapes are those of real nets.
+    Layers that torch lacks are timed against the equation of their paper in plain PyTorch. Shapes are from real nets.
     """
     request = Request(
         device,

@@ -1,4 +1,4 @@
-"""Checkpoint files: read into a model, and written whole or not at all."""
+"""Read checkpoint files into a model, and write them whole or not at all."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ WRITABLE = (*READABLE, ".pt2")
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Load a checkpoint into a model; pickles only as far as they hold tensors.
+    """Load a checkpoint into a model; of pickle files only tensors are loaded.
 
-    Raises InputError for files that cannot be read, and for a state of another model.
+    Raises InputError for files that cannot be read, and for the state of another model.
     """
     state = read_state(path)
     wanted = model.state_dict()
@@ -32,7 +32,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
 
 
 def check_out(path: Path) -> None:
-    """Raise InputError before the work where a suffix says nothing, or what writes it is missing."""
+    """Raise InputError, before the work, for an unknown suffix or a missing package for it."""
     if path.suffix not in WRITABLE:
         raise InputError(f"--out {path}: write a file {', '.join(WRITABLE)}.")
     if path.suffix == ".safetensors":
@@ -40,7 +40,7 @@ def check_out(path: Path) -> None:
 
 
 def save(model: nn.Module, example: Tensor, path: Path) -> None:
-    """The model's state, or for ``.pt2`` the exported program, which needs no code of the model."""
+    """Write the model's state, or for ``.pt2`` the exported program, which does not need the code of the model."""
     writers: dict[str, Callable[[Path], object]] = {
         ".pt2": lambda file: torch.export.save(_exported(model, example), file),
         ".safetensors": lambda file: safetensors().save_file(_separate(model.state_dict()), file),
@@ -53,14 +53,14 @@ def save(model: nn.Module, example: Tensor, path: Path) -> None:
 
 
 def _exported(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
-    """The model as a program: for any batch and image size that it takes, as far as its graph allows."""
+    """The model as an exported program, for other batch and image sizes if its graph allows."""
     free = {axis: torch.export.Dim.AUTO for axis in range(example.dim()) if axis != 1}
     try:
         return torch.export.export(model, (example,), dynamic_shapes=(free,))
-    except Exception as error:  # what stands in the way is the user's code
+    except Exception as error:  # the user's code may raise anything
         raise InputError(f"The model cannot be exported: {first_line(error)} Write .pt instead of .pt2.") from error
 
 
 def _separate(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """safetensors refuses tensors that share memory."""
+    """A state in which no tensors share memory, as safetensors requires."""
     return {name: tensor.detach().clone().contiguous() for name, tensor in state.items()}

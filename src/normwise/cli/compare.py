@@ -16,10 +16,10 @@ from .help_of_compare import EPILOG as EPILOG
 from .stopping import exit_code, terminable
 
 Model = Annotated[
-    str | None, typer.Option(metavar="MODEL", help="What to train, see below; by default a small net for the task.")
+    str | None, typer.Option(metavar="MODEL", help="The model, see below; by default a small net for the task.")
 ]
-Data = Annotated[str | None, typer.Option(metavar="DATA", help="What to train it on, see below; by default digits.")]
-TaskName = Annotated[str | None, typer.Option("--task", metavar="TASK", help="What is learned; see below.")]
+Data = Annotated[str | None, typer.Option(metavar="DATA", help="The data, see below; by default digits.")]
+TaskName = Annotated[str | None, typer.Option("--task", metavar="TASK", help="The task; see below.")]
 Weights = Annotated[
     str | None, typer.Option(metavar="FILE", help="Begin with trained weights: a file, or pretrained; see below.")
 ]
@@ -28,24 +28,24 @@ Metric = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="What counts: rmse, mae or r2; dice or iou; f1 or accuracy. With --train NAME:max or NAME:min, which it "
-        "returns.",
+        help="The metric: rmse, mae or r2; dice or iou; f1 or accuracy. With --train NAME:max or NAME:min, where NAME "
+        "is a key of the returned dict.",
     ),
 ]
-Target = Annotated[str | None, typer.Option(metavar="NAME", help="The column of a table that is predicted.")]
+Target = Annotated[str | None, typer.Option(metavar="NAME", help="The column of a table to predict.")]
 Standardize = Annotated[bool, typer.Option("--standardize", help="Scale each feature or channel of the data.")]
 BatchesBy = Annotated[
     str | None, typer.Option(metavar="KEY", help="Make each mini-batch of one group of samples; see below.")
 ]
 Norms = Annotated[
     str | None,
-    typer.Option(metavar="NAMES", help="What to compare, see below; by default what suits the task."),
+    typer.Option(metavar="NAMES", help="The normalizers, see below; by default those that suit the task."),
 ]
 BatchSizes = Annotated[str, typer.Option(metavar="NUMBERS", help="Batch sizes to train with, separated by commas.")]
 Seeds = Annotated[int, typer.Option(metavar="N", help="Runs of each normalizer at each batch size.")]
 Epochs = Annotated[
     int | None,
-    typer.Option(metavar="N", help="Passes over the training split in each run; by default what suits the task, or 6."),
+    typer.Option(metavar="N", help="Passes over the training split in each run; the default depends on the task."),
 ]
 LearningRate = Annotated[
     float | None,
@@ -56,7 +56,7 @@ LearningRate = Annotated[
     ),
 ]
 Rates = Annotated[
-    str | None, typer.Option(metavar="NUMBERS", help="Rates to choose from for each normalizer, by a validation part.")
+    str | None, typer.Option(metavar="NUMBERS", help="Rates to choose from for each normalizer, on a validation part.")
 ]
 WeightDecay = Annotated[float, typer.Option(metavar="X", help="On weights, not on biases or normalizers.")]
 OptimizerName = Annotated[
@@ -70,25 +70,25 @@ Augmentation = Annotated[
 Precision = Annotated[str, typer.Option(metavar="NAME", help="fp32, bf16, or on CUDA fp16: autocast.")]
 Workers = Annotated[
     int | None,
-    typer.Option(metavar="N", help="Read data sets anew in each epoch, by N processes; else held in memory."),
+    typer.Option(metavar="N", help="Read data sets again in each epoch, with N processes; else held in memory."),
 ]
 TokenizerName = Annotated[
     str | None, typer.Option("--tokenizer", metavar="NAME", help="package.module:object for text; else characters.")
 ]
 ImageSize = Annotated[
-    int | None, typer.Option(metavar="N", help="Pixels per side for images; by default what model and files ask for.")
+    int | None, typer.Option(metavar="N", help="Pixels per side for images; by default chosen from model and files.")
 ]
 Device = Annotated[str | None, typer.Option(metavar="NAME", help="cpu or cuda; by default a GPU if there is one.")]
 UntilClear = Annotated[
-    bool, typer.Option("--until-clear", help="Stop what is clearly behind; --seeds are then the most that are run.")
+    bool, typer.Option("--until-clear", help="Stop contestants that are clearly behind; --seeds is then the maximum.")
 ]
-Budget = Annotated[str | None, typer.Option(metavar="TIME", help="Begin no run that would end later, such as 30m.")]
-Jobs = Annotated[int, typer.Option(metavar="N", help="Processes that do runs at a time.")]
+Budget = Annotated[str | None, typer.Option(metavar="TIME", help="Start no run that would end later, such as 30m.")]
+Jobs = Annotated[int, typer.Option(metavar="N", help="Number of processes that do runs at the same time.")]
 Shard = Annotated[
     str | None, typer.Option(metavar="K/N", help="Do the K-th of N parts; `normwise report FOLDERS` joins them.")
 ]
 Ray = Annotated[str | None, typer.Option(metavar="ADDRESS", help="A Ray cluster that does the runs: auto, local, ...")]
-Watch = Annotated[bool, typer.Option("--watch", help="Write the report while the sweep runs, too.")]
+Watch = Annotated[bool, typer.Option("--watch", help="Also write the report while the sweep runs.")]
 Out = Annotated[
     Path, typer.Option(metavar="FOLDER", help="For results and report; finished runs in it are not repeated.")
 ]
@@ -129,11 +129,11 @@ def compare(
     json_file: Json = None,
     csv_file: Csv = None,
 ) -> None:
-    """Train one model with each normalizer at each batch size, and say which one to use.
+    """Train one model with each normalizer at each batch size, and recommend one.
 
     For one seed every normalizer gets the same initial weights and order of the data, and the same learning rate
-    (but with --lrs) and number of epochs; nf is a network with weights of its own. Ctrl-C and SIGTERM stop with a
-    report of the finished runs; the same command does the rest.
+    (except with --lrs) and number of epochs; nf is a separate network with its own weights. Ctrl-C and SIGTERM stop
+    with a report of the finished runs; the same command does the rest.
     """
     sizes = _numbers("--batch-sizes", batch_sizes, int, "integers separated by commas, such as 2,8,64")
     rates = None if lrs is None else _numbers("--lrs", lrs, float, "numbers separated by commas, such as 0.1,0.3,0.6")
@@ -194,7 +194,7 @@ def compare(
 
 
 def _check_files(*files: Path | None) -> None:
-    """Raise before hours of training what would be in the way of their result."""
+    """Raise errors about the result files now, not after hours of training."""
     if find_spec("plotly") is None:
         raise ModuleNotFoundError("the report needs plotly", name="plotly")
     for file in files:
@@ -202,7 +202,7 @@ def _check_files(*files: Path | None) -> None:
 
 
 def _metric(text: str | None, own: bool) -> tuple[str | None, str | None]:
-    """ "rmse:min" as name and direction; where the training is not the user's own, "rmse" will do."""
+    """Name and direction of "rmse:min"; without a training function of the user the direction may be missing."""
     if text is None or (not own and ":" not in text):
         return text, None
     name, _, direction = text.rpartition(":")

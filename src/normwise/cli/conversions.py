@@ -1,4 +1,4 @@
-"""What `normwise convert` does to a model: each conversion returns the new model and what is to be said of it."""
+"""The conversions of `normwise convert`: each returns the new model and a report."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from ..surgery import fold, normalizer_free, recalibrate, swap, unsync
 from ..surgery.report import WIDTHS, Table, as_text
 from .samples import Samples
 
-#: A drift below this share is rounding: the new normalizer computes what the old one did.
+#: A drift below this share is rounding: old and new normalizer compute the same function.
 ROUNDING = 1e-3
 TO_BE_TRAINED = (
-    "Warning: this is another function than the old model's, by the drift above, measured on random noise. It is a "
-    "start and has to be fine-tuned before it is used; nw.swap(model, {!r}) starts from the old function and trains "
+    "Warning: the new model computes a different function than the old one; the drift above was measured on random "
+    "noise. Fine-tune it before use; nw.swap(model, {!r}) starts from the old function and trains "
     "towards the new one."
 )
 Result = TypeVar("Result")
@@ -34,7 +34,7 @@ class Converted(NamedTuple):
 
 
 def in_words(work: Callable[[], Result]) -> Result:
-    """What a tool says about a model that it cannot convert is for the user, too."""
+    """Run a tool and turn its errors about the model into InputError, which the user sees as a sentence."""
     try:
         return work()
     except InputError:
@@ -49,10 +49,10 @@ def folded(net: nn.Module, example: Tensor) -> Converted:
 
 
 def swapped(net: nn.Module, example: Tensor, norm: str) -> Converted:
-    """The new normalizers with γ and β from the running statistics.
+    """Replace the normalizers, with γ and β from the running statistics.
 
-    A file holds no transition, so nothing of `swap`'s exact start can be written: the model computes something else,
-    and the report says how far off it is.
+    A file cannot hold a transition, so `swap`'s exact start cannot be written: the new model computes a different
+    function, and the report has the drift.
     """
     check_takes(net, example, "the example")
     change = swap(net, norm, start="data-free", example_inputs=example)
@@ -65,13 +65,13 @@ def swapped(net: nn.Module, example: Tensor, norm: str) -> Converted:
 
 
 def freed(net: nn.Module, example: Tensor) -> Converted:
-    """Without normalizers; the report says what has to be trained."""
+    """Remove the normalizers; the report says what has to be trained."""
     result = normalizer_free(net, example, inplace=True)
     return Converted(result.model, str(result))
 
 
 def recalibrated(net: nn.Module, samples: Samples) -> Converted:
-    """Running statistics of the samples; its doubts are part of the report."""
+    """Compute running statistics from the samples; warnings are part of the report."""
     check_takes(net, samples.example, "these data")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="recalibrate: ")
@@ -95,10 +95,10 @@ def unsynced(net: nn.Module, example: Any) -> Converted:
 
 @torch.no_grad()
 def check_takes(net: nn.Module, batch: Tensor, what: str) -> None:
-    """Raise InputError where the model does not run on a batch."""
+    """Raise InputError if the model does not run on a batch."""
     try:
         net(batch)
-    except Exception as error:  # what a model's own code raises could be anything
+    except Exception as error:  # a model's code may raise anything
         shape = "×".join(map(str, batch.shape))
         raise InputError(f"{type(net).__name__} does not take {what}, {shape}: {first_line(error)}") from error
 

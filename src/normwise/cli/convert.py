@@ -31,37 +31,35 @@ MODEL is as for `normwise trace`: resnet50, timm:NAME, torchvision:NAME, or pack
 without arguments. CHECKPOINT is its state_dict, .pt, .pth or .safetensors. MODEL may also be a .pt or .pth file that
 holds a whole model, of classes of torch.nn, torchvision, timm and normwise alone; no other code is run from a file.
 
-NORM is a name such as group, group:8, layer or instance. Its γ and β are computed from the running statistics, which
-keeps little of a deep net: the result is a start for fine-tuning, and the measured drift is printed.
+NORM is a name such as group, group:8, layer or instance. Its γ and β are computed from the running statistics. For a
+deep net the new function differs much from the old one: fine-tune the result; the measured drift is printed.
 
 DATA is as for `normwise compare`: a folder with one directory per class, an .npz, .npy or .csv file, digits, or
 package.module:function. The training split is used. Image folders, .npz files and digits are scaled to mean 0 and
 variance 1 by channel; for a net that was trained on other values write a function.
 
-What is written is the state_dict of the new model; as .pt2 it is the exported program, which runs without the model's
-code, for other batch and image sizes as far as its graph allows. The folded state fits the model after `normwise.fold`,
-that of --swap NORM the model after `normwise.swap(model, NORM, start="data-free")`, that of --normalizer-free the
-model after `normwise.normalizer_free(model, example)`.
+The output file holds the state_dict of the new model; as .pt2 it holds the exported program, which runs without the
+model's code, for other batch and image sizes if its graph allows. The state of --fold fits the model after
+`normwise.fold`, that of --swap NORM the model after `normwise.swap(model, NORM, start="data-free")`,
+that of --normalizer-free the model after `normwise.normalizer_free(model, example)`.
 """
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="The model's name.", show_default=False)]
 Checkpoint = Annotated[Path | None, typer.Argument(metavar="CHECKPOINT", help="Its weights.", show_default=False)]
-Fold = Annotated[bool, typer.Option("--fold", help="Write BatchNorm and its like into the layers around them.")]
-Swap = Annotated[
-    str | None, typer.Option("--swap", metavar="NORM", help="Put another normalizer in the place of each.")
-]
+Fold = Annotated[bool, typer.Option("--fold", help="Fold BatchNorm and similar layers into their neighbours.")]
+Swap = Annotated[str | None, typer.Option("--swap", metavar="NORM", help="Replace each normalizer by another one.")]
 Recalibrate = Annotated[
-    str | None, typer.Option("--recalibrate", metavar="DATA", help="Compute the running statistics anew from data.")
+    str | None, typer.Option("--recalibrate", metavar="DATA", help="Compute the running statistics from data.")
 ]
-Unsync = Annotated[bool, typer.Option("--unsync", help="SyncBatchNorm back to BatchNorm1d, 2d or 3d.")]
-NormalizerFree = Annotated[bool, typer.Option("--normalizer-free", help="Take the normalizers out of a residual net.")]
+Unsync = Annotated[bool, typer.Option("--unsync", help="Convert SyncBatchNorm back to BatchNorm1d, 2d or 3d.")]
+NormalizerFree = Annotated[bool, typer.Option("--normalizer-free", help="Remove the normalizers of a residual net.")]
 Input = Annotated[
-    str | None, typer.Option(metavar="SHAPE", help="Of the example, such as 2x3x224x224; by default what fits.")
+    str | None, typer.Option(metavar="SHAPE", help="Shape of the example, such as 2x3x224x224; the default fits.")
 ]
 BatchSize = Annotated[int | None, typer.Option(metavar="N", help="With --recalibrate; by default 64.")]
 ImageSize = Annotated[
     int | None,
-    typer.Option(metavar="N", help="With --recalibrate: pixels per side; by default what model and files ask for."),
+    typer.Option(metavar="N", help="With --recalibrate: pixels per side; by default from model and files."),
 ]
 Target = Annotated[
     str | None, typer.Option(metavar="NAME", help="With --recalibrate: the column of a table that holds the classes.")
@@ -87,7 +85,7 @@ def convert(
     standardize: Standardize = False,
     out: Out = Path("converted.pt"),
 ) -> None:
-    """Change a trained model and write the result, with a report of what was measured."""
+    """Change a trained model and write the result, with a report of the measured errors."""
     asked = {"--fold": fold, "--swap NORM": swap is not None, "--recalibrate DATA": recalibrate is not None}
     asked |= {"--unsync": unsync, "--normalizer-free": normalizer_free}
     if sum(asked.values()) != 1:
@@ -113,7 +111,7 @@ def convert(
 
 
 def _check_belonging(recalibrates: bool, input: str | None, options: DataOptions) -> None:
-    """Raise InputError for an option that the conversion would not look at."""
+    """Raise InputError for an option that the conversion does not use."""
     if recalibrates and input is not None:
         raise InputError("--input goes with every conversion but --recalibrate, where the data are the input.")
     if not recalibrates and options != DataOptions():

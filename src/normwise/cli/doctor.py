@@ -26,8 +26,8 @@ EPILOG = """Examples:
   normwise doctor code:net weights.pt --data photos
   normwise doctor weights.safetensors
 
-Without MODEL it looks at the machine. MODEL and CHECKPOINT are as for `normwise convert`; a checkpoint alone as MODEL
-says what its numbers show. DATA is as there: without it the signal is that of noise.
+Without MODEL it examines the machine. MODEL and CHECKPOINT are as for `normwise convert`; MODEL may also be a
+checkpoint alone, of which the numbers are examined. DATA is as there: without it the signal is that of noise.
 """
 
 UNHEALTHY = 1
@@ -35,7 +35,7 @@ LOOKS = {OK: "green", NOTE: "dim", PROBLEM: "bold red"}
 
 Model = Annotated[str | None, typer.Argument(metavar="MODEL", help="The model's name.", show_default=False)]
 Checkpoint = Annotated[Path | None, typer.Argument(metavar="CHECKPOINT", help="Its weights.", show_default=False)]
-Data = Annotated[str | None, typer.Option(metavar="DATA", help="What the signal and the statistics are measured on.")]
+Data = Annotated[str | None, typer.Option(metavar="DATA", help="Data for measuring the signal and the statistics.")]
 BatchSize = Annotated[int | None, typer.Option(metavar="N", help="Samples in the batch of each process in training.")]
 WorldSize = Annotated[int | None, typer.Option(metavar="N", help="Processes in training; by default 1.")]
 Target = Annotated[
@@ -53,10 +53,10 @@ def doctor(
     target: Target = None,
     as_json: Json = False,
 ) -> None:
-    """Say what is wrong with a model, and which call mends it; without MODEL, what is wrong with this machine.
+    """Find the problems of a model, and for each the call that fixes it; without MODEL, the problems of this machine.
 
-    On the machine it compiles the C++ kernels if that has not happened here yet (10 to 60 seconds, once). The exit
-    status is 1 where something is a problem of the machine or an error in the model, and 0 otherwise.
+    For the machine it compiles the C++ kernels if they are not compiled yet (10 to 60 seconds, once). The exit status
+    is 1 if the machine has a problem or the model an error, and 0 otherwise.
     """
     if model is None:
         given = {"--data": data, "--batch-size": batch_size, "--world-size": world_size, "--target": target}
@@ -87,7 +87,7 @@ def _model(
     target: str | None,
     as_json: bool,
 ) -> None:
-    from .examining import examined  # imports torch's nets and data, which the machine's report does without
+    from .examining import examined  # imports nets and data, which the report on the machine does not need
 
     findings = in_words(lambda: examined(model, checkpoint, data, batch_size, world_size, target))
     if as_json:

@@ -15,7 +15,7 @@ from .stopping import exit_code, terminable
 EPILOG = """Examples:
 
 \b
-  normwise evidence                 the claims and what was found
+  normwise evidence                 the claims and their verdicts
   normwise evidence E17 --quick     one of them, at the reduced size
   normwise evidence --all --quick --jobs 2
 """
@@ -24,7 +24,7 @@ Number = Annotated[str | None, typer.Argument(metavar="[E...]", help="Which expe
 All = Annotated[bool, typer.Option("--all", help="Run every experiment.")]
 Quick = Annotated[bool, typer.Option("--quick", help="At the reduced size, with fewer seeds.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Claims and verdicts as JSON on stdout.")]
-Jobs = Annotated[int, typer.Option(metavar="N", help="Processes that do runs at a time.")]
+Jobs = Annotated[int, typer.Option(metavar="N", help="Number of processes that do runs at the same time.")]
 Out = Annotated[
     Path, typer.Option(metavar="FOLDER", help="For rows and pictures; finished runs in it are not repeated.")
 ]
@@ -38,10 +38,10 @@ def evidence(
     jobs: Jobs = 1,
     out: Out = Path("results/evidence"),
 ) -> None:
-    """What articles say of normalizers, tried: run an experiment, or list the claims with their verdicts.
+    """Test the claims of articles on normalizers: run an experiment, or list the claims with their verdicts.
 
-    Each has a rule by which its numbers decide, fixed before it ran. Ctrl-C and SIGTERM stop; the same command does the
-    rest.
+    Each experiment has a rule for its verdict that was fixed before it ran. Ctrl-C and SIGTERM stop; the same command
+    does the rest.
     """
     from ..comparison.terminal import make_console
     from ..evidence.catalogue import EXPERIMENTS, find_experiment

@@ -1,4 +1,4 @@
-"""What `normwise doctor MODEL` looks at: a model, or a checkpoint alone."""
+"""The findings of `normwise doctor MODEL`, about a model or a checkpoint alone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def examined(
     world_size: int | None,
     target: str | None,
 ) -> Findings:
-    """The findings; InputError for what cannot be looked at."""
+    """The findings; InputError for a name or a file that cannot be examined."""
     path = Path(name)
     if path.suffix in READABLE and path.is_file() and checkpoint is None and not is_whole_model(path):
         given = {"--data": data, "--target": target, "--batch-size": batch_size, "--world-size": world_size}

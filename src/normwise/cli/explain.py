@@ -34,13 +34,13 @@ NAME is a normalizer's, such as batch, group:2 (groups) or ghost:2 (samples in a
 layer, a function without arguments that makes one, or a formula of your own. Without NAME: batch, layer, instance and
 group.
 
-The cube says which values share a mean and a variance, measured from the layer's own dependence: equal numbers share
-all their statistics.
+The cube shows which values share a mean and a variance, measured from the dependence of the layer's output on its
+input: values with equal numbers share all their statistics.
 """
 
 CLASSIC = ("batch", "layer", "instance", "group:2")
 
-Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="What is explained.", show_default=False)]
+Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="The normalizers.", show_default=False)]
 Choose = Annotated[bool, typer.Option("--choose", help="Which should I use? A short path of questions.")]
 Evaluation = Annotated[bool, typer.Option("--eval", help="In evaluation; by default in training.")]
 Input = Annotated[str | None, typer.Option(metavar="SHAPE", help="Of the cube, such as 4x6x2x2; small.")]
@@ -76,7 +76,7 @@ def explain(
 
 
 def _explained(name: str, evaluation: bool, shape: tuple[int, ...] | None) -> Explanation:
-    """In a sentence what cannot be done, as from everything that a user asks here."""
+    """The explanation of a name; errors of the layer are turned into InputError."""
     import torch
 
     from ..explanation import explain as explained
@@ -84,7 +84,7 @@ def _explained(name: str, evaluation: bool, shape: tuple[int, ...] | None) -> Ex
 
     try:
         if shape is not None:
-            check_x(torch.empty(()).expand(shape), name)  # before anything of such a size is made
+            check_x(torch.empty(()).expand(shape), name)  # before a tensor of that size is made
         subject = _subject(name, shape)
         if subject.layer is not None:
             subject.layer.train(not evaluation)
@@ -94,7 +94,7 @@ def _explained(name: str, evaluation: bool, shape: tuple[int, ...] | None) -> Ex
 
 
 def _subject(name: str, shape: tuple[int, ...] | None) -> Subject:
-    """A layer of a row, of the channels of ``shape``; or the user's own."""
+    """A layer of NORMALIZERS with the channels of ``shape``, or the user's own object."""
     from ..explanation.subject import of_row, subject_of
     from ..layers import NORMALIZERS
     from ..layers.registry import parse_norm

@@ -1,4 +1,4 @@
-"""Files that the command line writes, and the options of those that hold the rows of a comparison."""
+"""Files that the command line writes, and the options for the rows of a comparison."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Csv = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Also on
 
 
 def check_file(file: Path | None) -> None:
-    """Raise InputError before the work for what would be in the way of its result."""
+    """Raise InputError, before the work, for a file that cannot be written."""
     if file is None or file == STDOUT:
         return
     if file.is_dir() or not file.parent.is_dir() or not can_write(file.parent):
@@ -25,7 +25,7 @@ def check_file(file: Path | None) -> None:
 
 
 def made_folder(out: Path) -> Path:
-    """``--out``, which is there then; `InputError` where it cannot be made."""
+    """Create the folder ``--out`` if needed; `InputError` if that is impossible."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

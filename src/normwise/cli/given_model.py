@@ -1,4 +1,4 @@
-"""MODEL and CHECKPOINT of a command line, made one model."""
+"""The model from the arguments MODEL and CHECKPOINT of a command."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from .model_names import model_builder
 
 
 def given_model(name: str, checkpoint: Path | None) -> nn.Module:
-    """The model in evaluation: by its name, with the weights of a checkpoint; or from a file that holds all of it.
+    """The model in evaluation: by its name, with the weights of a checkpoint, or from a file with a whole model.
 
-    Raises InputError for names that mean nothing, and for files without a model or with another one's weights.
+    Raises InputError for unknown names, and for files without a model or with the weights of another one.
     """
     path = Path(name)
     if path.suffix in READABLE and (":" not in name or path.is_file()):
@@ -26,7 +26,7 @@ def given_model(name: str, checkpoint: Path | None) -> nn.Module:
         if is_whole_model(path):
             return load_whole(path).eval()
         raise InputError(
-            f"{name} holds weights and no model; write the model's name in front of it, as in torchvision:resnet18 "
+            f"{name} holds weights without a model; write the model's name in front of it, as in torchvision:resnet18 "
             f"{name}."
         )
     sys.path.insert(0, os.getcwd())  # where package.module:function is looked up

@@ -1,4 +1,4 @@
-"""Models by the names that the command line takes."""
+"""Models by their names on the command line."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ BUILDERS: dict[str, Any] = {
 
 
 def model_builder(name: str) -> Callable[[], nn.Module]:
-    """What makes the model of a name: `resnet50`, `nf_resnet50`, `timm:NAME`, `torchvision:NAME`, `module:function`.
+    """The function that makes a model: `resnet50`, `nf_resnet50`, `timm:NAME`, `torchvision:NAME`, `module:function`.
 
-    Raises InputError for a name that means nothing, with the nearest one.
+    Raises InputError for an unknown name, with the nearest known one.
     """
     library, _, rest = name.partition(":")
     if library in ("timm", "torchvision"):
@@ -45,7 +45,7 @@ def model_builder(name: str) -> Callable[[], nn.Module]:
 
 
 def in_words(make: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
-    """One of our own builders, whose ValueError says what to write instead."""
+    """Wrap one of our builders: its ValueError, which says what to write instead, becomes an InputError."""
 
     def made() -> nn.Module:
         try:
@@ -68,7 +68,10 @@ def _from_reference(name: str) -> Callable[[], nn.Module]:
         if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
     ]
     if needed:
-        raise InputError(f"{name} asks for {', '.join(needed)}; give its parameters defaults, or write a function.")
+        raise InputError(
+            f"{name} has the required parameters {', '.join(needed)}; give them defaults, or write a function without "
+            "parameters."
+        )
 
     def make() -> nn.Module:
         made = found()

@@ -8,7 +8,7 @@ from ..errors import InputError
 
 
 def words(text: str) -> tuple[str, ...]:
-    """The parts; none of an empty text."""
+    """The parts of a text; an empty text has none."""
     return tuple(text.split(",")) if text else ()
 
 
@@ -21,7 +21,7 @@ def integers(option: str, text: str, example: str, separator: str = ",") -> tupl
 
 
 def shape_of(text: str | None) -> tuple[int, ...] | None:
-    """The sizes of ``--input``, such as ``8x3x224x224``; `InputError` for what are none."""
+    """The sizes of ``--input``, such as ``8x3x224x224``; `InputError` for an invalid text."""
     if text is None:
         return None
     sizes = text.lower().replace("×", "x").replace(",", "x").split("x")

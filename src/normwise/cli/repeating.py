@@ -11,7 +11,7 @@ from ..comparison.settings import is_own
 
 
 def command_of(settings: dict[str, Any], out: Path) -> str:
-    """The command line that repeats a sweep whatever the defaults have become."""
+    """The command line that repeats a sweep, with all settings that may differ from later defaults."""
     own = is_own(settings)
     trained = ("model", "data", "weights", "task", "metric", "target", "batches_by", "weight_decay")
     trained += ("optimizer", "schedule", "augment", "precision")
@@ -38,5 +38,5 @@ def command_of(settings: dict[str, Any], out: Path) -> str:
 
 
 def _text(value: Any) -> Any:
-    """A list as the command line has it: "2,8,64"; everything else as it is."""
+    """A list in the form of the command line, "2,8,64"; everything else unchanged."""
     return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else value

@@ -11,16 +11,16 @@ from ..errors import InputError
 from .files import STDOUT, Csv, Json, check_file
 
 Folders = Annotated[
-    list[Path], typer.Argument(metavar="FOLDER...", help="What `normwise compare --out` was given; parts of one sweep.")
+    list[Path], typer.Argument(metavar="FOLDER...", help="Folders of `normwise compare --out`; parts of one sweep.")
 ]
 Out = Annotated[Path | None, typer.Option(metavar="FOLDER", help="For the report; by default the first folder.")]
 
 
 def report(folder: Folders, out: Out = None, json_file: Json = None, csv_file: Csv = None) -> None:
-    """Write the report of a comparison again, from the runs that are finished in its folder.
+    """Write the report of a comparison again, from the finished runs in its folder.
 
-    Nothing is trained: after a kill, or beside a sweep that is still running, it shows what is there. Several folders
-    are the parts of one sweep that --shard made.
+    Nothing is trained. It also works after an interruption and while the sweep is still running. Several folders are
+    the parts of one sweep with --shard.
     """
     for file in (json_file, csv_file):
         check_file(file)

@@ -1,4 +1,4 @@
-"""What a comparison leaves behind: report, files, and the result in the terminal."""
+"""The results of a comparison: report, files, and the summary in the terminal."""
 
 from __future__ import annotations
 

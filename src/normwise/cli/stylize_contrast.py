@@ -18,8 +18,8 @@ EPILOG = """Examples:
   normwise stylize contrast photo.jpg --photos photos/ --style wave.jpg
   normwise stylize contrast photo.jpg --photos photos/ --style wave.jpg --norms instance,group,batch --seeds 5
 
-The distance of a contrast: how far the painting of the photograph at this contrast is from that at full contrast, where
-1 is how far paintings of other photographs are. Nets that are finished in FOLDER are not trained again.
+The distance of a contrast is that between the paintings of the photograph at this contrast and at full contrast,
+divided by the mean distance to paintings of other photographs. Finished nets in FOLDER are not trained again.
 """
 
 Photo = Annotated[Path, typer.Argument(metavar="PHOTO", help="What is painted.", show_default=False)]
@@ -51,7 +51,7 @@ def stylize_contrast(
     except ValueError as error:
         raise InputError(f"--batch-sizes {batch_sizes}: write whole numbers separated by commas.") from error
     from ..comparison.terminal import make_console
-    from ..style.console import Ticker, warnings_said
+    from ..style.console import Ticker, warnings_printed
     from ..style.contrast import ROWS, SHEET, contrast, table
     from ..style.entry import chosen_features
     from ..style.photographs import listed
@@ -59,7 +59,7 @@ def stylize_contrast(
     listed([photo, style], "pictures")
     listed(photos, "photographs")
     console = make_console()
-    with warnings_said(console):
+    with warnings_printed(console):
         known = chosen_features(features)
     try:
         with terminable(), Ticker(console) as ticker:
@@ -77,7 +77,7 @@ def stylize_contrast(
                 on_net=lambda name: partial(ticker, name),
             )
     except KeyboardInterrupt as stop:
-        console.print("Stopped; the same command goes on.")
+        console.print("Stopped; the same command continues.")
         raise typer.Exit(exit_code(stop)) from stop
     console.print("\n".join(table(rows)), soft_wrap=True)
     console.print(f"Rows: {out / ROWS}\nPicture: {out / SHEET}", soft_wrap=True)

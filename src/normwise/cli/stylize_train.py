@@ -21,12 +21,12 @@ EPILOG = """Examples:
   normwise stylize train photos/ --style wave.jpg --style village.jpg --out two.pt
   normwise stylize train photos/ --style paintings/ --any --out any.pt
 
-One style picture makes a net of one style, several a net of many: conditional instance normalization. With --any they
-are examples, and the net paints in the style of any picture: adaptive instance normalization.
+One style picture makes a net of one style, several a net of many (conditional instance normalization). With --any they
+are examples, and the net paints in the style of any picture (adaptive instance normalization).
 
-Every minute the style file is written, with a preview beside it (wave.preview.png). After Ctrl-C or a kill the same
-command goes on. 600 steps of one photograph at 128 pixels took 105 seconds of a core; the time grows with the steps,
-the batch size, and the square of the size.
+The style file is written every minute, with a preview next to it (wave.preview.png). After an interruption the same
+command continues. 600 steps of one photograph at 128 pixels took 105 seconds of a core; the time is proportional to the
+number of steps, the batch size, and the square of the size.
 """
 
 Photos = Annotated[
@@ -41,7 +41,7 @@ Blocks = Annotated[int, typer.Option(metavar="N", help="Residual blocks.")]
 Size = Annotated[int, typer.Option(metavar="N", help="Pixels of a crop's side.")]
 StyleSize = Annotated[
     int | None,
-    typer.Option(metavar="N", help="Longer side of the styles, which sizes strokes; by default twice the crop."),
+    typer.Option(metavar="N", help="Longer side of the styles, sets the size of strokes; by default twice the crop."),
 ]
 Steps = Annotated[int, typer.Option(metavar="N", help="Batches to train on.")]
 BatchSize = Annotated[int, typer.Option(metavar="N", help="Crops in a batch.")]
@@ -76,10 +76,10 @@ def stylize_train(
     seed: Seed = 0,
     force: Force = False,
 ) -> None:
-    """Train a net that paints at once, on your photographs and your style pictures."""
+    """Train a net that paints in one pass, on your photographs and your style pictures."""
     check_file(out)
     from ..comparison.terminal import make_console
-    from ..style.console import Ticker, warnings_said
+    from ..style.console import Ticker, warnings_printed
     from ..style.entry import chosen_features, train
     from ..style.photographs import listed
     from ..style.progress import preview_file, resume_file
@@ -90,7 +90,7 @@ def stylize_train(
     listed(photos, "photographs")
     listed(style, "style pictures")
     console = make_console()
-    with warnings_said(console):
+    with warnings_printed(console):
         known = chosen_features(features)
     console.print(f"Features: {known.description}", soft_wrap=True)
     try:
@@ -117,7 +117,7 @@ def stylize_train(
                 on_step=partial(ticker, out.name),
             )
     except KeyboardInterrupt as stop:
-        there = f" {out} holds the style so far; the same command goes on." if out.exists() else ""
+        there = f" {out} holds the style so far; the same command continues." if out.exists() else ""
         console.print(f"Stopped.{there}", soft_wrap=True)
         raise typer.Exit(exit_code(stop)) from stop
     console.print(f"Written: {out}\nNext: normwise stylize PHOTO --net {out}", soft_wrap=True)

@@ -54,8 +54,8 @@ Depth = Annotated[int, typer.Option(metavar="N", help="Of the paper's networks."
 Input = Annotated[
     str | None, typer.Option(metavar="SHAPE", help="Of Gaussian noise, such as 8x3x224x224; by default what fits.")
 ]
-Gain = Annotated[float, typer.Option(metavar="X", help="Of SkipInit, which starts at 0 and would hide the branches.")]
-Prediction = Annotated[bool, typer.Option("--predict/--no-predict", help="Lay what theory expects over the pictures.")]
+Gain = Annotated[float, typer.Option(metavar="X", help="Of SkipInit; at its initial 0 branches contribute nothing.")]
+Prediction = Annotated[bool, typer.Option("--predict/--no-predict", help="Also show the prediction in the pictures.")]
 Seed = Annotated[int, typer.Option(metavar="N", help="Of the weights and the noise.")]
 Out = Annotated[Path, typer.Option(metavar="FOLDER", help="For trace.html, trace.svg and trace.png.")]
 Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also all numbers as JSON; - is stdout.")]
@@ -117,11 +117,11 @@ def _measured(label: str, net: nn.Module, shape: tuple[int, ...] | None, skip_ga
     try:
         measured = measure(net, shape, skip_gain=skip_gain, seed=seed)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        given = "the input that was chosen for it" if shape is None else f"input {'x'.join(map(str, shape))}"
+        given = "the input chosen for it" if shape is None else f"input {'x'.join(map(str, shape))}"
         raise InputError(
             f"{label} does not take {given}: {first_line(error)} Give --input, the sizes of a batch that it takes."
         ) from error
-    # Nobody asked for gains: that a model has none is no news.
+    # The default gain applies to all models, so a note that a model has none is left out.
     return replace(measured, notes=tuple(note for note in measured.notes if not note.startswith("skip_gain")))
 
 

@@ -22,7 +22,7 @@ QUANTITIES = (
 
 
 def show(console: Console, traces: Mapping[str, Trace], predicted: Mapping[str, Trace]) -> None:
-    """One model with what theory expects; several side by side, one table per quantity."""
+    """One model with its prediction; several models side by side, one table per quantity."""
     if len(traces) == 1:
         (label, trace), *_ = traces.items()
         _show_one(console, label, trace, predicted.get(label))

@@ -23,13 +23,13 @@ EPILOG = """Examples:
   normwise tune --threads 1,4,8 --dtypes fp32
   normwise tune --device cuda
 
-The numbers are the time of torch's operator as a multiple of a kernel's, by the
-number of values; torch's operator is chosen where that is below 0.95. Where
-nobody is clearly ahead there is none, and the next size decides. What is
-measured holds for processes that start afterwards, with the same number of
-threads. Without it, the first process measures for those that follow. With
-NORMWISE_TUNING=0 in the environment all go by the tunings that are shipped, and
-on a GPU by torch's operators.
+The numbers are the time of torch's operator divided by that of a kernel, by the
+number of values; torch's operator is chosen if the ratio is below 0.95. There
+is no number where the difference is unclear, and the next size decides. The
+result applies to processes that start afterwards with the same number of
+threads. Without this command, the first process measures for later ones. With
+NORMWISE_TUNING=0 in the environment all use the tunings of the package, and on
+a GPU torch's operators.
 """
 
 Device = Annotated[str, typer.Option(metavar="NAME", help="cpu, cuda or cuda:1.")]
@@ -41,8 +41,8 @@ Json = Annotated[bool, typer.Option("--json", help="The same as JSON on stdout."
 def tune(device: Device = "cpu", threads: Threads = "", dtypes: Dtypes = "", as_json: Json = False) -> None:
     """Measure on this machine whether kernels or torch's operators are faster.
 
-    For each operation, layout, size and pass; some seconds for each number of threads and type. On a GPU Triton
-    compiles its kernels first, which takes minutes. The choice that follows is kept beside the compiled kernels.
+    It measures each operation, layout, size and pass; this takes some seconds for each number of threads and dtype. On
+    a GPU Triton compiles its kernels first, which takes minutes. The result is stored next to the compiled kernels.
     """
     used = stored.switched_on()
     what = wanted(device, words(dtypes), integers("--threads", threads, "1,2") if threads else ())
@@ -60,9 +60,9 @@ def tune(device: Device = "cpu", threads: Threads = "", dtypes: Dtypes = "", as_
     for one in what:
         typer.echo(f"Stored: {one.path}")
     if used:
-        typer.echo("They hold for processes that start from now on.")
+        typer.echo("They apply to processes that start from now on.")
     else:
-        typer.echo(f"{stored.SWITCH}=0 is set: processes go by what is shipped until it is unset.")
+        typer.echo(f"{stored.SWITCH}=0 is set: processes use the tunings of the package until it is unset.")
 
 
 def _show(tuning: Tuning) -> None:

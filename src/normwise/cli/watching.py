@@ -11,7 +11,7 @@ from ..comparison import Event, RunFinished
 from ..comparison.storage import read_sweep
 from .results import REPORT, command_of
 
-#: Seconds after which a browser loads the page again, and for which it stays as it is at least.
+#: Seconds after which a browser loads the page again, and the least seconds between two writes.
 REFRESH, LEAST = 20, 10.0
 #: Writing takes at most this share of the time.
 SHARE = 0.05

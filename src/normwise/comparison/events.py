@@ -1,4 +1,4 @@
-"""What a running sweep tells its listener."""
+"""The events that a running sweep passes to `on_event`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from .settings import Run
 
 
 class Try(NamedTuple):
-    """What one learning rate gave one contestant at one batch size: the metric and, where it is known, the loss, both
-    on the validation part. A value of None is a run without a finite one."""
+    """The result of one learning rate for one contestant at one batch size: the metric and, if known, the loss, both
+    on the validation part. A value of None means that the run had no finite metric."""
 
     norm: str
     batch_size: int

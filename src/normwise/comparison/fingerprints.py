@@ -1,4 +1,4 @@
-"""Hashes by which runs, data and code are told apart."""
+"""Hashes that identify runs, data and code."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ NAMES_SHOWN = 4
 
 
 class Grouping(NamedTuple):
-    """What `batches_by` was given, and whole numbers or names, one per sample, that tell its group."""
+    """The value of `batches_by`, and the group of each sample as a whole number or a name."""
 
     key: str
     named: np.ndarray
@@ -24,7 +24,8 @@ class Grouping(NamedTuple):
 
 @dataclass(frozen=True)
 class Groups:
-    """`train` and `test`: int64 `[N]`, the group of each sample as its place in `names`; `key` is what tells them."""
+    """The groups of two splits. `train` and `test`: int64 `[N]`, the index of each sample's group in `names`; `key` is
+    the value of `batches_by`."""
 
     key: str
     names: tuple[str, ...]
@@ -40,23 +41,24 @@ class Groups:
 
 
 def groups_of(source: str, grouping: Grouping | None, train: Tensor, test: Tensor) -> Groups | None:
-    """The groups of two splits, given by the indices of their samples; None where nobody asked for groups.
+    """The groups of two splits, given by the indices of their samples; None without a grouping.
 
-    Raises InputError where the grouping does not fit the samples or leaves nothing to make mini-batches of.
+    Raises InputError if the grouping does not fit the samples, or if all or almost no samples share a group.
     """
     if grouping is None:
         return None
     key, named = grouping
     start, samples = f"{source}: batches_by={key!r}", len(train) + len(test)
     if named.ndim != 1 or named.dtype.kind not in "buiUS":
-        kind = f"{named.dtype} of shape {list(named.shape)}"
-        raise InputError(f"{start} is {kind}; give one whole number or name per sample.")
+        received = f"{named.dtype} of shape {list(named.shape)}"
+        raise InputError(f"{start} is {received}; give one whole number or name per sample.")
     if len(named) != samples:
         raise InputError(f"{start} has {len(named)} entries for {samples} samples; give one per sample.")
     names, index = np.unique(named, return_inverse=True)
     if len(names) == 1:
         raise InputError(
-            f"{start}: all samples are of one group, {str(names[0])!r}; name what tells several of them apart."
+            f"{start}: all samples are of one group, {str(names[0])!r}; name a column, array or pattern with several "
+            "values."
         )
     if 2 * len(names) > samples:
         raise InputError(
@@ -68,7 +70,7 @@ def groups_of(source: str, grouping: Grouping | None, train: Tensor, test: Tenso
 
 
 def small_groups(groups: Groups | None, batch_sizes: Sequence[int]) -> str | None:
-    """A sentence where a group is smaller than a batch, which then repeats its samples."""
+    """A sentence if a group is smaller than a batch, so that its samples are repeated."""
     if groups is None:
         return None
     counts = groups.train.bincount(minlength=len(groups.names)).tolist()

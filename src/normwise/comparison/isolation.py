@@ -14,8 +14,8 @@ from ..signal.protection import random_numbers_kept
 
 @contextmanager
 def isolated(seed: int, device: str, threads: int | None = None) -> Iterator[None]:
-    """Seeded random numbers (torch, NumPy, `random`), float32 by default, gradients on, `threads` threads and
-    deterministic cuDNN; all of it is the caller's own again afterwards."""
+    """Inside the block: seeded random numbers (torch, NumPy, `random`), default dtype float32, gradients on, `threads`
+    threads and deterministic cuDNN. Afterwards all of these are as the caller had set them."""
     with (
         random_numbers_kept({torch.device(device)}, seed),
         _modes_kept(),
@@ -23,7 +23,7 @@ def isolated(seed: int, device: str, threads: int | None = None) -> Iterator[Non
         torch.enable_grad(),
         warnings.catch_warnings(),
     ):
-        # A diverging run says so itself.
+        # Ignored here because a run reports its own divergence.
         warnings.filterwarnings("ignore", message=".*non-finite statistics", category=RuntimeWarning)
         torch.set_default_dtype(torch.float32)
         torch.set_num_threads(threads or torch.get_num_threads())

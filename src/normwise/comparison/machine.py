@@ -1,4 +1,4 @@
-"""The machine and the versions that a result was made with."""
+"""The machine and the software versions of a result."""
 
 from __future__ import annotations
 

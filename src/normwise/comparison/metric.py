@@ -1,4 +1,4 @@
-"""What the verdict is about: one number of each run, which way is better, and how it reads."""
+"""The metric of a comparison: one number for each run, its direction, and how it is printed."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import Tensor
 from ..errors import InputError
 
 DIRECTIONS = ("max", "min")
-# Where rows keep what a user's function returned.
+# The field of a row that holds the metric of a user's function.
 OWN_FIELD = "value"
-# Digits of a number that is no share of something.
+# Significant digits of a metric that is not a share (a percentage).
 VALUE_DIGITS, DIFFERENCE_DIGITS = 4, 2
 
 
@@ -22,8 +22,8 @@ VALUE_DIGITS, DIFFERENCE_DIGITS = 4, 2
 class Metric:
     """A number of each run, kept in the rows' `field`. `share`: it goes from 0 to 1 and is shown in percent.
 
-    A run without the number (its field is None) has failed, or its number was not finite. `chance` says what a model
-    gets that has learned nothing, of the metrics of our own loop; `title` is its name in a heading.
+    A run whose field is None has failed, or its number was not finite. `chance` describes, for the metrics of our own
+    loop, the answer of a model that has learned nothing; `title` is the metric's name in a heading.
 
     >>> rmse = own_metric("rmse", "min")
     >>> rmse.text(0.123456), rmse.difference(0.012345), rmse.score(2.0), ACCURACY.text(0.9712)
@@ -51,7 +51,7 @@ class Metric:
         return row[self.field]
 
     def score(self, value: float) -> float:
-        """The number so that more is better."""
+        """The number with the sign for which more is better."""
         return self.sign * value
 
     def text(self, value: float) -> str:
@@ -64,7 +64,7 @@ class Metric:
 
     @property
     def unit(self) -> str:
-        """What follows a difference in a sentence, with the space before it."""
+        """The unit after a difference in a sentence, with the space before it."""
         return " points" if self.share else ""
 
 
@@ -92,7 +92,7 @@ def own_metric(name: str | None, direction: str | None) -> Metric:
     """
     if not isinstance(name, str) or not name.strip():
         raise InputError(
-            "train= needs metric=, the key of what it returns that the verdict is about, such as metric='rmse' with "
+            "train= needs metric=, the key in the returned dict by which runs are judged, such as metric='rmse' with "
             f"direction='min'; received metric={name!r}."
         )
     if direction not in DIRECTIONS:
@@ -104,7 +104,7 @@ def own_metric(name: str | None, direction: str | None) -> Metric:
 
 
 def metric_of(rows: Sequence[Mapping[str, Any]]) -> Metric:
-    """The metric of a sweep's rows: accuracy, where they name no other."""
+    """The metric of a sweep's rows; accuracy if they name none."""
     named = rows[0].get("metric") if rows else None
     if named is None:
         return ACCURACY
@@ -112,7 +112,7 @@ def metric_of(rows: Sequence[Mapping[str, Any]]) -> Metric:
 
 
 def as_number(value: Any) -> float | None:
-    """A float, finite or not, of a number, a NumPy scalar or a tensor of one element; None of anything else."""
+    """A float, finite or not, from a number, a NumPy scalar or a tensor of one element; None for anything else."""
     if isinstance(value, (bool, str)) or not hasattr(value, "__float__"):
         return None
     try:
@@ -122,6 +122,6 @@ def as_number(value: Any) -> float | None:
 
 
 def as_finite(value: Any) -> float | None:
-    """A finite float for JSON, None of anything else."""
+    """A finite float for JSON; None for anything else."""
     number = as_number(value)
     return number if number is not None and math.isfinite(number) else None

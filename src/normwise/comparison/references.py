@@ -8,15 +8,15 @@ from typing import Any
 from ..errors import InputError
 
 
-def name_of(thing: Any) -> str:
-    """How messages and rows call a model or a data source: a string is itself, an instance its class.
+def name_of(item: Any) -> str:
+    """The name of a model or a data source in messages and rows: of a string itself, of an instance its class.
 
     >>> name_of("digits"), name_of(len), name_of(object())
     ('digits', 'len', 'object')
     """
-    if isinstance(thing, str):
-        return thing
-    return getattr(thing, "__qualname__", type(thing).__name__)
+    if isinstance(item, str):
+        return item
+    return getattr(item, "__qualname__", type(item).__name__)
 
 
 def load_object(reference: str) -> Any:
@@ -30,7 +30,8 @@ def load_object(reference: str) -> Any:
         if error.name is None or not (module_name == error.name or module_name.startswith(f"{error.name}.")):
             raise
         raise InputError(
-            f"{reference!r}: there is no module {error.name!r} to import; run where it can be found, or install it."
+            f"{reference!r}: there is no module {error.name!r} to import; run in the directory that holds it, or "
+            "install it."
         ) from error
     for part in path.split("."):
         if not hasattr(found, part):

@@ -1,4 +1,4 @@
-"""What `compare` was asked, and the experiment that it is."""
+"""The request to `compare`, checked and turned into an experiment."""
 
 from __future__ import annotations
 
@@ -41,20 +41,20 @@ IMAGE_SIZE, MASK_SIZE = 32, 64
 LEARNING_RATES = {"sgd": 0.6, "adamw": 0.003}
 WEIGHT_DECAY = 5e-4
 OWN_EPOCHS = 6
-#: `nf` needs a whole model.
+#: Without `nf`, which needs a whole model.
 OWN_NORMS = tuple(norm for norm in Classification.norms if norm != NORMALIZER_FREE)
-#: What a user's training function brings with it.
+#: Arguments that a user's training function replaces.
 _NOT_WITH_TRAIN = (
     *("model", "data", "task", "target", "standardize", "batches_by", "weight_decay", "image_size", "optimizer"),
     *("schedule", "augment", "precision", "workers", "tokenizer", "weights"),
 )
-#: With trained weights: what was learned before is not to be lost in the first steps.
+#: With trained weights: small, so that the first steps do not destroy what was learned.
 FINE_TUNING_RATES = {"sgd": 0.05, "adamw": 0.00025}
 
 
 @dataclass(frozen=True)
 class Request:
-    """The arguments of `compare` that say what is compared; None is what the task takes."""
+    """The arguments of `compare` that define the comparison; None stands for the default of the task."""
 
     model: ModelLike | None = None
     data: DataLike | None = None
@@ -84,7 +84,7 @@ class Request:
     weights: str | os.PathLike[str] | None = None
 
     def check_picklable(self, option: str) -> None:
-        """Raises InputError where another process could not be told what to do."""
+        """Raises InputError if the request cannot be sent to another process."""
         for name, value in ((field.name, getattr(self, field.name)) for field in fields(self)):
             for part in value if isinstance(value, (list, tuple)) else (value,):
                 try:
@@ -97,51 +97,51 @@ class Request:
 
 
 def open_experiment(request: Request) -> Experiment:
-    """What the request asks for, ready to run; InputError for everything that cannot work."""
+    """The experiment of a request, ready to run; InputError for every request that cannot work."""
     experiment = _task_training(request) if request.train is None else _own_training(request, request.train)
     if experiment.settings.device == "cpu":
-        build_kernels(torch.float32)  # or the first runs would be computed otherwise than the last
+        build_kernels(torch.float32)  # otherwise the first runs would be computed without them and the last with them
     return experiment
 
 
 def _task_training(request: Request) -> TaskTraining:
-    kind = find_task(request.task or CLASSIFICATION)
-    source = kind.data if request.data is None else request.data
+    task = find_task(request.task or CLASSIFICATION)
+    source = task.data if request.data is None else request.data
     source = os.fspath(source) if isinstance(source, os.PathLike) else source
-    # Says what is wrong before anything is read; which metrics there are may be known from the data alone.
-    _settled(request if request.task else replace(request, metric=None, direction=None), kind)
-    size = _image_size(request, source, kind)
+    # Reports errors before any data are read; the metric is checked later, because it may depend on the data.
+    _settled(request if request.task else replace(request, metric=None, direction=None), task)
+    size = _image_size(request, source, task)
     with isolated(0, "cpu"):
         loaded = load_data(
             *(source, size, request.target, request.standardize, request.batches_by),
             *(request.task, request.workers, request.tokenizer),
         )
-    kind = loaded.kind
+    task = loaded.task_class
     model = _default_model(loaded) if request.model is None else request.model
-    settings, named, choices = _settled(request, kind)
+    settings, named, choices = _settled(request, task)
     settings = replace(settings, model=name_of(model), data=loaded.name, image_size=size)
     settings = replace(settings, threads=threads_for(loaded.sample_shape))
-    recipe = open_model(model, loaded.example, len(loaded.classes), settings.weights, kind, loaded.in_channels)
+    recipe = open_model(model, loaded.example, len(loaded.classes), settings.weights, task, loaded.in_channels)
     return TaskTraining(settings, named, loaded, recipe, choices)
 
 
-def _settled(request: Request, kind: type[Task]) -> tuple[Settings, dict[str, Norm], Choices]:
-    """What is asked for, with what the task takes where nothing is, but for model and data."""
-    optimizer = kind.optimizer if request.optimizer is None else request.optimizer
-    named = named_norms(kind.norms if request.norms is None else request.norms)
+def _settled(request: Request, task: type[Task]) -> tuple[Settings, dict[str, Norm], Choices]:
+    """Settings, normalizers and choices of a request, with the defaults of the task; without model and data."""
+    optimizer = task.optimizer if request.optimizer is None else request.optimizer
+    named = named_norms(task.norms if request.norms is None else request.norms)
     rates = LEARNING_RATES if request.weights is None else FINE_TUNING_RATES
     rate = rates.get(optimizer) if isinstance(optimizer, str) else None
-    settings = _settings(request, "", "", list(named), kind.epochs, rate or 1.0)
+    settings = _settings(request, "", "", list(named), task.epochs, rate or 1.0)
     choices = make_choices(optimizer, request.schedule, request.augment, request.precision, settings.device)
     if rate is None and request.learning_rate is None and not request.lrs:
         raise InputError(f"optimizer={name_of(optimizer)!r} needs a learning rate: give learning_rate or lrs.")
-    judged = kind.metric(request.metric, request.direction)
+    judged = task.metric(request.metric, request.direction)
     own_functions = any(map(callable, (choices.optimizer, choices.schedule, choices.augment)))
     settings = replace(
         settings,
         target=request.target,
         standardize=request.standardize,
-        task=kind.name,
+        task=task.name,
         metric=judged.name,
         direction=judged.direction,
         optimizer=name_of(optimizer),
@@ -157,12 +157,12 @@ def _settled(request: Request, kind: type[Task]) -> tuple[Settings, dict[str, No
 
 
 def _default_model(data: TrainingData) -> str:
-    """That of the task; of tables, which have no maps, the one for features."""
-    return Regression.model if len(data.sample_shape) == 1 and not data.kind.takes_ids else data.kind.model
+    """The default model of the task; for tables, which have no maps, the one for features."""
+    return Regression.model if len(data.sample_shape) == 1 and not data.task_class.takes_ids else data.task_class.model
 
 
-def _image_size(request: Request, source: Any, kind: type[Task]) -> int:
-    """To which images are resized; InputError where there is no folder of them."""
+def _image_size(request: Request, source: Any, task: type[Task]) -> int:
+    """The size to which images are resized; InputError if a size is given without a folder of images."""
     folder = is_folder(source)
     if request.image_size is not None:
         if not folder:
@@ -171,8 +171,8 @@ def _image_size(request: Request, source: Any, kind: type[Task]) -> int:
                 "leave it out."
             )
         return request.image_size
-    if folder and kind.name == CLASSIFICATION:
-        return choose_image_size(kind.model if request.model is None else request.model, Path(source))
+    if folder and task.name == CLASSIFICATION:
+        return choose_image_size(task.model if request.model is None else request.model, Path(source))
     return MASK_SIZE if folder else IMAGE_SIZE
 
 
@@ -180,7 +180,9 @@ def _own_training(request: Request, train: str | TrainingFunction) -> OwnTrainin
     plain = Request()
     given = [name for name in _NOT_WITH_TRAIN if getattr(request, name) != getattr(plain, name)]
     if given:
-        raise InputError(f"{', '.join(given)}: train= brings model, data and training with it; leave it out.")
+        raise InputError(
+            f"{', '.join(given)}: with train= the function has its own model, data and training; leave it out."
+        )
     metric = own_metric(request.metric, request.direction)
     named = named_norms(OWN_NORMS if request.norms is None else request.norms)
     settings = _settings(request, name_of(train), "", list(named), OWN_EPOCHS, 1.0)
@@ -208,7 +210,7 @@ def _settings(request: Request, model: str, data: str, norms: list[str], epochs:
 
 
 def threads_for(sample_shape: tuple[int, ...]) -> int:
-    """One thread for samples of at most 256 positions, where several cost more than they bring; else torch's.
+    """One thread for samples of at most 256 positions, for which several threads are slower; else torch's number.
 
     >>> threads_for((1, 8, 8)), threads_for((64,))
     (1, 1)

@@ -1,4 +1,4 @@
-"""What a comparison is asked to do, checked before anything runs."""
+"""The settings of a comparison, checked before anything runs."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ class Run(NamedTuple):
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that a sweep shares between its runs. `norms` are names; `image_size` serves image folders.
+    """Everything that the runs of a sweep have in common. `norms` are names; `image_size` is for image folders.
 
-    Where a user's function trains, `model` is its name, `data` and `task` are empty, `metric` and `direction` say what
-    it is judged by, and a `learning_rate` of 0 is none. `looks` is how often a sweep looks what can be stopped, 0 where
-    it does not. `optimizer`, `schedule` and `augment` are names, and `choices` is a hash of the user's functions among
-    them; without `workers` samples are held in memory. `weights` is where those came from that the model began with.
+    For a user's training function, `model` is its name, `data` and `task` are empty, `metric` and `direction` define
+    the metric, and a `learning_rate` of 0 means none. `looks` is the number of interim verdicts that may stop runs, 0
+    if nothing is stopped. `optimizer`, `schedule` and `augment` are names, and `choices` is a hash of the user's
+    functions among them; without `workers` samples are held in memory. `weights` is the source of the initial weights.
     """
 
     model: str
@@ -74,30 +74,30 @@ class Settings:
 
     @property
     def judged(self) -> Metric:
-        """What runs of our own loop are judged by."""
+        """The metric by which runs of our own loop are judged."""
         return TASKS[self.task].metric(self.metric, self.direction)
 
     @property
     def own_rate(self) -> float | None:
-        """The learning rate that a user's function gets."""
+        """The learning rate for a user's training function."""
         return self.learning_rate or None
 
     def rate(self, batch_size: int) -> float:
-        """Peak learning rate at a batch size: up to 32 linear in it, of AdamW in its root, and constant from there on;
-        a user's optimizer gets it as it is."""
+        """Peak learning rate at a batch size: up to 32 proportional to it (AdamW: to its square root), constant above.
+        The rate of a user's optimizer is not scaled."""
         share = min(1.0, batch_size / FULL_RATE_BATCH)
         if self.optimizer not in OPTIMIZERS:
             return self.learning_rate
         return self.learning_rate * (share if self.optimizer == OPTIMIZERS[0] else math.sqrt(share))
 
     def identity(self) -> dict[str, Any]:
-        """What of the settings determines the result of a run, beside the model, the data and the run itself."""
+        """The settings that determine the result of a run, besides the model, the data and the run itself."""
         names = ("epochs", "learning_rate", "weight_decay", "device")
         protocol = {"momentum": MOMENTUM, "warm_up": WARM_UP, "clip": CLIP_NORM, "full_rate_batch": FULL_RATE_BATCH}
         protocol |= {"unit_clip": UNIT_CLIP}
         # The order of a sum depends on the number of threads.
         threads = {"threads": self.threads} if self.device == "cpu" else {}
-        # What is as it was before there was a choice is left out, so that earlier results keep their keys.
+        # Options at their defaults are left out, so that results from before these options existed keep their keys.
         plain = {field.name: field.default for field in fields(self)}
         chosen = ("task", "optimizer", "schedule", "augment", "precision", "workers", "choices")
         others = {name: value for name in chosen if (value := getattr(self, name)) != plain[name]}
@@ -112,7 +112,7 @@ def schedule(step: int, total: int) -> float:
 
 
 def is_own(settings: Mapping[str, Any]) -> bool:
-    """Whether a user's function trained, by the settings of a folder, which may be older than tasks are."""
+    """Whether a user's function trained, from the settings of a folder, which may lack the newer field `task`."""
     return not settings.get("task", "" if settings.get("metric") else CLASSIFICATION)
 
 
@@ -204,7 +204,8 @@ def _number(name: str, value: float, fits: Callable[[float], bool], words: str) 
 def _key(batches_by: str | None) -> str | None:
     if batches_by is not None and (not isinstance(batches_by, str) or not batches_by):
         raise InputError(
-            f"batches_by={batches_by!r}: write what tells the groups of the samples, such as the name of a column."
+            f"batches_by={batches_by!r}: must say where the groups of the samples are; write, for example, the name of "
+            "a column."
         )
     return batches_by
 

@@ -17,16 +17,16 @@ RESULTS = "results.jsonl"
 TRIES = "learning_rates.jsonl"
 SETTINGS = "settings.json"
 STEP_TIMES = "step_times.jsonl"
-# Locks: who is there, who may begin, which runs are being done.
+# Lock files: which processes are active, which may begin, which runs are being done.
 PRESENT, BEGINNING, CLAIMS = ".present", ".beginning", ".claims"
 
 
 class Store:
     """The output folder of a sweep; a context manager.
 
-    Processes with the same sweep fill a folder together: each writes files of its own, and claims a run before it does
-    it. A line cut off by a kill is dropped before anybody writes behind it; all complete lines stay, whatever their
-    settings.
+    Processes with the same sweep share a folder: each writes its own files, and claims a run before it starts the run.
+    A line that is incomplete because its process was killed is removed before the next one is written; all complete
+    lines stay, whatever their settings.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -57,11 +57,11 @@ class Store:
         self._open.close()
 
     def begin(self, about: dict[str, Any], keys: Sequence[str]) -> frozenset[str]:
-        """Write what the sweep is, or join the one that others are doing; the `stamp` of each row not to be counted.
+        """Write the settings of the sweep, or join the sweep of other processes; returns the stamps of ignored rows.
 
-        These are the failed runs that were there when the first process began: they are done again.
+        The ignored rows are the failed runs of earlier calls, which are done again.
 
-        Raises InputError where others are doing another sweep in this folder.
+        Raises InputError if other processes are doing another sweep in this folder.
         """
         with files.in_turn(self.folder / BEGINNING):
             if not self.alone and (self.folder / SETTINGS).is_file():
@@ -80,7 +80,7 @@ class Store:
 
     @contextmanager
     def claim(self, place: int) -> Iterator[bool]:
-        """Whether the run at this place of the plan is free; until the block ends it is nobody else's."""
+        """Try to reserve the run at this place of the plan until the block ends; False if another process has it."""
         mine = files.claim(self._claims, place)
         try:
             yield mine
@@ -122,7 +122,7 @@ class Store:
 
     @contextmanager
     def _in_words(self) -> Iterator[None]:
-        """A disk that is full, or gone, as an InputError."""
+        """Turn the errors of a full or missing disk into an InputError."""
         try:
             yield
         except OSError as error:
@@ -135,7 +135,7 @@ class Store:
         return _numbered(name, self._number)
 
     def _own_number(self) -> int:
-        """Of the files with one name, whose number no other process has."""
+        """The number in the names of this process's files; no other process has the same."""
         for number in itertools.count():
             file = (self.folder / _numbered(".lock", number)).open("a")
             if files.lock(file):
@@ -149,7 +149,7 @@ class Store:
 
 
 def rows_by_key(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """One row of each run: of several tries the newest, one that failed only where there is no other."""
+    """One row for each run: of several attempts the newest, and a failed one only if there is no other."""
     found: dict[str, dict[str, Any]] = {}
     for row in rows:
         known = found.get(row["key"])
@@ -163,7 +163,7 @@ def _rank(row: Mapping[str, Any]) -> tuple[bool, str]:
 
 
 def stamp(row: Mapping[str, Any]) -> str:
-    """Which of several tries of one run a row is."""
+    """Identifies one of several attempts at a run."""
     return f"{row['key']} {row.get('started')}"
 
 
@@ -180,7 +180,7 @@ def _numbered(name: str, number: int) -> str:
 
 
 def read_sweep(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The finished rows of the sweep that was last started in a folder, and what its `settings.json` holds.
+    """The finished rows of the sweep that was last started in a folder, and the content of its `settings.json`.
 
     Raises InputError where the folder holds no sweep.
     """
@@ -195,15 +195,15 @@ def read_sweep(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         keys = dict.fromkeys(about["keys"])
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{path} is not what this version of normwise writes; run the same `normwise compare` again, which repeats "
-            "no finished run."
+            f"{path} was not written by this version of normwise; run the same `normwise compare` again, which does "
+            "not repeat finished runs."
         ) from error
     rows = rows_by_key(read_rows(folder))
     return [rows[key] for key in keys if key in rows], about
 
 
 def read_sweeps(folders: Sequence[Path]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The finished rows of one sweep whose parts are in several folders, and what the first `settings.json` holds.
+    """The finished rows of one sweep in several folders, and the content of the first `settings.json`.
 
     Raises InputError where a folder holds no sweep, or another one.
     """

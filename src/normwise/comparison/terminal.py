@@ -1,4 +1,4 @@
-"""What `normwise compare` shows in a terminal: progress while it runs, tables and the recommendation at the end."""
+"""The output of `normwise compare` in a terminal: progress during the runs, tables and recommendation at the end."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Progress:
         self._event: Event | None = None
         self._received = 0.0
         self._judged: list[RenderableType] = []
-        # A pipe gets plain lines, also where FORCE_COLOR makes rich take it for a terminal.
+        # A pipe gets plain lines, even if FORCE_COLOR makes rich treat it as a terminal.
         interactive = console.file.isatty() and not console.is_dumb_terminal
         self._live = Live(console=console, get_renderable=self._display, transient=True) if interactive else None
 
@@ -61,7 +61,7 @@ class Progress:
             self._live.stop()
 
     def __call__(self, event: Event) -> None:
-        """Take in an event and show it."""
+        """Show an event."""
         self._event, self._received = event, time.monotonic()
         if isinstance(event, RateTried) and not self._live:
             self._say(f"[{event.done}/{event.total}] {_tried(event)}")
@@ -126,7 +126,7 @@ def _outcome(run: Run, row: Row) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them.
+    """Seconds as text for readers.
 
     >>> duration(42.3), duration(125), duration(7500)
     ('42 s', '2 min 05 s', '2 h 05 min')
@@ -191,7 +191,7 @@ def _side_by_side(shown: Sequence[Table], console: Console) -> list[RenderableTy
 
 
 def _grids(table: Table, sizes: Sequence[int], console: Console, room: int) -> Iterator[Grid]:
-    """The table, in several pieces where it does not fit beside the names."""
+    """The table, in several pieces if it does not fit next to the names."""
     grid = _grid(table, sizes)
     if len(sizes) > 1 and console.measure(grid).maximum + GUTTER > room:
         half = (len(sizes) + 1) // 2

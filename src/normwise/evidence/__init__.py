@@ -1,4 +1,4 @@
-"""Every claim of the source articles, tried: each an experiment, with a rule for its verdict that was fixed before."""
+"""Experiments on every claim of the source articles, each with a rule for its verdict that was fixed in advance."""
 
 from .catalogue import EXPERIMENTS as EXPERIMENTS
 from .experiment import Experiment as Experiment

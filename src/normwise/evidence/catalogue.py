@@ -1,4 +1,4 @@
-"""All experiments by their number: each is a module of this package, named e, its number and a word or two."""
+"""All experiments by their number. Each is a module of this package, such as `e01_small_batches`."""
 
 from __future__ import annotations
 

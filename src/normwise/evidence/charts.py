@@ -1,4 +1,4 @@
-"""Charts of experiments: lines over numbers, and bars; each says in words what it shows."""
+"""Charts of experiments: lines and bars, each with a description in words."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ def bars(
 ) -> str:
     """A bar for each name, with its value and spread in figures; zeros of a logarithmic axis have no bar.
 
-    Names that end alike behind `group`, such as ": ", stand together below that ending, and what begins alike has one
-    colour.
+    `group` is a separator such as ": ": names with the same part behind it are grouped under that part, and names with
+    the same part before it have one colour.
     """
     heads = [name.partition(group)[0] if group else name for name in values]
     tails = [name.partition(group)[2] if group else "" for name in values]
@@ -116,7 +116,7 @@ def _figures(value: float, spread: float) -> str:
 
 
 def stacked(first: str, second: str) -> str:
-    """Two pictures, one below the other."""
+    """Combine two pictures, one below the other."""
     sizes, labels = [], []
     for picture in (first, second):
         head = picture.partition(">")[0]
@@ -128,7 +128,7 @@ def stacked(first: str, second: str) -> str:
 
 
 def headed(picture: str, claim: str, verdict: str, note: str) -> str:
-    """A picture below what is claimed, what was found, and what its error bars are."""
+    """A picture with a heading: the claim, the verdict, and the meaning of the error bars."""
     claimed = wrap(claim, LETTERS)
     parts = [
         f'<text x="8" y="{22 + 18 * i}" style="font-size:14px;font-weight:bold">{escape(part, quote=False)}</text>'
@@ -143,7 +143,7 @@ def headed(picture: str, claim: str, verdict: str, note: str) -> str:
 
 
 def _ends(point: Point, log: bool) -> tuple[float, float]:
-    """Of a point's error bar; on a logarithmic axis it stays above zero."""
+    """The ends of a point's error bar; on a logarithmic axis they stay above zero."""
     half = point[2] if len(point) == 3 else 0.0
     low = point[1] - half
     return (low if low > 0 or not log else point[1], point[1] + half)
@@ -154,7 +154,7 @@ def _points(places: Sequence[tuple[float, float]]) -> str:
 
 
 def _apart(places: Mapping[str, float], least: float = 15.0) -> dict[str, float]:
-    """Names moved down where they would lie on each other, and up where they would leave the picture."""
+    """Positions of names, moved down so that they do not overlap, and up so that they stay in the picture."""
     found: dict[str, float] = {}
     below = -1e9
     for name, place in sorted(places.items(), key=lambda item: item[1]):

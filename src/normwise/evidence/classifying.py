@@ -1,4 +1,4 @@
-"""Training of small classifiers: what the experiments on accuracy share."""
+"""The training of small classifiers, for the experiments on accuracy."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..layers import make_norm
 from ..layers.statistics import no_update, statistics_bank
 
 MOMENTUM, CLIP = 0.9, 1.0
-KEPT_BACK = 4  # one sample of so many chooses the learning rate
+KEPT_BACK = 4  # every 4th sample is held out for the choice of the learning rate
 
 
 class Task(NamedTuple):
@@ -51,10 +51,10 @@ def fit(
     banked: bool = False,
     optimizer: torch.optim.Optimizer | None = None,
 ) -> list[float]:
-    """Train by SGD with momentum, a short warm-up and a cosine to zero; the loss of each step.
+    """Train by SGD with momentum, a short warm-up and a cosine to zero; returns the loss of each step.
 
-    With `groups` every mini-batch is of one group, with `banked` each group has running statistics of its own. Another
-    `optimizer` keeps its rates in proportion.
+    With `groups` every mini-batch is of one group, with `banked` each group has its own running statistics. The
+    schedule multiplies the rates of another `optimizer`.
     """
     optimizer = optimizer or torch.optim.SGD(net.parameters(), rate, momentum=MOMENTUM, nesterov=True)
     peaks = [group["lr"] for group in optimizer.param_groups]
@@ -86,9 +86,10 @@ def at_best_rate(
     seed: int,
     optimizer: MakeOptimizer | None = None,
 ) -> tuple[float, float]:
-    """The held-out accuracy of the net at its own best learning rate, and that rate.
+    """The held-out accuracy of the net at its best learning rate, and that rate.
 
-    The net is trained at each rate from the same start on three quarters of the samples; the last quarter chooses.
+    The net is trained at each rate from the same initial weights on three quarters of the samples; the accuracy on the
+    last quarter decides.
     """
     learning, choosing = kept_back(task, seed)
     x, y = task.x[learning], task.y[learning]
@@ -116,12 +117,12 @@ def _flat(epochs: list[list[Tensor]]) -> Iterator[Tensor]:
 
 
 def bank_of(net: nn.Module, groups: Tensor | None, index: Tensor, banked: bool) -> AbstractContextManager[object]:
-    """Inside the block the net's running statistics are those of a mini-batch's group, where it has banks."""
+    """Inside the block a net with banks uses the running statistics of the mini-batch's group."""
     return statistics_bank(net, f"group{int(groups[index[0]])}") if banked and groups is not None else nullcontext()
 
 
 def accuracy(net: nn.Module, x: Tensor, y: Tensor, groups: Tensor | None = None, banked: bool = False) -> float:
-    """In evaluation; by the statistics of each sample's group where the net has banks."""
+    """The accuracy in evaluation; a net with banks uses the statistics of each sample's group."""
     if not banked:
         return _share_right(net, x, y)
     hits = 0.0
@@ -140,8 +141,8 @@ def _share_right(net: nn.Module, x: Tensor, y: Tensor) -> float:
 
 @torch.no_grad()
 def in_training(net: nn.Module, x: Tensor, size: int, groups: Tensor | None = None) -> Tensor:
-    """The outputs with the normalizers in training mode, in mini-batches of one size, of one group each; rows that do
-    not fill a mini-batch are NaN."""
+    """The outputs with the normalizers in training mode, in mini-batches of one size and of one group each; samples
+    that do not fill a mini-batch have NaN."""
     found = torch.full((len(x), 10), float("nan"))
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
     net.train()
@@ -154,13 +155,13 @@ def in_training(net: nn.Module, x: Tensor, size: int, groups: Tensor | None = No
 
 
 def hits(outputs: Tensor, y: Tensor) -> float:
-    """The share of the rows with a number that are right."""
+    """The share of correct rows among those without NaN."""
     known = ~outputs.isnan().any(1)
     return float((outputs[known].argmax(1) == y[known]).float().mean())
 
 
 def perceptron(norm: str, inputs: int, width: int, depth: int, classes: int) -> nn.Sequential:
-    """Linear, normalizer and ReLU, so many times, and a linear layer."""
+    """`depth` times linear layer, normalizer and ReLU, then a linear layer."""
     parts: list[nn.Module] = []
     for i in range(depth):
         parts += [nn.Linear(width if i else inputs, width), make_norm(norm, width, rank=1), nn.ReLU()]

@@ -1,4 +1,4 @@
-"""E1b: mini-batches that are no fair sample of the data."""
+"""E1b: mini-batches that are not a fair sample of the data."""
 
 from __future__ import annotations
 

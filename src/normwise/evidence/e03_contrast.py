@@ -22,8 +22,8 @@ INDEPENDENT, DEPENDENT = 0.1, 0.3
 
 
 def measure(run: TrainingRun) -> dict[str, float]:
-    """How far the painting of the photograph at half and a quarter of its contrast is from that at full contrast,
-    where 1 is how far the paintings of other places are."""
+    """The distance of the painting at half and a quarter of the photograph's contrast from that at full contrast; 1 is
+    the distance between paintings of different places."""
     net = trained(run.name, run.batch_size, run.seed, run.epochs)
     content, *others = places()
     with torch.no_grad():
@@ -68,7 +68,7 @@ def picture(results: Results) -> str:
 
 
 def exhibit(epochs: int) -> Image:
-    """The photograph at three contrasts, and what the first seed's nets make of it."""
+    """The photograph at three contrasts, and its paintings by the nets of the first seed."""
     contrasts = (1.0, *CONTRASTS)
     shown = torch.stack([lowered(places()[0], share) for share in contrasts])
     rows = {f"photograph at contrast {', '.join(f'{c:g}' for c in contrasts)}": shown}

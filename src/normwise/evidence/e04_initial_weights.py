@@ -16,8 +16,8 @@ from .digits import digits, flat
 from .experiment import DOES_NOT_HOLD, HOLDS, HOLDS_WHEN, UNDECIDED, Experiment, Results, Verdict
 
 SCALES = (0.1, 0.3, 1.0, 3.0, 10.0)
-# Weights of ten times the size are another matter: where a normalizer makes the output independent of the scale, the
-# gradient falls with it, and the effective learning rate with its square.
+# Weights of ten times the size are a different problem: if a normalizer makes the output independent of the scale, the
+# gradient is inversely proportional to it, and the effective learning rate to its square.
 MODERATE = SCALES[:-1]
 NORMS = ("none", "batch", "layer", "nf")
 LABELS = {"none": "no normalizer", "batch": "BatchNorm", "layer": "LayerNorm", "nf": "scaled weights"}

@@ -18,8 +18,8 @@ SMALLER = 0.5
 
 
 def measure(run: TrainingRun) -> dict[str, float]:
-    """How far the probabilities in evaluation are from those in training mode (the share that moved: half the sum of
-    the absolute differences, averaged over held-out digits); and the accuracy of both."""
+    """The distance of the probabilities in evaluation from those in training mode (half the sum of the absolute
+    differences, averaged over held-out digits); and the accuracy of both."""
     data = digits()
     x, x_test, size = flat(data.x_train), flat(data.x_test), run.batch_size
     net = perceptron(NORMS[run.name], WIDTH, WIDTH, DEPTH, 10)

@@ -18,7 +18,7 @@ from .photographs import weather
 
 NORMS = {"Batch-Instance Norm": "batch-instance", "BatchNorm": "batch", "InstanceNorm": "instance"}
 MIXED = "Batch-Instance Norm"
-# What is asked of the same pictures: their content, or their style.
+# The labels of the same pictures: their content, or their style.
 DIGIT, CONTRAST, SCENE, WEATHER = "which digit", "which contrast", "which scene", "which weather"
 PAIRS = ((DIGIT, CONTRAST), (SCENE, WEATHER))
 QUESTIONS = (DIGIT, CONTRAST, SCENE, WEATHER)
@@ -44,7 +44,7 @@ def task_of(question: str) -> Task:
 
 
 def measure(run: TrainingRun) -> dict[str, float]:
-    """Held-out accuracy, and the mean gate of all and of the first layer: 1 keeps the style, 0 takes it out."""
+    """Held-out accuracy, and the mean gate of all layers and of the first: 1 keeps the style, 0 removes it."""
     norm, _, question = run.name.partition(": ")
     task = task_of(question)
     net = _net(NORMS[norm], task.x.shape[1], task.classes)

@@ -24,14 +24,14 @@ NEITHER, IN_IT, IN_BOTH = "without", "in the discriminator", "in both"
 CASES = (NEITHER, IN_IT, IN_BOTH)
 CAPTIONS = {NEITHER: "no spectral norm"} | {case: f"spectral norm {case}" for case in (IN_IT, IN_BOTH)}
 LATENT, SIZE, STEPS_OF_EPOCH = 16, 32, 30
-# A discriminator that may learn too much: more moves, and larger ones.
+# A discriminator that can learn too much: it has more steps, and larger ones.
 RATES, TURNS, WIDTH = (1e-3, 4e-3), 5, 16
 MEASURED, COMPONENTS, SHOWN = 512, 20, 10
 GENTLER, LESS_SURE, UNDECIDABLE = 0.5, 2.0, 1.386
 
 
 class Pair(NamedTuple):
-    """A trained generator, its adversary, and the running mean of what was seen at the end of the training."""
+    """A trained generator, its discriminator, and running means of the measurements at the end of the training."""
 
     generator: Generator
     discriminator: Discriminator
@@ -48,8 +48,8 @@ def _real() -> Tensor:
 
 @lru_cache(maxsize=32)
 def trained(case: str, seed: int, epochs: int) -> Pair:
-    """The original game: the discriminator learns to tell, the generator to lower log(1 − D(G(z))). The discriminator
-    moves `TURNS` times for each move of the generator."""
+    """The original game: the discriminator learns to distinguish real and generated digits, the generator to lower
+    log(1 − D(G(z))). The discriminator has `TURNS` steps for each step of the generator."""
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
         generator = Generator(LATENT, spectral=case == IN_BOTH)
@@ -76,8 +76,8 @@ def trained(case: str, seed: int, epochs: int) -> Pair:
 
 
 def measure(run: TrainingRun) -> dict[str, float]:
-    """At the end of the training: the discriminator's largest slope between real and made digits, its loss, the
-    gradient that a made digit gets, and how far the made digits are from the real ones."""
+    """At the end of the training: the discriminator's largest slope between real and generated digits, its loss, the
+    gradient at a generated digit, and the distance of the generated digits from real ones."""
     pair = trained(run.name, run.seed, run.epochs)
     real = _real()[torch.randint(len(_real()), (MEASURED,))]
     with torch.no_grad():
@@ -93,8 +93,8 @@ def measure(run: TrainingRun) -> dict[str, float]:
 
 
 def frechet_distance(a: Tensor, b: Tensor) -> float:
-    """Between Gaussians fitted to two sets of pictures, in the leading principal components of the first; relative to
-    the variance of the first there, so that one grey mean picture is at 1."""
+    """The Fréchet distance of Gaussians fitted to two sets of pictures, in the leading principal components of the
+    first, relative to the first's variance there: a set that consists of the mean picture has the distance 1."""
     a, b = a.flatten(1).double(), b.flatten(1).double()
     center = a.mean(0)
     _, _, axes = torch.linalg.svd(a - center, full_matrices=False)
@@ -140,7 +140,7 @@ def picture(results: Results) -> str:
 
 
 def exhibit(epochs: int) -> Image:
-    """Digits of the first seed's generators, and real ones."""
+    """Digits of the generators of the first seed, and real ones."""
     random = torch.Generator().manual_seed(0)
     rows = {"real": _real()[:SHOWN]}
     for case in CASES:

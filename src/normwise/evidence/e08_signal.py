@@ -24,7 +24,7 @@ GROWS, SHIFTED, OFF = 100.0, 10.0, 0.15
 
 
 def measure(run: TrainingRun) -> dict[str, float]:
-    """Of each residual block at initialization: squared channel mean, channel variance, variance of its branch."""
+    """Squared channel mean, channel variance and branch variance of each residual block at initialization."""
     net = paper_networks(DEPTH)[AFTER if run.name == HALVED else run.name]()
     if run.name == HALVED:
         _halve(net)
@@ -37,10 +37,10 @@ def measure(run: TrainingRun) -> dict[str, float]:
 
 @torch.no_grad()
 def _halve(net: nn.Module) -> None:
-    """From He's variance 2 / fan-in to 1 / fan-in.
+    """Change the variance of the weights from He's 2 / fan-in to 1 / fan-in.
 
-    The factor 2 makes up for a ReLU before the convolution. Behind BatchNorm the signal has mean 0 and variance 1
-    whatever was before, and a sum over the fan-in of weights of variance v has the variance fan-in · v.
+    The factor 2 compensates for a ReLU before the convolution. Behind BatchNorm the signal has mean 0 and variance 1 in
+    any case, and a sum over the fan-in with weights of variance v has the variance fan-in · v.
     """
     for module in net.modules():
         if isinstance(module, nn.Conv2d):

@@ -1,4 +1,4 @@
-"""E9: residual nets without a normalizer beside those with BatchNorm."""
+"""E9: residual nets without normalizers compared with those with BatchNorm."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def net_of(case: str, depth: int, width: int) -> nn.Module:
 
 
 def optimizer_of(net: nn.Module, rate: float) -> torch.optim.Optimizer:
-    """SGD, with adaptive gradient clipping where there is no normalizer."""
+    """SGD, with adaptive gradient clipping for nets without normalizers."""
     sgd = torch.optim.SGD(net.parameters(), rate, momentum=MOMENTUM, nesterov=True)
     return AdaptiveGradientClipping(sgd, net, CLIP) if isinstance(net, NormalizerFreeNet) else sgd
 

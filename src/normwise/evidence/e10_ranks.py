@@ -26,7 +26,7 @@ WINE, CANCER, FLAT, IMAGES, SCENES = "wine", "breast cancer", "digits, flat", "d
 IRIS = "iris"
 TABLES, PICTURES = (WINE, CANCER, FLAT), (IMAGES, SCENES)
 TASKS = (*TABLES, *PICTURES)
-# A row of features has no positions, so InstanceNorm of one has nothing to normalize by.
+# A row of features has no positions, so a pool of InstanceNorm would have a single value.
 CASES = tuple(f"{norm}: {task}" for task in TASKS for norm in NORMS if norm != "InstanceNorm" or task in PICTURES)
 PASSES = {WINE: 6, CANCER: 3, FLAT: 2, IMAGES: 1, SCENES: 1}
 
@@ -91,7 +91,7 @@ def ranks(results: Results, task: str) -> dict[str, int]:
 
 
 def _beaten(results: Results, task: str) -> bool:
-    """Whether another normalizer is ahead of BatchNorm beyond doubt."""
+    """Whether another normalizer is ahead of BatchNorm at 95 % confidence."""
     others = [f"{norm}: {task}" for norm in NORMS if norm != BATCH and f"{norm}: {task}" in CASES]
     return any(results.interval(other, f"{BATCH}: {task}")[0] > 0 for other in others)
 

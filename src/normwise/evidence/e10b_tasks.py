@@ -159,7 +159,7 @@ def judge(results: Results) -> Verdict:
 
 def _listed(norms: list[str]) -> str:
     shown = [norm.replace("none", "no normalizer") for norm in norms]
-    return ", ".join(shown) or "nobody"
+    return ", ".join(shown) or "none of them"
 
 
 def picture(results: Results) -> str:

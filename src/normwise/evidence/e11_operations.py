@@ -26,11 +26,11 @@ CLOSE, FEWER = 0.01, 0.5
 
 
 def small_efficientnet(classes: int, channels: int, width: float) -> nn.Module:
-    """EfficientNet-B0 for pictures of 8×8 pixels, few classes and runs of some hundred steps, where two habits of the
-    authors would leave it at chance.
+    """EfficientNet-B0 for pictures of 8×8 pixels, few classes and runs of some hundred steps.
 
-    Their BatchNorm remembers a hundred steps, so that in evaluation the initial statistics count; and their classifier
-    starts at ±1/√classes, for 10 classes ten times as large as for 1000. Both are PyTorch's here.
+    Two settings of the authors would leave it at chance here, so they are PyTorch's defaults: their BatchNorm averages
+    over a hundred steps, so that in evaluation the initial statistics dominate; and their classifier starts at
+    ±1/√classes, for 10 classes ten times as large as for 1000.
     """
     net = efficientnet("b0", classes, channels, stem="small", width=width, stochastic_depth=0.0)
     net.classifier.reset_parameters()
@@ -64,7 +64,7 @@ def measure(run: TrainingRun) -> dict[str, float]:
     family = FAMILIES[run.name]
     large, small = family.large().eval(), family.small()
     macs, parameters = count_macs(large, (1, 3, SIDE, SIDE)), count_parameters(large)
-    bake(large)  # as it is shipped: weight standardization is a part of training
+    bake(large)  # as deployed: weight standardization is needed for training only
     data = digits()
     losses = fit(small, data.x_train, data.y_train, size=SIZE, epochs=run.epochs, rate=RATE, seed=run.seed)
     return {
@@ -79,7 +79,7 @@ def measure(run: TrainingRun) -> dict[str, float]:
 
 @torch.no_grad()
 def _beside(net: nn.Module, other: nn.Module) -> float:
-    """The processor time of one picture, as a ratio to another net's; the least of some rounds, in turns."""
+    """The processor time for one picture, as a ratio to another net's; the least of some rounds, in turns."""
     x, taken = torch.randn(1, 3, SIDE, SIDE), {net: [], other: []}
     for _ in range(ROUNDS):
         for each in taken:

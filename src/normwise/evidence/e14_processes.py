@@ -60,7 +60,8 @@ def measure(run: TrainingRun) -> dict[str, float]:
 
 
 def _context() -> Any:
-    """A server that has imported all this once makes a process in no time; a plain fork would copy torch's threads."""
+    """A fork server, which has imported everything and starts a process quickly; a plain fork would copy torch's
+    threads."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
@@ -69,7 +70,7 @@ def _context() -> Any:
 
 
 def _work(rank: int, count: int, norm: str, epochs: int, seed: int, folder: str) -> None:
-    """What one process does."""
+    """The main function of one process."""
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     meeting = f"file://{folder}/meeting"
@@ -106,7 +107,7 @@ def train_share(rank: int, count: int, size: int, norm: str, epochs: int, seed: 
 
 
 def average_gradients(parameters: list[nn.Parameter], count: int) -> None:
-    """As DistributedDataParallel does, in one message."""
+    """Average the gradients over the processes, as DistributedDataParallel does, in one message."""
     gradients = [p.grad for p in parameters if p.grad is not None]
     whole = torch.cat([gradient.flatten() for gradient in gradients])
     dist.all_reduce(whole)

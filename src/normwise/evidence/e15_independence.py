@@ -18,7 +18,7 @@ PARTS = ("training", "gradient", "evaluation")
 
 
 def measure(run: TrainingRun) -> dict[str, float]:
-    """By how much the outputs of samples 2 to 4 move when sample 1 becomes another, in training and evaluation; and the
+    """The change of the outputs of samples 2 to 4 when sample 1 is replaced, in training and evaluation; and the
     gradient of their sum of squares with respect to sample 1."""
     x = torch.randn(SHAPE)
     other = x.clone()

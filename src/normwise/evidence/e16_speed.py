@@ -27,7 +27,7 @@ def case_of(norm: str, rate: float) -> str:
 
 
 def measure(run: TrainingRun) -> dict[str, float]:
-    """The steps until the running mean of the training loss is below `REACHED`; all of them where it never is."""
+    """The steps until the running mean of the training loss is below `REACHED`; all steps if it never is."""
     norm, _, rate = run.name.partition(", rate ")
     data = digits()
     x, y = flat(data.x_train), data.y_train
@@ -64,7 +64,7 @@ def judge(results: Results) -> Verdict:
 
 
 def _trains(results: Results, norm: str, rate: float) -> bool:
-    """In every seed."""
+    """Whether the training reaches the loss in every seed."""
     return min(results.values(case_of(norm, rate), name="trained"), default=0.0) == 1.0
 
 

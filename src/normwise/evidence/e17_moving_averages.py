@@ -25,10 +25,10 @@ NAMES = {BATCH: "batch", RENORM: "renorm"}
 
 
 class MovingAverageNorm(nn.Module):
-    """BatchNorm as one should not write it: x̂ = (x − running mean) / √(running variance + ε) in training, too.
+    """A wrong form of BatchNorm: x̂ = (x − running mean) / √(running variance + ε) also in training.
 
-    The gradient does not pass through the averages, so a step along it may scale a layer's input without end: nothing
-    in the backward pass knows that the next averages will follow.
+    The gradient does not pass through the averages: it ignores that the averages will change with the layer's input, so
+    steps along it may scale the input without limit.
     """
 
     def __init__(self, channels: int, momentum: float = 0.1, eps: float = 1e-5) -> None:
@@ -58,7 +58,7 @@ def measure(run: TrainingRun) -> dict[str, float]:
 
 
 def gradients(run: TrainingRun) -> tuple[list[float], float]:
-    """The norm of the gradient in each step, at most `CEILING`, where the training ends; and the last loss."""
+    """The norm of the gradient in each step, at most `CEILING`, at which the training ends; and the last loss."""
     norm, _, rate = run.name.partition(", rate ")
     data = digits()
     x, y = flat(data.x_train), data.y_train

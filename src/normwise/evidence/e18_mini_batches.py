@@ -1,4 +1,4 @@
-"""E18: how far the statistics of a mini-batch are from those of the whole."""
+"""E18: the distance of a mini-batch's statistics from those of the whole data."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def judge(results: Results) -> Verdict:
 
 
 def _slope(results: Results, case: str) -> float:
-    """Of log spread against log batch size, by least squares."""
+    """The slope of log spread against log batch size, by least squares."""
     points = [(math.log(size), math.log(results.mean(case, size))) for size in results.sizes()]
     middle = [sum(values) / len(points) for values in zip(*points, strict=True)]
     top = sum((x - middle[0]) * (y - middle[1]) for x, y in points)

@@ -1,4 +1,4 @@
-"""E19: BatchNorm and InstanceNorm in a generator that makes pictures from pictures."""
+"""E19: BatchNorm and InstanceNorm in a generator that translates pictures."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SIZES = (1, 4, 16)
 RATE, PICTURES_OF_EPOCH, MOST_STEPS = 1e-3, 640, 60
 CYCLE, TESTED, SHOWN = 10.0, 256, 10
 
-#: What each domain makes of a digit in (-1, 1). The net is never shown a digit and its counterpart together.
+#: The map from a digit in (-1, 1) to each domain. The training has no pairs of a digit and its counterpart.
 DOMAINS: dict[str, Callable[[Tensor], Tensor]] = {
     "as written": lambda x: x,
     "negative": lambda x: -x,
@@ -36,7 +36,7 @@ DOMAINS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def in_domains(x: Tensor, labels: Tensor) -> Tensor:
-    """Each digit as its domain has it."""
+    """Each digit in the form of its domain."""
     every = torch.stack([change(x) for change in DOMAINS.values()])
     return every[labels, torch.arange(len(x))]
 
@@ -51,7 +51,7 @@ def _pictures() -> tuple[Tensor, Tensor]:
 
 @lru_cache(maxsize=32)
 def trained(case: str, size: int, seed: int, epochs: int) -> Translator:
-    """StarGAN's game: real or made, of which domain, and back again to the picture that was given."""
+    """Train by StarGAN's losses: real or generated, the domain, and the reconstruction of the given picture."""
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
         net, critic = (
@@ -74,7 +74,7 @@ def trained(case: str, size: int, seed: int, epochs: int) -> Translator:
 
 @torch.no_grad()
 def measure(run: TrainingRun) -> dict[str, float]:
-    """How far held-out digits in another domain are from what they should be, where 1 is as far as the given ones."""
+    """The distance of translated held-out digits from the correct ones; 1 is the distance of the given digits."""
     with torch.enable_grad():
         net = trained(run.name, run.batch_size, run.seed, run.epochs)
     digit = _pictures()[1][:TESTED]

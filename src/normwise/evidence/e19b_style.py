@@ -20,7 +20,7 @@ SIZES = (1, 4, 16)
 
 
 def measure(run: TrainingRun) -> dict[str, float]:
-    """The objective that is left in three places, 1 for the photograph as it is, in evaluation and in training mode."""
+    """The remaining objective on three places, in evaluation and in training mode; 1 is that of the photograph."""
     net = trained(run.name, run.batch_size, run.seed, run.epochs)
     left = _left(net)
     net.train()
@@ -69,7 +69,7 @@ def picture(results: Results) -> str:
 
 
 def exhibit(epochs: int) -> Image:
-    """Three places of the photographs, and what the first seed's nets make of them."""
+    """Three places of the photographs, and their paintings by the nets of the first seed."""
     given = torch.stack(places())
     rows = {"photographs": given}
     for case in NORMS:

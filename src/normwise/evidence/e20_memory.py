@@ -25,8 +25,8 @@ GROWS, SHRINKS = 0.5, 1.5
 
 
 def measure(run: TrainingRun) -> dict[str, float]:
-    """The peak of allocated memory in a training step, what is kept for the backward pass, and what of that the
-    normalizers keep; in MiB."""
+    """In MiB: the peak of allocated memory in a training step, the tensors kept for the backward pass, and the part of
+    these that normalizers keep."""
     share = run.batch_size // PROCESSES if run.name == SHARED else run.batch_size
     net = resnet(8, NORMS[run.name], in_channels=3)
     x, y = torch.randn(share, 3, SIDE, SIDE), torch.randint(10, (share,))
@@ -53,7 +53,7 @@ def measure(run: TrainingRun) -> dict[str, float]:
 
 @contextmanager
 def counted(net: nn.Module) -> Iterator[dict[str, int]]:
-    """Bytes that are kept for the backward pass of what runs in the block, each storage once."""
+    """Count the bytes that operations in the block keep for the backward pass, each storage once."""
     kept, seen = {"normalizers": 0, "others": 0}, set()
     known = {p.untyped_storage().data_ptr() for p in net.parameters()}
     inside: list[nn.Module] = []

@@ -1,4 +1,4 @@
-"""What an experiment is: a claim, how it is tried, and the rule by which the numbers decide."""
+"""Experiments: a claim, a protocol, and the rule for the verdict."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ OUTCOMES = (HOLDS, DOES_NOT_HOLD, HOLDS_WHEN, UNDECIDED)
 
 
 class Verdict(NamedTuple):
-    """One of `OUTCOMES`, and the numbers that say so in a sentence."""
+    """One of `OUTCOMES`, and a sentence with the numbers."""
 
     outcome: str
     sentence: str
 
 
 class Results:
-    """The rows of an experiment, asked by case and size."""
+    """The rows of an experiment, accessed by case and size."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
         self.rows = [row for row in rows if row["status"] == "finished"]
@@ -42,14 +42,14 @@ class Results:
         return sorted({row["batch_size"] for row in self.rows})
 
     def values(self, case: str, size: int | None = None, name: str | None = None) -> list[float]:
-        """A metric of the runs of a case, by seed; `name` is another one than the experiment's own,
-        and runs that do not have it are left out."""
+        """The metric of the runs of a case, by seed; `name` selects another one than the experiment's own, and runs
+        without it are left out."""
         chosen = [row for row in self.rows if row["norm"] == case and size in (None, row["batch_size"])]
         found = [row["value"] if name is None else row["metrics"].get(name) for row in chosen]
         return [value for value in found if value is not None]
 
     def mean(self, case: str, size: int | None = None, name: str | None = None) -> float:
-        """The mean over the seeds, NaN where there is no run."""
+        """The mean over the seeds; NaN without any run."""
         values = self.values(case, size, name)
         return statistics.fmean(values) if values else math.nan
 
@@ -61,11 +61,11 @@ class Results:
     def shown(
         self, case: str, size: int | None = None, name: str | None = None, *, scale: float = 1.0
     ) -> tuple[float, float]:
-        """Mean and spread times `scale`, as a bar is drawn; 100 makes a share per cent."""
+        """Mean and spread times `scale`, for a bar; `scale=100` converts a share to per cent."""
         return scale * self.mean(case, size, name), scale * self.spread(case, size, name)
 
     def over_sizes(self, case: str, *, scale: float = 1.0) -> list[tuple[float, float, float]]:
-        """Batch size, mean and spread, as a line is drawn."""
+        """Batch size, mean and spread, for a line."""
         return [(size, *self.shown(case, size, scale=scale)) for size in self.sizes()]
 
     def interval(self, case: str, other: str, size: int | None = None, name: str | None = None) -> tuple[float, float]:
@@ -81,22 +81,22 @@ class Results:
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """A claim of the articles and how it is tried.
+    """A claim of the articles and its experiment.
 
     Attributes:
         number: "E2" and so on.
-        claim, claim_ja: what is claimed, in English and Japanese.
-        said_in: the articles that say so, by their number in the source list.
-        protocol: what is done, in sentences.
-        rule: how the numbers become a verdict; written before the runs, and what `judge` does.
-        cases: what is compared; a run's `name` is one of them.
-        measure: one run, by its case, batch size and seed; returns the metric and others.
-        metric, direction: what of that is the main number, and which way is better.
-        judge: from results to the verdict.
-        picture: from results to an SVG that shows the claim.
-        exhibit: where nets make pictures, a sheet of those of the first seed, from the number of epochs.
-        sizes: batch sizes, where they matter.
-        seeds, epochs: of the whole experiment; `quick_seeds` and `quick_epochs` of the reduced one.
+        claim, claim_ja: the claim in English and Japanese.
+        said_in: the articles with this claim, by their number in the source list.
+        protocol: the procedure, in sentences.
+        rule: the rule for the verdict, written before the runs; `judge` implements it.
+        cases: the compared cases; a run's `name` is one of them.
+        measure: does one run, given its case, batch size and seed; returns the metric and other numbers.
+        metric, direction: the main number, and whether more or less is better.
+        judge: a function from results to the verdict.
+        picture: a function from results to an SVG that shows the claim.
+        exhibit: for nets that make pictures, a function from the number of epochs to a sheet of the first seed's.
+        sizes: the batch sizes, if they matter.
+        seeds, epochs: those of the full experiment; `quick_seeds` and `quick_epochs` those of the reduced one.
     """
 
     number: str
@@ -124,7 +124,7 @@ _STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.22
 
 
 def student(freedom: int) -> float:
-    """The factor of a 95 % interval of a mean; from 16 degrees of freedom on the value at 15, which is wider.
+    """The factor of a 95 % interval of a mean; above 15 degrees of freedom the value at 15, which is wider.
 
     >>> student(1), student(4), student(100)
     (12.706, 2.776, 2.131)
@@ -133,8 +133,8 @@ def student(freedom: int) -> float:
 
 
 def more_than_half(total: int) -> int:
-    """So many of them are more than half beyond doubt (sign test): of fair coins so many or more fall on one side in
-    at most 5 of 100 cases. One more than all for less than five.
+    """The least count that shows, by a sign test at 95 %, that more than half of all cases succeed: of `total` fair
+    coins so many or more show heads with a probability of at most 5 %. `total + 1` if `total` is less than 5.
 
     >>> more_than_half(12), more_than_half(20), more_than_half(4)
     (10, 15, 5)

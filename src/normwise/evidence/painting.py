@@ -1,4 +1,4 @@
-"""A small feed-forward net that paints photographs in a style: what the experiments on style transfer share."""
+"""A small feed-forward net that paints photographs in a style, for the experiments on style transfer."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def trained(case: str, size: int, seed: int, epochs: int) -> nn.Module:
 
 
 def objective(painted: Tensor, crops: Tensor) -> Tensor:
-    """What the net is trained to lower: far from the photograph in the style's colours, from the style's textures (Gram
+    """The training objective: the distances from the photograph in the style's colours, from the style's textures (Gram
     matrices), and from the photograph's content."""
     features, target = _features(), _in_colors(crops)
     maps = features(painted)
@@ -71,7 +71,7 @@ def _textures() -> StyleTargets:
 
 @lru_cache(maxsize=1)
 def _features() -> Features:
-    """Random convolutions: they know textures and colours, which is enough for waves."""
+    """Random convolutions, which represent textures and colours; that is enough for waves."""
     with torch.random.fork_rng([]):
         torch.manual_seed(0)
         return vgg_features(vgg_trunk((2, 2), width=16), "random", trained=False)

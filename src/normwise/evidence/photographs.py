@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .classifying import Task
 
-#: How a piece looks by day, in haze, at night and in glare: pixels in [0, 1] to the same.
+#: Functions of pixels in [0, 1] that show a piece by day, in haze, at night and in glare.
 WEATHERS: dict[str, Callable[[Tensor], Tensor]] = {
     "day": lambda x: x,
     "haze": lambda x: 0.3 * x + 0.55,

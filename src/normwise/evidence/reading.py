@@ -13,7 +13,7 @@ RESULTS = Path(__file__).with_name("results")
 
 
 def judged(experiment: Experiment, rows: Sequence[Row]) -> Verdict:
-    """The verdict that the experiment's rule gives; undecided where a case has no finished run."""
+    """The verdict by the experiment's rule; undecided if a case has no finished run."""
     results = Results(rows)
     missing = [case for case in experiment.cases if case not in results.cases()]
     if missing:
@@ -23,7 +23,7 @@ def judged(experiment: Experiment, rows: Sequence[Row]) -> Verdict:
 
 
 def read_committed(experiment: Experiment) -> Verdict | None:
-    """The verdict on the results that come with the package; None where there are none."""
+    """The verdict on the results that come with the package; None if there are none."""
     rows = committed_rows(experiment)
     return judged(experiment, rows) if rows else None
 

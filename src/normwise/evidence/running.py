@@ -1,4 +1,4 @@
-"""Running an experiment: `compare` does it, with its storage, resume and workers."""
+"""Run an experiment by `compare`, with its storage, resumption and workers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .experiment import Experiment, Row
 
 @dataclass(frozen=True)
 class Case:
-    """A case of an experiment in the place of a normalizer: only its name counts."""
+    """A case of an experiment, passed to `compare` as a normalizer; only its name is used."""
 
     name: str
 
@@ -35,13 +35,13 @@ def run_experiment(
     jobs: int = 1,
     on_event: Listener | None = None,
 ) -> list[Row]:
-    """The rows of an experiment; what `out` holds already is not run again.
+    """The rows of an experiment; runs that `out` holds are not repeated.
 
     Args:
         experiment: one of `EXPERIMENTS`.
-        out: a folder for all experiments; this one writes to its own in it.
-        quick: the reduced size.
-        jobs: processes that do runs at a time.
+        out: a folder for all experiments, with a subfolder for each.
+        quick: whether to run the reduced size.
+        jobs: the number of processes that do runs at the same time.
         on_event: as in `compare`.
     """
     return compare(
@@ -60,11 +60,11 @@ def run_experiment(
 
 
 def folder_of(experiment: Experiment, out: Path, quick: bool) -> Path:
-    """Where an experiment keeps its rows; the reduced one apart from the whole."""
+    """The folder for the rows of an experiment; the reduced size has a separate one."""
     return out / (f"{experiment.number}-quick" if quick else experiment.number)
 
 
 def runs_of(experiment: Experiment, quick: bool) -> int:
-    """How many runs an experiment has."""
+    """The number of runs of an experiment."""
     seeds = experiment.quick_seeds if quick else experiment.seeds
     return len(experiment.cases) * len(experiment.sizes) * seeds

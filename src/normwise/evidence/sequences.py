@@ -17,14 +17,14 @@ from .classifying import CLIP
 
 COLUMNS, FEATURES, WIDTH, HEADS = 8, 8, 32, 4
 
-#: What `SequenceNorm` takes, and `StepNorm`.
+#: The names for `SequenceNorm` and `StepNorm`.
 LAYER, BATCH, BATCH_LENGTHS = "LayerNorm", "BatchNorm", "BatchNorm with lengths"
 GROUP, INSTANCE, OF_A_STEP = "GroupNorm", "InstanceNorm", "InstanceNorm of a step"
 PER_STEP, SHARED = "BatchNorm of each step", "BatchNorm of all steps"
 
 
 class Sequences(NamedTuple):
-    """`x`: ``[N, L, 8]``, zero behind each sequence's end; its length; the digit at its end."""
+    """`x`: ``[N, L, 8]``, zero behind each sequence's end; the lengths; the digits at the ends."""
 
     x: Tensor
     lengths: Tensor
@@ -45,8 +45,8 @@ def draw(images: Tensor, labels: Tensor, count: int, least: int, most: int) -> S
 class SequenceNorm(nn.Module):
     """A normalizer of ``[N, L, C]``: LayerNorm at each position, the others over positions, too.
 
-    All but the plain BatchNorm are told the lengths, so that what lies behind an end does not count. InstanceNorm of a
-    step sees one value per channel and sample, of which nothing is left but its bias.
+    All but the plain BatchNorm get the lengths, so that padding does not count. InstanceNorm of a step has one value
+    per channel and sample, so its output is its bias.
     """
 
     def __init__(self, name: str, channels: int) -> None:
@@ -97,9 +97,8 @@ class Recurrent(nn.Module):
 class StepNorm(nn.Module):
     """A normalizer of ``[N, C]`` inside a recurrence, at one step after another.
 
-    BatchNorm pools over the sequences that go on at that step. `PER_STEP` remembers statistics of each step, as
-    sequences that begin together ask for, and beyond the last step of the training takes those of the last; `SHARED`
-    has one memory for all steps.
+    BatchNorm pools over the sequences that have not ended at that step. `PER_STEP` has running statistics for each
+    step, and beyond the last step of the training uses those of the last; `SHARED` has common ones for all steps.
     """
 
     def __init__(self, name: str, channels: int, steps: int) -> None:
@@ -119,7 +118,7 @@ class StepNorm(nn.Module):
             return 0 * x + layer.bias
         if self.name in (LAYER, GROUP):
             return layer(x)
-        layer.train(self.training and int(going_on.sum()) > 1)  # one sequence alone has no variance over the batch
+        layer.train(self.training and int(going_on.sum()) > 1)  # a single sequence has no variance over the batch
         return torch.zeros_like(x).index_put((going_on,), layer(x[going_on])) if layer.training else layer(x)
 
 
@@ -200,7 +199,7 @@ def learn(
 
 @torch.no_grad()
 def reads(net: nn.Module, images: Tensor, labels: Tensor, digits: tuple[int, int], count: int) -> float:
-    """The share of drawn sequences that a net reads rightly in evaluation."""
+    """The share of drawn sequences that a net classifies correctly in evaluation."""
     net.eval()
     x, lengths, y = draw(images, labels, count, *digits)
     return float((net(x, lengths).argmax(1) == y).float().mean())

@@ -1,4 +1,4 @@
-"""Pictures that nets have made, as rows of a sheet."""
+"""Sheets of pictures made by nets."""
 
 from __future__ import annotations
 
@@ -26,6 +26,6 @@ def sheet(rows: Mapping[str, Tensor], side: int = SIDE) -> Image:
 
 
 def _strip(pictures: Tensor, side: int) -> Tensor:
-    """Side by side with white between them."""
+    """The pictures side by side, with white gaps."""
     large = F.interpolate(pictures.clamp(0, 1), (side, side)).expand(-1, 3, -1, -1)
     return torch.cat(list(F.pad(large, (GAP, 0), value=1.0)), 2)

@@ -1,4 +1,4 @@
-"""What `normwise evidence` shows."""
+"""The output of `normwise evidence`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .running import folder_of
 
 
 class Progress:
-    """Says which experiment runs, and each run of it that is finished."""
+    """Prints the running experiment and each of its finished runs."""
 
     def __init__(self, console: Console, experiment: Experiment) -> None:
         self.console, self.experiment = console, experiment
@@ -37,14 +37,14 @@ class Progress:
 
 
 def lines_of(experiment: Experiment, verdict: Verdict | None) -> list[str]:
-    """The claim with its verdict."""
+    """The claim and its verdict as lines of text."""
     if verdict is None:
         return [f"{experiment.number} not run yet: {experiment.claim}."]
     return [f"{experiment.number} {verdict.outcome}: {experiment.claim}.", f"   {verdict.sentence}"]
 
 
 def picture_of(experiment: Experiment, rows: Sequence[Row]) -> str:
-    """The picture with the claim, the verdict and what its error bars are."""
+    """The picture with the claim, the verdict and the meaning of the error bars."""
     seeds = len({row["seed"] for row in rows})
     picture = experiment.picture(Results(rows))
     note = f"{seeds} seeds" if seeds > 1 else "1 seed"
@@ -61,7 +61,7 @@ def in_short(verdict: Verdict) -> str:
 
 
 def write_pictures(experiment: Experiment, rows: Sequence[Row], out: Path, quick: bool, console: Console) -> None:
-    """The picture of an experiment beside its rows, and what its nets have made."""
+    """Write the picture of an experiment next to its rows, and the sheet of pictures made by its nets."""
     folder = folder_of(experiment, out, quick)
     path = folder / f"{experiment.number}.svg"
     files.replace(path, picture_of(experiment, rows))

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def take_step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    """Down the gradient of a loss."""
+    """One step of the optimizer along the gradient of a loss."""
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()

@@ -1,4 +1,4 @@
-"""See the signal: what each layer, block and residual branch does to the mean and the variance of its channels."""
+"""Measure and predict the signal: mean and variance of the channels after each layer, block and residual branch."""
 
 from .assertions import assert_signal as assert_signal
 from .diagnosing import diagnose as diagnose

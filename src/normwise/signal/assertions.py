@@ -1,4 +1,4 @@
-"""The signal as a test of one's own."""
+"""`assert_signal`: bounds for the signal in the tests of a user's network."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ REMEDIES = {
     "high": "The variance grows: scale the branches down (SkipInit; x + alpha * f(beta * x)), normalize, or start from "
     "smaller weights.",
     "low": "The signal dies out: start from weights with the activation's gain (gamma of ScaledWSConv2d, "
-    "nn.init.kaiming_normal_), and look at small maps, where zero padding takes its share.",
+    "nn.init.kaiming_normal_), and check small maps, where zero padding reduces the variance.",
     "mean": "The mean shifts: use weights without a mean (ScaledWSConv2d, scaled_weight_standardization) or a "
     "normalizer that subtracts the mean.",
-    "broken": "Values are NaN or infinite: look at the first of these places.",
+    "broken": "Values are NaN or infinite: check the first of these places.",
 }
 
 
@@ -33,22 +33,23 @@ def assert_signal(
     skip_gain: float | None = 1.0,
     forward: Forward | None = None,
 ) -> Trace:
-    """Assert that the signal of a model stays within bounds: for the tests of your own network.
+    """Assert that the signal of a model stays within bounds; for use in the tests of your own network.
 
     Args:
         model: a module, measured by `trace` with batch statistics; or a trace (also a predicted one).
-        input: as `trace` takes it; None is Gaussian noise that suits the first layer.
+        input: as for `trace`; None is Gaussian noise in a shape that fits the first layer.
         variance: the lowest and the highest average channel variance; None leaves it out.
         squared_mean: the highest average channel squared mean; None leaves it out.
-        kinds: which taps: any of ``"block"``, ``"branch"``, ``"layer"``. None takes blocks and branches, and the layers
-            of a model without residual blocks.
-        skip_gain: of SkipInit, meanwhile; 1 as in the paper, since the initial 0 hides the branches.
+        kinds: the checked taps: any of ``"block"``, ``"branch"``, ``"layer"``. None checks blocks and branches, or the
+            layers of a model without residual blocks.
+        skip_gain: the value of SkipInit's gains during the measurement; 1 as in the paper, because at the initial 0 the
+            branches contribute nothing.
         forward: as in `trace`.
 
-    Returns the trace. Raises AssertionError, with the modules, their numbers and a remedy for each kind of violation;
-    ValueError for bounds that nothing can meet.
+    Returns the trace. Raises AssertionError with the modules, their numbers and a remedy for each violated bound;
+    ValueError for bounds that cannot be met.
 
-    The default bounds are what normalizer-free residual networks keep (Brock, De and Smith 2021, arXiv:2101.08692).
+    The default bounds hold for normalizer-free residual networks (Brock, De and Smith 2021, arXiv:2101.08692).
 
     >>> import normwise as nw
     >>> net = nw.nets.nf_resnet26(stem="small")
@@ -62,7 +63,7 @@ def assert_signal(
     measured = model if isinstance(model, Trace) else trace(model, input, skip_gain=skip_gain, forward=forward)
     taps = [tap for tap in measured.taps if tap.kind in _kinds(measured, kinds)]
     if not taps:
-        raise ValueError(f"assert_signal: {measured.model} has no {' or '.join(kinds or ())} to look at.")
+        raise ValueError(f"assert_signal: {measured.model} has no {' or '.join(kinds or ())} to check.")
     violations = [(tap, reason, text) for tap in taps for reason, text in _violations(tap, variance, squared_mean)]
     if violations:
         raise AssertionError(_message(measured, taps, violations))

@@ -1,4 +1,4 @@
-"""Which axis of an activation holds its channels: told by the operation that made it, or carried along to it."""
+"""Find the channel axis of an activation, from its operation or from the channel axis of the operation's input."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 
 from torch import Tensor
 
-# Operations over space: the channels stand before as many spatial axes as the name says.
+# Operations over space: the channel axis is before the spatial axes, whose number is in the name.
 OVER_SPACE = re.compile(r"(?:conv|conv_transpose|\w*pool|unpool)([123])d$")
 CHANNELS_SECOND = frozenset({"batch_norm", "instance_norm", "group_norm", "local_response_norm"})
 CHANNELS_LAST = frozenset(
@@ -18,7 +18,7 @@ CHANNELS_LAST = frozenset(
 
 
 def axis_by_operation(name: str, out: Tensor) -> int | None:
-    """The axis where the operation itself decides it; None where it depends on the input."""
+    """The channel axis of an operation's output if the operation determines it; None if it depends on the input."""
     if name in CHANNELS_LAST:
         return out.dim() - 1
     if name in CHANNELS_SECOND:
@@ -28,7 +28,7 @@ def axis_by_operation(name: str, out: Tensor) -> int | None:
 
 
 def carried_axis(source: Tensor, axis: int, out: Tensor) -> int | None:
-    """Where the channels on ``axis`` of ``source`` stand in ``out``, made from it by anything else; None if unclear."""
+    """The axis in ``out`` of the channels on ``axis`` of ``source``, for any other operation; None if unclear."""
     if out.shape == source.shape and out.stride() == source.stride():
         return axis
     if out.numel() == source.numel():
@@ -40,7 +40,7 @@ def carried_axis(source: Tensor, axis: int, out: Tensor) -> int | None:
 
 
 def default_axis(x: Tensor) -> int:
-    """Without anything to go by: ``[N, C, *space]``, and ``[N, L, C]`` for three dimensions."""
+    """The axis without any information: that of ``[N, C, *space]``, and of ``[N, L, C]`` for three dimensions."""
     return {1: 0, 3: 2}.get(x.dim(), 1)
 
 
@@ -49,14 +49,14 @@ def _shares_memory(source: Tensor, out: Tensor) -> bool:
 
 
 def _by_stride(source: Tensor, axis: int, out: Tensor) -> int | None:
-    """A view keeps the channels' stride, whatever it permutes; one that merges axes keeps their position."""
+    """For a view: the axis with the stride of the channels, which permutations keep."""
     wanted = (source.shape[axis], source.stride(axis))
     found = [i for i in range(out.dim()) if (out.shape[i], out.stride(i)) == wanted]
     return found[0] if len(found) == 1 else _by_position(source, axis, out)
 
 
 def _by_position(source: Tensor, axis: int, out: Tensor) -> int | None:
-    """The first axis before which there are as many values as before the channels."""
+    """The first axis with as many values before it as before the channels."""
     if out.shape == source.shape:
         return axis
     before = math.prod(source.shape[:axis])

@@ -1,4 +1,4 @@
-"""The batches of whatever was given, and how a model is called on one."""
+"""The batches of an input of any form, and how a model is called on one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .modules import tensors_in
 
 Forward = Callable[[nn.Module, Any], Any]
 MANY = 3
-"""From so many tensors of one shape on a list is batches without targets; two may be an input and its target."""
+"""A list of at least so many tensors of one shape is a list of batches; two may be an input and its target."""
 
 
 def is_batch(model: nn.Module, source: Any) -> bool:
@@ -25,9 +25,9 @@ def is_batch(model: nn.Module, source: Any) -> bool:
 
 
 def batches_of(model: nn.Module, source: Any, limit: int) -> Iterator[Any]:
-    """One batch as it is; of a loader or a list of batches the first ones.
+    """A single batch, or the first ``limit`` batches of a loader or a list.
 
-    Raises TypeError for what is neither, ValueError for none.
+    Raises TypeError for other sources, ValueError if there is no batch.
     """
     if is_batch(model, source):
         yield source
@@ -52,11 +52,11 @@ def _instead(source: Any) -> str:
 
 
 def _holds_batches(model: nn.Module, items: Sequence[Any]) -> bool:
-    """Whether these are batches of one kind: pairs, dicts, or many tensors, and not the arguments of one call."""
+    """Whether the items are batches of equal structure (pairs, dicts, or many tensors), not arguments of one call."""
     if isinstance(items, tuple) and (hasattr(items, "_fields") or len(items) == _required(model)):
         return False
-    kinds = {_kind(item) for item in items}
-    if len(kinds) != 1:
+    structures = {_structure(item) for item in items}
+    if len(structures) != 1:
         return False
     if isinstance(items[0], Tensor):
         alike = items[0].dim() > 1 and items[0].is_floating_point() and len({x.shape[1:] for x in items}) == 1
@@ -64,24 +64,24 @@ def _holds_batches(model: nn.Module, items: Sequence[Any]) -> bool:
     return isinstance(items[0], (tuple, list, Mapping)) and any(True for _ in tensors_in(items[0]))
 
 
-def _kind(item: Any) -> Any:
-    """What a batch consists of; batches of one loader agree in it."""
+def _structure(item: Any) -> Any:
+    """The structure of a batch, which is equal for all batches of one loader."""
     if isinstance(item, (tuple, list)):
         return type(item), tuple(Tensor if isinstance(part, Tensor) else type(part) for part in item)
     return (dict, frozenset(item)) if isinstance(item, Mapping) else type(item)
 
 
 def call_for(model: nn.Module, source: Any) -> Forward:
-    """How the model is called on the batches of this source where no ``forward=`` is given."""
+    """The function that calls the model on batches of this source if no ``forward=`` is given."""
     return run if is_batch(model, source) else _run_on_loaded
 
 
 def run(model: nn.Module, batch: Any) -> Any:
     """Call the model on a batch.
 
-    A tuple is the positional arguments. Of a list (what a loader makes of (input, target)) the arguments that `forward`
-    requires, as of a tuple of more than it takes. Of a dict those that it has names for; one without such names is an
-    argument as it is. Raises ValueError where a batch that the model does not take is no fault of the model's.
+    A tuple holds the positional arguments. Of a list (such as (input, target) from a loader), and of a tuple with too
+    many items, only the required arguments of `forward` are used. Of a dict the entries that are parameters of
+    `forward` are used; a dict without such entries is one argument. Raises ValueError if the batch does not fit.
     """
     args, kwargs = _arguments(model, batch)
     try:
@@ -94,7 +94,7 @@ def run(model: nn.Module, batch: Any) -> Any:
 
 
 def _run_on_loaded(model: nn.Module, batch: Any) -> Any:
-    """A loader's tuple is (input, target), as its list is."""
+    """Call the model on a loader's batch, where a tuple is (input, target), like a list."""
     plain = isinstance(batch, tuple) and not hasattr(batch, "_fields")
     return run(model, list(batch) if plain else batch)
 
@@ -111,7 +111,7 @@ def _arguments(model: nn.Module, batch: Any) -> tuple[Sequence[Any], Mapping[str
 
 
 def _why_not(model: nn.Module, batch: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
-    """Why a model cannot be called on such a batch, in a sentence; None where the error is the model's own."""
+    """Why a model cannot be called on such a batch, in a sentence; None if the error comes from the model itself."""
     name = f"{type(model).__name__}.forward({', '.join(p.name for p in _parameters(model))})"
     own = "pass forward=lambda model, batch: ... that calls the model on it"
     if not any(True for _ in tensors_in(batch)):
@@ -142,13 +142,13 @@ def _required(model: nn.Module) -> int:
 
 
 def _most(model: nn.Module) -> float:
-    """How many positional arguments the model takes at most."""
+    """The largest number of positional arguments of the model's forward."""
     several = any(p.kind is p.VAR_POSITIONAL for p in _parameters(model))
     return float("inf") if several else len(_positional(model))
 
 
 def _known(model: nn.Module, batch: Mapping[Any, Any]) -> dict[str, Any]:
-    """The entries that are arguments of the model; none where one that it requires is missing."""
+    """The entries that are arguments of the model; empty if a required one is missing."""
     parameters = _parameters(model)
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return dict(batch)

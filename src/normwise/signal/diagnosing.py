@@ -14,7 +14,7 @@ from .diagnosis.findings import Finding, Findings
 from .diagnosis.gathering import gather
 from .modules import unwrapped
 
-# In the order in which findings of one severity stand: what breaks a net, the faults, what they lead to, waste.
+# The rules in the order of their findings within one severity: fatal problems, faults, their consequences, waste.
 RULES: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
     finite_rules.not_finite,
     finite_rules.poisoned_statistics,
@@ -45,25 +45,24 @@ def diagnose(
     forward: Forward | None = None,
     batches: int = 8,
 ) -> Findings:
-    """Say what is wrong with the signal of a model: where, by how much, and what to do about it.
+    """Find problems of a model's signal: where they are, how large, and what to do about them.
 
-    Looks for values that are not finite, in the data, the weights, the outputs, the loss and the gradients; variance
-    that is multiplied from block to block or dies out, mean shift, dead layers, gradients that vanish or explode;
-    batches of different domains; running statistics that are stale, poisoned by NaN, missing or of the last batch
-    alone, dropout in front of BatchNorm, batches too small for it, and a gap between training and evaluation; one value
-    per channel or group, what another tool's conversion lost, normalizers in a row, and biases that a normalizer
-    removes. Worst first, and causes before what they lead to. The page "signal" of the docs says what each rule takes
-    for wrong.
+    It looks for values that are not finite, in the data, the weights, the outputs, the loss and the gradients; for
+    variance that grows by a factor from block to block or vanishes, mean shift, dead layers, vanishing or exploding
+    gradients; for batches of different domains; for running statistics that are stale, contain NaN, are missing or come
+    from the last batch only, dropout in front of BatchNorm, batches too small for it, and a gap between training and
+    evaluation; for one value per channel or group, losses by the conversion of another tool, normalizers in a row, and
+    biases that a normalizer removes. The worst come first, and causes before their consequences. The page "signal" of
+    the docs has the criterion of each rule.
 
     Args:
-        model: any module; it is given back as it was.
-        data: as `trace` takes it: None or a shape for noise; a batch, a list of batches or a loader, also one that can
-            be read once. What a net remembers of its data (stale statistics, train-eval gap) can only be judged on
-            data, and of a net that has been trained.
-        skip_gain, forward, batches: as in `trace`. Where ``forward`` returns a loss, the gradients are the loss's, and
-            the gap between training and evaluation is that of what the model gives.
+        model: any module; it is unchanged afterwards.
+        data: as for `trace`: None or a shape for noise; a batch, a list of batches or a loader, also one that can be
+            read only once. Stale statistics and a train-eval gap can only be found with data, and in a trained net.
+        skip_gain, forward, batches: as in `trace`. If ``forward`` returns a loss, the gradients are those of the loss,
+            and the gap between training and evaluation is measured at the output of the model.
 
-    Raises what `trace` raises; one value per channel, at which BatchNorm raises, is a finding.
+    Raises the errors of `trace`; one value per channel, for which BatchNorm raises an error, is a finding instead.
 
     >>> from torch import nn
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())

@@ -1,4 +1,4 @@
-"""Where each tensor of a forward pass comes from: enough of the graph to know a residual addition when it happens."""
+"""Where each tensor of a forward pass comes from: the part of the graph needed to recognize residual additions."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from .readings import Reading
 
 
 class Node:
-    """One activation: its ancestors (itself included) as the bits of an integer, and what is known of it.
+    """One activation: its ancestors (itself included) as the bits of an integer, and its relations to others.
 
-    scaled: the activation of which this one is a multiple by something constant.
+    scaled: the activation of which this one is a constant multiple.
     moved: the activation of which this one is a rearrangement.
-    inside: the call of a leaf module in which it arose, None elsewhere and for the outputs of the call.
+    inside: the call of a leaf module in which it was computed; None elsewhere and for the outputs of the call.
     """
 
     __slots__ = ("ancestors", "axis", "index", "inside", "moved", "reading", "scaled")
@@ -32,7 +32,7 @@ class Node:
 
 
 class Residual(NamedTuple):
-    """The operands of a residual addition, and the activation that came to both."""
+    """The operands of a residual addition, and the activation from which both were computed."""
 
     skip: Node
     branch: Node
@@ -53,7 +53,7 @@ class Flow:
     def of(self, x: Tensor) -> Node | None:
         """The node of ``x``, or None for a constant.
 
-        A tensor that no one saw arise (from a kernel outside PyTorch's functions) may come from anything before it.
+        A tensor of unknown origin (from a kernel outside PyTorch's functions) counts as computed from all before it.
         """
         if id(x) in self._constant_ids:
             return None
@@ -66,7 +66,7 @@ class Flow:
         return known
 
     def knows(self, x: Tensor) -> bool:
-        """Whether ``x``, as it is now, has been recorded."""
+        """Whether ``x`` in its present version has been recorded."""
         entry = self._known.get(id(x))
         return entry is not None and entry[0]() is x and entry[1] == x._version
 
@@ -75,7 +75,7 @@ class Flow:
         self._inputs |= 1 << node.index
 
     def add(self, x: Tensor, parents: Iterable[Node], axis: int | None, *, layer: bool = False) -> Node | None:
-        """Record ``x`` as made of ``parents``; of none it is a constant."""
+        """Record ``x`` as computed from ``parents``; without parents it is a constant."""
         ancestors = 0
         for parent in parents:
             ancestors |= parent.ancestors
@@ -88,7 +88,7 @@ class Flow:
         return node
 
     def mark_layer(self, node: Node) -> None:
-        """A layer made this activation: what residual branches consist of."""
+        """Note that a layer computed this activation; residual branches consist of layers."""
         self._layers |= 1 << node.index
 
     def share(self, x: Tensor, node: Node) -> None:
@@ -96,10 +96,10 @@ class Flow:
         self._put(x, node)
 
     def residual(self, a: Node, b: Node) -> Residual | None:
-        """Which of two summands is the skip and which the residual branch; None where the sum is not residual.
+        """Which of two summands is the skip and which the residual branch; None if the sum is not residual.
 
-        It is residual where one activation came to both summands, and to one of them through more layers: that is the
-        branch. The other is the activation itself or a projection of it. Of equally many layers (the gates of a
+        It is residual if both summands were computed from one activation, one of them through more layers: that is the
+        branch. The other is the activation itself or a projection of it. With equally many layers (the gates of a
         recurrent cell, two terms of attention's scores) neither is a shortcut.
         """
         common = a.ancestors & b.ancestors
@@ -107,7 +107,7 @@ class Flow:
             return None
         origin = self._nodes[common.bit_length() - 1]
         sources = (a.ancestors | b.ancestors) & self._inputs
-        # A condition (a time embedding, say) enters every block and joins what came from the first input.
+        # A condition (a time embedding, say) enters every block, so it is ignored if an input is also common.
         if sources and not origin.ancestors & (sources & -sources):
             return None
         in_a, in_b = (((n.ancestors & ~origin.ancestors) & self._layers).bit_count() for n in (a, b))
@@ -117,7 +117,7 @@ class Flow:
 
     @property
     def size(self) -> int:
-        """How many nodes there are."""
+        """The number of nodes."""
         return len(self._nodes)
 
     def _new(self, ancestors: int, axis: int | None) -> Node:
@@ -133,8 +133,8 @@ class Flow:
 def branch_end(node: Node) -> Node:
     """The end of a residual branch: before gains, scales, stochastic depth and rearrangements.
 
-    A multiplication inside of a leaf module (the weight of a hand-written normalizer) belongs to the module, unless the
-    module does nothing else: what arises inside is not measured.
+    A multiplication inside a leaf module (the weight of a hand-written normalizer) belongs to the module, unless the
+    module does nothing else: activations inside leaf modules are not measured.
     """
     end, at = node, node
     while True:

@@ -1,4 +1,4 @@
-"""One forward pass, watched: the functions it calls for residual additions, the modules for their outputs."""
+"""Observe one forward pass: its function calls, to find residual additions, and its modules, for their outputs."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from .sightings import Sightings
 
 
 class ForwardPass:
-    """Watches a model while it is entered; then `sightings` holds what was measured.
+    """Context manager that observes a model; afterwards `sightings` holds the measurements.
 
     blocks: modules whose outputs count as residual additions, by name, each with the module whose output is the end of
-        the branch, or None. Additions inside of them are not looked for.
-    heard: measure the gradients of the activations in the backward pass, too, and call this at each.
-    start_gradients: let the graph begin at the first activations, where neither input nor parameters require a
-        gradient; `roots` are those beginnings.
-    root: whether calls of the model itself are listened to; otherwise the caller reports them.
+        the branch, or None. Additions inside these modules are ignored.
+    heard: also measure the gradients of the activations in the backward pass, and call this at each.
+    start_gradients: let the graph begin at the first activations if neither input nor parameters require a gradient;
+        `roots` are those activations.
+    root: whether calls of the model itself are observed; otherwise the caller reports them.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class ForwardPass:
         self._handles: list[RemovableHandle] = []
         self.sightings = Sightings(heard=heard, histograms=histograms)
         self.roots: list[Tensor] = []
-        #: Modules that `torch.vmap` ran, for many at once: nothing can be measured there.
+        #: Modules that ran inside `torch.vmap`, where nothing can be measured.
         self.unseen: list[str] = []
         self._functions = Functions(self._flow, self._calls, self.sightings)
 
@@ -62,7 +62,7 @@ class ForwardPass:
         for module in self._names:
             if self._root or module is not self._model:
                 self._handles.append(module.register_forward_pre_hook(self.enter_call, with_kwargs=True))
-                # On errors, too: a model may catch them and go on.
+                # Also on errors: a model may catch them and continue.
                 leave = module.register_forward_hook(self.leave_call, with_kwargs=True, always_call=True)
                 self._handles.append(leave)
         self._functions.__enter__()
@@ -104,7 +104,7 @@ class ForwardPass:
             return started
 
     def _place(self, x: Tensor, inputs: list[Tensor], call: RunningModule) -> None:
-        """The output of a module has a node, counts as a layer's, and is no inner affair of the module any more."""
+        """Give the output of a module a node, as the output of a layer that is visible outside the module."""
         if call.leaf and not self._flow.knows(x):
             self._flow.add(x, [node for t in inputs if (node := self._flow.of(t)) is not None], None)
         node = self._flow.of(x)
@@ -133,14 +133,14 @@ class ForwardPass:
             self.sightings.add_block(call, None if end is None else self._end_readings.get(end), output, node)
 
     def _started(self, output: Any) -> Tensor | None:
-        """The output as the beginning of a graph, where there is none yet."""
+        """The output as the first node of a gradient graph, if it has no graph yet; else None."""
         wanted = self._start_gradients and isinstance(output, Tensor) and output.is_floating_point()
         if not wanted or output.requires_grad or under_function_transform():
             return None
         node = self._flow.of(output)
         root = output.detach().requires_grad_()
         self.roots.append(root)
-        # A copy: what comes next may work in place, which a leaf of a graph does not allow.
+        # A copy, because the next operation may work in place, which a leaf of the graph does not allow.
         with torch.enable_grad():
             started = root.clone()
         if node is not None:

@@ -1,4 +1,4 @@
-"""Every call of a function of PyTorch during a forward pass: where tensors come from, and which sums are residual."""
+"""Observe all calls of PyTorch's functions in a forward pass: the origin of tensors, and residual additions."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ REARRANGEMENTS = frozenset(
     {"permute", "transpose", "swapaxes", "movedim", "flatten", "unflatten", "view", "reshape", "contiguous", "clone"}
     | {"squeeze", "unsqueeze", "t", "to", "float", "half", "bfloat16", "double", "type_as", "__get__"}
 )
-# They look at the shape of their argument alone.
+# These functions use only the shape of their argument.
 FACTORIES = re.compile(r"new_\w+$|\w+_like$")
 CONVOLUTION = re.compile(r"conv(_transpose)?[123]d$")
 
 
 class Functions(TorchFunctionMode):
-    """Watches while it is entered, except under `paused`."""
+    """Observes function calls while it is active, except under `paused`."""
 
     def __init__(self, flow: Flow, calls: RunningModules, sightings: Sightings) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Functions(TorchFunctionMode):
     @staticmethod
     @contextmanager
     def paused() -> Iterator[None]:
-        """Our own calls are not the model's."""
+        """Inside the block calls are ignored: they are ours, not the model's."""
         with torch._C.DisableTorchFunction():
             yield
 
@@ -58,7 +58,7 @@ class Functions(TorchFunctionMode):
         if is_mapped():
             return func(*args, **kwargs)
         name = getattr(func, "__name__", "")
-        # In-place functions overwrite their operand, so it is looked at before they run.
+        # In-place functions overwrite their operand, so it is examined before they run.
         if name in ADDITIONS or name in FUSED_ADDITIONS:
             return self._added(name, func, args, kwargs)
         if name in PRODUCTS or name in QUOTIENTS:
@@ -75,7 +75,7 @@ class Functions(TorchFunctionMode):
         return out
 
     def _record(self, name: str, x: Tensor, operands: list[Tensor]) -> Node | None:
-        """The new node of ``x``, made of the operands; None where ``x`` is a constant or nothing new."""
+        """The new node of ``x``, computed from the operands; None if ``x`` is a constant or known already."""
         if self._flow.knows(x):
             return None
         return self._put(name, x, [(t, node) for t in operands if (node := self._flow.of(t)) is not None])
@@ -125,7 +125,7 @@ class Functions(TorchFunctionMode):
         operands = self._operands(args, kwargs)
         one = len(operands) == 1 and (name in PRODUCTS or operands[0][0] is args[0])
         if one and operands[0][1].inside is None:
-            # It may turn out to be the end of a residual branch, and be gone or overwritten by then.
+            # It may be the end of a residual branch, and deleted or overwritten when that is known.
             self._sightings.reading(*operands[0])
         out = func(*args, **kwargs)
         node = self._put(name, out, operands)

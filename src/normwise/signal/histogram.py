@@ -1,4 +1,4 @@
-"""Histograms whose bins widen by themselves: exact counts over any number of batches in constant memory."""
+"""Histograms with bins that widen automatically: exact counts over any number of batches in constant memory."""
 
 from __future__ import annotations
 

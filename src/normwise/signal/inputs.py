@@ -1,4 +1,4 @@
-"""What a trace runs on where nothing is given but a shape: noise that the model takes."""
+"""The input of a trace without data: noise of a given or a suitable shape."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TOKENS = 32
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """The device of the first tensor: where inputs go."""
+    """The device of the model's first tensor, to which inputs are moved."""
     return next((t.device for t in [*model.parameters(), *model.buffers()]), torch.device("cpu"))
 
 
@@ -29,9 +29,9 @@ def gaussian(model: nn.Module, shape: tuple[int, ...], generator: torch.Generato
 
 
 def default_input(model: nn.Module, generator: torch.Generator) -> tuple[Tensor, str]:
-    """Noise for the model's first layer, in the order of registration, and its description.
+    """Noise that fits the model's first layer, in the order of registration, and a description of the noise.
 
-    Raises ValueError where no layer says what it takes.
+    Raises ValueError if the input shape cannot be read from any layer.
     """
     config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
     size = config.get("input_size") if isinstance(config, Mapping) else None
@@ -45,7 +45,8 @@ def default_input(model: nn.Module, generator: torch.Generator) -> tuple[Tensor,
         if shape is not None:
             return _described(model, shape, generator)
     raise ValueError(
-        f"trace cannot tell what {type(model).__name__} takes; pass a batch as input, or a shape such as (8, 3, 32, 32)"
+        f"trace cannot find the input shape of {type(model).__name__}; pass a batch as input, or a shape such as "
+        "(8, 3, 32, 32)"
     )
 
 
@@ -54,8 +55,8 @@ def _described(model: nn.Module, shape: tuple[int, ...], generator: torch.Genera
 
 
 def _shape_for(module: nn.Module) -> tuple[int, ...] | None:
-    for rank, kind in ((1, nn.Conv1d), (2, nn.Conv2d), (3, nn.Conv3d)):
-        if isinstance(module, kind):
+    for rank, convolution in ((1, nn.Conv1d), (2, nn.Conv2d), (3, nn.Conv3d)):
+        if isinstance(module, convolution):
             return SAMPLES, module.in_channels, *SPACE[rank]
     if isinstance(module, nn.RNNBase):
         return SAMPLES, TOKENS, module.input_size

@@ -1,4 +1,4 @@
-"""A model's modules: their names, what wraps them, and the tensors that belong to them."""
+"""The modules of a model: their names, wrappers around them, and their tensors."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ WRAPPERS = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_mo
 
 
 def unwrapped(model: nn.Module, caller: str) -> nn.Module:
-    """The module itself, from inside of `torch.compile`, DataParallel or DistributedDataParallel.
+    """The original module inside `torch.compile`, DataParallel or DistributedDataParallel.
 
-    Raises TypeError for what is not a module, or runs without calling its submodules (TorchScript), and ValueError for
-    modules that have no values yet.
+    Raises TypeError if it is not a module, or does not call its submodules (TorchScript), and ValueError for modules
+    without values.
     """
     while True:
         if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
@@ -30,13 +30,13 @@ def unwrapped(model: nn.Module, caller: str) -> nn.Module:
         raise TypeError(f"{caller} expects a torch.nn.Module, received {type(model).__name__}.")
     if is_scripted(model):
         raise TypeError(
-            f"{caller}: {type(model).__name__} runs in TorchScript, where no module can be listened to; "
+            f"{caller}: {type(model).__name__} runs in TorchScript, where no module can be observed; "
             f"{caller} the model from before torch.jit.script or torch.jit.trace."
         )
     if isinstance(model, torch.fx.GraphModule) and not calls_modules(model):
         raise TypeError(
-            f"{caller}: {type(model).__name__} is a graph of operations, as torch.export makes, which calls no modules "
-            f"that could be listened to; {caller} the model from before, or torch.export.unflatten(program)."
+            f"{caller}: {type(model).__name__} is a graph of operations made by torch.export, without calls of modules "
+            f"that could be observed; {caller} the model from before, or torch.export.unflatten(program)."
         )
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if nn.parameter.is_lazy(tensor):
@@ -47,7 +47,7 @@ def unwrapped(model: nn.Module, caller: str) -> nn.Module:
 
 
 def calls_modules(graph: torch.fx.GraphModule) -> bool:
-    """Whether anything but the check of the inputs that torch.export adds."""
+    """Whether a graph calls any module besides the input check that torch.export adds."""
     return any(node.op == "call_module" and node.target != "_guards_fn" for node in graph.graph.nodes)
 
 
@@ -56,7 +56,7 @@ def is_scripted(module: nn.Module) -> bool:
 
 
 def watched_modules(model: nn.Module) -> dict[nn.Module, str]:
-    """Every module that can be listened to by its name, the model first.
+    """Every module that can be observed with its name, the model first.
 
     The parametrizations of weights have no activations, and TorchScript calls no hooks.
     """
@@ -68,7 +68,7 @@ def watched_modules(model: nn.Module) -> dict[nn.Module, str]:
 
 
 def module_name(tap: str) -> str:
-    """The module's path in the name of a tap, which says which of its calls and outputs it is.
+    """The module's path in the name of a tap, without the number of the call and of the output.
 
     >>> module_name("layer1.0.relu#2"), module_name("lstm[1]")
     ('layer1.0.relu', 'lstm')
@@ -77,7 +77,7 @@ def module_name(tap: str) -> str:
 
 
 def has_zero_weight(module: nn.Module) -> bool:
-    """Whether a weight or a gain of its own is 0 everywhere, as the last one of a residual branch often is at first."""
+    """Whether a weight or gain of the module is 0 everywhere, as often at the end of a new residual branch."""
     own = (parameter for name, parameter in module.named_parameters(recurse=False) if "bias" not in name)
     return not all(bool(weight.any()) for weight in own)
 
@@ -87,7 +87,7 @@ def type_name(module: nn.Module) -> str:
 
 
 def constants_of(model: nn.Module) -> list[Tensor]:
-    """Parameters, buffers and plain attributes: what is there before any input is."""
+    """Parameters, buffers and tensor attributes: all tensors that do not depend on the input."""
     attributes = [value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor)]
     return [*model.parameters(), *model.buffers(), *attributes]
 

@@ -1,10 +1,10 @@
-"""Names of places, made to fit."""
+"""Shorten the names of places."""
 
 from __future__ import annotations
 
 
 def shortened(name: str, letters: int) -> str:
-    """A long name without its middle, or what is near it and has no digits: numbers tell places apart.
+    """A long name without its middle, or without a part near it that has no digits, since numbers identify places.
 
     >>> shortened("encoder.layer.11.attention.output.dense", 21)
     'encoder.layer.11…ense'

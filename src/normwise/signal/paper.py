@@ -10,7 +10,7 @@ from normwise.nets import nf_resnet, resnet
 
 
 def paper_networks(depth: int = 50) -> dict[str, Callable[[], nn.Module]]:
-    """What makes each network of Brock, De and Smith 2021, arXiv:2101.08692, figures 1 to 3, by its name there.
+    """Functions that make the networks of Brock, De and Smith 2021, arXiv:2101.08692, figures 1 to 3, by their names.
 
     All are pre-activation ResNets of one depth with He's initialization: with BatchNorm before and after the ReLU,
     without a normalizer, and normalizer-free with and without scaled weight standardization (SWS).

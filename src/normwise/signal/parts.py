@@ -1,4 +1,4 @@
-"""Which part of a net an activation belongs to: attention, MLP, decoder. Told by the operations on the way to it."""
+"""The part of a net that an activation belongs to (attention, MLP, decoder), from the operations on the way to it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .flow import Node, Residual
 
 Part = str
 ATTENTION = frozenset({"scaled_dot_product_attention", "multi_head_attention_forward", "_native_multi_head_attention"})
-# Products of two activations: scores and what they weigh.
+# Products of two activations: attention scores, and the weighted sum of values.
 PRODUCTS = frozenset({"matmul", "__matmul__", "__rmatmul__", "bmm", "baddbmm", "einsum"})
 LINEAR = frozenset({"linear", "addmm"})
 OVER_SPACE = re.compile(r"(conv(_transpose)?|\w*pool|unpool)[123]d|interpolate|upsample\w*|pixel_(un)?shuffle")
@@ -21,13 +21,13 @@ CHANGED = 1.5
 
 
 class Parts:
-    """Notes what kind of operation made each node, as the bits of integers, like the nodes' ancestors."""
+    """Notes the class of operation that computed each node, as the bits of integers, like the nodes' ancestors."""
 
     def __init__(self) -> None:
         self._attention = self._linear = self._convolution = self._up = self._down = 0
 
     def note(self, name: str, node: Node, out: Tensor, operands: list[tuple[Tensor, Node]]) -> None:
-        """What the operation ``name`` says about the node that it made of these activations."""
+        """Note the effect of the operation ``name``, which computed a node from these activations."""
         bit = 1 << node.index
         if name in ATTENTION or (name in PRODUCTS and len(operands) > 1):
             self._attention |= bit
@@ -37,22 +37,22 @@ class Parts:
             if CONVOLUTION.match(name):
                 self._convolution |= bit
             before, after = (math.prod(x.shape[2:]) for x in (operands[0][0], out))
-            # A global pool and its way back are a gate and no change of resolution.
+            # A global pool and the broadcast back are a gate, not a change of resolution.
             if min(before, after) > 1:
                 self._up |= bit * (after > CHANGED * before)
                 self._down |= bit * (before > CHANGED * after)
 
     def of_branch(self, residual: Residual) -> Part:
-        """``"attention"`` where two activations are multiplied on the way, ``"mlp"`` where all layers are linear."""
+        """``"attention"`` if two activations are multiplied in the branch, ``"mlp"`` if all its layers are linear."""
         way = residual.branch.ancestors & ~residual.origin.ancestors
         if way & self._attention:
             return "attention"
         return "mlp" if way & self._linear and not way & self._convolution else ""
 
     def in_decoder(self, node: Node | None) -> bool:
-        """Whether the node lies behind an upsampling, after which no resolution of the whole net falls again.
+        """Whether the node lies behind an upsampling after which the resolution does not fall again.
 
-        To be asked when the pass is over.
+        Call it after the forward pass.
         """
         ups_after_the_last_down = self._up >> self._down.bit_length() << self._down.bit_length()
         return node is not None and bool(self._down) and bool(node.ancestors & ups_after_the_last_down)

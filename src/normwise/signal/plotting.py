@@ -17,7 +17,7 @@ COLUMNS = 3
 
 
 class Figure:
-    """Panels that can be written as HTML, SVG and PNG; a notebook shows it by itself."""
+    """Panels that can be written as HTML, SVG and PNG; a notebook displays them directly."""
 
     def __init__(
         self, title: str, lead: str, traces: Mapping[str, Trace], panels: Sequence[Panel], *, predicted: bool = False
@@ -26,9 +26,9 @@ class Figure:
         self._predicted = predicted
 
     def save(self, path: str | Path, *, columns: int = COLUMNS) -> Path:
-        """Write the picture by the ending of `path`: .html, .svg or .png.
+        """Write the picture in the format of the ending of `path`: .html, .svg or .png.
 
-        ``columns`` is how many panels of an SVG or PNG stand side by side; HTML follows the width of the window. PNG
+        ``columns`` is the number of panels side by side in an SVG or PNG; HTML adapts to the width of the window. PNG
         needs Pillow; no format needs a browser or a network. Raises ValueError for other endings.
         """
         path = Path(path)
@@ -39,11 +39,11 @@ class Figure:
         elif path.suffix == ".png":
             path.write_bytes(self.png(columns=columns))
         else:
-            raise ValueError(f"{path.name}: a picture is written as .html, .svg or .png.")
+            raise ValueError(f"{path.name}: the ending must be .html, .svg or .png; write signal.html, for example.")
         return path
 
     def html(self, command: str | None = None) -> str:
-        """A page with its numbers; ``command`` is the command line that repeats it."""
+        """A page with pictures and numbers; ``command`` is the command line that repeats it."""
         return page(self.title, self.lead, self.traces, self.panels, predicted=self._predicted, command=command)
 
     def svg(self, *, columns: int = COLUMNS) -> str:
@@ -70,15 +70,15 @@ def plot(
     """The paper's figure: squared mean, variance and branch variance over the residual blocks.
 
     Args:
-        traces: of one model, or of several by name; they are laid over each other. Where no model has residual blocks
-            the panels go over the layers.
-        predicted: what `predict` gave, for one model or by the same names; dashed lines over the measured ones.
+        traces: the trace of one model, or of several by name in the same panels. If no model has residual blocks, the
+            panels are over the layers.
+        predicted: the result of `predict`, for one model or by the same names; shown as dashed lines.
         title: above the picture.
 
-    A panel is linear from 0, or logarithmic where its values span more than a factor of 30; a logarithmic axis of
-    squared means ends at 0.1, and what lies below is a hollow mark at its foot.
+    A panel is linear from 0, or logarithmic if its values span more than a factor of 30; a logarithmic axis of squared
+    means ends at 0.1, and smaller values are hollow marks at its lower end.
 
-    Raises ValueError where there is no trace, or predictions have names that no trace has.
+    Raises ValueError if there is no trace, or if a prediction has a name that no trace has.
 
     Source: Brock, De and Smith 2021, arXiv:2101.08692, figures 1 to 3.
 
@@ -93,7 +93,7 @@ def plot(
     if isinstance(traces, Trace) and isinstance(predicted, Trace):
         theory = dict(zip(named, theory.values(), strict=True))
     if not named or not any(trace.taps for trace in named.values()):
-        raise ValueError("plot: there is no trace to draw.")
+        raise ValueError("plot: there is no trace to draw; pass the result of normwise.trace.")
     unknown = theory.keys() - named.keys()
     if unknown:
         raise ValueError(f"plot: there is a prediction for {min(unknown)!r}; the traces are {', '.join(named)}.")
@@ -109,16 +109,23 @@ def plot_histograms(
 
     Args:
         traces: made with ``histograms=True``.
-        types: only layers of these classes, such as ``["ReLU"]``; all by default. Of more than 12 layers, 12 are shown.
+        types: only layers of these classes, such as ``["ReLU"]``; by default all, but not more than 12 layers.
         title: above the picture.
 
     All panels share one axis, which shows 99 % of the values of the widest layer; each row is scaled to its highest
-    bin. Raises ValueError where there are no histograms.
+    bin. Raises ValueError if there are no histograms.
+
+    >>> import normwise as nw
+    >>> traced = nw.trace(nw.nets.resnet(8), (8, 3, 16, 16), histograms=True)
+    >>> [panel.title for panel in plot_histograms(traced, types=["ReLU"]).panels]
+    ['ResNet']
     """
     named = _named(traces)
     panels = histograms.panels(named, types)
     if not any(tap.histogram for trace in named.values() for tap in trace.layers if not types or tap.type in types):
-        raise ValueError("plot_histograms: the traces have no histograms of such layers; trace(..., histograms=True).")
+        raise ValueError(
+            "plot_histograms: the traces have no histograms of such layers; write trace(..., histograms=True)."
+        )
     return Figure(title, "One row per layer, the first on top; each is scaled to its highest bin.", named, panels)
 
 

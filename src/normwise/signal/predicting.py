@@ -1,4 +1,4 @@
-"""The signal that is predicted from the structure and the weights of a net."""
+"""`predict`: the signal from the structure and the weights of a net."""
 
 from __future__ import annotations
 
@@ -26,39 +26,39 @@ from .records import Kind, Tap, Trace
 def predict(
     model: nn.Module, input: Any = None, *, skip_gain: float | None = None, batch_statistics: bool = True
 ) -> Trace:
-    r"""What `trace` would measure, without running the model: mean-field theory on its structure and its weights.
+    r"""Predict the result of `trace` without running the model, by mean-field theory on its structure and weights.
 
-    Each channel of each activation is taken for independent values with a mean μ and a variance σ²; in front of a
-    nonlinearity for a Gaussian, or for its sum with what a shortcut brings. Then, with m_k the sum over the input
-    channels of weight times mean at tap k of the kernel,
+    Each channel of each activation is modelled as independent values with a mean μ and a variance σ²; in front of a
+    nonlinearity as a Gaussian, or as the sum of a Gaussian and the values of a shortcut. Then, with m_k the sum over
+    the input channels of weight times mean at tap k of the kernel,
 
     .. math:: \mu' = \sum_k p_k m_k + b, \qquad
               \sigma'^2 = \sum_{k,i} p_k w_{ki}^2 \sigma_i^2 + \sum_{k,l} p_{kl} m_k m_l - (\mu' - b)^2
 
-    through a convolution, where p is the share of the positions at which taps meet values and not zero padding; the
-    integral of f against the Gaussian through an activation (quadrature, 1e-4); the normalizer's own formula;
-    sums of means and variances through a residual addition.
+    for a convolution, where p is the share of the positions at which taps read values and not zero padding; for an
+    activation f the integral of f against the Gaussian (quadrature, error 1e-4); for a normalizer its own formula; for
+    a residual addition the sums of means and variances.
 
     Args:
         model: any model that `torch.fx` can follow, of the usual layers (convolutions of any kind, linear layers,
             activations, normalizers, pooling, residual additions, squeeze-and-excitation, dropout, views). Wrapped and
             compiled models are unwrapped.
-        input: the shape of a batch of standard normal values such as ``(8, 3, 224, 224)``, a tensor whose moments
-            per channel are taken, or a tuple or dict of these for several inputs; None for the shape that `trace`
-            chooses.
-        skip_gain: stands in for SkipInit's gains, as in `trace`; None takes their own values.
-        batch_statistics: BatchNorm by its batch's statistics even where the model is in evaluation mode.
+        input: the shape of a batch of standard normal values such as ``(8, 3, 224, 224)``, a tensor, of which the
+            moments per channel are used, or a tuple or dict of these for several inputs; None for the default shape of
+            `trace`.
+        skip_gain: a value for all of SkipInit's gains, as in `trace`; None keeps their own values.
+        batch_statistics: let BatchNorm use batch statistics, even if the model is in evaluation mode.
 
     Dropout and stochastic depth are off. The result has the taps of `trace` with ``squared_mean``, ``variance``,
-    ``shape`` and ``dead_share`` (channels of variance 0); lay it over a measured one with `plot`.
+    ``shape`` and ``dead_share`` (channels of variance 0); `plot` shows it together with a measured one.
 
-    Raises ValueError for what cannot be followed, naming the operation and its module.
+    Raises ValueError, with the operation and its module, for a model that cannot be followed.
 
     Source: the arithmetic of Brock, De and Smith 2021, arXiv:2101.08692, carried out per channel and with borders.
 
-    The trap: values of different channels and positions are taken for independent. That holds for random weights on
-    noise (figures within a few percent, less so deep in a net whose mean grows), not for trained weights on photos:
-    there, measure.
+    The trap: values of different channels and positions are assumed to be independent. This holds for random weights on
+    noise (within a few percent, less exact deep in a net whose mean grows), but not for trained weights on photographs:
+    measure there.
 
     >>> net = nn.Sequential(nn.Linear(100, 500), nn.ReLU())
     >>> _ = nn.init.normal_(net[0].weight, std=0.1), nn.init.zeros_(net[0].bias)
@@ -78,7 +78,7 @@ def predict(
 
 
 def _taps(structure: Structure, values: Mapping[fx.Node, Any]) -> Iterator[Tap]:
-    """In the order of execution; a branch stands before its block."""
+    """The taps in the order of execution; a branch comes before its block."""
     places: dict[fx.Node, list[tuple[str, Kind, str, fx.Node]]] = {}
     for residual in residuals_of(structure, values):
         here = places.setdefault(residual.sum, [])
@@ -111,7 +111,7 @@ def followed(model: nn.Module) -> nn.Module:
 
 
 def inputs_of(model: nn.Module, given: Any) -> dict[str, Any]:
-    """By the names of `forward`'s parameters, as signals."""
+    """The inputs as signals, by the names of `forward`'s parameters."""
     names = list(inspect.signature(model.forward).parameters)
     if isinstance(given, Mapping):
         parts = dict(given)

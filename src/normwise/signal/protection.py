@@ -1,4 +1,4 @@
-"""A model on loan: whatever happens inside, it is given back as it was."""
+"""A model on loan: its state is restored at the end of the block."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from normwise.layers.running_layer import RunningLayer
 
 from .modules import is_scripted
 
-# What stochastic depth is called in this package, torchvision, timm and elsewhere.
+# The class names of stochastic depth in this package, torchvision, timm and elsewhere.
 STOCHASTIC_DEPTH = frozenset({"StochasticDepth", "DropPath"})
 SKIP_GAINS = frozenset({"skip_gain", "skipinit_gain", "skipinit"})
 CONTAINERS = (dict, OrderedDict, list, set, deque)
@@ -26,10 +26,10 @@ CONTAINERS = (dict, OrderedDict, list, set, deque)
 
 @contextmanager
 def as_it_was(model: nn.Module) -> Iterator[None]:
-    """Restores each module's attributes (modes, hooks, parameters, what `forward` has bound anew) and each buffer.
+    """Restores each module's attributes (modes, hooks, parameters, attributes set by `forward`) and each buffer.
 
-    Buffers are replaced by copies meanwhile, not copied back: the originals stay untouched, so that a graph that waits
-    for its backward pass stays valid.
+    Inside the block buffers are copies; the originals stay untouched, so that a graph of an earlier forward pass stays
+    valid for its backward pass.
     """
     with ExitStack() as stack:
         copies: dict[int, Tensor] = {}
@@ -48,7 +48,7 @@ def as_it_was(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def on_cpu(model: nn.Module) -> Iterator[None]:
-    """Parameters and buffers are copies on the CPU meanwhile: a prediction computes there, in fp64."""
+    """Inside the block parameters and buffers are copies on the CPU: a prediction computes there, in fp64."""
     copies: dict[int, Tensor] = {}
     with ExitStack() as stack:
         for module in model.modules():
@@ -66,7 +66,7 @@ def _copy_on_cpu(t: Tensor) -> Tensor:
 
 
 def _snapshot(attributes: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Each attribute with a copy of what it contains, one level deep."""
+    """Each attribute with a copy of its value, one level deep."""
     return {
         name: (value, (value.copy() if value else ()) if type(value) in CONTAINERS else None)
         for name, value in attributes.items()
@@ -84,7 +84,7 @@ def _restore(attributes: dict[str, Any], snapshot: dict[str, tuple[Any, Any]]) -
 
 @contextmanager
 def random_numbers_kept(devices: set[torch.device], seed: int | None = None) -> Iterator[None]:
-    """Random numbers (torch's, NumPy's and Python's), seeded or not; the caller's go on as if none had been drawn."""
+    """Restores the caller's random number generators (torch, NumPy, Python); inside the block they may be seeded."""
     accelerators = {device for device in devices if device.type not in ("cpu", "meta")}
     python_state, numpy_state = random.getstate(), np.random.get_state()
     with ExitStack() as stack:
@@ -105,14 +105,14 @@ def random_numbers_kept(devices: set[torch.device], seed: int | None = None) -> 
 
 
 def _index(accelerator: torch.device) -> int:
-    """A device without an index is the current one."""
+    """The index of a device; the current one if it has none."""
     return torch.accelerator.current_device_index() if accelerator.index is None else accelerator.index
 
 
 def evaluate(model: nn.Module, *, batch_statistics: bool, stochastic_depth: bool) -> None:
-    """Evaluation mode for everything, but for what is asked for. Only inside `as_it_was`.
+    """Set evaluation mode, except for the requested layers. Only inside `as_it_was`.
 
-    The flag is set as it is, without `eval()`, which some models override to do more.
+    It sets the attribute `training` directly, because some models override `eval()` to do more.
     """
     for module in model.modules():
         if is_scripted(module):
@@ -124,20 +124,21 @@ def evaluate(model: nn.Module, *, batch_statistics: bool, stochastic_depth: bool
 
 
 def _measure_the_batch(layer: nn.modules.batchnorm._NormBase) -> None:
-    """Statistics of this process' batch as in training, without updating the memory or waiting for other processes."""
+    """Let a layer use the statistics of this process's batch, without updating its running statistics or waiting for
+    other processes."""
     if isinstance(layer, RunningLayer):
         layer.training = True
         layer.policy = replace(layer.policy, paused=layer.policy.paused + 1)
         if isinstance(layer, BatchLayer):
             layer.process_group = None
     else:
-        # Without a memory torch's layers measure the batch in evaluation, too.
+        # Without running statistics torch's layers use batch statistics also in evaluation.
         layer.track_running_stats = False
         layer._buffers["running_mean"] = layer._buffers["running_var"] = None
 
 
 def set_skip_gains(model: nn.Module, value: float) -> int:
-    """Set every SkipInit gain; how many there are. Only inside `as_it_was`."""
+    """Set every SkipInit gain; returns their number. Only inside `as_it_was`."""
     found = 0
     for module in model.modules():
         for name, parameter in module._parameters.items():

@@ -1,4 +1,4 @@
-"""Measurements of activations, and taps made of the measurements of any number of batches."""
+"""Measurements of activations, and taps from the measurements of any number of batches."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .statistics import channel_moments, constant_channels, mean_square
 
 
 class Reading:
-    """What was measured of one activation; the gradient is filled in by the backward pass."""
+    """The measurements of one activation; the gradient is added in the backward pass."""
 
     def __init__(self, x: Tensor, axis: int, *, histogram: bool) -> None:
         self.shape = tuple(x.shape)
@@ -28,11 +28,11 @@ class Reading:
         self.listens = False
 
     def listen(self, x: Tensor, heard: Callable[[], None]) -> None:
-        """Measure the gradient when it comes, and say so."""
+        """Measure the gradient in the backward pass, and call ``heard`` then."""
         self.listens = True
 
         def hear(gradient: Tensor | None) -> None:
-            if gradient is not None:  # operators of other libraries give none where none is defined
+            if gradient is not None:  # operators of other libraries return None for an undefined gradient
                 self.gradient = mean_square(gradient)
                 heard()
 
@@ -40,7 +40,7 @@ class Reading:
 
 
 class TapReadings:
-    """The readings of one place, pooled as they come: the memory is that of one table of the channels."""
+    """The readings of one place, pooled one by one, so the memory is that of a single table of the channels."""
 
     def __init__(self, name: str, kind: Kind, type_name: str, first: Reading, part: str = "") -> None:
         self.name = name
@@ -56,7 +56,7 @@ class TapReadings:
         self.left_out = 0
 
     def add(self, reading: Reading) -> None:
-        """Pool another batch; one with another number of channels is left out, and counted."""
+        """Pool another batch; a batch with another number of channels is left out and counted."""
         if reading.table.mean.shape != self._table.mean.shape:
             self.left_out += 1
             return

@@ -1,4 +1,4 @@
-"""What a trace holds: plain numbers, one record per place in the net."""
+"""The content of a trace: plain numbers, one record per place in the net."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Tap:
-    r"""The signal at one place: an activation ``x`` with its channels on ``channel_axis``, seen over the whole input.
+    r"""The signal at one place: an activation ``x`` with its channels on ``channel_axis``, measured over all batches.
 
     .. math:: \text{squared\_mean} = \frac1C \sum_c \overline{x_c}^2, \qquad
               \text{variance} = \frac1C \sum_c \overline{(x_c - \overline{x_c})^2}
@@ -70,7 +70,7 @@ class Tap:
 
 @dataclass(frozen=True)
 class Trace:
-    """The taps of one model in the order of execution, and how they came about.
+    """The taps of one model in the order of execution, and how they were measured.
 
     >>> block = Tap("stage1.0", "block", "Block", (8, 64, 4, 4), 0.01, 2.0)
     >>> trace = Trace("Net", (block,), "Gaussian 8×3×4×4")
@@ -102,10 +102,10 @@ class Trace:
         return tuple(tap for tap in self.taps if tap.kind == kind)
 
     def table(self, kind: Kind | None = None) -> str:
-        """A table of 80 columns: the taps of one kind, or blocks with the variance of their branches beside them.
+        """A table of 80 columns: the taps of one kind, or blocks together with the variance of their branches.
 
-        Without a kind and without blocks: the layers. Where values are NaN or inf, their number stands in for the dead
-        share.
+        Without a kind and without blocks: the layers. If values are NaN or inf, their number is shown instead of the
+        dead share.
         """
         if kind is None and self.blocks:
             return _table(self.blocks, {tap.name: tap.variance for tap in self.branches})
@@ -125,9 +125,9 @@ class Trace:
 
     @classmethod
     def from_json(cls, source: str | Path) -> Trace:
-        """A trace from the text that `to_json` gives, or from the file (a `Path`) that it wrote.
+        """A trace from the text of `to_json`, or from its file (a `Path`).
 
-        Raises ValueError where the source is not a trace.
+        Raises ValueError if the source is not a trace.
         """
         text = source.read_text(encoding="utf-8") if isinstance(source, Path) else source
         try:
@@ -151,7 +151,7 @@ CSV_COLUMNS = tuple(field.name for field in fields(Tap) if field.name != "histog
 
 
 def csv_row(tap: Tap) -> list[object]:
-    """The cells of a tap under `CSV_COLUMNS`; empty where there is no number."""
+    """The cells of a tap under `CSV_COLUMNS`; empty for missing numbers."""
     cells = {name: getattr(tap, name) for name in CSV_COLUMNS}
     cells["shape"] = "×".join(map(str, tap.shape))
     return ["" if cell is None else cell for cell in cells.values()]
@@ -168,7 +168,7 @@ def _tap(entry: dict[str, Any]) -> Tap:
 
 
 def _encoded(value: Any) -> Any:
-    """JSON has no NaN and no infinities."""
+    """A value for JSON, which has no NaN and no infinities."""
     if isinstance(value, dict):
         return {key: _encoded(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

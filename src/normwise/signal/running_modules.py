@@ -1,4 +1,4 @@
-"""The modules that are running: who calls whom."""
+"""The stack of running modules."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class RunningModule:
 
 
 class RunningModules:
-    """The stack of running modules; in those of ``blocks`` nobody looks for additions."""
+    """The stack of running modules; inside those of ``blocks`` additions are ignored."""
 
     def __init__(self, blocks: Mapping[str, str | None]) -> None:
         self._blocks = blocks
@@ -38,14 +38,14 @@ class RunningModules:
         return bool(self._stack) and self._stack[-1].name not in self._blocks
 
     def enter(self, call: RunningModule) -> bool:
-        """Whether it is the outermost."""
+        """Push a call; returns whether it is the outermost."""
         if self._stack:
             self._stack[-1].childless = False
         self._stack.append(call)
         return len(self._stack) == 1
 
     def leave(self, module: nn.Module) -> RunningModule | None:
-        """The call that ends; None where it was not seen to begin."""
+        """Pop the call of a module; None if its beginning was not observed."""
         if not self._stack or self._stack[-1].module is not module:
             return None
         return self._stack.pop()

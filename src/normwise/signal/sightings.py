@@ -20,7 +20,7 @@ from .statistics import measurable
 
 
 class Sighting(NamedTuple):
-    """`node` is the activation's, of which the end of the pass tells whether it is in a decoder."""
+    """A reading and its place. `node` is the activation's node, from which the end of the pass derives the decoder."""
 
     kind: Kind
     name: str
@@ -31,7 +31,7 @@ class Sighting(NamedTuple):
 
 
 class Sightings(list[Sighting]):
-    """Also measures: each activation once, however many places it is seen at."""
+    """The list of sightings, which also does the measurements: each activation once, even if it has several places."""
 
     def __init__(self, *, heard: Callable[[], None] | None, histograms: bool) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class Sightings(list[Sighting]):
         self._times: Counter[tuple[Kind, str]] = Counter()
 
     def reading(self, x: Tensor, node: Node | None) -> Reading | None:
-        """What is measured of ``x``; None where nothing can be."""
+        """The reading of ``x``; None if it cannot be measured."""
         reading = None if node is None else node.reading
         if reading is None:
             if not measurable(x):
@@ -49,7 +49,7 @@ class Sightings(list[Sighting]):
             reading = Reading(x, axis, histogram=self._histograms)
             if node is not None:
                 node.reading = reading
-        # Inside of an autograd function its output has no graph yet; the module that returns it comes back later.
+        # Inside an autograd function its output has no graph yet; it is measured again as the output of its module.
         if self._heard is not None and not reading.listens and x.requires_grad and torch.is_grad_enabled():
             reading.listen(x, self._heard)
         return reading
@@ -71,7 +71,7 @@ class Sightings(list[Sighting]):
             self.append(Sighting("block", name, type_name(call.module), output, node, part))
 
     def name_decoder(self, parts: Parts) -> None:
-        """Everything in a decoder that is no part of its own; when the pass is over, and the nodes are of no use."""
+        """Name the part "decoder" of sightings without another part; call it at the end of the pass."""
         for i, sighting in enumerate(self):
             part = sighting.part or ("decoder" if parts.in_decoder(sighting.node) else "")
             self[i] = sighting._replace(part=part, node=None)

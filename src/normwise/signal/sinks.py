@@ -1,4 +1,4 @@
-"""Where `watch` writes: a callback, a CSV file, TensorBoard."""
+"""The destinations of `watch`: a callback, a CSV file, TensorBoard."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Sink(Protocol):
 
 
 def sink_for(to: Target) -> Sink:
-    """The sink that `watch`'s argument asks for. Raises TypeError for anything else."""
+    """The sink for the argument ``to`` of `watch`. Raises TypeError for anything else."""
     if hasattr(to, "add_scalar"):
         return TensorBoard(to)
     if isinstance(to, (str, PathLike)):

@@ -12,7 +12,7 @@ from normwise.core.precision import in_fp64
 from normwise.operations.context import without_autocast
 from normwise.operations.measure import measure
 
-# Below this variance the squares of fp32 values are about to vanish.
+# Below this variance the squares of fp32 values are near underflow.
 SMALLEST_VARIANCE = 1e-28
 SMALLEST_NORM, LARGEST_NORM = 1e-12, 1e15
 
@@ -23,18 +23,18 @@ def measurable(x: Tensor) -> bool:
 
 
 def nonfinite_values(x: Tensor) -> int:
-    """How many values are NaN or inf; 0 of what has none, such as tokens, and of what is not laid out in memory."""
+    """The number of NaN or infinite values; 0 for integers (tokens) and for tensors that are not dense."""
     if x.layout != torch.strided or not x.is_floating_point():
         return 0
     with torch.no_grad():
-        # Eight bits have no operations of their own.
+        # There are no operations for 8-bit floats.
         return int((~(x.detach().float() if x.itemsize == 1 else x.detach()).isfinite()).sum())
 
 
 def channel_moments(x: Tensor, axis: int) -> tuple[Moments, int]:
-    """Mean and **biased** variance of each channel, ``[1, C]``, and how many values were NaN or inf and left out.
+    """Mean and **biased** variance of each channel, ``[1, C]``, and the number of values left out as NaN or inf.
 
-    The table is in fp64, on the CPU where the device has none: what fp32 cannot square, it cannot hold either.
+    The table is in fp64 (on the CPU if the device has no fp64), because squares may exceed the range of fp32.
     """
     with torch.no_grad(), without_autocast(x):
         x = x.detach()
@@ -45,7 +45,7 @@ def channel_moments(x: Tensor, axis: int) -> tuple[Moments, int]:
 
 
 def mean_square(x: Tensor) -> float:
-    """The average of ``x²``; in fp64 where the squares are not in fp32, as those of vanishing gradients."""
+    """The average of ``x²``; in fp64 if the squares are out of fp32's range, as for vanishing gradients."""
     with torch.no_grad(), without_autocast(x):
         norm = torch.linalg.vector_norm(x.detach(), dtype=statistics_dtype(x.dtype)).item()
         if not SMALLEST_NORM < norm < LARGEST_NORM:
@@ -54,17 +54,17 @@ def mean_square(x: Tensor) -> float:
 
 
 def constant_channels(table: Moments, dtype: torch.dtype) -> int:
-    """How many channels do not vary: the variance of a constant that is no power of two is a rounding, not 0."""
+    """The number of constant channels, with a tolerance: rounding may make the variance of a constant larger than 0."""
     rounding = 4 * torch.finfo(dtype).eps
     return int((table.var <= (rounding * table.mean).square()).sum())
 
 
 def _in_range(table: Moments, x: Tensor) -> bool:
-    """False where values are not finite, or so large or so small that their squares are not in fp32."""
+    """Whether all values are finite, and their squares neither overflow nor underflow in fp32."""
     largest = table.var.max().item()
     if not math.isfinite(largest) or not bool(table.mean.isfinite().all()):
         return False
-    # Means that are all 0 come from zeros (a branch that starts at 0), not from small values.
+    # If all means are 0, the values are 0 (a branch that is 0 at first), not small.
     return x.dtype == torch.float64 or largest > SMALLEST_VARIANCE or not bool(table.mean.any())
 
 
@@ -72,7 +72,7 @@ def _moments(x: Tensor, axis: int) -> Moments:
     channels = x.shape[axis]
     if x.is_contiguous() and axis % x.dim() < x.dim() - 1:
         planes = x.reshape(math.prod(x.shape[: axis % x.dim()]), channels, -1)
-    else:  # the channels are neighbours in memory, or will be
+    else:  # the channels are contiguous in memory, or will be made so
         planes = x.movedim(axis, -1).reshape(1, -1, channels).transpose(1, 2)
     return measure(planes).over_batch()
 

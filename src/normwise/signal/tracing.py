@@ -1,4 +1,4 @@
-"""`trace`: the signal of a model on some input, and the model as it was."""
+"""`trace`: measure the signal of a model on some input and leave the model unchanged."""
 
 from __future__ import annotations
 
@@ -45,37 +45,38 @@ def trace(
 
     over all samples and positions of all batches (variance **biased**). *Layers* are the outputs of all modules that
     call no other. *Blocks* are the outputs of residual additions, *branches* the ends of their residual branches before
-    gain, scale, stochastic depth and addition; both are found while the model runs, whatever their code looks like.
-    `Trace` and `Tap` say what is in the result; the page "trace" of the docs how it is found and what it cannot see.
+    gain, scale, stochastic depth and addition; both are found while the model runs, independent of its code. `Trace`
+    and `Tap` describe the result; the page "trace" of the docs explains how blocks are found, and the limits.
 
-    The model is run in evaluation, without dropout, and given back as it was, on errors too: modes, buffers, hooks,
-    gradients, flags, random numbers, whatever ``forward`` binds to its modules.
+    The model runs in evaluation, without dropout, and is unchanged afterwards, also after errors: modes, buffers,
+    hooks, gradients, flags, random numbers, and attributes that ``forward`` sets.
 
     Args:
-        input: None, standard normal noise of a shape that suits the first layer (8×C×224×224 for images); a shape,
-            noise of that shape; a tensor; a tuple of positional arguments; a dict of keyword arguments; a list, whose
-            first elements are the arguments that the model requires, such as [images, labels]; or batches of any of
-            these, in a loader, another iterable or a list, where a tuple is taken as (input, target). Tensors are
-            copied to the model's device.
-        skip_gain: the value of all SkipInit gains meanwhile; they start at 0, and at 1 it shows what the branches add.
-        stochastic_depth: whether it drops branches meanwhile.
-        batch_statistics: normalizers with running statistics measure the batch, as in training and in the paper; with
-            False they use their memory, as in evaluation.
+        input: None for standard normal noise in a shape that fits the first layer (8×C×224×224 for images); a shape for
+            noise of that shape; a tensor; a tuple of positional arguments; a dict of keyword arguments; a list whose
+            first elements are the required arguments, such as [images, labels]; or batches of any of these in a loader,
+            another iterable or a list, in which a tuple counts as (input, target). Tensors are copied to the model's
+            device.
+        skip_gain: the value of all SkipInit gains during the measurement; they are 0 at first, and with 1 the trace
+            shows the contribution of the branches.
+        stochastic_depth: whether branches are dropped during the measurement.
+        batch_statistics: normalizers with running statistics use those of the batch, as in training and in the paper;
+            with False they use running statistics, as in evaluation.
         backward: measure gradients, too. The cotangent is standard normal for every value of the output, and 1 for a
             scalar (a loss that ``forward`` returns).
         histograms: keep a histogram of each activation, at most 64 bins.
-        taps: a last resort, the names of modules whose outputs count as those of residual additions, for additions that
-            happen out of sight; a mapping gives for each the module at the end of its branch.
-        forward: called as ``forward(model, batch)`` in place of the model, for models that want more than their input.
-        batches: how many batches of a loader are taken at most.
+        taps: the names of modules whose outputs count as those of residual additions, for additions that cannot be
+            observed; a mapping contains for each the module at the end of its branch.
+        forward: called as ``forward(model, batch)`` instead of the model, for models that need more than their input.
+        batches: the largest number of batches that are read from a loader.
         seed: of the noise, and of random numbers that the model draws.
 
-    Raises TypeError for what is not a module or runs in TorchScript; ValueError for lazy or meta parameters, unknown
-    names in ``taps``, a model that says nothing about its input, an empty loader, or a backward pass that nothing
-    depends on; and whatever the model raises.
+    Raises TypeError if the model is not a module or runs in TorchScript; ValueError for lazy or meta parameters,
+    unknown names in ``taps``, a model whose input shape cannot be found, an empty loader, or an output without a
+    gradient for ``backward``; and the errors of the model.
 
     Source: Brock, De and Smith 2021, arXiv:2101.08692, section 3. The trap: at initialization BatchNorm has no running
-    statistics yet, and a SkipInit gain of 0 hides the branches; hence the two options.
+    statistics yet, and with a SkipInit gain of 0 the branches contribute nothing; hence the two options.
 
     >>> import normwise as nw
     >>> net = nw.nets.resnet(8, preactivation=True)
@@ -112,7 +113,7 @@ def trace(
 
 
 class _Observer:
-    """Runs batches through the model and pools what is seen."""
+    """Runs batches through the model and pools the readings."""
 
     def __init__(
         self,
@@ -135,13 +136,13 @@ class _Observer:
         self._unseen: dict[str, None] = {}
 
     def observe_own(self, batch: Tensor, source: str) -> None:
-        """A batch that was made up, so a model that does not take it is told apart from one that is broken."""
+        """Observe a batch of noise; its errors mention the noise, since the model may be in order."""
         try:
             self.observe(batch)
         except Exception as error:
             raise ValueError(
-                f"trace chose the input of {type(self._model).__name__} by itself ({source}), and the model does not "
-                f"take it ({type(error).__name__}: {error}); pass input=."
+                f"trace chose noise as the input of {type(self._model).__name__} ({source}), and the model fails on it "
+                f"({type(error).__name__}: {error}); pass input=."
             ) from error
 
     def observe(self, batch: Any) -> None:
@@ -173,8 +174,8 @@ class _Observer:
         outputs = [x for x in tensors_in(output) if x.requires_grad]
         if not outputs:
             raise ValueError(
-                f"trace(backward=True): no output of {type(self._model).__name__} depends differentiably on its input; "
-                "return the tensors to start from in forward=."
+                f"trace(backward=True): no output of {type(self._model).__name__} has a gradient with respect to its "
+                "input; write forward= so that it returns the tensors from which the backward pass starts."
             )
         cotangents = [self._cotangent(x) for x in outputs]
         torch.autograd.grad(outputs, roots, cotangents, allow_unused=True)
@@ -188,17 +189,17 @@ class _Observer:
         changing = [r.name for r in self.pooled.values() if r.left_out]
         scripted = sum(is_scripted(module) for module in self._model.modules())
         return [
-            *([f"{scripted} modules run in TorchScript and are not looked into."] if scripted else []),
+            *([f"{scripted} modules run in TorchScript and are not examined inside."] if scripted else []),
             *unseen_notes(self._unseen),
             *([f"Only the first batch counts where channels change: {', '.join(changing)}."] if changing else []),
         ]
 
 
 def unseen_notes(names: Iterable[str]) -> list[str]:
-    """What was not measured, in a sentence."""
+    """A sentence on the modules that were not measured."""
     known = list(dict.fromkeys(names))
     outermost = [name for name in known if not any(name.startswith(f"{other}.") for other in known)]
-    return [f"Inside of torch.vmap nothing is measured: {', '.join(outermost)}."] if outermost else []
+    return [f"Inside torch.vmap nothing is measured: {', '.join(outermost)}."] if outermost else []
 
 
 def pool(pooled: dict[tuple[str, str], TapReadings], sightings: Iterable[Sighting]) -> None:
@@ -232,7 +233,7 @@ def _on_loan(model: nn.Module, seed: int, backward: bool) -> Iterator[None]:
 
 
 def run_eagerly() -> Any:
-    """Compiled parts run as the Python they were made of. Importing the compiler to switch it off would be slow."""
+    """Inside the block compiled parts run uncompiled. It avoids importing the compiler, which would be slow."""
     return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 

@@ -1,4 +1,4 @@
-"""What trainers call: a watch is a callback of Lightning's Trainer and of Hugging Face's; neither is imported."""
+"""The hooks of trainers: a watch is a callback of Lightning's and Hugging Face's Trainer; neither is imported."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import nn
 
 
 class TrainerHooks(ABC):
-    """Both call their callbacks' hooks by name; those that say nothing to a watch do nothing."""
+    """Both trainers call their callbacks' hooks by name; hooks that a watch does not use do nothing."""
 
     @abstractmethod
     def begin_step(self, step: int, around: nn.Module | None = None) -> None:
-        """A trainer's step begins; ``around`` is the module whose forward passes it makes by itself."""
+        """A trainer's step begins; ``around`` is the module whose parts the trainer may call directly."""
 
     @abstractmethod
     def end_forward(self) -> None:
@@ -24,7 +24,7 @@ class TrainerHooks(ABC):
     def close(self) -> None: ...
 
     def __getattr__(self, name: str) -> Callable[..., None]:
-        # `teardown` among them: Lightning calls it behind a validation, too.
+        # `teardown` among them, because Lightning also calls it after a validation.
         if name.startswith("on_") or name in ("setup", "teardown", "load_state_dict"):
             return _nothing
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
@@ -48,7 +48,7 @@ class TrainerHooks(ABC):
 
     @property
     def state_key(self) -> str:
-        """Unlike that of any other: Lightning asks for it, and there is no state to save."""
+        """A unique key, which Lightning requires; there is no state to save."""
         return f"{type(self).__qualname__}({id(self)})"
 
     def state_dict(self) -> dict[str, Any]:

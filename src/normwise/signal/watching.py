@@ -1,4 +1,4 @@
-"""`watch`: a trace of every so-many-th step of a training run."""
+"""`watch`: a trace of every n-th step of a training."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from .trainer_hooks import TrainerHooks
 def watch(model: nn.Module, to: Target, *, every: int = 100, histograms: bool = False, taps: NamedTaps = ()) -> Watch:
     """Log the signal of a model while it trains: a `Trace` of the training step itself, every ``every`` steps.
 
-    Steps are the calls of the model in training mode, counted from 0; evaluation is not watched. A logged step measures
-    the activations as they are (with dropout, stochastic depth and the current gains), and their gradients in the
-    backward pass that follows; it is written at the end of that pass. Between logged steps there is nothing but the
-    counting. Compiled models run a logged step uncompiled. No step are calls that are exported, traced, transformed by
-    `torch.func` or compiled with the watch inside (compile a model before it is watched).
+    Steps are the calls of the model in training mode, counted from 0; evaluation is not logged. A logged step measures
+    the actual activations (with dropout, stochastic depth and the current gains), and their gradients in the following
+    backward pass, at the end of which it is written. Other steps are only counted. Compiled models run a logged step
+    uncompiled. Calls inside an export, a trace, a transform of `torch.func` or a compilation do not count as steps
+    (compile a model before you watch it).
 
     Args:
         to: a function, called as ``to(step, trace)``; the path of a ``.csv`` file; a folder for TensorBoard, or its
@@ -37,15 +37,14 @@ def watch(model: nn.Module, to: Target, *, every: int = 100, histograms: bool = 
         every: steps between two logged ones.
         histograms, taps: as in `trace`.
 
-    Returns a context manager whose `close` ends the watch; the model has no hook left then. It is a callback, too, in
-    the list that Lightning's ``Trainer(callbacks=[...])`` or Hugging Face's takes: then the steps are the trainer's
-    optimizer steps (of several batches in one the first is logged), and the end of the training closes it. Of a
-    LightningModule it watches all that ``training_step`` calls, though that be not ``forward``.
+    Returns a context manager whose `close` ends the watch and removes all hooks. It is also a callback for Lightning's
+    and Hugging Face's ``Trainer(callbacks=[...])``: the steps are then the trainer's optimizer steps (of several
+    batches in one step the first is logged), and the end of the training closes the watch. In a LightningModule it
+    observes everything that ``training_step`` calls, not only ``forward``.
 
-    Raises TypeError and ValueError as `trace` does, ImportError for TensorBoard where it is not installed, and
-    ValueError for ``every`` below 1. The traps: with a gradient scaler the gradients are those of the scaled loss;
-    under DistributedDataParallel every process sees its own shard (watch in one of them, or log to different
-    files).
+    Raises TypeError and ValueError as `trace` does, ImportError if TensorBoard is not installed, and ValueError for
+    ``every`` below 1. The traps: with a gradient scaler the gradients are those of the scaled loss; under
+    DistributedDataParallel every process logs its own shard (watch in one of them, or log to different files).
 
     >>> import torch, normwise as nw
     >>> net = nw.nets.resnet(8)
@@ -60,17 +59,17 @@ def watch(model: nn.Module, to: Target, *, every: int = 100, histograms: bool = 
 
 
 class Watch(TrainerHooks):
-    """What `watch` returns."""
+    """A running watch, the result of `watch`."""
 
     def __init__(self, model: nn.Module, to: Target, *, every: int, histograms: bool, taps: NamedTaps) -> None:
         if not isinstance(every, int) or every < 1:
             raise ValueError(f"watch(every={every!r}): the steps between two logged ones must be a positive integer.")
         if isinstance(model, nn.DataParallel):
-            raise TypeError("watch cannot listen to the replicas of DataParallel; use DistributedDataParallel.")
+            raise TypeError("watch cannot observe the replicas of DataParallel; use DistributedDataParallel.")
         self._watched = unwrapped(model, "watch")
         for module in (model, self._watched):
             if getattr(module, "_compiled_call_impl", None) is not None:
-                raise TypeError("watch cannot listen to a model compiled in place; use model = torch.compile(model).")
+                raise TypeError("watch cannot observe a model compiled in place; use model = torch.compile(model).")
         self._called = model
         self._blocks = named_blocks(self._watched, taps)
         self._every = every
@@ -92,7 +91,7 @@ class Watch(TrainerHooks):
         ]
 
     def close(self) -> None:
-        """End the watch. A logged step whose backward pass has not come is written without gradients."""
+        """End the watch. A logged step without a backward pass so far is written without gradients."""
         for handle in self._handles:
             handle.remove()
         self._leave()
@@ -109,7 +108,7 @@ class Watch(TrainerHooks):
 
     def _before(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         if is_observed():
-            return  # what is being compiled, exported or transformed is no step, and has no values to look at
+            return  # a call that is compiled, exported or transformed is not a step and has no values
         if module is self._called and self._watched.training and not self._around_step:
             self._begin(args, kwargs)
 
@@ -118,7 +117,7 @@ class Watch(TrainerHooks):
             self._end(self._running, args, kwargs, output)
 
     def begin_step(self, step: int, around: nn.Module | None = None) -> None:
-        """A trainer says which of its steps begins; a module that it trains is watched until `end_forward`."""
+        """A step of a trainer begins; the trainer's module is observed until `end_forward`."""
         self._leave()
         if step == self._told:
             self._steps = step + 1  # another batch of the same optimizer step
@@ -129,14 +128,14 @@ class Watch(TrainerHooks):
             self._listen(root=True)
 
     def end_forward(self) -> None:
-        """The forward passes of a trainer's step are over, and the backward pass comes."""
+        """The forward passes of a trainer's step are done, before its backward pass."""
         running, around = self._running, self._around_step
         if running is not None and around:
             self._leave()
             self._finish(running)
 
     def _begin(self, args: Any, kwargs: Any) -> None:
-        # An interrupt from the keyboard passes by all hooks and leaves the last pass open.
+        # After a KeyboardInterrupt no hook ends the pass, so the last one may still be open.
         self._leave()
         if self._starts():
             is_root = self._called is self._watched
@@ -145,7 +144,7 @@ class Watch(TrainerHooks):
                 running.enter_call(self._watched, args, kwargs)
 
     def _starts(self) -> bool:
-        """Count a step; whether it is one to log."""
+        """Count a step; returns whether to log it."""
         step, self._steps = self._steps, self._steps + 1
         if step % self._every or (self._told is not None and step != self._told):
             return False
@@ -178,7 +177,7 @@ class Watch(TrainerHooks):
         self._entered.close()
 
     def _heard(self) -> None:
-        """A gradient has come: the step is complete when the whole backward pass is."""
+        """A gradient was measured: the step is complete at the end of the backward pass."""
         if not self._is_queued:
             self._is_queued = True
             Variable._execution_engine.queue_callback(self._write)
@@ -195,9 +194,9 @@ class Watch(TrainerHooks):
 
 
 class _Hook:
-    """A hook of a watch. A model is copied and saved without the watch: there the hook does nothing.
+    """A hook of a watch. In copies and saved files of the model the hook does nothing.
 
-    What stands in its place is of the standard library, so that whoever loads the model needs no normwise for that.
+    There it is replaced by an object of the standard library, so that loading the model does not need normwise.
     """
 
     def __init__(self, function: Callable[..., None]) -> None:

@@ -12,7 +12,7 @@ from .records import Tap
 
 
 def zero_branches(model: nn.Module, taps: Sequence[Tap]) -> Iterator[str]:
-    """A note for each kind of module whose weight of zeros makes residual branches 0."""
+    """A note for each class of modules whose zero weight makes residual branches 0."""
     modules = dict(model.named_modules())
     found = []
     for place, tap in enumerate(taps):
@@ -20,19 +20,19 @@ def zero_branches(model: nn.Module, taps: Sequence[Tap]) -> Iterator[str]:
             end = _zeroed(modules, taps[:place])
             if end is not None:
                 found.append((type_name(modules[module_name(end)]), end, tap.name))
-    for kind, group in groupby(sorted(found), key=lambda entry: entry[0]):
+    for layer, group in groupby(sorted(found), key=lambda entry: entry[0]):
         entries = list(group)
         yield (
-            f"{len(entries)} of the branches are 0, from {entries[0][2]} on: the weight of the last {kind} in them "
-            f"({entries[0][1]}) is 0, where training often starts, so that each block passes on what it gets."
+            f"{len(entries)} of the branches are 0, from {entries[0][2]} on: the weight of the last {layer} in them "
+            f"({entries[0][1]}) is 0, a usual initial value, so each block returns its input."
             if len(entries) > 1
-            else f"The branch of {entries[0][2]} is 0: the weight of the last {kind} in it ({entries[0][1]}) is 0, "
-            "where training often starts, so that the block passes on what it gets."
+            else f"The branch of {entries[0][2]} is 0: the weight of the last {layer} in it ({entries[0][1]}) is 0, "
+            "a usual initial value, so the block returns its input."
         )
 
 
 def _zeroed(modules: dict[str, nn.Module], before: Sequence[Tap]) -> str | None:
-    """The last layer since the block before that gives zeros because its weight is 0; a shortcut may have run since."""
+    """The last layer since the previous block whose output is 0 because its weight is 0; a shortcut may follow it."""
     for tap in takewhile(lambda tap: tap.kind != "block", reversed(before)):
         module = modules.get(module_name(tap.name))
         if tap.kind != "layer" or tap.variance or tap.squared_mean or module is None:

@@ -1,4 +1,4 @@
-"""Style transfer: a photograph painted like a painting, by optimization and by nets."""
+"""Style transfer: paint a photograph in the style of a painting, by optimization or by a trained net."""
 
 from .contrast import contrast as contrast
 from .entry import stylize as stylize

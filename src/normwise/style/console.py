@@ -1,4 +1,4 @@
-"""What `normwise stylize` shows in a terminal."""
+"""The output of `normwise stylize` in a terminal."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ class Ticker(ProgressBar):
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
-        self._said = time.monotonic()
+        self._printed = time.monotonic()
 
-    def __call__(self, what: str, step: Step | Painting) -> None:
-        """Take in a step: of what, how far, and the losses of its picture where there are some."""
+    def __call__(self, task: str, step: Step | Painting) -> None:
+        """Show a step: its task, its progress, and the losses if there are any."""
         losses = [f"{name} {x:.3f}" for name, x in (("content", step.content), ("style", step.style)) if x == x]
-        said = ", ".join([what, *losses])
+        line = ", ".join([task, *losses])
         if self.live:
-            self.show(step.done, step.total, said)
-        elif time.monotonic() - self._said > SECONDS_BETWEEN_LINES:
-            self._said = time.monotonic()
-            self.say(f"[{step.done}/{step.total}] {said}")
+            self.show(step.done, step.total, line)
+        elif time.monotonic() - self._printed > SECONDS_BETWEEN_LINES:
+            self._printed = time.monotonic()
+            self.say(f"[{step.done}/{step.total}] {line}")
 
 
 @contextmanager
-def warnings_said(console: Console) -> Iterator[None]:
-    """What the package warns of in the block is printed as a sentence."""
+def warnings_printed(console: Console) -> Iterator[None]:
+    """Inside the block warnings of the package are printed as sentences."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         yield

@@ -1,4 +1,4 @@
-"""The experiment for which instance normalization was made: does a painting depend on the photograph's contrast?
+"""The experiment of the instance normalization paper: does a painting depend on the photograph's contrast?
 
 A net of each normalizer and batch size is trained for one style, and paints a photograph at full, half and a quarter of
 its contrast.
@@ -30,7 +30,7 @@ from .training import Listener, run_training
 CONTRASTS = (0.5, 0.25)
 OTHERS = 4
 SHOWN = 320
-#: Of a photograph's pixels, in units of their range.
+#: The least standard deviation of a photograph's pixels, in units of their range.
 LEAST_CONTRAST = 0.01
 ROWS, SHEET = "contrast.json", "contrast.png"
 
@@ -63,13 +63,13 @@ def contrast(
 
     The distance of a contrast is :math:`\|net(x_c) - net(x)\| / \text{mean}_k \|net(x_k) - net(x)\|`: x the photograph,
     :math:`x_c` the same with its deviations from its mean times c, :math:`x_k` other photographs; all in evaluation. 0
-    means that contrast does not matter, 1 that it matters as much as what is in the picture.
+    means that contrast has no effect, 1 that its effect is as large as that of another photograph.
 
     Args:
-        photo: what is painted. photos: what is trained on, files or folders. style: the style's picture.
+        photo: the photograph to paint. photos: the training photographs, files or folders. style: the style's picture.
         out: a folder for the nets, the rows (``contrast.json``) and the picture (``contrast.png``); nets in it that
             were finished with the same settings are not trained again.
-        on_net: gives the listener of a net's training by its name.
+        on_net: a function that returns the listener for a net's training, called with the net's name.
 
     Returns the rows: norm, batch size, seed, contrast, distance.
     """
@@ -91,10 +91,10 @@ def contrast(
         check_plan(plan)
     content = read_picture(photo, SHOWN).pixels
     if float(content.std((1, 2), correction=0).max()) < LEAST_CONTRAST:
-        raise InputError(f"{photo} has no contrast that could be lowered; write a photograph.")
+        raise InputError(f"{photo} has no contrast to lower; write a photograph whose pixels differ.")
     others = [read_picture(path, SHOWN).pixels for path in sources if path.resolve() != Path(photo).resolve()][:OTHERS]
     if not others:
-        raise InputError("The experiment needs other photographs than the one that is painted; name them by --photos.")
+        raise InputError("The experiment needs other photographs than the painted one; name them with --photos.")
     files.make_folder(folder)
     found = [_measured(plan, features, folder, content, others, on_net) for plan in plans]
     rows = [
@@ -170,7 +170,7 @@ def _finished(path: Path, plan: Plan, features: Features) -> bool:
 
 
 def _like(picture: Tensor, content: Tensor) -> Tensor:
-    """A picture at the size of another."""
+    """A picture resized to the size of another."""
     sizes = content.shape[1], content.shape[2]
     return torch.nn.functional.interpolate(picture.unsqueeze(0), sizes, mode="bilinear", antialias=True)[0]
 

@@ -1,8 +1,8 @@
-"""Where the training of a decoder starts: at least squares instead of random weights.
+"""Initial weights of a decoder by least squares instead of random numbers.
 
-Each convolution of the decoder is to give back what the mirrored convolution of the encoder was given. That is a linear
-regression for each layer, solved one after the other on the output of those before: seconds, where gradient descent
-takes hundreds of steps.
+Each convolution of the decoder should return the input of the mirrored convolution of the encoder. That is a linear
+regression for each layer, solved one after the other on the output of the layers before. It takes seconds; gradient
+descent takes hundreds of steps.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 from ..nets.style import AdaptiveStyleNet
 
-#: Of the mean of the diagonal: keeps weights small where maps say the same.
+#: The ridge, as a share of the mean of the diagonal: it keeps weights small if maps are linearly dependent.
 RIDGE = 1e-3
-#: A sigmoid reaches neither black nor white.
+#: A sigmoid never equals black or white, so targets are kept at this distance.
 MARGIN = 0.02
 
 
@@ -31,9 +31,9 @@ def start_decoder(net: AdaptiveStyleNet, crops: Tensor) -> None:
 
 
 def _inputs_of_convolutions(net: AdaptiveStyleNet, crops: Tensor) -> tuple[list[Tensor], Tensor]:
-    """What each convolution of the encoder is given, in units of its root mean square, and the encoder's output.
+    """The input of each convolution of the encoder, in units of its root mean square, and the encoder's output.
 
-    The first is given the picture, which the decoder's sigmoid has to come to.
+    The first input is the picture, as the argument of the decoder's final sigmoid.
     """
     inputs, x = [], crops
     for layer in net.encoder:

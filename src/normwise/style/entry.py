@@ -1,4 +1,4 @@
-"""`stylize` and `train`: what the command line and Python call."""
+"""`stylize` and `train`, for the command line and Python."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from .style_file import ANY, MANY, ONE, Style, load_style
 from .training import Listener, run_training
 
 Pixels = str | Path | Tensor
-#: A picture's way to its painting: one step by a net, many by optimization.
+#: A function from a picture to its intermediate paintings: one for a net, many for optimization.
 Painter = Callable[[Tensor], Iterator[Painting]]
-#: The longer side of what is optimized where nobody says: minutes on two cores.
+#: The default longer side of an optimized picture, which takes minutes on two cores.
 SIZE = 512
 
 
@@ -45,34 +45,36 @@ def stylize(
     features: str | Path | Features | None = None,
     on_step: Callable[[Painting], None] | None = None,
 ) -> Tensor:
-    """Paint a picture in the style of another: by optimization, or at once by a net that was trained before.
+    """Paint a picture in the style of another, by optimization or in one pass by a trained net.
 
-    Without ``net`` the pixels themselves are optimized until a network's maps of them are those of the content, and
-    their Gram matrices those of the style: any pair of pictures, minutes each. With the file of a `train`\\ed net a
-    picture of any size takes seconds; it is painted whole up to 1.5 million pixels and in tiles above.
+    Without ``net`` the pixels are optimized until their maps in a feature network match those of the content and the
+    Gram matrices of the maps match those of the style: this works for any pair of pictures and takes minutes. With the
+    file of a net from `train` a picture of any size takes seconds; above 1.5 million pixels it is painted in tiles.
 
     Args:
         content: a file, or RGB in [0, 1] ``[3, H, W]``.
         style: a picture, for optimization and nets of any style; the name of a style, or names and their weights
             ``{"wave": 0.7, "village": 0.3}``, for nets of many styles.
-        net: a style file, or what `load_style` gave.
-        size: the longer side in pixels; larger pictures are made smaller. By default 512 by optimization, and the
-            picture's own for a net.
-        steps, content_weight, style_weight, smoothness, style_loss: of the optimization. Parts of the loss are relative
-            to their targets: weights are pure numbers. ``style_loss`` is "gram" or "moments" (means and deviations).
-        strength: of nets of any style, 0 to 1.
-        features: the feature network of the optimization, as in `find_features`.
-        on_step: is called with the best picture so far after each step.
+        net: a style file, or the result of `load_style`.
+        size: the longer side in pixels; larger pictures are reduced to it. By default 512 for optimization, and the
+            picture's own size for a net.
+        steps, content_weight, style_weight, smoothness, style_loss: for optimization. The parts of the loss are
+            relative to their targets, so weights have no unit. ``style_loss`` is "gram" or "moments" (means and
+            standard deviations).
+        strength: for nets of any style, 0 to 1.
+        features: the feature network for optimization, as in `find_features`.
+        on_step: called with the best picture so far after each step.
 
     Returns ``[3, H, W]`` in [0, 1].
 
-    Raises `normwise.errors.InputError` (a ValueError) for what cannot be read, used, or found.
+    Raises `normwise.errors.InputError` (a ValueError) for files that cannot be found or read, and for arguments that do
+    not fit each other.
 
     Sources: Gatys, Ecker and Bethge 2016 (CVPR); Johnson et al. 2016, arXiv:1603.08155; Ulyanov et al. 2016,
     arXiv:1607.08022; Dumoulin et al. 2016, arXiv:1610.07629; Huang and Belongie 2017, arXiv:1703.06868.
 
-    The trap: strokes have the size that they have in the style picture, in pixels; a large photograph gets small ones.
-    ``size`` decides.
+    The trap: strokes have the same size in pixels as in the style picture, so in a large photograph they look small;
+    ``size`` changes that.
 
     >>> photo, painting = torch.rand(3, 40, 48), torch.rand(3, 32, 32)
     >>> stylize(photo, painting, steps=1, features=find_features("random")).shape
@@ -97,7 +99,7 @@ def painter(
     strength: float,
     features: str | Path | Features | None,
 ) -> Painter:
-    """Everything that is the same for all pictures, checked and read once; the arguments are those of `stylize`."""
+    """A function that paints pictures, with everything that they share checked and read once; see `stylize`."""
     if net is not None:
         found = net if isinstance(net, Style) else load_style(net)
         if found.kind == ANY:
@@ -113,7 +115,8 @@ def painter(
         raise InputError("Write --style and a picture to paint like, or --net and a style file.")
     if strength != 1.0:
         raise InputError(
-            "The strength is of a net of any style; by optimization the weights say how much stays and comes."
+            "The strength works with a net of any style only; for optimization write --content-weight and "
+            "--style-weight."
         )
     _check_numbers(steps, weights, loss)
     pixels = pixels_of(style, None)
@@ -144,29 +147,29 @@ def train(
     seed: int = 0,
     on_step: Listener = lambda _: None,
 ) -> Style:
-    """Train a net that paints at once, on the user's own photographs and style pictures, and write its style file.
+    """Train a net that paints in one pass, on your own photographs and style pictures, and write its style file.
 
-    One style picture gives a net of one style, several a net of many (conditional instance normalization); with
-    ``any_style`` they are examples for a net of any style (AdaIN). A killed training goes on where it was last saved,
-    each minute, when it is called again with the same arguments.
+    One style picture gives a net of one style, several give a net of many (conditional instance normalization); with
+    ``any_style`` they are examples for a net of any style (AdaIN). The state is saved every minute: after an
+    interruption, a call with the same arguments continues from there.
 
     Args:
         photos, styles: files, folders, or lists of them.
         out: the style file.
-        norm: of a net of one style: any name of `make_norm`.
+        norm: for a net of one style: any name of `make_norm`.
         width, blocks: channels of the first layer, residual blocks.
-        size: the side of the crops that are trained on.
-        style_size: the longer side that style pictures are made smaller to, which gives strokes their size in pixels;
-            by default twice the crops'.
+        size: the side of the training crops.
+        style_size: the longer side to which style pictures are reduced, which determines the size of the strokes in
+            pixels; by default twice that of the crops.
         content_weight: by default 4 against a ``style_weight`` of 10, and 1 for any style.
-        style_loss: "gram", "moments", or by default gram, and moments for any style.
-        learning_rate: of Adam; by default 1e-3, and 1e-4 for any style, whose decoder starts fitted. The tables of
-            many styles learn ten times as fast.
-        on_step: is called after each step with a `Step`.
+        style_loss: "gram" or "moments"; by default "gram", and "moments" for any style.
+        learning_rate: of Adam; by default 1e-3, and 1e-4 for any style, whose decoder starts from fitted weights. The
+            tables of many styles have ten times that rate.
+        on_step: called after each step with a `Step`.
 
-    The other arguments are those of `stylize`. Returns what `load_style` would.
+    The other arguments are those of `stylize`. Returns the same as `load_style` for the file.
 
-    Raises InputError for what cannot be read or used, and where the training diverges.
+    Raises InputError for files that cannot be read, arguments that do not fit, and a training that diverges.
     """
     sources, pictures = (
         listed([each] if isinstance(each, (str, Path)) else each, role)
@@ -216,7 +219,7 @@ def pixels_of(picture: Pixels, size: int | None) -> Tensor:
 
 
 def chosen_features(features: str | Path | Features | None) -> Features:
-    """As in `find_features`, with a warning where chance gave the weights and nobody asked for it."""
+    """The features of `find_features`, with a warning if the weights are random although they were not chosen."""
     found = features if isinstance(features, Features) else find_features(features)
     if not found.trained and features is None:
         warnings.warn(WARNING, UserWarning, stacklevel=4)
@@ -233,8 +236,8 @@ def _by_optimization(
     height, width = pixels.shape[1:]
     if min(height, width) < LEAST_SIDE:
         raise InputError(
-            f"The picture is {width}x{height} pixels; optimization needs at least {LEAST_SIDE} on each side, a net of "
-            "`normwise stylize train` none."
+            f"The picture is {width}x{height} pixels; optimization needs at least {LEAST_SIDE} on each side. Write a "
+            "larger picture, or use a net of `normwise stylize train`, which takes any size."
         )
     check_memory_for((width, height))
     return optimize(pixels, style, features, steps, weights, loss)

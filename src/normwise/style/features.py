@@ -1,4 +1,4 @@
-"""Feature networks: what a picture's content and style are measured by."""
+"""Feature networks, which measure the content and the style of a picture."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ..nets.vgg import up_to
 
 Net = TypeVar("Net", bound=nn.Module)
 
-#: In VGG's names. Fine grain to coarse, and where a picture's objects are still in place.
+#: VGG's names: layers for the style, from fine to coarse, and the layer for the content, which keeps objects in place.
 STYLE_LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1")
 CONTENT_LAYER = "relu3_1"
-#: The smallest side that four poolings leave a map of.
+#: The smallest side of a picture that has a map after four poolings.
 LEAST_SIDE = 16
 
 
@@ -30,9 +30,9 @@ def check_style(pixels: Tensor, name: str) -> None:
 class Features:
     """The maps of a trained network by layer.
 
-    ``style`` are the layers by whose statistics a style is told, ``content`` the one that keeps what is where.
-    ``trunk`` is VGG's, for nets that take it for their encoder, or None; ``description`` says where the weights come
-    from, and ``trained`` is false where chance gave them.
+    ``style`` are the layers whose statistics describe a style, ``content`` is the layer whose map describes a content.
+    ``trunk`` is that of a VGG, for nets that use it as their encoder, or None; ``description`` names the source of the
+    weights, and ``trained`` is false for random ones.
     """
 
     def __init__(
@@ -51,24 +51,24 @@ class Features:
         self.description, self.trunk, self.trained = description, trunk, trained
 
     def __call__(self, x: Tensor, layers: Collection[str] | None = None) -> Mapping[str, Tensor]:
-        """The maps of pictures ``[N, 3, H, W]``, RGB in [0, 1], fp32: of all layers that count, or of some of them."""
+        """The maps of pictures ``[N, 3, H, W]``, RGB in [0, 1], fp32: of all style and content layers, or of some."""
         with mixed_precision():
             maps = self._maps(x.to(memory_format=torch.channels_last), self.layers if layers is None else layers)
         return {name: value.float() for name, value in maps.items()}
 
 
 def mixed_precision() -> torch.autocast:
-    """Convolutions in bf16 inside the block, where the processor multiplies it: two to three times as fast."""
+    """Inside the block convolutions use bf16 if the processor supports it: two to three times as fast."""
     return torch.autocast("cpu", torch.bfloat16, enabled=torch.cpu._is_avx512_bf16_supported())
 
 
 def channels_last(net: Net) -> Net:
-    """The net with its convolutions in the layout in which a CPU is fastest."""
+    """The net with its convolutions in the fastest memory layout for CPUs."""
     return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def vgg_features(trunk: nn.Sequential, description: str, *, trained: bool = True) -> Features:
-    """The features of a VGG trunk, which is frozen and cut off behind the deepest layer that is used."""
+    """The features of a VGG trunk, which is frozen and cut off behind the deepest used layer."""
     names = {name for name, _ in trunk.named_children()}
     style = tuple(layer for layer in STYLE_LAYERS if layer in names)
     used = channels_last(up_to(trunk, style[-1]).eval().requires_grad_(False))

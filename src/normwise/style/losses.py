@@ -1,6 +1,6 @@
-"""How far a picture is from a content and from a style, measured on the maps of a network.
+"""The distance of a picture from a content and from a style, measured on the maps of a network.
 
-Every term is relative to its target, so that the same weights serve every feature network and layer.
+Every term is relative to its target, so that the same weights suit every feature network and layer.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ..core.moments import Moments
 from ..operations.measure import measure
 
 Maps = Mapping[str, Tensor]
-#: What a style loss keeps of a style: by layer, tables with one row for each picture.
+#: The data of a style for a style loss: by layer, tables with one row for each picture.
 StyleTargets = dict[str, tuple[Tensor, ...]]
 SMALL = 1e-8
 
@@ -37,12 +37,12 @@ def mean_and_deviation(x: Tensor) -> tuple[Tensor, ...]:
     return table.mean.to(x.dtype), (table.var + SMALL).sqrt().to(x.dtype)
 
 
-#: By name: what of the maps is to be as in the style.
+#: The statistics of the maps that should equal those of the style, by name.
 STYLE_LOSSES: dict[str, Callable[[Tensor], tuple[Tensor, ...]]] = {"gram": gram, "moments": mean_and_deviation}
 
 
 def style_targets(maps: Maps, layers: tuple[str, ...], loss: str) -> StyleTargets:
-    """What is kept of the styles whose maps these are."""
+    """The style targets from the maps of styles."""
     return {layer: tuple(table.detach() for table in STYLE_LOSSES[loss](maps[layer])) for layer in layers}
 
 
@@ -70,7 +70,7 @@ def energy(x: Tensor) -> Tensor:
 def content_loss(x: Tensor, target: Tensor, style_energy: Tensor) -> Tensor:
     """The mean over pictures of ``mean (x - target)² / style energy``.
 
-    Relative to the style's maps, not to the content's: those of an empty sky are nearly 0, and it would count most.
+    Relative to the style's maps, not to the content's, which are nearly 0 for an empty sky, so that it would dominate.
     """
     return (energy(x - target) / style_energy.clamp_min(SMALL)).mean()
 

@@ -1,4 +1,4 @@
-"""The objective of each kind of style net: pictures painted from crops, and how good they are."""
+"""The training objectives of style nets: paint crops and measure the losses."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from .plan import ENCODER_LAYER, Plan
 from .schedule import steps_by_pixels
 from .style_file import ANY, MANY
 
-#: Under the root of the deviations of a crop's pixels.
+#: Added to the variance of a crop's pixels under the root.
 EPS = 1e-4
 
 
 class Losses(NamedTuple):
-    """The weighted sum, and the two parts of it that are told, relative to their targets."""
+    """The weighted sum, and the two parts that are reported, relative to their targets."""
 
     total: Tensor
     content: float
@@ -48,14 +48,14 @@ def objective_for(plan: Plan, features: Features) -> Objective:
 
 
 class _KnownStyles:
-    """Every crop in one of the styles whose statistics are known from the start."""
+    """The objective for known styles: every crop is painted in one of them."""
 
     def __init__(self, plan: Plan, features: Features) -> None:
         self._plan, self._features = plan, features
         self._targets, self._energy, self._palettes = known_targets(plan, features)
 
     def __call__(self, net: StyleNet, crops: Tensor, step: int) -> Losses:
-        # In turn, so that no style waits for its row.
+        # In turn, so that all styles are trained equally often.
         turn = step * len(crops) + torch.arange(len(crops))
         labels = turn % len(self._plan.styles) if self._plan.kind == MANY else None
         with mixed_precision():
@@ -74,7 +74,8 @@ class _KnownStyles:
 
 
 class _AnyStyle:
-    """Every crop in the style of a crop of another picture, by the statistics of the encoder's maps."""
+    """The objective for any style: every crop is painted in the style of a crop of another picture, by the statistics
+    of the encoder's maps."""
 
     def __init__(self, plan: Plan, features: Features) -> None:
         self._plan, self._features = plan, features
@@ -100,10 +101,9 @@ class _AnyStyle:
 
 
 def known_targets(plan: Plan, features: Features) -> tuple[StyleTargets, Tensor, Style]:
-    """The tables of all styles, one below the other; the energy of each in the content's layer; and their palettes, the
-    means and deviations of the pixels.
+    """The tables of all styles, one below the other; their energies in the content layer; and their palettes.
 
-    A style's picture is the size of `Plan.style_size`.
+    A palette is the mean and standard deviation of the pixels. A style's picture has the size `Plan.style_size`.
     """
     tables: list[StyleTargets] = []
     energies, palettes = [], []

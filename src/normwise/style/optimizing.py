@@ -1,4 +1,4 @@
-"""Style transfer by optimization: the picture's own pixels are what is trained."""
+"""Style transfer by optimization of the picture's pixels."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from .features import LEAST_SIDE, Features
 from .losses import StyleTargets, content_loss, energy, style_loss, style_targets, total_variation
 from .pictures import fitted, resized
 
-#: From coarse to fine: each scale's side in the last one's, and its share of the steps.
+#: From coarse to fine: the side of each scale relative to that of the finest, and its share of the steps.
 SCALES = ((0.25, 0.4), (0.5, 0.35), (1.0, 0.25))
 COARSEST = 96
 HISTORY = 10
-#: About what a pixel of the picture needs at the peak, with VGG-16 up to relu4_1: the process that painted 512×342 of
-#: them took 1.09 GB.
+#: Approximate peak memory per pixel in bytes, with VGG-16 up to relu4_1: a process that painted 512×342 pixels took
+#: 1.09 GB.
 BYTES_PER_PIXEL = 4000
 
 
 class Weights(NamedTuple):
-    """Of the parts of the loss; each part is relative to its target."""
+    """The weights of the parts of the loss; each part is relative to its target."""
 
     content: float = 1.0
     style: float = 10.0
@@ -33,7 +33,7 @@ class Weights(NamedTuple):
 
 
 class Painting(NamedTuple):
-    """A picture on its way: the best so far, ``[3, H, W]`` at the size that was asked for."""
+    """An intermediate result: the best picture so far, ``[3, H, W]`` at the final size."""
 
     done: int
     total: int
@@ -45,10 +45,10 @@ class Painting(NamedTuple):
 def optimize(
     content: Tensor, style: Tensor, features: Features, steps: int, weights: Weights, loss: str = "gram"
 ) -> Iterator[Painting]:
-    """The pictures on the way from a content ``[3, H, W]`` to its painting in a style, one for each step.
+    """The intermediate pictures from a content ``[3, H, W]`` to its painting in a style, one for each step.
 
-    L-BFGS from the content at a quarter of the size, then from what was found there enlarged at half the size, then
-    at the full size: strokes of all sizes, and most steps cost little.
+    L-BFGS starts from the content at a quarter of the size, continues with the enlarged result at half the size and
+    then at the full size: this gives strokes of all sizes, and most steps are cheap.
 
     Source: Gatys, Ecker and Bethge 2016, CVPR; coarse to fine: Gatys et al. 2017, arXiv:1611.07865.
     """
@@ -64,7 +64,7 @@ def optimize(
 
 
 def _style_for(style: Tensor, longest: int) -> Tensor:
-    """No larger than the picture, so that its strokes are seen at every scale."""
+    """The style picture, reduced to at most the size of the content, so that its strokes are visible at every scale."""
     sizes = fitted((style.shape[2], style.shape[3]), min(longest, max(style.shape[2:])))
     return resized(style, (max(LEAST_SIDE, sizes[0]), max(LEAST_SIDE, sizes[1])))
 
@@ -118,7 +118,7 @@ def _descend(start: Tensor, problem: _Problem, steps: int) -> Iterator[_Found]:
 
 
 def _scales(size: int, steps: int) -> list[tuple[int, int]]:
-    """The longer side at each scale, and its steps; the finest takes what is left."""
+    """The longer side and the number of steps of each scale; the finest has the rest of the steps."""
     sides = [(round(size * part), share) for part, share in SCALES if size * part >= COARSEST or part == 1]
     whole = sum(share for _, share in sides)
     counts = [int(steps * share / whole) for _, share in sides[:-1]]
@@ -126,7 +126,7 @@ def _scales(size: int, steps: int) -> list[tuple[int, int]]:
 
 
 def check_memory_for(sizes: tuple[int, int]) -> None:
-    """Raise InputError for a picture that optimization has no memory for on this machine."""
+    """Raise InputError for a picture whose optimization needs more memory than this machine has."""
     needed, there = sizes[0] * sizes[1] * BYTES_PER_PIXEL, _memory()
     if there is not None and needed > there:
         longest = int(max(sizes) * math.sqrt(there / needed) / 2)
@@ -137,7 +137,7 @@ def check_memory_for(sizes: tuple[int, int]) -> None:
 
 
 def _memory() -> int | None:
-    """Bytes of this machine; None where it does not say."""
+    """The memory of this machine in bytes; None if it is unknown."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):

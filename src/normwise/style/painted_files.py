@@ -18,9 +18,9 @@ FOLDER = Path("painted")
 
 
 def targets_of(sources: Sequence[Path], out: Path | None, named_after: str, *, several: bool) -> list[Path]:
-    """Where the painting of each picture goes: ``out``, or by the names of picture and style.
+    """The file for the painting of each picture: ``out``, or a name made of those of picture and style.
 
-    Raises InputError for a folder that is a file, an ending of no picture, and two paintings under one name.
+    Raises InputError for a folder that is a file, an unknown ending, and two paintings with one name.
     """
     if not several:
         target = out or Path(f"{sources[0].stem}-{named_after}.png")
@@ -43,14 +43,14 @@ def targets_of(sources: Sequence[Path], out: Path | None, named_after: str, *, s
 
 
 def check_readable(sources: Sequence[Path]) -> None:
-    """Raise `UnreadableError` for the first that is no picture, before the others have been painted."""
+    """Raise `UnreadableError` for the first file that is no picture, before any is painted."""
     for source in sources:
         with head_of(source):
             pass
 
 
 def check_absent(targets: Sequence[Path]) -> None:
-    """Raise InputError for the first that is there."""
+    """Raise InputError for the first target that exists."""
     for target in targets:
         if target.exists():
             raise InputError(f"{target} exists; write --force to write over it, or another --out.")
@@ -59,9 +59,9 @@ def check_absent(targets: Sequence[Path]) -> None:
 def paint_file(
     source: Path, target: Path, paint: Painter, longest: int | None, on_step: Callable[[Painting], None]
 ) -> tuple[Picture, Picture]:
-    """Paint a picture, with its transparency; content and painting.
+    """Paint a picture, with its transparency; returns content and painting.
 
-    The best picture so far is in ``target`` every ten seconds, and when the work is interrupted.
+    The best picture so far is written to ``target`` every ten seconds, and on an interrupt.
     """
     picture, painting, written = read_picture(source, longest), None, time.monotonic()
     files.make_folder(target.parent)

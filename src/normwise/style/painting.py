@@ -1,4 +1,4 @@
-"""A trained style on a picture of any size."""
+"""Paint a picture of any size with a trained style."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from .style_file import ANY, MANY, ONE, Style
 
 #: Pictures of up to this many pixels are painted whole, larger ones in tiles.
 WHOLE = 1_500_000
-#: A tile's core, and what it sees around it: more than the net does.
+#: The size of a tile's core, and the overlap around it, which exceeds the net's receptive field.
 TILE, OVERLAP = 768, 128
-#: Mirrored borders need a few pixels to mirror.
+#: Mirror padding needs a few pixels.
 LEAST = 32
 
 
@@ -27,11 +27,11 @@ def net_for(
     """The plain net that paints in one style.
 
     Args:
-        wanted: names of styles and their weights, for nets of many; a blend's weights are made to sum to one.
+        wanted: names of styles and their weights, for nets of many; the weights are scaled to a sum of one.
         picture: the style ``[3, H, W]``, for nets of any style.
-        strength: 0 to 1, for nets of any style: how much of the content's own statistics goes.
+        strength: for nets of any style, from 0 (the content's own statistics) to 1 (those of the style).
 
-    Raises InputError where the net is of another kind.
+    Raises InputError if the arguments do not belong to this kind of net.
     """
     _check_belonging(style, wanted, picture, strength)
     with torch.no_grad():
@@ -47,8 +47,8 @@ def net_for(
 def paint(net: nn.Module, pixels: Tensor, *, tile: int = TILE, whole: int = WHOLE) -> Tensor:
     """The painting ``[3, H, W]`` of a picture ``[3, H, W]``.
 
-    Above ``whole`` pixels by `normwise.tiles`: memory is bounded by the tile, and normalizers go by the statistics of
-    the whole picture, so that the result is what the whole picture would give, without seams.
+    Above ``whole`` pixels it uses `normwise.tiles`: memory is bounded by the tile, and normalizers use the statistics
+    of the whole picture, so the result is that of the whole picture, without seams.
     """
     height, width = pixels.shape[1:]
     padded = _padded(pixels)
@@ -67,7 +67,7 @@ def paint(net: nn.Module, pixels: Tensor, *, tile: int = TILE, whole: int = WHOL
 
 
 def _padded(pixels: Tensor) -> Tensor:
-    """``[1, 3, H, W]`` with sizes that the nets take, its last row and column repeated where needed."""
+    """``[1, 3, H, W]`` with sizes that the nets accept; the last row and column are repeated if needed."""
     height, width = (max(LEAST, -(-size // REDUCTION) * REDUCTION) for size in pixels.shape[1:])
     margins = (0, width - pixels.shape[2], 0, height - pixels.shape[1])
     return torch.nn.functional.pad(pixels.unsqueeze(0), margins, mode="replicate")
@@ -76,8 +76,8 @@ def _padded(pixels: Tensor) -> Tensor:
 def _weights(style: Style, wanted: Mapping[str, float]) -> Tensor:
     unknown = next((name for name in wanted if name not in style.names), None)
     if unknown is not None or not wanted:
-        said = f"there is no style {unknown!r} in it" if wanted else "it holds several styles"
-        raise InputError(f"{said[0].upper()}{said[1:]}; write --style with one of: {', '.join(style.names)}.")
+        problem = f"there is no style {unknown!r} in it" if wanted else "it holds several styles"
+        raise InputError(f"{problem[0].upper()}{problem[1:]}; write --style with one of: {', '.join(style.names)}.")
     weights = torch.tensor([float(wanted.get(name, 0.0)) for name in style.names])
     if not (weights >= 0).all() or not 0 < weights.sum() < float("inf"):
         raise InputError(f"The weights of styles must be positive numbers, received {dict(wanted)}.")

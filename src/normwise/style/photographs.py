@@ -1,4 +1,4 @@
-"""Photographs to train on: crops, the same for the same step whoever asks."""
+"""Crops of training photographs, determined by the step."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .pictures import read_picture
 
 #: Photographs are read at most this many times as large as a crop, so that a crop shows more than a detail.
 ROOM = 2.5
-#: A crop's side in the photograph, in crops' sides.
+#: The largest side of a crop in the photograph, in units of the crop's size.
 LARGEST_CROP = 1.75
 KEPT = 256
 
@@ -23,15 +23,15 @@ KEPT = 256
 class Crops:
     """Square crops of pictures, of any scale from the crop's size to `LARGEST_CROP` times it, half of them mirrored.
 
-    ``crops(step, count)`` depends on nothing else: a run that is taken up again sees what it would have seen.
+    ``crops(step, count)`` depends on nothing else, so a continued run sees the same crops as an uninterrupted one.
 
-    ``longest`` is the longer side that larger pictures are read at, by default `ROOM` times the crop's.
+    ``longest`` is the longer side to which larger pictures are reduced, by default `ROOM` times the crop's size.
     """
 
     def __init__(self, paths: Sequence[Path], size: int, seed: int, longest: int | None = None) -> None:
         self._paths, self._size, self._seed = list(paths), size, seed
         self._longest = longest or round(ROOM * size)
-        # A tenth of a second per photograph: those of a small folder are read once.
+        # Reading takes a tenth of a second per photograph, so the photographs of a small folder are kept in memory.
         self._read = lru_cache(KEPT)(self._reduced)
 
     def __call__(self, step: int, count: int) -> Tensor:
@@ -55,9 +55,9 @@ class Crops:
 
 
 def listed(sources: Sequence[str | Path], role: str) -> list[Path]:
-    """The files that are named, and those of the folders that are.
+    """The given files, and the pictures in the given folders.
 
-    Raises InputError for what is not there, and for a folder without a picture.
+    Raises InputError for a missing file or folder, and for a folder without a picture.
     """
     found: list[Path] = []
     for source in map(Path, sources):

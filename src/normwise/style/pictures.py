@@ -22,23 +22,23 @@ DEEP = 65535
 
 
 class Picture(NamedTuple):
-    """``pixels[3, H, W]``, and ``alpha[H, W]`` where the file has some transparency."""
+    """``pixels[3, H, W]`` from 0 to 1, and ``alpha[H, W]`` if the file has transparency."""
 
     pixels: Tensor
     alpha: Tensor | None = None
 
 
 def read_picture(path: str | Path, size: int | None = None) -> Picture:
-    """A picture from a file, made smaller where its longer side is more than ``size``.
+    """A picture from a file, reduced if its longer side is more than ``size``.
 
-    Transparent pixels are laid on white; grey of 16 bits keeps its range; colours of a profile (CMYK, Adobe RGB) are
-    turned to sRGB. Raises `UnreadableError`, and InputError for a size that is none.
+    Transparent pixels are put on white; grey of 16 bits keeps its range; colours of a profile (CMYK, Adobe RGB) are
+    converted to sRGB. Raises `UnreadableError`, and InputError for an invalid size.
     """
     if size is not None and size < 1:
         raise InputError(f"--size {size}: write a whole number of at least 1.")
     with opened(Path(path)) as image:
         if size is not None:
-            image.draft(None, (size, size))  # a JPEG is decoded at about the size that is wanted
+            image.draft(None, (size, size))  # decodes a JPEG at about this size
         image.load()
         alpha = _alpha(image)
         rgb = _rgb(image)
@@ -56,7 +56,7 @@ def fitted(sizes: tuple[int, int], longest: int) -> tuple[int, int]:
 
 
 def resized(pixels: Tensor, sizes: tuple[int, int]) -> Tensor:
-    """``[N, 3, H, W]`` at other sizes, bicubic, averaged where it gets smaller."""
+    """``[N, 3, H, W]`` at other sizes, bicubic, with antialiasing when reduced."""
     if sizes == tuple(pixels.shape[2:]):
         return pixels
     new = torch.nn.functional.interpolate(pixels, sizes, mode="bicubic", antialias=True, align_corners=False)
@@ -92,7 +92,7 @@ def _rgb(image: Image) -> Image:
 
 
 def _check_range(image: Image, values: np.ndarray[Any, Any]) -> None:
-    """Raise InputError for numbers that are no shades, of which clipping would make white or black."""
+    """Raise InputError for values outside the range of shades, which clipping would turn into white or black."""
     if values.size and not (np.isfinite(values).all() and values.min() >= -0.5 and values.max() <= 1.5):
         raise InputError(
             f"{getattr(image, 'filename', 'A picture')} has pixels of {image.mode} from {values.min():g} to "
@@ -101,7 +101,7 @@ def _check_range(image: Image, values: np.ndarray[Any, Any]) -> None:
 
 
 def _in_srgb(image: Image) -> Image:
-    """By the profile in the file; one that cannot be used is passed over, as viewers do."""
+    """The image in sRGB, by the profile in the file; an unusable profile is ignored, as viewers do."""
     from PIL import ImageCms
 
     profile = image.info.get("icc_profile")
@@ -128,7 +128,7 @@ def _tensor(image: Image) -> Tensor:
 
 
 def as_image(picture: Picture) -> Image:
-    """As Pillow has it, RGB or RGBA."""
+    """The picture as a Pillow image, RGB or RGBA."""
     from PIL import Image as PILImage
 
     parts = picture.pixels if picture.alpha is None else torch.cat([picture.pixels, picture.alpha.unsqueeze(0)])
@@ -137,7 +137,10 @@ def as_image(picture: Picture) -> Image:
 
 
 def write_picture(path: Path, picture: Picture | Image) -> None:
-    """As a whole or not at all, in the format of the file's ending; JPEG has no transparency."""
+    """Write a picture in the format of the file's ending; JPEG has no transparency.
+
+    The file is complete, or not written at all. Raises InputError for an unknown ending.
+    """
     image = as_image(picture) if isinstance(picture, Picture) else picture
     save = saver(path)
     if path.suffix.lower() in (".jpg", ".jpeg"):
@@ -147,12 +150,12 @@ def write_picture(path: Path, picture: Picture | Image) -> None:
 
 
 def saver(path: Path) -> Callable[[Image, Path], None]:
-    """How a picture is written under this name; raises InputError for an ending of no such format."""
+    """The function that writes a picture under this name; InputError for an unknown ending."""
     from PIL import Image as PILImage
 
     PILImage.init()
-    kind = PILImage.registered_extensions().get(path.suffix.lower())
-    if kind not in PILImage.SAVE:
-        raise InputError(f"{path}: no picture is written under such a name; write a name that ends in .png or .jpg.")
-    options = {"quality": 92} if kind == "JPEG" else {}
-    return lambda image, file: image.save(file, kind, **options)
+    picture_format = PILImage.registered_extensions().get(path.suffix.lower())
+    if picture_format not in PILImage.SAVE:
+        raise InputError(f"{path}: the name must have the ending of a picture; write one that ends in .png or .jpg.")
+    options = {"quality": 92} if picture_format == "JPEG" else {}
+    return lambda image, file: image.save(file, picture_format, **options)

@@ -1,4 +1,4 @@
-"""What is to be trained."""
+"""The plan of a training: its settings, checked."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from .features import LEAST_SIDE, Features
 from .losses import STYLE_LOSSES
 from .style_file import ANY, KINDS, MANY, ONE
 
-#: A decoder learns from a quarter of the resolution (relu3_1) in minutes, from an eighth in days.
+#: From maps at a quarter of the resolution (relu3_1) a decoder is trained in minutes, from an eighth in days.
 ENCODER_LAYER = "relu3_1"
-#: A seed and a step make the number that a crop is drawn by, of 64 bits.
+#: The random seed of a crop combines the training's seed and the step in 64 bits.
 MOST_SEEDS = 2**32
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All that a training depends on, but for the feature network.
+    """All settings of a training, except the feature network.
 
-    ``size`` is the side of the crops, ``style_size`` the longer side of the style pictures: strokes keep the size that
-    they have there.
+    ``size`` is the side of the crops, ``style_size`` the longer side of the style pictures, whose strokes keep their
+    size in pixels.
     """
 
     kind: str
@@ -47,7 +47,7 @@ class Plan:
     seed: int
 
     def net(self, features: Features) -> dict[str, Any]:
-        """What `build` is given."""
+        """The arguments for `build`."""
         if self.kind != ANY:
             styles = len(self.styles) if self.kind == MANY else None
             return {"norm": self.norm, "width": self.width, "blocks": self.blocks, "styles": styles}
@@ -55,7 +55,8 @@ class Plan:
         layers = dict(trunk.named_children()) if trunk is not None else {}
         if ENCODER_LAYER not in layers:
             raise InputError(
-                f"--any needs an encoder of VGG's up to {ENCODER_LAYER}, and {features.description} is none."
+                f"--any needs VGG's encoder up to {ENCODER_LAYER}, and the features are {features.description}; name a "
+                "VGG with --features."
             )
         counts = [sum(name.startswith(f"conv{block}_") for name in layers) for block in range(1, 6)]
         first: Any = layers["conv1_1"]
@@ -63,7 +64,7 @@ class Plan:
         return {"layer": ENCODER_LAYER, "convolutions": convolutions, "width": first.out_channels}
 
     def record(self, features: Features) -> dict[str, Any]:
-        """What the style file says of the training."""
+        """The record of the training in the style file."""
         kept = (
             "size",
             "style_size",
@@ -78,7 +79,7 @@ class Plan:
         return {name: getattr(self, name) for name in kept} | {"features": features.description}
 
     def settings(self) -> dict[str, Any]:
-        """In plain types, for a file."""
+        """The settings in plain types, for a file."""
         return {
             name: [str(each) for each in value] if isinstance(value, tuple) else value
             for name, value in asdict(self).items()
@@ -86,7 +87,7 @@ class Plan:
 
 
 def check_plan(plan: Plan) -> None:
-    """Raise InputError for numbers and names that are none."""
+    """Raise InputError for invalid numbers and names."""
     for name, least in (("width", 1), ("blocks", 0), ("steps", 1), ("batch_size", 1)):
         _check(name, getattr(plan, name), getattr(plan, name) >= least, f"a whole number of at least {least}")
     least = 2 * LEAST_SIDE

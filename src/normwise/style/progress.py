@@ -1,4 +1,4 @@
-"""What a training leaves on disk while it runs: a preview, and what is needed to go on."""
+"""The files of a running training: a preview, and the state from which it can continue."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ SHOWN = 4
 
 
 def resume_file(out: Path) -> Path:
-    """Where what is needed to go on is kept."""
+    """The path of the saved state."""
     return out.with_name(out.name + ".resume")
 
 
 def preview_file(out: Path) -> Path:
-    """Where the preview is."""
+    """The path of the preview."""
     return out.with_name(out.stem + ".preview.png")
 
 
 class Resume:
-    """The file beside a style file from which its training is taken up again."""
+    """The file next to a style file from which its training can continue."""
 
     def __init__(self, out: Path, plan: Plan, features: Features) -> None:
         self.path = resume_file(out)
         self._settings = plan.settings() | {"features": features.description}
 
     def load(self, net: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-        """The number of steps that are done; raises InputError for a file of another training."""
+        """Load the saved state; returns the number of finished steps. InputError for a file of another training."""
         if not self.path.exists():
             return 0
         content = load_mapping(self.path, FORM)
@@ -48,7 +48,7 @@ class Resume:
         if other is not None:
             raise InputError(
                 f"{self.path} is of a training with other settings: {other.replace('_', ' ')} was {before.get(other)}, "
-                f"now {self._settings[other]}. Write the same command to go on, remove the file to begin anew, or "
+                f"now {self._settings[other]}. Write the same command to continue, remove the file to start again, or "
                 "choose another --out."
             )
         net.load_state_dict(content["net"])
@@ -66,7 +66,7 @@ class Resume:
 
 
 class Painted:
-    """The preview: crops of some photographs, and what the net makes of them."""
+    """The preview: crops of some photographs, and the net's paintings of them."""
 
     def __init__(self, plan: Plan, net: StyleNet | AdaptiveStyleNet, photos: Crops, out: Path) -> None:
         self._plan, self._net = plan, net
@@ -74,7 +74,7 @@ class Painted:
         self.path = preview_file(out)
 
     def preview(self) -> Path:
-        """Written anew; its path."""
+        """Write the preview again; returns its path."""
         training = self._net.training
         with torch.no_grad():
             rows = [self._crops, *self._painted(self._net.eval())]

@@ -1,4 +1,4 @@
-"""Contact sheets: pictures side by side in one."""
+"""Contact sheets: several pictures side by side in one."""
 
 from __future__ import annotations
 

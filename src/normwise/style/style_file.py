@@ -1,4 +1,4 @@
-"""Style files: a trained net, and what is needed to use it."""
+"""Style files: a trained net with the data needed to use it."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from ..nets.style import AdaptiveStyleNet, StyleNet
 from ..nets.vgg import vgg_trunk
 
 FORMAT, VERSION = "normwise style", 2
-#: What is known of the training of every net.
+#: The fields about the training that every style file has.
 RECORDED = ("size", "style_size", "steps", "features")
 KINDS = ONE, MANY, ANY = "one", "many", "any"
 
 
 class Style(NamedTuple):
-    """A net that paints, of ``kind`` one, many or any.
+    """A trained net, of ``kind`` one, many or any.
 
-    ``names`` are the styles that it was trained on, ``plan`` what the net is built from, ``trained`` how: crops' size,
-    steps, weights of the losses, feature network.
+    ``names`` are the styles that it was trained on, ``plan`` the arguments of `build`, ``trained`` the settings of the
+    training: size of the crops, steps, weights of the losses, feature network.
     """
 
     net: StyleNet | AdaptiveStyleNet
@@ -34,7 +34,7 @@ class Style(NamedTuple):
     trained: dict[str, Any]
 
     def description(self) -> str:
-        """In one line."""
+        """The style in one line of text."""
         what = {
             ONE: f"the style {self.names[0]}",
             MANY: f"{len(self.names)} styles ({', '.join(self.names)})",
@@ -45,7 +45,7 @@ class Style(NamedTuple):
 
 
 def build(kind: str, plan: Mapping[str, Any]) -> StyleNet | AdaptiveStyleNet:
-    """The untrained net of a plan; ValueError where they say different things."""
+    """The untrained net of a plan; ValueError if ``kind`` and ``plan`` contradict each other."""
     if kind == ANY:
         trunk = vgg_trunk(plan["convolutions"], plan["width"])
         return AdaptiveStyleNet(trunk, plan["layer"])
@@ -55,7 +55,7 @@ def build(kind: str, plan: Mapping[str, Any]) -> StyleNet | AdaptiveStyleNet:
 
 
 def save_style(style: Style, path: Path) -> None:
-    """Write a style as a whole or not at all."""
+    """Write a style file; it is complete, or not written at all."""
     content = {"format": FORMAT, "version": VERSION, "kind": style.kind, "names": list(style.names)}
     state = {name: value.detach().cpu() for name, value in style.net.state_dict().items()}
     content |= {"plan": style.plan, "trained": style.trained, "state": state}
@@ -64,9 +64,9 @@ def save_style(style: Style, path: Path) -> None:
 
 
 def load_style(path: str | Path) -> Style:
-    """The style in a file; nothing in it is run.
+    """The style in a file; no code in it is run.
 
-    Raises InputError where it is no style file, or its weights are those of another net than it says.
+    Raises InputError if it is no style file, or if its weights do not fit the net that it names.
     """
     content = load_mapping(Path(path), FORMAT)
     try:
@@ -90,17 +90,17 @@ def load_style(path: str | Path) -> Style:
 
 
 def load_mapping(path: Path, form: str) -> dict[str, Any]:
-    """What `torch.save` wrote of this form; raises InputError for every other file."""
+    """The dict of this form in a file of `torch.save`; InputError for every other file."""
     if not path.is_file():
         raise InputError(f"{path}: there is no such file.")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # zip, pickle, end of file and others: each is a file that is none
+    except Exception as error:  # errors of zip, pickle and others: not a file of this form
         raise InputError(f"{path} is no file of `normwise stylize train` ({type(error).__name__}).") from error
     if not isinstance(content, dict) or content.get("format") != form:
         raise InputError(f"{path} is no file of `normwise stylize train`: it does not say {form!r}.")
     if content.get("version") != VERSION:
-        raise InputError(f"{path} was written by another version of normwise ({content.get('version')}); train anew.")
+        raise InputError(f"{path} was written by another version of normwise ({content.get('version')}); train again.")
     return content
 
 

@@ -1,4 +1,4 @@
-"""The style that a command names."""
+"""Parse the style argument of a command."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from .style_file import MANY, Style
 
 
 def parse_style(text: str | None, net: Style | None) -> str | dict[str, float] | None:
-    """A picture's path as it is; for a net of many styles names and weights: ``wave``, ``wave:0.7,village:0.3``.
+    """A picture's path unchanged; for a net of many styles names and weights: ``wave``, ``wave:0.7,village:0.3``.
 
     >>> from normwise import nets
     >>> many = Style(nets.StyleNet(width=1, blocks=0, styles=2), MANY, ("wave", "village"), {}, {})
@@ -20,7 +20,7 @@ def parse_style(text: str | None, net: Style | None) -> str | dict[str, float] |
     for part in text.split(","):
         name, _, weight = part.partition(":")
         if name in weights:
-            raise InputError(f"--style {text}: {name} stands twice; write each name once.")
+            raise InputError(f"--style {text}: {name} occurs twice; write each name once.")
         try:
             weights[name] = float(weight or 1)
         except ValueError as error:

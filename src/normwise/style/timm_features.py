@@ -14,9 +14,9 @@ from ..errors import InputError
 from ..nets.vgg import IMAGENET_MEAN, IMAGENET_STD, PixelScale
 from .features import Features
 
-#: Where a style is told: not in maps coarser than this.
+#: The coarsest maps, by their reduction, that are used for a style.
 COARSEST = 16
-#: Where a content is told: the finest map that is at most this fine.
+#: The least reduction of the map for the content: the finest map of at least this reduction is used.
 CONTENT_REDUCTION = 4
 PROBE = (1, 3, 64, 96)
 
@@ -24,14 +24,14 @@ PROBE = (1, 3, 64, 96)
 def timm_features(name: str) -> Features:
     """The features of ``timm:NAME`` or ``timm:NAME:FILE``.
 
-    Raises InputError without timm, for a name that it does not know, weights that are not on this machine, and models
-    that give no maps.
+    Raises InputError without timm, for an unknown name, for weights that are not on this machine, and for models
+    without maps.
     """
     try:
         timm = import_module("timm")
     except ModuleNotFoundError as error:
         raise InputError(f"--features {name} needs timm, which is not installed. Write: pip install timm") from error
-    except Exception as error:  # a torchvision that was built for another torch, and others
+    except Exception as error:  # a torchvision built for another torch, for example
         raise InputError(
             f"--features {name}: timm is installed and cannot be imported ({type(error).__name__}: "
             f"{(str(error).splitlines() or [''])[0]})."
@@ -52,9 +52,9 @@ def timm_features(name: str) -> Features:
         )
     overlay = {"file": str(file)}
     try:
-        # Without its head a model takes what it knows of a file and leaves the rest random: the whole one is strict.
+        # A model without its head would ignore missing weights and leave them random, so the whole model is loaded.
         timm.create_model(model, pretrained=True, pretrained_cfg_overlay=overlay)
-    except Exception as error:  # zip, pickle, names, sizes: each is a file of something else
+    except Exception as error:  # errors of zip, pickle, names or sizes: not the file of this model
         raise InputError(
             f"--features {name}: {file} does not hold the weights of timm's {model} ({type(error).__name__}: "
             f"{(str(error).splitlines() or [''])[0]}); write the file of that model by timm's names."
@@ -63,7 +63,7 @@ def timm_features(name: str) -> Features:
         net = timm.create_model(model, pretrained=True, features_only=True, pretrained_cfg_overlay=overlay)
         used = _Maps(net)
         used(torch.zeros(PROBE), used.layers)
-    except Exception as error:  # of timm's models, each has its own way to fail
+    except Exception as error:  # timm's models fail in different ways
         raise InputError(
             f"--features {name} gives no maps of pictures of any size ({type(error).__name__}: "
             f"{str(error).splitlines()[0] if str(error) else ''}); choose a convolutional model."
@@ -87,7 +87,7 @@ class _Maps:
 
     def __call__(self, x: Tensor, layers: Collection[str]) -> dict[str, Tensor]:
         maps = zip(self._channels.items(), self._net(self._pixels(x)), strict=True)
-        # Transformers give [N, H, W, C].
+        # Transformers return [N, H, W, C].
         return {
             layer: value if value.shape[1] == channels else value.movedim(-1, 1)
             for (layer, channels), value in maps
@@ -96,7 +96,7 @@ class _Maps:
 
 
 def _cached(timm: Any, model: str) -> Path | None:
-    """The file of a model's weights in the caches, which are only looked into."""
+    """The file of a model's weights in the caches; nothing is downloaded."""
     configuration = timm.get_pretrained_cfg(model)
     if configuration is None:
         return None

@@ -1,4 +1,4 @@
-"""Training of style nets on the user's own photographs and paintings."""
+"""The training of style nets on the user's own photographs and paintings."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from .schedule import begins_a_part, optimizer_for, share_of_rate
 from .style_file import Style, build, save_style
 
 SECONDS_BETWEEN_SAVES = 60.0
-#: Crops by which a decoder is fitted before its training.
+#: The number of crops on which a decoder is fitted before its training.
 FITTED = 12
 
 
 class Step(NamedTuple):
-    """What a listener hears after each step: losses relative to their targets, and the preview where one is new."""
+    """The event after each step: losses relative to their targets, and the path of the preview if it is new."""
 
     done: int
     total: int
@@ -42,10 +42,10 @@ Listener = Callable[[Step], None]
 
 
 def run_training(plan: Plan, features: Features, out: Path, on_step: Listener) -> Style:
-    """Train by a plan, from where an earlier run of the same plan stopped.
+    """Train by a plan, continuing an earlier run of the same plan if there is one.
 
-    After each minute, at the end and on KeyboardInterrupt the style so far is in ``out`` and a preview beside it; what
-    is needed to go on is in a third file, which is removed at the end.
+    Every minute, at the end and on KeyboardInterrupt the style so far is written to ``out``, with a preview next to it;
+    the state for continuing is in a third file, which is removed at the end.
     """
     resume = Resume(out, plan, features)
     with random_numbers_kept(set(), plan.seed):
@@ -93,7 +93,7 @@ def _train_step(
     if not math.isfinite(losses.total.item()):
         raise InputError(
             f"The training diverged in step {step + 1}; write a --learning-rate below {plan.learning_rate:g}. The "
-            "style file holds what was there at the last save."
+            "style file holds the last saved state."
         )
     optimizer.zero_grad()
     losses.total.backward()

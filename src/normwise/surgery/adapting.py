@@ -1,4 +1,4 @@
-"""`adapt`: the statistics of a trained net for data of another domain."""
+"""`adapt`: fit the statistics of a trained net to data of another domain."""
 
 from __future__ import annotations
 
@@ -44,21 +44,21 @@ def adapt(
 
     Args:
         loader, forward, steps, blend, upstream, process_group: as in `recalibrate`.
-        method: ``"stats"`` recalibrates the running statistics (AdaBN). ``"entropy"`` first trains γ and β so that the
-            net is surer of its classes: one step of Adam for each batch, normalized by its own statistics (TENT); then
-            it recalibrates.
-        bank: keep the new statistics in a bank of this name, and the old ones where they are: one net for several
-            domains. ``with nw.statistics_bank(model, bank)`` computes by them. Layers of torch become this package's
-            for it, with the same parameters and names; a new bank starts with the layer's own statistics. γ and β are
-            shared by all banks, so that this goes with "stats".
-        lr: of "entropy".
+        method: ``"stats"`` recalibrates the running statistics (AdaBN). ``"entropy"`` first trains γ and β to lower the
+            entropy of the predicted classes: one step of Adam for each batch, normalized by its own statistics (TENT);
+            then it recalibrates.
+        bank: keep the new statistics in a bank of this name and the old ones in the layer: one net for several domains.
+            ``with nw.statistics_bank(model, bank)`` uses them. Layers of torch are replaced by this package's, with the
+            same parameters and names; a new bank starts with the layer's own statistics. All banks share γ and β, so
+            a bank needs the method "stats".
+        lr: the learning rate of "entropy".
 
-    Warns and raises as `recalibrate`; ValueError also for an output that is no classifier's, for γ and β that are not
-    there, and for layers that can keep no bank. On any exception the model is as it was.
+    Warns and raises as `recalibrate`; ValueError also for an output without class logits, for layers without γ and β,
+    and for layers that cannot keep a bank. After any exception the model is unchanged.
 
-    Source: Li et al. 2016, arXiv:1603.04779 (AdaBN); Wang et al. 2021, arXiv:2006.10726 (TENT), which goes on
-    normalizing by each batch afterwards, where here the running statistics are those of the data. The trap: both take
-    the domain's classes to be balanced as in training; a batch of one class is another domain to them.
+    Source: Li et al. 2016, arXiv:1603.04779 (AdaBN); Wang et al. 2021, arXiv:2006.10726 (TENT). TENT keeps normalizing
+    by each batch after the training; here the running statistics of the data are used instead. The trap: both methods
+    assume the same class balance as in training; with other shares of the classes the statistics are wrong.
 
     >>> import torch
     >>> net = nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 3))
@@ -87,8 +87,8 @@ def adapt(
 
 
 class Adapted(Report):
-    """An adaptation: ``recalibrated`` is the report of its statistics, ``rows`` are that one's, ``entropies`` those of
-    the batches in nats (of method "entropy")."""
+    """The result of an adaptation: ``recalibrated`` is the report of the statistics, ``rows`` are its rows, and
+    ``entropies`` are the mean entropies of the batches in nats (method "entropy" only)."""
 
     def __init__(
         self,
@@ -103,7 +103,7 @@ class Adapted(Report):
         self._change = change
 
     def undo(self) -> nn.Module:
-        """The old statistics, γ, β and layers, as they were; raises as `Recalibrated.undo`."""
+        """Restore the old statistics, γ, β and layers; raises as `Recalibrated.undo`."""
         model = self.recalibrated.undo()
         return model if self._change is None else self._change.undo()
 
@@ -148,8 +148,8 @@ def _surer(
     batches = Batches(loader, forward, options["steps"], _NAME)
     if batches.once_only():
         raise TypeError(
-            f"{_NAME}: method='entropy' reads the loader twice, and a {type(loader).__name__} is gone after the first "
-            "time; write list(loader)."
+            f"{_NAME}: method='entropy' reads the loader twice, and a {type(loader).__name__} can be read only once; "
+            "write list(loader)."
         )
     names = {p: name for name, p in model.named_parameters()}
     with ModelChange(model, _NAME) as change:

@@ -21,9 +21,9 @@ _TWINS: dict[type[nn.Module], type[nn.Module]] = {
 
 
 def add_bank(change: ModelChange, layers: dict[nn.Module, str], bank: str, caller: str) -> None:
-    """Give each layer the bank, which starts with the statistics that the layer has; torch's become this package's.
+    """Add a bank to each layer, with a copy of the layer's statistics; torch's layers are replaced by this package's.
 
-    Raises ValueError for a layer that is neither.
+    Raises ValueError for layers of other libraries.
     """
     twins = {
         layer: layer if isinstance(layer, RunningLayer) else _twin(layer, name, caller)
@@ -45,11 +45,11 @@ def add_bank(change: ModelChange, layers: dict[nn.Module, str], bank: str, calle
 
 
 def _twin(layer: nn.Module, name: str, caller: str) -> nn.Module:
-    """The layer of this package that computes what torch's does, with the same tensors."""
+    """The layer of this package that computes the same as torch's, with the same tensors."""
     layer_class = type(layer)
     if layer_class not in _TWINS or "forward" in vars(layer) or parametrize.is_parametrized(layer):
         raise ValueError(
-            f"{caller}: banks are kept by layers of this package, which torch's can become, and {name} is a "
+            f"{caller}: only torch's and this package's layers can keep banks, and {name} is a "
             f"{layer_class.__name__} with a forward of its own; leave bank= out, and copy the model for each domain."
         )
     twin = _TWINS[layer_class](

@@ -1,4 +1,4 @@
-"""What a loader yields, and how a model is called on it."""
+"""The batches of a loader, and how a model is called on them."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from ..signal.inputs import device_of
 
 
 class Batches:
-    """The batches of a loader, checked once, each passed through a model as often as it is wanted.
+    """The batches of a loader, checked once; each can be passed through a model several times.
 
-    Without ``forward`` a tensor is the model's input; of a tuple or a list (what a loader makes of input and target)
-    the model gets the first items, as many as its `forward` requires; of a dict the entries whose names its `forward`
-    knows. The model gets copies, on its own device.
+    Without ``forward`` a tensor is the model's input. Of a tuple or a list (input and target, for example) the model
+    gets the first items, as many as its `forward` requires; of a dict, the entries that are parameters of its
+    `forward`. The model gets copies on its own device.
     """
 
     def __init__(self, loader: Any, forward: Forward | None, steps: int | None, caller: str) -> None:
@@ -39,21 +39,21 @@ class Batches:
         self._loader, self._forward, self._steps, self._caller = loader, forward, steps, caller
 
     def once_only(self) -> bool:
-        """Whether the loader is an iterator, whose batches are gone after they were read."""
+        """Whether the loader is an iterator, which can be read only once."""
         return isinstance(self._loader, Iterator)  # asking with iter() would start a DataLoader's workers
 
     def has_an_end(self) -> bool:
-        """Whether it is known when to stop: an iterable without a length may be endless."""
+        """Whether the number of batches is known: an iterable without a length may be endless."""
         return self._steps is not None or hasattr(self._loader, "__len__")
 
     def through(self, model: nn.Module) -> Iterator[int]:
-        """Run the model on one batch after the other; yields how many there were so far."""
+        """Run the model on one batch after the other; yields the number of batches so far."""
         for number, run in enumerate(self.runs(), 1):
             run(model)
             yield number
 
     def runs(self) -> Iterator[Callable[[nn.Module], Any]]:
-        """For each batch the way to run a model on it."""
+        """For each batch a function that runs a model on it."""
         empty = True
         for number, batch in enumerate(islice(self._loader, self._steps), 1):
             empty = False

@@ -1,4 +1,4 @@
-"""Which layers a swap is about, what takes their places, and how that reads in the report."""
+"""The layers that a swap replaces, their successors, and their rows in the report."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def chosen_normalizers(model: nn.Module, where: Where | None) -> dict[nn.Module,
 
 
 def ranks_for(model: nn.Module, layers: list[nn.Module], example: Any) -> dict[nn.Module, int]:
-    """The spatial dimensions of each layer's input: what its class says, or the example shows."""
+    """The number of spatial dimensions of each layer's input, from its class or from the example."""
     ranks = {layer: rank for layer in layers for end, rank in _RANKS.items() if type(layer).__name__.endswith(end)}
     return ranks if example is None else ranks | ranks_of(model, layers, example)
 
@@ -45,7 +45,7 @@ def successors_for(
 
 
 def follow(layer: nn.Module, other: nn.Module) -> None:
-    """To the other's device and dtype."""
+    """Move a layer to the device and dtype of another one."""
     like = next((t for t in (*other.parameters(), *other.buffers()) if t.is_floating_point()), None)
     if like is not None:
         layer.to(like.device, like.dtype)
@@ -59,7 +59,7 @@ def row_of(node: Node, kept: str | None, made: Successor | None, drift: float | 
 
 
 def described(layer: nn.Module) -> str:
-    """A layer in few words, such as "GroupNorm(2, 16)"."""
+    """A short description of a layer, such as "GroupNorm(2, 16)"."""
     norm = layer.get_submodule("norm") if "norm" in layer._modules else layer
     if isinstance(norm, nn.GroupNorm):
         return f"{type(norm).__name__}({norm.num_groups}, {norm.num_channels})"

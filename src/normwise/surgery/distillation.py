@@ -65,7 +65,7 @@ def distill(
 
 
 def _repeated(batches: Batches, steps: int) -> Iterator[Callable[[nn.Module], Any]]:
-    """As many batches as there are steps, from as many passes as that takes."""
+    """One batch for each step, from as many passes over the loader as needed."""
     done = 0
     while done < steps:
         for run in batches.runs():
@@ -84,7 +84,7 @@ def _distance(run: Callable[[nn.Module], Any], model: nn.Module, teacher: nn.Mod
         wanted = [t.float() for t in tensors_in(run(teacher)) if t.is_floating_point()]
     outputs = [t.float() for t in tensors_in(run(model)) if t.is_floating_point()]
     if not wanted or [t.shape for t in wanted] != [t.shape for t in outputs]:
-        raise ValueError(f"{_NAME}: model and teacher must give the same floating outputs, to be compared.")
+        raise ValueError(f"{_NAME}: model and teacher must return floating-point outputs of equal shapes.")
     parts = [
         (y - target).square().mean() / target.var(correction=0).clamp_min(1e-12)
         for y, target in zip(outputs, wanted, strict=True)
@@ -96,7 +96,8 @@ def _distance(run: Callable[[nn.Module], Any], model: nn.Module, teacher: nn.Mod
 def _training(
     model: nn.Module, teacher: nn.Module, transitions: Sequence[Transition], parameters: Sequence[nn.Parameter]
 ) -> Iterator[None]:
-    """Evaluation but for the new layers; modes, gradients and random numbers come back, on errors values, too."""
+    """Inside the block only the new layers are in training mode. Afterwards modes, gradients and random numbers are
+    restored, and after an error also the values."""
     modes = {module: module.training for whole in (model, teacher) for module in whole.modules()}
     gradients, start = [p.grad for p in parameters], transitions[0].t
     tensors = [*parameters, *(b for transition in transitions for b in transition.after.buffers())]

@@ -1,4 +1,4 @@
-"""`doctor`: what is wrong with a model, and which call mends it."""
+"""`doctor`: find the problems of a model, and for each the call that fixes it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .folding.runs import first_line
 
 _NAME = "doctor"
 
-#: What needs no run; in the order in which findings of one severity stand.
+#: The rules that need no run of the model, in the order of their findings within one severity.
 RULES: tuple[Callable[[Subject], Iterator[Finding]], ...] = (
     loss_rules.negative_variances,
     settings_rules.odd_eps,
@@ -50,23 +50,23 @@ def doctor(
     world_size: int = 1,
     target: str | None = None,
 ) -> Findings:
-    """Say what is wrong with the normalizers of a model, and for each finding the call that mends it.
+    """Find the problems of a model's normalizers, and for each the call that fixes it.
 
-    `diagnose`'s findings about signal and statistics, and what needs no run: modes that are mixed, layers that are half
-    frozen, momentum and eps that cannot be meant, statistics in half precision, variances below 0, a count of batches
-    that was lost, a swap that was not finished, a folded model in training; batches that are too small for a process,
-    statistics that are not synchronized; and what an exporter or a quantizer would make of the model. Nothing is said
-    twice. The model is given back as it was.
+    The findings are those of `diagnose` about signal and statistics, and those that need no run: mixed modes,
+    half-frozen layers, implausible momentum and eps, statistics in half precision, variances below 0, a lost batch
+    counter, an unfinished swap, a folded model in training; a batch per process that is too small, statistics that are
+    not synchronized; and the problems of an export or a quantization. No problem is reported twice. The model is
+    unchanged afterwards.
 
     Args:
-        loader: data as `diagnose` takes it. Without, the signal is that of noise; where the model does not say what it
-            takes, the signal is left out, and a note says so.
-        batch_size: samples in the batch of each process in training.
-        world_size: processes in training.
-        target: where the model goes: ``"onnx"``, ``"tensorrt"``, ``"openvino"``, ``"coreml"`` or ``"quantization"``.
+        loader: data as for `diagnose`. Without it the signal is that of noise; if the input shape cannot be read from
+            the model, the signal is left out with a note.
+        batch_size: number of samples in the batch of each process in training.
+        world_size: number of processes in training.
+        target: the deployment: ``"onnx"``, ``"tensorrt"``, ``"openvino"``, ``"coreml"`` or ``"quantization"``.
 
-    Raises TypeError for what is no module or runs in TorchScript, ValueError for modules without values, another
-    target, and numbers below 1, and what the model raises on the loader's batches.
+    Raises TypeError if the model is no module or runs in TorchScript; ValueError for modules without values, unknown
+    targets and numbers below 1; and the errors of the model on the loader's batches.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU()).eval()
     >>> print(doctor(net, target="onnx"))
@@ -89,14 +89,14 @@ def doctor(
 
 
 def examine(subject: Subject) -> list[Finding]:
-    """The findings that need no run."""
+    """The findings that need no run of the model."""
     return [finding for rule in RULES for finding in rule(subject)]
 
 
 def _of_the_signal(model: nn.Module, loader: Any) -> Findings:
     try:
         return diagnose(model, loader)
-    except Exception as error:  # a model that runs on nothing that was guessed may be in order all the same
+    except Exception as error:  # the guessed input may be wrong while the model is in order
         if loader is not None:
             raise
         name = type(model).__name__

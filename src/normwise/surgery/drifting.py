@@ -1,4 +1,4 @@
-"""How far the outputs of a model or a layer are from what they were."""
+"""The distance of the outputs of a model or a layer from their earlier values."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .surveying import on_loan
 
 
 class Distance(NamedTuple):
-    """``drift``: the root mean square of the difference over that of the old output. ``agreement``: the share of
+    """``drift``: the root mean square of the difference divided by that of the old output. ``agreement``: the share of
     samples with the same largest output, for outputs ``[N, K]``."""
 
     drift: float
@@ -25,7 +25,7 @@ class Distance(NamedTuple):
 
 
 class Example:
-    """A batch, and what a model made of it in evaluation."""
+    """A batch and a model's output for it in evaluation."""
 
     def __init__(self, model: nn.Module, batch: Any) -> None:
         self._batch = batch
@@ -45,7 +45,7 @@ def _output(model: nn.Module, batch: Any) -> Any:
 
 
 def ranks_of(model: nn.Module, layers: list[nn.Module], batch: Any) -> dict[nn.Module, int]:
-    """The spatial dimensions of what each of the layers is given."""
+    """The number of spatial dimensions of each layer's input."""
     ranks: dict[nn.Module, int] = {}
 
     def hear(layer: nn.Module, arguments: tuple[Any, ...]) -> None:
@@ -57,7 +57,7 @@ def ranks_of(model: nn.Module, layers: list[nn.Module], batch: Any) -> dict[nn.M
 
 
 def local_drifts(model: nn.Module, successors: Mapping[nn.Module, nn.Module], batch: Any) -> dict[nn.Module, float]:
-    """How far each successor's output is from the layer's own, on what the layer is given in the old model."""
+    """The drift of each successor's output from the old layer's, for the input of the layer in the old model."""
     found: dict[nn.Module, float] = {}
 
     def compare(layer: nn.Module, arguments: Any, named: Any, output: Tensor) -> None:
@@ -71,7 +71,7 @@ def local_drifts(model: nn.Module, successors: Mapping[nn.Module, nn.Module], ba
 
 def distance(old: list[Tensor], new: list[Tensor]) -> Distance:
     if [t.shape for t in old] != [t.shape for t in new]:
-        raise ValueError("The model's outputs have other shapes than before; there is no distance between them.")
+        raise ValueError("The drift needs outputs of the same shapes as before, and the model's have other ones.")
     moved = sum(float((in_fp64(b) - in_fp64(a)).square().sum()) for a, b in zip(old, new, strict=True))
     size = sum(float(in_fp64(a).square().sum()) for a in old)
     drift = (moved / size) ** 0.5 if size else float("inf") if moved else 0.0

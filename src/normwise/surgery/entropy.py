@@ -1,4 +1,4 @@
-"""γ and β trained to lower the entropy of a classifier's answers on unlabelled data."""
+"""γ and β trained to lower the entropy of a classifier's predictions on unlabelled data."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Surer(NamedTuple):
 def minimize(model: nn.Module, layers: Sequence[nn.Module], batches: Batches, lr: float, caller: str) -> Surer:
     """One step of Adam on γ and β for each batch, which normalizes by its own statistics.
 
-    The model has its γ and β, and all else, back afterwards; the trained ones are what is returned.
+    The model is unchanged afterwards; the trained values are returned.
     """
     parameters = list(dict.fromkeys(p for layer in layers for p in layer.parameters(recurse=False)))
     if not parameters:
@@ -56,7 +56,9 @@ def _step(optimizer: torch.optim.Optimizer, entropy: Tensor, number: int, caller
     optimizer.step()
     value = entropy.item()
     if not math.isfinite(value):
-        raise ValueError(f"{caller}: the entropy of batch {number} is {value}; are there NaN in it?")
+        raise ValueError(
+            f"{caller}: the entropy of batch {number} is {value}; leave out batches with NaN, or lower lr."
+        )
     return value
 
 

@@ -1,4 +1,4 @@
-"""BatchNorm whose evaluation counts the sample in, as training does."""
+"""BatchNorm whose statistics in evaluation include the sample itself, as in training."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class EvalNorm(BatchLayer):
     .. math:: \hat\mu = (1 - \alpha)\,\mu + \alpha\,\mu_n, \qquad
               \hat\sigma^2 = (1 - \alpha)\,\sigma^2 + \alpha\,\sigma_n^2 + \alpha (1 - \alpha)(\mu_n - \mu)^2
 
-    μ and σ² are the running ones, μ_n and σ_n² (**biased**) the sample's own: the pool of a batch of which the sample
-    is the share α, which is the buffer ``share``. Training is BatchNorm's.
+    μ and σ² are the running statistics, μ_n and σ_n² (**biased**) those of the sample: together the statistics of a
+    batch in which the sample has the share α, the buffer ``share``. In training the layer is BatchNorm.
 
     >>> layer, x = EvalNorm(3), torch.randn(4, 3, 8, 8)
     >>> _ = layer.share.fill_(1.0)
@@ -69,10 +69,11 @@ def _counted_in(
 
 
 def evalnorm_of(layer: nn.Module, name: str, share: float, caller: str) -> EvalNorm:
-    """The layer with the tensors of a BatchNorm; ValueError for what is none, or more."""
+    """An EvalNorm with the tensors of a BatchNorm; ValueError for other layers and for subclasses that do more."""
     if type(layer) not in _KNOWN or "forward" in vars(layer) or parametrize.is_parametrized(layer):
         raise ValueError(
-            f"{caller}: method='evalnorm' evaluates BatchNorm in another way, and {name} is a {type(layer).__name__}; "
+            f"{caller}: method='evalnorm' works on plain BatchNorm layers only, and {name} is a "
+            f"{type(layer).__name__}; "
             "write method='population'."
         )
     options = {}

@@ -25,15 +25,15 @@ from .report import Report, Table
 FOLDED, KEPT = "folded", "kept"
 SIDES = (BEFORE, AFTER)
 _OF_EACH_INPUT = (nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
-#: Whether a lone normalizer becomes an affine layer.
+#: Whether a normalizer without a neighbouring layer becomes an affine layer.
 STANDALONE: dict[str | bool, bool] = {"keep": False, "affine": True, False: False, True: True}
 
 
 class FoldRow(NamedTuple):
-    """What became of one normalizer.
+    """The outcome for one normalizer.
 
-    ``into``: the layer that holds it now. ``max_error``: the largest difference between the fold and what it replaced,
-    on the signal that reached it, in fp32 (fp64 for a model in fp64).
+    ``into``: the layer that contains it now. ``max_error``: the largest difference between the outputs of the folded
+    layers and of the original ones on the example, in fp32 (fp64 for a model in fp64).
     """
 
     name: str
@@ -47,10 +47,10 @@ class FoldRow(NamedTuple):
 class Folded(Report):
     """A model with its normalizers folded, and a row for each of them.
 
-    ``max_error``: the largest difference that all folds together make in the model's output, in fp32 (fp64 for a model
-    in fp64), over the example and ``check``. ``own_error``: the same in the model's own dtype. ``bf16``: how far the
-    output in bf16 is from fp64, before and after; None where the model does not run in both. ``baked``: the weights
-    whose normalization was written out.
+    ``max_error``: the largest difference of the model's output before and after all folds, in fp32 (fp64 for a model in
+    fp64), over the example and ``check``. ``own_error``: the same in the model's own dtype. ``bf16``: the distance of
+    the output in bf16 from that in fp64, before and after; None if the model does not run in both. ``baked``: the
+    normalized weights that were replaced by plain ones.
     """
 
     model: nn.Module
@@ -92,26 +92,26 @@ def fold(
     .. math:: \gamma\,\frac{Wx + b - \mu}{\sigma} + \beta = W'x + b', \quad
               W' = \frac{\gamma}{\sigma} W, \quad b' = \frac{\gamma}{\sigma}(b - \mu) + \beta
 
-    Takes any model in evaluation and an example of its input: a tensor, a tuple of arguments, or a dict of them. The
-    example is run, and who feeds whom is what was seen. Every fold is compared with what it replaces, and the whole
-    model with the untouched one, in fp32 and its own dtype; what is off by more than rounding explains is taken back.
+    The model must be in evaluation; the example of its input is a tensor, a tuple of arguments, or a dict of them. The
+    example is run to find which layer feeds which. Every fold is compared with the original layers, and the whole model
+    with the original one, in fp32 and in its own dtype; a fold with an error larger than rounding explains is undone.
 
     Args:
         into: ``"before"`` folds into the layer in front of the normalizer, ``"after"`` into the one behind it.
-            Zero padding of a layer behind is moved in front of it and given each channel's value −t/s, so that it stays
-            exact.
+            Zero padding of a layer behind is replaced by a padding in front of it with the value −t/s of each channel,
+            so that the result is exact.
         bake: first write weight standardization, spectral norm and weight norm into plain weights, see `bake`.
         inplace: change ``model`` itself, all or nothing; otherwise a deep copy is folded.
-        standalone: what becomes of a normalizer without such a layer: ``"keep"`` (False), or ``"affine"`` (True), a
-            scale and shift.
+        standalone: for a normalizer without such a layer: ``"keep"`` (False) keeps it, ``"affine"`` (True) replaces it
+            by a scale and shift.
         check: a second example to compare on.
 
-    Returns a `Folded`: the model, a row for each normalizer with the reason where it stays, and the errors.
+    Returns a `Folded`: the model, a row for each normalizer (with the reason if it stays), and the errors.
 
     Raises TypeError or ValueError for models that are wrapped, compiled, scripted, quantized or without values, and for
-    an example that the model does not take; the model is then as it was.
+    an example that does not fit the model; the model is then unchanged.
 
-    The trap: a folded model is for inference. In training nothing normalizes any more.
+    The trap: a folded model is for inference. In training nothing is normalized any more.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()).eval()
     >>> x = torch.randn(2, 3, 8, 8)
@@ -128,12 +128,12 @@ def fold(
     target = model if inplace else copy_of(model, "fold")
     examples = [example_inputs] if check is None else [example_inputs, check]
     with ModelChange(target, "fold") as baking:
-        baked = [f"{name} ({kind})" for name, kind in bake_within(baking)] if bake else []
+        baked = [f"{name} ({normalization})" for name, normalization in bake_within(baking)] if bake else []
         yardsticks = [_yardstick(target, example) for example in examples]
         named = _norms(target)
         plan = _plan(target, named, example_inputs, sides, STANDALONE[standalone])
-        errors = _take_back_wrong(plan, target, example_inputs)
-        _take_back_what_moves_the_output(plan, yardsticks)
+        errors = _undo_wrong_folds(plan, target, example_inputs)
+        _undo_folds_that_change_the_output(plan, yardsticks)
         result = _result(target, named, plan, errors, yardsticks, baked)
         with ModelChange(target, "fold") as change:
             for part in plan.folds:
@@ -169,42 +169,40 @@ def _plan(model: nn.Module, named: dict[nn.Module, str], example: Any, sides: Se
     return Planner(model, found).plan(list(named), sides, standalone)
 
 
-def _take_back_wrong(plan: Plan, model: nn.Module, example: Any) -> dict[nn.Module, float]:
-    """Measure each fold by itself and keep those that rounding explains; their errors by normalizer."""
+def _undo_wrong_folds(plan: Plan, model: nn.Module, example: Any) -> dict[nn.Module, float]:
+    """Measure each fold separately and undo those with an error larger than rounding; returns errors by normalizer."""
     found = measure_each(model, example, plan.folds, _base_dtype(model))
     for fold in list(plan.folds):
         local = found.get(fold, Local(torch.inf, torch.inf))
         if not local.share <= 1:
-            _take_back(
-                plan, fold, f"folded it is off by {local.error:.3g}, {local.share:.3g} times what rounding explains"
-            )
+            _undo(plan, fold, f"folded it is off by {local.error:.3g}, {local.share:.3g} times what rounding explains")
     return {norm: found[fold].error for fold in plan.folds for norm in fold.norms}
 
 
-def _take_back(plan: Plan, fold: Fold | Lone, reason: str) -> None:
+def _undo(plan: Plan, fold: Fold | Lone, reason: str) -> None:
     plan.folds.remove(fold)
     plan.kept.update(dict.fromkeys(fold.norms, reason))
 
 
-def _take_back_what_moves_the_output(plan: Plan, yardsticks: Sequence[Yardstick]) -> None:
-    """Keep the folds that leave the model's output as it is, alone and together."""
+def _undo_folds_that_change_the_output(plan: Plan, yardsticks: Sequence[Yardstick]) -> None:
+    """Undo the folds that change the model's output, alone or together."""
 
     def objection(folds: Sequence[Fold | Lone]) -> str | None:
-        return next((said for y in yardsticks if (said := y.objection(folds))), None)
+        return next((refusal for y in yardsticks if (refusal := y.objection(folds))), None)
 
     def holding(folds: list[Fold | Lone]) -> list[Fold | Lone]:
-        said = objection(folds) if folds else None
-        if said is None:
+        refusal = objection(folds) if folds else None
+        if refusal is None:
             return folds
         if len(folds) == 1:
-            _take_back(plan, folds[0], said)
+            _undo(plan, folds[0], refusal)
             return []
         middle = len(folds) // 2
         first, second = holding(folds[:middle]), holding(folds[middle:])
-        said = objection([*first, *second]) if first and second else None
-        for fold in second if said else ():
-            _take_back(plan, fold, f"together with the others {said}")
-        return first if said else [*first, *second]
+        refusal = objection([*first, *second]) if first and second else None
+        for fold in second if refusal else ():
+            _undo(plan, fold, f"together with the others {refusal}")
+        return first if refusal else [*first, *second]
 
     holding(list(plan.folds))
 

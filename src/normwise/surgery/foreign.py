@@ -1,4 +1,4 @@
-"""Weights and statistics of other frameworks, loaded into the layers of a model."""
+"""Load weights and statistics of other frameworks into the layers of a model."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ _UNKNOWN = "has parameters that no other framework's state has"
 
 
 class ForeignLayer(NamedTuple):
-    """One layer of the model, or what the state has beside them.
+    """One layer of the model, or one layer that only the state has.
 
     source: the layer's name in the state.
-    outcome: ``"loaded"``, or ``"left"`` for what only one of the two has, or that cannot be loaded.
+    outcome: ``"loaded"``, or ``"left"`` for a layer that only one of the two has, or that cannot be loaded.
     loaded: the tensors that were written.
-    eps, momentum: what was set, None where the state says nothing.
-    reason: why it was left, or what else is to know: the source's defaults where they are not the layer's.
+    eps, momentum: the values that were set, None if the state has none.
+    reason: why it was left, or a remark, such as defaults of the source that differ from the layer's.
     """
 
     name: str
@@ -60,9 +60,9 @@ class Foreign(Report):
         self._change, self.rows, self.source = change, tuple(rows), source
 
     def undo(self) -> nn.Module:
-        """Give every layer what it had before.
+        """Restore the earlier values of every layer.
 
-        Raises ValueError, and changes nothing, where it has been changed since or was given back already.
+        Raises ValueError, and changes nothing, if a value was changed since then or was restored already.
         """
         return self._change.undo()
 
@@ -75,23 +75,24 @@ class Foreign(Report):
 def load_foreign(module_or_model: nn.Module, state: Mapping[str, Any], source: str, layout: str = "auto") -> Foreign:
     """Load another framework's state into a normalization layer, or into those of a model and its convolutions.
 
-    What evaluation computes is the source's: a running deviation becomes a variance less the layer's eps, values of
-    shape ``[1, 1, 1, C]`` become ``[C]``, kernels ``[*space, in, out]`` become torch's ``[out, in, *space]``.
-    ``eps`` and ``momentum`` are set where the state says them (``{"epsilon": 1e-3, ...}``; momentum becomes torch's,
-    the weight of the new value); otherwise the report tells the source's default where the layer's is another.
+    In evaluation the layers then compute the same as in the source: a running standard deviation becomes its square
+    minus the layer's eps, values of shape ``[1, 1, 1, C]`` become ``[C]``, kernels ``[*space, in, out]`` become torch's
+    ``[out, in, *space]``. ``eps`` and ``momentum`` are set if the state has them (``{"epsilon": 1e-3, ...}``; momentum
+    is converted to torch's, the weight of the new value); otherwise the report names the source's default if the
+    layer's is different.
 
     Args:
-        state: names to NumPy arrays, torch tensors or whatever NumPy reads, flat (``"block/bn/gamma:0"``) or nested as
-            those of Flax and Haiku. Settings at its top hold for all layers.
+        state: a dict from names to NumPy arrays, torch tensors or anything that NumPy reads, flat
+            (``"block/bn/gamma:0"``) or nested as in Flax and Haiku. Settings at its top level apply to all layers.
         source: "keras", "tf", "flax", "haiku", "timm", "detectron2", "torch<0.4.1", or "ludvb" (batchrenorm).
-        layout: how kernels lie, "channels_last" or "channels_first"; by default as the source has them.
+        layout: the layout of kernels, "channels_last" or "channels_first"; by default that of the source.
 
-    Layers are found by name (``block/bn`` is the model's ``block.bn``), and where the state has other names by shape,
-    if that comes once in the state and once in the model. Never by order.
+    Layers are matched by name (``block/bn`` is the model's ``block.bn``). If the names differ, they are matched by
+    shape, provided that the shape occurs once in the state and once in the model. They are never matched by order.
 
-    Raises TypeError for what is no module, no dict or no real array; ValueError for unknown sources and layouts, names
-    that are missing, shapes that do not fit, values that are NaN or infinite, negative variances, and layers that could
-    be several. The model is then unchanged. The trap: Keras' eps is 1e-3 and torch's 1e-5; read the report.
+    Raises TypeError for arguments that are no module, no dict or no real arrays; ValueError for unknown sources and
+    layouts, missing names, shapes that do not fit, NaN or infinite values, negative variances, and ambiguous layers.
+    The model is then unchanged. The trap: Keras' eps is 1e-3 and torch's 1e-5; read the report.
 
     >>> import numpy as np
     >>> layer = nn.BatchNorm2d(2)
@@ -113,8 +114,8 @@ def load_foreign(module_or_model: nn.Module, state: Mapping[str, Any], source: s
     matching = Matching(nodes, groups_of(state, known, model._modules.keys()), known, last)
     if not matching.pairs:
         raise ValueError(
-            f"{_NAME}: nothing in the state is of a normalization, convolution or linear layer of "
-            f"{type(model).__name__}; {source} calls them {', '.join(known.listed)}."
+            f"{_NAME}: nothing in the state belongs to a normalization, convolution or linear layer of "
+            f"{type(model).__name__}; the names of {source} are {', '.join(known.listed)}."
         )
     readings = {}
     for layer in (module for module in nodes if module in matching.pairs):
@@ -135,12 +136,12 @@ def _shortened(loaded: str) -> str:
     return loaded.replace("running_", "").replace("num_batches_tracked", "batches")
 
 
-def _check_choice(what: str, chosen: object, known: Sequence[str]) -> None:
+def _check_choice(argument: str, chosen: object, known: Sequence[str]) -> None:
     if chosen in known:
         return
     near = get_close_matches(str(chosen).lower(), known, n=1, cutoff=0.5)
     meant = f"; is {near[0]!r} meant?" if near else "."
-    raise ValueError(f"{_NAME}: {what} must be one of {', '.join(map(repr, known))}, received {chosen!r}{meant}")
+    raise ValueError(f"{_NAME}: {argument} must be one of {', '.join(map(repr, known))}, received {chosen!r}{meant}")
 
 
 def _check_tied(readings: Mapping[nn.Module, Reading], names: Mapping[nn.Module, str]) -> None:

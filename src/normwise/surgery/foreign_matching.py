@@ -1,4 +1,4 @@
-"""Which layer of a model each group of a foreign state belongs to."""
+"""Match each group of a foreign state to a layer of the model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Pairs = dict[nn.Module, Group]
 
 
 def is_norm(module: nn.Module) -> bool:
-    """A normalization layer all of whose own parameters are γ and β: others have no counterpart in a state."""
+    """Whether a module is a normalization layer with no other parameters than γ and β; others are never in a state."""
     known = isinstance(module, _NORMS) or memory_of(module) is not None
     plain = module._parameters.keys() <= {"weight", "bias"}
     weight = tensor_of(module, "weight")
@@ -32,7 +32,7 @@ def is_norm(module: nn.Module) -> bool:
 
 
 def is_kernel(module: nn.Module) -> bool:
-    """A plain convolution, or a linear layer; not one whose weight is computed from others."""
+    """Whether a module is a plain convolution or linear layer, whose weight is not computed from other tensors."""
     plain = isinstance(module, (_ConvNd, nn.Linear)) and not isinstance(module, _ConvTransposeNd)
     return plain and module._parameters.keys() == {"weight", "bias"}
 
@@ -44,9 +44,9 @@ def tensor_of(module: nn.Module, name: str) -> Tensor | None:
 
 
 class Matching:
-    """Groups and layers, paired by name, and where names say nothing by a shape that comes once on both sides.
+    """Pairs of groups and layers, by name or else by a shape that occurs once on both sides.
 
-    ``left``: the groups that are of no layer that could be loaded, each with the reason.
+    ``left``: the groups without a layer into which they could be loaded, each with the reason.
     """
 
     def __init__(self, nodes: Mapping[nn.Module, Node], groups: Sequence[Group], source: Source, last: bool) -> None:
@@ -63,9 +63,9 @@ class Matching:
         given = kernels or any(is_kernel(module) for module in self.pairs)
         self._by_shape(kernels, self._open(is_kernel) if given else [], "convolution or linear", self._size_of_kernel)
 
-    def _open(self, kind: Callable[[nn.Module], bool]) -> list[nn.Module]:
-        """The layers that nothing is known for yet; those without any tensor need nothing."""
-        return [m for m in self._nodes if kind(m) and m not in self.pairs and _has_tensors(m)]
+    def _open(self, fits: Callable[[nn.Module], bool]) -> list[nn.Module]:
+        """The layers without a group so far; those without any tensor need none."""
+        return [m for m in self._nodes if fits(m) and m not in self.pairs and _has_tensors(m)]
 
     def _is_named(self, group: Group) -> bool:
         """Whether a module has the group's name; DataParallel puts "module" before it."""
@@ -92,7 +92,7 @@ class Matching:
         role: str,
         size_of: Callable[[Group], tuple[int, ...]],
     ) -> None:
-        if len(groups) == len(layers) == 1:  # whatever does not fit is told with both shapes
+        if len(groups) == len(layers) == 1:  # if they do not fit, a later error names both shapes
             self.pairs[layers[0]] = groups[0]
             return
         if not groups and layers:
@@ -133,9 +133,9 @@ class Matching:
 
 
 def kernel_of(group: Group, source: Source, last: bool, shape: torch.Size | None = None) -> Tensor | None:
-    """The kernel as torch has it, ``[out, in, *space]``, for a weight of this shape.
+    """The kernel in torch's layout, ``[out, in, *space]``, for a weight of this shape.
 
-    Keras 3 calls depthwise kernels as it does all others: only the layer's shape tells them apart.
+    Keras 3 uses the same name for depthwise kernels as for all others: only the layer's shape distinguishes them.
     """
     depthwise = group.array(source.kernel.get("depthwise", ()))
     if depthwise is not None and depthwise.dim() > 2:
@@ -178,5 +178,5 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def default_eps(layer: nn.Module, source: Source) -> float | None:
-    """What the framework's layer of this kind has unless told otherwise."""
+    """The framework's default eps for a layer of this class; None if there is no single one."""
     return source.eps_of_rows if isinstance(layer, _ROWS) else source.eps

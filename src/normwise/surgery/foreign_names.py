@@ -1,4 +1,4 @@
-"""What other frameworks call the tensors of a normalization, a convolution and a linear layer, and their defaults."""
+"""The names of the tensors of normalization, convolution and linear layers in other frameworks, and their defaults."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import NamedTuple
 class Source(NamedTuple):
     """One framework.
 
-    norm: for each of ``weight``, ``bias``, ``mean``, ``var`` or ``std``, ``batches`` what it is called in a
-        normalization layer; beside these what says ``eps`` and ``momentum``, and that there is no γ or β
-        (``has_weight``, ``has_bias``). Other roles are part of the layer and not needed.
+    norm: for each of ``weight``, ``bias``, ``mean``, ``var`` or ``std``, ``batches`` its names in a normalization
+        layer; also the names of ``eps`` and ``momentum``, and of the switches for γ and β (``has_weight``,
+        ``has_bias``). Other roles belong to the layer and are not needed.
     kernel: the same for ``weight``, ``bias`` and ``depthwise`` of a convolution or linear layer.
-    eps, eps_of_rows: the default of BatchNorm and InstanceNorm, and of LayerNorm, RMSNorm and GroupNorm; None where
-        there is no single one.
-    momentum: the default as torch counts it, the weight of the new value.
-    counts_old: whether the framework's own number is the weight of the old value.
+    eps, eps_of_rows: the default of BatchNorm and InstanceNorm, and of LayerNorm, RMSNorm and GroupNorm; None if there
+        is no single one.
+    momentum: the default in torch's convention, the weight of the new value.
+    counts_old: whether the framework's own momentum is the weight of the old value.
     channels_last: whether kernels are ``[*space, in, out]``, as opposed to ``[out, in, *space]``.
-    collections: keys of an outer dict that are no part of any layer's name.
-    affine_only: whether a layer without statistics is one whose statistics went into γ and β.
+    collections: keys of an outer dict that are not part of a layer's name.
+    affine_only: whether a layer without statistics is one whose statistics were merged into γ and β.
     """
 
     norm: Mapping[str, tuple[str, ...]]
@@ -42,13 +42,13 @@ class Source(NamedTuple):
 
     @property
     def settings(self) -> set[str]:
-        """What says how a normalization layer was built."""
+        """The names of the settings of a normalization layer."""
         roles = ("eps", "momentum", "has_weight", "has_bias")
         return {name for role in roles for name in self.norm.get(role, ())}
 
     @property
     def listed(self) -> tuple[str, ...]:
-        """The names of the tensors that make a normalization layer."""
+        """The names of the tensors by which a normalization layer is recognized."""
         roles = ("weight", "bias", "mean", "var", "std")
         return tuple(name for role in roles for name in self.norm.get(role, ()))
 
@@ -96,7 +96,7 @@ _TORCH = {
     "has_weight": ("affine",),
     "has_bias": ("affine",),
 }
-# Its eps is added to the deviation, outside of the root, and in training only: it is no eps of torch's.
+# Its eps is added to the standard deviation, outside the root and only in training, so it is not torch's eps.
 _LUDVB = {role: names for role, names in _TORCH.items() if role not in ("var", "eps")} | {"std": ("running_std",)}
 
 _KERAS_KERNEL = {"weight": ("kernel",), "bias": ("bias",), "depthwise": ("depthwise_kernel",)}

@@ -1,4 +1,4 @@
-"""A foreign state, flat or nested, as the tensors of one layer after another."""
+"""A foreign state, flat or nested, split into the tensors of each layer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _VARIABLE = re.compile(r":\d+$")  # TensorFlow's number of an operation's output
 
 
 class Group:
-    """What a state holds for one layer: ``path`` is its name there, ``values`` what is under it."""
+    """The part of a state for one layer: ``path`` is the layer's name in the state, ``values`` its entries."""
 
     def __init__(self, path: tuple[str, ...]) -> None:
         self.path = path
@@ -28,11 +28,11 @@ class Group:
         return "/".join(self.path)
 
     def called(self, names: tuple[str, ...]) -> str | None:
-        """The one of the names that is there."""
+        """The first of the names that is in the group; None if none is."""
         return next((name for name in names if name in self.values), None)
 
     def array(self, names: tuple[str, ...]) -> Tensor | None:
-        """The values under one of the names, finite and in fp64 on the CPU; None where there are none."""
+        """The values under one of the names, finite and in fp64 on the CPU; None if there are none."""
         name = self.called(names)
         if name is None:
             return None
@@ -41,8 +41,8 @@ class Group:
         if not values.isfinite().all():
             count = int((~values.isfinite()).sum())
             raise ValueError(
-                f"{_NAME}: {where} has {count} values that are NaN or infinite, which no layer could compute with; "
-                "take a checkpoint from before that."
+                f"{_NAME}: {where} has {count} values that are NaN or infinite; "
+                "use an earlier checkpoint, whose values are finite."
             )
         return values
 
@@ -59,7 +59,7 @@ class Group:
         return values.item()
 
     def denies(self, names: tuple[str, ...]) -> bool:
-        """Whether a setting of the layer says that it has something not."""
+        """Whether a setting of the layer is False, for example ``use_bias``."""
         name = self.called(names)
         return name is not None and isinstance(self.values[name], (bool, np.bool_)) and not self.values[name]
 
@@ -76,10 +76,10 @@ class Group:
 
 
 def groups_of(state: object, source: Source, children: Set[str]) -> list[Group]:
-    """The state layer by layer, in its order; settings that are under no layer hold for every one.
+    """The state split by layer, in its order; settings outside the layers apply to all of them.
 
-    An outer key that is a collection, such as Flax's "params", is no part of the names unless a child of the model is
-    called so. Raises TypeError for what is no mapping of names, ValueError where it is empty or one name comes twice.
+    An outer key for a collection, such as Flax's "params", is not part of the names unless the model has a child of
+    that name. Raises TypeError if the state is no mapping of names, ValueError if it is empty or a name occurs twice.
     """
     if not isinstance(state, Mapping):
         raise TypeError(
@@ -118,7 +118,7 @@ def _leaves(state: Mapping[Any, Any], above: tuple[str, ...]) -> Iterator[tuple[
 
 
 def _split(path: tuple[str, ...], known: set[str]) -> tuple[tuple[str, ...], str]:
-    """The layer and the name in it; Keras' files have the layer's name twice."""
+    """Split a path into the layer and the name in it; files of Keras contain the layer's name twice."""
     path = (*path[:-1], _VARIABLE.sub("", path[-1])) if path else ("",)
     size = 2 if "/".join(path[-2:]) in known else 1
     at = path[:-size]
@@ -137,7 +137,7 @@ def _with_common_settings(groups: dict[tuple[str, ...], Group], source: Source) 
 
 
 def _as_fp64(value: Any, where: str) -> Tensor:
-    """Whatever NumPy can read, bf16 of JAX too."""
+    """A value that NumPy can read, also JAX's bf16, as a tensor in fp64."""
     if isinstance(value, Tensor):
         plain = value.layout is torch.strided and not (value.is_complex() or value.is_meta or value.is_quantized)
         if not plain or value.is_nested:

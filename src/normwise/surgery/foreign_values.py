@@ -18,7 +18,7 @@ _NAME = "load_foreign"
 
 
 class Write(NamedTuple):
-    """A tensor of the model, its name in the layer, and what it is to hold."""
+    """A tensor of the model, its name in the layer, and its new values."""
 
     tensor: Tensor
     name: str
@@ -26,9 +26,9 @@ class Write(NamedTuple):
 
 
 class Reading:
-    """What a layer is to hold: ``writes``, ``eps`` and ``momentum`` where the state says them, and ``notes``.
+    """The new values of a layer: ``writes``, ``eps`` and ``momentum`` if the state has them, and ``notes``.
 
-    Raises ValueError where something is missing or does not fit; nothing is written here.
+    Raises ValueError if something is missing or does not fit; nothing is written here.
     """
 
     def __init__(self, layer: nn.Module, name: str, group: Group, source: Source, last: bool) -> None:
@@ -53,9 +53,9 @@ class Reading:
         if memory is not None and hasattr(self._layer, "momentum"):
             if momentum is not None:  # 1 - 0.99 is 0.01, and not 0.010000000000000009
                 self.momentum = round(1 - momentum, 12) if self._source.counts_old else momentum
-            self._tell("momentum", self.momentum, self._source.momentum)
-        self._tell("eps", self.eps, default_eps(self._layer, self._source))
-        self._tell_unread({name for known in names.values() for name in known})
+            self._note_missing("momentum", self.momentum, self._source.momentum)
+        self._note_missing("eps", self.eps, default_eps(self._layer, self._source))
+        self._note_unread({name for known in names.values() for name in known})
         return self
 
     def kernel(self) -> Reading:
@@ -68,20 +68,20 @@ class Reading:
         if kernel.shape != weight.shape:
             raise ValueError(
                 f"{_NAME}: the kernel of {self._group.name or 'the state'} is {list(kernel.shape)} as torch has it, "
-                f"and the weight of {self._name} is {list(weight.shape)}; is it this layer, and the layout "
-                f"{'channels_last' if self._last else 'channels_first'}?"
+                f"and the weight of {self._name} is {list(weight.shape)}; check the names, and the layout, which was "
+                f"read as {'channels_last' if self._last else 'channels_first'}."
             )
         self._write(weight, "weight", kernel)
         bias, values = tensor_of(self._layer, "bias"), self._group.array(names["bias"])
         if bias is not None and values is None:
-            raise self._missing(names["bias"], "build the layer with bias=False where there is none")
+            raise self._missing(names["bias"], "build the layer with bias=False if there is none")
         if bias is not None and values is not None:
             self._write(bias, "bias", self._vector(values, bias, names["bias"]))
         elif values is not None and values.any():
             raise self._nowhere(names["bias"], "bias=True")
         if isinstance(self._layer, nn.Linear) and self._last:
             self.notes.append("after a Flatten of [*space, C] the columns are in that order, torch's in [C, *space]")
-        self._tell_unread({name for known in names.values() for name in known})
+        self._note_unread({name for known in names.values() for name in known})
         return self
 
     def _affine(self, role: str, neutral: float) -> None:
@@ -121,15 +121,15 @@ class Reading:
             self._write(memory.batches, "num_batches_tracked", torch.full_like(memory.batches, int(batches)))
 
     def _variance(self) -> tuple[str, Tensor | None]:
-        """The running variance that gives the framework's deviation with the layer's eps."""
+        """The running variance that, with the layer's eps, gives the framework's standard deviation."""
         role = "std" if "std" in self._source.norm else "var"
         names = self._source.norm[role]
         values = self._group.array(names)
         if values is not None and values.lt(0).any():
             raise ValueError(
                 f"{_NAME}: {self._group.called(names)} of {self._name} is negative in {int(values.lt(0).sum())} "
-                f"channels (down to {values.min().item():.3g}), which no variance is; compute the statistics anew with "
-                "nw.recalibrate."
+                f"channels (down to {values.min().item():.3g}), and a variance must be at least 0; compute the "
+                "statistics again with nw.recalibrate."
             )
         if values is None or role == "var":
             return role, values
@@ -137,18 +137,18 @@ class Reading:
         if values.square().lt(eps).any():
             raise ValueError(
                 f"{_NAME}: running_std of {self._name} goes down to {values.min().item():.3g}, and with eps={eps:g} "
-                "the layer never divides by less than its root; build the layer with a smaller eps."
+                "the layer divides by at least the root of eps; build the layer with a smaller eps."
             )
         return role, values.square() - eps
 
     def _own_eps(self) -> float:
         eps = self.eps if self.eps is not None else getattr(self._layer, "eps", None)
         if eps is None:
-            raise ValueError(f"{_NAME}: {self._name} has no eps to go by; give it one.")
+            raise ValueError(f"{_NAME}: {self._name} has no eps, which the variance depends on; give it one.")
         return float(eps)
 
     def _vector(self, values: Tensor, tensor: Tensor, names: Sequence[str]) -> Tensor:
-        """In the tensor's shape: ``[1, 1, 1, C]`` and its like are ``[C]``; several axes have an order."""
+        """The values in the tensor's shape: ``[1, 1, 1, C]`` becomes ``[C]``; the order of several axes must match."""
         along = [size for size in values.shape if size != 1]
         fits = values.shape == tensor.shape and (tensor.dim() == 1 or not self._last or len(along) < 2)
         if tensor.dim() == 1 and values.dim() > 0 and values.numel() == tensor.numel() and len(along) < 2:
@@ -169,13 +169,13 @@ class Reading:
             raise ValueError(f"{_NAME}: {name} of {self._name} is too large for {tensor.dtype}; load in fp32.")
         self.writes.append(Write(tensor, name, cast))
 
-    def _tell(self, what: str, said: float | None, default: float | None) -> None:
-        own = getattr(self._layer, what, None)
-        if said is None and default is not None and own != default:
+    def _note_missing(self, setting: str, stated: float | None, default: float | None) -> None:
+        own = getattr(self._layer, setting, None)
+        if stated is None and default is not None and own != default:
             shown = "None" if own is None else f"{own:g}"
-            self.notes.append(f"the state says no {what}: the source's default is {default:g}, the layer has {shown}")
+            self.notes.append(f"the state has no {setting}: the source's default is {default:g}, the layer has {shown}")
 
-    def _tell_unread(self, known: set[str]) -> None:
+    def _note_unread(self, known: set[str]) -> None:
         unread = [name for name in self._group.values if name not in known]
         if unread:
             self.notes.append(f"not read: {', '.join(unread)}")
@@ -197,6 +197,6 @@ class Reading:
 
     def _nowhere(self, names: Sequence[str], remedy: str) -> ValueError:
         return ValueError(
-            f"{_NAME}: the state has a {self._group.called(tuple(names))} that does something, and {self._name} "
-            f"has no place for it; build the layer with {remedy}."
+            f"{_NAME}: the state has a {self._group.called(tuple(names))} that is not neutral, and {self._name} "
+            f"has no such parameter; build the layer with {remedy}."
         )

@@ -1,4 +1,4 @@
-"""Layers with running statistics that stay as they are while the rest of a model is trained."""
+"""Freeze the running statistics of layers while the rest of a model is trained."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from .given import Where, matching
 
 
 def freeze(model: nn.Module, affine: bool = False, where: Where | None = None) -> int:
-    """Normalize by the running statistics from now on, in training too, and do not update them.
+    """Use the running statistics from now on, also in training, and do not update them.
 
-    For every layer that has some: torch's BatchNorm, SyncBatchNorm and tracked InstanceNorm, timm's, this package's,
-    and subclasses of anyone's. Survives ``model.train()``, `torch.optim.swa_utils.update_bn`, copies and pickles.
-    `unfreeze` takes it back. Returns the number of layers that were chosen: 0 for a model that has none.
+    This applies to every layer with running statistics: torch's BatchNorm, SyncBatchNorm and tracked InstanceNorm,
+    timm's, this package's, and subclasses. It persists through ``model.train()``, `torch.optim.swa_utils.update_bn`,
+    copies and pickles. `unfreeze` undoes it. Returns the number of chosen layers: 0 for a model without any.
 
     Args:
-        affine: γ and β get no gradient either, and lose the one they have: an optimizer leaves them alone.
-        where: a predicate ``(name, module)``, or names or globs; a name takes in everything below it.
+        affine: also freeze γ and β: they get no gradient and lose the present one, so an optimizer does not change
+        them.
+        where: a predicate ``(name, module)``, or names or globs; a name includes everything below it.
 
-    Raises TypeError for what is no module or runs in TorchScript, ValueError where ``where`` matches none. The trap: a
-    layer of torch is frozen by an attribute ``train`` of its own that leaves it in evaluation; code that sets
-    ``layer.training = True`` by hand goes past it.
+    Raises TypeError if the model is no module or runs in TorchScript, ValueError if ``where`` matches no layer. The
+    trap: a layer of torch is frozen by its own attribute ``train``, which leaves it in evaluation; code that sets
+    ``layer.training = True`` directly bypasses it.
 
     >>> import torch
     >>> layer = nn.BatchNorm1d(2)
@@ -51,9 +52,14 @@ def freeze(model: nn.Module, affine: bool = False, where: Where | None = None) -
 
 
 def unfreeze(model: nn.Module) -> int:
-    """Take `freeze` back: batch statistics in training, updates, and the gradients that `freeze` switched off.
+    """Undo `freeze`: batch statistics in training, updates, and the gradients that `freeze` switched off.
 
-    A layer of torch is then in the mode that was last asked for. Returns the number of layers that were frozen.
+    A layer of torch is then in the mode that was last set. Returns the number of layers that were frozen. Raises
+    TypeError if the model is no module or runs in TorchScript.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
+    >>> freeze(net), unfreeze(net), unfreeze(net)
+    (1, 1, 0)
     """
     count = 0
     for layer in unwrapped(model, "unfreeze").modules():

@@ -1,4 +1,4 @@
-"""Measuring the inputs of layers while a model runs."""
+"""Measure the inputs of layers while a model runs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ def population_for(layer: nn.Module) -> Population:
 def listening(layers: Mapping[nn.Module, str], hear: Hear, caller: str) -> Iterator[None]:
     """Call ``hear(layer, moments of its input)`` before each of the layers runs.
 
-    Of a layer of this package what its ``mask`` or ``lengths`` leave counts. Hooks that change the input have run.
+    For a layer of this package only the positions within its ``mask`` or ``lengths`` count. It runs after other hooks
+    that change the input.
     """
 
     def hook(layer: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
@@ -43,7 +44,7 @@ def listening(layers: Mapping[nn.Module, str], hear: Hear, caller: str) -> Itera
 def _input_of(
     layer: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any], caller: str
 ) -> tuple[Tensor | None, Tensor | None]:
-    """The input ``[N, C, *space]`` and what of it counts; None for a call that comes again in another shape."""
+    """The input ``[N, C, *space]`` and its mask; None for a call that the layer repeats with another shape."""
     given = inspect.signature(layer.forward).bind_partial(*arguments, **named).arguments
     x = next((value for value in given.values() if isinstance(value, Tensor)), None)
     if x is None:
@@ -64,7 +65,7 @@ def _input_of(
 
 @torch.no_grad()
 def remember(layer: nn.Module, mean: Tensor, var: Tensor) -> None:
-    """Let the layer normalize by these in evaluation."""
+    """Write running statistics into the layer."""
     memory = memory_of(layer)
     if memory is not None:
         memory.mean.copy_(mean)

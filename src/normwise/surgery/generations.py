@@ -1,4 +1,4 @@
-"""Which layers come before which: those that depend on no other first."""
+"""Order layers by their dependence: those that depend on no other come first."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from .hooks import hooked
 
 
 def generations(layers: Iterable[nn.Module], run: Callable[[], None]) -> list[list[nn.Module]]:
-    """The layers in the order of their dependence, as one run of the model shows it.
+    """The layers in the order of their dependence, observed in one run of the model.
 
-    A layer is of the first generation if nothing of its input has been through another one, of the second if only the
-    first has touched it, and so on. One that is called again on what came of itself belongs where it was called first;
-    layers that do not run come last.
+    A layer belongs to the first generation if its input does not depend on any other of the layers, to the second if it
+    depends only on the first generation, and so on. A layer that is called again on its own output belongs to the
+    generation of its first call; layers that do not run come last.
 
     >>> import torch
     >>> net = nn.Sequential(nn.BatchNorm1d(2), nn.BatchNorm1d(2)).eval()
@@ -40,7 +40,7 @@ def generations(layers: Iterable[nn.Module], run: Callable[[], None]) -> list[li
 
     handles = [layer.register_forward_pre_hook(enter, with_kwargs=True) for layer in layers]
     handles += [layer.register_forward_hook(leave) for layer in layers]
-    with hooked(handles), use_backend("reference"), depths:  # kernels of our own would write unseen
+    with hooked(handles), use_backend("reference"), depths:  # writes of our own kernels would not be observed
         run()
     by_depth: dict[int, list[nn.Module]] = defaultdict(list)
     last = max(found.values(), default=0) + 1
@@ -50,7 +50,7 @@ def generations(layers: Iterable[nn.Module], run: Callable[[], None]) -> list[li
 
 
 class _Depths(TorchDispatchMode):
-    """Through how many of the layers what is in a tensor's memory has been, at most."""
+    """For each tensor's memory the largest number of the layers on any path to its values."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class _Depths(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = function(*args, **(kwargs or {}))
-        # What is written in place or is a view has its own depth among the inputs'; memory used again is marked anew.
+        # A tensor written in place and a view have their own depth among the inputs; reused memory is marked again.
         self.mark(output, self.of([args, kwargs]))
         return output
 

@@ -1,4 +1,4 @@
-"""Checks of what the tools are given: the model, and the selection of its modules."""
+"""Checks of the arguments of tools: the model, and the selection of its modules."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _QUANTIZED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch
 
 
 def check_model(model: object, caller: str) -> None:
-    """Whether the modules of a model can be replaced and its tensors read.
+    """Check that the modules of a model can be replaced and its tensors read.
 
-    Raises TypeError for what is no module, is wrapped, scripted, compiled, exported or quantized, and ValueError for
+    Raises TypeError if it is no module, or wrapped, scripted, compiled, exported or quantized, and ValueError for
     tensors without values (lazy modules, the meta device) and for a model in the middle of a swap.
     """
     if not isinstance(model, nn.Module):
@@ -41,14 +41,14 @@ def check_model(model: object, caller: str) -> None:
             raise ValueError(f"{caller}: {name} is on the meta device and has no values; load them first.")
     if isinstance(model, torch.fx.GraphModule) and not calls_modules(model):
         raise TypeError(
-            f"{caller}: {type(model).__name__} is a graph of operations, as torch.export makes, and calls none; "
-            "pass the model from before, or torch.export.unflatten(program)."
+            f"{caller}: {type(model).__name__} is a graph of operations made by torch.export, which calls no modules; "
+            "pass the original model, or torch.export.unflatten(program)."
         )
     check_closed(model, caller)
 
 
 def _unfit(module: nn.Module) -> str | None:
-    """Why a module cannot be worked on, as the rest of a sentence."""
+    """Why a module cannot be changed, as the end of a sentence; None if it can."""
     if isinstance(module, torch.jit.ScriptModule):
         return "runs in TorchScript; pass the model from before torch.jit.script or torch.jit.trace."
     if "_orig_mod" in module._modules:
@@ -63,17 +63,17 @@ def _unfit(module: nn.Module) -> str | None:
 
 
 def home_of_forward(module: nn.Module) -> type | None:
-    """The class whose `forward` a module runs; None where the module has one of its own."""
-    kinds = parametrize.type_before_parametrizations(module).__mro__
-    return None if "forward" in vars(module) else next(kind for kind in kinds if "forward" in vars(kind))
+    """The class that defines the `forward` of a module; None if the instance itself has one."""
+    bases = parametrize.type_before_parametrizations(module).__mro__
+    return None if "forward" in vars(module) else next(base for base in bases if "forward" in vars(base))
 
 
 def matching(candidates: Mapping[nn.Module, Node], where: Where | None, caller: str) -> list[nn.Module]:
-    """Those of some modules of a model that ``where`` matches by one of their names; None matches all.
+    """The candidates that ``where`` matches by one of their names; None matches all.
 
     A name also matches everything below it, and ``*`` also matches dots.
 
-    Raises ValueError where nothing matches, with names that there are.
+    Raises ValueError, with names of candidates, if nothing matches.
     """
     matches = _predicate(where, caller)
     found = [m for m, node in candidates.items() if any(matches(n, m) for n in node.names)]
@@ -84,7 +84,7 @@ def matching(candidates: Mapping[nn.Module, Node], where: Where | None, caller: 
 
 
 def several(given: Any) -> tuple[Any, ...]:
-    """One word, or several: what stands in a sequence, else the thing itself, which the caller checks.
+    """The items of a sequence as a tuple; any other value, which the caller checks, as a tuple of one.
 
     >>> several("a"), several(["a", "b"]), several(3)
     (('a',), ('a', 'b'), (3,))

@@ -1,4 +1,4 @@
-"""Hooks that are there while a block runs."""
+"""Hooks that exist only while a block runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A normalizer-free network from a residual one that has normalizers."""
+"""Convert a residual network with normalizers into a normalizer-free one."""
 
 from __future__ import annotations
 
@@ -26,40 +26,40 @@ from .unnormalized.records import NormalizerFree
 def normalizer_free(
     model: nn.Module, example_inputs: Any, alpha: float = 0.2, *, skip_gain: float = 0.0, inplace: bool = False
 ) -> NormalizerFree:
-    r"""Take the normalizers out of a residual network and keep its signal in order without them.
+    r"""Remove the normalizers of a residual network and keep the variance of its signal under control without them.
 
     .. math:: x_{l+1} = \text{shortcut}(x_l) + \alpha_l\, g_l\, f_l(x_l), \qquad
               \alpha_l = \alpha / \sqrt{\operatorname{Var}[f_l]}
 
-    The convolutions and linear layers that fed normalizers, and those that end branches and shortcuts, become ones with
-    scaled weight standardization (`ScaledWSConv2d`) with γ of the activation in front; their gains start so that the
-    variance which `predict` expects behind each is 1, which is where β is. A normalizer behind such a layer leaves
-    nothing; another one, as in front of the activation of a pre-activation net, a scale and a shift of each channel.
-    Activations, dropout, squeeze-and-excitation, stochastic depth and pooling stay. At the end of each residual branch
-    stands a `SkipGain` with the constant α_l.
+    Convolutions and linear layers in front of normalizers, and those at the end of branches and shortcuts, are replaced
+    by layers with scaled weight standardization (`ScaledWSConv2d`), with γ of the activation in front. Their gains
+    start so that the variance predicted behind each (see `predict`) is 1; this contains the paper's β. A normalizer
+    behind such a layer is removed; any other one, such as that in front of the activation of a pre-activation net,
+    becomes a scale and a shift of each channel. Activations, dropout, squeeze-and-excitation, stochastic depth and
+    pooling stay. Each residual branch ends in a `SkipGain` with the constant α_l.
 
     A net whose normalizers have running statistics starts from them ("folded"): gains and biases are those of the
-    folded normalizer and α_l g_l = 1, so that only what the means of the weights contributed is lost, which the report
-    measures. Any other net starts "fresh", with the weights that it has.
+    folded normalizer and α_l g_l = 1. Only the contribution of the means of the weights is lost; the report measures
+    it. Any other net starts "fresh", with its present weights.
 
     Args:
         example_inputs: a batch: a tensor, a tuple of arguments or a dict of them.
-        alpha: what each block adds to the variance is its square.
-        skip_gain: where the skip gains of a fresh start begin: 0 as published, 1 for short runs and shallow nets.
+        alpha: each block adds alpha² to the variance.
+        skip_gain: initial value of the skip gains of a fresh start: 0 as published, 1 for short runs and shallow nets.
         inplace: change ``model`` itself, all or nothing; otherwise a deep copy is changed.
 
     In the state_dict the standardized layers keep ``weight`` and have ``gain`` and ``bias``; the end of a branch has
     ``gain`` and ``alpha``, under the name of the normalizer that it replaced, or as ``NAME.skip`` beside
-    ``NAME.layer`` where a branch ends in another module; the scale and shift are ``weight`` and ``bias``. All
-    constants that the signal decided are in it, so that it fits every model converted from the same one.
+    ``NAME.layer`` if a branch ends in another module; the scale and shift are ``weight`` and ``bias``. It contains all
+    constants that were computed from the signal, so it fits every model converted from the same one.
 
-    Raises TypeError or ValueError, the model unchanged and naming the module: for models that are wrapped, scripted,
-    compiled, quantized or without values; without normalizers; where no residual addition is found; for attention;
-    for normalizers with a forward of their own or called functionally; and for branches that nothing can scale.
+    Raises TypeError or ValueError that names the module, with the model unchanged: for models that are wrapped,
+    scripted, compiled, quantized or without values; without normalizers; without residual additions; with attention;
+    for normalizers with their own forward or called as functions; and for branches that no module can scale.
 
     Source: Brock, De and Smith 2021, arXiv:2101.08692; De and Smith 2020 (SkipInit), arXiv:2002.10444.
 
-    The trap: it takes the recipe as well as the net: see "Training without normalizers" in the docs.
+    The trap: the net also needs its training recipe: see "Training without normalizers" in the docs.
 
     >>> import normwise as nw
     >>> free = nw.normalizer_free(nw.nets.resnet(8), torch.randn(8, 3, 16, 16))

@@ -1,4 +1,4 @@
-"""An optimizer that follows parameters to those that take their place."""
+"""Update an optimizer when parameters are replaced by new ones."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 
 class Move:
-    """Replace parameters in an optimizer's groups, state included; `undo` gives the old ones back.
+    """Replace parameters in an optimizer's groups, including their state; `undo` restores the old ones.
 
-    ``pairs`` are the old and the new layer of each place. A parameter goes to that of the same name, with a copy of
-    its state; one that the new layer lacks is left out, and one that only the new layer has joins the group of its
-    layer.
+    ``pairs`` are the old and the new layer of each place. A parameter is replaced by the one of the same name, with a
+    copy of its state. A parameter that the new layer lacks is removed; one that only the new layer has is added to the
+    group of its layer.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, pairs: Iterable[tuple[nn.Module, nn.Module]]) -> None:
@@ -36,7 +36,7 @@ class Move:
                 optimizer.state[new] = {key: _copied(value) for key, value in state.items()}
 
     def undo(self) -> None:
-        """The old parameters with their old state, in the groups as they were; groups that came since are kept."""
+        """Restore the old parameters and their state in their groups; groups that were added since are kept."""
         for group, before in zip(self._optimizer.param_groups, self._before, strict=False):
             known = {id(p) for p in before} | self._new.keys()
             group["params"] = [*before, *(p for p in group["params"] if id(p) not in known)]
@@ -47,7 +47,7 @@ class Move:
 
 
 def _successors(pairs: Iterable[tuple[nn.Module, nn.Module]]) -> list[tuple[Tensor, Tensor | None]]:
-    """Each old parameter with the new one of its name; those of a new name follow the layer's first."""
+    """Each old parameter with the new one of its name; new names are paired with the first parameter of the layer."""
     found: list[tuple[Tensor, Tensor | None]] = []
     for old, new in pairs:
         theirs = dict(old.named_parameters(recurse=False))

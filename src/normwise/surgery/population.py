@@ -1,4 +1,4 @@
-"""What a layer's statistics are over all the data it has seen."""
+"""The statistics of a layer's input over all data."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from ..core.processes import ProcessGroup
 
 
 class Population:
-    r"""Moments of everything that a layer was given, pooled exactly, and how sure their means are.
+    r"""Moments of all inputs of a layer, pooled exactly, and the uncertainty of their means.
 
     The standard error of a mean is that of the samples' own means, :math:`s / \sqrt n`: the positions within a sample
-    are no independent values.
+    are not independent values.
 
     >>> population = Population()
     >>> for batch in (torch.zeros(4, 1), torch.ones(1, 1)):
@@ -22,7 +22,7 @@ class Population:
     (tensor([0.2000], dtype=torch.float64), tensor([0.2000], dtype=torch.float64), 5)
     """
 
-    #: Of how many entries there is no variance yet.
+    #: The number of channels that have no variance yet.
     _single = 1
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class Population:
         self._batches: Moments | None = None
 
     def add(self, table: Moments) -> None:
-        """Take in the moments of one batch, ``[N, C]``."""
+        """Add the moments of one batch, ``[N, C]``."""
         held = table.count > 0 if isinstance(table.count, Tensor) else int(table.count > 0)
         self._pooled = _merged(self._pooled, self._over(table))
         samples = _of_numbers(table.mean, held).over_batch()
@@ -39,7 +39,7 @@ class Population:
         self._batches = _merged(self._batches, _of_numbers(samples.mean, samples.count))
 
     def over(self, group: ProcessGroup, like: Tensor) -> Population:
-        """That of all processes together, which each of them gets; one that has seen nothing takes part, too."""
+        """The population of all processes together, in each of them; a process without data must also call it."""
         zeros = torch.zeros_like(Moments.of(like.unsqueeze(0)).mean)
         nothing = Moments(zeros, zeros, 0)
         together = type(self)()
@@ -75,7 +75,7 @@ class Population:
         return bool((count > self._single).all()) if isinstance(count, Tensor) else count > self._single
 
     def uncertainty(self) -> float:
-        """The standard error of the mean as a share of σ, of the least certain channel; of one sample it is inf."""
+        """The standard error of the mean as a share of σ, for the least certain channel; inf for one sample."""
         between = self._seen(self._between)
         if self.samples < 2:
             return float("inf")
@@ -84,10 +84,10 @@ class Population:
         return float(share.max()) if share.numel() else 0.0
 
     def share_of_a_sample(self) -> float:
-        r"""By how much of its own distance from the mean a sample moves the mean of its batch.
+        r"""The effect of a sample on the mean of its batch, as a share of its own distance from the overall mean.
 
-        The slope of the regression, :math:`\sum N(\mu_B - \mu)^2 / \sum(\mu_n - \mu)^2`, with every channel in its own
-        σ: 1/N for independent samples in batches of N.
+        It is the slope of the regression, :math:`\sum N(\mu_B - \mu)^2 / \sum(\mu_n - \mu)^2`, with every channel in
+        units of its σ: 1/N for independent samples in batches of N.
         """
         sigma = self._deviation().square().clamp_min(torch.finfo(torch.float32).tiny)
         together, alone = (self._seen(table).var / sigma for table in (self._batches, self._between))
@@ -107,7 +107,7 @@ class Population:
 
 
 class InstancePopulation(Population):
-    """The average over samples of their own means and unbiased variances: what tracked InstanceNorm remembers."""
+    """The average over samples of their own means and unbiased variances, as in tracked InstanceNorm."""
 
     _single = 0
 

@@ -1,4 +1,4 @@
-"""How far a net looks: whether the core of a tile depends on what is beyond the overlap."""
+"""The receptive field of a net: whether the core of a tile depends on values beyond the overlap."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from .whole_image import WholeImage
 
 
 def overlap_for(model: nn.Module, image: Tensor, edges: Sequence[int], overlap: int) -> int:
-    """The overlap, doubled until the core of a tile depends on nothing beyond it.
+    """The overlap, doubled until the core of a tile does not depend on values beyond it.
 
-    Raises ValueError, with the first such layer, where a layer sees the whole tile and what is around it. Inside
-    `on_loan` only.
+    Raises ValueError with the first such layer if a layer depends on the whole tile and its surroundings. Call it only
+    inside `on_loan`.
     """
     while True:
         seen = _seen_beyond(model, image, edges, overlap)
@@ -41,7 +41,7 @@ class _Seen(NamedTuple):
 
 
 def _seen_beyond(model: nn.Module, image: Tensor, edges: Sequence[int], overlap: int) -> _Seen | None:
-    """NaN pass every operation that so much as looks at them, which no value or gradient does reliably."""
+    """Put NaN beyond the overlap: every operation that reads a NaN passes it on, unlike a value or a gradient."""
     probe, part = _probe(image, edges, overlap)
     if not bool(probe.isnan().any()):
         return None  # a single tile
@@ -73,7 +73,7 @@ def _probe(image: Tensor, edges: Sequence[int], overlap: int) -> tuple[Tensor, T
         sizes.append(core[1] + core[0])
         boxes.append(slice(around, sizes[-1] - around))
         cores.append(core)
-    # As many samples as the image has: the net may hold a condition for each.
+    # As many samples as the image has: the net may have a condition for each.
     probe = image.new_full((*image.shape[:2], *sizes), float("nan"))
     probe[(..., *boxes)] = 0
     return probe, Tile(tuple(cores), tuple((0, size) for size in sizes), tuple(sizes))

@@ -1,4 +1,4 @@
-"""What `recalibrate` did, and the way back."""
+"""The report of `recalibrate`, and its `undo`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import nn
 from ..core.model_change import ModelChange
 from .report import Report, Table
 
-#: A mean is sure enough when its standard error is below this share of σ.
+#: A mean is certain enough when its standard error is below this share of σ.
 SURE = 0.05
-#: A drift that is worth a warning, in old deviations.
+#: A larger drift, in units of the old σ, gives a warning.
 FAR = 1.0
 COLUMNS = {
     "name": "layer",
@@ -30,12 +30,12 @@ class RecalibratedLayer(NamedTuple):
     """One layer with running statistics.
 
     outcome: ``"recalibrated"``, or ``"kept"`` with the ``reason``.
-    samples: how many samples its new statistics are of.
-    drift: how far the statistics moved, in their old deviations: the root mean square over the channels of
-        ``√((μ - μ₀)² + (σ - σ₀)²) / σ₀``, the Wasserstein distance of the two normal distributions. None where there
-        was nothing to move from: a layer that had never been updated.
+    samples: the number of samples of its new statistics.
+    drift: the distance between new and old statistics in units of the old σ: the root mean square over the channels of
+        ``√((μ - μ₀)² + (σ - σ₀)²) / σ₀``, the Wasserstein distance of the two normal distributions. None for a layer
+        whose statistics had never been updated.
     uncertainty: the standard error of the least certain mean as a share of its σ.
-    converged: whether that is below the share that was asked for.
+    converged: whether the uncertainty is below the tolerance.
     """
 
     name: str
@@ -50,7 +50,7 @@ class RecalibratedLayer(NamedTuple):
 class Recalibrated(Report):
     """The rows of a recalibration, and `undo`.
 
-    ``samples`` and ``batches`` are how many the statistics are of, over all processes.
+    ``samples`` and ``batches`` are the numbers of samples and batches of the statistics, over all processes.
     """
 
     def __init__(self, change: ModelChange, rows: Sequence[RecalibratedLayer], batches: int, tolerance: float) -> None:
@@ -61,18 +61,18 @@ class Recalibrated(Report):
 
     @property
     def converged(self) -> bool:
-        """Whether the means of every layer are sure enough."""
+        """Whether the means of every layer are certain enough."""
         return all(row.converged for row in self.rows if row.outcome == "recalibrated")
 
     @property
     def drift(self) -> float:
-        """The largest of the layers' drifts; NaN where none had statistics before."""
+        """The largest of the layers' drifts; NaN if none had statistics before."""
         return max((row.drift for row in self.rows if row.drift is not None), default=float("nan"))
 
     def undo(self) -> nn.Module:
-        """Give every layer its old statistics back.
+        """Restore the old statistics of every layer.
 
-        Raises ValueError, and changes nothing, where they have been changed since or were given back already.
+        Raises ValueError, and changes nothing, if they were changed since then or were restored already.
         """
         return self._change.undo()
 
@@ -94,9 +94,9 @@ class Recalibrated(Report):
             worst = max(unsure, key=lambda row: row.uncertainty or 0.0)
             yield (
                 f"Few samples: after {worst.samples} the mean of a channel of layer {worst.name} is known to "
-                f"{worst.uncertainty:.2g} of its σ (standard error; {self._tolerance:g} is asked for, and missed in "
+                f"{worst.uncertainty:.2g} of its σ (standard error; the limit of {self._tolerance:g} is exceeded in "
                 f"{len(unsure)} of {len(self.rows)} layers). Statistics of few samples may be worse than the old ones: "
-                "pass more, or keep a part of the old ones with blend=0.5."
+                "pass more samples, or keep a part of the old statistics with blend=0.5."
             )
         drifts = {row.name: row.drift for row in self.rows if row.drift is not None}
         far = max(drifts, key=lambda name: drifts[name], default=None)

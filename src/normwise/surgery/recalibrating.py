@@ -1,4 +1,4 @@
-"""`recalibrate`: running statistics computed anew from data."""
+"""`recalibrate`: compute running statistics from data."""
 
 from __future__ import annotations
 
@@ -40,49 +40,49 @@ def recalibrate(
     upstream: str = "batch",
     tolerance: float | None = None,
 ) -> Recalibrated:
-    r"""Give every layer with running statistics those of the data, in place, and say how far they moved.
+    r"""Compute the running statistics of every layer from data, in place, and report how far they moved.
 
     .. math:: \mu = \overline{x}, \quad \sigma^2 = \frac{1}{n - 1}\sum (x - \mu)^2
-              \qquad \text{over everything the layer is given}
+              \qquad \text{over all inputs of the layer}
 
-    The moments of the batches are pooled exactly, by how many values each holds, so that a short last batch counts for
-    what it is. Works on torch's, timm's, torchvision's and this package's layers, frozen ones too, and on any subclass
-    with the buffers ``running_mean`` and ``running_var``; a layer that is called several times pools its calls, one of
-    this package counts what its ``mask`` leaves, and tracked InstanceNorm averages over samples as it does in training.
+    The moments of the batches are pooled exactly, weighted by their numbers of values, so a short last batch has its
+    correct weight. It works on torch's, timm's, torchvision's and this package's layers, also frozen ones, and on any
+    subclass with the buffers ``running_mean`` and ``running_var``. The calls of a layer are pooled; a layer of this
+    package counts only positions within its ``mask``, and tracked InstanceNorm averages over samples as in training.
 
     Only these buffers change: the model runs without gradients, in evaluation (no dropout) and on copies of all
-    buffers, and has its modes, hooks, momentum and random numbers back afterwards, on any exception all else, too. A
+    buffers. Modes, hooks, momentum and random numbers are restored afterwards, and after an exception everything. A
     counter of batches that is smaller than the number of batches seen is raised to it.
 
     Args:
         loader: an iterable of batches. Of a tuple or list the model gets as many items as its ``forward`` requires, of
-            a dict the entries that its ``forward`` names.
+            a dict the entries that are parameters of its ``forward``.
         forward: called as ``forward(model, batch)`` instead.
         method: ``"population"``, or ``"evalnorm"`` for nets that were trained with few samples in a batch: BatchNorm
-            layers become `EvalNorm`, which count each sample into the statistics that evaluate it, as a batch of the
-            training did. The loader's batches must be as large as those. The share of a sample is how much it moves
-            the mean of its batch, by regression, layer for layer.
-        steps: how many batches are read at most; a shorter loader is no error. By default all of them.
-        blend: the weight of the new statistics; the old ones keep the rest.
-        process_group: the processes whose data are pooled: by default all of them where `torch.distributed` is
-            initialized. Each reads a loader of its own, of any length, and all get the same statistics.
-        upstream: what the layers normalize by meanwhile. ``"batch"``, as in training, by each batch: one pass over
-            the loader. ``"running"``, as in evaluation, by the new statistics: one pass for each generation of layers,
-            those that depend on no other first. It does not depend on the size of the batches.
+            layers become `EvalNorm`, whose statistics in evaluation include the sample itself, as those of a training
+            batch do. The loader's batches must have the size of the training. The share of a sample is estimated for
+            each layer by the regression of its batch's mean on its own.
+        steps: the largest number of batches to read; a shorter loader is no error. By default all of them.
+        blend: the weight of the new statistics; the old ones have the rest.
+        process_group: the processes whose data are pooled: by default all of them if `torch.distributed` is
+            initialized. Each reads its own loader, of any length, and all get the same statistics.
+        upstream: the statistics that layers use during the passes. ``"batch"``: those of each batch, as in training;
+            one pass over the loader. ``"running"``: the new ones, as in evaluation; one pass for each generation of
+            layers, beginning with those that depend on no other. Its result does not depend on the batch size.
         tolerance: stop as soon as the standard error of every mean is below this share of its σ. A loader without a
-            length, which may be endless, is read until the share is 0.01, and never less than 1000 samples.
+            length, which may be endless, is read until the share is 0.01 and at least 1000 samples were read.
 
-    Warns (UserWarning) where the samples are few, that is where a mean's standard error is above ``tolerance``, or 0.05
-    of its σ, and where statistics moved by more than one old σ: a net that was trained on other data loses by it.
+    Warns (UserWarning) if there are too few samples, so that a mean's standard error is above ``tolerance`` or 0.05 of
+    its σ, and if statistics moved by more than one old σ: a net trained on other data may lose accuracy.
 
-    Raises TypeError for what is no module or no loader, and batches that the model does not take; ValueError for a
-    model without such layers, an empty loader, NaN or infinite values in front of a layer; and what model or loader
-    raise.
+    Raises TypeError if the model is no module or the loader no iterable, and for batches that do not fit the model;
+    ValueError for a model without such layers, an empty loader, NaN or infinite values in front of a layer; and the
+    errors of model and loader.
 
     Source: Wu and Johnson 2021, arXiv:2105.07576 ("precise BatchNorm"), which averages the batches' variances; torch's
-    `update_bn` weighs batches and not samples. Singh and Shrivastava 2019, arXiv:1904.06031 (EvalNorm), who learn two
-    shares by gradient descent, where here one is measured and the variance follows from it. The traps: statistics of
-    few samples are worse than old ones, and crops of few photographs are few samples whatever their number.
+    `update_bn` weights batches, not samples. Singh and Shrivastava 2019, arXiv:1904.06031 (EvalNorm), who learn two
+    shares by gradient descent; here one is measured and the variance follows from it. The traps: statistics of few
+    samples are worse than old ones, and many crops of few photographs are still few samples.
 
     >>> net = nn.Sequential(nn.BatchNorm1d(2), nn.ReLU())
     >>> x = torch.randn(1003, 2)
@@ -103,7 +103,7 @@ def recalibrate(
     if upstream == "running" and batches.once_only():
         raise TypeError(
             f"{_NAME}: upstream='running' reads the loader once for each generation of layers, and a "
-            f"{type(loader).__name__} is gone after the first; write list(loader), or upstream='batch'."
+            f"{type(loader).__name__} can be read only once; write list(loader), or upstream='batch'."
         )
     renewal = Renewal(layers, blend, together)
     with on_loan(whole):
@@ -122,7 +122,7 @@ def recalibrate(
             if layer in twins:
                 change.replace(layer, twins[layer])
         result = Recalibrated(change, rows, count, tolerance or SURE)
-        result.warn()  # as errors, warnings take the change back
+        result.warn()  # if warnings are errors, the change is undone
     return result
 
 

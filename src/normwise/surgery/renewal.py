@@ -1,4 +1,4 @@
-"""From measured inputs of layers to their new running statistics."""
+"""Compute new running statistics of layers from their measured inputs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .together import Together
 
 
 class Statistics(NamedTuple):
-    """What a layer is to remember, in its buffers' types, and the population it was taken from."""
+    """The new running statistics of a layer, in its buffers' dtypes, and the population that they come from."""
 
     mean: Tensor
     var: Tensor
@@ -27,9 +27,9 @@ class Statistics(NamedTuple):
 
 
 class Renewal:
-    """New statistics for the layers of a model, which keeps its old ones meanwhile.
+    """New statistics for the layers of a model, which keeps its old ones during the passes.
 
-    ``old`` are the buffers themselves: the copies of a model on loan are others.
+    ``old`` are the original buffers, not the copies of the model on loan.
     """
 
     def __init__(self, layers: Mapping[nn.Module, str], blend: float, together: Together) -> None:
@@ -41,7 +41,7 @@ class Renewal:
         return self._surveyed(survey, list(self._layers), adopt=True)
 
     def by_generations(self, survey: Survey) -> dict[nn.Module, Statistics]:
-        """One pass for each generation, which then normalizes by what it is to remember."""
+        """One pass for each generation, which uses its new statistics in the later passes."""
         with self._together.in_step():
             order = generations(self._layers, survey.once)
         new: dict[nn.Module, Statistics] = {}
@@ -62,12 +62,12 @@ class Renewal:
         old, name = self.old[layer], self._layers[layer]
         new = torch.stack([found.mean, found.var])
         if self._blend < 1:
-            # The buffers of the processes may differ: the first one's count, as they do for DistributedDataParallel.
+            # The buffers of the processes may differ: those of the first are used, as in DistributedDataParallel.
             before = self._together.first(torch.stack([old.mean, old.var]).to(new))
             if not bool(torch.isfinite(before).all()):
                 raise ValueError(
-                    f"recalibrate: the old statistics of {name} hold NaN or infinite values, of which nothing can be "
-                    "kept; write blend=1.0."
+                    f"recalibrate: the old statistics of {name} hold NaN or infinite values and cannot be blended with "
+                    "new ones; write blend=1.0."
                 )
             new = before.lerp(new, self._blend)
         mean, var = new[0].to(old.mean), new[1].to(old.var)
@@ -87,7 +87,7 @@ def row_of(name: str, layer: nn.Module, old: Memory, new: Statistics | None, tol
 
 
 def _drift(layer: nn.Module, old: Memory, new: Statistics) -> float | None:
-    """How far the statistics move, in old deviations; None for a memory that has never been updated."""
+    """The drift of the statistics in units of the old σ; None for statistics that have never been updated."""
     if old.batches is not None and int(old.batches) == 0:
         return None
     eps = float(getattr(layer, "eps", 1e-5))

@@ -1,4 +1,4 @@
-"""What the tools report: rows first, rendering apart."""
+"""The reports of the tools: rows of data, and their rendering as text, JSON and HTML."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _LEAST_TEXT = 16
 
 
 class Table(NamedTuple):
-    """What a report shows: ``rows`` map a column's key to a text, a number or None; ``notes`` are sentences below.
+    """The content of a report: ``rows`` map a column's key to a text, a number or None; ``notes`` are sentences below.
 
-    ``columns`` maps keys to headings, in order; the last one is the one that is wrapped where the width is too small.
+    ``columns`` maps keys to headings, in order; if the width is too small, the last column is wrapped.
     """
 
     title: str
@@ -32,9 +32,9 @@ class Table(NamedTuple):
 
 
 class Report:
-    """The three renderings of anything that makes a `Table` of itself.
+    """The three renderings of an object with a method `table`.
 
-    ``str(report)`` is a table of 120 columns where the terminal has them, of 80 elsewhere.
+    ``str(report)`` is a table of 120 columns if the terminal is wide enough, else of 80.
     """
 
     def table(self) -> Table:
@@ -57,12 +57,12 @@ class Report:
         return text
 
     def html(self, path: str | Path) -> None:
-        """Write the report as one HTML file that needs nothing beside itself, whole or not at all."""
+        """Write the report as one self-contained HTML file, whole or not at all."""
         files.replace(Path(path), as_html(self.table()))
 
 
 def as_text(table: Table, width: int) -> str:
-    """The table in at most ``width`` columns: long names lose their beginning, long texts go on below."""
+    """The table in at most ``width`` columns: long names are cut at the beginning, long texts are wrapped."""
     heads = list(table.columns.values())
     cells = [[_shown(row.get(key)) for key in table.columns] for row in table.rows]
     numeric = [_is_numeric([row.get(key) for row in table.rows]) for key in table.columns]
@@ -75,7 +75,7 @@ def as_text(table: Table, width: int) -> str:
 
 
 def as_html(table: Table) -> str:
-    """The table as a page."""
+    """The table as an HTML page."""
     heads = "".join(f"<th>{escape(head)}</th>" for head in table.columns.values())
     body = "\n".join(
         f"<tr>{''.join(f'<td>{escape(_shown(row.get(key)))}</td>' for key in table.columns)}</tr>" for row in table.rows
@@ -94,7 +94,7 @@ th, td { text-align: left; vertical-align: top; padding: 4px 12px 4px 0; border-
 
 
 def _sizes(lines: Sequence[Sequence[str]], width: int) -> list[int]:
-    """Each column as wide as its content; what is too much is taken from the last, then from the first."""
+    """The width of each column: that of its content; if the sum is too large, the last and then the first shrink."""
     sizes = [max(map(len, column)) for column in zip(*lines, strict=True)]
     excess = sum(sizes) + _GAP * (len(sizes) - 1) - width
     for column in (-1, 0):

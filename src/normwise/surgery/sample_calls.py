@@ -24,7 +24,7 @@ _PER_SAMPLE = (nn.GroupNorm, nn.modules.instancenorm._InstanceNorm, AdaptiveInst
 
 
 class Call(NamedTuple):
-    """What a layer was asked for: ``parameters`` are one for each channel, or ``[N, C]`` where there is a condition."""
+    """The input, formula and parameters of a call: ``parameters`` are ``[C]``, or ``[N, C]`` with a condition."""
 
     x: Tensor
     formula: Formula
@@ -34,13 +34,14 @@ class Call(NamedTuple):
     mask: Tensor | None
 
     def by(self, moments: Moments | None) -> Tensor:
-        """The output, by statistics that are known or, where they are None, by its own."""
+        """The output, with the given statistics or, if they are None, with those of the input."""
         options: dict[str, Any] = {"activation": self.activation, "residual": self.residual, "mask": self.mask}
         return normalize(self.x, self.formula, *self.parameters, **options, moments=moments)
 
 
 def normalizes_samples(layer: nn.Module) -> bool:
-    """Group, instance, conditional and adaptive instance normalization, with no memory and the forward that we know."""
+    """Whether a layer is group, instance, conditional or adaptive instance normalization, without running statistics
+    and with the original forward."""
     if not isinstance(layer, _PER_SAMPLE) or memory_of(layer) is not None:
         return False
     home = home_of_forward(layer)
@@ -50,13 +51,14 @@ def normalizes_samples(layer: nn.Module) -> bool:
 def call_of(layer: nn.Module, x: Tensor, *arguments: Any, **options: Any) -> Call:
     """A call ``layer(x, ...)`` of a layer that `normalizes_samples`, with its arguments by name or place.
 
-    Raises ValueError for lengths, which count from the start of the whole, and what the layer raises for its condition.
+    Raises ValueError for lengths, which count from the start of the whole image, and the layer's errors for its
+    condition.
     """
     given = _given(layer, arguments, options)
     if given.get("lengths") is not None:
         raise ValueError(
-            f"tiles: {type(layer).__name__} is given lengths, which count from the start of the whole; a tile has no "
-            "such start. Give a mask of the tile's positions instead."
+            f"tiles: {type(layer).__name__} is called with lengths, which count from the start of the whole image and "
+            "not of a tile. Pass a mask of the tile's positions instead."
         )
     eps = layer.__dict__["eps"]
     formula = bound(formulas.instance_norm, eps=eps)

@@ -1,4 +1,4 @@
-"""Maps of an image that a net holds: a tile needs its own part of them."""
+"""Segmentation maps that a net holds for an image: a tile needs its own part of them."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from .tile_grid import Tile
 def maps_fit(model: nn.Module, part: Tile) -> Iterator[None]:
     """Inside the block SPADE raises ValueError for a segmentation that is not this tile's.
 
-    It resizes whatever it is given, and would lay the segmentation of the whole image over each tile.
+    SPADE resizes any segmentation, so without the check it would use that of the whole image for each tile.
     """
 
     def check(_: nn.Module, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
         segmentation = options["segmentation"] if "segmentation" in options else arguments[1]
         if isinstance(segmentation, Tensor) and not _is_of(part, segmentation):
             raise ValueError(
-                f"tiles: SPADE is given a segmentation {list(segmentation.shape)} in a tile of {part.sizes}, which is "
-                "no map of this tile; let the model make it from its input, such as further channels of the image."
+                f"tiles: SPADE needs the segmentation of each tile, here {part.sizes}, and got "
+                f"{list(segmentation.shape)}; let the model make it from its input, such as more channels of the image."
             )
 
     spades = [module for module in model.modules() if isinstance(module, SPADE)]

@@ -1,4 +1,4 @@
-"""Values for a new normalizer's γ and β, from what the old one remembers."""
+"""Initial values for a new normalizer's γ and β, from the running statistics of the old one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Affine(NamedTuple):
 
 
 def old_affine(layer: nn.Module, channels: int) -> Affine:
-    """γ and β of a layer in fp64, ones and zeros where it has none."""
+    """γ and β of a layer in fp64; ones and zeros if it has none."""
     weight, bias = getattr(layer, "weight", None), getattr(layer, "bias", None)
     like = next((in_fp64(t.detach()) for t in (weight, bias) if t is not None), torch.zeros(1, dtype=torch.float64))
     return Affine(
@@ -35,9 +35,9 @@ def old_affine(layer: nn.Module, channels: int) -> Affine:
 
 
 def pooled_for(new: nn.Module, table: Moments) -> Moments | None:
-    """What the new normalizer would measure where every sample had the population's moments, ``[1, C]``.
+    """The statistics of the new normalizer for a sample with the moments of the population, ``[1, C]``.
 
-    None for a normalizer of which that says nothing.
+    None for a normalizer for which this cannot be computed.
     """
     if isinstance(new, nn.GroupNorm):
         return table.over_groups(new.num_groups)
@@ -53,13 +53,13 @@ def pooled_for(new: nn.Module, table: Moments) -> Moments | None:
 
 
 def data_free(old: nn.Module, new: nn.Module, channels: int) -> Affine | None:
-    r"""γ' and β' by which ``new`` computes on the average sample what ``old`` computes by its running statistics.
+    r"""γ' and β' for which ``new`` has the same output on an average sample as ``old`` with its running statistics.
 
     .. math:: \gamma' = \gamma\,\frac{\sqrt{\sigma_g^2 + \epsilon'}}{\sqrt{\sigma_c^2 + \epsilon}}, \qquad
               \beta' = \beta + \gamma\,\frac{\mu_g - \mu_c}{\sqrt{\sigma_c^2 + \epsilon}}
 
     with the channel's running μ_c and σ_c², and those of its pool in the new layer, μ_g and σ_g², by the law of total
-    variance. None where the old layer remembers nothing or nothing is known of the new one.
+    variance. None if the old layer has no running statistics or the pools of the new one are unknown.
 
     >>> old = nn.BatchNorm2d(4)
     >>> _ = old.running_mean.copy_(torch.tensor([0.0, 2.0, 1.0, 1.0]))

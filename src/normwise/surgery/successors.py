@@ -1,4 +1,4 @@
-"""The layer that takes a normalizer's place: its class, its groups, and what it takes over from the old one."""
+"""The layer that replaces a normalizer: its class, its groups, and the values copied from the old one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .given import home_of_forward
 from .starts import Affine, data_free, old_affine
 
 _FAMILIES = (nn.modules.batchnorm._NormBase, nn.GroupNorm)
-#: Whose forward is known: a normalizer, perhaps with dropout and activation behind it.
+#: Classes with a known forward: a normalizer, perhaps followed by dropout and activation.
 _KNOWN = ("torch.", "torchvision.ops.", "timm.", "detectron2.layers.batch_norm", "normwise.layers.")
 _MOST_GROUPS, _LEAST_CHANNELS = 32, 8
 _CALLER = "swap"
@@ -31,19 +31,19 @@ _CALLER = "swap"
 
 @dataclass
 class Successor:
-    """A new layer, and what to say of it."""
+    """A new layer, and notes for the report."""
 
     layer: nn.Module
     notes: list[str] = field(default_factory=list)
 
 
 def is_normalizer(module: nn.Module) -> bool:
-    """Whether a module is what `swap` swaps: BatchNorm of any kind, InstanceNorm, GroupNorm."""
+    """Whether `swap` can replace a module: any BatchNorm, InstanceNorm or GroupNorm."""
     return isinstance(module, _FAMILIES) or memory_of(module) is not None
 
 
 def why_kept(old: nn.Module) -> str | None:
-    """Why a normalizer cannot be swapped; None where it can."""
+    """Why a normalizer cannot be swapped; None if it can."""
     layer_class = parametrize.type_before_parametrizations(old)
     if isinstance(old, ConditionTables):
         return "takes a condition besides x"
@@ -65,7 +65,7 @@ def channels_of(old: nn.Module) -> int:
 
 
 def groups_for(channels: int) -> int:
-    """The divisor of the channels nearest to 32 that leaves at least 8 in a group; 1 where none does.
+    """The divisor of the channels nearest to 32 with at least 8 channels in a group; 1 if there is none.
 
     Of two that are equally near it is the smaller.
 
@@ -77,7 +77,7 @@ def groups_for(channels: int) -> int:
 
 
 class Maker:
-    """Builds successors of one kind, after checking once what was asked for."""
+    """Builds the successors for one swap; the arguments are checked once."""
 
     def __init__(self, norm: Norm, groups: int | str, channels_per_group: int | None, start: str) -> None:
         self._norm, self._groups, self._size, self._start = norm, groups, channels_per_group, start
@@ -100,7 +100,7 @@ class Maker:
         channels = channels_of(old)
         if rank == 0 and self._norm == "instance":
             raise ValueError(
-                f"{_CALLER}: {name} is given features [N, C], of which InstanceNorm sees a single value; leave "
+                f"{_CALLER}: {name} has features [N, C] as input, with a single value per pool of InstanceNorm; leave "
                 "it out by where=."
             )
         made = Successor(make_norm(self._with_groups(channels, name), channels, max(rank, 1)))
@@ -110,7 +110,7 @@ class Maker:
 
     @property
     def rule(self) -> str | None:
-        """How the groups are chosen."""
+        """The rule by which groups are chosen, in words."""
         if not self._grouped:
             return None
         if self._size is not None:
@@ -137,7 +137,7 @@ class Maker:
         return f"{self._norm}:{groups}"
 
     def _dress(self, made: Successor, old: nn.Module) -> None:
-        """eps, momentum and the fused activation."""
+        """Set eps, momentum and the fused activation of the new layer."""
         new, eps = made.layer, getattr(old, "eps", None)
         for part in (new.IN, new.BN) if isinstance(new, IBN) else (new,):
             if isinstance(eps, float) and isinstance(getattr(part, "eps", None), float):
@@ -147,16 +147,16 @@ class Maker:
             if isinstance(part, RunningLayer) and is_frozen(old):
                 part.policy.frozen = True
         if activates(new):
-            made.notes.append("is its own activation; one that stands behind it stays")
+            made.notes.append("is its own activation; an activation behind it is kept")
         activation = old.activation if isinstance(old, FusedActivation) else None
         if activation is not None:
             if not isinstance(new, FusedActivation) or activates(new):
-                made.notes.append(f"cannot take the fused activation {activation!r} along")
+                made.notes.append(f"does not have the fused activation {activation!r}")
             else:
                 new._set_activation(activation)
 
     def _fill(self, made: Successor, old: nn.Module, channels: int, copies: dict[int, Tensor], tied: bool) -> None:
-        """γ, β and what the layer remembers, by the start."""
+        """Set γ, β and running statistics according to ``start``."""
         new, affine = made.layer, None
         if isinstance(new, IBN):
             _fill_parts(new, old, channels, self._start)
@@ -174,7 +174,7 @@ class Maker:
         _remember(made, old)
 
     def _with_tail(self, made: Successor, old: nn.Module) -> Successor:
-        """Dropout and activation within the old layer, as timm has them, come behind the new one."""
+        """Put the dropout and activation of the old layer (timm's have some) behind the new one."""
         drop, act = getattr(old, "drop", None), getattr(old, "act", None)
         if isinstance(drop, nn.Module) and isinstance(act, nn.Module):
             behind = nn.Identity() if activates(made.layer) else act
@@ -185,7 +185,8 @@ class Maker:
 
 @torch.no_grad()
 def _fill_parts(new: IBN, old: nn.Module, channels: int, start: str) -> None:
-    """Of IBN-a the batch's part goes on as it was, the instances' begins as an InstanceNorm would."""
+    """For IBN-a: the part for BatchNorm continues from the old layer, that for InstanceNorm starts like
+    InstanceNorm."""
     kept, first = old_affine(old, channels), new.first
     begun = kept if start == "copy" else data_free(old, nn.InstanceNorm1d(channels, new.IN.eps), channels) or kept
     for part, affine, of in ((new.IN, begun, slice(None, first)), (new.BN, kept, slice(first, None))):
@@ -200,7 +201,7 @@ def _fill_parts(new: IBN, old: nn.Module, channels: int, start: str) -> None:
 
 
 def _copy(made: Successor, old: nn.Module, copies: dict[int, Tensor]) -> None:
-    """γ and β as they are; a layer that can do without them has none where the old one has none."""
+    """Copy γ and β; if the old layer has none, they are removed from the new one where it allows that."""
     new = made.layer
     lacking = [name for name in ("weight", "bias") if getattr(old, name, None) is None]
     if isinstance(new, _FAMILIES):

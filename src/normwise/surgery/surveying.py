@@ -1,4 +1,4 @@
-"""Runs of a model that measure what its layers are given, with the model on loan."""
+"""Runs of a model on loan that measure the inputs of its layers."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from .gauges import listening, population_for, remember
 from .population import Population
 from .together import Together
 
-# A loader that may be endless is read until its means are this sure, and at least so many samples.
+# A loader that may be endless is read until the uncertainty is below this share, and for at least so many samples.
 _SURE_OF_ENDLESS, _FEWEST_OF_ENDLESS = 0.01, 1000
 
 
 class Stop:
-    """When enough has been read: below a share, or at the loader's end."""
+    """Decides when to stop reading: when the uncertainty is below the tolerance, or at the loader's end."""
 
     def __init__(self, tolerance: float | None, batches: Batches, together: Together) -> None:
-        # Processes would have to agree after each batch: they read what they have.
+        # Several processes would have to agree after each batch, so each reads its whole loader.
         endless = tolerance is None and not batches.has_an_end() and not together
         self._share = _SURE_OF_ENDLESS if endless else tolerance
         self._fewest = _FEWEST_OF_ENDLESS if endless else 2
@@ -38,7 +38,8 @@ class Stop:
 
 @contextmanager
 def on_loan(model: nn.Module) -> Iterator[None]:
-    """In evaluation, eagerly, without gradients and on copies of the buffers; afterwards all is as it was."""
+    """Inside the block the model is in evaluation, uncompiled, without gradients and on copies of its buffers;
+    afterwards everything is restored."""
     with (
         as_it_was(model),
         random_numbers_kept({p.device for p in model.parameters()}),
@@ -51,14 +52,14 @@ def on_loan(model: nn.Module) -> Iterator[None]:
 
 
 class Survey:
-    """Passes over the batches; inside `on_loan` only."""
+    """Passes over the batches that measure the inputs of layers; only inside `on_loan`."""
 
     def __init__(self, model: nn.Module, batches: Batches, stop: Stop, caller: str) -> None:
         self._model, self._batches, self._stop, self._caller = model, batches, stop, caller
         self.batches = 0
 
     def of(self, layers: Mapping[nn.Module, str], *, adopt: bool) -> dict[nn.Module, Population]:
-        """What the layers are given in one pass; ``adopt`` lets them normalize each batch by its own statistics."""
+        """The inputs of the layers in one pass; with ``adopt`` they normalize each batch by its own statistics."""
         populations = {layer: population_for(layer) for layer in layers}
         self.batches = 0
 
@@ -77,26 +78,25 @@ class Survey:
         return populations
 
     def once(self) -> None:
-        """A single batch, for who wants to watch."""
+        """Run the model on a single batch."""
         next(self._batches.through(self._model))
 
 
 def _check_finite(table: Moments, where: str) -> None:
     if not bool(torch.isfinite(table.mean).all() & torch.isfinite(table.var).all()):
         raise ValueError(
-            f"{where} holds NaN or infinite values, or values whose squares are; leave such batches out, or mend the "
-            "weights that make them."
+            f"{where} holds values that are NaN or infinite, or whose squares are; leave such batches out, or repair "
+            "the weights that produce them."
         )
 
 
 def _adopt(layer: nn.Module, table: Moments, so_far: Population, where: str) -> None:
-    """A batch of one value per channel has no variance: it goes by what there was until now."""
+    """Let the layer use the statistics of this batch; if it has one value per channel, those of the batches so far."""
     own = population_for(layer)
     own.add(table)
     shown = own if own.has_variance() else so_far
     if not shown.has_variance():
         raise ValueError(
-            f"{where} holds one value per channel, which has no variance to go on with; use larger batches, or "
-            "upstream='running'."
+            f"{where} holds one value per channel, which has no variance; use larger batches, or upstream='running'."
         )
     remember(layer, shown.mean, shown.spread)

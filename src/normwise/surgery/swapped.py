@@ -1,4 +1,4 @@
-"""What a swap did: rows, and how far the model is from what it was."""
+"""The report of a swap: rows, and the drift of the model."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ COLUMNS = {"name": "layer", "old": "old", "new": "new", "outcome": "outcome", "d
 class SwappedLayer(NamedTuple):
     """One normalizer.
 
-    outcome: ``"swapped"``, or ``"kept"`` with the ``reason``; of a swapped one the reason is what it could not
-        take along.
-    drift: the root mean square of how the new layer's output differs from the old one's, over that of the old one, on
-        what the layer was given in the old model; None without an example.
+    outcome: ``"swapped"``, or ``"kept"`` with the ``reason``; for a swapped one the reason lists the properties that
+        could not be kept.
+    drift: the root mean square of the difference between the new and the old layer's output, divided by that of the
+        old output, for the input of the layer in the old model; None without an example.
     """
 
     name: str
@@ -31,8 +31,8 @@ class SwappedLayer(NamedTuple):
 class SwapReport(Report):
     """The rows of a swap at one moment.
 
-    ``t``: how far the transition is; 1 where there is none (any more). ``drift`` and ``agreement``: those of the whole
-    model's output on the example against the old model, None without an example; the agreement is the share of samples
+    ``t``: the state of the transition; 1 if there is none (any more). ``drift`` and ``agreement`` compare the whole
+    model's output on the example with the old model's, None without an example; the agreement is the share of samples
     with the same largest output.
     """
 
@@ -51,9 +51,9 @@ class SwapReport(Report):
 
     def _whole(self) -> str:
         if self.drift is None:
-            return "Drift was not measured: pass example_inputs."
+            return "The drift was not measured: pass example_inputs."
         agreement = "" if self.agreement is None else f", top-1 agreement {100 * self.agreement:.1f} %"
         return (
             f"The whole model at t = {self.t:g}: its output differs from the old model's by {self.drift:.3g} of its "
-            f"root mean square{agreement}. The layers' drifts are each one's own, at t = 1."
+            f"root mean square{agreement}. The drift of a layer is measured for that layer alone, at t = 1."
         )

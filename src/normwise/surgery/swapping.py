@@ -1,4 +1,4 @@
-"""`swap`: another normalizer in a trained model."""
+"""`swap`: replace the normalizers of a trained model."""
 
 from __future__ import annotations
 
@@ -36,34 +36,34 @@ def swap(
     channels_per_group: int | None = None,
     example_inputs: Any = None,
 ) -> Swap:
-    r"""Put another normalizer in the place of each BatchNorm, InstanceNorm and GroupNorm of a model.
+    r"""Replace each BatchNorm, InstanceNorm and GroupNorm of a model by another normalizer.
 
-    Torch's, timm's and torchvision's layers and this package's, wherever the model holds them. A subclass with a
-    forward of its own is left, with the reason in the report. Hooks, modes, device, dtype, ``requires_grad``, eps,
-    momentum, a missing γ or β, shared layers and tied parameters stay; the report says what could not.
+    It finds the layers of torch, timm, torchvision and this package. A subclass with its own forward is kept, with the
+    reason in the report. Hooks, modes, device, dtype, ``requires_grad``, eps, momentum, a missing γ or β, shared layers
+    and tied parameters are preserved; the report lists exceptions.
 
     Args:
         norm: a name of `NORMALIZERS` (``"group"``, ``"group:8"``, ``"layer"``, ``"none"``), a class, or a factory that
             is called with the channels.
-        where: a predicate ``(name, module)``, or names or globs; a name takes in everything below it.
-        groups: of "group" and "evo-s0". ``"auto"`` is the divisor of the channels nearest to 32 that leaves at least 8
-            channels in a group, and 1 where none does.
+        where: a predicate ``(name, module)``, or names or globs; a name includes everything below it.
+        groups: for "group" and "evo-s0". ``"auto"`` is the divisor of the channels nearest to 32 with at least 8
+            channels in a group, and 1 if there is none.
         channels_per_group: instead of ``groups``.
         start: ``"copy"`` copies γ and β. ``"data-free"`` computes them from the running statistics, so that an average
-            sample is normalized as before; where nothing is known of a new normalizer it copies, and says so.
-            ``"exact"`` puts a `Transition` there, which computes the old function at ``t = 0`` and the new normalizer
+            sample is normalized as before; for a normalizer with unknown pools it copies, and the report says so.
+            ``"exact"`` inserts a `Transition`, which computes the old function at ``t = 0`` and the new normalizer
             from its data-free start at ``t = 1``: `Swap.advance`, `Swap.distill`, `Swap.finish`.
-        optimizer: its groups and state move along to the new parameters, and back in `Swap.undo`. An optimizer that is
-            not given goes on with the old parameters: build it anew.
+        optimizer: its groups and state are moved to the new parameters, and back in `Swap.undo`. An optimizer that is
+            not passed still has the old parameters: create a new one.
         example_inputs: a batch (a tuple is the positional arguments) on which the report measures the drift.
 
-    Raises TypeError and ValueError, the model unchanged, for models that are wrapped, scripted, compiled, quantized or
-    without values, a model within another swap, ``where`` that matches nothing, unknown norms, and groups that do not
-    fit.
+    Raises TypeError and ValueError, with the model unchanged, for models that are wrapped, scripted, compiled,
+    quantized or without values, for a model within another swap, a ``where`` that matches nothing, unknown norms, and
+    groups that do not fit.
 
-    The trap: per-sample statistics are another function than running ones. Computed γ and β are a good start for
-    shallow nets and none for deep ones: measured on a MobileNetV2 of 52 layers, see docs/swap.md. Only ``t = 0`` keeps
-    what a net has learned; from there it has to be trained.
+    The trap: normalizing by the statistics of a sample is a different function than by running statistics. Computed γ
+    and β are a good start for shallow nets only, as measured on a MobileNetV2 of 52 layers in docs/swap.md. Only at
+    ``t = 0`` does a net keep what it has learned; from there it has to be trained.
 
     >>> model = nn.Sequential(nn.Conv2d(3, 16, 1), nn.BatchNorm2d(16), nn.ReLU())
     >>> x = torch.randn(2, 3, 4, 4)
@@ -93,8 +93,8 @@ def swap(
 
 
 class Swap:
-    """A swap that was made, with the way on and the way back. ``model`` is the model: another one where it was a layer
-    itself. ``rows`` are `SwappedLayer`, ``rule`` says how groups were chosen."""
+    """A swap that was made, with methods to continue and to undo it. ``model`` is the model; a new object if the model
+    itself was a normalizer. ``rows`` are `SwappedLayer`; ``rule`` is the rule by which groups were chosen."""
 
     def __init__(
         self,
@@ -137,7 +137,7 @@ class Swap:
         layer.train(mode)
 
     def _keep_inputs(self, model: nn.Module) -> None:
-        """An activation in place behind nothing would overwrite what a shortcut may still need."""
+        """Make in-place activations ordinary: without a normalizer in front they would overwrite a shortcut's input."""
         for module in model.modules():
             if getattr(module, "inplace", None) is True:
                 self._change.set(module, "inplace", False)
@@ -154,7 +154,7 @@ class Swap:
 
     @property
     def t(self) -> float:
-        """How far the transition is, from 0 to 1."""
+        """The state of the transition, from 0 (old) to 1 (new)."""
         return self._transitions[0].t if self._transitions else 1.0
 
     def advance(self, t: float) -> None:
@@ -175,14 +175,14 @@ class Swap:
     ) -> Distilled:
         """Train the model towards the outputs of the old one on unlabelled batches, from ``t`` to 1.
 
-        ``t`` grows evenly over the first three quarters of the steps. All parameters that require a gradient are
-        trained (Adam, ``lr`` falling to 0), in evaluation but for the new layers. The loader is read as often as the
-        steps need it; batches and ``forward`` are as in `recalibrate`. ``teacher`` is the model as it was when the swap
-        was made, unless another is given.
+        ``t`` grows linearly over the first three quarters of the steps. All parameters that require a gradient are
+        trained (Adam, ``lr`` falling to 0); only the new layers are in training mode. The loader is repeated as often
+        as needed; batches and ``forward`` are as in `recalibrate`. ``teacher`` is by default the model at the time of
+        the swap.
 
-        Raises what loader and model raise, and ValueError for a loss that is not finite and an iterator that is too
-        short, with the parameters as before; ValueError where the parameters were trained since the swap and no teacher
-        is given.
+        Raises the errors of loader and model, and ValueError for a loss that is not finite and an iterator that is too
+        short, with the parameters as before; ValueError if the parameters were trained since the swap and no teacher is
+        given.
         """
         self._check_open("distill")
         if teacher is None:
@@ -190,16 +190,16 @@ class Swap:
         return distill(self.model, teacher, self._transitions, loader, forward, steps, lr)
 
     def finish(self) -> nn.Module:
-        """Leave the new layers alone in their places, and return the model.
+        """Remove the old layers, keep the new ones, and return the model.
 
-        Raises ValueError before ``t = 1``, where this would change what the model computes.
+        Raises ValueError before ``t = 1``, because this would change the output of the model.
         """
         if self._undone:
             raise ValueError("Swap.finish: the swap was undone.")
         if self.t != 1:
             raise ValueError(
-                f"Swap.finish: the transition is at t = {self.t:g}, and leaving the new layers alone would change what "
-                "the model computes; call advance(1.0) first."
+                f"Swap.finish: the transition is at t = {self.t:g}, and removing the old layers would change the "
+                "output of the model; call advance(1.0) first."
             )
         for transition in self._transitions:
             new, flags = transition.after, [p.requires_grad for p in transition.after.parameters()]
@@ -211,9 +211,9 @@ class Swap:
         return self.model
 
     def undo(self) -> nn.Module:
-        """Give the old layers back, as they were, and return the model; whatever else was trained stays trained.
+        """Restore the old layers and return the model; changes of other parameters by training are kept.
 
-        Raises ValueError, and changes nothing, where a place holds something else by now, or after an earlier undo.
+        Raises ValueError, and changes nothing, if another module has been put into a place, or after an earlier undo.
         """
         modes = {old: new.training for old, new in self._successors.items()}
         model = self._change.undo()
@@ -228,22 +228,22 @@ class Swap:
         return model
 
     def report(self) -> SwapReport:
-        """The rows, and the drift of the whole model on the example as it is now."""
+        """The rows, and the present drift of the whole model on the example."""
         distance = None if self._example is None else self._example.distance(self.model)
         return SwapReport(type(self.model).__name__, self.rows, self.rule, self.t, distance)
 
     def _check_open(self, method: str) -> None:
         if not self._transitions:
             raise ValueError(
-                f"Swap.{method} needs a transition, and there is none: it goes with start='exact', before finish() and "
-                "undo()."
+                f"Swap.{method} needs a transition, and there is none; swap with start='exact', and call it before "
+                "finish() and undo()."
             )
 
     def _old_model(self) -> nn.Module:
         new = {p for transition in self._transitions for p in transition.after.parameters()}
         if any(p._version != version for p, version in self._versions.items() if p not in new):
             raise ValueError(
-                "Swap.distill: the parameters were trained since the swap, so the old model is gone; distill first, or "
+                "Swap.distill: the parameters were trained since the swap, so the old model is lost; distill first, or "
                 "pass a copy of it as teacher=."
             )
         teacher = copy.deepcopy(self.model)

@@ -1,4 +1,4 @@
-"""Tiles of an image: the cores that make it up, and the boxes with an overlap around them."""
+"""Tiles of an image: the cores that cover it, and the boxes with an overlap around them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _NAME = "tiles"
 
 
 class Tile(NamedTuple):
-    """The ``core`` that a tile gives to the image, within the ``box`` that the model is given; a span for each axis.
+    """The ``core``, the tile's part of the output, within the ``box``, the model's input; a span for each axis.
 
-    ``whole`` are the image's sizes.
+    ``whole`` is the size of the image.
     """
 
     core: tuple[Span, ...]
@@ -25,21 +25,21 @@ class Tile(NamedTuple):
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Of the box."""
+        """The size of the box."""
         return tuple(high - low for low, high in self.box)
 
     def cut(self, image: Tensor) -> Tensor:
         return image[(..., *(slice(*span) for span in self.box))]
 
     def core_of(self, x: Tensor, where: str) -> Tensor:
-        """The core's part of a map ``[N, C, *space]`` of this tile, whatever the map's resolution.
+        """The core's part of a map ``[N, C, *space]`` of this tile, at any resolution.
 
-        Raises ValueError where the map's positions do not fall on the tile's.
+        Raises ValueError if the map's positions do not coincide with the tile's.
         """
         if x.dim() != len(self.box) + 2:
             raise ValueError(
-                f"{_NAME}: {where} is {list(x.shape)}, no map [N, C, *space] of the image; a net that ends in a vector "
-                "has no tiles."
+                f"{_NAME}: {where} must be a map [N, C, *space] of the image, and it is {list(x.shape)}; tiles need a "
+                "net without a final vector, such as one for segmentation."
             )
         return x[(..., *(self._span(axis, size, where) for axis, size in enumerate(x.shape[2:])))]
 
@@ -47,7 +47,7 @@ class Tile(NamedTuple):
         (start, stop), (low, high), whole = self.core[axis], self.box[axis], self.whole[axis]
         reduction = round((high - low) / size) if size and size <= high - low else 1
         growth = round(size / (high - low)) if size > high - low else 1
-        # The image's end may be anywhere, and the map's end is what the net makes of it.
+        # The image may end anywhere; the end of the map is then the end of the net's output.
         expected = -(-(high - low) // reduction) * growth
         aligned = all(edge % reduction == 0 for edge in (start - low, *((stop - low,) if stop < whole else ())))
         if size != expected or not aligned:
@@ -60,7 +60,7 @@ class Tile(NamedTuple):
 
 
 def tiles_of(whole: Sequence[int], tile: Sequence[int], overlap: int) -> list[Tile]:
-    """The tiles of an image, row by row; the last of an axis is what is left."""
+    """The tiles of an image, row by row; the last one of an axis may be smaller."""
     axes = [list(_spans(size, edge, overlap)) for size, edge in zip(whole, tile, strict=True)]
     return [Tile(*zip(*spans, strict=True), tuple(whole)) for spans in product(*axes)]  # type: ignore[arg-type]
 

@@ -1,4 +1,4 @@
-"""A large image through a net tile by tile, without seams."""
+"""`tiles`: evaluate a net on a large image tile by tile, without seams."""
 
 from __future__ import annotations
 
@@ -29,27 +29,28 @@ def tiles(
 ) -> Tensor:
     """Evaluate a net on an image tile by tile, with InstanceNorm and GroupNorm normalizing by the whole image.
 
-    For images whose activations do not fit into memory. Each tile is given to the model with ``overlap`` positions on
-    every side, and gives the output of its core. Conditional and adaptive instance normalization are among them, with
+    For images whose activations do not fit into memory. The model runs on each tile with ``overlap`` positions on every
+    side, and the output of the tile's core is kept. Conditional and adaptive instance normalization are supported, with
     the condition that the model holds.
 
     Args:
         image: ``[N, C, *space]``.
         tile: the core's size, or one for each axis of space.
-        overlap: from the core's edge; "exact" doubles it until it holds the net's receptive field.
-        consistency: ``"exact"`` measures one normalizer after the other over the whole image, each with all before it
-            known: the output is that of the whole image up to rounding, in about half as many passes as there are
-            calls of normalizers. ``"collect"`` measures all in one pass, in which each tile normalizes by itself, and
-            normalizes by the pooled statistics in a second one: nearly the same, no seams. ``"none"`` lets each tile
-            normalize by itself, with seams.
+        overlap: the number of positions around the core; "exact" doubles it until it covers the receptive field.
+        consistency: ``"exact"`` measures one normalizer after the other over the whole image, each with the known
+            statistics of those before it: the output equals that for the whole image up to rounding. It takes about
+            half as many passes as there are calls of normalizers. ``"collect"`` measures all of them in one pass, with
+            separate statistics for each tile, and uses the pooled statistics in a second pass: nearly the same result,
+            without seams. ``"none"`` normalizes each tile by its own statistics, with seams.
 
-    The output, without a gradient, is on the model's device; the model and its modes are as before.
+    The output, without a gradient, is on the model's device; the model and its modes are unchanged.
 
-    Raises TypeError for what is no module or no image; ValueError for a net whose output is no map of the image or
-    whose sizes are no whole factors of it, and for "exact" where a layer sees the whole image, which is named.
+    Raises TypeError if the model is no module or the image no tensor; ValueError for a net whose output is no map of
+    the image or has a size that is no whole factor of it, and with "exact" for a layer that depends on the whole image,
+    which is named.
 
-    The trap: the memory that is saved is paid for in passes. LayerNorm over (C, H, W), squeeze-and-excitation and
-    attention see the whole image, and "exact" refuses them.
+    The trap: it saves memory at the cost of more passes. LayerNorm over (C, H, W), squeeze-and-excitation and attention
+    depend on the whole image, and "exact" raises an error for them.
 
     >>> import torch
     >>> net = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.InstanceNorm2d(4), nn.ReLU())
@@ -79,7 +80,7 @@ def tiles(
 
 
 class _Passes:
-    """Passes of all tiles, inside `on_loan` only."""
+    """Passes over all tiles; only inside `on_loan`."""
 
     def __init__(self, model: nn.Module, image: Tensor, parts: list[Tile]) -> None:
         self._model, self._image, self._parts = model, image, parts

@@ -1,4 +1,4 @@
-"""The same tool in several processes, each with a copy of the model and data of its own."""
+"""One tool in several processes, each with a copy of the model and its own data."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Together:
 
     @contextmanager
     def in_step(self) -> Iterator[None]:
-        """Leaves the block when all processes do, and with an exception where one of them has one."""
+        """Context manager: all processes leave the block together, and with an exception if any of them has one."""
         failure: Exception | None = None
         try:
             yield
@@ -49,7 +49,7 @@ class Together:
             raise failure
 
     def collect(self, item: Any) -> list[Any]:
-        """What each process gives, in the order of their ranks."""
+        """The items of all processes, in the order of their ranks."""
         if self._group is None:
             return [item]
         items: list[Any] = [None] * torch.distributed.get_world_size(self._group)
@@ -57,9 +57,9 @@ class Together:
         return items
 
     def pooled(self, population: Population, like: Tensor) -> Population:
-        """That of all processes; ``like`` has the layer's channels and device."""
+        """The population of all processes; ``like`` has the layer's channels and device."""
         return population if self._group is None else population.over(self._group, like)
 
     def first(self, t: Tensor) -> Tensor:
-        """The first process' tensor."""
+        """The tensor of the first process."""
         return t if self._group is None else gather(t, self._group)[0]

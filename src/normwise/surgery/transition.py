@@ -1,4 +1,4 @@
-"""A layer on the way from one normalizer to another."""
+"""A layer that changes gradually from one normalizer to another."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 
 class Transition(nn.Module):
-    r"""Two layers in one place, the old one as it evaluates and the new one.
+    r"""The weighted sum of an old layer in evaluation and a new layer.
 
     .. math:: y = (1 - t)\,\text{before}(x) + t\,\text{after}(x)
 
-    At ``t = 0`` this is the old layer by its running statistics, in training too, and none of them moves; at ``t = 1``
-    it is the new layer. In between both run. The old layer's parameters get no gradient.
+    At ``t = 0`` this is the old layer with its running statistics, also in training, and they are not updated; at
+    ``t = 1`` it is the new layer. In between both run. The old layer's parameters get no gradient.
 
     >>> layer, x = Transition(nn.BatchNorm2d(2), nn.GroupNorm(1, 2)), torch.randn(3, 2, 4, 4)
     >>> torch.equal(layer(x), nn.BatchNorm2d(2).eval()(x))
@@ -38,7 +38,7 @@ class Transition(nn.Module):
 
     def train(self, mode: bool = True) -> Transition:
         super().train(mode)
-        self.before.training = False  # what is inside it, such as dropout, goes with the model
+        self.before.training = False  # its submodules, such as dropout, keep the mode of the model
         return self
 
     def extra_repr(self) -> str:
@@ -46,7 +46,7 @@ class Transition(nn.Module):
 
 
 def check_closed(model: nn.Module, caller: str) -> None:
-    """No tool works on a model in the middle of a swap."""
+    """Raises ValueError for a model in the middle of a swap, which no tool accepts."""
     for name, module in model.named_modules():
         if isinstance(module, Transition):
             raise ValueError(

@@ -1,4 +1,4 @@
-"""From synchronized batch normalization back to the layer of one process."""
+"""`unsync`: convert synchronized batch normalization back to the layer of one process."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ _RANKS = {nn.Linear: 1} | {of: rank for classes in (CONVOLUTIONS, TRANSPOSED) fo
 
 
 def unsync(model: nn.Module, example_inputs: Any = None) -> nn.Module:
-    """Turn SyncBatchNorm into the BatchNorm that it was, in place, and return the model.
+    """Convert SyncBatchNorm back to the original BatchNorm, in place, and return the model.
 
     torch's and this package's `SyncBatchNorm` become `BatchNorm1d`, `2d` or `3d` of the same library, timm's
     `SyncBatchNormAct` its `BatchNormAct2d`; the other layers of this package lose their ``process_group``. Parameters,
-    buffers, hooks, modes and options are the same objects as before, so that optimizers and state_dicts go on; where
+    buffers, hooks, modes and options are the same objects as before, so optimizers and state_dicts stay valid; if
     ``model`` itself is such a layer, the new one is returned.
 
-    SyncBatchNorm takes any number of dimensions and does not remember which it had. With ``example_inputs`` the model
-    is run and says it; without, the layers around say it: a convolution or linear layer of the same module tree with as
-    many channels.
+    SyncBatchNorm accepts any number of dimensions and does not store the original one. With ``example_inputs`` the
+    model is run to find it; without them it follows from the neighbouring layers: a convolution or linear layer of the
+    same module tree with as many channels.
 
-    Raises ValueError where neither says it, and TypeError for wrapped, compiled or scripted models; the model is then
-    as it was. A subclass with a forward of its own is refused by name.
+    Raises ValueError if neither tells the dimensions, or for a subclass with its own forward, and TypeError for
+    wrapped, compiled or scripted models; the model is then unchanged.
 
     >>> net = nn.Sequential(nn.Conv1d(3, 4, 3), nn.BatchNorm1d(4))
     >>> synced = nn.SyncBatchNorm.convert_sync_batchnorm(net)
@@ -92,7 +92,7 @@ def _with_tensors(plain: nn.Module, sync: nn.Module) -> nn.Module:
 
 
 def _ranks_seen(model: nn.Module, example: Any) -> dict[nn.Module, int]:
-    """By the dimensions of what reaches each layer; in evaluation, where no process waits for others."""
+    """The rank of each layer's input, from a run in evaluation, in which no process waits for others."""
     found: dict[nn.Module, int] = {}
 
     def note(module: nn.Module, args: Any) -> None:
@@ -110,7 +110,7 @@ def _ranks_seen(model: nn.Module, example: Any) -> dict[nn.Module, int]:
 
 
 def _ranks_around(model: nn.Module) -> dict[nn.Module, int]:
-    """By the nearest layer in front that makes, or behind that takes, as many channels; or the only rank there is."""
+    """The rank of the nearest layer in front or behind with as many channels; or the only rank in the model."""
     order = [m for m in model.modules() if isinstance(m, _SYNCED) or _rank(m) is not None]
     every = {_rank(m) for m in order} - {None}
     found: dict[nn.Module, int] = {}
@@ -131,6 +131,6 @@ def _rank(module: nn.Module) -> int | None:
 
 
 def _channels(module: nn.Module) -> tuple[int | None, int | None]:
-    """What a layer takes and makes."""
+    """The numbers of input and output channels of a layer."""
     names = ("in_features", "out_features") if isinstance(module, nn.Linear) else ("in_channels", "out_channels")
     return getattr(module, names[0], None), getattr(module, names[1], None)

@@ -1,4 +1,4 @@
-"""Normalizers that see one tile and normalize by the whole image."""
+"""Normalizers that run on one tile with the statistics of the whole image."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from ..core.moments import Moments
 from ..operations.measure import measure
 from .sample_calls import call_of, normalizes_samples
 
-#: The part of a map whose statistics count.
+#: A function that cuts out the part of a map whose statistics count.
 Core = Callable[[Tensor], Tensor]
 
 
-class Enough(Exception):  # noqa: N818 no error: what a pass was for has been seen
+class Enough(Exception):  # noqa: N818 no error: the pass has measured enough
     """Ends a forward pass."""
 
 
 class WholeImage:
     """The statistics of the per-sample normalizers of a model, call by call, pooled over tiles.
 
-    ``known`` are the tables ``[N, C]`` of the first calls of a forward pass. The calls behind them measure, and go on
-    by the tile's own statistics, or end the pass where ``stop`` says so. With ``pretend`` all are taken for 0 and 1.
+    ``known`` are the tables ``[N, C]`` of the first calls of a forward pass. Later calls measure; they then continue
+    with the tile's own statistics, or, with ``stop``, end the pass. With ``pretend`` all statistics are 0 and 1.
     """
 
     def __init__(self, *, pretend: bool = False) -> None:
@@ -38,7 +38,7 @@ class WholeImage:
 
     @contextmanager
     def of(self, model: nn.Module) -> Iterator[None]:
-        """Inside the block the layers ask here."""
+        """Inside the block the layers of the model use these statistics."""
         layers = [layer for layer in model.modules() if normalizes_samples(layer)]
         for layer in layers:
             layer.forward = partial(self._forward, layer)
@@ -49,11 +49,11 @@ class WholeImage:
                 del layer.forward
 
     def begin(self, core: Core, *, stop: bool) -> None:
-        """A forward pass of one tile comes next."""
+        """Start the forward pass of one tile."""
         self._call, self._core, self._stop = 0, core, stop
 
     def pool(self) -> bool:
-        """Take what was measured since the last time for known; whether there was anything."""
+        """Move the statistics measured since the last call to ``known``; returns whether there were any."""
         found, self._measured = self._measured, []
         self.known += found
         return bool(found)

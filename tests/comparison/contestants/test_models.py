@@ -125,8 +125,8 @@ class TwoOutputs(nn.Module):
         ("resnext50", "model='resnext50' is unknown. Write resnet8"),
         ("small_problems:missing", "has no 'missing'"),
         ("small_problems:not_a_function", "is not a function; it must return a torch.nn.Module"),
-        ("small_problems:needs_width", "asks for width; .* give its other parameters defaults"),
-        ("small_problems:number", "must give a torch.nn.Module, it gave int"),
+        ("small_problems:needs_width", "has the required parameters width; .* give its other parameters defaults"),
+        ("small_problems:number", "must return a torch.nn.Module, it returned int"),
         (5, "model must be a name, a torch.nn.Module or a function, received 5"),
         (nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), "cannot be replaced: it has no BatchNorm"),
         (

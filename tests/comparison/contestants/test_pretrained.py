@@ -96,8 +96,8 @@ def test_weights_that_do_not_fit_are_one_sentence(state, message, tmp_path):
     [
         (("--weights", "none.pt"), "none.pt: there is no such file"),
         (("--weights", "text.pt"), "text.pt cannot be read"),
-        (("--weights", "pretrained"), "'pretrained' are a library's own, of timm:NAME and torchvision:NAME"),
-        (("--model", "state.pt"), "'state.pt' holds weights and no model; write model='torchvision:resnet18'"),
+        (("--weights", "pretrained"), "'pretrained' works for timm:NAME and torchvision:NAME only"),
+        (("--model", "state.pt"), "'state.pt' holds weights without a model; write model='torchvision:resnet18'"),
     ],
 )
 def test_what_the_command_says(options, message, command, tmp_path):
@@ -110,7 +110,7 @@ def test_what_the_command_says(options, message, command, tmp_path):
 
 
 def test_weights_and_train_exclude_each_other():
-    with pytest.raises(InputError, match="weights: train= brings model, data and training with it"):
+    with pytest.raises(InputError, match="weights: with train= the function has its own model, data and training"):
         compare(train=lambda run: {"x": 1.0}, metric="x", direction="max", weights="w.pt")
 
 

@@ -24,7 +24,7 @@ IDS = torch.arange(24).view(2, 12) % 5
 )
 def test_each_gives_what_its_task_takes(name, task, example, channels, shape):
     example = example % 3 if task == "language" else example
-    recipe = open_model(name, example, 3, kind=TASKS[task], in_channels=channels)
+    recipe = open_model(name, example, 3, task=TASKS[task], in_channels=channels)
     norm = "token-rms" if name == "gpt" else "group"
     network = recipe.build(norm, 0)
     assert network.module(example).shape == shape
@@ -33,7 +33,7 @@ def test_each_gives_what_its_task_takes(name, task, example, channels, shape):
 
 
 def test_a_gpt_does_not_look_ahead():
-    module = open_model("gpt", IDS, 5, kind=TASKS["language"], in_channels=5).build("token-layer", 0).module.eval()
+    module = open_model("gpt", IDS, 5, task=TASKS["language"], in_channels=5).build("token-layer", 0).module.eval()
     changed = IDS.clone()
     changed[:, 7] = (changed[:, 7] + 1) % 5
     before, after = module(IDS), module(changed)
@@ -51,4 +51,4 @@ def test_a_gpt_does_not_look_ahead():
 )
 def test_data_of_another_kind_are_refused(name, task, example):
     with pytest.raises(InputError, match=f"{name} takes .*, the data have samples of shape"):
-        open_model(name, example, 3, kind=TASKS[task])
+        open_model(name, example, 3, task=TASKS[task])

@@ -187,7 +187,7 @@ def test_a_loop_that_forgets_the_end_has_failed():
 def test_a_strategy_is_no_layer(norm):
     rows = compare(train=lambda run: {"loss": len(run.norm(8).state_dict())}, norms=["group", norm], **OWN)
     assert [row["status"] for row in rows] == ["finished", "failed"]
-    assert "is no layer but something done with a whole model; call run.replace(model)" in rows[1]["message"]
+    assert "changes a whole model and has no single layer; call run.replace(model)" in rows[1]["message"]
 
 
 def test_without_train_nf_is_among_the_usual_ones_and_with_train_it_is_not():
@@ -203,5 +203,5 @@ def test_a_model_is_left_as_it_was_where_there_is_nothing_to_begin_with():
     assert type(net[1]) is nn.GroupNorm
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     run = TrainingRun("nf", "nf", batch_size=2, seed=0, epochs=1, learning_rate=None, device="cpu", on_report=print)
-    with pytest.raises(ValueError, match="'nf' follows the model's signal; pass a batch as example="):
+    with pytest.raises(ValueError, match="'nf' measures the model's signal on a batch; pass one as example="):
         run.replace(net)

@@ -48,8 +48,8 @@ def test_token_contestants_are_compared_in_our_loop():
     assert len({row["test_loss"] for row in rows}) == 5
     (note,) = next(event for event in events if isinstance(event, SweepStarted)).about["left_out"]
     assert note == (
-        "GroupNorm ('group') is left out: it normalizes maps [N, C, *space], and Tokens normalizes tokens; for these "
-        "there are token-layer, token-rms, token-layer-zero, token-rms-zero, token-tanh, token-erf."
+        "GroupNorm ('group') is left out: it normalizes maps [N, C, *space], and Tokens normalizes tokens; "
+        "normalizers of tokens: token-layer, token-rms, token-layer-zero, token-rms-zero, token-tanh, token-erf."
     )
 
 

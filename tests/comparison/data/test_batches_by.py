@@ -121,7 +121,7 @@ def test_bank_is_left_out_where_the_held_out_split_has_a_group_of_its_own():
     )
     assert [row["norm"] for row in rows] == ["batch"]
     about = next(event.about for event in events if isinstance(event, SweepStarted))
-    assert "it has no statistics of 2, of which there are no training samples" in about["left_out"][0]
+    assert "it has no statistics for 2: the training split has no such samples" in about["left_out"][0]
 
 
 def in_groups(x, y, groups):
@@ -307,8 +307,8 @@ def test_groups_of_a_folder_with_both_splits(photos):
         (r"(\d)|x", "has|is of one group|several"),
         ("png", "all samples are of one group, 'png'"),
         ("(a)?/", r"is not found in 8 of the 16 paths"),
-        ("", "write what tells the groups"),
-        (7, "write what tells the groups"),
+        ("", "must say where the groups"),
+        (7, "must say where the groups"),
     ],
 )
 def test_patterns_that_tell_no_groups(photos, key, message):
@@ -426,10 +426,10 @@ def with_groups(groups):
         (with_groups(torch.arange(160).to_sparse()), "group", "groups are a sparse tensor; return dense ones"),
         (with_groups(torch.empty(160, device="meta")), "group", "groups are a tensor without values"),
         (two_domains, "site", r"are the third entry of each split, \(x, y, group\); write 'group'"),
-        (without_groups, "group", r"asks for the group of each sample; return splits \(x, y, group\)"),
+        (without_groups, "group", r"needs the group of each sample; return splits \(x, y, group\)"),
         (too_few_groups, "group", "160 and 120 samples, but 159 and 120 groups"),
         (groups_of_fractions, "group", "one whole number or name per sample"),
-        ("digits", "domain", "'digits' are all of one kind"),
+        ("digits", "domain", "'digits' have no groups"),
         ("mixed-digits", "site", "has no 'site'; its two domains are told apart by 'domain'"),
     ],
 )

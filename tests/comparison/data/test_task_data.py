@@ -52,7 +52,7 @@ def test_text_is_what_follows(tmp_path):
     assert by_function.x_train[0, :3].tolist() == task_problems.tokens("the")
     (tmp_path / "short.txt").write_text("abc")
     for options, said in (
-        ({"tokenizer": lambda text: [0.5]}, "must give a list of whole numbers from 0"),
+        ({"tokenizer": lambda text: [0.5]}, "must return a list of whole numbers from 0"),
         ({"tokenizer": lambda text: text["a"]}, "fails on fox.txt: TypeError"),
         ({"task": "regression"}, "is text, which is for language"),
     ):
@@ -226,11 +226,15 @@ BAD = {
     "negative tokens": ((-MASKS[0], MASKS[0]), "language", "token numbers go down to -2"),
     "a short row": ((MASKS[0, 0], MASKS[0, 0]), "language", "a row of 8 tokens is too short"),
     "no length": ((Endless(), Endless()), "regression", "Endless has no length"),
-    "too long a length": ((Stream(X, Y, 30), Stream(X, Y)), "regression", "gave 20 samples where its length says 30"),
+    "too long a length": (
+        (Stream(X, Y, 30), Stream(X, Y)),
+        "regression",
+        "an epoch had 20 samples and the length is 30",
+    ),
     "an empty stream": ((Stream(X[:0], Y[:0]),) * 2, "regression", "a split is empty"),
-    "streamed and held": ((Stream(X, Y), PAIR), "regression", "read anew in each epoch and the other is not"),
+    "streamed and held": ((Stream(X, Y), PAIR), "regression", "read again in each epoch and the other is in memory"),
     "an empty batch": (loaders(batch_size=8, collate_fn=empty_last), "regression", "has no samples; let the loader"),
-    "a loader's own batches": (loaders(batch_size=None), "regression", "makes batches in a way of its own"),
+    "a loader's own batches": (loaders(batch_size=None), "regression", "has a custom batch sampler"),
     "NaN in a stream": ((Stream(X * float("inf"), Y), Stream(X, Y)), "regression", "batch 1 holds NaN or infinity"),
     "samples of two shapes": ((Stream([X[0], X[0, :1]], Y[:2]),) * 2, "regression", "batch 1 cannot be read"),
     "a stream of lists": ((Stream(["a", "b"], Y[:2]),) * 2, "regression", "let the data set give pairs"),
@@ -259,7 +263,7 @@ def test_options_that_do_not_go_with_digits(options, said):
 def test_tensors_need_no_workers_and_streams_are_not_standardized():
     with pytest.raises(InputError, match="gives tensors, which are in memory already"):
         load(splits, "regression", workers=0)
-    with pytest.raises(InputError, match="standardize: data that are read anew"):
+    with pytest.raises(InputError, match="standardize: works on data in memory"):
         load(lambda: tuple(Stream(*split) for split in splits()), "regression", standardize=True)
     with pytest.raises(InputError, match="are token numbers; leave it out"):
         load("text", standardize=True)

@@ -35,9 +35,9 @@ def pictures():
     [
         ({"model": "resnet18", "data": pictures}, "instance", "fails on pictures"),
         ({"model": perceptron, "data": features}, "instance", "one value per sample and channel"),
-        ({}, "sync", "it synchronizes over processes, and here is one alone"),
-        ({}, "spade", "it takes segmentation besides x"),
-        ({}, "conditional-batch", "it takes labels besides x"),
+        ({}, "sync", "it synchronizes several processes, and in a single one it is the same"),
+        ({}, "spade", "it takes segmentation in addition to x"),
+        ({}, "conditional-batch", "it takes labels in addition to x"),
         ({}, "token-layer", "it normalizes rows of features, not the channels of a map"),
         ({}, "group:3", "8 channels are not divisible by 3 groups"),
         ({}, "nf", "no residual addition"),

@@ -214,10 +214,13 @@ def test_what_the_function_must_return(returned, message):
         ({"train": lambda: None}, "must take one argument, the run"),
         ({"train": lambda run, more: None}, "must take one argument, the run"),
         ({"train": "small_problems:missing"}, "has no 'missing'"),
-        ({"model": "resnet20"}, "model: train= brings model, data and training with it"),
-        ({"data": "x.npz", "optimizer": "adamw"}, "data, optimizer: train= brings"),
+        ({"model": "resnet20"}, "model: with train= the function has its own model, data and training"),
+        ({"data": "x.npz", "optimizer": "adamw"}, "data, optimizer: with train= the function has its own"),
         ({"norms": ["sync", "spade"]}, "Name other normalizers"),
-        ({"train": None}, "metric='rmse': classification has accuracy; any other is what train= returns"),
+        (
+            {"train": None},
+            "metric='rmse': classification has accuracy; write one of these, or return any other from train=",
+        ),
     ],
 )
 def test_what_is_asked_wrongly_is_said_before_the_first_run(changes, message):

@@ -19,7 +19,7 @@ def test_processes_of_torchrun_that_are_no_group_are_told_so(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     own = {"norms": ["none"], "batch_sizes": [2], "seeds": 1, "metric": "loss", "direction": "min"}
     with pytest.raises(
-        InputError, match=r"torchrun has started 2 processes that are no group; call torch\.distributed"
+        InputError, match=r"torchrun has started 2 processes without a process group; call torch\.distributed"
     ):
         compare(train=lambda run: {"loss": 1.0}, **own)
     assert len(compare(train=lambda run: {"loss": 1.0}, **own, shard="1/2")) == 1

@@ -66,13 +66,13 @@ def test_without_ray_or_a_cluster_one_sentence(monkeypatch):
         raise ConnectionError("timed out")
 
     monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: False, init=unreachable))
-    with pytest.raises(InputError, match=r"ray='10.0.0.1:6379': no cluster is reached there \(ConnectionError\)"):
+    with pytest.raises(InputError, match=r"ray='10.0.0.1:6379': no cluster can be reached there \(ConnectionError\)"):
         compare(train=small_jobs.score, **OWN, ray="10.0.0.1:6379")
     for found in (None, ModuleType("ray")):  # the second is what a folder of this name is to Python
         monkeypatch.setitem(sys.modules, "ray", found)
         with pytest.raises(InputError, match="ray= needs Ray, which is not installed; run `pip install ray`"):
             compare(train=small_jobs.score, **OWN, ray="auto")
-    with pytest.raises(InputError, match="jobs= and ray= both say who does the runs"):
+    with pytest.raises(InputError, match="jobs= and ray= are two ways to run in parallel"):
         compare(train=small_jobs.score, **OWN, ray="auto", jobs=2)
     with pytest.raises(InputError, match="ray= starts other processes, which must be able to import train="):
         compare(train=lambda run: {"score": 1.0}, **OWN, ray="auto")

@@ -152,7 +152,7 @@ def test_nothing_trained_where_nobody_is_better_than_chance():
     made = rows("rmse", {"batch": [1.0, 1.02], "group": [1.1, 0.99]}, 1.05, 0.1)
     (verdict,) = verdicts_of(made, cells_of(made))
     assert not verdict.trained
-    assert "nobody is better than always answering the mean of the training targets" in verdict.sentence
+    assert "no normalizer is better than always answering the mean of the training targets" in verdict.sentence
 
 
 def test_a_tasks_metrics_are_asked_for_by_name():
@@ -170,5 +170,8 @@ def test_the_metric_is_one_of_the_task_that_the_data_are_for():
     (row,) = compare(data="diabetes", metric="mae", norms=["none"], batch_sizes=[64], seeds=1, epochs=1)
     assert (row["task"], row["metric"], row["direction"]) == ("regression", "mae", "min")
     assert row["test_mae"] == row["metrics"]["mae"]
-    with pytest.raises(InputError, match=r"metric='dice': regression has rmse, mae, r2; any other is what train="):
+    with pytest.raises(
+        InputError,
+        match=r"metric='dice': regression has rmse, mae, r2; write one of these, or return any other from train=",
+    ):
         compare(data="diabetes", metric="dice", norms=["none"], seeds=1)

@@ -331,7 +331,9 @@ def test_runs_that_are_no_better_than_chance_have_no_winner(level):
         "(--epochs) or at another learning rate, and look whether the labels belong to the samples."
     )
     assert summary.verdicts[0].leader is None
-    assert summary.evidence[0].startswith("Batch size 8: nothing trained: nobody is better than always answering the")
+    assert summary.evidence[0].startswith(
+        "Batch size 8: nothing trained: no normalizer is better than always answering the"
+    )
 
 
 def test_one_that_learns_among_many_at_chance_is_a_winner():

@@ -23,8 +23,8 @@ from .replacement import (
     TOKENS,
     check_replaceable,
     normalization_layers,
-    of_its_kind,
     replace_normalizers,
+    replaceable_by,
     run_with_maps,
 )
 from .strategies import Treatment, treat, without_normalizers
@@ -39,8 +39,8 @@ class ShapeError(InputError):
 
 
 class Network(NamedTuple):
-    """A model, the names of its normalization sites, also where nothing (nn.Identity) stands there, whether what they
-    get are rows `[*, C]`, not maps `[N, C, *space]`, and the strategy that is at work on the model."""
+    """A model, the names of its normalization sites (also of those that hold nn.Identity), whether their inputs are
+    rows `[*, C]` and not maps `[N, C, *space]`, and the strategy that changes the model, if there is one."""
 
     module: nn.Module
     sites: tuple[str, ...]
@@ -49,9 +49,11 @@ class Network(NamedTuple):
 
 
 class Blueprint(NamedTuple):
-    """`make` takes the normalizer where `takes_norm`, otherwise nothing; then its normalization layers are replaced.
+    """How to build a model.
 
-    `normalizer_free` makes the model's counterpart without normalizers, where there is one; `notes` are for the reader.
+    `make` is called with the normalizer if `takes_norm`; otherwise it is called without arguments and the normalization
+    layers of its result are replaced. `normalizer_free` makes the model's counterpart without normalizers, if it has
+    one. `notes` are sentences for the report.
     """
 
     name: str
@@ -64,11 +66,11 @@ class Blueprint(NamedTuple):
 class Recipe:
     """Builds one architecture with any normalizer; for one seed all share the tensors that no normalizer owns.
 
-    `example` is a batch of samples, `classes` the number of outputs that the model needs, as the task `kind` looks at
-    them.
+    `example` is a batch of samples, `classes` the number of outputs that the model needs, which `task` checks on the
+    model.
     """
 
-    def __init__(self, blueprint: Blueprint, example: Tensor, classes: int, kind: type[Task] = Classification) -> None:
+    def __init__(self, blueprint: Blueprint, example: Tensor, classes: int, task: type[Task] = Classification) -> None:
         self.name, self.make, self.takes_norm, self.normalizer_free, self.notes = blueprint
         name, self.example = self.name, example
         with isolated(0, "cpu"):
@@ -85,7 +87,7 @@ class Recipe:
         self.has_tokens = bool(token_layers(model))
         #: The positions of the smallest map that a normalizer gets.
         self.smallest_map = min((math.prod(shape) for shape in maps.values()), default=1)
-        kind.check_output(name, output, example, classes)
+        task.check_output(name, output, example, classes)
 
     def build(self, norm: Norm, seed: int) -> Network:
         """The model with `norm`, on the CPU, its weights those of `seed`."""
@@ -101,7 +103,7 @@ class Recipe:
                 treatment = treat(model, strategy, self.ranks, self.example)
                 return Network(treatment.model, treatment.sites, treatment=treatment)
             if not self.takes_norm:
-                places = of_its_kind(model, norm, self.ranks)
+                places = replaceable_by(model, norm, self.ranks)
                 return Network(model, tuple(replace_normalizers(model, norm, places)), TOKENS in places.values())
         sites = tuple(normalization_layers(model))
         if norm == REFERENCE:
@@ -113,7 +115,7 @@ class Recipe:
         return Network(other, tuple(site for site in sites if site in present))
 
     def why_no_place(self, name: str) -> str | None:
-        """Why the model has no layer that the normalizer of this name could replace; None where it has."""
+        """Why the model has no layer that the normalizer of this name could replace; None if it has one."""
         if is_for_tokens(name):
             if self.takes_norm:
                 return "it normalizes rows of features, not the channels of a map"
@@ -122,7 +124,7 @@ class Recipe:
         if self.ranks or row is None or name == "none":
             return None
         fitting = ", ".join(filter(is_for_tokens, NORMALIZERS))
-        return f"it normalizes maps [N, C, *space], and {self.name} normalizes tokens; for these there are {fitting}"
+        return f"it normalizes maps [N, C, *space], and {self.name} normalizes tokens; normalizers of tokens: {fitting}"
 
     def fingerprint(self, norm: Norm) -> str:
         """Changes when the architecture, its code or its initial weights change."""
@@ -132,12 +134,12 @@ class Recipe:
             weights.update(name.encode())
             weights.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
         types = {type(part) for part in module.modules() if not type(part).__module__.startswith("torch.")}
-        return digest([repr(module), weights.hexdigest(), sorted(_source(kind) for kind in types)])
+        return digest([repr(module), weights.hexdigest(), sorted(_source(part_class) for part_class in types)])
 
     def _made(self, *norm: Norm) -> nn.Module:
         made = self.make(*norm)
         if not isinstance(made, nn.Module):
-            raise InputError(f"{self.name} must give a torch.nn.Module, it gave {type(made).__name__}.")
+            raise InputError(f"{self.name} must return a torch.nn.Module, it returned {type(made).__name__}.")
         return made
 
 
@@ -150,8 +152,8 @@ def _share_weights(reference: nn.Module, other: nn.Module, sites: tuple[str, ...
                 tensor.copy_(tensors[name])
 
 
-def _source(kind: type) -> str:
+def _source(module_class: type) -> str:
     try:
-        return inspect.getsource(kind)
+        return inspect.getsource(module_class)
     except (OSError, TypeError):
         return ""

@@ -15,7 +15,7 @@ UNIT_CLIP = 0.08
 # The authors' alpha of 0.2 and skip gain of 0 are for deep nets and long runs: a gain that starts at 0 has to grow
 # before there is a branch, and clipping relative to the weight hardly lets it.
 ALPHA, SKIP_GAIN = 0.5, 1.0
-# In the place of the noise by which batch statistics regularize; the authors add dropout and stochastic depth.
+# Replaces the regularization by the noise of batch statistics; the authors add dropout and stochastic depth.
 DROPOUT = 0.2
 
 PROTOCOL = (
@@ -25,17 +25,17 @@ PROTOCOL = (
     f"Its gradients are also clipped unit by unit, to {UNIT_CLIP:g} of the norm of the weights (adaptive gradient "
     "clipping, arXiv:2102.06171). All else is the same."
 )
-#: Of a model that has no counterpart of ours, or that begins with trained weights.
+#: The protocol for a model without a counterpart among our nets, and for one that begins with trained weights.
 CONVERTED = (
     f"{NORMALIZER_FREE} is the model with its normalizers taken out (normwise.normalizer_free): scaled weight "
-    "standardization, α and β from the predicted variance, skip gains. It starts from the running statistics where a "
-    f"training has left some, else with α {ALPHA:g} and skip gains of {SKIP_GAIN:g}. Its gradients are also clipped "
+    "standardization, α and β from the predicted variance, skip gains. It starts from the running statistics of an "
+    f"earlier training if there are any, else with α {ALPHA:g} and skip gains of {SKIP_GAIN:g}. Gradients are clipped "
     f"unit by unit, to {UNIT_CLIP:g} of the norm of the weights (arXiv:2102.06171)."
 )
 
 
 def counterpart(depth: int, in_channels: int, classes: int, stem: Stem | None) -> nn.Module:
-    """What stands against `nets.resnet(depth)`."""
+    """The normalizer-free counterpart of `nets.resnet(depth)`."""
     return nf_resnet(
         depth,
         classes,

@@ -1,4 +1,4 @@
-"""Weights that somebody has trained, in every model of a comparison."""
+"""Start every model of a comparison from trained weights."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from ...errors import InputError, listed
 from ..isolation import isolated
 from .models import REFERENCE, Blueprint
 
-#: In the place of a file: what the library that makes the model has in its cache.
+#: Given instead of a file: the weights in the cache of the library that makes the model.
 PRETRAINED = "pretrained"
 _OUTPUTS = {nn.Linear: "out_features", nn.Conv1d: "out_channels", nn.Conv2d: "out_channels"}
 
 
 def with_weights(blueprint: Blueprint, weights: str, classes: int) -> Blueprint:
-    """The model that begins with the weights of a file, or with its library's own where that is "pretrained".
+    """The model with the weights of a file, or, if `weights` is "pretrained", with those of its library.
 
-    A last layer of `classes` outputs for which the file has another number, or none, stays as the model makes it. The
-    normalizers of a model that was trained are replaced, also where its function takes `norm`.
+    If the file has another number of outputs than `classes`, or no last layer, the model's new last layer is kept. The
+    normalizers of a trained model are replaced, even if its function takes `norm`.
 
     Raises InputError for files that cannot be read and weights that do not fit, naming the first tensors.
     """
@@ -43,8 +43,8 @@ def with_weights(blueprint: Blueprint, weights: str, classes: int) -> Blueprint:
 
 def _settled(blueprint: Blueprint, make: Callable[[], nn.Module], source: str) -> Blueprint:
     notes = (
-        f"All contestants begin with the weights of {source}. A plain name puts its layers in the place of the model's "
-        "normalizers with their γ and β, and with their running statistics where it has some.",
+        f"All contestants begin with the weights of {source}. A plain name replaces the model's normalizers and keeps "
+        "their γ and β, and their running statistics if the new layers have some.",
     )
     return Blueprint(blueprint.name, make, takes_norm=False, notes=notes)
 
@@ -56,37 +56,39 @@ def _filled(make: Callable[[], nn.Module], state: dict[str, Tensor], path: Path,
 
 
 def _fill(model: nn.Module, state: dict[str, Tensor], path: Path, classes: int) -> list[str]:
-    """Load a state; the names of last layers that it has nothing for."""
+    """Load a state dict; returns the names of the last layers that it has no weights for."""
     own = model.state_dict()
-    # A counter that torch added in version 0.4.1, and that is nothing to begin with.
+    # torch added this counter in version 0.4.1: older files lack it, and a training can start without it.
     lacking = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
     other = [name for name in own if name in state and own[name].shape != state[name].shape]
     heads = [name for name, module in model.named_modules() if _outputs(module) == classes]
     fresh = sorted({name.rpartition(".")[0] for name in (*lacking, *other)})
     wrong = [name for name in lacking if name.rpartition(".")[0] not in heads[-1:]]
     if wrong:
-        raise InputError(f"{path} does not fit {_kind(model)}: it lacks {listed(wrong)}.")
+        raise InputError(f"{path} does not fit {_named(model)}: it lacks {listed(wrong)}.")
     beside = sorted(state.keys() - own.keys())
     if beside:
-        raise InputError(f"{path} does not fit {_kind(model)}: it also has {listed(beside)}.")
+        raise InputError(f"{path} does not fit {_named(model)}: it also has {listed(beside)}.")
     for name in other:
         theirs, ours = list(state[name].shape), list(own[name].shape)
         if name.rpartition(".")[0] not in heads or theirs[1:] != ours[1:]:
-            raise InputError(f"{path} does not fit {_kind(model)}: {name} is {theirs} there and {ours} in the model.")
+            raise InputError(f"{path} does not fit {_named(model)}: {name} is {theirs} there and {ours} in the model.")
     bad = [name for name, value in state.items() if value.is_floating_point() and not torch.isfinite(value).all()]
     if bad:
-        raise InputError(f"{path} holds NaN or infinity in {listed(bad)}; give weights of a training that went well.")
+        raise InputError(f"{path} holds NaN or infinity in {listed(bad)}; give weights that are finite.")
     fitting = {name: value for name, value in state.items() if name.rpartition(".")[0] not in fresh}
     model.load_state_dict(own | fitting)
     return fresh
 
 
 def _outputs(module: nn.Module) -> int | None:
-    """How many outputs a layer has that could be the last."""
-    return next((getattr(module, name) for kind, name in _OUTPUTS.items() if isinstance(module, kind)), None)
+    """The number of outputs of a layer that may be the last one; None for other layers."""
+    return next(
+        (getattr(module, name) for layer_class, name in _OUTPUTS.items() if isinstance(module, layer_class)), None
+    )
 
 
-def _kind(model: nn.Module) -> str:
+def _named(model: nn.Module) -> str:
     return f"the model ({type(model).__name__})"
 
 
@@ -95,7 +97,7 @@ def _torchvisions_own(name: str) -> Path:
     library, _, rest = name.partition(":")
     if library != "torchvision":
         raise InputError(
-            f"weights={PRETRAINED!r} are a library's own, of timm:NAME and torchvision:NAME; for {name} give a file."
+            f"weights={PRETRAINED!r} works for timm:NAME and torchvision:NAME only; for {name} give a file."
         )
     default: Any = importlib.import_module("torchvision").models.get_model_weights(rest).DEFAULT
     path = Path(torch.hub.get_dir()) / "checkpoints" / Path(default.url).name
@@ -108,7 +110,8 @@ def _torchvisions_own(name: str) -> Path:
 
 
 def _timms_own(make: Callable[..., nn.Module], name: str) -> Callable[[], nn.Module]:
-    """timm's own loading, which also fits other numbers of classes and channels, from the file in its cache."""
+    """A function that makes the model with timm's own loader, which adapts the number of classes and channels, from
+    the file in timm's cache."""
     timm: Any = importlib.import_module("timm")
     config: Any = timm.get_pretrained_cfg(name.partition(":")[2])
     path = _cached_on_hub(config) if config is not None else None
@@ -124,7 +127,7 @@ def _timms_own(make: Callable[..., nn.Module], name: str) -> Callable[[], nn.Mod
 
 
 def _cached_on_hub(config: Any) -> Path | None:
-    """Where the cache of huggingface_hub has the weights that a timm configuration names."""
+    """The path, in the cache of huggingface_hub, of the weights that a timm configuration names; None without one."""
     if not config.hf_hub_id:
         return None
     look = importlib.import_module("huggingface_hub").try_to_load_from_cache

@@ -8,9 +8,9 @@ from ...layers.batch_renorm import BatchRenorm1d, BatchRenorm2d, BatchRenorm3d
 
 RENORM = "renorm"
 
-# Shares of the run's steps: BatchNorm until the first, then r and d widen to the ends of their ranges. The paper's
-# (5000, 25 000 and 40 000 of 160 000 steps) are 0.03, 0.16 and 0.25; the memory, which starts at 0 and 1, needs some
-# tens of steps to be worth correcting towards, and short runs have only hundreds.
+# Shares of the run's steps: plain BatchNorm until the first, then the limits of r and d widen. In the paper these are
+# 0.03, 0.16 and 0.25 (5000, 25 000 and 40 000 of 160 000 steps). The running statistics start at 0 and 1 and need some
+# tens of steps before a correction towards them makes sense; short runs have only hundreds of steps.
 START, D_AT, R_AT = 0.1, 0.3, 0.5
 R_MAX, D_MAX = 3.0, 5.0
 

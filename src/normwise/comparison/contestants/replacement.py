@@ -1,4 +1,4 @@
-"""Normalization layers of a model that is not ours: found, and replaced by another normalizer."""
+"""Find the normalization layers of any model and replace them by another normalizer."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def normalization_layers(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def check_replaceable(model: nn.Module, name: str) -> None:
-    """Raises InputError where there is no layer that `replace_normalizers` can replace."""
+    """Raises InputError if the model has no layer that `replace_normalizers` can replace."""
     if normalization_layers(model) or token_layers(model):
         return
     raise InputError(
@@ -43,7 +43,7 @@ def check_replaceable(model: nn.Module, name: str) -> None:
 
 
 def run_with_maps(model: nn.Module, x: Tensor) -> tuple[Any, dict[str, tuple[int, ...]]]:
-    """`model(x)`, and the shape of the map, without N and C, that reached each normalization layer that it ran."""
+    """`model(x)`, and for each normalization layer that ran the shape of its input without N and C."""
     maps: dict[str, tuple[int, ...]] = {}
     layers = normalization_layers(model)
     with torch.no_grad(), listening(layers, lambda name, signal: maps.update({name: tuple(signal.shape[2:])})):
@@ -51,7 +51,7 @@ def run_with_maps(model: nn.Module, x: Tensor) -> tuple[Any, dict[str, tuple[int
 
 
 def ranks_by_class(model: nn.Module) -> dict[str, int]:
-    """The spatial dimensions of each layer's maps as far as classes tell: its own, or the model's convolutions."""
+    """The number of spatial dimensions of each layer's maps, from the layer's class or the model's convolutions."""
     convolutions = [module for module in model.modules() if isinstance(module, _ConvNd)]
     usual = len(convolutions[0].kernel_size) if convolutions else 2
     return {name: _rank_of_class(layer, usual) for name, layer in normalization_layers(model).items()}
@@ -63,17 +63,17 @@ def _rank_of_class(layer: nn.Module, usual: int) -> int:
 
 
 def ranks_of_model(model: nn.Module, example: Any = None) -> dict[str, int]:
-    """The spatial dimensions of each layer's maps: as an example shows, or as far as classes tell."""
+    """The number of spatial dimensions of each layer's maps: measured with an example, or taken from the classes."""
     if example is None:
         return ranks_by_class(model)
     with as_it_was(model):
         return {name: len(shape) for name, shape in run_with_maps(model.eval(), example)[1].items()}
 
 
-def of_its_kind(model: nn.Module, norm: Norm, ranks: Mapping[str, int]) -> dict[str, int]:
-    """What `norm` can replace: the layers in `ranks`, or, with the rank `TOKENS`, those of tokens.
+def replaceable_by(model: nn.Module, norm: Norm, ranks: Mapping[str, int]) -> dict[str, int]:
+    """The layers that `norm` can replace, with their ranks: those in `ranks`, or layers of tokens (rank `TOKENS`).
 
-    A normalizer of neither kind ("none", a class, a function) replaces those of maps, where there are any.
+    A normalizer for both ("none", a class, a function) replaces the layers of maps if there are any.
     """
     tokens = dict.fromkeys(token_layers(model), TOKENS)
     if is_for_tokens(norm):
@@ -83,27 +83,27 @@ def of_its_kind(model: nn.Module, norm: Norm, ranks: Mapping[str, int]) -> dict[
 
 
 def replace_in_place(model: nn.Module, norm: Norm, example: Any = None) -> None:
-    """Replace the normalizers of a model by `norm`, which goes to their device and dtype.
+    """Replace the normalizers of a model by `norm`, with their device and dtype.
 
-    Raises ValueError where there is none of its kind.
+    Raises ValueError if the model has no layer that `norm` can replace.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"run.replace takes a torch.nn.Module, received {type(model).__name__}.")
-    places = of_its_kind(model, norm, ranks_of_model(model, example))
+    places = replaceable_by(model, norm, ranks_of_model(model, example))
     if not places:
-        kind = "LayerNorm or RMSNorm layer over the last dimension" if is_for_tokens(norm) else _OF_MAPS
-        raise ValueError(f"run.replace: {type(model).__name__} has no {kind}, which {name_of(norm)!r} could replace.")
+        needed = "LayerNorm or RMSNorm layer over the last dimension" if is_for_tokens(norm) else _OF_MAPS
+        raise ValueError(f"run.replace: {type(model).__name__} has no {needed}, which {name_of(norm)!r} could replace.")
     replace_normalizers(model, norm, places)
 
 
 def replace_normalizers(model: nn.Module, norm: Norm, ranks: Mapping[str, int]) -> list[str]:
     """Replace in place each layer named in `ranks` by `norm`; returns the names of the new layers.
 
-    Wherever a layer is held the new one is, with its hooks, mode and foreign attributes; a layer that remembers the
-    statistics of batches goes on from those of the old one. After an error the model is as it was. The `drop` and `act`
-    of a layer that has both (timm's BatchNormAct2d, GroupNormAct) follow the new layer, `act` unless the new layer
-    activates by itself. In-place activations become ordinary ones: after a normalizer that is gone they would overwrite
-    its input, which a shortcut may still need.
+    The new layer takes every place of the old one, with its hooks, mode and attributes. A layer with running statistics
+    starts from those of the old one. After an error the model is unchanged. The `drop` and `act` of a layer that has
+    both (timm's BatchNormAct2d, GroupNormAct) are applied after the new layer, `act` only if the new layer has no
+    activation of its own. In-place activations become ordinary ones: without a normalizer before them they would
+    overwrite an input that a shortcut may still need.
     """
     names = []
     layers = normalization_layers(model) | token_layers(model)
@@ -150,7 +150,7 @@ def _channel_layer(norm: Norm, old: nn.Module, rank: int) -> nn.Module:
 
 @torch.no_grad()
 def _carry_memory(old: nn.Module, new: nn.Module) -> None:
-    """Running statistics that data have moved are kept, with the eps that goes with them, if both layers pool alike."""
+    """Copy running statistics that training has changed, with their eps, if both layers have the same pool."""
     theirs, ours = memory_of(old), memory_of(new)
     if theirs is None or ours is None or remembers_instances(old) != remembers_instances(new):
         return
@@ -165,7 +165,7 @@ def _carry_memory(old: nn.Module, new: nn.Module) -> None:
 
 @torch.no_grad()
 def _carry_affine(old: nn.Module, new: nn.Module) -> None:
-    """A weight or bias that the model moved away from 1 and 0 (a last weight of zero, trained values) is kept."""
+    """Copy a weight or bias that is not 1 or 0 everywhere (trained values, or a weight initialized with zeros)."""
     for name, default in (("weight", 1.0), ("bias", 0.0)):
         before, after = getattr(old, name, None), getattr(new, name, None)
         if not isinstance(before, Tensor) or not isinstance(after, Tensor) or before.shape != after.shape:

@@ -1,4 +1,4 @@
-"""Small nets to try each task with: `mlp`, `unet`, `tagger`, `gpt`."""
+"""A small net for each task: `mlp`, `unet`, `tagger`, `gpt`."""
 
 from __future__ import annotations
 
@@ -79,7 +79,8 @@ class Tagger(nn.Module):
 class Gpt(nn.Module):
     """A decoder of pre-LayerNorm blocks over token numbers ``[N, L]`` (Radford et al. 2019); logits ``[N, L, V]``.
 
-    Embeddings have variance 1: from GPT-2's 0.02² on, what does not normalize (DynamicTanh) hardly has a signal.
+    Embeddings have variance 1. With GPT-2's 0.02² the signal of layers without statistics (DynamicTanh) nearly
+    vanishes.
     """
 
     def __init__(self, vocabulary: int, length: int, width: int = 64, heads: int = 4, depth: int = 2) -> None:
@@ -113,8 +114,8 @@ class _Block(nn.Module):
 
 
 class SmallNet(NamedTuple):
-    """What `open_model` needs of one: the samples that it takes, in words, and their dimensions without N; `make` gets
-    an example, its channels and the number of outputs, and, where it `takes_norm`, the normalizer first."""
+    """A small net for `open_model`: its samples in words, their numbers of dimensions without N, and `make`, which is
+    called with (example, channels, outputs), and with the normalizer before these if it `takes_norm`."""
 
     takes: str
     dimensions: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""Contestants that are a way to fine-tune a model that has normalizers: their names, and what they do, in words."""
+"""Contestants that fine-tune a model with normalizers: their names and their descriptions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ...layers.normalizers import Normalizer
 from .bank import BANK
 
 FROZEN, RECALIBRATED, SWAP, ANNEAL = "frozen", "recalibrated", "swap", "anneal"
-#: The share of a run after which an annealed normalizer stands alone.
+#: The share of a run after which an annealed normalizer has replaced the old one completely.
 ANNEALED_AT = 2 / 3
 #: Samples in a batch that statistics are computed anew with.
 RECALIBRATION_BATCH = 128
@@ -39,43 +39,43 @@ _PROTOCOLS = {
 
 
 class Strategy(NamedTuple):
-    """What is done (`FROZEN`, ...), and with which normalizer."""
+    """The strategy (`FROZEN`, ...) and its normalizer."""
 
-    way: str
+    method: str
     norm: str
 
     @property
     def needs_statistics(self) -> bool:
         """Whether it begins with running statistics that data have moved."""
-        return self.way != RECALIBRATED
+        return self.method != RECALIBRATED
 
     @property
     def has_an_end(self) -> bool:
         """Whether something is left to do after training."""
-        return self.way in (RECALIBRATED, ANNEAL)
+        return self.method in (RECALIBRATED, ANNEAL)
 
     @property
     def by_the_batch(self) -> bool:
         """Whether training normalizes by the mini-batch."""
-        return self.way != FROZEN and NORMALIZERS[self.norm.partition(":")[0]].uses_batch
+        return self.method != FROZEN and NORMALIZERS[self.norm.partition(":")[0]].uses_batch
 
     @property
     def adjective(self) -> str:
-        return _ADJECTIVES[self.way]
+        return _ADJECTIVES[self.method]
 
 
 def strategy_of(norm: Norm) -> Strategy | None:
     """The strategy of a name, None for every other contestant.
 
     >>> strategy_of("swap:group:8"), strategy_of("batch:frozen").norm, strategy_of("group:8")
-    (Strategy(way='swap', norm='group:8'), 'batch', None)
+    (Strategy(method='swap', norm='group:8'), 'batch', None)
     """
     if not isinstance(norm, str):
         return None
     if norm in _OWN:
         return Strategy(_OWN[norm], "batch")
-    way, colon, rest = norm.partition(":")
-    return Strategy(way, rest) if colon and way in (SWAP, ANNEAL) else None
+    method, colon, replacement = norm.partition(":")
+    return Strategy(method, replacement) if colon and method in (SWAP, ANNEAL) else None
 
 
 def row_of(norm: Norm) -> Normalizer | None:
@@ -95,23 +95,23 @@ def check_name(norm: str) -> None:
     """Raises InputError for a name that is neither a normalizer's nor a strategy's."""
     strategy = strategy_of(norm)
     name = strategy.norm if strategy else norm
-    kind, colon, option = name.partition(":")
+    base, colon, option = name.partition(":")
     try:
-        row = find_normalizer(kind)
+        row = find_normalizer(base)
     except ValueError as error:
         raise InputError(f"norms: {norm!r}: {error}" if strategy else str(error)) from error
-    if kind == "batch" and colon:
+    if base == "batch" and colon:
         raise InputError(
             f"norms: {norm!r} is unknown: after 'batch:' comes {FROZEN} or {RECALIBRATED}, received {option!r}."
         )
     if strategy and not row.for_channels:
         raise InputError(
-            f"norms: {norm!r}: {strategy.way}: takes a normalizer of maps [N, C, *space], such as {strategy.way}:group "
-            f"or {strategy.way}:layer."
+            f"norms: {norm!r}: {strategy.method}: takes a normalizer of maps [N, C, *space], such as "
+            f"{strategy.method}:group or {strategy.method}:layer."
         )
 
 
 def protocols(norms: Iterable[str]) -> list[str]:
-    """A sentence on each way that one of the contestants goes."""
-    ways = {strategy.way for norm in norms if (strategy := strategy_of(norm))}
-    return [sentence for way, sentence in _PROTOCOLS.items() if way in ways]
+    """A sentence on each strategy among the contestants."""
+    methods = {strategy.method for norm in norms if (strategy := strategy_of(norm))}
+    return [sentence for method, sentence in _PROTOCOLS.items() if method in methods]

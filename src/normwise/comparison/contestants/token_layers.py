@@ -1,4 +1,4 @@
-"""Layers that normalize each token [*, C] by itself: found in a model, whoever wrote them, and replaced."""
+"""Find and replace layers that normalize each token [*, C] separately, also those of other libraries."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ def token_layer(norm: Norm, old: nn.Module) -> nn.Module:
 
 
 def leave_fast_path(module: nn.Module, change: ModelChange) -> None:
-    """Keep torch's encoder from computing LayerNorm itself.
+    """Turn off the fast path of torch's encoder.
 
-    In evaluation torch.nn.TransformerEncoderLayer reads the weight, bias and eps of its two norms and does all in one
-    operator, which knows no other norm; TransformerEncoder does so with nested tensors.
+    In evaluation torch.nn.TransformerEncoderLayer passes the weight, bias and eps of its two norms to one operator that
+    always computes LayerNorm; TransformerEncoder does the same with nested tensors.
     """
     if isinstance(module, nn.TransformerEncoderLayer):
         change.set(module, "activation_relu_or_gelu", 0)
@@ -65,7 +65,8 @@ def _made(norm: Norm, width: int) -> nn.Module:
     if row is None or (row.for_channels and name != "none"):
         fitting = ", ".join(name for name in NORMALIZERS if is_for_tokens(name))
         raise ValueError(
-            f"{norm!r} normalizes maps [N, C, *space], not tokens [*, C]; for these choose from {fitting}."
+            f"{norm!r} normalizes maps [N, C, *space], and the layer needs a normalizer of tokens [*, C]; choose one "
+            f"of {fitting}."
         )
     return row.make(width, 1, None)
 
@@ -73,16 +74,16 @@ def _made(norm: Norm, width: int) -> nn.Module:
 def _normalizes_tokens(module: nn.Module) -> bool:
     if type(module) in _OWN:
         return len(module.normalized_shape) == 1  # type: ignore[arg-type]
-    kind = type(module)
+    layer_class = type(module)
     for home, names in _LIBRARIES.items():
-        known = kind.__name__ in names if home.startswith("timm") else kind.__name__.endswith(names)
-        if kind.__module__.startswith(home) and known:
+        known = layer_class.__name__ in names if home.startswith("timm") else layer_class.__name__.endswith(names)
+        if layer_class.__module__.startswith(home) and known:
             return _width(module) > 0
     return False
 
 
 def _width(module: nn.Module) -> int:
-    """C, 0 where the layer does not say."""
+    """The number of features C; 0 if the layer does not tell."""
     shape = getattr(module, "normalized_shape", None)
     weight = getattr(module, "weight", None)
     if shape is not None:
@@ -92,7 +93,7 @@ def _width(module: nn.Module) -> int:
 
 @torch.no_grad()
 def _carry(old: nn.Module, new: nn.Module) -> None:
-    """A weight or bias that moved away from 1 and 0 is kept; one that the old layer was asked to lack is left out."""
+    """Copy a weight or bias that is not 1 or 0 everywhere; one that the old layer lacks is removed from the new one."""
     for name, default in (("weight", 1.0), ("bias", 0.0)):
         before, after = getattr(old, name, None), getattr(new, name, None)
         if not isinstance(after, Tensor):

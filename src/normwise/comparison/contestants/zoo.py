@@ -1,4 +1,4 @@
-"""Where models come from: our nets, timm, torchvision, a function, a module of the caller."""
+"""Sources of models: our nets, timm, torchvision, and the caller's functions and modules."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ ModelLike = str | nn.Module | Callable[..., nn.Module]
 
 
 class Needs(NamedTuple):
-    """What data ask of a model: a batch of samples, their channels, how many outputs, and the task."""
+    """The requirements of a model: a batch of samples, the numbers of channels and outputs, and the task."""
 
     example: Tensor
     channels: int
     classes: int
-    kind: type[Task]
+    task: type[Task]
 
 
 def open_model(
@@ -48,22 +48,22 @@ def open_model(
     example: Tensor,
     classes: int,
     weights: str | None = None,
-    kind: type[Task] = Classification,
+    task: type[Task] = Classification,
     in_channels: int | None = None,
 ) -> Recipe:
     """The recipe of `resnet8` and so on, `mlp`, `unet`, `tagger`, `gpt`, `timm:NAME`, `torchvision:NAME`,
     `package.module:function`, a file that holds a whole model, a module or a function.
 
-    A function gets `norm`, `in_channels`, `classes` and `outputs` (both are the number of outputs) where it has
-    parameters of these names. Without `norm`, and for every model that is not ours, the normalization layers are
-    replaced. A module instance starts every run from the weights that it has, with `weights` every model from those
-    (see `with_weights`).
+    A function is called with `norm`, `in_channels`, `classes` and `outputs` (both are the number of outputs) as far as
+    it has parameters of these names. If it has no `norm`, and for every model of a library, the normalization layers
+    are replaced. Every run of a module instance starts from the instance's weights; with `weights` every run starts
+    from those (see `with_weights`).
     """
-    needs = Needs(example, example.shape[1] if in_channels is None else in_channels, classes, kind)
+    needs = Needs(example, example.shape[1] if in_channels is None else in_channels, classes, task)
     blueprint = _blueprint(model, needs)
     if weights is not None:
         blueprint = with_weights(blueprint, weights, classes)
-    return Recipe(blueprint, example, classes, kind)
+    return Recipe(blueprint, example, classes, task)
 
 
 def _blueprint(model: ModelLike, needs: Needs) -> Blueprint:
@@ -89,10 +89,10 @@ def _blueprint(model: ModelLike, needs: Needs) -> Blueprint:
 
 
 def _small(name: str, needs: Needs) -> Blueprint:
-    net, (example, channels, classes, kind) = SMALL_NETS[name], needs
-    if example.dim() - 1 not in net.dimensions or (kind.takes_ids != (name in ("tagger", "gpt"))):
+    net, (example, channels, classes, task) = SMALL_NETS[name], needs
+    if example.dim() - 1 not in net.dimensions or (task.takes_ids != (name in ("tagger", "gpt"))):
         raise InputError(
-            f"{name} takes {net.takes}, the data have samples of shape {list(example.shape[1:])} for {kind.name}. "
+            f"{name} takes {net.takes}, the data have samples of shape {list(example.shape[1:])} for {task.name}. "
             "Write a function that makes a model for them, package.module:function."
         )
 
@@ -127,8 +127,8 @@ def _whole_model(name: str) -> nn.Module:
     if is_whole_model(path):
         return load_whole(path)
     raise InputError(
-        f"model={name!r} holds weights and no model; write model='torchvision:resnet18' (or whatever it is) with "
-        f"weights={name!r}."
+        f"model={name!r} holds weights without a model; write model='torchvision:resnet18', or the model that they "
+        f"belong to, with weights={name!r}."
     )
 
 
@@ -139,9 +139,9 @@ def _from_library(library: str, name: str, needs: Needs) -> Blueprint:
 
 
 def find_in_library(library: str, name: str) -> Callable[..., nn.Module]:
-    """What makes a model of timm or torchvision without pretrained weights.
+    """The function that makes a model of timm or torchvision without pretrained weights.
 
-    Raises InputError where the library is missing or has no such model, with the nearest name.
+    Raises InputError if the library is missing, or, with the nearest name, if it has no such model.
     """
     try:
         package = importlib.import_module(library)
@@ -166,12 +166,12 @@ def find_in_library(library: str, name: str) -> Callable[..., nn.Module]:
 
 
 def _why_not_imported(library: str, error: Exception) -> str:
-    """What to install: mostly torchvision, which timm imports, too, was built for another torch."""
+    """What to install. In most cases torchvision, which timm imports, was built for another torch."""
     if "torchvision" not in str(error) and library != "torchvision":
         return f"{library} cannot be imported: {first_line(error)} Install the build for torch {torch.__version__}."
     number, _, build = str(torch.__version__).partition("+")
     major, minor = number.split(".")[:2]
-    # torchvision 0.15 came with torch 2.0, and both have counted on together since.
+    # torchvision 0.15 came with torch 2.0; since then both minor versions have increased together.
     wanted = f"'torchvision==0.{int(minor) + 15}.*'" if major == "2" else "--upgrade torchvision"
     index = f" --index-url https://download.pytorch.org/whl/{build}" if build else ""
     reads = ", which timm imports," if library == "timm" else ""
@@ -182,7 +182,7 @@ def _why_not_imported(library: str, error: Exception) -> str:
 
 
 def nearest_name(name: str, known: Iterable[str]) -> str | None:
-    """The known name that was probably meant: the same one with the nearest numbers, else the nearest spelling.
+    """The most similar known name: the same letters with the nearest numbers, else the nearest spelling.
 
     >>> nearest_name("resnet99", ["resnet9x", "resnet50", "resnet101"]), nearest_name("resnt50", ["resnet50", "vgg16"])
     ('resnet101', 'resnet50')
@@ -222,8 +222,8 @@ def _from_function(name: str, function: Any, needs: Needs) -> Blueprint:
     ]
     if missing:
         raise InputError(
-            f"{name} asks for {', '.join(missing)}; a model function is called with norm, in_channels, "
-            "classes and outputs only: give its other parameters defaults."
+            f"{name} has the required parameters {', '.join(missing)}; a model function is called with norm, "
+            "in_channels, classes and outputs only: give its other parameters defaults."
         )
     if "norm" in parameters:
         return Blueprint(name, lambda norm: function(norm=norm, **given), True)

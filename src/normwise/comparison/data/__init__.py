@@ -1,1 +1,1 @@
-"""The data of a comparison: where they come from, how they are split, what the loop reads of them."""
+"""The data of a comparison: sources, splits, and the mini-batches of the training loop."""

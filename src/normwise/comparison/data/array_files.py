@@ -16,7 +16,8 @@ from ..settings import InputError
 def loaded(path: Path, writer: str) -> np.ndarray | dict[str, np.ndarray]:
     """The array of an .npy file, the arrays of an .npz file by name.
 
-    Raises InputError where the file is missing, cut off, damaged, or holds Python objects; `writer` is what makes one.
+    Raises InputError if the file is missing, cut off, damaged, or holds Python objects; the message names `writer`, the
+    NumPy function that writes such a file.
     """
     if not path.is_file():
         raise InputError(f"data={str(path)!r}: there is no such file.")

@@ -12,7 +12,7 @@ def data_order(samples: int, seed: int, epoch: int) -> Tensor:
 
 
 def steps_of_epoch(samples: int, groups: Tensor | None, size: int) -> int:
-    """How many mini-batches `batches_of_epoch` gives."""
+    """The number of mini-batches of `batches_of_epoch`."""
     if groups is None:
         return samples // size
     return sum(max(1, count // size) for count in groups.bincount().tolist() if count)
@@ -21,9 +21,9 @@ def steps_of_epoch(samples: int, groups: Tensor | None, size: int) -> int:
 def batches_of_epoch(samples: int, groups: Tensor | None, size: int, seed: int, epoch: int) -> list[Tensor]:
     """The indices of each mini-batch of an epoch, on the CPU, in the order of (seed, epoch).
 
-    Without groups the permutation is cut into pieces, and the last incomplete one is left out. With groups each piece
-    is of one group; what is left of a group is left out, a group that is smaller than a batch is gone through again
-    until it fills one; and the pieces come in a random order.
+    Without groups the permutation is cut into batches, and an incomplete last one is dropped. With groups each batch
+    holds samples of one group: the incomplete last batch of a group is dropped, the samples of a group smaller than a
+    batch are repeated until they fill one, and the order of the batches is random.
 
     >>> batches = batches_of_epoch(6, torch.tensor([0, 0, 0, 0, 1, 1]), 2, seed=0, epoch=1)
     >>> len(batches), [4, 5] in [sorted(batch.tolist()) for batch in batches]
@@ -38,7 +38,7 @@ def batches_of_epoch(samples: int, groups: Tensor | None, size: int, seed: int, 
 
 
 def by_group(order: Tensor, groups: Tensor | None) -> list[Tensor]:
-    """The indices of each group in the order in which they stand; all together where there are no groups."""
+    """The indices of each group, in the given order; without groups one tensor with all of them."""
     if groups is None:
         return [order]
     of_order = groups[order]

@@ -23,14 +23,14 @@ def digits(key: str | None) -> Data:
     """scikit-learn's 1797 handwritten digits, 8×8 grey; two thirds of each class are held out."""
     if key is not None:
         raise InputError(
-            f"data={DIGITS!r} are all of one kind, so there is no {key!r} to make mini-batches by; write "
+            f"data={DIGITS!r} have no groups, so there is no {key!r} to make mini-batches by; write "
             f"{MIXED!r} with {DOMAIN!r}, or your own data."
         )
     return split_and_standardize(DIGITS, *_digits(), DIGITS_HELD_OUT)
 
 
 def mixed_digits(key: str | None) -> Data:
-    """The digits, every second one as a faint negative, as from another scanner: two domains."""
+    """The digits in two domains: every second one is a faint negative, like the image of another scanner."""
     if key not in (None, DOMAIN):
         raise InputError(f"data={MIXED!r} has no {key!r}; its two domains are told apart by {DOMAIN!r}.")
     x, y, classes = _digits()

@@ -1,4 +1,4 @@
-"""Data to try the other tasks with, all of it from scikit-learn: a table, photographs, and its own documentation."""
+"""Data for the other tasks, all from scikit-learn: a table, photographs, and the text of its documentation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LONGEST = 64
 
 
 def diabetes() -> Data:
-    """442 patients: ten measurements, and how far the disease has gone on a year later (Efron et al. 2004)."""
+    """442 patients: ten measurements, and the progression of diabetes one year later (Efron et al. 2004)."""
     from sklearn.datasets import load_diabetes
 
     x, y = load_diabetes(return_X_y=True)
@@ -45,12 +45,12 @@ def shapes() -> Data:
 def _picture(ground: np.ndarray, figure: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     picture, mask = _piece(ground, random), np.zeros((SIDE, SIDE), dtype=np.int64)
     rows, columns = np.mgrid[:SIDE, :SIDE]
-    for kind in random.permutation(np.array([1, 2, random.integers(1, 3)])):
+    for label in random.permutation(np.array([1, 2, random.integers(1, 3)])):
         radius, (row, column) = random.integers(3, 7), random.integers(2, SIDE - 2, 2)
         down, across = abs(rows - row), abs(columns - column)
-        inside = down**2 + across**2 <= radius**2 if kind == 1 else np.maximum(down, across) < radius
+        inside = down**2 + across**2 <= radius**2 if label == 1 else np.maximum(down, across) < radius
         picture = np.where(inside, _piece(figure, random), picture)
-        mask[inside] = kind
+        mask[inside] = label
     return picture, mask
 
 

@@ -1,4 +1,4 @@
-"""How large the images of a folder are made where nobody said: what the model and the files ask for."""
+"""The default size of the images of a folder, chosen from the model and the files."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ ROOMY, LEAST = 16, 4
 
 
 def choose_image_size(model: ModelLike, folder: Path) -> int:
-    """The smallest of `SIZES` at which every normalizer of the model gets a map of at least 4×4, and at least 2×2
-    where that would be more than the files have.
+    """The smallest of `SIZES` at which every normalizer of the model gets a map of at least 4×4, or of at least 2×2
+    if the files are too small for that.
 
-    A map of 1×1 leaves InstanceNorm nothing to normalize over, and BatchNorm only the batch. A model with a map that
-    is 1×1 at every size (a pooled branch) gets 64 or the next size that it takes; one that takes a single size, as a
-    vision transformer does, gets that.
+    With a map of 1×1 InstanceNorm has one value per pool, and BatchNorm only the samples of the batch. For a model with
+    a map of 1×1 at every size (a pooled branch) the result is 64 or the next size that the model accepts; for a model
+    with one fixed size, such as a vision transformer, it is that size.
     """
     seen = glance(folder)
     takes, refused = {}, None

@@ -28,9 +28,9 @@ def image_folder(folder: Path, size: int, key: str | None = None) -> Data:
     """Images of `folder/<class>/**`, resized to size×size; a quarter of each class is held out.
 
     Where the folder holds `train` and one of `test`, `val`, `valid`, `validation`, these are the two splits.
-    All images are grey where all files are, otherwise all are RGB. Each channel is standardized. `key` is a pattern
-    (a regular expression) that is looked for in each path below the directory of its class, as in "site-a/07.png": its
-    group, or all that it matches where it has none, names the group of the sample.
+    If all files are grey, so are the images; otherwise all are RGB. Each channel is standardized. `key` is a regular
+    expression that is searched in each path below the directory of its class, as in "site-a/07.png": its first group,
+    or the whole match if it has no group, is the name of the sample's group.
     """
     train, test = _splits(folder)
     classes = tuple(train)
@@ -54,7 +54,7 @@ def _below_class(folder: Path, path: Path, in_splits: bool) -> str:
 
 
 class Glance(NamedTuple):
-    """What the heads of a folder's files say: its classes, grey or colour, and the median of the shorter sides."""
+    """Read from the file headers of a folder: its classes, grey or colour, and the median of the shorter sides."""
 
     classes: int
     channels: int
@@ -62,7 +62,7 @@ class Glance(NamedTuple):
 
 
 def glance(folder: Path) -> Glance:
-    """The `Glance` of `image_folder`, without decoding an image; what cannot be read is passed over."""
+    """The `Glance` of a folder, without decoding any image; files that cannot be read are skipped."""
     train, _ = _splits(folder)
     sides, channels = [], 1
     for path in (path for files in train.values() for path in files):
@@ -73,7 +73,7 @@ def glance(folder: Path) -> Glance:
 
 
 def _splits(folder: Path) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
-    """The files of each class for training and, where the folder says so, for the test."""
+    """The files of each class for training and, if the folder holds two splits, for the test."""
     held_out = next((folder / name for name in HELD_OUT_NAMES if (folder / name).is_dir()), None)
     if not (folder / "train").is_dir() or held_out is None:
         return _listed(folder), {}

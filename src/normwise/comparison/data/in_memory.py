@@ -16,17 +16,17 @@ from ..tasks import IGNORED, Task, statistics_of
 from .batches import batches_of_epoch, by_group, data_order, steps_of_epoch
 from .training_data import EVALUATION_BATCH, Batch, TrainingData
 
-# How much of an epoch is brought into its order at once: a gather for each batch would cost small nets a step's tenth.
+# How many bytes of an epoch are gathered at once: one gather per batch would take a tenth of a small net's step.
 GATHERED_BYTES = 4 << 20
-# The largest over the smallest size of a feature from which on they are worth a remark.
+# The ratio of the largest to the smallest feature scale from which the report has a remark.
 WIDE = 100.0
 
 
 @dataclass(frozen=True)
 class Data(TrainingData):
-    """Samples in memory. `x`: float32 `[N, C, *space]` or `[N, C]`, or what else the task takes; `y`: what the task
-    makes of targets, of classes int64 `[N]`, from 0 to `len(classes) - 1`; `groups` where mini-batches are made of one
-    group each."""
+    """Samples in memory. `x`: float32 `[N, C, *space]` or `[N, C]`, or the task's own form; `y`: the targets in the
+    task's form, for classes int64 `[N]` from 0 to `len(classes) - 1`; `groups`: given if each mini-batch holds one
+    group."""
 
     name: str
     x_train: Tensor
@@ -40,7 +40,7 @@ class Data(TrainingData):
 
     @cached_property
     def objective(self) -> Task:
-        return self.kind(self.classes, statistics_of([self.y_train], len(self.classes)))
+        return self.task_class(self.classes, statistics_of([self.y_train], len(self.classes)))
 
     @property
     def train_samples(self) -> int:
@@ -89,7 +89,7 @@ class Data(TrainingData):
             yield from (Batch(part, targets, group) for part, targets in pieces)
 
     def full_batches(self, size: int) -> Iterator[tuple[Batch, int]]:
-        """In one fixed random order, where there are groups one group after the other."""
+        """In one fixed random order; with groups, one group after the other."""
         order = torch.randperm(len(self.x_test), generator=torch.Generator().manual_seed(0)).to(self.x_test.device)
         for members in by_group(order, self.groups and self.groups.test):
             for start in range(0, len(members), size):
@@ -98,7 +98,7 @@ class Data(TrainingData):
 
 
 def channels_of(task: str, *samples: Tensor) -> int:
-    """How many channels samples have; of token numbers how many different ones there are."""
+    """The number of channels of the samples; for token numbers, the number of different tokens."""
     if not samples[0].is_floating_point():
         return 1 + max(int(x.max()) for x in samples)
     return samples[0].shape[-1 if task == "labelling" else 1]
@@ -129,7 +129,7 @@ def check(data: Data) -> None:
 
 
 def check_classes(name: str, split: str, y: Tensor, classes: int | None) -> None:
-    """Raises InputError for class numbers that are none; None: any from 0 on."""
+    """Raises InputError for numbers outside 0 to `classes - 1`; with None, for negative ones."""
     if y.is_floating_point():
         return
     counted = y[y != IGNORED]
@@ -142,7 +142,7 @@ def check_classes(name: str, split: str, y: Tensor, classes: int | None) -> None
 
 
 def check_several(data: TrainingData) -> None:
-    """Raises InputError where all training targets are the same."""
+    """Raises InputError if all training targets are equal."""
     statistics = data.objective.statistics
     if len(statistics.std) and not bool((statistics.std > 0).any()):
         raise InputError(f"{data.name}: all training targets are the same number; there is nothing to learn.")
@@ -161,7 +161,7 @@ def check_finite(name: str, samples: str, x: Tensor) -> None:
 
 
 def scales_apart(data: Data) -> str | None:
-    """A sentence where the features of a table lie on scales so different that most of them hardly count."""
+    """A sentence if the scales of a table's features differ so much that the small ones have almost no effect."""
     if data.x_train.dim() != 2 or not data.x_train.is_floating_point():
         return None
     size = data.x_train.square().mean(0).sqrt()

@@ -18,11 +18,11 @@ IMAGES, MASKS = "images", "masks"
 
 
 def mask_folder(folder: Path, size: int) -> Data:
-    """`folder/images/*` and `folder/masks/*`, pictures of the same names, whose grey values are the classes; both
-    resized to size×size, masks to the nearest pixel.
+    """Images of `folder/images/*` and masks of the same names in `folder/masks/*`, whose grey values are the classes.
 
-    A quarter is held out; or the folder holds `train` and `test` (or `val`, ...), each with `images` and `masks`.
-    Where the masks hold other values than 0, 1, 2, ... (such as 0 and 255), these are numbered in their order.
+    Both are resized to size×size, masks by the nearest pixel. A quarter is held out, unless the folder holds `train`
+    and `test` (or `val`, ...), each with `images` and `masks`. If the masks hold other values than 0, 1, 2, ... (such
+    as 0 and 255), the values are numbered in ascending order.
     """
     held_out = next((folder / name for name in HELD_OUT_NAMES if (folder / name / IMAGES).is_dir()), None)
     parts = [folder] if held_out is None or not (folder / "train").is_dir() else [folder / "train", held_out]

@@ -28,8 +28,8 @@ def npz(path: Path, key: str | None, task: str = "classification") -> Data:
 
     `x[N, H, W]` are grey images. `x[N, a, b, c]` is read as N×H×W×C where the last axis has 1, 3 or 4 entries and
     axis 1 has not, otherwise as N×C×H×W. `x[N, C]` are features. Each channel is standardized. `key` names the array
-    of the groups, `key_train` and `key_test` where the splits are given. For other tasks than classification x and y
-    are what the task takes; token numbers stay as they are.
+    of the groups; `key_train` and `key_test` do if the splits are given. For tasks other than classification x and y
+    have the shapes of that task, and token numbers are not standardized.
     """
     arrays = loaded(path, "numpy.savez")
     if isinstance(arrays, np.ndarray):
@@ -107,7 +107,7 @@ def _given_splits(path: Path, arrays: Arrays, key: str | None) -> Data:
 
 def _array(path: Path, arrays: Arrays, name: str) -> np.ndarray:
     if name not in arrays:
-        raise InputError(f"{path}: has no array {name!r}, which batches_by asks for; it holds {', '.join(arrays)}.")
+        raise InputError(f"{path}: has no array {name!r}, the one named by batches_by; it holds {', '.join(arrays)}.")
     return (
         arrays[name].ravel() if arrays[name].ndim > 1 and arrays[name].shape[0] == arrays[name].size else arrays[name]
     )

@@ -16,10 +16,10 @@ from .table_targets import with_target
 
 
 def parquet_table(path: Path, target: str | None, key: str | None, task: str | None) -> Data:
-    """Features and target of a .parquet file, as `table_files.csv_table` has them; a column of categories is one of
-    classes.
+    """Features and target of a .parquet file, as in `table_files.csv_table`.
 
-    Raises InputError where pandas, or what it reads such files with, is not installed.
+    A target column of pandas' categories is for classification. Raises InputError if pandas or pyarrow is not
+    installed.
     """
     table = _read(path)
     names = [str(name) for name in table.columns]
@@ -45,7 +45,7 @@ def _read(path: Path) -> Any:
         table = pandas.read_parquet(path)
     except ImportError as error:
         raise InputError(f"{path}: pandas reads .parquet files with pyarrow; run `pip install pyarrow`.") from error
-    except Exception as error:  # pyarrow raises kinds of its own
+    except Exception as error:  # pyarrow raises its own classes
         raise InputError(f"{path}: not a readable .parquet file ({first_line(error)})") from error
     if not len(table):
         raise InputError(f"{path}: holds no lines of data.")

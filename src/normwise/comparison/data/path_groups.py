@@ -16,7 +16,7 @@ EXAMPLES = r"'(.*)/' for directories inside of the classes, or 'patient(\d+)' fo
 def grouping_of(paths: Sequence[str], key: str) -> Grouping:
     """The first group of the pattern `key` in each path, or all that it matches where it has no group.
 
-    Raises InputError for what is no pattern, and where a path does not match.
+    Raises InputError for an invalid pattern, and for a path that does not match.
 
     >>> grouping_of(["site-a/1.png", "site-a/2.png", "site-b/1.png"], "(.*)/").named.tolist()
     ['site-a', 'site-a', 'site-b']

@@ -33,11 +33,10 @@ def from_reference(reference: str, key: str | None, task: str, workers: int | No
 
 
 def from_splits(made: Any, name: str, key: str | None, task: str, workers: int | None) -> TrainingData:
-    """Data of (train, test), each a pair (x, y) of tensors, in which a third entry is the group of each sample, a torch
-    dataset, or a DataLoader.
+    """Data of (train, test). Each is a pair (x, y) of tensors, a triple (x, y, group), a torch dataset or a DataLoader.
 
-    Data sets are read once and held in memory without `workers`; streams, loaders, and with `workers` everything that
-    is no pair of tensors, are read anew in each epoch.
+    Without `workers`, data sets are read once and held in memory. Streams and loaders, and with `workers` also data
+    sets, are read again in each epoch.
     """
     if key not in (None, GROUP):
         raise InputError(
@@ -76,10 +75,12 @@ def _streamed(
     made: Any, streamed: list[bool], name: str, key: str | None, task: str, workers: int | None
 ) -> TrainingData:
     if not all(streamed):
-        raise InputError(f"{name}: one split is read anew in each epoch and the other is not; give both in one way.")
+        raise InputError(
+            f"{name}: one split is read again in each epoch and the other is in memory; give both in one form."
+        )
     if key is not None:
         raise InputError(
-            f"batches_by={key!r}: {name} is read anew in each epoch, where groups are not known; leave it out."
+            f"batches_by={key!r}: {name} is read again in each epoch, and such data have no groups; leave it out."
         )
     train, test = (stream_of(name, split, task, workers) for split in made)
     named = getattr(train.dataset, "classes", None) if task == "classification" else None
@@ -94,7 +95,7 @@ class _Split(NamedTuple):
 
 
 def _checked(name: str, split: Any, grouped: bool, task: str) -> _Split:
-    """A split as tensors, and the groups of its samples where they are asked for."""
+    """A split as tensors, and, if `grouped`, the groups of its samples."""
     groups = None
     if task == "language" and isinstance(split, (Tensor, np.ndarray)):
         x, y = _tensor(name, "tokens", split), None
@@ -110,7 +111,7 @@ def _checked(name: str, split: Any, grouped: bool, task: str) -> _Split:
 def _groups(name: str, given: Any) -> np.ndarray:
     if given is None:
         raise InputError(
-            f"{name}: batches_by={GROUP!r} asks for the group of each sample; return splits (x, y, group), or data "
+            f"{name}: batches_by={GROUP!r} needs the group of each sample; return splits (x, y, group), or data "
             "sets of (x, label, group)."
         )
     if isinstance(given, Tensor):
@@ -127,15 +128,17 @@ def _groups(name: str, given: Any) -> np.ndarray:
 
 
 def _tensor(name: str, what: str, part: Any) -> Tensor:
-    """A dense tensor with values, from whatever torch takes for one."""
+    """A dense tensor with values, from anything that torch.as_tensor accepts."""
     try:
         tensor = torch.as_tensor(part)
     except (TypeError, ValueError, RuntimeError) as error:
-        kind = type(part).__name__
-        raise InputError(f"{name}: {what} are {kind}, which is no tensor; return tensors or NumPy arrays.") from error
+        received = type(part).__name__
+        raise InputError(
+            f"{name}: {what} are {received}, which is no tensor; return tensors or NumPy arrays."
+        ) from error
     if tensor.layout is not torch.strided or tensor.is_nested:
-        kind = "a nested tensor" if tensor.is_nested else "a sparse tensor"
-        raise InputError(f"{name}: {what} are {kind}; return dense ones, such as x.to_dense().")
+        received = "a nested tensor" if tensor.is_nested else "a sparse tensor"
+        raise InputError(f"{name}: {what} are {received}; return dense ones, such as x.to_dense().")
     if tensor.is_meta or tensor.is_quantized:
         raise InputError(f"{name}: {what} are a tensor without values or a quantized one; return plain numbers.")
     return tensor
@@ -176,7 +179,7 @@ def _stacked(name: str, split: Any, grouped: bool, task: str) -> tuple[Tensor, T
 
 
 def _sequences(name: str, samples: list[Tensor], labels: list[Any]) -> tuple[Tensor, Tensor]:
-    """Sequences of different lengths, padded with zeros, and their labels with what does not count."""
+    """Sequences of different lengths padded with zeros, and their labels padded with `IGNORED`."""
     for number, (sample, label) in enumerate(zip(samples, labels, strict=True)):
         if not sample.dim() or not len(sample):
             raise InputError(f"{name}: sequence {number} is of length 0; leave it out.")

@@ -1,4 +1,4 @@
-"""Samples and targets of a split as a task takes them, from tensors."""
+"""Convert the tensors of a split into the samples and targets of a task."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ Pair = tuple[Tensor, Tensor]
 
 
 def samples_of(name: str, task: str, x: Tensor, y: Tensor | None) -> Pair:
-    """Checked pairs; of language the targets are the tokens that follow. Raises InputError where they do not fit."""
-    kind = TASKS[task]
+    """Samples and targets, checked; for language the targets are the next tokens. InputError if they do not fit."""
+    task_class = TASKS[task]
     if x.is_floating_point():
         x = x.float()
-    elif not kind.takes_ids:
+    elif not task_class.takes_ids:
         raise InputError(f"{name}: samples are of type {x.dtype}; return floating point, such as x.float() / 255.")
     elif x.numel() and x.min() < 0:
         raise InputError(f"{name}: token numbers go down to {int(x.min())}; number them from 0.")
@@ -32,11 +32,11 @@ def samples_of(name: str, task: str, x: Tensor, y: Tensor | None) -> Pair:
         raise InputError(f"{name}: there are {len(x)} samples and {len(y)} targets; give one target per sample.")
     if x.dim() < 2:
         raise InputError(f"{name}: samples have shape {list(x.shape)}; return [N, C, H, W], [N, C, L] or [N, C].")
-    return x, kind.targets(name, x, y)
+    return x, task_class.targets(name, x, y)
 
 
 def _followed(name: str, x: Tensor) -> Pair:
-    """Tokens and those that follow, of one long row or of rows [N, L + 1]."""
+    """Tokens and the next token of each, from one long row or from rows [N, L + 1]."""
     if x.dim() == 1:
         if len(x) <= CONTEXT:
             raise InputError(f"{name}: a row of {len(x)} tokens is too short; give more than {CONTEXT}.")
@@ -47,7 +47,7 @@ def _followed(name: str, x: Tensor) -> Pair:
 
 
 def classes_of(task: str, *splits: Pair) -> tuple[str, ...]:
-    """Names for the classes that the training split, which comes first, has; of language for all tokens."""
+    """Names for the classes of the first split, the training split; for language names for all tokens."""
     targets = splits[0][1]
     if task == "regression":
         return tuple(str(number) for number in range(targets.shape[1]))

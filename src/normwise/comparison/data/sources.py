@@ -1,4 +1,4 @@
-"""Where data come from: embedded sets, folders, array files, tables, text, a function of the caller's."""
+"""Sources of data: embedded sets, folders, array files, tables, text, and functions of the caller."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ def load_data(
     """Read embedded data, a folder of images, an `.npz`, `.csv`, `.parquet`, `.npy` or `.txt` file,
     `package.module:function`, a function, or a pair (train, test).
 
-    `target` names the column of a table that is to be predicted. With `standardize` each feature or channel gets the
-    mean 0 and variance 1 over the training split, as embedded data, image folders and `.npz` files do in any case.
-    `batches_by` says what tells the groups of the samples: a column of a table, an array of an `.npz` file, a pattern
-    for the paths in an image folder, `group` for the third part of what a function returns. Without `task` it is that
-    of the data: a table's target says it, and everything else that is not embedded is for classification.
+    `target` names the column of a table that is to be predicted. With `standardize` each feature or channel is scaled
+    to mean 0 and variance 1 over the training split; embedded data, image folders and `.npz` files always are.
+    `batches_by` says how groups of samples are found: a column of a table, an array of an `.npz` file, a pattern for
+    the paths in an image folder, or `group` for the third entry of a function's splits. Without `task` the data decide:
+    embedded data have a task, the task of a table follows from its target, and all other data are for classification.
 
-    Raises InputError, with what to write instead, for what is missing, unreadable, not finite or of one class.
+    Raises InputError, with what to write instead, for data that are missing, unreadable, not finite or of one class.
     """
     is_table = isinstance(source, str) and source.endswith(TABLES)
     if target is not None and not is_table:
@@ -80,7 +80,9 @@ def load_data(
         raise InputError(f"data must be a name, a path or a function, received {type(source).__name__}.")
     if isinstance(data, StreamedData):
         if standardize:
-            raise InputError("standardize: data that are read anew in each epoch stay as they are; leave it out.")
+            raise InputError(
+                "standardize: works on data in memory, not on data read again in each epoch; leave it out."
+            )
         return replace(data, name=name_of(source) if not isinstance(source, (tuple, list)) else "data")
     assert isinstance(data, Data)
     check(data)
@@ -136,7 +138,7 @@ def _embedded(source: str, key: str | None, task: str | None, tokenizer: Tokeniz
     if source in (DIGITS, MIXED):
         return digits(key) if source == DIGITS else mixed_digits(key)
     if key is not None:
-        raise InputError(f"data={source!r} are all of one kind, so there is no {key!r} to make mini-batches by.")
+        raise InputError(f"data={source!r} have no groups, so there is no {key!r} to make mini-batches by.")
     if source == TEXT:
         return text(tokenizer)
     return {DIABETES: diabetes, SHAPES: shapes, WORDS: words}[source]()

@@ -1,4 +1,4 @@
-"""One set of samples as a training and a held-out split, and the scale that the training split gives both."""
+"""Split samples into a training and a held-out part, and standardize both by the training part."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def split_and_standardize(
     grouping: Grouping | None = None,
     task: str = "classification",
 ) -> Data:
-    """A `split`, standardized."""
+    """The result of `split`, standardized."""
     return standardized(split(name, x, y, classes, held_out, grouping, task))
 
 
@@ -36,7 +36,7 @@ def split(
     grouping: Grouping | None = None,
     task: str = "classification",
 ) -> Data:
-    """The share `held_out` (at least one sample) is held out, in classification of each class."""
+    """Hold out the share `held_out`, at least one sample; in classification, of each class."""
     check_finite(name, "samples", x)
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(SPLIT_SEED))
     test = torch.zeros(len(x), dtype=torch.bool)
@@ -51,7 +51,7 @@ def split(
 
 
 def _strata(order: Tensor, y: Tensor, classes: tuple[str, ...], task: str) -> list[tuple[Tensor, str]]:
-    """What is split by itself, with the name of its class."""
+    """The parts that are split separately (in classification one per class), each with the name of its class."""
     if task != "classification":
         return [(order, "")]
     return [(order[y[order] == label], name) for label, name in enumerate(classes)]

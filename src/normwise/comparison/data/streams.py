@@ -1,4 +1,4 @@
-"""Data that are read anew in each epoch: data sets behind worker processes, streams, the user's own loaders."""
+"""Data that are read again in each epoch: data sets with worker processes, streams, and the user's own loaders."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from .training_data import EVALUATION_BATCH, Batch, TrainingData
 
 @dataclass(frozen=True)
 class Stream:
-    """One split of `samples` per epoch; `workers` processes read it."""
+    """One split, with `samples` samples per epoch, read by `workers` processes."""
 
     name: str
     dataset: Dataset[Any]
@@ -42,11 +42,12 @@ class Stream:
 
     @property
     def has_places(self) -> bool:
-        """Whether single samples can be asked for."""
+        """Whether samples can be read by index."""
         return not isinstance(self.dataset, IterableDataset)
 
     def batches(self, size: int, order: int | None = None, drop_last: bool = False) -> Iterator[Batch]:
-        """The split once, in its own order or in a random one; InputError for what is no batch of the task."""
+        """One pass over the split, in its own order or a random one; InputError for a batch that the task cannot
+        use."""
         generator = torch.Generator().manual_seed(order or 0)
         options: dict[str, Any] = {"generator": generator, "num_workers": self.workers, "drop_last": drop_last}
         if order is not None and self.sampler is not None:
@@ -67,15 +68,15 @@ class Stream:
             yield Batch(x, y)
         if seen < (most * size if drop_last else self.samples):
             raise InputError(
-                f"{self.name}: gave {seen} samples where its length says {self.samples}; let __len__ be the samples of "
-                "an epoch."
+                f"{self.name}: an epoch had {seen} samples and the length is {self.samples}; let __len__ return the "
+                "number of samples of an epoch."
             )
 
     def _next(self, batches: Iterator[Any], number: int) -> Any:
         """The next batch, None at the end."""
         try:
             return next(batches, None)
-        except Exception as error:  # the user's own code may raise anything, and collating samples that differ does
+        except Exception as error:  # the user's code may raise anything, as does collating samples of unequal shape
             raise InputError(f"{self.name}: batch {number + 1} cannot be read: {first_line(error)}") from error
 
     def _checked(self, given: Any, number: int) -> tuple[Tensor, Tensor]:
@@ -90,19 +91,19 @@ class Stream:
             raise InputError(f"{self.name}: batch {number + 1} has no samples; let the loader leave it out.")
         if len(x) != len(y):
             raise InputError(f"{self.name}: batch {number + 1} has {len(x)} samples and {len(y)} targets.")
-        kind = TASKS[self.task]
-        if not x.is_floating_point() and not kind.takes_ids:
+        task_class = TASKS[self.task]
+        if not x.is_floating_point() and not task_class.takes_ids:
             raise InputError(
                 f"{self.name}: samples are of type {x.dtype}; give floating point, such as x.float() / 255."
             )
         x = x.float() if x.is_floating_point() else x.long()
         if not bool(torch.isfinite(x).all()):
             raise InputError(f"{self.name}: batch {number + 1} holds NaN or infinity; remove them or fill them in.")
-        return x, kind.targets(self.name, x, y)
+        return x, task_class.targets(self.name, x, y)
 
 
 class Survey(NamedTuple):
-    """What one pass over both splits has found."""
+    """The results of one pass over both splits."""
 
     example: Tensor
     statistics: TargetStatistics
@@ -111,7 +112,7 @@ class Survey(NamedTuple):
 
 @dataclass(frozen=True)
 class StreamedData(TrainingData):
-    """Two streams, and what a pass over them has found."""
+    """Two streams and the survey of them."""
 
     name: str
     train: Stream
@@ -125,7 +126,7 @@ class StreamedData(TrainingData):
 
     @cached_property
     def objective(self) -> Task:
-        return self.kind(self.classes, self.survey.statistics)
+        return self.task_class(self.classes, self.survey.statistics)
 
     @property
     def train_samples(self) -> int:
@@ -188,8 +189,8 @@ def stream_of(name: str, given: Any, task: str, workers: int | None) -> Stream:
             loader.batch_sampler is not None and type(loader.batch_sampler) is not BatchSampler
         ):
             raise InputError(
-                f"{name}: its DataLoader makes batches in a way of its own, and a comparison needs those of several "
-                "sizes; give one with batch_size, or the data set itself."
+                f"{name}: its DataLoader has a custom batch sampler, and a comparison needs batches of several sizes; "
+                "give a DataLoader with batch_size, or the data set itself."
             )
         more = {"collate": loader.collate_fn, "workers": loader.num_workers}
         if loader.worker_init_fn is not None or loader.pin_memory:
@@ -210,8 +211,8 @@ def _length(name: str, dataset: Any, sampler: Any) -> int:
         samples = len(dataset if sampler is None else sampler)
     except (TypeError, NotImplementedError) as error:
         raise InputError(
-            f"{name}: {type(dataset).__name__} has no length, which an epoch and the schedule of the learning rate "
-            "need; give it a __len__, the samples of an epoch."
+            f"{name}: {type(dataset).__name__} has no length, which the schedule of the learning rate needs; "
+            "give it a __len__ that returns the number of samples of an epoch."
         ) from error
     except Exception as error:  # the user's own code may raise anything
         raise InputError(f"{name}: the length of {type(dataset).__name__} fails: {first_line(error)}") from error

@@ -1,4 +1,4 @@
-"""One pass over data that are read anew in each epoch: their checks, their classes, and a fingerprint."""
+"""One pass over data that are read again in each epoch: their checks, their classes, and a fingerprint."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from .training_data import EVALUATION_BATCH
 
 
 def surveyed(name: str, train: Stream, test: Stream, classes: tuple[str, ...] = ()) -> StreamedData:
-    """Both splits, read once in full; without `classes` they are numbered as far as the training targets go.
+    """Read both splits once in full; without `classes` they are numbered up to the largest training target.
 
-    Raises InputError where samples are not finite, differ in shape, or have targets that do not fit the task.
+    Raises InputError if samples are not finite, differ in shape, or have targets that do not fit the task.
     """
     look = _Look(name, train.task)
     statistics = statistics_of(look.targets("training", train, classes))
@@ -39,7 +39,7 @@ def surveyed(name: str, train: Stream, test: Stream, classes: tuple[str, ...] = 
 
 
 class _Look:
-    """What is kept of the batches that pass."""
+    """The shape, range and hash of the batches of a pass, collected batch by batch."""
 
     def __init__(self, name: str, task: str) -> None:
         self.name, self.task = name, task
@@ -66,11 +66,11 @@ class _Look:
 
 
 def part_of(data: StreamedData, share: float, seed: int) -> StreamedData:
-    """The training split as a smaller one, with a share of it in the place of the held-out split."""
+    """Split the training data again: a share of them becomes the held-out split, the rest is for training."""
     if not data.train.has_places:
         raise InputError(
-            f"lrs: {data.name} is a stream, of which no part can be set aside to choose by; leave lrs out and give "
-            "learning_rate."
+            f"lrs: {data.name} is a stream, and no part of a stream can be set aside for the choice; leave lrs out and "
+            "give learning_rate."
         )
     order = torch.randperm(data.train.samples, generator=torch.Generator().manual_seed(seed)).tolist()
     cut = round(share * len(order))

@@ -21,8 +21,8 @@ DELIMITERS = ",;\t"
 def csv_table(path: Path, target: str | None, key: str | None = None, task: str | None = None) -> Data:
     """Features and target of a .csv file whose first line holds the names; a quarter (of each class) is held out.
 
-    `target` names the column of the target; without it the one called target, class, label or y is. `key` names that
-    of the groups, which is no feature. `task` says whether the target is one of classes or of numbers.
+    `target` names the column of the target, by default the one called target, class, label or y. `key` names the column
+    of the groups, which is not a feature. `task` says whether the target holds classes or numbers.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -49,8 +49,8 @@ def csv_table(path: Path, target: str | None, key: str | None = None, task: str 
 
 
 def npy_table(path: Path, target: str | None, key: str | None = None, task: str | None = None) -> Data:
-    """Features and target of an array [N, columns]; `target` is the number of the column of the target, the last
-    by default, and its name in a structured array; `key` is the same of the groups, which are no feature."""
+    """Features and target of an array [N, columns]. `target` is the number of the target's column (by default the
+    last), or its name in a structured array; `key` is that of the column of groups, which is not a feature."""
     array = loaded(path, "numpy.save")
     if not isinstance(array, np.ndarray):
         raise InputError(f"{path}: holds several arrays under the name of an .npy file; write it with numpy.save.")
@@ -103,7 +103,7 @@ def column_of_groups(path: Path, names: Sequence[str], target: str, key: str) ->
 
 
 def _same_column(path: Path, key: str) -> str:
-    return f"{path}: column {key!r} holds the target; name another column for batches_by, which tells the groups."
+    return f"{path}: column {key!r} holds the target; name another column, the one with the groups, for batches_by."
 
 
 def _texts(path: Path, key: str, entries: Sequence[str]) -> np.ndarray:
@@ -120,22 +120,24 @@ def column_of_target(path: Path, names: Sequence[str], target: str | None) -> st
     usual = [name for name in names if name.lower() in USUAL_TARGETS]
     if target is None and len(usual) == 1:
         return usual[0]
-    said = "say which column holds the target" if target is None else f"there is no column {target!r}"
-    raise InputError(f"{path}: {said} (--target NAME); the columns are {', '.join(names)}.")
+    problem = "say which column holds the target" if target is None else f"there is no column {target!r}"
+    raise InputError(f"{path}: {problem} (--target NAME); the columns are {', '.join(names)}.")
 
 
 def _column(path: Path, name: str, column: np.ndarray) -> np.ndarray:
     if column.ndim != 1 or column.dtype.kind not in "buif":
-        said = f"{column.dtype} of shape {list(column.shape)}"
-        raise InputError(f"{path}: column {name!r} holds {said} where one number per line must be; leave it out.")
+        received = f"{column.dtype} of shape {list(column.shape)}"
+        raise InputError(f"{path}: column {name!r} holds {received} where one number per line must be; leave it out.")
     return column
 
 
 def _number(path: Path, name: str, text: str) -> float:
     if _is_number(text):
         return float(text)
-    said = "an empty entry" if not text.strip() else repr(text)
-    raise InputError(f"{path}: column {name!r} has {said} where a number must be; fill it in or leave the column out.")
+    received = "an empty entry" if not text.strip() else repr(text)
+    raise InputError(
+        f"{path}: column {name!r} has {received} where a number must be; fill it in or leave the column out."
+    )
 
 
 def _is_number(text: str) -> bool:

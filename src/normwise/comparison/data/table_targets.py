@@ -15,7 +15,7 @@ from .splits import split
 
 HELD_OUT = 0.25
 MOST_CLASSES = 0.5
-# Whole numbers of more kinds than this are amounts where nobody says that they are classes.
+# Without a task, a target with more different whole numbers than this is for regression.
 MANY = 20
 
 
@@ -53,19 +53,19 @@ def with_target(
 
 
 def in_fp32(x: np.ndarray) -> np.ndarray:
-    """What is too large becomes infinity, which is told with its sample."""
+    """Convert to float32. A value out of range becomes infinity; the check for finite values then reports it."""
     with np.errstate(over="ignore"):
         return x.astype(np.float32)
 
 
 def whole(column: np.ndarray) -> np.ndarray:
-    """Whole numbers as such, whatever their type: an array of one type has them as floating point."""
+    """Convert floating-point columns of whole numbers to integers: in an array of one dtype all columns are floats."""
     are_whole = column.dtype.kind == "f" and bool((column == np.rint(column)).all())
     return column.astype(np.int64) if are_whole else column
 
 
 def _are_amounts(y: np.ndarray) -> bool:
-    """Whether a column holds numbers that are not the numbers of classes."""
+    """Whether a column holds numbers for regression, not class numbers."""
     try:
         numbers = y.astype(np.float64)
     except (TypeError, ValueError):

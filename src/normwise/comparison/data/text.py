@@ -1,4 +1,4 @@
-"""Text as token numbers: characters, or what a tokenizer of the user's makes of it."""
+"""Text as token numbers, one for each character or by the user's tokenizer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Tokenizer = str | Callable[[str], Any]
 
 
 def text_file(path: Path, tokenizer: Tokenizer | None) -> Data:
-    """The last tenth of a text file is held out."""
+    """The text of a file as data; the last tenth is held out."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -49,7 +49,7 @@ def data_of_text(name: str, text: str, tokenizer: Tokenizer | None) -> Data:
 
 
 def in_rows(tokens: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """A row of tokens cut into samples `[N, length]` and the tokens that follow each, `[N, length]`.
+    """Cut a row of tokens into samples `[N, length]` and, for each token, the next one, `[N, length]`.
 
     >>> in_rows(torch.arange(6), 2)[0].tolist(), in_rows(torch.arange(6), 2)[1].tolist()
     ([[0, 1], [2, 3]], [[1, 2], [3, 4]])
@@ -62,7 +62,10 @@ def _tokenized(name: str, text: str, tokenizer: Tokenizer) -> tuple[Tensor, tupl
     found: Any = load_object(tokenizer) if isinstance(tokenizer, str) else tokenizer
     encode = getattr(found, "encode", found)
     if not callable(encode):
-        raise InputError(f"tokenizer={name_of(tokenizer)!r} is neither a function nor has it a method encode.")
+        raise InputError(
+            f"tokenizer={name_of(tokenizer)!r} is neither a function nor an object with a method encode; give one of "
+            "these, or leave it out for characters."
+        )
     try:
         encoded = encode(text)
         tokens = torch.as_tensor(getattr(encoded, "ids", encoded))
@@ -70,8 +73,8 @@ def _tokenized(name: str, text: str, tokenizer: Tokenizer) -> tuple[Tensor, tupl
         raise InputError(f"tokenizer={name_of(tokenizer)!r} fails on {name}: {first_line(error)}") from error
     if tokens.dim() != 1 or tokens.is_floating_point() or (len(tokens) and tokens.min() < 0):
         raise InputError(
-            f"tokenizer={name_of(tokenizer)!r} must give a list of whole numbers from 0, it gives {tokens.dtype} of "
-            f"shape {list(tokens.shape)}."
+            f"tokenizer={name_of(tokenizer)!r} must return a list of whole numbers from 0, it returns {tokens.dtype} "
+            f"of shape {list(tokens.shape)}."
         )
     size = next((int(s) for name in ("vocab_size", "n_vocab") if isinstance(s := getattr(found, name, None), int)), 0)
     size = max(size, 1 + int(tokens.max()) if len(tokens) else 0)

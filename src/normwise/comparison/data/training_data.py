@@ -1,4 +1,4 @@
-"""What the loop asks of data, whether they are held in memory or read anew in each epoch."""
+"""The interface of data for the training loop, both for data in memory and for data read again in each epoch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EVALUATION_BATCH = 128
 
 
 class Batch(NamedTuple):
-    """Samples and targets; `group` is the number of the one that all of them are of, where data have groups."""
+    """Samples and targets; `group` is the number of their common group, None for data without groups."""
 
     x: Tensor
     y: Tensor
@@ -32,7 +32,7 @@ class TrainingData(ABC):
     task: str
 
     @property
-    def kind(self) -> type[Task]:
+    def task_class(self) -> type[Task]:
         return TASKS[self.task]
 
     @property
@@ -51,12 +51,12 @@ class TrainingData(ABC):
     @property
     @abstractmethod
     def in_channels(self) -> int:
-        """Channels of a sample; of token numbers how many different ones there are."""
+        """The number of channels of a sample; for token numbers, the number of different tokens."""
 
     @property
     @abstractmethod
     def example(self) -> Tensor:
-        """Two samples (one, where there is no second), on the CPU."""
+        """Two samples on the CPU; one if there is no second."""
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
@@ -67,11 +67,11 @@ class TrainingData(ABC):
 
     @abstractmethod
     def steps(self, size: int) -> int:
-        """The steps of an epoch."""
+        """The number of steps in an epoch."""
 
     @abstractmethod
     def first(self, size: int) -> Batch:
-        """As many training samples as a step takes, for what is measured beside the training."""
+        """One mini-batch of training samples, for measurements outside the training."""
 
     @abstractmethod
     def fixed(self, size: int) -> Tensor:
@@ -83,9 +83,10 @@ class TrainingData(ABC):
 
     @abstractmethod
     def in_order(self, split: str, by_group: bool = False) -> Iterator[Batch]:
-        """The split "train" or "test" once, in batches of at most `EVALUATION_BATCH`, where asked of one group each."""
+        """One pass over the split "train" or "test" in batches of at most `EVALUATION_BATCH`; with `by_group`, each
+        batch holds one group."""
 
     @abstractmethod
     def full_batches(self, size: int) -> Iterator[tuple[Batch, int]]:
-        """The held-out samples once in batches of exactly `size`, of which so many count: the last is filled up with
-        samples that have been before."""
+        """One pass over the held-out samples in batches of exactly `size`, each with the number of samples that count:
+        the last batch is filled up with samples of earlier ones."""

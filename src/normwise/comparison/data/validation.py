@@ -1,4 +1,4 @@
-"""A part of the training split that learning rates are chosen by: the verdict does not use it."""
+"""The part of the training split on which learning rates are chosen; the verdict uses only the held-out split."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ VALIDATION_SEED = 1
 
 
 def validation_part(data: TrainingData, largest_batch: int) -> TrainingData:
-    """The training split as a smaller one, with a fifth (in classification of each of its classes) held out in the
-    place of the test split.
+    """Split the training data again: a fifth (in classification, of each class) becomes the held-out split.
 
-    Raises InputError where a batch would not fit into what is left.
+    Raises InputError if the rest has fewer samples than the largest batch.
     """
     if isinstance(data, StreamedData):
         part: TrainingData = part_of(data, VALIDATION_SHARE, VALIDATION_SEED)

@@ -1,1 +1,1 @@
-"""What a sweep runs: our own loop on a task, or a training function of the user's."""
+"""The experiments of a sweep: our own loop on a task, or a training function of the user."""

@@ -1,4 +1,4 @@
-"""What a sweep runs: the contestants, and one run of any of them."""
+"""The interface between a sweep and the runs that it does."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Listener = Callable[[Event], None]
 
 
 class Experiment(Protocol):
-    """Building one checks everything that could stop a run.
+    """The contestants and how to do one run of each. Building an experiment checks everything that could stop a run.
 
     `norms` are the contestants that can run, `missing` the (norm, batch size) at which one of them cannot, `left_out`
-    says for the reader why.
+    the reasons, in sentences for the report.
     """
 
     settings: Settings
@@ -28,11 +28,11 @@ class Experiment(Protocol):
     missing: frozenset[tuple[str, int]]
     left_out: list[str]
     metric: Metric
-    #: What `prepare` has chosen for each (norm, batch size).
+    #: The learning rates that `prepare` has chosen, by (norm, batch size).
     rates: dict[tuple[str, int], float]
 
     def prepare(self, runs: Sequence[Run], tell: Listener, store: Store | None) -> None:
-        """What comes before the first run; what `store` holds of it is not done again."""
+        """Do the work before the first run, except for the part whose results `store` holds."""
         ...
 
     def keys(self, runs: Sequence[Run]) -> dict[Run, str]:
@@ -40,11 +40,11 @@ class Experiment(Protocol):
         ...
 
     def costs(self, runs: Sequence[Run]) -> dict[int, float]:
-        """What a run at each batch size takes, in seconds or in any other unit."""
+        """The expected time of a run at each batch size, in seconds or in any other unit."""
         ...
 
     def step_times(self, runs: Sequence[Run], /) -> dict[str, float | None]:
-        """Milliseconds of a training step of each, taken side by side, in the place of what a run says itself."""
+        """Milliseconds of a training step of each run, measured in turns; they replace a run's own measurement."""
         ...
 
     def run(self, run: Run, on_epoch: EpochReport) -> Row:
@@ -52,9 +52,9 @@ class Experiment(Protocol):
         ...
 
     def lost(self, message: str) -> Row:
-        """What `run` would give of a run that ended its process each time."""
+        """The row of a run that ended its process in every attempt."""
         ...
 
     def about(self) -> dict[str, Any]:
-        """What was asked for, for `settings.json` and the report."""
+        """The request, for `settings.json` and the report."""
         ...

@@ -1,4 +1,4 @@
-"""What can be measured of a training that is not ours, from outside."""
+"""Measurements of a user's own training, from outside."""
 
 from __future__ import annotations
 

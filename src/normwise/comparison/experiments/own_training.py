@@ -80,7 +80,7 @@ class OwnTraining:
         return self.rates.get(run[:2], self.settings.own_rate)
 
     def costs(self, runs: Sequence[Run]) -> dict[int, float]:
-        """Nobody knows: all the same."""
+        """The same for all: the costs are unknown."""
         return {run.batch_size: 1.0 for run in runs}
 
     def step_times(self, _runs: Sequence[Run]) -> dict[str, float | None]:
@@ -94,7 +94,7 @@ class OwnTraining:
     def _call(
         self, run: Run, rate: float | None, on_epoch: EpochReport, choosing: bool = False
     ) -> tuple[Row, Row, list[dict[str, Any]]]:
-        """What came of it, what was measured, and what it reported."""
+        """The outcome of a call, the measurements, and the values that it reported."""
         if self.together:
             self.together.announce(run, rate, choosing)
         curve: list[dict[str, Any]] = []
@@ -122,7 +122,7 @@ class OwnTraining:
         return outcome, found, curve
 
     def take_part(self, run: Run, rate: float | None, choosing: bool) -> None:
-        """A run that the first of several processes has announced."""
+        """Do a run that the first of several processes has announced."""
         self._call(run, rate, lambda *_: None, choosing)
 
     def lost(self, message: str) -> Row:
@@ -134,8 +134,8 @@ class OwnTraining:
             "settings": about,
             "data": None,
             "protocol": [
-                f"Every run is one call of {self.settings.model}, which brings model, data and training with it. It is "
-                f"judged by its {self.metric.name}; {'more' if self.metric.sign > 0 else 'less'} is better.",
+                f"Every run is one call of {self.settings.model}, which has its own model, data and training. Runs are "
+                f"judged by {self.metric.name}; {'more' if self.metric.sign > 0 else 'less'} is better.",
                 "Random numbers are seeded with the run's seed before each call, so runs of one seed begin alike where "
                 "the function draws the same numbers for every normalizer.",
                 "A run that raises an error has failed, one whose metric is not finite has diverged; neither has a "
@@ -199,7 +199,7 @@ class OwnTraining:
         )
 
     def _problem_with(self, given: Any) -> str | None:
-        """What is wrong with what the function returned."""
+        """The error about the function's result."""
         asked = f"{self.settings.model} must return a dict with the key {self.metric.name!r}"
         if not isinstance(given, Mapping):
             return f"{asked}, it returned {type(given).__name__}."

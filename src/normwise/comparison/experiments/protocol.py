@@ -10,7 +10,7 @@ from ..settings import CLIP_NORM, COSINE, FULL_RATE_BATCH, MOMENTUM, OPTIMIZERS,
 
 
 def protocol_of(settings: Settings, *, converted: bool = False) -> list[str]:
-    """What all runs of our own loop have in common; ``converted`` where `nf` is made of the model itself."""
+    """Common to all runs of our own loop; ``converted`` if `nf` is the model with its normalizers removed."""
     norms = settings.norms
     return [
         f"{_optimizer(settings)}, {settings.epochs} epochs for every run; {_schedule(settings)}.",
@@ -41,12 +41,12 @@ def _schedule(settings: Settings) -> str:
 
 
 def _data(settings: Settings) -> list[str]:
-    said = {
+    sentences = {
         "augment": f"{settings.augment} changes each training batch, by the same random numbers for every contestant.",
         "workers": f"Samples are read anew in each epoch, by {settings.workers or 'no'} processes beside the training.",
         "tokenizer": f"{settings.tokenizer} makes tokens of the text.",
     }
-    found = [sentence for name, sentence in said.items() if getattr(settings, name) is not None]
+    found = [sentence for name, sentence in sentences.items() if getattr(settings, name) is not None]
     if settings.precision != "fp32":
         scaled = ", and the loss is scaled" if settings.precision == "fp16" else ""
         found.append(f"Forward passes run under autocast in {settings.precision}{scaled}; weights are kept in fp32.")
@@ -77,8 +77,7 @@ def _choice_of_rate(settings: Settings) -> str:
         best = "highest" if settings.judged.sign > 0 else "lowest"
         return (
             f"Peak learning rate: of {tried} ({scaled}) the one with the {best} {settings.judged.name} on a fifth of "
-            "the training split, held out for that and trained on again afterwards; chosen for each normalizer and "
-            "batch size."
+            "the training split that is held out for the choice only; chosen for each normalizer and batch size."
         )
     rates = ", ".join(f"{settings.rate(size):.3g} at {size}" for size in settings.batch_sizes)
     return (

@@ -1,4 +1,4 @@
-"""What a user's own training function gets: its normalizer, its batch size, its seed."""
+"""The argument of a user's training function: normalizer, batch size, seed."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ class TrainingRun:
     """One run of a comparison, as `compare(train=...)` gives it to the training function.
 
     Attributes:
-        name: what the report calls the normalizer, such as "group:8".
-        batch_size, seed, epochs, learning_rate, device: as `compare` was asked; the learning rate is not scaled by the
-            batch size, None where none was given, and of several (`lrs`) the contestant's own. Random numbers of torch,
-            NumPy and Python are seeded with `seed` when the function is called, so that all normalizers begin with the
-            same weights; a loader that shuffles does it alike for all with a generator of its own, seeded with `seed`.
-        choosing: whether this call only serves to choose the learning rate (`lrs`): then measure on samples that the
-            other runs are not judged by.
+        name: the name of the normalizer in the report, such as "group:8".
+        batch_size, seed, epochs, learning_rate, device: as given to `compare`; the learning rate is not scaled by the
+            batch size. It is None if none was given, and with `lrs` the rate chosen for this contestant. The random
+            numbers of torch, NumPy and Python are seeded with `seed` before the call, so that all normalizers begin
+            with the same weights. For the same order of samples, give a shuffling loader its own generator, seeded with
+            `seed`.
+        choosing: whether this call only serves to choose the learning rate (`lrs`): measure it on other samples than
+            those of the final metric.
     """
 
     def __init__(
@@ -60,12 +61,12 @@ class TrainingRun:
                 ``[N, C, L]`` and for features ``[N, C]``. A normalizer of tokens, such as "token-rms", is one of
                 ``[*, C]`` whatever the rank.
 
-        Raises ValueError where the normalizer does not fit, and for what is done with a whole model: "nf" and
+        Raises ValueError if the normalizer does not fit, and for contestants that change a whole model: "nf" and
         strategies such as "batch:frozen".
         """
         if is_whole_model_only(self._norm):
             raise ValueError(
-                f"run.norm: {self.name!r} is no layer but something done with a whole model; call run.replace(model), "
+                f"run.norm: {self.name!r} changes a whole model and has no single layer; call run.replace(model), "
                 "or leave it out of norms."
             )
         if isinstance(self._norm, str) and is_for_tokens(self._norm):
@@ -77,21 +78,21 @@ class TrainingRun:
         """Put this run's normalizer in the place of a model's own, in place; returns the model.
 
         A normalizer of maps replaces BatchNorm, InstanceNorm and GroupNorm layers, one of tokens LayerNorm and RMSNorm
-        layers over the last dimension, transformers' and timm's too; "none" takes out those of maps, where there are
-        none those of tokens. Weights and biases that the model moved away from 1 and 0 are kept. A strategy such as
-        "batch:frozen" or "swap:group" begins here, "nf" takes the normalizers out.
+        layers over the last dimension, also those of transformers and timm; "none" removes the layers of maps or, if
+        there are none, those of tokens. Weights and biases that are not 1 and 0 everywhere are kept. A strategy such as
+        "batch:frozen" or "swap:group" begins here; "nf" removes the normalizers.
 
         Args:
             model: any module.
-            example: a batch that the model takes, which shows the rank of each layer's maps. Without it the rank is
-                that of the layer's class, for GroupNorm and SyncBatchNorm that of the model's convolutions. "nf" needs
-                it.
+            example: an input batch of the model, run once to find the rank of each layer's maps. Without it the rank is
+                that of the layer's class, for GroupNorm and SyncBatchNorm that of the model's convolutions. Required
+                for "nf".
 
-        Raises ValueError where the model has no such layer, and where a strategy finds no trained statistics.
+        Raises ValueError if the model has no such layer, and if a strategy finds no trained statistics.
         """
         if self._norm == NORMALIZER_FREE:
             if example is None:
-                raise ValueError("run.replace: 'nf' follows the model's signal; pass a batch as example=.")
+                raise ValueError("run.replace: 'nf' measures the model's signal on a batch; pass one as example=.")
             return without_normalizers(model, example)  # type: ignore[return-value]
         strategy = strategy_of(self._norm)
         if strategy is None:
@@ -101,15 +102,15 @@ class TrainingRun:
         return self._treatments[-1].model  # type: ignore[return-value]
 
     def advance(self, share: float) -> None:
-        """Say before a step which share of the training, from 0 to 1, is done: "anneal:group" goes by it.
+        """Call before a step with the share of the training, from 0 to 1, that is done; "anneal:group" uses it.
 
-        Nothing happens with other contestants.
+        For other contestants it does nothing.
         """
         for treatment in self._treatments:
             treatment.advance(share)
 
     def finish(self, model: nn.Module, loader: Iterable[Any], forward: Forward | None = None) -> None:
-        """Do what a strategy does after training and before the model is judged; nothing with other contestants.
+        """Do the last step of a strategy, after training and before the evaluation; nothing for other contestants.
 
         "batch:recalibrated" reads `loader`, batches as `normwise.recalibrate` takes them, with its `forward`. A run of
         "batch:recalibrated" or "anneal:group" that returns without this call has failed.
@@ -120,13 +121,13 @@ class TrainingRun:
 
     @property
     def unfinished(self) -> bool:
-        """Whether a strategy still waits for `finish`."""
+        """Whether `finish` must still be called for a strategy."""
         return not all(treatment.ended for treatment in self._treatments)
 
     def report(self, epoch: int, **metrics: float) -> None:
-        """Say what an epoch, counted from 1, has brought: for the progress bar, and for the report's curves.
+        """Report the metrics of an epoch, counted from 1, for the progress bar and the curves of the report.
 
-        What is not a finite number is shown as missing.
+        A value that is not a finite number is shown as missing.
         """
         if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 1:
             raise ValueError(f"run.report: epoch must be an integer of at least 1, received {epoch!r}.")

@@ -29,7 +29,7 @@ from ..training.timing import side_by_side
 from ..training.trainer import Trainer
 from .experiment import Listener, Row
 from .protocol import protocol_of
-from .trial import who_can_run
+from .trial import runnable
 from .tuning import choose_rates
 
 TIMED_STEPS = 10
@@ -62,7 +62,7 @@ class TaskTraining:
                 f"{data.name}: {self.metric.name} is not defined on the held-out split, whose targets are all the "
                 "same; choose another metric."
             )
-        entrants = who_can_run(settings, norms, recipe, data, lambda run: self._steps(run, most=1))
+        entrants = runnable(settings, norms, recipe, data, lambda run: self._steps(run, most=1))
         self.norms, self.missing, self.left_out = entrants
         self.settings = replace(settings, norms=tuple(self.norms))
         self.models = {name: recipe.fingerprint(norm) for name, norm in self.norms.items()}
@@ -95,7 +95,7 @@ class TaskTraining:
         return {run: _key(self._settings_of(run), data, self.models[run.norm], run) for run in runs}
 
     def costs(self, runs: Sequence[Run]) -> dict[int, float]:
-        """Seconds that a run at each batch size takes, by the first steps of the first."""
+        """Estimated seconds of a run at each batch size, from the first steps of the first run."""
         first = {run.batch_size: run for run in reversed(runs)}
         return {size: self._cost(run) for size, run in first.items()}
 
@@ -143,14 +143,14 @@ class TaskTraining:
                 "groups": list(data.groups.names) if data.groups else [],
             },
             "protocol": protocol_of(self.settings, converted=self.recipe.normalizer_free is None),
-            "loss": data.kind.loss_in_words,
+            "loss": data.task_class.loss_in_words,
             "notes": self._notes(),
             "rates": {str(size): self.settings.rate(size) for size in self.settings.batch_sizes},
             "chosen_rates": [[norm, size, rate] for (norm, size), rate in self.rates.items()],
         }
 
     def _notes(self) -> list[str]:
-        """What is worth knowing of the model and the data, in sentences."""
+        """Remarks on the model and the data, in sentences."""
         apart = scales_apart(self.data) if isinstance(self.data, Data) else None
         notes = (apart, small_groups(self.data.groups, self.settings.batch_sizes))
         return [*self.recipe.notes, *(note for note in notes if note)]
@@ -178,7 +178,7 @@ class TaskTraining:
         return Trainer(self._network(run), data, run, settings, self.choices)
 
     def _cost(self, run: Run) -> float:
-        """Seconds that a run takes, by its first steps."""
+        """Estimated seconds of a run, from its first steps."""
         steps = self.data.steps(run.batch_size) * self.settings.epochs
         try:
             return steps * min(self._steps(run, most=TIMED_STEPS))
@@ -189,7 +189,7 @@ class TaskTraining:
             ) from error
 
     def _steps(self, run: Run, most: int) -> list[float]:
-        """Seconds of the first training steps of a network that is thrown away, fewer where they are slow."""
+        """Seconds of the first training steps of a temporary network; fewer steps if they are slow."""
         with isolated(run.seed, self.settings.device, self.settings.threads):
             trainer = self._trainer(run, self.settings, self.data)
             while len(trainer.timed) < most and sum(trainer.timed) < TIMING_SECONDS:
@@ -198,6 +198,6 @@ class TaskTraining:
 
 
 def _key(settings: Settings, data: str, model: str, run: Run) -> str:
-    """Of all that the result of a run depends on; `data` and `model` are fingerprints."""
+    """A hash of everything that determines the result of a run; `data` and `model` are fingerprints."""
     own = [renorm.PROTOCOL] if run.norm == renorm.RENORM else []
     return digest([settings.identity(), data, versions(), model, run, *own])

@@ -17,7 +17,7 @@ from .experiment import Row
 
 # The first process may wait long, for another sweep in its folder, before it begins the next run.
 PATIENCE = timedelta(days=30)
-# How far processes may lie apart that computed one number in orders of their own.
+# The tolerance for one number that each process has summed in a different order.
 ALIKE = 1e-4
 
 TakePart = Callable[[Run, float | None, bool], object]
@@ -29,27 +29,27 @@ def in_several_processes() -> bool:
 
 
 def check_processes(train: bool, alone: bool) -> None:
-    """Raises InputError where torchrun has started processes that cannot do runs together; `train`: there is a user's
-    function, `alone`: each process has been asked for a part of the sweep of its own."""
+    """Raises InputError if torchrun has started processes that cannot do runs together. `train`: whether there is a
+    user's function; `alone`: whether each process was given its own part of the sweep."""
     if in_several_processes():
         if not train:
             raise InputError(
                 f"Our own loop trains in one process, and this is a group of {dist.get_world_size()}; give train=, or "
-                "call compare before the group is made."
+                "call compare before torch.distributed.init_process_group()."
             )
         return
     started = int(os.environ.get("WORLD_SIZE", "1")) if "TORCHELASTIC_RUN_ID" in os.environ else 1
     if started > 1 and train and not alone:
         raise InputError(
-            f"torchrun has started {started} processes that are no group; call torch.distributed.init_process_group() "
-            "before compare(train=...), so that they do each run together."
+            f"torchrun has started {started} processes without a process group; call "
+            "torch.distributed.init_process_group() before compare(train=...), so that they do each run together."
         )
 
 
 class Together:
-    """The processes of torch's default group: the first of them decides what is run, and all of them run it.
+    """The processes of torch's default group: the first of them chooses each run, and all of them do it.
 
-    What they say to each other about the sweep has a group of its own, so that it cannot meet what a training sends.
+    Messages about the sweep have their own process group, so that they cannot mix with those of a training.
     """
 
     def __init__(self) -> None:
@@ -57,13 +57,14 @@ class Together:
         self._group: Any = dist.new_group(timeout=PATIENCE, backend="gloo")
 
     def announce(self, run: Run, rate: float | None, choosing: bool) -> None:
-        """The first process tells the others what all do next."""
+        """The first process tells the others the next run."""
         if self.rank == 0:
             self._tell((tuple(run), rate, choosing))
 
     @contextmanager
     def leading(self) -> Iterator[list[Row]]:
-        """Around the sweep of the first process: the others get the rows put into the list, or learn what failed."""
+        """Context manager for the sweep of the first process: at its end the others get the rows in the list, or the
+        error."""
         rows: list[Row] = []
         try:
             yield rows
@@ -74,9 +75,9 @@ class Together:
         self._tell(rows)
 
     def follow(self, take_part: TakePart) -> list[Row]:
-        """Take part in what the first process announces until it ends; returns its rows.
+        """Take part in the runs that the first process announces until it ends; returns its rows.
 
-        Raises RuntimeError where it ended with an error.
+        Raises RuntimeError if it ended with an error.
         """
         while True:
             told: list[Any] = [None]
@@ -92,7 +93,7 @@ class Together:
     def joined(self, outcome: Row, metric: str) -> Row:
         """The outcome of a run of all processes: that of the first, or the failure of any.
 
-        The others may return the metric or None; one that is theirs alone is a failure.
+        The others may return the same metric or None; a metric that differs from the first one's is a failure.
         """
         outcomes: list[Any] = [None] * self.processes
         dist.all_gather_object(outcomes, outcome, group=self._group)

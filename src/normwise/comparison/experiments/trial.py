@@ -1,4 +1,4 @@
-"""Which contestants can run at all: each is tried for one training step before the sweep."""
+"""Find the contestants that can run: each is tried for one training step before the sweep."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from ..verdicts.cells import listed, spoken
 
 
 class Entrants(NamedTuple):
-    """The contestants that can run, the (norm, batch size) at which one of them cannot, and why, for the reader."""
+    """The contestants that can run, the (norm, batch size) at which one of them cannot, and the reasons in words."""
 
     norms: dict[str, Norm]
     missing: frozenset[tuple[str, int]]
     left_out: list[str]
 
 
-def who_can_run(
+def runnable(
     settings: Settings, norms: Mapping[str, Norm], recipe: Recipe, data: TrainingData, step: Callable[[Run], object]
 ) -> Entrants:
     """Try each contestant with `step`, one training step of a run, from the smallest batch size on.
@@ -39,7 +39,7 @@ def who_can_run(
         for size in settings.batch_sizes if why is None else ():
             why = _why_it_fails(Run(name, size, settings.seeds[0]), recipe, data.name, step)
             if why is None:
-                break  # what runs with a batch runs with a larger one
+                break  # a contestant that runs at this batch size runs at larger ones
             failing[size] = why
         if len(failing) < len(settings.batch_sizes):
             entrants[name] = norm
@@ -54,21 +54,21 @@ def who_can_run(
 
 
 def _unfit(name: str, recipe: Recipe, data: TrainingData) -> str | None:
-    """Why a normalizer has no place in the nets of a recipe, trained on these data."""
+    """Why a normalizer cannot be used in the nets of a recipe with these data; None if it can."""
     if name == BANK:
         return why_no_bank(data.groups) or recipe.why_no_place(REFERENCE)
     return why_unfit(name) or recipe.why_no_place(name)
 
 
 def why_unfit(name: str) -> str | None:
-    """Why a normalizer has no place in any net of a comparison."""
+    """Why a normalizer cannot be used in any net of a comparison; None if it can."""
     if name == BANK:
         return why_no_bank(None)
     if name == "sync" and not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return "it synchronizes over processes, and here is one alone, where it is BatchNorm"
+        return "it synchronizes several processes, and in a single one it is the same as BatchNorm"
     row = row_of(name)
     if row is not None and row.condition:
-        return f"it takes {row.condition} besides x, which no data set of a comparison has"
+        return f"it takes {row.condition} in addition to x, and the data of a comparison have none"
     return None
 
 

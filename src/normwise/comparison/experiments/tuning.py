@@ -21,9 +21,9 @@ def choose_rates(
     tell: Callable[[RateTried], object],
     store: Store | None,
 ) -> dict[tuple[str, int], float]:
-    """The best rate of each contestant at each batch size; what `store` has tried is not tried again.
+    """The best rate of each contestant at each batch size; tries that `store` holds are not repeated.
 
-    `runs` are those that each rate is tried in, `attempt` does one, and `tell` hears of each.
+    Each rate is tried in each of `runs`: `attempt` does one try, and `tell` is called after it.
     """
     grid = [(run, rate) for run in runs for rate in rates]
     known = {key: row for key, row in (store.tries() if store else {}).items() if "value" in row}
@@ -45,8 +45,8 @@ def choose_rates(
 
 
 def best_rate(tries: Iterable[Try], metric: Metric = ACCURACY) -> float:
-    """The rate with the best metric; of equal ones that with the smallest loss, then the smallest; one without a value
-    comes last."""
+    """The rate with the best metric; among equal ones the one with the smallest loss, then the smallest rate. Rates
+    without a value come last."""
 
     def goodness(tried: Try) -> tuple[float, float, float]:
         score = -math.inf if tried.value is None else metric.score(tried.value)

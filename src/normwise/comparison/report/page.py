@@ -1,4 +1,4 @@
-"""The report as one HTML file that needs nothing beside itself."""
+"""The report as one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from ..verdicts.tables import GAPS, Table, tables, titled
 from . import results, sections
 from .palette import Style, styles
 from .pictures import MOMENTS, TIMES, against_batch_size, learning_curves, one_by_one, pareto, signal, sites
-from .words import About, dates, extent, partial, rate_note, what_for
+from .words import About, dates, extent, partial, rate_note, subject_of
 
 HERE = Path(__file__).parent
 _HOW_TO_READ = (
-    "Means over the seeds; the bars are one standard deviation, of shares cut at 0 and 100 %, the dots single runs, a "
-    "cross is a diverged run. Where few lie far below all others, the axis is broken, and they have the strip below "
-    "the dotted lines. The gap is the held-out metric with the statistics of training minus that of evaluation."
+    "Means over the seeds. Bars are one standard deviation (of shares cut off at 0 and 100 %), dots single runs, "
+    "crosses diverged runs. If a few values lie far below all others, the axis is broken and they are in the strip "
+    "below the dotted lines. The gap is the held-out metric with the statistics of training minus that of evaluation."
 )
 _HOW_TO_READ_VALUES = "Means over the seeds; the bars are one standard deviation, the dots single runs."
-# More lines than this are not told apart in one picture.
+# With more lines than this in one picture they cannot be distinguished.
 TANGLE = 7
 
 
@@ -35,7 +35,7 @@ def write_report(
     """Write the report of `rows` to `path`, as a whole or not at all.
 
     `about` is what `settings.json` holds, `command` the command line that repeats the sweep. A browser loads the page
-    again after `refresh` seconds. Rows may be missing; ValueError where there is none.
+    again after `refresh` seconds. Rows may be missing; without any row it raises ValueError.
     """
     files.replace(path, build_page(rows, about, command, refresh))
 
@@ -43,7 +43,7 @@ def write_report(
 def build_page(rows: Sequence[Row], about: About, command: str | None = None, refresh: int | None = None) -> str:
     """The whole page."""
     summary = summarize(rows, about["settings"].get("looks", 0))
-    heading = f"Which normalizer for {what_for(about)}?"
+    heading = f"Which normalizer for {subject_of(about)}?"
     notice = partial(rows, about)
     parts = [
         f"<h1>{escape(heading)}</h1>",
@@ -69,25 +69,25 @@ def _pictures(summary: Summary, rows: Sequence[Row]) -> str:
     judged, *others = tables(summary)
     gap = [table for table in others if table.quantity in GAPS]
     cost = [table for table in others if table.quantity not in GAPS]
-    looks = styles(judged.norms)
+    style_of = styles(judged.norms)
     overview = _one_by_one if len(judged.norms) > TANGLE else _together
     parts = [
-        sections.legend(judged.norms, looks),
+        sections.legend(judged.norms, style_of),
         f"<h2>{escape(_heading(summary))}</h2>",
         f"<p>{_HOW_TO_READ_VALUES if summary.metric.own else _HOW_TO_READ}</p>",
-        overview([judged, *gap], rows, looks),
+        overview([judged, *gap], rows, style_of),
     ]
     if cost:
-        shown = sections.pictures([against_batch_size(table, rows, looks) for table in cost], "cost")
-        parts += ["<h2>Cost</h2>", "<p>On logarithmic scales.</p>", shown, _worth(judged, cost, looks)]
+        shown = sections.pictures([against_batch_size(table, rows, style_of) for table in cost], "cost")
+        parts += ["<h2>Cost</h2>", "<p>On logarithmic scales.</p>", shown, _worth(judged, cost, style_of)]
     if any(row["curve"] for row in rows):
         parts += [
             "<h2>Learning curves</h2>",
             "<p>Mean over the seeds in the range of the runs. A diverged run is dotted and ends in a cross.</p>",
-            _curves(judged, rows, looks),
+            _curves(judged, rows, style_of),
         ]
     if sites(rows):
-        parts += ["<h2>The signal at each normalization site</h2>", _signals(judged, rows, looks)]
+        parts += ["<h2>The signal at each normalization site</h2>", _signals(judged, rows, style_of)]
     return "\n".join(parts)
 
 
@@ -99,53 +99,53 @@ def _heading(summary: Summary) -> str:
     return f"{name[0].upper()}{name[1:]} and train-eval gap"
 
 
-def _worth(judged: Table, cost: Sequence[Table], looks: dict[str, Style]) -> str:
-    """What each contestant brings for what it costs, at each batch size."""
-    found = [pareto(judged, table, size, looks) for size in judged.batch_sizes for table in cost]
+def _worth(judged: Table, cost: Sequence[Table], style_of: dict[str, Style]) -> str:
+    """The metric of each contestant against its cost, at each batch size."""
+    found = [pareto(judged, table, size, style_of) for size in judged.batch_sizes for table in cost]
     shown = [picture for picture in found if picture is not None]
     if not shown:
         return ""
     return (
-        "<h2>Worth its cost?</h2><p>Rings and the dotted line mark the front: nobody is better and cheaper at once.</p>"
+        "<h2>Worth its cost?</h2><p>Rings and the dotted line mark the front: no other is both better and cheaper.</p>"
         f"{sections.pictures(shown, 'worth')}"
     )
 
 
-def _together(shown: Sequence[Table], rows: Sequence[Row], looks: dict[str, Style]) -> str:
-    return sections.pictures([against_batch_size(table, rows, looks) for table in shown], "accuracy")
+def _together(shown: Sequence[Table], rows: Sequence[Row], style_of: dict[str, Style]) -> str:
+    return sections.pictures([against_batch_size(table, rows, style_of) for table in shown], "accuracy")
 
 
-def _one_by_one(shown: Sequence[Table], rows: Sequence[Row], looks: dict[str, Style]) -> str:
-    """Small pictures, one for each normalizer, as no eye takes in so many lines together."""
+def _one_by_one(shown: Sequence[Table], rows: Sequence[Row], style_of: dict[str, Style]) -> str:
+    """Small pictures, one for each normalizer, because so many lines in one picture are unreadable."""
     return "\n".join(
-        f"<h3>{escape(titled(table.quantity))}: each before all others in grey</h3>"
-        f"{sections.pictures(one_by_one(table, rows, looks), f'small-{table.quantity.field}', small=True)}"
+        f"<h3>{escape(titled(table.quantity))}: each normalizer, with all others in grey</h3>"
+        f"{sections.pictures(one_by_one(table, rows, style_of), f'small-{table.quantity.field}', small=True)}"
         for table in shown
     )
 
 
-def _curves(table: Table, rows: Sequence[Row], looks: dict[str, Style]) -> str:
-    """All batch sizes side by side; of many normalizers those of the first are open."""
+def _curves(table: Table, rows: Sequence[Row], style_of: dict[str, Style]) -> str:
+    """The learning curves at all batch sizes; with many normalizers only the first batch size is unfolded."""
     fields = list(dict.fromkeys(name for row in rows for point in row["curve"] for name in point if name != "epoch"))
     fields.sort(key=(table.quantity.row_field, "train_loss", *fields).index)
     if len(table.norms) <= TANGLE:
-        shown = [learning_curves(rows, size, field, looks) for size in table.batch_sizes for field in fields]
+        shown = [learning_curves(rows, size, field, style_of) for size in table.batch_sizes for field in fields]
         return sections.pictures(shown, "curves")
     parts = []
     for i, size in enumerate(table.batch_sizes):
-        shown = sections.pictures([learning_curves(rows, size, field, looks) for field in fields], f"curves-{size}")
+        shown = sections.pictures([learning_curves(rows, size, field, style_of) for field in fields], f"curves-{size}")
         parts.append(f"<details{' open' if i == 0 else ''}><summary>Batch size {size}</summary>{shown}</details>")
     return "\n".join(parts)
 
 
-def _signals(table: Table, rows: Sequence[Row], looks: dict[str, Style]) -> str:
+def _signals(table: Table, rows: Sequence[Row], style_of: dict[str, Style]) -> str:
     names = "".join(f"<li>{escape(name)}</li>" for name in sites(rows))
     parts = [
-        "<p>What arrives at the input of each normalizer, before it normalizes, from the first site to the last. "
+        "<p>The signal at the input of each normalizer, before normalization, from the first site to the last. "
         "Logarithmic scales, the same for both times.</p>"
     ]
     for i, size in enumerate(table.batch_sizes):
-        shown = [signal(rows, size, moment, time, looks) for moment in MOMENTS for time in TIMES]
+        shown = [signal(rows, size, moment, time, style_of) for moment in MOMENTS for time in TIMES]
         parts.append(
             f"<details{' open' if i == 0 else ''}><summary>Batch size {size}</summary>"
             f"{sections.pictures(shown, f'signal-{size}')}</details>"

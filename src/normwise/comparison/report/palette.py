@@ -1,4 +1,4 @@
-"""One colour and one marker per normalizer, the same in every picture; markers alone tell them apart, too."""
+"""One colour and one marker per normalizer, the same in every picture; the markers alone identify them, too."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ...pages.palette import SERIES
 
 @dataclass(frozen=True)
 class Style:
-    """The look of one normalizer: `color` as #rrggbb, `symbol` as plotly names it, `glyph` the same as a character."""
+    """The style of one normalizer: `color` as #rrggbb, `symbol` as plotly names it, `glyph` the same as a character."""
 
     color: str
     symbol: str

@@ -1,4 +1,4 @@
-"""All results in one table that the reader sorts, the rows to take along, and what was not run."""
+"""All results in one sortable table, downloads of the rows, and the runs that are missing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LONG = 24
 
 
 def sortable(summary: Summary) -> str:
-    """A line for each contestant at each batch size; a press on a heading sorts by its column."""
+    """A table with a line for each contestant at each batch size; a click on a heading sorts by its column."""
     shown = tables(summary)
     heads = ("Normalizer", "Batch size", *(titled(table.quantity) for table in shown), "Runs")
     head = "".join(
@@ -49,7 +49,7 @@ def _figure(table: Table, norm: str, size: int) -> str:
 
 
 def downloads(rows: Sequence[Row]) -> str:
-    """Buttons that save the rows, which the page holds, as CSV and as JSON."""
+    """Buttons that save the rows in the page as CSV and as JSON."""
     held = json.dumps({"csv": to_csv(rows), "json": json.dumps(list(rows))}).replace("<", "\\u003c")
     return (
         '<p class="downloads"><button type="button" data-save="csv">Save the rows as CSV</button> '
@@ -59,7 +59,7 @@ def downloads(rows: Sequence[Row]) -> str:
 
 
 def not_run(rows: Sequence[Row], about: About) -> str:
-    """What of the sweep has no row, and why; nothing where all has."""
+    """The runs of the sweep without a row, and why; empty if all runs have one."""
     sentences = [*about["left_out"], *_stopped(rows, about), *_outstanding(rows, about)]
     items = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
     return f"<h2>What was not run, and why</h2><ul>{items}</ul>" if items else ""
@@ -78,7 +78,7 @@ def _stopped(rows: Sequence[Row], about: About) -> list[str]:
 
 
 def _outstanding(rows: Sequence[Row], about: About) -> list[str]:
-    """Runs that nothing stopped and that are not done, by contestant and batch size."""
+    """Runs that were not stopped and are not done yet, by contestant and batch size."""
     settings = about["settings"]
     done = {(row["norm"], row["batch_size"], row["seed"]) for row in rows}
     stops = stops_among(rows, _places(about), settings["looks"]) if settings.get("looks") else None

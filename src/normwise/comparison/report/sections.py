@@ -18,7 +18,7 @@ MOST_SHOWN = 7
 
 
 def verdict(summary: Summary, remark: str | None) -> str:
-    """The recommendation, its evidence, of much the first, and a remark for the reader."""
+    """The recommendation, its evidence (the first sentences, the rest folded) and a remark for the reader."""
     sentences = [f"<li>{escape(sentence)}</li>" for sentence in summary.evidence]
     shown = len(sentences) if len(sentences) <= MOST_SHOWN + 1 else MOST_SHOWN
     rest = "".join(sentences[shown:])
@@ -33,7 +33,7 @@ def verdict(summary: Summary, remark: str | None) -> str:
 
 
 def numbers(summary: Summary) -> str:
-    """All tables, with what their marks mean."""
+    """All tables, with the meaning of their marks."""
     note = divergence_note(summary)
     return (
         f'<div class="tables">{"".join(map(_table, tables(summary)))}</div>'
@@ -65,7 +65,7 @@ def _cell(table: Table, norm: str, batch_size: int) -> str:
 
 
 def with_spread(text: str) -> str:
-    """A cell's text with what comes after its mean in a span of its own."""
+    """A cell's text with everything after the mean in a separate span."""
     figure, plus_minus, spread = text.partition(" ±")
     return f'{figure}<span class="spread">{plus_minus}{spread}</span>' if spread else text
 
@@ -104,7 +104,7 @@ def _plot(picture: Picture, name: str) -> str:
 
 
 def chosen_rates(about: About) -> str:
-    """The learning rate of each contestant, where each has its own."""
+    """The learning rate of each contestant, if they were chosen one by one."""
     chosen = {(norm, size): rate for norm, size, rate in about.get("chosen_rates", ())}
     if not chosen:
         return ""
@@ -132,7 +132,7 @@ def protocol(rows: Sequence[Row], about: About, rule: str) -> str:
 
 
 def ended_early(rows: Sequence[Row]) -> str:
-    """One line for each run that diverged or failed, with its traceback; nothing where none did."""
+    """One line for each run that diverged or failed, with its traceback; empty if none did."""
     parts = []
     for status, heading in (("diverged", "Diverged runs"), ("failed", "Failed runs")):
         items = "".join(map(_ended_run, [row for row in rows if row["status"] == status]))

@@ -1,4 +1,4 @@
-"""What the report says in words: counts, dates, definitions."""
+"""The sentences of the report: counts, dates, definitions."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from ..verdicts.sequential import stops_among
 About = Mapping[str, Any]
 
 MEANINGS = {
-    "rmse": "Root of the mean squared error, in the unit of the target; of several targets the mean.",
-    "mae": "Mean absolute error, in the unit of the target; of several targets the mean.",
-    "r2": "1 minus the squared error over that of the held-out mean; of several targets the mean.",
-    "dice": "2 |A ∩ B| / (|A| + |B|) of the answered and the right pixels of a class, mean over the classes.",
-    "iou": "|A ∩ B| / |A ∪ B| of the answered and the right pixels of a class, mean over the classes.",
+    "rmse": "Root of the mean squared error, in the unit of the target; for several targets the mean.",
+    "mae": "Mean absolute error, in the unit of the target; for several targets the mean.",
+    "r2": "1 minus the squared error over that of the held-out mean; for several targets the mean.",
+    "dice": "2 |A ∩ B| / (|A| + |B|) of the predicted and the true pixels of a class, mean over the classes.",
+    "iou": "|A ∩ B| / |A ∪ B| of the predicted and the true pixels of a class, mean over the classes.",
     "f1": "Harmonic mean of precision and recall of a class among the tokens that count, mean over the classes.",
-    "accuracy": "Share of the tokens that count answered right.",
+    "accuracy": "Share of the tokens that count whose class is predicted correctly.",
     "perplexity": "The exponential of the mean cross-entropy of a token in nats.",
 }
 
 
 def planned_runs(about: About) -> int:
-    """How many runs the whole sweep has; a normalizer may be missing at a batch size."""
+    """The number of runs in the whole sweep; a normalizer may be missing at a batch size."""
     settings = about["settings"]
     cells = len(settings["norms"]) * len(settings["batch_sizes"]) - len(about.get("missing", ()))
     return cells * len(settings["seeds"])
 
 
-def what_for(about: About) -> str:
-    """What was trained: a model on data, or the function that trains."""
+def subject_of(about: About) -> str:
+    """The subject of the sweep: a model on data, or the function that trains."""
     model, data = about["settings"]["model"], about["data"]
     return f"{model} on {data['name']}" if data else model
 
 
 def extent(rows: Sequence[Row], about: About) -> str:
-    """What was run, in one sentence.
+    """The runs in one sentence.
 
     >>> settings = {"norms": ["batch", "none"], "batch_sizes": [2], "seeds": [0, 1], "epochs": 5}
     >>> extent([], {"settings": settings})
@@ -62,7 +62,7 @@ def extent(rows: Sequence[Row], about: About) -> str:
 
 
 def partial(rows: Sequence[Row], about: About) -> str | None:
-    """What is missing of an unfinished sweep."""
+    """A sentence on the missing runs of an unfinished sweep; None for a finished one."""
     planned = planned_runs(about)
     if len(rows) >= planned or _stopped(rows, about):
         return None
@@ -70,7 +70,7 @@ def partial(rows: Sequence[Row], about: About) -> str | None:
 
 
 def _stopped(rows: Sequence[Row], about: About) -> bool:
-    """Whether all that is missing was stopped, as far behind or decided."""
+    """Whether all missing runs were stopped because their contestant is behind or their batch size decided."""
     settings, missing = about["settings"], {tuple(place) for place in about.get("missing", ())}
     if not settings.get("looks"):
         return False
@@ -82,7 +82,7 @@ def _stopped(rows: Sequence[Row], about: About) -> bool:
 
 
 def rate_note(about: About) -> str | None:
-    """What a reader has to know who compares contestants that shared one learning rate."""
+    """A remark for comparisons in which all contestants share one learning rate."""
     settings = about["settings"]
     if settings.get("lrs") or is_own(settings) or len(settings["norms"]) < 2:
         return None
@@ -110,9 +110,9 @@ def definitions(rows: Sequence[Row], about: About) -> list[tuple[str, str]]:
         _metric_in_words(metric, about["data"]["test_samples"]),
         (
             f"Train-eval gap{', points' if metric.share else ''}",
-            f"{metric.name.capitalize()} on the same held-out samples with the normalizers in training mode, so with "
-            f"the statistics of each batch of that batch size{_by_group(about)}, minus that in evaluation mode. Only "
-            "normalizers that switch statistics between the two modes, as BatchNorm does, can have one.",
+            f"{metric.name.capitalize()} on the same held-out samples with the normalizers in training mode (with "
+            f"the statistics of each batch of that batch size{_by_group(about)}), minus that in evaluation mode. Only "
+            "normalizers whose statistics differ between the two modes, such as BatchNorm, can have a gap.",
         ),
         ("Training loss", f"{about.get('loss', 'Cross-entropy in nats')}, mean over the steps of the epoch."),
         (
@@ -122,8 +122,8 @@ def definitions(rows: Sequence[Row], about: About) -> list[tuple[str, str]]:
         ),
         (
             "Peak memory, MB",
-            "Parameters, buffers and optimizer state plus the peak of what one training step allocates; the largest "
-            f"over the seeds. 1 MB is 10⁶ bytes; the data do not count. Measured with: {kinds}.",
+            "Parameters, buffers and optimizer state plus the peak of one training step's allocations; the largest "
+            f"over the seeds. 1 MB is 10⁶ bytes; the data are not counted. Measured with: {kinds}.",
         ),
         (
             "Squared channel mean, channel variance",
@@ -139,7 +139,8 @@ def _metric_in_words(metric: Metric, samples: int) -> tuple[str, str]:
     if metric == ACCURACY:
         return (
             "Test accuracy, %",
-            f"Share of the {samples} held-out samples answered right in evaluation mode after the last epoch: {over}. "
+            f"Share of the {samples} held-out samples classified correctly in evaluation mode after the last epoch: "
+            f"{over}. "
             f"One sample is {100 / samples:.2g} %.",
         )
     return (
@@ -150,13 +151,14 @@ def _metric_in_words(metric: Metric, samples: int) -> tuple[str, str]:
 
 
 def _definitions_of_own(about: About, kinds: str) -> list[tuple[str, str]]:
-    """The quantities of a training that is the user's own."""
+    """The quantities of a user's own training."""
     settings = about["settings"]
-    memory = [("Peak memory, MB", f"The most that a run had allocated. 1 MB is 10⁶ bytes. Measured with: {kinds}.")]
+    memory = [("Peak memory, MB", f"The largest allocation of a run. 1 MB is 10⁶ bytes. Measured with: {kinds}.")]
     return [
         (
             settings["metric"],
-            f"What {settings['model']} returned: mean ± standard deviation over the seeds (n − 1 in the denominator); "
+            f"The value that {settings['model']} returned: mean ± standard deviation over the seeds (n − 1 in the "
+            "denominator); "
             f"{'more' if settings['direction'] == 'max' else 'less'} is better.",
         ),
         (
@@ -189,7 +191,7 @@ def _by_group(about: About) -> str:
 
 
 def _mini_batches(about: About) -> list[tuple[str, str]]:
-    """How the samples come together, where that is by groups."""
+    """How mini-batches are made, if they are made by groups."""
     key, names = about["settings"].get("batches_by"), (about["data"] or {}).get("groups", ())
     if not key:
         return []

@@ -1,4 +1,4 @@
-"""A sweep in several processes of this machine, which fill one folder together."""
+"""A sweep in several processes of this machine, which share one folder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ..settings import InputError, Run
 from ..storage import Store
 from .sweep import Listener, Sweep, grouped
 
-# How often a run may end the process that does it, and how many processes may end before they begin a run.
+# How often a run may end its process, and how many processes may end before they begin a run.
 MOST_DEATHS, MOST_FALSE_STARTS = 3, 3
 LOOK_AROUND = 1.0
 MOST_TIMED_SEEDS = 3
@@ -31,7 +31,7 @@ MOST_TIMED_SEEDS = 3
 
 @contextmanager
 def threads_of_each(jobs: int) -> Iterator[int]:
-    """The threads of one of `jobs` processes, which are torch's in the block."""
+    """The number of threads for one of `jobs` processes; inside the block torch uses this number."""
     before = torch.get_num_threads()
     threads = before if jobs == 1 else max(1, _processors() // jobs)
     torch.set_num_threads(threads)
@@ -42,12 +42,12 @@ def threads_of_each(jobs: int) -> Iterator[int]:
 
 
 def _processors() -> int:
-    """Those that this process may use, where the system tells."""
+    """The number of processors that this process may use; all of them if the system does not tell."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_jobs(jobs: int) -> None:
-    """Raises InputError for what is no number of processes."""
+    """Raises InputError for an invalid number of processes."""
     if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1:
         raise InputError(f"jobs must be how many processes do runs at a time, at least 1; received {jobs!r}.")
 
@@ -57,8 +57,9 @@ def run_in_processes(
 ) -> list[Row]:
     """The rows of all runs, done by `jobs` processes of so many threads.
 
-    Step times are measured first, while nothing else runs. A process that dies loses its claim, its run is done by
-    another one, and a new process takes its place; a run that ends `MOST_DEATHS` processes has failed.
+    Step times are measured first, while nothing else runs. If a process ends during a run, its claim is released,
+    another process does the run, and a new process replaces it. A run that has ended `MOST_DEATHS` processes has
+    failed.
     """
     sweep.begin(on_event, store, jobs)
     _measure_step_times(sweep, store)
@@ -74,7 +75,7 @@ def run_in_processes(
 
 
 def _measure_step_times(sweep: Sweep, store: Store) -> None:
-    """Of the first seeds; of more they would take long, and say nothing new."""
+    """Measure the step times with the first seeds only; more seeds would take long and add no information."""
     timed = sweep.experiment.settings.seeds[:MOST_TIMED_SEEDS]
     for group in grouped([run for run in sweep.runs if run not in sweep.rows]):
         found = sweep.step_times(group) if group[0].seed in timed else {run.norm: None for run in group}
@@ -116,7 +117,7 @@ class _Crew:
         return any(worker.run is not None for worker in self.workers)
 
     def listen(self) -> None:
-        """Take in what the workers say until one of them is silent for a while or dead."""
+        """Handle the messages of the workers until there are none for a while or a worker has ended."""
         if not self.workers:
             self._look_around()
             return
@@ -135,7 +136,7 @@ class _Crew:
             worker.connection.close()
 
     def _look_around(self) -> None:
-        """All workers have ended by themselves: nothing is left, or nothing that fits into the budget."""
+        """Detect that all workers have finished: no run is left, or none that fits into the budget."""
         for run in self.sweep.pending():
             with self.sweep.claim(run):
                 pass
@@ -176,7 +177,7 @@ class _Crew:
         self.hire()
 
     def _give_up(self, run: Run, exit_code: int | None) -> None:
-        """Record that a run ends whatever process does it."""
+        """Record a run that ended every process that did it as failed."""
         with self.sweep.claim(run) as mine:
             if not mine:
                 return
@@ -187,14 +188,14 @@ class _Crew:
 def _work(
     request: Request, part: tuple[int, int], budget: float, folder: Path, threads: int, out: connection.Connection
 ) -> None:
-    """What a worker does: the same sweep in the same folder, told to its head event by event."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the head's, which ends the workers
+    """The main function of a worker: do the same sweep in the same folder, and send each event to the parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and ends the workers
     threading.Thread(target=_end_with_the_head, daemon=True).start()
     torch.set_num_threads(threads)
     try:
         with Store(folder) as store:
             Sweep(open_experiment(request), part, budget).run(out.send, store)
-    except InputError as error:  # such as a full disk: what it says is for the caller of the head
+    except InputError as error:  # such as a full disk: the parent raises it for its caller
         out.send(error)
 
 

@@ -1,4 +1,4 @@
-"""A sweep on a Ray cluster: each run is a task, which Ray repeats where its machine is lost."""
+"""A sweep on a Ray cluster: each run is a task, which Ray repeats if its machine is lost."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _one_run(asked: bytes, run: tuple[str, int, int]) -> Row:
 
 @lru_cache(maxsize=1)
 def _sweep_of(asked: bytes) -> Sweep:
-    """What a worker builds once for all its tasks."""
+    """The sweep that a worker builds once for all its tasks."""
     request, rates, threads = pickle.loads(asked)
     torch.set_num_threads(threads)
     experiment = open_experiment(request)
@@ -79,7 +79,7 @@ def _sweep_of(asked: bytes) -> Sweep:
 
 
 def _imported() -> Any:
-    """Ray itself, and no folder of that name, which Python takes for a package."""
+    """The module ray; a folder named ray, which Python imports as an empty package, does not count."""
     try:
         import ray  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError:
@@ -95,14 +95,14 @@ def _connected(address: str) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
-    # Workers import what is compared from where this process does.
+    # Workers import the compared code from the same directories as this process.
     environment = {"env_vars": {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}}
     try:
         ray.init(address=address, runtime_env=environment, log_to_driver=False, include_dashboard=False)
-    except Exception as error:  # Ray raises ConnectionError, ValueError, RuntimeError and its own kinds
+    except Exception as error:  # Ray raises ConnectionError, ValueError, RuntimeError and its own classes
         raise InputError(
-            f"ray={address!r}: no cluster is reached there ({type(error).__name__}); write its address, 'auto' on one "
-            "of its machines, or 'local' for this machine alone."
+            f"ray={address!r}: no cluster can be reached there ({type(error).__name__}); write its address, 'auto' on "
+            "one of its machines, or 'local' for this machine alone."
         ) from error
     try:
         yield ray

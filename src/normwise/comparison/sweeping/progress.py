@@ -1,4 +1,4 @@
-"""How much of a sweep's work is done, and how long the rest takes."""
+"""The share of a sweep's work that is done, and the estimated time for the rest."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from ..settings import Run
 
 
 class Progress:
-    """Runs cost what a timed step predicts for their batch size; the prediction is corrected by the runs so far.
-    `at_once` of them are done at a time.
+    """The progress of a sweep. The time of a run is predicted from a timed step at its batch size, and the prediction
+    is corrected by the finished runs. `at_once` runs are done at the same time.
 
     >>> progress = Progress([Run("batch", 2, 0), Run("batch", 8, 0)], cost={2: 30.0, 8: 10.0}, finished=[])
     >>> progress.finish(Run("batch", 8, 0), seconds=20.0)
@@ -30,7 +30,7 @@ class Progress:
         self.predicted = self.spent = 0.0
 
     def finish(self, run: Run, seconds: float) -> None:
-        """A run has ended after so many seconds."""
+        """Record that a run has ended after so many seconds."""
         self.done += 1
         self.predicted += self.cost[run.batch_size]
         self.spent += seconds

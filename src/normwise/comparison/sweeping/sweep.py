@@ -19,14 +19,14 @@ from ..storage import Store, stamp
 from ..verdicts.sequential import stops_among
 from .progress import Progress
 
-# Seconds between two looks at what other processes have done.
+# Seconds between two checks for results of other processes.
 WAIT = 0.5
 
 
 class Sweep:
-    """The runs of one experiment, or one part of them: `part` is its number, counted from 1, and how many there are.
+    """The runs of one experiment, or one part of them: `part` is (number of the part from 1, number of parts).
 
-    `budget` is the seconds after which no run may end, as far as the runs so far tell.
+    `budget` is a time limit in seconds: a run is started only if it will probably end before it.
     """
 
     def __init__(self, experiment: Experiment, part: tuple[int, int] = (1, 1), budget: float = math.inf) -> None:
@@ -45,7 +45,7 @@ class Sweep:
     def run(self, on_event: Listener | None, store: Store | None) -> list[Row]:
         """Do the runs that `store` does not hold yet; returns the rows of all runs in the order of the plan.
 
-        What another process is doing in the same folder is waited for, and done here if that process dies.
+        It waits for runs of other processes in the same folder, and does them here if such a process dies.
         """
         self.begin(on_event, store)
         while pending := self.pending():
@@ -58,7 +58,7 @@ class Sweep:
         return self.finished()
 
     def begin(self, on_event: Listener | None, store: Store | None, at_once: int = 1) -> None:
-        """Prepare, see what is done already, and say so; `at_once` runs will be done at a time."""
+        """Prepare the sweep, find the finished runs and report them; `at_once` runs will be done at the same time."""
         self.tell, self.store = on_event or self.tell, store
         self.experiment.prepare(self.runs, self.tell, store)
         self.keys = self.experiment.keys(self.plan)
@@ -74,8 +74,8 @@ class Sweep:
             self.tell(RunSkipped(run=run, row=row, **self.state()))
 
     def pending(self) -> list[Run]:
-        """What is to be done next: all that is left, or, where some may be stopped, what is left of the first seed that
-        not all have. Runs that would not fit into the budget are left out."""
+        """The next runs: all that are left or, if runs may be stopped, those left of the first unfinished seed. Runs
+        that would not fit into the budget are left out."""
         pending = [run for run in self.runs if run not in self.rows]
         looks = self.experiment.settings.looks
         if looks and pending:
@@ -99,7 +99,7 @@ class Sweep:
         return self.experiment.step_times(runs)
 
     def state(self, run: Run | None = None, part: float = 0.0, seconds: float = 0.0) -> dict[str, Any]:
-        """How far the sweep is, with `part` of a run that takes since `seconds`, as events have it."""
+        """The progress fields of an event; `run` has been running for `seconds` and is done to the share `part`."""
         return {
             "done": self.progress.done,
             "total": self.progress.total,
@@ -109,7 +109,7 @@ class Sweep:
 
     @contextmanager
     def claim(self, run: Run) -> Iterator[bool]:
-        """Whether a run is to be done by this process: nobody else does it or has done it in the meantime."""
+        """Whether this process should do a run: no other process is doing it or has done it in the meantime."""
         if self.store is None:
             yield True
             return
@@ -123,18 +123,18 @@ class Sweep:
             yield free and not done
 
     def write(self, run: Run, row: Row) -> None:
-        """Keep the row of a run that is done here."""
+        """Add the key to the row of a run that was done here, and store it."""
         row = {"key": self.keys[run], **row}
         if self.store:
             self.store.append(row)
         self.take(run, row)
 
     def lost(self, run: Run, message: str) -> Row:
-        """The row of a run that ends whatever process does it."""
+        """The row of a run that ended every process that did it."""
         return run._asdict() | self.experiment.lost(message) | _done(time.perf_counter(), datetime.now(timezone.utc))
 
     def take(self, run: Run, row: Row) -> None:
-        """A run is finished, and its row is kept."""
+        """Record that a run is finished, and keep its row."""
         self.rows[run] = row
         self.progress.finish(run, row["seconds"])
         self.tell(RunFinished(run=run, row=row, **self.state()))
@@ -166,7 +166,7 @@ class Sweep:
         }
 
     def _times_once(self, group: Sequence[Run]) -> Mapping[str, float | None]:
-        """The step times of a group, asked for when the first of its runs is done here."""
+        """The step times of a group, measured when the first of its runs is done here."""
         at = group[0].seed, group[0].batch_size
         if at not in self._step_ms:
             self._step_ms[at] = self.step_times(group)
@@ -183,7 +183,7 @@ class Sweep:
 
 
 def _done(begin: float, started: datetime) -> Row:
-    """What every row says of its run."""
+    """The fields that every row has: times and versions."""
     seconds = time.perf_counter() - begin
     return {"seconds": seconds, "started": started.isoformat(timespec="microseconds"), "versions": versions()}
 
@@ -225,8 +225,8 @@ def parse_shard(shard: str | None) -> tuple[int, int]:
 
 
 def planned(experiment: Experiment) -> list[Run]:
-    """A seed at a time, large batches (the short runs) first, all normalizers of a batch size together: whenever the
-    sweep is stopped, what is finished can be compared."""
+    """The runs in order: seed by seed, large batches (the short runs) first, all normalizers of a batch size together.
+    So the finished runs can be compared whenever the sweep is stopped."""
     settings = experiment.settings
     sizes = sorted(settings.batch_sizes, reverse=True)
     grid = itertools.product(settings.seeds, sizes, settings.norms)

@@ -15,7 +15,7 @@ from .task import Task as Task
 from .task import tensor_of as tensor_of
 
 TASKS: dict[str, type[Task]] = {
-    kind.name: kind for kind in (Classification, Regression, Segmentation, Labelling, Language)
+    task.name: task for task in (Classification, Regression, Segmentation, Labelling, Language)
 }
 
 

@@ -1,4 +1,4 @@
-"""What tasks with class numbers as targets share."""
+"""The common part of tasks with class numbers as targets."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _added(x: Tensor) -> Tensor:
 
 
 def class_counts(answers: Tensor, y: Tensor, classes: int) -> Tensor:
-    """float64 `[n, 3 K]`: for each sample how often each class is answered rightly, is answered, and is right."""
+    """float64 `[n, 3 K]`: for each sample and class the number of true positives, predictions, and targets."""
     counted = y != IGNORED
     hits = torch.where(counted & (answers == y), answers, classes)
     each = [hits, torch.where(counted, answers, classes), torch.where(counted, y, classes)]
@@ -56,7 +56,7 @@ def class_counts(answers: Tensor, y: Tensor, classes: int) -> Tensor:
 
 
 def overlaps(total: Tensor, classes: int) -> tuple[float, float]:
-    """Dice coefficient (of tokens: F1) and intersection over union, means over the classes that occur or are answered.
+    """Dice coefficient (F1 for tokens) and intersection over union, means over the classes that occur or are predicted.
 
     .. math:: D_k = 2 |A_k ∩ B_k| / (|A_k| + |B_k|), \\qquad J_k = |A_k ∩ B_k| / |A_k ∪ B_k|
     """

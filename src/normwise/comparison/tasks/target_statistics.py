@@ -1,4 +1,4 @@
-"""What a task has to know of the training targets: how frequent each class is, or mean and spread."""
+"""Statistics of the training targets that a task needs: class frequencies, or mean and standard deviation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class TargetStatistics(NamedTuple):
 
 
 def statistics_of(targets: Iterable[Tensor], classes: int = 0) -> TargetStatistics:
-    """Of targets that come in batches, those that are `IGNORED` aside; of at least so many classes.
+    """The statistics of targets given in batches, without those that are `IGNORED`; at least `classes` classes.
 
     >>> statistics_of([torch.tensor([0, 2]), torch.tensor([2, IGNORED])], 3).counts
     tensor([1, 0, 2])

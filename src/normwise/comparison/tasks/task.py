@@ -1,4 +1,4 @@
-"""What a task is to the loop: how outputs are judged, and what a batch must look like."""
+"""The interface of a task for the training loop: loss, metrics, and checks of targets and outputs."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from ...errors import InputError
 from ..metric import Metric
 from .target_statistics import TargetStatistics
 
-# The pieces of the held-out split of which each is left out once for the interval of a metric.
+# The number of pieces of the held-out split; each is left out once for the interval of a metric.
 PIECES = 20
 
 
 class Task(ABC):
     """Loss and metrics of one kind of target, for data with these `classes` (in regression: target columns).
 
-    `sums` gives for each sample what its metrics are made of, `values` makes them of the total: so they are those of
-    the whole held-out split however it is cut into batches. `metrics[0]` is judged where nobody asks for another.
+    `sums` returns for each sample the terms of the metrics, and `values` computes the metrics from their total: so they
+    are those of the whole held-out split, whatever the batches. `metrics[0]` is the default metric.
     """
 
     name: ClassVar[str]
     metrics: ClassVar[tuple[Metric, ...]]
-    #: What `compare` takes where nothing else is asked for.
+    #: The defaults of `compare`.
     model: ClassVar[str]
     data: ClassVar[str]
     norms: ClassVar[tuple[str, ...]]
@@ -34,7 +34,7 @@ class Task(ABC):
     epochs: ClassVar[int]
     #: The loss, in words for the report.
     loss_in_words: ClassVar[str]
-    #: Whether the number of the held-out samples does not say how exactly they measure the metrics.
+    #: Whether the confidence interval of a metric cannot be computed from the number of held-out samples alone.
     needs_interval: ClassVar[bool] = True
     #: Whether samples are whole numbers that a model embeds.
     takes_ids: ClassVar[bool] = False
@@ -48,25 +48,25 @@ class Task(ABC):
 
     @abstractmethod
     def sums(self, output: Any, y: Tensor) -> Tensor:
-        """float64 `[n, k]`: of each sample what adds up to the metrics."""
+        """float64 `[n, k]`: for each sample the terms whose totals determine the metrics."""
 
     @abstractmethod
     def values(self, total: Tensor) -> dict[str, float]:
-        """The metrics by name, and the mean `loss`, of the `[k]` sums over all samples."""
+        """The metrics by name, and the mean `loss`, from the `[k]` sums over all samples."""
 
     @abstractmethod
     def constant(self, y: Tensor) -> Tensor:
-        """The outputs of the best that can be answered without looking at the samples."""
+        """The outputs of the best answer that does not depend on the samples."""
 
     @staticmethod
     @abstractmethod
     def targets(name: str, x: Tensor, y: Tensor) -> Tensor:
-        """The targets of some samples in the task's own type and shape; InputError where they cannot be that."""
+        """The targets of some samples, converted to the task's dtype and shape; InputError if that is impossible."""
 
     @staticmethod
     @abstractmethod
     def check_output(name: str, output: Any, x: Tensor, classes: int) -> None:
-        """Raises InputError where a model gives what the task cannot take."""
+        """Raises InputError if the output of a model does not fit the task."""
 
     def interval(self, sums: Tensor, metric: str) -> float | None:
         """Half the 95 % interval of a metric on these held-out samples, by leaving out a twentieth of them each time
@@ -82,11 +82,13 @@ class Task(ABC):
 
     @classmethod
     def metric(cls, name: str | None, direction: str | None) -> Metric:
-        """The metric that was asked for, by default the task's first."""
+        """The metric of this name, by default the task's first."""
         found = cls.metrics[0] if name is None else next((m for m in cls.metrics if m.name == name), None)
         if found is None:
             known = ", ".join(metric.name for metric in cls.metrics)
-            raise InputError(f"metric={name!r}: {cls.name} has {known}; any other is what train= returns.")
+            raise InputError(
+                f"metric={name!r}: {cls.name} has {known}; write one of these, or return any other from train=."
+            )
         if direction not in (None, found.direction):
             raise InputError(
                 f"direction={direction!r}: of {found.name} {'more' if found.sign > 0 else 'less'} is better; leave "
@@ -96,7 +98,7 @@ class Task(ABC):
 
 
 def tensor_of(output: Any) -> Any:
-    """The tensor in what a model gives: itself, `.logits` (transformers), or the entry `out` (torchvision)."""
+    """The tensor in a model's output: the output itself, `.logits` (transformers), or the entry `out` (torchvision)."""
     if isinstance(output, Tensor):
         return output
     if isinstance(output, dict) and "out" in output:
@@ -105,7 +107,7 @@ def tensor_of(output: Any) -> Any:
 
 
 def shape_of(output: Any) -> Any:
-    """How a message shows what a model gave."""
+    """The shape or type of a model's output, for messages."""
     output = tensor_of(output)
     return list(output.shape) if isinstance(output, Tensor) else type(output).__name__
 

@@ -1,1 +1,1 @@
-"""One training run with our own loop: its choices, its steps, and what is measured of it."""
+"""One training run with our own loop: its settings, its steps and its measurements."""

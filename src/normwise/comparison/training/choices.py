@@ -28,7 +28,7 @@ Augment = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Choices:
-    """How a step is made. Functions are called as `optimizer(parameter_groups, lr=rate)`,
+    """The choices that define a training step. Functions are called as `optimizer(parameter_groups, lr=rate)`,
     `schedule(optimizer, total_steps)` and `augment(x, y)`."""
 
     optimizer: OptimizerLike = "sgd"
@@ -37,10 +37,10 @@ class Choices:
     precision: str = "fp32"
 
     def make_optimizer(self, groups: list[dict[str, Any]], rate: float, device: str) -> torch.optim.Optimizer:
-        """Over these parameter groups; what is no optimizer raises InputError."""
-        kind = torch.device(device).type
+        """The optimizer for these parameter groups; InputError if a user's function returns something else."""
+        device_type = torch.device(device).type
         # A fused update would unscale the gradients of fp16 a second time.
-        fused = kind in ("cpu", "cuda") and self.precision != "fp16"
+        fused = device_type in ("cpu", "cuda") and self.precision != "fp16"
         alike = fused and are_alike([p for group in groups for p in group["params"]])
         if self.optimizer == "sgd":
             return (LeanSGD if alike else torch.optim.SGD)(
@@ -52,13 +52,13 @@ class Choices:
         made = self.optimizer(groups, lr=rate)
         if not isinstance(made, torch.optim.Optimizer):
             raise InputError(
-                f"optimizer={name_of(self.optimizer)!r} must give a torch.optim.Optimizer, it gives "
+                f"optimizer={name_of(self.optimizer)!r} must return a torch.optim.Optimizer, it returns "
                 f"{type(made).__name__}; it is called as optimizer(parameter_groups, lr=rate)."
             )
         return made
 
     def make_schedule(self, optimizer: torch.optim.Optimizer, steps: int) -> Cosine | LRScheduler | None:
-        """What is stepped after each step of a run of so many; None leaves the rate as it is."""
+        """The scheduler for a run of `steps` steps, stepped after each; None for a constant rate."""
         if self.schedule == COSINE:
             return Cosine(optimizer, steps)
         if not callable(self.schedule):
@@ -66,20 +66,20 @@ class Choices:
         made = self.schedule(optimizer, steps)
         if not callable(getattr(made, "step", None)):
             raise InputError(
-                f"schedule={name_of(self.schedule)!r} must give a scheduler of torch.optim.lr_scheduler, it gives "
+                f"schedule={name_of(self.schedule)!r} must return a scheduler of torch.optim.lr_scheduler, it returns "
                 f"{type(made).__name__}; it is called as schedule(optimizer, total_steps)."
             )
         return made
 
     def autocast(self, device: str) -> AbstractContextManager[Any]:
-        """What forward passes run in."""
+        """The autocast context of forward passes."""
         if self.precision == "fp32":
             return nullcontext()
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float16
         return torch.autocast(torch.device(device).type, dtype=dtype)
 
     def make_scaler(self, device: str) -> torch.amp.GradScaler | None:  # pyright: ignore[reportPrivateImportUsage]
-        """What keeps the small gradients of fp16 from becoming 0."""
+        """The loss scaler for fp16, which keeps small gradients from becoming 0; None otherwise."""
         return torch.amp.GradScaler(device) if self.precision == "fp16" else None  # pyright: ignore[reportPrivateImportUsage]
 
     def fingerprint(self) -> str:
@@ -88,7 +88,7 @@ class Choices:
 
 
 class Cosine:
-    """Our schedule: the share `schedule(step, steps)` of the rates that the optimizer was made with."""
+    """Our schedule: the optimizer's initial rates times `schedule(step, steps)`."""
 
     def __init__(self, optimizer: torch.optim.Optimizer, steps: int) -> None:
         self.groups, self.steps, self.done = optimizer.param_groups, steps, -1
@@ -118,7 +118,7 @@ def make_choices(
 
 
 def _found(option: str, given: Any, names: tuple[str, ...], arguments: int) -> Any:
-    """A name that we know, or the user's function, which takes so many arguments without names."""
+    """A known name, or the user's function, which must accept `arguments` positional arguments."""
     if given in names:
         return given
     words = f"{' or '.join(map(repr, names))}, or " if names else ""

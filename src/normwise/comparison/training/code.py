@@ -1,4 +1,4 @@
-"""What the result of a run depends on of code that is not ours."""
+"""The user's code on which the result of a run depends."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Any
 from ..references import name_of
 
 
-def code_of(thing: Any) -> list[str]:
-    """What a result depends on of a normalizer or a function: its name, all that is written in its file, and, of an
-    object or a partial function, what it holds."""
-    if isinstance(thing, str):
-        return [thing]
-    function = thing.func if isinstance(thing, partial) else inspect.unwrap(thing)
-    plain = inspect.isroutine(thing) or inspect.isclass(thing)
+def code_of(item: Any) -> list[str]:
+    """The parts of a normalizer or function on which a result depends: its name, the text of its file, and the
+    attributes of an object or the arguments of a partial function."""
+    if isinstance(item, str):
+        return [item]
+    function = item.func if isinstance(item, partial) else inspect.unwrap(item)
+    plain = inspect.isroutine(item) or inspect.isclass(item)
     home = function if inspect.isroutine(function) or inspect.isclass(function) else type(function)
     module = sys.modules.get(home.__module__ or "")
     file = getattr(module, "__file__", None)
@@ -26,11 +26,11 @@ def code_of(thing: Any) -> list[str]:
     if not text:
         code = getattr(function, "__code__", None)
         text = repr((code.co_code, code.co_consts, code.co_names)) if code else repr(function)
-    return [name_of(thing), text, *([] if plain else [_held_by(thing)])]
+    return [name_of(item), text, *([] if plain else [_held_by(item)])]
 
 
-def _held_by(thing: Any) -> str:
+def _held_by(item: Any) -> str:
     try:
-        return pickle.dumps(thing).hex()
+        return pickle.dumps(item).hex()
     except Exception:  # pickle raises PicklingError, AttributeError or TypeError
-        return repr(thing)
+        return repr(item)

@@ -57,16 +57,16 @@ def train(
 
 
 def outcome_fields(metric: Metric) -> tuple[str, ...]:
-    """The fields of a run's outcome in the order of a row; what a diverged run lacks stays None."""
+    """The fields of a run's outcome in the order of a row; those that a diverged run lacks stay None."""
     field = metric.field
     judged = (field, f"{field}_train_mode", "train_eval_gap", f"train_{metric.name}")
     return ("status", "message", *judged, "test_interval", "metrics", "test_loss", "curve")
 
 
 def run_epochs(trainer: Trainer, epochs: int, on_epoch: EpochReport) -> dict[str, Any]:
-    """Train until the last epoch or until a loss is not finite; the fields of `outcome_fields` that training gives.
+    """Train until the last epoch or until a loss is not finite; returns the `outcome_fields` known after training.
 
-    A diverged run is credited with what a model gets that has learned nothing.
+    A diverged run is credited with the metric of a model that has learned nothing.
     """
     metric, curve = trainer.metric, []
     outcome: dict[str, Any] = dict.fromkeys(outcome_fields(metric))

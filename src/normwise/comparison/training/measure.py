@@ -1,4 +1,4 @@
-"""What is measured of a model beside its training: accuracy, signal per layer, memory of a step."""
+"""Measurements of a model outside its training: metrics, signal per layer, memory of a step."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SIGNAL_BATCH = 64
 
 @torch.no_grad()
 def evaluate(model: nn.Module, objective: Task, batches: Iterable[Batch]) -> Tensor:
-    """The `sums` of all samples, on the CPU, in evaluation mode; a batch of a group by the statistics of that group."""
+    """The `sums` of all samples, on the CPU, in evaluation mode; a batch of one group uses that group's statistics."""
     with as_it_was(model):
         model.eval()
         found = []
@@ -56,8 +56,8 @@ def evaluate_in_training(network: Network, objective: Task, batches: Iterable[tu
 
 @torch.no_grad()
 def layer_signal(network: Network, x: Tensor) -> dict[str, dict[str, float | None]]:
-    """Of the input of each normalization site, over one batch in training mode, averaged over channels:
-    the squared channel mean and the (biased) channel variance, as in Brock et al. 2021, arXiv:2101.08692.
+    """The squared channel mean and the (biased) channel variance of the input of each normalization site, over one
+    batch in training mode, averaged over channels, as in Brock et al. 2021, arXiv:2101.08692.
 
     Running statistics stay as they are. A value that is not finite is None.
     """
@@ -85,8 +85,8 @@ def finite(value: float | Tensor) -> float | None:
 def step_memory(step: Callable[[], Any], held: int, device: str) -> tuple[int, str]:
     """Peak bytes of one training step, and how they were measured.
 
-    `held` bytes (parameters, buffers, optimizer state) plus the peak of what `step` allocates on top of what was
-    allocated before it; the data do not count.
+    They are `held` bytes (parameters, buffers, optimizer state) plus the peak of the memory that `step` allocates; the
+    data are not counted.
     """
     if torch.device(device).type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)

@@ -1,8 +1,8 @@
-"""The update of a training step with as little work of the host as its arithmetic allows.
+"""Gradient clipping, SGD and AdamW with little overhead in Python.
 
-Small nets at small batches wait for Python, not for arithmetic. What is here calls the operators that torch's own
-clipping, SGD and AdamW end in, with the same arguments, so that the results are the same bits; what is left out is the
-search, anew in each step, for how the tensors are to be grouped, and the profiler's mark around the step.
+With small nets and small batches the overhead of Python takes longer than the arithmetic. This module calls the same
+operators as torch's own clipping, SGD and AdamW, with the same arguments, so the results are equal bit for bit. It
+omits two things: grouping the tensors again in each step, and the profiler's record around the step.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-# torch's own optimizers and clipping end in these.
+# The operators that torch's own optimizers and clipping call.
 _fused_sgd: Any = torch._fused_sgd_  # pyright: ignore
 _fused_adamw: Any = torch._fused_adamw_  # pyright: ignore
 _foreach_norm: Any = torch._foreach_norm  # pyright: ignore
@@ -39,20 +39,20 @@ def clip_gradients(parameters: Sequence[Tensor], most: float) -> None:
         return
     norm = torch.linalg.vector_norm(torch.stack(_foreach_norm(grads, 2.0)), 2.0)
     share = torch.clamp(most / (norm + 1e-6), max=1.0)
-    # Times 1 is what it was; only of a CPU can that be asked without waiting.
+    # A factor of 1 changes nothing; on a CPU it can be read without waiting for the device.
     if share.device.type != "cpu" or float(share) != 1.0:
         _foreach_mul(grads, share)
 
 
 def _unmarked(step: Step) -> Step:
-    """An optimizer's step that torch does not wrap into a mark of its profiler and calls of hooks."""
+    """An optimizer's step without torch's wrapper, which records it in the profiler and calls hooks."""
     step.hooked = True  # type: ignore[attr-defined]
     return step
 
 
 class _Lean(torch.optim.Optimizer):
-    """What both optimizers do without a search. `_held` are, of each group of parameters, the lists that its update
-    takes, once all of them have begun; None until then."""
+    """The common part of both optimizers. `_held` are, for each group of parameters, the lists of tensors for its
+    update, once every parameter has its state; None before."""
 
     _held: list[tuple[Any, ...]] | None = None
 
@@ -81,7 +81,7 @@ class _Lean(torch.optim.Optimizer):
 class LeanSGD(_Lean, torch.optim.SGD):
     """`torch.optim.SGD(fused=True)` with momentum to the bit, for parameters that `are_alike`.
 
-    A parameter may get its first gradient later than others, at which torch's own stops.
+    A parameter may get its first gradient later than others; torch's own raises an error then.
     """
 
     @_unmarked
@@ -133,7 +133,8 @@ class LeanSGD(_Lean, torch.optim.SGD):
 
 
 class LeanAdamW(_Lean, torch.optim.AdamW):
-    """`torch.optim.AdamW(fused=True)` to the bit, for parameters that `are_alike`; torch's own until all have begun."""
+    """`torch.optim.AdamW(fused=True)` to the bit, for parameters that `are_alike`; it calls torch's own step until
+    every parameter has its state."""
 
     @_unmarked
     @torch.no_grad()
@@ -167,7 +168,8 @@ class LeanAdamW(_Lean, torch.optim.AdamW):
         return None
 
     def _lists(self) -> list[tuple[Any, ...]]:
-        """The steps of a group's parameters become views of one tensor, which one addition counts on."""
+        """The lists for the update; the step counters of a group become views of one tensor, so one addition
+        increments all of them."""
         held = []
         for group in self.param_groups:
             states = [self.state[p] for p in group["params"]]

@@ -1,4 +1,4 @@
-"""Step times that can be compared: taken side by side, in rounds."""
+"""Comparable step times, measured in turns."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ SECONDS_EACH = 1.5
 
 
 def side_by_side(trainers: Mapping[str, Trainer]) -> dict[str, float]:
-    """Milliseconds of a training step of each: the median over rounds in which every one takes one step.
+    """Milliseconds of a training step of each trainer: the median over rounds in which every one takes one step.
 
-    What slows the machine for a while slows all of them in the same rounds, and the order turns by one from round to
-    round, so that none always runs in the wake of the same other. Empty where they do not fit into memory together.
+    A temporary slowdown of the machine affects all of them in the same rounds, and the order rotates by one from round
+    to round, so that none always runs after the same other one. Empty if they do not fit into memory together.
     """
     if not trainers:
         return {}

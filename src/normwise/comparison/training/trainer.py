@@ -56,12 +56,12 @@ class Trainer:
         self.on_accelerator = torch.device(settings.device).type != "cpu"
         self.timed: list[float] = []
         self.done = 0
-        #: Half the 95 % interval of the metric on the held-out samples, where it is not known from their number.
+        #: Half the 95 % interval of the metric on the held-out samples, if it is not known from their number.
         self.interval: float | None = None
 
     @cached_property
     def first_batch(self) -> tuple[Tensor, Tensor]:
-        """As many samples as a step takes, for what is measured beside the training."""
+        """One mini-batch, for measurements outside the training."""
         return self.data.first(self.run.batch_size)[:2]
 
     def step(self, x: Tensor, y: Tensor) -> Tensor:
@@ -98,11 +98,11 @@ class Trainer:
         return float(total) / steps
 
     def end(self) -> None:
-        """What the contestant's strategy does between training and the last evaluation."""
+        """Do the last step of the contestant's strategy, between training and the last evaluation."""
         if self.treatment is None:
             return
         size = min(RECALIBRATION_BATCH, self.data.train_samples)
-        with suppress(ValueError):  # values that are not finite, as the evaluation then says
+        with suppress(ValueError):  # values that are not finite, which the evaluation then reports
             self.treatment.end(batch.x for batch in self.data.epoch(size, 0, 0))
 
     def on_training_split(self) -> dict[str, float]:
@@ -128,7 +128,7 @@ class Trainer:
         return self.objective.values(sums.sum(0))
 
     def _augmented(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The batch as the user's function changes it, with random numbers that are the same for every normalizer."""
+        """The batch after the user's augmentation, with random numbers that are the same for every normalizer."""
         if self.choices.augment is None:
             return batch.x, batch.y
         with random_numbers_kept({torch.device(self.device)}, self.run.seed * 1_000_003 + self.done):
@@ -149,6 +149,6 @@ class Trainer:
 
 
 def parameter_groups(network: Network, weight_decay: float) -> list[dict[str, Any]]:
-    """Weights with weight decay; biases, gains and what normalizers own without."""
+    """Two groups: weights with weight decay; biases, gains and the parameters of normalizers without."""
     modules = dict(network.module.named_modules())
     return param_groups(network.module, weight_decay, no_decay=[modules[site] for site in network.sites])

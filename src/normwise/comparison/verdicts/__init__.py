@@ -1,1 +1,1 @@
-"""From rows to a verdict: cells, spread, who leads, what it costs, what to choose and to do next."""
+"""From rows to a verdict: cells, spread, leaders, costs, a recommendation and the next step."""

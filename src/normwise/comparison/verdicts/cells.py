@@ -22,10 +22,10 @@ class Cell:
     """One normalizer at one batch size: means over `n` runs; accuracies from 0 to 1.
 
     `values` are the metric of the single runs, `mean` their mean (NaN where no run has one), `std` their sample
-    standard deviation, None for fewer than two. A diverged run counts with its credited accuracy; `lost` of the runs
-    have no value at all. The other figures are means of the runs that have them, `step_ms` is the median. `chance` is
-    the metric of a model that has learned nothing, `interval` half the 95 % interval of the metric on the held-out
-    samples; None in rows that do not have them.
+    standard deviation, None for fewer than two. A diverged run counts with its credited accuracy; `lost` is the number
+    of runs without any value. The other figures are means over the runs that have them, `step_ms` is the median.
+    `chance` is the metric of a model that has learned nothing, `interval` half the 95 % interval of the metric on the
+    held-out samples; both are None if the rows do not have them.
     """
 
     norm: str
@@ -61,7 +61,7 @@ class Cell:
 
 
 def title(norm: str) -> str:
-    """How a report names a normalizer.
+    """The name of a normalizer in a report.
 
     >>> title("batch"), title("group:8"), title("my_norm"), title("batch:frozen")
     ('BatchNorm', 'GroupNorm (8 groups)', 'my_norm', 'Frozen BatchNorm')
@@ -72,7 +72,7 @@ def title(norm: str) -> str:
     if norm == NORMALIZER_FREE:
         return "Normalizer-free"
     if norm == BANK:
-        return "BatchNorm, a bank each"
+        return "BatchNorm with banks"
     if name not in NORMALIZERS:
         return norm
     return NORMALIZERS[name].title + (f" ({groups} groups)" if groups else "")
@@ -94,7 +94,7 @@ def spoken(norm: str) -> str:
 
 
 def listed(names: Sequence[str], most: int = 4) -> str:
-    """Names in a sentence, of many the first.
+    """Names in a sentence; of many, only the first.
 
     >>> listed(["a"]), listed(["a", "b", "c"]), listed(list("abcdefg"))
     ('a', 'a, b and c', 'a, b, c, d and 3 others')

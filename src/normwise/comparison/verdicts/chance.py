@@ -1,4 +1,4 @@
-"""How far means lie apart by chance: the studentized range, over several tables at once."""
+"""How far means differ by chance: the studentized range, over several tables at once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 LEVEL = 0.95
 
-# Means lie on [-8, 8] standard deviations, ranges on [0, 16]: what is beyond has a probability below 1e-14.
+# Means are integrated over [-8, 8] standard deviations, ranges over [0, 16]; the rest has a probability below 1e-14.
 _NORMAL = np.linspace(-8.0, 8.0, 401)
 _RANGES = np.linspace(0.0, 16.0, 801)
 _LOG_SPREADS = np.linspace(-12.0, 2.5, 1451)
@@ -20,7 +20,7 @@ _LARGEST = 1e4
 
 @lru_cache(maxsize=256)
 def range_quantile(sizes: tuple[int, ...], freedom: int, level: float = LEVEL) -> float:
-    r"""What, with probability `level`, no table's range exceeds: the largest minus the smallest of its means.
+    r"""The bound that, with probability `level`, no table's range (largest minus smallest mean) exceeds.
 
     Table b holds `sizes[b]` means of equal expectation, independent and normal with variance 1. The ranges are divided
     by one spread s for all tables, estimated with `freedom` degrees of freedom:
@@ -59,7 +59,7 @@ def _range_distribution(size: int) -> np.ndarray:
 
 
 def _spread_weights(freedom: int) -> np.ndarray:
-    """Of each log s on the grid its share of the probability: the density is s^ν exp(-ν s²/2) up to a factor."""
+    """The probability weight of each log s on the grid: the density is s^ν exp(-ν s²/2) up to a factor."""
     log_density = freedom * (_LOG_SPREADS - np.exp(2 * _LOG_SPREADS) / 2)
     weights = np.exp(log_density - log_density.max())
     return weights / weights.sum()

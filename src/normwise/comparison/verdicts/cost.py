@@ -1,4 +1,4 @@
-"""What the normalizers that lead cost: time and memory of a training step."""
+"""The cost of the leading normalizers: time and memory of a training step."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from .cells import Cell, spoken
 from .verdict import Verdict
 
 MEGABYTE = 1e6
-# Shorter or smaller by less than this share is called the same: it is noise, or nobody's reason.
+# Relative differences smaller than this are ignored: they are noise, or too small to matter.
 SAME = 1.05
 
 
 class Price(NamedTuple):
-    """A figure of a training step at a batch size, as it is said: "5.0 ms a step"."""
+    """A figure of a training step at a batch size, and its form in a sentence: "5.0 ms a step"."""
 
     field: str
     form: str
@@ -29,8 +29,8 @@ PRICES = (
 
 
 def costs(cells: Sequence[Cell], verdicts: Sequence[Verdict]) -> list[str]:
-    """A sentence for the smallest and the largest batch size that somebody leads at, beside others that trained: on the
-    one that leads or ties everywhere, if there is one, otherwise on all that lead or tie there."""
+    """A sentence for the smallest and the largest batch size with a leader and others that trained: on the normalizer
+    that leads or ties everywhere, if there is one, otherwise on all that lead or tie there."""
     judged = [verdict for verdict in verdicts if verdict.leader is not None]
     everywhere = set.intersection(*(set(verdict.tied) for verdict in judged)) if judged else set()
     ends = judged if len(judged) < 2 else [judged[0], judged[-1]]
@@ -41,17 +41,17 @@ def costs(cells: Sequence[Cell], verdicts: Sequence[Verdict]) -> list[str]:
 def _sentence(batch_size: int, norms: set[str], cells: Sequence[Cell]) -> str | None:
     trained = [cell for cell in cells if cell.batch_size == batch_size and max(cell.diverged, cell.lost) < cell.n]
     leading = [cell for cell in trained if cell.norm in norms]
-    # Step times of a training that is not ours were taken one after another.
+    # Step times of a user's own training were measured one after another.
     prices = [price for price in PRICES if price.field != "step_ms" or not cells[0].metric.own]
-    said = [text for price in prices if (text := _said(price, leading, trained))]
-    if not said or len(trained) < 2:
+    shown = [text for price in prices if (text := _cost(price, leading, trained))]
+    if not shown or len(trained) < 2:
         return None
     who = spoken(leading[0].norm) if len(leading) == 1 else f"one of the {len(leading)} that lead"
-    return f"What {who} costs at batch size {batch_size}: {'; '.join(said)}."
+    return f"What {who} costs at batch size {batch_size}: {'; '.join(shown)}."
 
 
-def _said(price: Price, leading: Sequence[Cell], trained: Sequence[Cell]) -> str | None:
-    """Of a single leader its figure and how far it is from the least; of several their range."""
+def _cost(price: Price, leading: Sequence[Cell], trained: Sequence[Cell]) -> str | None:
+    """For a single leader its figure and its ratio to the least; for several leaders their range."""
     known = sorted((cell for cell in trained if _figure(cell, price)), key=lambda cell: _figure(cell, price))
     leaders = [cell for cell in known if cell in leading]
     if len(leaders) < len(leading) or not leaders:

@@ -9,15 +9,15 @@ from .cost import costs
 from .spread import MOST_SEEDS
 from .verdict import Verdict
 
-# Of a share, and of what is none relative to its value.
+# The least gap that is mentioned: of a share, and of another metric relative to its value.
 GAP_WORTH_NAMING, CHANGE_WORTH_NAMING = 0.01, 0.05
 
 At = dict[str, Cell]
 
 
 def evidence(cells: Sequence[Cell], verdicts: Sequence[Verdict]) -> tuple[str, ...]:
-    """The verdict on each batch size, what leading costs, then what is open, behind, unreliable, diverged, and each gap
-    worth naming."""
+    """The verdict on each batch size, the cost of the leaders, then what is open, behind, unreliable or diverged, and
+    each gap large enough to mention."""
     at = {v.batch_size: {cell.norm: cell for cell in cells if cell.batch_size == v.batch_size} for v in verdicts}
     found = [*(verdict.sentence for verdict in verdicts), *costs(cells, verdicts)]
     found += [sentence for verdict in verdicts if (sentence := _open(verdict, at[verdict.batch_size]))]
@@ -27,7 +27,7 @@ def evidence(cells: Sequence[Cell], verdicts: Sequence[Verdict]) -> tuple[str, .
 
 
 def stopped_early(cells: Sequence[Cell], places: Mapping[tuple[str, int], int]) -> tuple[str, ...]:
-    """What a sweep did not run to its end, and why."""
+    """Sentences on the runs that a sweep stopped early, and why."""
     most = max((cell.n for cell in cells), default=0)
     by_seeds: dict[tuple[int, int], list[str]] = {}
     for (norm, size), seeds in places.items():
@@ -40,7 +40,7 @@ def stopped_early(cells: Sequence[Cell], places: Mapping[tuple[str, int], int]) 
 
 
 def _open(verdict: Verdict, cells: At) -> str | None:
-    """How many more seeds would settle an undecided batch size."""
+    """A sentence on how many more seeds would decide an open batch size."""
     if verdict.leader is None or verdict.lead is None or verdict.needed is None or verdict.lead > verdict.needed:
         return None
     start = f"Batch size {verdict.batch_size} is open: "
@@ -81,7 +81,7 @@ def _diverged(cells: Sequence[Cell]) -> list[str]:
 
 
 def _ended(cells: Sequence[Cell], field: str, verb: str) -> list[str]:
-    """Of each normalizer how many runs ended so."""
+    """For each normalizer the number of runs that ended in this way."""
     found: dict[str, list[str]] = {}
     for cell in cells:
         if count := getattr(cell, field):

@@ -1,4 +1,4 @@
-"""Who leads at each batch size, and whether the lead is more than chance: the rules, and what they rest on."""
+"""The rules of the verdict: which normalizer leads at each batch size, and whether the lead is more than chance."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from .chance import LEVEL, range_quantile
 from .spread import Block, Chance, block_of
 from .verdict import Verdict
 
-# Runs of one normalizer that lie further apart than this do not say what to expect of the next run.
+# If runs of one normalizer differ by more than this, they do not predict the next run.
 SCATTER = 0.05
 # A metric that is no share: how many times the typical spread of a contestant.
 WILD = 5
 
 _COMPARED = (
     "Runs are compared seed by seed: those of one seed share the initial weights and the order of the data. A lead is "
-    "clear when it is larger than what the ranges of all batch sizes together stay within with 95 % probability where "
-    "nothing differs (Tukey's studentized range; the spread is that of the paired differences, the largest of three: "
-    "pooled over the whole table, over the batch size, over the two compared), and larger than the 95 % interval of "
-    "one {metric} on {samples} held-out samples. "
+    "clear when it is larger than the bound that the ranges of all batch sizes together exceed with a probability of "
+    "5 % if all normalizers are equal (Tukey's studentized range; the spread is that of the paired differences, the "
+    "largest of three estimates: pooled over the whole table, over the batch size, over the two compared), and larger "
+    "than the 95 % interval of one {metric} on {samples} held-out samples. "
 )
 _ALONE = (
     "With one seed there is no spread, so no lead is clear. A normalizer is unreliable, and neither leads nor ties, "
 )
-_BEHIND = "it is clearly behind where its own differences from the leader say so."
+_BEHIND = "it is clearly behind if its own differences from the leader show it."
 RULE = (
     f"{_COMPARED.format(metric='accuracy', samples='this many')}{_ALONE}where its own runs lie more than "
     f"{100 * SCATTER:.0f} points apart, further than two accuracies on this many samples do by chance, and not because "
@@ -57,7 +57,7 @@ def rule_of(metric: Metric) -> str:
 
 
 def verdicts_of(rows: Sequence[Row], cells: Sequence[Cell], level: float = LEVEL) -> tuple[Verdict, ...]:
-    """A verdict for each batch size, judged by the spread of the whole table; with a probability `level` none errs."""
+    """A verdict for each batch size, by the spread of the whole table; with a probability `level` none is wrong."""
     sizes = sorted({cell.batch_size for cell in cells})
     at = {size: {cell.norm: cell for cell in cells if cell.batch_size == size} for size in sizes}
     blocks = {size: _scores(rows, at[size], size) for size in sizes}
@@ -68,7 +68,7 @@ def verdicts_of(rows: Sequence[Row], cells: Sequence[Cell], level: float = LEVEL
 
 
 def paired_runs(rows: Sequence[Row], batch_size: int, measure: Callable[[Row], float | None]) -> Block:
-    """What the rows of one batch size measured by normalizer and seed; those without it are left out."""
+    """The measure of the rows of one batch size by normalizer and seed; rows without it are left out."""
     measured: dict[str, dict[int, float]] = {}
     for row in rows:
         if row["batch_size"] == batch_size and (value := measure(row)) is not None:
@@ -77,14 +77,14 @@ def paired_runs(rows: Sequence[Row], batch_size: int, measure: Callable[[Row], f
 
 
 def _scores(rows: Sequence[Row], cells: Mapping[str, Cell], batch_size: int) -> Block:
-    """The metric, more is better, of all contestants that have it in each of their runs."""
+    """The scores (more is better) of all contestants that have the metric in each of their runs."""
     metric = metric_of(rows)
     whole = [row for row in rows if (cell := cells.get(row["norm"])) and not cell.lost]
     return paired_runs(whole, batch_size, lambda row: metric.score(metric.of(row) or 0.0))
 
 
 def resolution(cell: Cell) -> float:
-    """Half the 95 % interval of the metric on the held-out samples; 0 where nobody knows it."""
+    """Half the 95 % interval of the metric on the held-out samples; 0 if it is unknown."""
     if cell.interval is not None:
         return cell.interval
     if cell.metric != ACCURACY or cell.test_samples is None or math.isnan(cell.mean):
@@ -101,7 +101,7 @@ def _scattering(cells: Mapping[str, Cell], block: Block) -> list[str]:
 
 
 def _disagree(cell: Cell, block: Block, typical: float) -> bool:
-    """Whether its runs lie too far apart to say what to expect of the next one (see `RULE`)."""
+    """Whether the runs of a cell differ too much to predict the next one (see `RULE`)."""
     least = SCATTER if cell.metric.share else max(SCATTER * abs(cell.mean), WILD * math.sqrt(2) * typical)
     limit = max(least, math.sqrt(2) * resolution(cell))
     if not _apart(cell.metric.sign * np.array(cell.values), limit):
@@ -114,7 +114,8 @@ def _disagree(cell: Cell, block: Block, typical: float) -> bool:
 
 
 def _apart(values: np.ndarray, limit: float) -> bool:
-    """Two of the values typically, or the worst and the median: a single lost run does not drown in many good ones."""
+    """Whether the typical distance of two values, or that of the worst from the median, exceeds `limit`: so a single
+    bad run is noticed among many good ones."""
     if len(values) < 2:
         return False
     return bool(math.sqrt(2) * values.std(ddof=1) > limit or np.median(values) - values.min() > limit)
@@ -122,18 +123,18 @@ def _apart(values: np.ndarray, limit: float) -> bool:
 
 def _verdict(cells: Mapping[str, Cell], block: Block, reliable: Sequence[str], chance: Chance) -> Verdict:
     metric = next(iter(cells.values())).metric
-    # Where seeds are missing that others have, only the common ones are compared.
+    # If a contestant lacks seeds that others have, only the common ones are compared.
     paired = block.norms if block.seeds else ()
     means = {norm: block.mean(norm) if norm in paired else metric.score(cell.mean) for norm, cell in cells.items()}
     ranked = sorted(cells, key=lambda norm: (norm in block.norms, means[norm]), reverse=True)
-    said = {norm: metric.score(mean) for norm, mean in means.items()}
+    scores = {norm: metric.score(mean) for norm, mean in means.items()}
     leader = next((norm for norm in ranked if norm in reliable), None)
-    learned = leader is not None and _is_above_chance(cells[leader], said[leader])
+    learned = leader is not None and _is_above_chance(cells[leader], scores[leader])
     if leader is None or not learned:
         # Runs that disagree may still have learned something in one of them.
         apart = [cell for norm, cell in cells.items() if norm not in reliable and cell.values]
         trained = any(_is_above_chance(cell, cell.best) for cell in apart)
-        return _without_leader(cells, ranked, reliable if trained else (), trained, said)
+        return _without_leader(cells, ranked, reliable if trained else (), trained, scores)
     of_reliable, floor = block.only(reliable), resolution(cells[leader])
     needed = {norm: chance.needed(of_reliable, leader, norm) for norm in reliable}
     needed |= {norm: _needed_alone(block, leader, norm, chance.level) for norm in block.norms if norm not in reliable}
@@ -161,13 +162,13 @@ def _verdict(cells: Mapping[str, Cell], block: Block, reliable: Sequence[str], c
         diverged=False,
         resolution=floor,
         more_seeds=more_seeds,
-        means=said,
+        means=scores,
         metric=metric,
     )
 
 
 def _is_above_chance(cell: Cell, value: float) -> bool:
-    """Whether a metric of the cell is better than chance, where that is known, as far as its held-out samples tell."""
+    """Whether a metric of the cell is better than chance by more than its interval; True if chance is unknown."""
     if cell.diverged == cell.n or cell.lost == cell.n:
         return False
     if cell.chance is None:
@@ -204,7 +205,7 @@ def _without_leader(
 
 
 def _needed_alone(block: Block, leader: str, norm: str, level: float) -> float | None:
-    """For a contestant whose runs disagree: by its own differences from the leader, whose spread no other shares."""
+    """The required lead over a contestant whose runs disagree, from its own differences from the leader only."""
     pair = block.only((leader, norm))
     if not pair.freedom:
         return None

@@ -1,4 +1,4 @@
-"""What to do after a sweep: a sentence, and the command to type."""
+"""The next step after a sweep: a sentence and a command."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .cells import counted, spoken
 from .summary import Summary
 
 ENOUGH_SEEDS = 3
-# More seeds than this are not asked for: other data say more.
+# More seeds than this are not suggested: other data tell more.
 MOST_MORE_SEEDS = 20
 LOWER, TRIED_RATES = 0.1, (0.3, 1.0, 3.0)
 LONGER = 4
@@ -25,17 +25,16 @@ Changed = Callable[[Mapping[str, Any]], str]
 
 
 class NextStep(NamedTuple):
-    """`why` in a sentence; `command` is None where nothing is left to measure."""
+    """`why` is a sentence; `command` is None if nothing is left to measure."""
 
     why: str
     command: str | None
 
 
 def next_step(unfinished: bool, settings: Mapping[str, Any], summary: Summary, again: Changed) -> NextStep:
-    """What is missing comes first, then the reader's own data, what is open, and a learning rate for each.
+    """The next step, in this order: missing runs, the reader's own data, open verdicts, a learning rate for each.
 
-    `unfinished`: runs are missing that were to be done; `again` gives the command of the sweep with some settings
-    changed.
+    `unfinished`: whether planned runs are missing; `again` returns the command of the sweep with changed settings.
     """
     if unfinished:
         return NextStep("Do the rest of the runs.", again({}))
@@ -50,7 +49,7 @@ def next_step(unfinished: bool, settings: Mapping[str, Any], summary: Summary, a
     if settings["data"] in (DIGITS, MIXED):
         if settings.get("batches_by"):
             return NextStep("Compare on your own data, a folder with one directory per class.", OWN_DATA)
-        return NextStep("See what changes where every mini-batch is of one domain.", BY_DOMAIN)
+        return NextStep("See what changes if every mini-batch is of one domain.", BY_DOMAIN)
     seeds = len(settings["seeds"])
     more = min((verdict.more_seeds for verdict in judged if verdict.more_seeds), default=None)
     if seeds == 1:
@@ -60,7 +59,7 @@ def next_step(unfinished: bool, settings: Mapping[str, Any], summary: Summary, a
     if not own and not settings.get("lrs"):
         return NextStep("Give each its own learning rate.", again(_rates(settings, TRIED_RATES)))
     leading = list(dict.fromkeys(norm for verdict in judged for norm in verdict.tied))
-    chosen = spoken(leading[0]) if len(leading) == 1 else "the one of those that lead which costs least"
+    chosen = spoken(leading[0]) if len(leading) == 1 else "the cheapest of those that lead"
     return NextStep(f"Nothing is left to measure here: train with {chosen}.", None)
 
 
@@ -69,7 +68,7 @@ def _seeds(number: int) -> dict[str, Any]:
 
 
 def _rates(settings: Mapping[str, Any], shares: Sequence[float]) -> dict[str, Any]:
-    """Learning rates as shares of those that were tried."""
+    """The learning rates of the sweep times each of `shares`."""
     if settings.get("lrs"):
         return {"lrs": [float(f"{LOWER * rate:.3g}") for rate in settings["lrs"]]}
     rates = [float(f"{share * settings['learning_rate']:.3g}") for share in shares]

@@ -1,4 +1,4 @@
-"""What to choose after a sweep, in at most three sentences."""
+"""The recommendation after a sweep, in at most three sentences."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ TRAIN_LONGER = "Train longer (--epochs) or at another learning rate, and look wh
 
 
 def headline(rows: Sequence[Row], norms: Sequence[str], verdicts: Sequence[Verdict]) -> str:
-    """A normalizer is recommended where it is the only one that is nowhere clearly behind and everywhere reliable;
-    where several are, there is no clear winner; where none is, the choice depends on the batch size."""
+    """The recommendation. A normalizer is recommended if it is the only one that is nowhere clearly behind and
+    everywhere reliable. If several are, there is no clear winner; if none is, the choice depends on the batch size."""
     trained = [verdict for verdict in verdicts if verdict.trained]
     if not trained and verdicts[0].metric.own:
         return f"No run has a finite {verdicts[0].metric.name}: the report says why."
@@ -24,11 +24,11 @@ def headline(rows: Sequence[Row], norms: Sequence[str], verdicts: Sequence[Verdi
     failed = [verdict for verdict in verdicts if not verdict.trained]
     if failed:
         at = listed([str(verdict.batch_size) for verdict in failed])
-        sentences = [*sentences[:2], f"At batch size {at} {_what_failed(failed)}."]
+        sentences = [*sentences[:2], f"At batch size {at} {_failures(failed)}."]
     return " ".join(sentences)
 
 
-def _what_failed(verdicts: Sequence[Verdict]) -> str:
+def _failures(verdicts: Sequence[Verdict]) -> str:
     if verdicts[0].metric.own:
         return "no run has a result"
     return (
@@ -71,7 +71,7 @@ def _among(rows: Sequence[Row], norms: Sequence[str], judged: Sequence[Verdict])
     if above:
         why = "disagree or failed" if judged[0].metric.own else "disagree"
         return [first, f"Better on average somewhere, but with runs that {why}: {listed([*map(spoken, above)])}."]
-    # Step times of a training that is not ours are not taken side by side.
+    # Step times of a user's own training are not measured in turns.
     second = None if judged[0].metric.own else shortest_step(rows, standing, min(sizes))
     return [first, *([second] if second else []), *_seeds(judged)]
 
@@ -84,7 +84,7 @@ def _without_leader(trained: Sequence[Verdict]) -> list[str]:
 
 
 def _seeds(judged: Sequence[Verdict]) -> list[str]:
-    """How many more seeds the race takes that is nearest to its end."""
+    """A sentence on the open batch size that needs the fewest additional seeds."""
     wanted = [verdict for verdict in judged if verdict.more_seeds and verdict.leader and verdict.runner_up]
     if not wanted:
         return []

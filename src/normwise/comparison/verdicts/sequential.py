@@ -1,8 +1,8 @@
-"""A sweep that goes on only with what may still win.
+"""A sweep that continues only with contestants that may still win.
 
-After each seed the verdicts are taken, and a contestant that is clearly behind at a batch size is not run there any
-more. Looking often at data that grow finds a difference by chance sooner or later; so that the error rate of the whole
-sweep stays what it is, it is shared out evenly over the looks (Bonferroni).
+After each seed there is an interim verdict (a look). A contestant that is clearly behind at a batch size is not run
+there any more. Repeated looks at growing data find a difference by chance sooner or later; to keep the error rate of
+the whole sweep, it is divided evenly among the looks (Bonferroni).
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ class Stops(NamedTuple):
 
 
 def looks_of(seeds: int) -> int:
-    """How often the verdicts are taken: after each seed from the second on."""
+    """The number of looks: one after each seed from the second on."""
     return max(1, seeds - FIRST_LOOK + 1)
 
 
 def level_of(looks: int) -> float:
-    """The probability with which one of so many looks does not err.
+    """The confidence level of one of so many looks.
 
     >>> level_of(1), round(level_of(5), 3)
     (0.95, 0.99)
@@ -49,9 +49,9 @@ def level_of(looks: int) -> float:
 
 
 def stops_among(rows: Sequence[Row], places: Iterable[Place], looks: int) -> Stops:
-    """What the looks so far have stopped; `places` are all (norm, batch size) of the sweep.
+    """The contestants and batch sizes that the looks so far have stopped; `places` are all (norm, batch size).
 
-    A look is taken once every contestant that goes on has been run with one seed more.
+    A look takes place when every remaining contestant has been run with one more seed.
     """
     stops, places = Stops({}, {}), list(places)
     seeds = list(dict.fromkeys(row["seed"] for row in rows))
@@ -66,7 +66,7 @@ def stops_among(rows: Sequence[Row], places: Iterable[Place], looks: int) -> Sto
 
 
 def judged_with_stops(rows: Sequence[Row], looks: int) -> tuple[tuple[Verdict, ...], Stops]:
-    """The verdicts of a sweep that stopped what was behind: whoever was stopped is behind, without more runs."""
+    """The verdicts of a sweep with stops: a stopped contestant stays behind without more runs."""
     stops = stops_among(rows, dict.fromkeys((row["norm"], row["batch_size"]) for row in rows), looks)
     seeds = list(dict.fromkeys(row["seed"] for row in rows))
     remaining = _runs_of(rows, stops, seeds)
@@ -76,7 +76,7 @@ def judged_with_stops(rows: Sequence[Row], looks: int) -> tuple[tuple[Verdict, .
 
 
 def _look(rows: list[Row], stops: Stops, count: int, looks: int) -> None:
-    """Judge the runs of what goes on, and stop what is behind."""
+    """Judge the runs of the remaining contestants, and stop those that are behind."""
     if not rows:
         return
     for verdict in verdicts_of(rows, cells_of(rows), level_of(looks)):

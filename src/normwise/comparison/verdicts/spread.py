@@ -1,7 +1,7 @@
-"""Runs compared seed by seed, and what their differences scatter by chance.
+"""Runs compared seed by seed, and the spread of their differences.
 
-Runs of one seed share their initial weights and the order of their data. What a seed does to all contestants alike
-cancels in the difference of two of them, so the spread that counts is that of the differences, not that of the runs.
+Runs of one seed share their initial weights and the order of their data. A common effect of the seed on all contestants
+cancels in the difference of two of them, so the relevant spread is that of the differences, not that of the runs.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from .chance import LEVEL, range_quantile
 
-# How far ahead a count of seeds is worth saying.
+# A larger number of additional seeds is not reported.
 MOST_SEEDS = 50
 # Of float64, over a table.
 ROUNDING = 1e-13
@@ -22,9 +22,9 @@ ROUNDING = 1e-13
 
 @dataclass(frozen=True)
 class Block:
-    """What was measured at one batch size: `values[i, s]` of contestant `norms[i]` with the s-th seed.
+    """The values at one batch size: `values[i, s]` is that of contestant `norms[i]` with the s-th seed.
 
-    Only seeds that every contestant has are in it, so that all of them can be compared seed by seed.
+    It holds only seeds that every contestant has, so that all of them can be compared seed by seed.
     """
 
     batch_size: int
@@ -69,22 +69,22 @@ def mean_square(blocks: Sequence[Block]) -> float:
     total = 0.0
     for values in (block.values for block in blocks if block.freedom):
         residual = values - values.mean(1, keepdims=True) - values.mean(0, keepdims=True) + values.mean()
-        # What rounding leaves of differences that are all the same is no spread.
+        # Differences that are equal up to rounding have no spread.
         residual[abs(residual) <= ROUNDING * abs(values).max()] = 0.0
         total += float((residual**2).sum())
     return total / freedom if freedom else 0.0
 
 
 class Chance:
-    """What the difference of two means must exceed anywhere in a table of contestants and batch sizes.
+    """The bound for the difference of two means in a table of contestants and batch sizes.
 
-    With all expectations equal, no two contestants of any batch size lie further apart than `needed` says, with a
-    probability of `level`: Tukey's range test (see `chance.range_quantile`) over all batch sizes at once.
+    If all expectations are equal, then with probability `level` no two contestants differ by more than `needed` at any
+    batch size: Tukey's range test (see `chance.range_quantile`) over all batch sizes at once.
 
     The test takes one σ for the whole table. Real contestants and batch sizes scatter differently, so the spread of a
     pair is the largest of three estimates: over the whole table, over its batch size, and over that pair at all
-    batch sizes. Where all scatter alike this asks for more than the 95 % do;
-    tests/comparison/verdicts/test_false_winners.py counts how often it errs where they do not.
+    batch sizes. If all scatter alike, the bound is stricter than 95 %; for tables whose spreads differ,
+    tests/comparison/verdicts/test_false_winners.py counts the wrong verdicts.
     """
 
     def __init__(self, blocks: Sequence[Block], level: float = LEVEL) -> None:
@@ -93,7 +93,7 @@ class Chance:
         self.table = mean_square(self.blocks)
 
     def needed(self, block: Block, a: str, b: str) -> float | None:
-        """For the means of a and b over the seeds of `block`; None where there is no spread to judge by."""
+        """The bound for the means of a and b over the seeds of `block`; None if there is no spread to judge by."""
         if not block.freedom:
             return None
         return self._needed(math.sqrt(self.variance(block, a, b)), block.seeds, more=0)
@@ -104,7 +104,7 @@ class Chance:
         return max(self.table, mean_square([block]), mean_square(pairs))
 
     def seeds_to_settle(self, block: Block, a: str, b: str, lead: float) -> int | None:
-        """How many more seeds make a lead clear that stays what it is; None where more than `MOST_SEEDS`."""
+        """The number of additional seeds that would make an unchanged lead clear; None for more than `MOST_SEEDS`."""
         spread = math.sqrt(self.variance(block, a, b))
         counts = range(1, MOST_SEEDS + 1)
         return next((more for more in counts if self._needed(spread, block.seeds + more, more) < lead), None)

@@ -1,4 +1,4 @@
-"""Whose training step is the shortest, where that is more than noise."""
+"""The normalizer with the shortest training step, if the difference is more than noise."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from .spread import Chance
 
 
 def shortest_step(rows: Sequence[Row], norms: Sequence[str], batch_size: int) -> str | None:
-    """A sentence on the one of `norms` whose step is shorter than every other's, None where noise explains the lead.
+    """A sentence on the normalizer of `norms` with the shortest step; None if noise explains the difference.
 
-    The step times of one seed are taken side by side (see `timing`) and compared seed by seed, as accuracies are: on a
-    logarithmic scale, so that what the machine does to all alike cancels and a difference is a ratio.
+    The step times of one seed are measured in turns (see `timing`) and compared seed by seed, as accuracies are: on a
+    logarithmic scale, so that a difference is a ratio and effects of the machine on all of them cancel.
     """
     sizes = sorted({row["batch_size"] for row in rows})
     timed = [paired_runs(rows, size, lambda row: row["step_ms"]) for size in sizes]

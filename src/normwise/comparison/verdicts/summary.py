@@ -1,4 +1,4 @@
-"""Rows of a sweep in a few numbers: mean and spread, who leads at each batch size, what to choose."""
+"""The summary of a sweep: mean and spread, the leader at each batch size, a recommendation."""
 
 from __future__ import annotations
 
@@ -28,18 +28,22 @@ class Summary:
 
     @property
     def rule(self) -> str:
-        """How leads are judged, in words."""
+        """The rule of the verdicts, in words."""
         return rule_of(self.metric)
 
     def cell(self, norm: str, batch_size: int) -> Cell | None:
-        """The cell of a normalizer at a batch size, None where no run is finished."""
+        """The cell of a normalizer at a batch size, None if no run is finished."""
         return next((c for c in self.cells if (c.norm, c.batch_size) == (norm, batch_size)), None)
 
 
 def summarize(rows: Sequence[Row], looks: int = 0) -> Summary:
-    """The summary of the rows of one sweep, which may be incomplete; ValueError where there is no row.
+    """The summary of the rows of one sweep, which may be incomplete.
 
-    `looks`: how often the sweep looked whether something can be stopped, 0 for one that does not (`settings["looks"]`).
+    Args:
+        rows: the result of `compare`, or rows read from its folder.
+        looks: the number of interim verdicts that may stop runs, 0 if nothing is stopped (`settings["looks"]`).
+
+    Raises ValueError if there is no row.
     """
     if not rows:
         raise ValueError("summarize needs at least one row; no run has finished yet.")

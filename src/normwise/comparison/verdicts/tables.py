@@ -1,4 +1,4 @@
-"""The tables that the terminal and the report show: which quantity, which unit, how many digits, which is best."""
+"""The tables of the terminal and the report: quantity, unit, digits, and the best value."""
 
 from __future__ import annotations
 
@@ -20,10 +20,9 @@ MOST_DECIMALS = 6
 
 @dataclass(frozen=True)
 class Quantity:
-    """A figure of a `Cell` as people read it: `factor` turns it into `unit`, the best cell has the least `rank`.
+    """A figure of a `Cell` and how it is shown: `factor` converts it to `unit`, the best cell has the least `rank`.
 
-    `row_field` is where a single run has it, where single runs are worth showing. `judged` is the metric, which the
-    verdict is about.
+    `row_field` is the field of a single run, if single runs are shown. `judged` marks the metric of the verdict.
     """
 
     field: str
@@ -50,11 +49,11 @@ def titled(quantity: Quantity) -> str:
 
 
 GAP = Quantity("gap", "Train-eval gap", "points", 100, abs, signed=True, row_field="train_eval_gap")
-# Of a metric that is no share.
+# For a metric that is not a share.
 GAP_OF_VALUES = replace(GAP, unit="", factor=1)
 GAPS = (GAP, GAP_OF_VALUES)
 STEP_TIME = Quantity("step_ms", "Step time", "ms", 1, lambda value: value)
-# Step times that were not taken side by side: none is marked as the best.
+# Step times that were not measured in turns: none is marked as the best.
 ONE_AFTER_ANOTHER = replace(STEP_TIME, rank=lambda _: 0.0)
 MEMORY = Quantity("peak_memory_bytes", "Peak memory", "MB", 1e-6, lambda value: value)
 
@@ -69,20 +68,20 @@ class Table:
         self.decimals = self._decimals()
 
     def value(self, cell: Cell | None) -> float | None:
-        """The cell's figure in the quantity's unit; of a cell without a converged run there is only the accuracy."""
+        """The cell's figure in the quantity's unit; a cell without a converged run has only the metric."""
         if cell is None or (cell.diverged == cell.n and self.quantity.judged is None):
             return None
         stored = getattr(cell, self.quantity.field)
         return None if stored is None or math.isnan(stored) else stored * self.quantity.factor
 
     def spread(self, cell: Cell | None) -> float | None:
-        """Standard deviation over the seeds, which only the metric has, in the quantity's unit."""
+        """Standard deviation over the seeds in the quantity's unit; only the metric has one."""
         if cell is None or cell.std is None or self.quantity.judged is None:
             return None
         return cell.std * self.quantity.factor
 
     def text(self, norm: str, batch_size: int) -> str:
-        """The cell as people read it: "97.2 ± 0.3", "diverged" where no run converged, "–" where there is no figure."""
+        """The cell as text: "97.2 ± 0.3", "diverged" if no run converged, "–" if there is no figure."""
         cell = self.summary.cell(norm, batch_size)
         value, spread = self.value(cell), self.spread(cell)
         if cell is not None and cell.diverged == cell.n:
@@ -102,7 +101,7 @@ class Table:
     def is_best(self, norm: str, batch_size: int) -> bool:
         """Whether no other normalizer is better at this batch size, to the digits shown.
 
-        A best value that most of them share marks nobody.
+        If most of them share the best value, none is marked.
         """
         ranks = {}
         for other in self.norms:
@@ -124,12 +123,12 @@ class Table:
 
 
 def _decimals_of(value: float) -> int:
-    """As many as show two digits of a positive number."""
+    """The number of decimals that shows two significant digits of a positive number."""
     return min(MOST_DECIMALS, max(0, 1 - math.floor(math.log10(value))))
 
 
 def tables(summary: Summary) -> list[Table]:
-    """The metric, and what else was measured of train-eval gap, step time and peak memory."""
+    """The metric, and those of train-eval gap, step time and peak memory that were measured."""
     step_time = ONE_AFTER_ANOTHER if summary.metric.own else STEP_TIME
     gap = GAP if summary.metric.share else GAP_OF_VALUES
     others = [Table(quantity, summary) for quantity in (gap, step_time, MEMORY)]
@@ -138,7 +137,7 @@ def tables(summary: Summary) -> list[Table]:
 
 
 def divergence_note(summary: Summary) -> str | None:
-    """What the dagger means, where a table has one."""
+    """The meaning of the dagger, if a table has one."""
     if summary.metric.own:
         lost = sum(cell.lost for cell in summary.cells if 0 < cell.lost < cell.n)
         return f"{DAGGER} without {lost} {'run' if lost == 1 else 'runs'} that gave no number." if lost else None

@@ -1,4 +1,4 @@
-"""The verdict on one batch size, and how it is said."""
+"""The verdict on one batch size, and its sentence."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from .cells import listed, spoken
 
 @dataclass(frozen=True)
 class Verdict:
-    """Who leads at a batch size. `needed` is what the lead over the runner-up had to exceed (None: one seed).
+    """The verdict on one batch size. `needed` is the bound for the lead over the runner-up (None: one seed).
 
-    `leader` is the best of the reliable, None where there is none or where it is no better than chance; then all of the
-    reliable are `at_chance`, if others learned something in some of their runs.
+    `leader` is the best of the reliable ones, None if there is none or if it is no better than chance; in that case the
+    reliable ones are listed in `at_chance`, if others learned something in some of their runs.
     `tied` are the normalizers, best first and beginning with the leader, that are not clearly behind it; `unreliable`
     those whose runs disagree (see `judging.RULE`), `above` those of them that are better than the leader on average;
-    `behind` all others. `clear` where all others are behind. The runner-up is the best of the other reliable ones.
-    `more_seeds` would make the lead over the runner-up clear if it stays what it is: None where it is clear, where so
-    many are not worth saying, or where the held-out samples are too few (`resolution` is the least lead they show).
-    `trained` is false where no run learned anything, and `diverged` says whether that is because every run diverged.
-    `means` are over the seeds that all have.
+    `behind` all others. `clear`: all others are behind. The runner-up is the best of the other reliable ones.
+    `more_seeds` is the number of additional seeds that would make an unchanged lead over the runner-up clear: None if
+    it is clear, if too many would be needed, or if the held-out samples are too few (`resolution` is the least lead
+    that they can show). `trained` is false if no run learned anything; `diverged` then says whether every run diverged.
+    `means` are over the seeds that all normalizers have.
     """
 
     batch_size: int
@@ -49,7 +49,7 @@ class Verdict:
 
 
 _DIVERGED = "nothing trained: every run diverged. Its learning rate is too high."
-_AT_CHANCE = "nothing trained: nobody is better than {chance}, as far as the held-out samples tell."
+_AT_CHANCE = "nothing trained: no normalizer is better than {chance}, as far as the held-out samples tell."
 
 
 def _sentence(verdict: Verdict) -> str:

@@ -1,1 +1,1 @@
-"""Findings about a model: evidence is gathered once, and each rule looks at it."""
+"""Findings about a model: measurements are gathered once, and each rule judges them."""

@@ -1,4 +1,4 @@
-"""The inputs of layers with constant channels: where the input is constant too, the layer is not dead."""
+"""The inputs of layers with constant channels: if the input is also constant, the layer is not dead."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from ..readings import Reading, TapReadings
 from ..records import Tap, Trace
 
 DEAD = 0.5
-"""From this share of constant channels on a layer is looked at again."""
+"""The inputs of a layer are measured from this share of constant channels on."""
 NEARLY_CONSTANT = 1e-10
 """Variance over squared mean."""
 
 
 def constant_inputs(model: nn.Module, trace: Trace, again: Callable[..., Trace], call: Forward) -> dict[str, float]:
-    """Of each layer with many constant channels: their share in what it gets, 1 where that is nothing.
+    """For each layer with many constant channels, the share of constant channels in its input; 1 without any input.
 
-    again: traces the model once more; call: how it calls the model.
+    again: a function that traces the model once more; call: how it calls the model.
     """
     suspects = {tap.name: tap for tap in trace.layers if tap.dead_share >= DEAD}
     if not suspects:
@@ -58,7 +58,7 @@ def constant_inputs(model: nn.Module, trace: Trace, again: Callable[..., Trace],
 
 
 def _constant_share(tap: Tap) -> float:
-    """A signal that is dying out over many layers is constant before rounding says so."""
+    """The share of channels that are constant, or nearly so: a vanishing signal is useless before it is exactly 0."""
     return 1.0 if tap.variance < NEARLY_CONSTANT * tap.squared_mean else tap.dead_share
 
 
@@ -71,7 +71,7 @@ def _add(inputs: dict[tuple[str, int], TapReadings], tap: Tap, place: int, x: tu
 
 
 def _as_numbers(x: Tensor, tap: Tap) -> tuple[Tensor, int]:
-    """Channel by channel as the layer's output; tokens are numbers of one channel."""
+    """The input with the channels of the layer's output; token numbers have one channel."""
     if not x.is_floating_point():
         return x.reshape(-1, 1).to(torch.get_default_dtype()), 1
     return x, tap.channel_axis if x.dim() == len(tap.shape) else x.dim() - 1

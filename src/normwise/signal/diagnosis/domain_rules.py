@@ -1,4 +1,4 @@
-"""A rule about batches that are no fair samples of the data."""
+"""A rule about batches that are not random samples of the data."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from .sites import Site
 
 # In standard deviations of a normal variable: far beyond what the many normalizers of a net reach by chance.
 SURE = 4.5
-# What the statistics scatter by beyond sampling, below which nobody's evaluation suffers: means in standard deviations
-# of their channels, variances in parts of theirs.
+# A smaller scatter of the statistics beyond sampling does not harm evaluation: of means in standard deviations of their
+# channels, of variances relative to their own.
 MEANS_APART, VARIANCES_APART = 0.3, 0.5
 
 
@@ -34,11 +34,11 @@ def mixed_domains(evidence: Evidence) -> Iterator[Finding]:
                 "mixed domains",
                 site.name,
                 f"The {name} of its {len(site.samples_seen)} batches scatter by {found[name]:.2g} {unit} beyond what "
-                "the samples inside of each explain: the batches are of different domains, classes, patients or such. "
-                "What BatchNorm remembers is an average that fits none of them.",
-                "Shuffle the data, so that every batch holds all kinds. Where batches have to come by domain, use "
-                "GroupNorm, Batch Renorm, or a memory for each domain (nw.statistics_bank); `normwise compare "
-                "--batches-by KEY` measures which.",
+                "the samples inside of each explain: the batches are of different domains, classes or patients. "
+                "BatchNorm's running statistics are an average that fits none of them.",
+                "Shuffle the data, so that every batch is a mixture. If batches must hold one domain each, use "
+                "GroupNorm, Batch Renorm, or running statistics for each domain (nw.statistics_bank); `normwise "
+                "compare --batches-by KEY` measures which is best.",
                 found[name],
             )
             return
@@ -49,11 +49,10 @@ def _least(name: str) -> float:
 
 
 def _beyond_chance(site: Site, table: int) -> float:
-    """By how much a statistic of the batches scatters beyond sampling, relative to the channels' own; 0 where chance
-    explains it.
+    """The scatter of a batch statistic beyond sampling, relative to the channels' own; 0 if chance explains it.
 
-    An analysis of variance: the scatter of the batches' values against that of the samples' within the batches. Its F
-    is taken over all channels together, as if they were one, which is cautious for channels that vary together.
+    It is an analysis of variance: the scatter of the batches' values against that of the samples' within the batches.
+    F is computed over all channels together, as if they were one, which is conservative for correlated channels.
     """
     values = [seen[table] for seen in site.samples_seen]
     counts = [len(value) for value in values]
@@ -76,7 +75,7 @@ def _beyond_chance(site: Site, table: int) -> float:
 
 
 def _pooled_variance(values: list[Tensor]) -> Tensor:
-    """The variance inside of the batches."""
+    """The variance within the batches."""
     squares = sum((value - value.mean(0)).square().sum(0) for value in values)
     return torch.as_tensor(squares) / sum(len(value) - 1 for value in values)
 

@@ -18,17 +18,18 @@ from .sites import BATCH, Site, has_memory
 
 @dataclass
 class Evidence:
-    """What was seen of a model; a rule that needs what was not looked at finds nothing.
+    """The measurements of a model; a rule whose measurements are missing finds nothing.
 
-    real: it ran on data and not on noise: what a net remembers says nothing about noise.
-    given: the size of the batch was the caller's choice.
-    nonfinite_input, nonfinite_result: how many values of the data, and of what ``forward`` returns, are not finite.
-    trace: None where the model did not get through, and ``failure`` says why.
-    constant_inputs: of layers with constant channels, the share of constant channels in what they get.
-    dropouts: the dropout before a normalizer over the batch, by that one's name; ``dropped`` the factor that it brings
-        to the variance there.
-    gap: mean squared difference between the outputs by the batch's statistics and by the memory, over their variance;
-        infinite where the latter are not finite.
+    real: whether the model ran on data, not on noise: running statistics cannot be judged on noise.
+    given: whether the caller chose the batch size.
+    nonfinite_input, nonfinite_result: the numbers of values in the data, and in the result of ``forward``, that are not
+        finite.
+    trace: None if the model failed; ``failure`` then says why.
+    constant_inputs: for layers with constant channels, the share of constant channels in their input.
+    dropouts: the dropout before each normalizer over the batch, by the normalizer's name; ``dropped``: the factor by
+        which it changes the variance there.
+    gap: the mean squared difference between the outputs with batch statistics and with running statistics, divided by
+        their variance; infinite if the latter are not finite.
     """
 
     model: nn.Module
@@ -59,7 +60,7 @@ class Evidence:
 
     @property
     def batch_norms(self) -> Iterator[tuple[str, nn.Module]]:
-        """All normalizers over the batch, whether they ran or not."""
+        """All normalizers over the batch, also those that did not run."""
         return ((name, module) for name, module in self.model.named_modules() if isinstance(module, BATCH))
 
     @cached_property
@@ -71,19 +72,20 @@ class Evidence:
         return self._modules.get(module_name(tap.name))
 
     def path(self) -> tuple[Tap, ...]:
-        """The taps along which the signal can be compared: blocks, or the outputs of layers with weights."""
+        """The taps over which the signal is compared: blocks, or the outputs of layers with weights."""
         if self.trace is None:
             return ()
         return self.trace.blocks or tuple(tap for tap in self.trace.layers if isinstance(self.module_of(tap), LAYERS))
 
     @property
     def fresh(self) -> bool:
-        """Whether the net has never been trained: no normalizer with a memory has moved from where it starts."""
+        """Whether the net has never been trained: all normalizers with running statistics are in their initial
+        state."""
         return all(untouched(module) for _, module in self.remembering)
 
 
 def untouched(module: nn.Module) -> bool:
-    """Whether a normalizer has seen no batch, and scale and shift are as they start: one number for all channels."""
+    """Whether a normalizer is in its initial state: no batch seen, and scale and shift equal for all channels."""
     if has_memory(module) and int(getattr(module, "num_batches_tracked", None) or 0):
         return False
     own = [p.detach() for p in module.parameters(recurse=False) if p.numel()]

@@ -18,14 +18,14 @@ SHOWN = 3
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong: where, what with its number, and what to do.
+    """One problem: its place, a description with its number, and a remedy.
 
     Attributes:
         severity: ``"error"``, training or evaluation cannot work like this; ``"warning"``, it probably costs accuracy;
             ``"note"``, waste or a matter of taste.
         rule: the name of the rule, such as ``"stale statistics"``.
         module: the module's path.
-        value: the number that decided.
+        value: the number on which the finding is based.
     """
 
     severity: Severity
@@ -41,7 +41,7 @@ class Finding:
         return f"{head}\n{textwrap.indent(body, '    ')}"
 
 
-# What may follow from what: a cause stands before its consequences, however mild it is by itself.
+# Possible consequences of each problem: a cause is listed before its consequences, even if it is less severe.
 CONSEQUENCES: dict[str, tuple[str, ...]] = {
     "not finite": ("poisoned statistics", "train-eval gap", "stale statistics"),
     "poisoned statistics": ("train-eval gap", "stale statistics"),
@@ -59,7 +59,7 @@ CONSEQUENCES: dict[str, tuple[str, ...]] = {
 
 
 def _ranked(findings: Sequence[Finding]) -> tuple[Finding, ...]:
-    """Worst first, but in front of each what it may follow from."""
+    """The worst first, but each after its possible causes."""
 
     def rank(finding: Finding) -> tuple[int, int]:
         mine = [f for f in findings if f is finding or f.rule in _consequences(finding.rule)]
@@ -74,7 +74,7 @@ def _consequences(rule: str) -> tuple[str, ...]:
 
 
 class Findings(Sequence[Finding]):
-    """The findings of a diagnosis, worst first and causes before consequences; empty where nothing was found.
+    """The findings of a diagnosis, worst first and causes before consequences; empty if nothing was found.
 
     >>> print(Findings("Net", []))
     Net: nothing found.
@@ -109,7 +109,7 @@ class Findings(Sequence[Finding]):
         return "\n".join([f"{self.model}: {counts}", *self._shown(), *self.notes])
 
     def _shown(self) -> Iterator[str]:
-        """Each finding, of a rule that found much only the first ones."""
+        """Each finding; of a rule with many findings only the first ones."""
         found: Counter[tuple[str, str]] = Counter((f.severity, f.rule) for f in self)
         shown: Counter[tuple[str, str]] = Counter()
         for finding in self:

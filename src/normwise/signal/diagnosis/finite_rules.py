@@ -15,7 +15,7 @@ RULE = "not finite"
 
 
 def not_finite(evidence: Evidence) -> Iterator[Finding]:
-    """The first NaN or infinite value: in the data, in a parameter, in what a layer gives, or in its gradient."""
+    """The first NaN or infinite value: in the data, in a parameter, in the output of a layer, or in its gradient."""
     found = next((f for look in (_in_data, _in_parameters, _in_outputs, _in_gradients) for f in look(evidence)), None)
     if found is not None:
         yield found
@@ -27,9 +27,9 @@ def _in_data(evidence: Evidence) -> Iterator[Finding]:
             "error",
             RULE,
             "input",
-            f"{evidence.nonfinite_input} values of the data are NaN or infinite, before any layer has seen them.",
-            "Leave such samples out or fill them in; masks and normalization of the data by a deviation of 0 are where "
-            "they come from.",
+            f"{evidence.nonfinite_input} values of the data are NaN or infinite, before any layer.",
+            "Leave such samples out or fill them in; frequent causes are masks, and data normalized by a standard "
+            "deviation of 0.",
             float(evidence.nonfinite_input),
         )
 
@@ -73,8 +73,8 @@ def _in_outputs(evidence: Evidence) -> Iterator[Finding]:
             "error",
             RULE,
             "forward",
-            "What forward returns is NaN or infinite, behind layers that give finite values.",
-            "Look at the loss: a logarithm of 0, an empty mean, targets that are NaN.",
+            "The result of forward is NaN or infinite, behind layers with finite outputs.",
+            "Check the loss: a logarithm of 0, an empty mean, targets that are NaN.",
             float(evidence.nonfinite_result),
         )
 
@@ -88,7 +88,7 @@ def _in_gradients(evidence: Evidence) -> Iterator[Finding]:
             RULE,
             last.name,
             "The gradient with respect to its output is NaN or infinite, behind finite values.",
-            "Look for a root or a norm at 0, and a division that torch.where hides: its gradient is NaN all the same.",
+            "Look for a root or a norm at 0, and for a division inside torch.where: its gradient is still NaN.",
             float(len(broken)),
         )
 
@@ -104,7 +104,7 @@ def poisoned_statistics(evidence: Evidence) -> Iterator[Finding]:
                 "poisoned statistics",
                 name,
                 f"{broken} of the {sum(b.numel() for b in memory)} running means and variances are NaN or "
-                "infinite: the evaluation mode gives NaN, whatever the input.",
+                "infinite: in evaluation the output is NaN for every input.",
                 "Reset them (module.reset_running_stats()), then nw.recalibrate(model, loader) on clean data; "
                 "normwise's BatchNorm skips batches that are not finite.",
                 float(broken),

@@ -1,4 +1,4 @@
-"""Runs the model and gathers the measurements that the rules judge."""
+"""Run the model and gather the measurements that the rules judge."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Run = Callable[..., Trace]
 
 
 class Batches:
-    """A loader that can be read again, whatever was given."""
+    """The batches of any source, as a loader that can be read repeatedly."""
 
     def __init__(self, items: list[Any]) -> None:
         self._items = items
@@ -36,7 +36,8 @@ class Batches:
 
 
 def gather(model: nn.Module, data: Any, *, skip_gain: float | None, forward: Forward | None, batches: int) -> Evidence:
-    """Run the model with gradients by its batches' statistics, and again where memory, dropout or dead layers ask."""
+    """Run the model with gradients and batch statistics, and again if running statistics, dropout or dead layers need
+    it."""
     real = data is not None and not is_shape(data)
     call = forward or (call_for(model, data) if real else run)
     evidence = Evidence(model, real, data is not None)
@@ -74,7 +75,7 @@ def _first_run(evidence: Evidence, call: Forward, run: Run) -> Heard:
 
 
 def _dropped(evidence: Evidence, again: Run) -> dict[str, float]:
-    """The factor that dropout brings to the variance in front of each normalizer over the batch."""
+    """The factor by which dropout changes the variance in front of each normalizer over the batch."""
     sites = [s for s in evidence.batch_sites if s.name in evidence.dropouts and has_memory(s.module) and s.variances]
     if not sites:
         return {}

@@ -12,20 +12,21 @@ from .evidence import Evidence
 from .findings import Finding
 from .sites import NORMALIZER_CLASSES, normalizes
 
-# A sum of independent branches of one size grows by a factor of at most 3/2 from its second step on: what grows faster
-# over several steps grows with itself.
+# A sum of independent branches of equal variance grows by a factor of at most 3/2 from its second step on: faster
+# growth over several steps is exponential.
 FAST = 1.6
 FAST_STEPS = 3
-# What grows slower is told by the whole path. The logarithm of a sum that gains as much at every step bends: of 8 times
-# the growth its second half has at most 0.38 of what the first has. That of a power is straight: both halves have the
-# same. No sound net shrinks like that, but a slow loss of a little harms nobody.
+# Slower exponential growth is recognized over the whole path. For a sum that gains the same at every step, the curve of
+# the logarithm bends: for 8-fold growth the second half of the path has at most 0.38 of the logarithm's gain in the
+# first. For a power it is straight: both halves gain the same. A sound net does not shrink exponentially, but a slow
+# small loss does no harm.
 GROWN, SHRUNK = 8.0, 100.0
 STEPS = 5
 STRAIGHT = 0.7
 
 
 def growing_variance(evidence: Evidence) -> Iterator[Finding]:
-    """The variance is multiplied from block to block, r^k after k blocks, where a sound net adds: 1, 2, 3, ..."""
+    """Exponential growth: the variance is r^k after k blocks, while in a sound net it adds up: 1, 2, 3, ..."""
     for run in _runs(evidence, 1.0):
         factor, total = _factor(run), run[-1].variance / run[0].variance
         yield Finding(
@@ -42,7 +43,7 @@ def growing_variance(evidence: Evidence) -> Iterator[Finding]:
 
 
 def vanishing_variance(evidence: Evidence) -> Iterator[Finding]:
-    """The signal dies out layer by layer."""
+    """The variance shrinks exponentially from layer to layer."""
     for run in _runs(evidence, -1.0):
         factor = _factor(run)
         yield Finding(
@@ -58,7 +59,8 @@ def vanishing_variance(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _runs(evidence: Evidence, direction: float) -> list[list[Tap]]:
-    """Stretches that grow (direction 1) or shrink (-1) with themselves: fast for some steps, or slowly all the way."""
+    """Stretches with exponential growth (direction 1) or decay (-1): fast over some steps, or slow over the whole
+    path."""
     fast = list(_fast(evidence.path(), direction))
     return fast or [run for run in _free_stretches(evidence) if _is_geometric(run, direction)]
 
@@ -72,7 +74,7 @@ def _fast(taps: Sequence[Tap], direction: float) -> Iterator[list[Tap]]:
 
 
 def _free_stretches(evidence: Evidence) -> Iterator[list[Tap]]:
-    """The parts of the path without normalizers, inside of which the signal is left to itself."""
+    """The parts of the path between normalizers, where nothing controls the signal."""
     path = {(tap.kind, tap.name) for tap in evidence.path()}
     run: list[Tap] = []
     for tap in evidence.taps:
@@ -93,7 +95,7 @@ def _is_geometric(run: Sequence[Tap], direction: float) -> bool:
     steps = [direction * _log_ratio(a, b) for a, b in pairwise(run)]
     total, half = sum(steps), len(steps) // 2
     first, second = sum(steps[:half]) / half, sum(steps[half:]) / (len(steps) - half)
-    # The typical step must be such a step, and not one jump be spread over all of them.
+    # The typical step must grow, too: a single jump does not count.
     enough = math.log(GROWN if direction > 0 else SHRUNK)
     return total >= enough and second >= STRAIGHT * first and median(steps) * len(steps) >= total / 2
 

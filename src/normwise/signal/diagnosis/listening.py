@@ -1,4 +1,4 @@
-"""Observed while a model runs: where the inputs of normalizers come from, and dropout before them."""
+"""Observe a running model: the sources of the normalizers' inputs, and dropout before normalizers."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ DROPOUTS = frozenset(
     for name in ("dropout", "alpha_dropout", "feature_alpha_dropout", "feature_dropout")
     for ending in ("", "_")
 ) | {"dropout1d", "dropout2d", "dropout3d"}
-# What a bias passes through: of all values of a channel the largest, or the mean, is larger by it.
+# Operations that pass a bias on: the maximum or the mean of a channel's values contains the bias of the values.
 POOL = re.compile(r"_?(adaptive_)?(max|avg)_pool[123]d")
 REARRANGEMENTS = frozenset({"flatten", "reshape", "view", "contiguous", "squeeze", "unsqueeze"})
 
 
 @dataclass
 class Heard:
-    """The normalizers by name, and before which of them there is dropout, by the name of the module that drops last."""
+    """The normalizers by name, and for those behind dropout the name of the last module that drops."""
 
     sites: dict[str, Site] = field(default_factory=dict)
     dropouts: dict[str, str] = field(default_factory=dict)
     outputs: list[Tensor] = field(default_factory=list)
-    """Of each batch what the last module gave that gave a tensor of more than one value, of several such tensors the
-    first: a model's output, not its loss."""
+    """For each batch the first tensor with more than one value in the output of the last module that returns one: the
+    model's output, not its loss."""
 
 
 @contextmanager
@@ -80,7 +80,7 @@ class _Listener(TorchFunctionMode):
         return out
 
     def _pass_on(self, name: str, out: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """A function has read what a layer gave: it may be all that does, and leave a bias what it is."""
+        """A function has read a layer's output: note whether it is the only reader and passes a bias on."""
         for x in tensors_in([args, kwargs]):
             source = self._source_of(x)
             if source is None or out is x:
@@ -134,7 +134,7 @@ class _Listener(TorchFunctionMode):
 
 
 def _by_sample(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Of every sample the mean of each channel, and its mean squared distance from the batch's mean."""
+    """For every sample the mean of each channel, and its mean squared distance from the batch's mean."""
     values = x.detach().float().reshape(*x.shape[:2], -1)
     variance, mean = torch.var_mean(values, dim=2, correction=0)
     return mean.cpu(), (variance + (mean - mean.mean(0)).square()).cpu()
@@ -147,7 +147,7 @@ def _probability(args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
 def _in_training(
     func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of a dropout with its third one, whether it is training, set."""
+    """The arguments of a dropout with the third one, `training`, set to True."""
     if len(args) > 2:
         return (*args[:2], True, *args[3:]), kwargs
     name = "training" if getattr(func, "__module__", "") == "torch.nn.functional" else "train"

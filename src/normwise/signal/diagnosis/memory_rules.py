@@ -1,4 +1,4 @@
-"""Rules about normalizers over the batch and what they remember of it."""
+"""Rules about normalizers over the batch and their running statistics."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ SAMPLES_REMEMBERED = 16
 DROPPED = 1.2
 STALE = 1.0
 GAP = 0.5
-RECALIBRATE = "nw.recalibrate(model, loader) measures them anew; call it before you evaluate."
+RECALIBRATE = "nw.recalibrate(model, loader) computes them again; call it before you evaluate."
 
 
 def high_momentum(evidence: Evidence) -> Iterator[Finding]:
-    """PyTorch's momentum is the weight of the new value: with 0.99 a net remembers its last batch alone."""
+    """A momentum near 1: PyTorch's is the weight of the new value, so with 0.99 only the last batch counts."""
     found = {name: momentum for name, momentum in _momenta(evidence) if _forgets(evidence, name, momentum)}
     if found:
         momentum = max(found.values())
@@ -34,7 +34,7 @@ def high_momentum(evidence: Evidence) -> Iterator[Finding]:
             "high momentum",
             next(iter(found)),
             f"momentum={momentum:g} of {names} is the weight of the newest batch: the running statistics are those of "
-            f"about {remembered:.2g} batch{'' if remembered < 1.5 else 'es'}, and evaluation has their noise.",
+            f"about {remembered:.2g} batch{'' if remembered < 1.5 else 'es'}, with the noise of so few.",
             f"PyTorch's momentum is 1 minus that of Keras and TensorFlow: write momentum={_meant(momentum):g}, "
             "or None for the average over all batches.",
             momentum,
@@ -57,7 +57,7 @@ def _forgets(evidence: Evidence, name: str, momentum: float) -> bool:
 
 
 def _batches_remembered(momentum: float) -> float:
-    """How many batches an average with as much noise as the exponential one has."""
+    """The number of batches of a plain average with as much noise as the exponential one."""
     return (2 - momentum) / momentum
 
 
@@ -66,23 +66,23 @@ def _meant(momentum: float) -> float:
 
 
 def no_running_statistics(evidence: Evidence) -> Iterator[Finding]:
-    """Without a memory a sample's output in evaluation depends on the samples beside it."""
+    """Without running statistics, a sample's output in evaluation depends on the other samples of the batch."""
     names = [name for name, module in evidence.batch_norms if not has_memory(module)]
     if names:
         yield Finding(
             "warning",
             "no running statistics",
             names[0],
-            f"{listed(names)} normalize{_s(names)} by the batch in evaluation, too (track_running_stats=False): what a "
-            "sample gives depends on the others beside it, and a single one cannot be evaluated.",
-            "Leave track_running_stats at True, or put a normalizer there that needs no batch: "
+            f"{listed(names)} normalize{_s(names)} by the batch also in evaluation (track_running_stats=False): the "
+            "output of a sample depends on the others in its batch, and a single one cannot be evaluated.",
+            "Leave track_running_stats at True, or use a normalizer that does not need the batch: "
             "nw.swap(model, 'group').",
             float(len(names)),
         )
 
 
 def dropout_before_batch_norm(evidence: Evidence) -> Iterator[Finding]:
-    """Dropout raises the variance in training alone: the memory behind it is of a signal that evaluation never sees."""
+    """Dropout before BatchNorm: it raises the variance in training only, so the running variance is too large."""
     found = {name: ratio for name, ratio in evidence.dropped.items() if ratio >= DROPPED}
     if found:
         site, ratio = next(iter(found.items()))
@@ -90,16 +90,16 @@ def dropout_before_batch_norm(evidence: Evidence) -> Iterator[Finding]:
             "warning",
             "dropout before BatchNorm",
             evidence.dropouts[site],
-            f"The variance in front of {listed(list(found))} is {ratio:.3g} times what it is without this dropout: the "
-            "running variance is training's, and in evaluation it is too large by that factor.",
-            "Put dropout behind the last BatchNorm, or take it out; LayerNorm and GroupNorm, which remember nothing, "
-            "bear it better.",
+            f"With this dropout the variance in front of {listed(list(found))} is {ratio:.3g} times as large: the "
+            "running variance comes from training, and in evaluation it is too large by that factor.",
+            "Put dropout behind the last BatchNorm, or remove it; LayerNorm and GroupNorm, which keep no running "
+            "statistics, do not have this problem.",
             ratio,
         )
 
 
 def stale_statistics(evidence: Evidence) -> Iterator[Finding]:
-    """Running statistics that are not those of the data: distances in deviations, and ratios of variances."""
+    """Running statistics that differ from those of the data: distances in σ, and ratios of variances."""
     if not evidence.real or evidence.fresh:
         return
     for site in evidence.batch_sites:
@@ -116,9 +116,9 @@ def stale_statistics(evidence: Evidence) -> Iterator[Finding]:
                 "stale statistics",
                 site.name,
                 f"The running mean is {distance:.2g} standard deviations from the data's (root mean square over the "
-                f"channels), the running variance {ratio:.2g} times the data's: evaluation sees another signal than "
-                "training.",
-                f"{RECALIBRATE} If the data are of another domain than the training's, this is what it costs.",
+                f"channels), the running variance {ratio:.2g} times the data's: the signal in evaluation differs from "
+                "that in training.",
+                f"{RECALIBRATE} If the data are of another domain than the training data, this is the cause.",
                 distance,
             )
 
@@ -138,7 +138,7 @@ def _disagreement(site: Site, mean: Tensor, variance: Tensor) -> tuple[float, fl
     ours, spread = site.moments()
     mean, variance = (t.detach().cpu().double().flatten() for t in (mean, variance))
     eps = float(getattr(site.module, "eps", 1e-5))
-    # Over the larger of both: a channel that hardly varies in these few batches has no distances of its own.
+    # Relative to the larger of both: the variance of these few batches may be nearly 0 in a channel.
     distance = ((mean - ours).square() / (torch.maximum(spread, variance) + eps)).mean().sqrt()
     ratio = torch.exp(torch.log((variance.clamp_min(0) + eps) / (spread + eps)).mean())
     return float(distance), float(ratio)
@@ -158,8 +158,8 @@ def small_batch(evidence: Evidence) -> Iterator[Finding]:
             "small batch",
             names[0],
             f"{listed(names)} normalize{_s(names)} over batches of {samples}: the statistics "
-            f"differ from batch to batch by about 1/sqrt({samples}) of a standard deviation, and evaluation knows "
-            "nothing of it.",
+            f"differ from batch to batch by about 1/sqrt({samples}) of a standard deviation, and in evaluation they do "
+            "not.",
             "If you train with such batches: nw.swap(model, 'group') or 'renorm', or SyncBatchNorm; `normwise compare` "
             "measures which.",
             float(samples),
@@ -167,7 +167,7 @@ def small_batch(evidence: Evidence) -> Iterator[Finding]:
 
 
 def train_eval_gap(evidence: Evidence) -> Iterator[Finding]:
-    """The same data, normalized by themselves and by what the net remembers."""
+    """The outputs for the same data with batch statistics and with running statistics differ."""
     if evidence.gap is None or evidence.gap <= GAP:
         return
     finite = math.isfinite(evidence.gap)
@@ -177,7 +177,7 @@ def train_eval_gap(evidence: Evidence) -> Iterator[Finding]:
         type(evidence.model).__name__,
         f"The outputs in evaluation differ from those in training by {evidence.gap:.2g} of their variance."
         if finite
-        else "The outputs are finite by the batch's statistics, and NaN or infinite in evaluation.",
+        else "The outputs are finite with batch statistics, and NaN or infinite in evaluation.",
         f"{RECALIBRATE} What remains is the noise of small batches: a larger batch, or nw.swap(model, 'group').",
         evidence.gap,
     )

@@ -1,4 +1,4 @@
-"""Rules about where normalizers stand, and what that leaves for them to do."""
+"""Rules about the places of normalizers: those where they have no effect or undo each other."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .sites import BATCH, INSTANCE, NORMALIZER_CLASSES, Site, is_affine
 
 
 def one_value_per_channel(evidence: Evidence) -> Iterator[Finding]:
-    """The mean of one value is that value: the output is the bias."""
+    """A pool of one value: its mean is that value, so the output is the bias."""
     for site in evidence.sites.values():
         if site.pool != 1:
             continue
@@ -40,7 +40,7 @@ def _more_values(site: Site) -> str:
 
 
 def lost_in_a_conversion(evidence: Evidence) -> Iterator[Finding]:
-    """A function that nobody knows has built a module from the numbers of a layer which did more."""
+    """A function of another tool has built a module from the values of a layer and dropped a part of the layer."""
     for name, module in evidence.model.named_modules():
         eps = vars(module).get("eps")
         if not isinstance(eps, LentEpsilon):
@@ -51,19 +51,19 @@ def lost_in_a_conversion(evidence: Evidence) -> Iterator[Finding]:
                 "error",
                 "lost in a conversion",
                 name,
-                f"It was built from the numbers of a {eps.layer} by {eps.by}, and is without {lost}.",
-                "Do without that function for this layer, or put what is missing behind the new one.",
+                f"It was built from the values of a {eps.layer} by {eps.by}, and lacks {lost}.",
+                "Do not convert this layer with that function, or add the missing parts behind the new one.",
                 1.0,
             )
 
 
 def _has_an_activation(module: nn.Module) -> bool:
-    """As timm's and others' layers that apply one themselves."""
+    """Whether a layer applies an activation itself, as those of timm."""
     return any(isinstance(child, nn.Module) and not isinstance(child, nn.Identity) for child in module.children())
 
 
 def normalizers_in_a_row(evidence: Evidence) -> Iterator[Finding]:
-    """The second of two normalizers undoes the scale and shift of the first, which nobody else sees."""
+    """Two normalizers in a row: the second undoes the scale and shift of the first."""
     sites = [site for site in evidence.sites.values() if _repeats(site)]
     if sites:
         first = sites[0]
@@ -73,14 +73,14 @@ def normalizers_in_a_row(evidence: Evidence) -> Iterator[Finding]:
             "note",
             "normalizers in a row",
             first.name,
-            f"It normalizes what {before} has just normalized{more}: what the first one learns is undone.",
-            "Take one of them out, or put the layer or activation that belongs between them there.",
+            f"It normalizes the output of {before} again{more}: the scale and shift of the first one are undone.",
+            "Remove one of them, or insert the layer or activation that belongs between them.",
             float(len(sites)),
         )
 
 
 def _repeats(site: Site) -> bool:
-    """Whether this normalizer takes away again what the one directly before it has added."""
+    """Whether this normalizer undoes the scale and shift of the one directly before it."""
     before = site.source
     if before is None or before.shared or not is_affine(before.module):
         return False
@@ -88,7 +88,7 @@ def _repeats(site: Site) -> bool:
 
 
 def useless_bias(evidence: Evidence) -> Iterator[Finding]:
-    """A bias that the mean's subtraction takes away again: a parameter that does nothing."""
+    """A bias that the following normalizer subtracts again with the mean: a parameter without effect."""
     sites = [site for site in evidence.sites.values() if _subtracts_bias(site)]
     layers = [site.source.name for site in sites if site.source]
     if layers:

@@ -1,4 +1,4 @@
-"""Rules about the signal's mean, its dead units and its gradient."""
+"""Rules about the mean of the signal, dead units and gradients."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from .sites import normalizes
 SHIFTED_PLACES = 3
 ENOUGH_VALUES = 16
 GRADIENT_RANGE = 1e4
-# Behind a normalizer a layer's steps shrink with its weights' growth, and deep sound nets have more than the above.
+# Behind a normalizer the gradient of a layer shrinks as its weights grow, so deep sound nets have a wider range.
 GRADIENT_RANGE_NORMALIZED = 1e8
 
 
 def mean_shift(evidence: Evidence) -> Iterator[Finding]:
-    """Where nothing removes it, the mean outgrows what varies: all inputs look alike."""
+    """The squared mean exceeds the variance and nothing removes it: the signal is nearly the same for all inputs."""
     shifted = [
         tap
         for tap in evidence.path()
@@ -59,14 +59,14 @@ def dead_layer(evidence: Evidence) -> Iterator[Finding]:
                 tap.name,
                 f"{tap.dead_share:.0%} of its {tap.shape[tap.channel_axis]} channels are constant over the whole "
                 "input.",
-                "Look at the biases and the scale before it: a ReLU that never opens passes no gradient. A smaller "
-                "learning rate, biases of 0, a normalizer before it or LeakyReLU keep units alive.",
+                "Check the biases and the scale before it: a ReLU whose input is never positive passes no gradient. A "
+                "smaller learning rate, biases of 0, a normalizer before it or LeakyReLU avoid dead units.",
                 tap.dead_share,
             )
 
 
 def _on_purpose(evidence: Evidence, tap: Tap) -> bool:
-    """Zero at the start: the last layer or gain of a branch, around which gradients go, or the net's last layer."""
+    """Whether a layer is initialized with zeros on purpose: at the end of a branch with a shortcut, or of the net."""
     module = evidence.module_of(tap)
     if module is None or not has_zero_weight(module):
         return False
@@ -76,19 +76,19 @@ def _on_purpose(evidence: Evidence, tap: Tap) -> bool:
     layers = [t for t, module in modules if isinstance(module, LAYERS) and not has_zero_weight(module)]
     if tap.gradient:
         return not layers or any(t.gradient for t in before)
-    # A head that starts at zero passes no gradient to anybody.
+    # A head with weights of zero passes no gradient to the layers before it.
     return not layers or any(t.dead_share < DEAD for t in layers)
 
 
 def gradient_range(evidence: Evidence) -> Iterator[Finding]:
-    """What of the gradient arrives at the front, times the variance: neither resolution nor a layer's scale counts."""
+    """Gradients that vanish or explode: the squared gradient times the variance, independent of a layer's scale."""
     path = [(tap, _sensitivity(tap)) for tap in evidence.path()]
     path = [(tap, value) for tap, value in path if 0 < value < math.inf]
     if len(path) < 2:
         return
     (first, front), (last, back) = path[0], path[-1]
     ratio = front / back
-    # A gain that starts small is one step; what is multiplied at every step goes on.
+    # A gain with a small initial value is a single step; vanishing or exploding continues over many steps.
     typical = median(math.log(a / b) for (_, a), (_, b) in pairwise(path)) * (len(path) - 1)
     bound = GRADIENT_RANGE_NORMALIZED if evidence.sites else GRADIENT_RANGE
     if abs(math.log(ratio)) < math.log(bound) or typical / math.log(ratio) < 0.5:
@@ -107,5 +107,5 @@ def gradient_range(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _sensitivity(tap: Tap) -> float:
-    """The sum of the gradient's squares per sample times the variance; 0 where there is none."""
+    """The sum of the gradient's squares per sample times the variance; 0 without a gradient."""
     return 0.0 if tap.gradient is None else tap.gradient * math.prod(tap.shape[1:]) * tap.variance

@@ -1,4 +1,4 @@
-"""The normalizers of a model, and what they get."""
+"""The normalizers of a model, and their inputs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NORMALIZER_CLASSES = (
     *BATCH,
     *INSTANCE,
     *(nn.GroupNorm, nn.LayerNorm, nn.RMSNorm),
-    *(kind for name, row in NORMALIZERS.items() if name != "none" for kind in row.layers.values()),
+    *(layer_class for name, row in NORMALIZERS.items() if name != "none" for layer_class in row.layers.values()),
 )
 
 
@@ -39,9 +39,9 @@ def has_memory(module: nn.Module) -> bool:
 
 @dataclass
 class Source:
-    """What made the input of a normalizer: a layer with a bias, or a normalizer.
+    """The module that computed the input of a normalizer: a layer with a bias, or a normalizer.
 
-    shared: a reader beside the normalizer, such as a shortcut, takes it too.
+    shared: whether the input has another reader than the normalizer, such as a shortcut.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Site:
     means: list[Tensor] = field(default_factory=list)
     variances: list[Tensor] = field(default_factory=list)
     samples_seen: list[tuple[Tensor, Tensor]] = field(default_factory=list)
-    """Of each batch the mean ``[N, C]`` of every sample, and what each adds to the batch's variance."""
+    """For each batch the mean ``[N, C]`` of every sample, and each sample's contribution to the batch's variance."""
 
     @property
     def over_batch(self) -> bool:
@@ -72,7 +72,7 @@ class Site:
 
     @property
     def by_channel(self) -> bool:
-        """Whether it takes from each channel its own mean: a constant added to the channel before is gone."""
+        """Whether it subtracts from each channel the channel's own mean, which removes any constant added before."""
         module = self.module
         if isinstance(module, nn.GroupNorm):
             return module.num_groups == module.num_channels
@@ -80,7 +80,7 @@ class Site:
 
     @property
     def pool(self) -> int | None:
-        """How many values share one mean or variance; None where the class does not tell."""
+        """The number of values that share one mean or variance; None if the class does not tell."""
         module, positions = self.module, math.prod(self.shape[2:])
         if isinstance(module, nn.GroupNorm):
             return self.shape[1] // module.num_groups * positions

@@ -1,1 +1,1 @@
-"""Pictures of traces: drawn once as shapes, written as SVG, PNG and HTML without a browser."""
+"""Pictures of traces, drawn as shapes and written as SVG, PNG and HTML without a browser."""

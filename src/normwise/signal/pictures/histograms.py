@@ -1,4 +1,4 @@
-"""Activations layer by layer: how an initialization spreads or collapses a deep net."""
+"""Histograms of the activations layer by layer: how an initialization spreads or collapses them in a deep net."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .shapes import Panel, Path, Series, Shape, Text
 WIDTH, ROW, TOP, BOTTOM = 440, 34, 14, 40
 LEFT, RIGHT = 120, 74
 ROWS_SHOWN = 12
-# The share of all values that the axis shows: a few far ones would make a stroke of the rest.
+# The share of all values inside the axis: a few outliers would compress all others into a line.
 SHOWN = 0.99
 NAME_LETTERS = 16
 
@@ -33,7 +33,7 @@ def _rows(trace: Trace, types: Sequence[str]) -> list[Tap]:
 
 
 def _reach(taps: Sequence[Tap]) -> float:
-    """How far from 0 the axis goes: for the widest layers' bulk."""
+    """The end of the axis, so that it contains the bulk of the widest layer."""
     return max((_bulk(tap.histogram) for tap in taps if tap.histogram), default=1.0)
 
 
@@ -78,7 +78,7 @@ def _row(tap: Tap, floor: float, x: Scale, color: str) -> Iterator[Path | Text]:
 
 
 def _outline(histogram: Histogram, floor: float, x: Scale) -> Iterator[tuple[float, float]]:
-    """Steps; a layer that has collapsed is a spike of the full height."""
+    """The outline of a histogram as steps; a collapsed layer is a spike of the full height."""
     highest = max(histogram.counts)
     edges = histogram.edges
     yield x(edges[0]), floor
@@ -86,7 +86,7 @@ def _outline(histogram: Histogram, floor: float, x: Scale) -> Iterator[tuple[flo
         if not (x.shows(low) or x.shows(high)):
             continue
         top = floor - 0.9 * ROW * count / highest
-        # A bar thinner than a line would not be seen.
+        # A bar thinner than a line would be invisible.
         yield x(low), top
         yield max(x(high), x(low) + 1.5), top
     yield x(edges[-1]), floor

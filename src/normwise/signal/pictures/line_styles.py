@@ -1,4 +1,4 @@
-"""One colour and one marker per model, apart under every common colour blindness, and without colour."""
+"""One colour and one marker per model, distinguishable with common colour blindness and without colour."""
 
 from __future__ import annotations
 
@@ -17,6 +17,6 @@ _STYLES = tuple(LineStyle(*pair) for pair in zip(SERIES, MARKERS, strict=False))
 
 
 def line_style(model: int) -> LineStyle:
-    """Of the n-th model; from the eighth on colours come again with other markers."""
+    """The style of the n-th model; from the eighth on colours are repeated with other markers."""
     color = _STYLES[model % len(_STYLES)].color
     return LineStyle(color, _STYLES[(model + model // len(_STYLES)) % len(_STYLES)].marker)

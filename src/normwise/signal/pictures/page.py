@@ -1,4 +1,4 @@
-"""The pictures as one HTML file that needs nothing beside itself."""
+"""The pictures as one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def page(
     predicted: bool,
     command: str | None,
 ) -> str:
-    """The whole page: legend, pictures that follow the width, the numbers as text."""
+    """The whole page: legend, pictures that adapt to the width, the numbers as text."""
     style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     figures = "\n".join(f"<figure><h2>{escape(p.title)}</h2>\n{inline(p)}</figure>" for p in panels)
     numbers = "\n".join(_numbers(name, trace) for name, trace in traces.items())

@@ -1,4 +1,4 @@
-"""Shapes as pixels, with Pillow: a picture where there is no browser."""
+"""Shapes as pixels, with Pillow: a picture for places without SVG."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ DASH, PAUSE = 5, 4
 
 
 def render(width: float, height: float, shapes: Iterable[Shape]) -> bytes:
-    """A PNG file of twice as many pixels as the picture is wide.
+    """A PNG file with two pixels per unit of length.
 
-    Raises ModuleNotFoundError where Pillow is not installed.
+    Raises ModuleNotFoundError if Pillow is not installed.
     """
     try:
         from PIL import Image, ImageDraw

@@ -23,7 +23,7 @@ PARTS = {"attention": "attention", "mlp": "MLP", "decoder": "decoder"}
 class Curve(NamedTuple):
     """One line of a panel: the values of one model, or of a part of it, and the names and numbers of the places.
 
-    style: its colour and marker; label: the name, made to fit; predicted: what theory expects, where there is any.
+    style: its colour and marker; label: the shortened name; predicted: the predicted values, if there are any.
     """
 
     model: int
@@ -37,33 +37,33 @@ class Curve(NamedTuple):
 
 
 class Quantity(NamedTuple):
-    """`smallest` is where a logarithmic axis ends."""
+    """A quantity of a panel; `smallest` is the lower end of a logarithmic axis."""
 
     title: str
     unit: str
     smallest: float = 0.0
 
 
-# Squared means of 1e-5 and 1e-2 say the same thing next to a variance of 1.
+# Squared means of 1e-5 and of 1e-2 are both negligible next to a variance of 1.
 SQUARED_MEAN = Quantity("Average channel squared mean", "squared mean", 0.1)
 VARIANCE = Quantity("Average channel variance", "variance")
 BRANCH = Quantity("Variance at the end of the residual branch", "branch variance")
 
 
 def panels(traces: Mapping[str, Trace], predicted: Mapping[str, Trace]) -> list[Panel]:
-    """Three panels over the residual blocks, or two over the layers where no model has blocks."""
+    """Three panels over the residual blocks, or two over the layers if no model has blocks."""
     blocks = any(trace.blocks for trace in traces.values())
     places = {name: list(_places(trace, blocks)) for name, trace in traces.items()}
     count = max(len(taps) for taps in places.values())
-    what = _what(blocks, [tap for taps in places.values() for tap in taps])
+    axis_title = _axis_title(blocks, [tap for taps in places.values() for tap in taps])
     return [
-        _panel(quantity, list(_curves(traces, predicted, quantity, places)), count, what)
+        _panel(quantity, list(_curves(traces, predicted, quantity, places)), count, axis_title)
         for quantity in (SQUARED_MEAN, VARIANCE, *([BRANCH] if any(t.branches for t in traces.values()) else []))
     ]
 
 
 def _places(trace: Trace, blocks: bool) -> Iterator[Tap]:
-    """The residual blocks, and of a decoder that has none its stages; or all layers."""
+    """The residual blocks, and the stages of a decoder without blocks; or all layers."""
     if not blocks:
         yield from trace.layers
         return
@@ -73,7 +73,7 @@ def _places(trace: Trace, blocks: bool) -> Iterator[Tap]:
 
 
 def _stages(layers: Sequence[Tap]) -> Iterator[Tap]:
-    """Of the layers that stand in one module the last one; a gate of one position is beside the signal."""
+    """The last layer of each module; gates with a single position are left out."""
     layers = [tap for tap in layers if math.prod(tap.shape[2:]) > 1]
     for tap, after in zip_longest(layers, layers[1:]):
         parent, _, _ = tap.name.rpartition(".")
@@ -81,7 +81,7 @@ def _stages(layers: Sequence[Tap]) -> Iterator[Tap]:
             yield tap
 
 
-def _what(blocks: bool, places: Sequence[Tap]) -> str:
+def _axis_title(blocks: bool, places: Sequence[Tap]) -> str:
     if not blocks:
         return "layer"
     return "residual block" + (", then stage of the decoder" if any(tap.kind == "layer" for tap in places) else "")
@@ -111,13 +111,13 @@ def _curves(
 
 
 def _named(model: str, part: str) -> tuple[str, str]:
-    """The name of a line, and as it fits behind the line: the part stays whole."""
+    """The name of a line, and its shortened form for the end of the line, in which the part is not shortened."""
     left = LABEL_LETTERS - len(part) - 1 if part else LABEL_LETTERS
     return f"{model} {part}".strip(), f"{shortened(model, left)} {part}".strip()
 
 
 def _parts_of(places: Sequence[Tap], quantity: Quantity) -> dict[str, list[int]]:
-    """The places of each line: the signal goes through attention and MLP alike, their branches are two things."""
+    """The places of each line: one line for the signal, separate lines for the branches of attention and MLP."""
     separate = ("attention", "mlp", "decoder") if any(tap.part == "attention" for tap in places) else ("decoder",)
     found: dict[str, list[int]] = {}
     for place, tap in enumerate(places):
@@ -134,16 +134,16 @@ def _values(trace: Trace, places: Sequence[Tap], quantity: Quantity) -> tuple[fl
     return tuple(math.nan if tap is None else getattr(tap, field) for tap in wanted)
 
 
-def _panel(quantity: Quantity, curves: Sequence[Curve], count: int, what: str) -> Panel:
+def _panel(quantity: Quantity, curves: Sequence[Curve], count: int, axis_title: str) -> Panel:
     x = count_scale(count, LEFT, WIDTH - RIGHT)
     y = scale_for(
         [v for curve in curves for v in (*curve.values, *curve.predicted)], HEIGHT - BOTTOM, TOP, quantity.smallest
     )
-    shapes: list[Shape] = [*_axes(x, y, count, what), *(_series(curve, quantity, x, y) for curve in curves)]
+    shapes: list[Shape] = [*_axes(x, y, count, axis_title), *(_series(curve, quantity, x, y) for curve in curves)]
     return Panel(WIDTH, HEIGHT, quantity.title, _in_words(quantity, curves), (*shapes, *_labels(curves, x, y)))
 
 
-def _axes(x: Scale, y: Scale, count: int, what: str) -> Iterator[Shape]:
+def _axes(x: Scale, y: Scale, count: int, axis_title: str) -> Iterator[Shape]:
     for value, text in y.ticks():
         yield Path(((x.start, y(value)), (x.end, y(value))), "grid")
         yield Text(x.start - 6, y(value), text, anchor="end")
@@ -151,7 +151,7 @@ def _axes(x: Scale, y: Scale, count: int, what: str) -> Iterator[Shape]:
     for place in range(step if step > 1 else 1, count + 1, step):
         yield Text(x(place), y.start + 14, str(place), anchor="middle")
     yield Path(((x.start, y.start), (x.end, y.start)), "quiet")
-    yield Text((x.start + x.end) / 2, y.start + 32, what, anchor="middle")
+    yield Text((x.start + x.end) / 2, y.start + 32, axis_title, anchor="middle")
 
 
 def _series(curve: Curve, quantity: Quantity, x: Scale, y: Scale) -> Series:
@@ -168,7 +168,7 @@ def _series(curve: Curve, quantity: Quantity, x: Scale, y: Scale) -> Series:
 
 
 def _parts(at: Sequence[int], values: Sequence[float], x: Scale, y: Scale) -> Iterator[list[tuple[float, float]]]:
-    """Lines through what is finite."""
+    """Lines through the finite values."""
     part: list[tuple[float, float]] = []
     for place, value in zip(at, values, strict=False):
         if math.isfinite(value):
@@ -186,7 +186,7 @@ def _title(curve: Curve, quantity: Quantity, i: int) -> str:
 
 
 def _labels(curves: Sequence[Curve], x: Scale, y: Scale) -> Iterator[Shape]:
-    """The models' names at the ends of their lines, pushed apart where they would overlap."""
+    """The models' names at the ends of their lines, moved apart so that they do not overlap."""
     ends = [(curve, _last(curve)) for curve in curves]
     wanted = sorted(((y(last[1]), curve, last) for curve, last in ends if last), key=lambda entry: entry[0])
     places = spread([at for at, _, _ in wanted], LABEL_GAP, y.end, y.start)

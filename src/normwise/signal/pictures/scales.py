@@ -1,4 +1,4 @@
-"""From numbers to pixels, and the numbers at the axes."""
+"""Scales from numbers to pixels, and the ticks of the axes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LOG_FROM = 30.0
 
 @dataclass(frozen=True)
 class Scale:
-    """Numbers from `low` to `high` on pixels from `start` to `end`; what lies outside is drawn at the edge."""
+    """Maps numbers from `low` to `high` to pixels from `start` to `end`; values outside are drawn at the edge."""
 
     low: float
     high: float
@@ -30,13 +30,13 @@ class Scale:
         return self.low <= value <= self.high
 
     def ticks(self) -> list[tuple[float, str]]:
-        """A handful of round numbers, and how they are written."""
+        """Some round numbers, and their labels."""
         values = log_ticks(self.low, self.high) if self.log else _linear_ticks(self.low, self.high)
         return [(value, written(value)) for value in values]
 
 
 def scale_for(values: Iterable[float], start: float, end: float, smallest: float = 0.0) -> Scale:
-    """Linear from 0, or logarithmic, from `smallest` on, where the values span more than a factor of 30."""
+    """A linear scale from 0, or, if the values span more than a factor of 30, a logarithmic one from `smallest`."""
     finite = [v for v in values if math.isfinite(v) and v > 0]
     if not finite:
         return Scale(0.0, 1.0, start, end)
@@ -48,12 +48,12 @@ def scale_for(values: Iterable[float], start: float, end: float, smallest: float
 
 
 def count_scale(count: int, start: float, end: float) -> Scale:
-    """Places 1 to `count`."""
+    """A scale for the places 1 to `count`."""
     return Scale(0.5, max(count, 2) + 0.5, start, end)
 
 
 def written(value: float) -> str:
-    """A number as short as it can be read.
+    """The shortest readable form of a number.
 
     >>> [written(v) for v in (0, 0.05, 1.0, 30, 2000, 5e6, 1e-5)]
     ['0', '0.05', '1', '30', '2000', '5e6', '1e-5']

@@ -1,4 +1,4 @@
-"""The few shapes that pictures consist of. Positions are in pixels from the top left; colours are #rrggbb or a role."""
+"""The shapes of pictures. Positions are in pixels from the top left; colours are #rrggbb or a role."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Path:
 
 @dataclass(frozen=True)
 class Text:
-    """`y` is the middle of the letters' height; `whole` is what a shortened text says in full."""
+    """A text. `y` is the middle of the letters' height; `whole` is the full form of a shortened text."""
 
     x: float
     y: float
@@ -40,7 +40,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Marker:
-    """A filled shape of `MARKERS` at a point, and what it stands for in words."""
+    """A filled shape of `MARKERS` at a point, with a title that describes it."""
 
     x: float
     y: float
@@ -67,7 +67,7 @@ MARKERS: dict[str, tuple[tuple[float, float], ...]] = {
 
 @dataclass(frozen=True)
 class Series:
-    """The shapes of one model: what a legend hides and shows."""
+    """The shapes of one model, which the legend can hide and show."""
 
     model: int
     shapes: tuple[Path | Marker | Text, ...]
@@ -78,7 +78,7 @@ Shape = Path | Marker | Text | Series
 
 @dataclass(frozen=True)
 class Panel:
-    """A picture with axes: `alt` says in words what it shows."""
+    """A picture with axes; `alt` is its description in words."""
 
     width: float
     height: float
@@ -88,7 +88,7 @@ class Panel:
 
 
 def moved(shape: Shape, dx: float, dy: float) -> Shape:
-    """The same shape elsewhere."""
+    """The same shape, moved."""
     if isinstance(shape, Series):
         return replace(shape, shapes=tuple(moved(s, dx, dy) for s in shape.shapes))  # type: ignore[misc]
     if isinstance(shape, Path):

@@ -1,4 +1,4 @@
-"""Panels side by side with a title and a legend: the picture that is one file."""
+"""Panels side by side with a title and a legend, for a picture in one file."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def sheet(
 
 
 def _legend(names: Sequence[str], width: float, predicted: bool) -> Iterator[tuple[Shape, int]]:
-    """Shapes of the legend and the row each stands in."""
+    """The shapes of the legend, each with its row."""
     x, row = 6.0, 0
     entries = [*enumerate(names), *([(-1, PREDICTED)] if predicted else [])]
     for model, name in entries:

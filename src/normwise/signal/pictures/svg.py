@@ -12,7 +12,7 @@ DASHES = "5 4"
 
 
 def document(width: float, height: float, shapes: Iterable[Shape], title: str) -> str:
-    """A file of its own: colours are fixed, and the background is paper."""
+    """A complete SVG file, with fixed colours and a paper-coloured background."""
     colors = "".join(f".{role}{{fill:{color}}}.{role}-line{{stroke:{color}}}" for role, color in ROLES.items())
     body = "\n".join(element(shape) for shape in shapes)
     return (
@@ -23,7 +23,7 @@ def document(width: float, height: float, shapes: Iterable[Shape], title: str) -
 
 
 def inline(panel: Panel) -> str:
-    """A panel for a page, whose styles give the roles their colours."""
+    """A panel as part of a page, whose style sheet defines the colours of the roles."""
     body = "\n".join(element(shape) for shape in panel.shapes)
     frame = f'viewBox="0 0 {panel.width:g} {panel.height:g}" role="img" aria-label="{escape(panel.alt)}"'
     return f"<svg {frame}>\n{body}\n</svg>"

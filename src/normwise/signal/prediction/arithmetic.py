@@ -76,6 +76,6 @@ def _with_constant(
     with_number: Callable[[Signal, Any], Signal],
     independent: Callable[[Signal, Signal], Signal],
 ) -> Signal:
-    """One number per channel leaves the function of the signal as it is; a map of numbers is like noise."""
+    """Combine a signal with a parameter: one number per channel is exact, a map of numbers is treated like noise."""
     same_shape = torch.broadcast_shapes(a.shape, b.shape) == a.shape
     return with_number(a, b.mean) if same_shape and not b.variance.any() else independent(a, b)

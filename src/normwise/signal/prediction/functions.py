@@ -1,4 +1,4 @@
-"""What each function and method does to a signal."""
+"""The rules of functions and methods: their effect on a signal."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def pointwise(function: Function) -> Function:
 
 
 def unchanged(x: Signal, *args: Any, **kwargs: Any) -> Signal:
-    """Copies, casts; and dropout, which is off when a signal is measured."""
+    """The rule of copies, casts, and dropout, which is off in a measurement."""
     return x
 
 
@@ -181,7 +181,7 @@ FUNCTIONS: dict[Function, Function] = {
 
 
 def attribute(x: Signal, name: str) -> Any:
-    """What code may ask a tensor without computing with it."""
+    """An attribute of a tensor, such as its shape."""
     known = {"shape": x.shape, "ndim": len(x.shape), "dtype": torch.float32, "device": torch.device("cpu")}
     if name in known:
         return known[name]

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-#: A function of values ``[points, C]``, each value by itself.
+#: An elementwise function of values ``[points, C]``.
 Pointwise = Callable[[Tensor], Tensor]
 
-# 8 standard deviations in steps of 1/32: the moments of a kinked function such as ReLU come out to about 1e-4.
+# 8 standard deviations in steps of 1/32: the error of the moments of a function with a kink, such as ReLU, is about
+# 1e-4.
 _Z = torch.linspace(-8, 8, 513, dtype=torch.float64)
 _WEIGHTS = torch.exp(-0.5 * _Z.square())
 _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
@@ -20,13 +21,13 @@ _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
 class Latent:
     """Standard normal values, independent from channel to channel.
 
-    Two signals are functions of the same random values exactly where they share this object.
+    Two signals are functions of the same random values if and only if they share this object.
     """
 
 
 @dataclass(frozen=True, eq=False)
 class Padding:
-    """What stands inside a padded signal: a window that reads the padding knows where it is."""
+    """The signal inside a padded one, and the padding, so that windows can treat the padding separately."""
 
     inside: Signal
     pairs: tuple[tuple[int, int], ...]
@@ -35,7 +36,7 @@ class Padding:
 
 @dataclass(frozen=True, eq=False)
 class Signal:
-    """What is known of a tensor of ``shape`` without computing it.
+    """A tensor of ``shape`` described by its distribution instead of its values.
 
     Along dimension ``axis``, channel c holds values ``function(mean_c + deviation_c z)`` of a ``latent`` z,
     independent of those of other positions and samples. ``mean[C]`` and ``variance[C]`` are the moments.
@@ -69,7 +70,7 @@ class Signal:
 
     @classmethod
     def measured(cls, x: Tensor, axis: int) -> Signal:
-        """The moments of a tensor that is there: an input, a position embedding."""
+        """A signal with the measured moments of a given tensor: an input, a position embedding."""
         values = x.detach().cpu().double().movedim(axis, 0).flatten(1)
         variance, mean = torch.var_mean(values, dim=1, correction=0)
         return cls.gaussian(x.shape, axis, mean, variance)
@@ -112,12 +113,12 @@ class Signal:
     def moved(
         self, mean: Tensor, variance: Tensor, shape: Sequence[int] | None = None, axis: int | None = None
     ) -> Signal:
-        """A new Gaussian in the place of this signal."""
+        """A new Gaussian that replaces this signal."""
         axis = self.axis if axis is None else axis
         return Signal.gaussian(self.shape if shape is None else shape, axis, mean, variance)
 
     def along(self, axis: int) -> Signal:
-        """The same tensor with another dimension taken for the channels (law of total variance)."""
+        """The same tensor with another dimension as the channels (law of total variance)."""
         axis %= len(self.shape)
         if axis == self.axis:
             return self

@@ -1,4 +1,4 @@
-"""Which values a window sees at each output position: borders and strides of convolutions and pooling."""
+"""The values that a window reads at each output position: borders and strides of convolutions and pooling."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class Windows(NamedTuple):
         return reduce(torch.kron, [seen.double() @ seen.double().T / seen.shape[1] for seen in self.seen])
 
     def counts(self) -> list[tuple[int, float]]:
-        """How many values a window holds, and the share of the output positions where it is so."""
+        """The possible numbers of values in a window, each with its share of the output positions."""
         return [(n, share) for (n,), share in joint_counts(self)]
 
 
 def joint_counts(*windows: Windows) -> list[tuple[tuple[int, ...], float]]:
-    """How many values each of several windows at the same position holds, and how often."""
+    """The numbers of values in several windows at the same position, each combination with its share."""
     found = Counter({(1,) * len(windows): 1})
     for seen in zip(*(w.seen for w in windows), strict=True):
         here = Counter(zip(*(s.sum(0).tolist() for s in seen), strict=True))
@@ -61,7 +61,8 @@ def convolution_windows(
     dilation: Sequence[int],
     zeros: bool,
 ) -> Windows:
-    """Of a convolution: `padding` before and behind; values other than zeros stand for more of the signal."""
+    """The windows of a convolution. `padding`: before and behind; padding by other values than zeros counts as
+    signal."""
     seen = []
     for length, k, s, (before, behind), d in zip(size, kernel, stride, padding, dilation, strict=True):
         outputs = (length + before + behind - d * (k - 1) - 1) // s + 1
@@ -77,7 +78,7 @@ def transposed_windows(
     dilation: Sequence[int],
     output_padding: Sequence[int],
 ) -> Windows:
-    """Of a transposed convolution: with stride s, each output position meets only every s-th tap."""
+    """The windows of a transposed convolution: with stride s, each output position has only every s-th tap."""
     seen = []
     for length, k, s, p, d, more in zip(size, kernel, stride, padding, dilation, output_padding, strict=True):
         outputs = (length - 1) * s - 2 * p + d * (k - 1) + more + 1
@@ -94,7 +95,7 @@ def pooling_windows(
     padding: Sequence[int],
     dilation: Sequence[int],
 ) -> Windows:
-    """Of max or average pooling; `outputs` is given, since rounding is an option there."""
+    """The windows of max or average pooling; `outputs` is given, because pooling has options for its rounding."""
     dimensions = zip(size, outputs, kernel, stride, padding, dilation, strict=True)
     return Windows(tuple(_inside(length, k, s, p, d, n) for length, n, k, s, p, d in dimensions))
 
@@ -102,14 +103,14 @@ def pooling_windows(
 def padded_windows(
     size: Sequence[int], outputs: Sequence[int], kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int]
 ) -> Windows:
-    """The same where padding counts as a value; what rounding up adds behind it does not."""
+    """The same with padding counted as values, but not the positions that rounding up adds behind it."""
     whole = [length + 2 * p for length, p in zip(size, padding, strict=True)]
     none = (0,) * len(whole)
     return pooling_windows(whole, outputs, kernel, stride, none, (1,) * len(whole))
 
 
 def adaptive_windows(size: Sequence[int], outputs: Sequence[int]) -> Windows:
-    """Of adaptive pooling: from floor(i L / n) to ceil((i + 1) L / n)."""
+    """The windows of adaptive pooling: from floor(i L / n) to ceil((i + 1) L / n)."""
     seen = []
     for length, n in zip(size, outputs, strict=True):
         where, output = torch.arange(length).unsqueeze(1), torch.arange(n)

@@ -1,4 +1,4 @@
-"""The structure of a net: what its forward calls, in which module, without running it."""
+"""The structure of a net: the calls of its forward and their modules, captured without running it."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class LeafCall(NamedTuple):
 
 
 class Structure(NamedTuple):
-    """A graph whose nodes know their module (``meta["scope"]``), the calls of modules in it, and what it reads.
+    """A graph whose nodes have their module in ``meta["scope"]``, the calls of leaf modules, and the tensors it reads.
 
-    ``returned``: the path of the innermost module whose call returned a node. ``entered``: how often each module is
-    called, those that call others included.
+    ``returned``: the path of the innermost module whose call returned a node. ``entered``: the number of calls of each
+    module, also of those that call others.
     """
 
     root: nn.Module
@@ -38,24 +38,24 @@ class Structure(NamedTuple):
 
 
 def structure_of(model: nn.Module) -> Structure:
-    """Follow `forward` symbolically; ValueError where it cannot be followed. The model stays as it is."""
+    """Trace `forward` symbolically; ValueError if that is impossible. The model is not changed."""
     tracer = _Tracer()
     with _attributes_kept(model):
         try:
             graph = tracer.trace(model)
-        except Exception as error:  # forward is anybody's code
+        except Exception as error:  # the user's forward may raise anything
             raise ValueError(
                 f"predict cannot follow {type(model).__name__}.forward{tracer.where()} without running it "
                 f"({_first_line(error)}). `normwise.trace` measures any model."
             ) from error
         reads = [str(node.target) for node in graph.nodes if node.op == "get_attr"]
-        # Tensors made in forward are attributes of the model only while it is followed.
+        # Tensors created in forward are attributes of the model only during the tracing.
         attributes = {name: operator.attrgetter(name)(model) for name in reads}
     return Structure(model, graph, tuple(tracer.calls), attributes, tracer.returned, tracer.entered)
 
 
 def numbered(path: str, root: nn.Module, times: int) -> str:
-    """A tap's name: the path, of the model itself its class, and a number from the second time on."""
+    """A tap's name: the path (for the model itself its class), with a number from the second call on."""
     name = path or type_name(root)
     return name if times == 1 else f"{name}#{times}"
 
@@ -112,7 +112,7 @@ class _Tracer(fx.Tracer):
 
 @contextmanager
 def _attributes_kept(model: nn.Module) -> Iterator[None]:
-    """A forward that stores something on its module would leave symbols there."""
+    """Restore attributes afterwards: a forward that stores something on its module would leave symbols there."""
     before = [(module, dict(module.__dict__)) for module in model.modules()]
     try:
         yield

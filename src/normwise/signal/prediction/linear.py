@@ -1,4 +1,4 @@
-"""Linear and convolution layers: means pass through the weights, variances through their squares."""
+"""Linear and convolution layers: means are transformed by the weights, variances by their squares."""
 
 from __future__ import annotations
 
@@ -73,10 +73,10 @@ def _blocks(weight: Tensor, groups: int) -> Tensor:
 
 
 def _through(x: Signal, weight: Tensor, bias: Tensor | None, windows: Windows) -> Signal:
-    """Where taps fall on zero padding less arrives, and the mean differs from position to position.
+    """Mean and variance through weights, with zero padding, near which the mean differs from position to position.
 
-    Over the output positions, m_k of tap k (the sum over the input channels of weight times mean) makes the mean
-    ``Σ m_k share_k`` and the variance ``Σ m_k m_l shared_kl - mean²``, to which each value adds its own variance.
+    With m_k of tap k (the sum over the input channels of weight times mean), the mean over the output positions is
+    ``Σ m_k share_k`` and its variance ``Σ m_k m_l shared_kl - mean²``, to which the variances of the values are added.
     """
     x, groups = x.along(1), len(weight)
     mean, variance = (t.to(weight.dtype).reshape(groups, -1) for t in (x.mean, x.variance))

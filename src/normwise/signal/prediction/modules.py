@@ -1,4 +1,4 @@
-"""What each module does to a signal; a module without a rule is followed into its own forward."""
+"""The rules of modules: their effect on a signal. A module without a rule is followed into its forward."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _PADDING = {
     "replicate": (nn.ReplicationPad1d, nn.ReplicationPad2d, nn.ReplicationPad3d),
     "circular": (nn.CircularPad1d, nn.CircularPad2d, nn.CircularPad3d),
 }
-# The same thing under the names of this library, timm and torchvision.
+# The same layer under its names in this library, timm and torchvision.
 _BY_CLASS_NAME = ("StochasticDepth", "DropPath", "DropBlock2d", "DropBlock3d")
 
 
@@ -49,7 +49,7 @@ def _glu(module: nn.GLU, options: Options, x: Signal) -> Signal:
 
 
 def _embedding(module: nn.Embedding, options: Options, x: torch.Tensor) -> Signal:
-    """Of the tokens that are given: nothing is known of a signal of integers."""
+    """The rule of an embedding, for given tokens; integers cannot be predicted as a signal."""
     return Signal.measured(nn.functional.embedding(x.cpu(), module.weight.detach().cpu()), axis=x.dim())
 
 
@@ -66,7 +66,7 @@ RULES: dict[type[nn.Module], Rule] = {
     **dict.fromkeys(_ACTIVATIONS, _activation),
     **dict.fromkeys(_UNCHANGED, lambda module, options, x: unchanged(x)),
     **dict.fromkeys(_REARRANGED, lambda module, options, x: rearrange(module.forward, x)),
-    **{kind: _padded(mode) for mode, kinds in _PADDING.items() for kind in kinds},
+    **{layer_class: _padded(mode) for mode, classes in _PADDING.items() for layer_class in classes},
     nn.PReLU: _prelu,
     nn.GLU: _glu,
     nn.Embedding: _embedding,

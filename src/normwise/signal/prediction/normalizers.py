@@ -1,4 +1,4 @@
-"""Normalizers: the table of predicted moments goes through the same formulas as a measured one."""
+"""The rules of normalizers: the formulas of the layers are applied to predicted instead of measured moments."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from .arithmetic import plus, times
 from .gaussian import Signal, add
 from .options import Options
 
-#: ``(module, options, *the signals it is called with) -> its output``.
+#: ``(module, options, *signals) -> output``, where the signals are the arguments of the call.
 Rule = Callable[..., Signal]
 
 
 def by_formula(formula: Callable[[Any, Moments], Affine]) -> Rule:
-    """The rule of a layer over channels whose statistics the input itself gives."""
+    """The rule of a layer over channels with statistics of its input."""
 
     def rule(module: Any, options: Options, x: Signal, residual: Signal | None = None) -> Signal:
         x = x.along(1)
@@ -35,7 +35,7 @@ def by_formula(formula: Callable[[Any, Moments], Affine]) -> Rule:
 
 
 def by_batch(formula: Callable[[Any, Moments], Affine]) -> Rule:
-    """The same for a layer whose running statistics take the place of the input's in evaluation."""
+    """The same for a layer that uses running statistics in evaluation."""
 
     def rule(module: Any, options: Options, x: Signal, residual: Signal | None = None) -> Signal:
         x = x.along(1)
@@ -78,7 +78,7 @@ def _positional(module: Any, table: Moments) -> Affine:
 
 
 def _ibn(module: Any, options: Options, x: Signal, residual: Signal | None = None) -> Signal:
-    """The first channels by their own statistics, the others by the running ones where these normalize."""
+    """IBN: the first channels with instance statistics, the others with batch or running statistics."""
     x = x.along(1)
     own, known, first = _table(x), _remembered(module.BN, options), module.first
     others = _map(own, lambda t: t[:, first:]) if known is None else known
@@ -97,7 +97,7 @@ def _by_power(module: Any, pooled: Moments) -> Affine:
 
 
 def _mixture(module: Any, options: Options, x: Signal, residual: Signal | None = None) -> Signal:
-    """Switchable and Batch-Instance Normalization: only the batch's branch has a memory."""
+    """Switchable and Batch-Instance Normalization: only the part over the batch has running statistics."""
     x = x.along(1)
     formula = partial(module._formula(None), known=_remembered(module, options))
     affine = formula(_table(x), *module._tensors())
@@ -125,7 +125,7 @@ def _rms_norm(module: Any, options: Options, x: Signal, residual: Signal | None 
 
 
 def _rows(x: Signal, normalized_shape: tuple[int, ...]) -> tuple[Signal, Moments]:
-    """The input with its channels last where they are the only normalized dimension, and the pooled table."""
+    """The input and the pooled table; the channels are moved last if they are the only normalized dimension."""
     if len(normalized_shape) == 1:
         x = x.along(-1)
     over_channels = x.axis >= len(x.shape) - len(normalized_shape)
@@ -177,7 +177,7 @@ def _table(x: Signal) -> Moments:
 
 
 def _remembered(module: Any, options: Options) -> Moments | None:
-    """The running statistics, where they and not the input's normalize."""
+    """The running statistics if the layer uses them, else None."""
     if options.batch_statistics or module.training or module.running_mean is None:
         return None
     return Moments(module.running_mean.double().unsqueeze(0), module.running_var.double().unsqueeze(0), 1)
@@ -188,7 +188,7 @@ def _transformed(x: Signal, affine: Affine) -> Signal:
     return x.scaled(scale, shift - center * scale)  # type: ignore[operator]
 
 
-# Instance statistics are those of a sample, in which the mean-field Gaussian is the same as in the batch.
+# Instance statistics equal batch statistics here: the mean-field Gaussian is the same in each sample.
 _BY_NAME: dict[str, Rule] = {
     "batch": by_batch(standardized),
     "ghost": by_batch(standardized),
@@ -213,9 +213,14 @@ _BY_NAME: dict[str, Rule] = {
     "erf": _squash,
 }
 
-#: The rule of each class; torch's own classes stand for those of other libraries that leave `forward` alone.
+#: The rule of each class; a rule of torch's class also applies to subclasses with the same `forward`.
 RULES: dict[type[nn.Module], Rule] = {
-    **{kind: _BY_NAME[name] for name, row in NORMALIZERS.items() if name in _BY_NAME for kind in row.layers.values()},
+    **{
+        layer_class: _BY_NAME[name]
+        for name, row in NORMALIZERS.items()
+        if name in _BY_NAME
+        for layer_class in row.layers.values()
+    },
     nn.modules.batchnorm._BatchNorm: by_batch(standardized),
     nn.SyncBatchNorm: by_batch(standardized),
     nn.modules.instancenorm._InstanceNorm: by_batch(standardized),

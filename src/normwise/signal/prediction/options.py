@@ -1,4 +1,4 @@
-"""How a net is meant to be read; the same choices as when it is measured."""
+"""Options of a prediction, the same as those of a measurement."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Options:
-    """``skip_gain`` stands in for every SkipInit gain (None: their own values); ``batch_statistics`` is BatchNorm
-    by its batch's statistics, as in training."""
+    """``skip_gain`` replaces every SkipInit gain (None: their own values); with ``batch_statistics`` BatchNorm uses
+    batch statistics, as in training."""
 
     skip_gain: float | None = None
     batch_statistics: bool = True

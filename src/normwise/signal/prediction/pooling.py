@@ -1,4 +1,4 @@
-"""Pooling and resizing: averages of independent values, and the largest of some."""
+"""Pooling and resizing: averages and maxima of independent values."""
 
 from __future__ import annotations
 
@@ -118,9 +118,9 @@ def _empty(x: Signal) -> torch.Tensor:
     return torch.empty(x.shape, device="meta")
 
 
-def _refuse(condition: bool, what: str) -> None:
+def _refuse(condition: bool, operation: str) -> None:
     if condition:
-        raise NotImplementedError(what)
+        raise NotImplementedError(operation)
 
 
 def _pool_arguments(module, *names: str) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Residual additions in a graph: a branch with layers of its own is added to a shortcut."""
+"""Find residual additions in a graph: the sums of a branch with layers and a shortcut."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from .modules import rule_of
 
 _ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
 _PRODUCTS = (operator.mul, operator.imul, torch.mul, "mul", "mul_", operator.truediv, torch.div)
-# What may stand between the end of a branch and its addition.
+# Modules that may come between the end of a branch and its addition.
 _TAIL_MODULES = ("SkipGain", "StochasticDepth", "DropPath", "LayerScale", "Dropout", "Dropout2d", "Identity")
 _TAIL_FUNCTIONS = ("stochastic_depth", "drop_path", "dropout")
 _LINEAR = ("linear", "conv1d", "conv2d", "conv3d", "matmul", "scaled_dot_product_attention")
 
 
 class Residual(NamedTuple):
-    """A residual addition in the module ``path``: its sum, the end of its branch, and where branch and skip part."""
+    """A residual addition in the module ``path``: its sum, the end of its branch, and the fork of branch and skip."""
 
     name: str
     path: str
@@ -35,7 +35,7 @@ class Residual(NamedTuple):
 
 
 def residuals_of(structure: Structure, values: Mapping[fx.Node, Any]) -> list[Residual]:
-    """Every addition of two signals of one shape that come from one place, one of them through more layers."""
+    """Every addition of two signals of equal shape with a common origin, one of them through more layers."""
     ancestry = _Ancestry(structure, values)
     found: list[Residual] = []
     times: Counter[str] = Counter()
@@ -60,7 +60,7 @@ def _operands(root: nn.Module, node: fx.Node, values: Mapping[fx.Node, Any]) -> 
 
 
 class _Ancestry:
-    """What each node comes from (itself included) and which nodes are layers, as the bits of integers."""
+    """The ancestors of each node (itself included) and the layers among them, as the bits of integers."""
 
     def __init__(self, structure: Structure, values: Mapping[fx.Node, Any]) -> None:
         self._values = values
@@ -77,26 +77,26 @@ class _Ancestry:
                 self._layers |= mine
 
     def parts(self, a: fx.Node, b: fx.Node) -> tuple[fx.Node, fx.Node] | None:
-        """Which of two operands is the branch (the one with more layers since they parted), and where they parted."""
+        """Which of two operands is the branch (the one with more layers since their fork), and the fork."""
         common = self._of[a] & self._of[b]
         if not common:
             return None
         parting = self._nodes[common.bit_length() - 1]
         origin = self._of[parting]
         sources = (self._of[a] | self._of[b]) & self._inputs
-        # A condition (a time embedding) enters every block and joins what came from the first input.
+        # A condition (a time embedding) enters every block, so it is ignored if an input is also common.
         if not origin & (sources & -sources):
             return None
         in_a, in_b = ((self._of[n] & ~origin & self._layers).bit_count() for n in (a, b))
         return None if in_a == in_b else (a if in_a > in_b else b, parting)
 
     def _is_passed_on(self, node: fx.Node) -> bool:
-        """Identity, dropout: what comes out is what went in."""
+        """Whether a node returns its input, as Identity and dropout do."""
         return any(self._values[source] is self._values[node] for source in node.all_input_nodes)
 
 
 def _end(root: nn.Module, node: fx.Node, values: Mapping[fx.Node, Any]) -> fx.Node:
-    """Back over gains, scales, stochastic depth and dropout."""
+    """The end of a branch, before gains, scales, stochastic depth and dropout."""
     while _is_tail(root, node, values):
         node = next(n for n in node.all_input_nodes if isinstance(values[n], Signal))
     return node

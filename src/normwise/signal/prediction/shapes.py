@@ -1,4 +1,4 @@
-"""Operations that move values about without changing them."""
+"""Operations that rearrange values without changing them."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from .gaussian import Padding, Signal
 
 
 def rearrange(operation: Callable[..., Any], x: Signal, *args: Any, **kwargs: Any) -> Any:
-    """Any view, permutation or selection: carried out on the channels' numbers, which then say where channels are.
+    """Any view, permutation or selection: applied to the channels' indices, which then show the new channel axis.
 
-    Where they end up spread over several dimensions (a channel dimension that is split into heads), the last one is
-    taken for the channels, with the moments of all.
+    If the channels are then spread over several dimensions (split into heads, for example), the last one counts as the
+    channel axis, with the moments of all.
     """
     numbers = torch.arange(x.channels, dtype=torch.int32)
     shape = [1] * len(x.shape)
@@ -42,7 +42,7 @@ def _carried(x: Signal, numbers: Any) -> Any:
 
 
 def _axis(numbers: Tensor) -> int | None:
-    """The dimension along which alone the channels' numbers change."""
+    """The only dimension along which the channels' indices change; None if there are several."""
     order = sorted(range(numbers.dim()), key=lambda d: (d != 1, d == 0, -d))
     for axis in order:
         shape = [1] * numbers.dim()
@@ -57,7 +57,7 @@ def _line(numbers: Tensor, axis: int) -> Tensor:
 
 
 def concatenate(tensors: Sequence[Signal | Tensor], dim: int = 0) -> Signal:
-    """`torch.cat`: of channels side by side, of positions a mixture."""
+    """`torch.cat`: channels are put side by side, positions form a mixture."""
     first = next(t for t in tensors if isinstance(t, Signal))
     dim %= len(first.shape)
     parts = [t.along(first.axis) if isinstance(t, Signal) else Signal.measured(t, first.axis) for t in tensors]

@@ -1,4 +1,4 @@
-"""Signals through the nodes of a graph."""
+"""Compute the signals of all nodes of a graph."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _BY_NAME = {"stochastic_depth": unchanged, "drop_path": unchanged, "drop_block2d
 _IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv)
 
 
-#: What is told of each call of a module: the module and its arguments, before it is followed.
+#: A function that is called with each module and its arguments, before the module is followed.
 Listener = Callable[[nn.Module, tuple[Any, ...]], None]
 
 
 def walk(
     structure: Structure, inputs: Mapping[str, Any], options: Options, before: Listener | None = None
 ) -> dict[fx.Node, Any]:
-    """The value of each node as it arose: a `Signal`, or the number, size or parameter that it is."""
+    """The original value of each node: a `Signal`, or a number, size or parameter."""
     arisen: dict[fx.Node, Any] = {}
-    now: dict[fx.Node, Any] = {}  # after what later nodes did to it in place
+    now: dict[fx.Node, Any] = {}  # the current values, after in-place operations of later nodes
     for node in structure.graph.nodes:
         args, kwargs = (map_arg(part, now.__getitem__) for part in (node.args, node.kwargs))
         if before is not None and node.op == "call_module":
@@ -62,7 +62,7 @@ def _value(
         module = structure.root.get_submodule(str(node.target))
         rule = rule_of(module)
         if rule is None:
-            raise NotImplementedError("there is no rule for this kind of module")
+            raise NotImplementedError("there is no rule for this class of module")
         return rule(module, options, *args, **kwargs)
     return _call(node, args, kwargs)
 
@@ -96,7 +96,7 @@ def _parameter(path: str, attributes: Mapping[str, Any], options: Options) -> An
         return value
     if options.skip_gain is not None and path.rpartition(".")[2] in SKIP_GAINS:
         return torch.full_like(value, options.skip_gain).detach().cpu()
-    return value.detach().cpu().clone()  # what follows may write into it
+    return value.detach().cpu().clone()  # later operations may write into it
 
 
 def _has_signal(value: Any) -> bool:

@@ -1,1 +1,1 @@
-"""What `doctor` finds without running a model: settings, modes, processes, where it goes, what conversions lost."""
+"""The rules of `doctor` that need no run: settings, modes, processes, deployment, and losses by conversions."""

@@ -1,4 +1,4 @@
-"""What the numbers of a checkpoint show by themselves, without the model they belong to."""
+"""Findings about the numbers of a checkpoint, without its model."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _is_variance(key: str) -> bool:
 
 
 def _values(t: Tensor) -> Tensor | None:
-    """The numbers of a tensor as torch's functions take them, however they are stored; None where there are none."""
+    """The numbers of a tensor in a form that torch's functions accept; None for a tensor without values."""
     if t.is_meta:
         return None
     t = t.dequantize() if t.is_quantized else t.to_dense()
@@ -57,15 +57,15 @@ def _values(t: Tensor) -> Tensor | None:
 
 def _without_values(names: Iterable[str]) -> Iterator[Finding]:
     if absent := list(names):
-        what = "{names} hold{s} no values: saved on the device 'meta'."
-        yield found("error", "no values", absent, what, "Save the state of a model that is on a device.")
+        problem = "{names} hold{s} no values: saved on the device 'meta'."
+        yield found("error", "no values", absent, problem, "Save the state of a model that is on a device.")
 
 
 def _no_real_numbers(state: Mapping[str, Tensor]) -> Iterator[Finding]:
     other = [key for key, t in state.items() if (_is(key, _MEAN) or _is_variance(key)) and not t.is_floating_point()]
     if other:
-        what = "{names} hold{s} statistics that are no real floating numbers, which layers refuse."
-        yield found("error", "statistics of another type", other, what, _RECALIBRATE)
+        problem = "{names} hold{s} statistics that are not real floating-point numbers, which layers do not accept."
+        yield found("error", "statistics of another type", other, problem, _RECALIBRATE)
 
 
 def _not_finite(state: Mapping[str, Tensor]) -> Iterator[Finding]:
@@ -73,18 +73,20 @@ def _not_finite(state: Mapping[str, Tensor]) -> Iterator[Finding]:
     statistics = [key for key in broken if _is(key, _MEAN) or _is(key, _VARIANCE)]
     weights = [key for key in broken if key not in statistics]
     if weights:
-        what = "{names} hold{s} NaN or infinite values: whatever passes them is NaN."
-        yield found("error", "not finite", weights, what, "Go back to an earlier checkpoint; nothing mends weights.")
+        problem = "{names} hold{s} NaN or infinite values: every output computed with them is NaN."
+        yield found(
+            "error", "not finite", weights, problem, "Use an earlier checkpoint; such weights cannot be repaired."
+        )
     if statistics:
-        what = "{names} hold{s} NaN or infinite values: evaluation gives NaN."
-        yield found("error", "poisoned statistics", statistics, what, _RECALIBRATE)
+        problem = "{names} hold{s} NaN or infinite values: evaluation gives NaN."
+        yield found("error", "poisoned statistics", statistics, problem, _RECALIBRATE)
 
 
 def _negative(variances: Mapping[str, Tensor]) -> Iterator[Finding]:
     below = [name for name, t in variances.items() if bool((t < 0).any())]
     if below:
-        what = "{names} remember{s} variances below 0: evaluation gives NaN."
-        yield found("error", "negative variance", below, what, _RECALIBRATE)
+        problem = "{names} hold{s} variances below 0: evaluation gives NaN."
+        yield found("error", "negative variance", below, problem, _RECALIBRATE)
 
 
 def _untouched(state: Mapping[str, Tensor], variances: Mapping[str, Tensor]) -> Iterator[Finding]:
@@ -96,13 +98,13 @@ def _untouched(state: Mapping[str, Tensor], variances: Mapping[str, Tensor]) -> 
         if started and (count is None or not bool(count.any())):
             fresh.append(name)
     if fresh:
-        what = "{names} ha{s} running statistics that were never updated: mean 0 and variance 1, as at the start."
-        text = what.replace("ha{s}", "has" if len(fresh) == 1 else "have")
+        problem = "{names} ha{s} running statistics that were never updated: mean 0 and variance 1, as at the start."
+        text = problem.replace("ha{s}", "has" if len(fresh) == 1 else "have")
         yield found("warning", "stale statistics", fresh, text, _RECALIBRATE, 0.0)
 
 
 def _narrow(variances: Mapping[str, Tensor]) -> Iterator[Finding]:
     narrow = [name for name, t in variances.items() if t.dtype in _NARROW]
     if narrow:
-        what = "{names} keep{s} running statistics in half precision."
-        yield found("note", "statistics in half precision", narrow, what, _RECALIBRATE)
+        problem = "{names} keep{s} running statistics in half precision."
+        yield found("note", "statistics in half precision", narrow, problem, _RECALIBRATE)

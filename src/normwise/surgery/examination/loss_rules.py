@@ -17,7 +17,7 @@ _CALLED_A_NORMALIZER = re.compile(r"(^|\.)(bn|batch_?norm)\d*$")
 
 
 def trained_after_folding(subject: Subject) -> Iterator[Finding]:
-    """A folded model computes the same and trains differently."""
+    """A folded model in training: it computes the same function, but nothing is normalized any more."""
     gone = {
         name: m
         for name, m in subject.modules.items()
@@ -28,10 +28,11 @@ def trained_after_folding(subject: Subject) -> Iterator[Finding]:
             "warning",
             "folded and in training",
             gone,
-            "{names} stand where normalizers were, which were folded: in training nothing normalizes any more."
+            "{names} replaced normalizers that were folded: in training nothing is normalized any more."
             if len(gone) > 1
-            else "{names} stands where a normalizer was, which was folded: in training nothing normalizes any more.",
-            "Train the model from before nw.fold and fold again, or nw.normalizer_free(model, example) of it.",
+            else "{names} replaced a normalizer that was folded: in training nothing is normalized any more.",
+            "Train the model from before nw.fold and fold again, or convert it with nw.normalizer_free(model, "
+            "example).",
         )
 
 
@@ -44,7 +45,7 @@ def _has_plain_convolutions(subject: Subject) -> bool:
 
 
 def negative_variances(subject: Subject) -> Iterator[Finding]:
-    """What ``E[x²] - E[x]²`` leaves in checkpoints: the square root of a negative number."""
+    """Negative variances, the result of ``E[x²] - E[x]²`` in low precision."""
     negative = {
         name: m
         for name, m in subject.normalizers.items()
@@ -56,8 +57,8 @@ def negative_variances(subject: Subject) -> Iterator[Finding]:
             "error",
             "negative variance",
             negative,
-            f"{{names}} remember{{s}} variances below 0 (the least is {least:.3g}): evaluation gives NaN, or channels "
+            f"{{names}} hold{{s}} variances below 0 (the least is {least:.3g}): evaluation gives NaN, or channels "
             "that are far too large.",
-            "nw.recalibrate(model, loader) measures them anew, exactly.",
+            "nw.recalibrate(model, loader) computes them again, exactly.",
             least,
         )

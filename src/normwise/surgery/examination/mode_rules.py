@@ -1,4 +1,4 @@
-"""Rules about modes, and about what is frozen and what is not."""
+"""Rules about training mode, evaluation and frozen layers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .subject import Subject, found
 
 
 def training_within_evaluation(subject: Subject) -> Iterator[Finding]:
-    """A model that was set to evaluation before a part of it was set back."""
+    """A model in evaluation with a part in training mode."""
     awake = {name: m for name, m in subject.remembering.items() if m.training}
     if awake and not subject.model.training:
         yield found(
@@ -27,7 +27,7 @@ def training_within_evaluation(subject: Subject) -> Iterator[Finding]:
 
 
 def evaluation_within_training(subject: Subject) -> Iterator[Finding]:
-    """Frozen by ``eval()``, which the next ``train()`` undoes."""
+    """A layer frozen by ``eval()``, which the next ``train()`` undoes."""
     asleep = {name: m for name, m in subject.remembering.items() if not m.training}
     if asleep and subject.model.training:
         yield found(
@@ -40,7 +40,7 @@ def evaluation_within_training(subject: Subject) -> Iterator[Finding]:
 
 
 def half_frozen(subject: Subject) -> Iterator[Finding]:
-    """γ and β without a gradient, in a layer whose statistics go on moving."""
+    """γ and β without a gradient, in a layer whose statistics are still updated."""
     moving = {name: m for name, m in subject.remembering.items() if m.training and _is_held(m)}
     if moving and subject.model.training:
         yield found(
@@ -48,8 +48,8 @@ def half_frozen(subject: Subject) -> Iterator[Finding]:
             "half frozen",
             moving,
             "{names} get{s} no gradient (requires_grad=False) but normalize{s} by the batch and update{s} running "
-            "statistics: a frozen part that changes all the same.",
-            "nw.freeze(model, affine=True, where=...) holds the statistics, too.",
+            "statistics: a frozen part that still changes.",
+            "nw.freeze(model, affine=True, where=...) also freezes the statistics.",
         )
 
 
@@ -59,7 +59,7 @@ def _is_held(layer: nn.Module) -> bool:
 
 
 def unfinished_swap(subject: Subject) -> Iterator[Finding]:
-    """A transition computes both normalizers."""
+    """A swap that is not finished: the layer still computes both normalizers."""
     between = {name: m for name, m in subject.modules.items() if isinstance(m, Transition)}
     if between:
         t = next(iter(between.values())).t

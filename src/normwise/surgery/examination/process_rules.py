@@ -1,4 +1,4 @@
-"""Rules about the batch that a process has, and about several processes."""
+"""Rules about the batch of a process, and about several processes."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def _synced(subject: Subject) -> Named:
 
 
 def small_batch(subject: Subject) -> Iterator[Finding]:
-    """As the diagnosis' rule, from the number that was said instead of data."""
-    if subject.batch_size is None or "small batch" in subject.said:
+    """The rule of `diagnose` about small batches, with the given batch size instead of data."""
+    if subject.batch_size is None or "small batch" in subject.diagnosed:
         return
     synced = _synced(subject)
     alone = {name: m for name, m in subject.over_batch.items() if name not in synced}
@@ -35,7 +35,7 @@ def small_batch(subject: Subject) -> Iterator[Finding]:
             "small batch",
             alone,
             f"{{names}} normalize{{s}} over batches of {size}: the statistics differ from batch to batch by about "
-            f"1/sqrt({size}) of a standard deviation, and evaluation knows nothing of it.{raises}",
+            f"1/sqrt({size}) of a standard deviation, and in evaluation they do not.{raises}",
             "nw.swap(model, 'group'), or nw.swap(model, 'renorm', start='copy'); a trained net: nw.freeze(model).",
             float(size),
         )
@@ -72,13 +72,14 @@ def unsynchronized(subject: Subject) -> Iterator[Finding]:
 
 
 def synchronized_alone(subject: Subject) -> Iterator[Finding]:
-    """SyncBatchNorm with nobody to synchronize with."""
+    """SyncBatchNorm in a single process."""
     synced = {name: m for name, m in _synced(subject).items() if isinstance(m, (nn.SyncBatchNorm, SyncBatchNorm))}
     if synced and subject.world_size == 1 and subject.target is None:
         yield found(
             "note",
             "SyncBatchNorm in one process",
             synced,
-            "{names} synchronize{s} with nobody, and torch's own layer runs on accelerators alone in training.",
+            "{names} run{s} in a single process, where nothing is synchronized, and torch's own layer trains on "
+            "accelerators only.",
             "nw.unsync(model) gives the BatchNorm back, with the same parameters.",
         )

@@ -1,4 +1,4 @@
-"""Rules about numbers and switches of normalizers."""
+"""Rules about the settings of normalizers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LARGE_EPS = 0.05
 
 
 def no_momentum(subject: Subject) -> Iterator[Finding]:
-    """A weight of 0 for each new value."""
+    """momentum=0: running statistics that are never updated."""
     still = {name: m for name, m in subject.remembering.items() if getattr(m, "momentum", None) == 0}
     if still:
         yield found(
@@ -31,7 +31,7 @@ def no_momentum(subject: Subject) -> Iterator[Finding]:
 
 
 def odd_eps(subject: Subject) -> Iterator[Finding]:
-    """No floor under the variance, or one that is as large as variances are."""
+    """An eps of 0, or one as large as typical variances."""
     none = {name: m for name, m in subject.normalizers.items() if _eps(m) == 0.0}
     large = {name: m for name, m in subject.normalizers.items() if (_eps(m) or 0) >= LARGE_EPS}
     if none:
@@ -39,7 +39,7 @@ def odd_eps(subject: Subject) -> Iterator[Finding]:
             "warning",
             "eps 0",
             none,
-            "{names} divide{s} by a deviation with nothing added to it: a channel that does not vary gives NaN.",
+            "{names} add{s} nothing to the variance (eps=0): a constant channel is divided by 0 and gives NaN.",
             "Write layer.eps = 1e-5.",
             0.0,
         )
@@ -49,9 +49,9 @@ def odd_eps(subject: Subject) -> Iterator[Finding]:
             "warning",
             "large eps",
             large,
-            f"eps={eps:g} of {{names}} is as large as variances are, so that the output's is not 1.",
-            "Was it meant for momentum? Write layer.eps = 1e-5, before training or recalibrating: a trained net has "
-            "learned with the one it has.",
+            f"eps={eps:g} of {{names}} is as large as typical variances, so the output's variance is not 1.",
+            "Was it meant for momentum? Write layer.eps = 1e-5, but only before training: a trained net has adapted to "
+            "its eps.",
             eps,
         )
 
@@ -62,13 +62,13 @@ def _eps(module: nn.Module) -> float | None:
 
 
 def several_eps(subject: Subject) -> Iterator[Finding]:
-    """Layers of one class with different numbers: a port that forgot some."""
-    kinds: dict[type, dict[float, list[str]]] = defaultdict(lambda: defaultdict(list))
+    """Layers of one class with different eps: probably some were forgotten when the model was ported."""
+    classes: dict[type, dict[float, list[str]]] = defaultdict(lambda: defaultdict(list))
     for name, module in subject.normalizers.items():
         eps = _eps(module)
         if eps is not None:
-            kinds[type(module)][eps].append(name)
-    for kind, by_eps in kinds.items():
+            classes[type(module)][eps].append(name)
+    for layer_class, by_eps in classes.items():
         if len(by_eps) > 1:
             rare = min(by_eps, key=lambda eps: len(by_eps[eps]))
             usual = max(by_eps, key=lambda eps: len(by_eps[eps]))
@@ -76,15 +76,15 @@ def several_eps(subject: Subject) -> Iterator[Finding]:
                 "note",
                 "several eps",
                 by_eps[rare],
-                f"{{names}} ha{'s' if len(by_eps[rare]) == 1 else 've'} eps={rare:g}, where most {kind.__name__} of "
-                f"this model have {usual:g}.",
-                "Weights of another framework? nw.load_foreign sets each layer's eps where the checkpoint says it.",
+                f"{{names}} ha{'s' if len(by_eps[rare]) == 1 else 've'} eps={rare:g}, where most "
+                f"{layer_class.__name__} of this model have {usual:g}.",
+                "Weights of another framework? nw.load_foreign sets each layer's eps if the checkpoint contains it.",
                 rare,
             )
 
 
 def narrow_statistics(subject: Subject) -> Iterator[Finding]:
-    """Running statistics that went to half precision with the model: a conversion that lost something."""
+    """Running statistics that were converted to half precision together with the model."""
     narrow = {
         name: m
         for name, m in subject.normalizers.items()
@@ -103,7 +103,7 @@ def narrow_statistics(subject: Subject) -> Iterator[Finding]:
 
 
 def tracked_instance_norm(subject: Subject) -> Iterator[Finding]:
-    """The instance normalizes in training and the memory in evaluation."""
+    """InstanceNorm with running statistics: its own statistics in training, running ones in evaluation."""
     tracked = {
         name: m
         for name, m in subject.remembering.items()
@@ -116,12 +116,13 @@ def tracked_instance_norm(subject: Subject) -> Iterator[Finding]:
             tracked,
             "{names} normalize{s} by each instance in training and by running statistics in evaluation, which is "
             "another function.",
-            "If that is not meant, nw.swap(model, 'instance', start='copy') gives layers that keep none.",
+            "If that is not intended, nw.swap(model, 'instance', start='copy') gives layers without running "
+            "statistics.",
         )
 
 
 def average_restarts(subject: Subject) -> Iterator[Finding]:
-    """``momentum=None`` averages over the batches that were counted, and the count was lost."""
+    """``momentum=None`` averages over all counted batches, and the counter is 0 although there are statistics."""
     lost = {
         name: m
         for name, m in subject.remembering.items()
@@ -134,7 +135,7 @@ def average_restarts(subject: Subject) -> Iterator[Finding]:
             lost,
             "{names} average{s} over all batches (momentum=None) and count{s} 0 so far, though there are statistics: "
             "the next batch in training replaces them.",
-            "Set num_batches_tracked to what was trained with, or hold the statistics: nw.freeze(model).",
+            "Set num_batches_tracked to the number of training batches, or freeze the statistics: nw.freeze(model).",
         )
 
 

@@ -22,16 +22,16 @@ Named = dict[str, nn.Module]
 
 @dataclass(frozen=True)
 class Subject:
-    """A model, how it is trained (samples in a process' batch, processes) and where it goes; None where unknown.
+    """A model, its training (samples in the batch of a process, processes) and its target; None if unknown.
 
-    ``said``: the rules of which a diagnosis has findings already.
+    ``diagnosed``: the rules for which a diagnosis has findings already.
     """
 
     model: nn.Module
     batch_size: int | None = None
     world_size: int = 1
     target: str | None = None
-    said: frozenset[str] = field(default_factory=frozenset)
+    diagnosed: frozenset[str] = field(default_factory=frozenset)
 
     @cached_property
     def modules(self) -> Named:
@@ -44,12 +44,12 @@ class Subject:
 
     @cached_property
     def remembering(self) -> Named:
-        """Normalizers with running statistics that the mode decides about: nothing has frozen them."""
+        """Normalizers with running statistics whose use depends on the mode, because they are not frozen."""
         return {name: m for name, m in self.normalizers.items() if memory_of(m) is not None and not is_frozen(m)}
 
     @cached_property
     def over_batch(self) -> Named:
-        """Those that the batch normalizes in training."""
+        """Normalizers that use batch statistics in training."""
         return {name: m for name, m in self.normalizers.items() if isinstance(m, BATCH) and not is_frozen(m)}
 
     def where(self, wanted: Callable[[Any], bool]) -> Named:
@@ -57,9 +57,9 @@ class Subject:
 
 
 def found(
-    severity: Severity, rule: str, names: Iterable[str], what: str, remedy: str, value: float | None = None
+    severity: Severity, rule: str, names: Iterable[str], problem: str, remedy: str, value: float | None = None
 ) -> Finding:
-    """One finding for all the modules; ``{names}`` and ``{s}`` (of a verb) in ``what`` are filled in."""
+    """One finding for all the modules; ``{names}`` and ``{s}`` (the verb's ending) in ``problem`` are filled in."""
     every = [name or "the model" for name in names]
-    text = what.format(names=listed(every), s="s" if len(every) == 1 else "")
+    text = problem.format(names=listed(every), s="s" if len(every) == 1 else "")
     return Finding(severity, rule, every[0], text, remedy, float(len(every)) if value is None else value)

@@ -1,4 +1,4 @@
-"""Rules about where a model goes: what an exporter or a quantizer makes of its normalizers."""
+"""Rules about the target of a model: problems of its normalizers with an exporter or a quantizer."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def exported_synchronized(subject: Subject) -> Iterator[Finding]:
             "warning",
             "exported SyncBatchNorm",
             synced,
-            f"{{names}} synchronize{{s}} processes, which {subject.target} knows nothing of.",
+            f"{{names}} synchronize{{s}} processes, which {subject.target} does not support.",
             "nw.unsync(model) first.",
         )
 
 
 def exported_parametrized(subject: Subject) -> Iterator[Finding]:
-    """Weights that are made anew in each call: operations in the graph that nobody needs."""
+    """Weights that are computed in each call: unnecessary operations in the exported graph."""
     made = subject.where(_makes_weight)
     if made and subject.target:
         yield found(
@@ -53,7 +53,7 @@ def exported_parametrized(subject: Subject) -> Iterator[Finding]:
             "weights made in each call",
             made,
             f"{{names}} compute{{s}} the weight in each call, and {subject.target} would, too.",
-            "nw.bake(model) writes the weights out; nw.fold(model, example) does it as well.",
+            "nw.bake(model) replaces them by plain weights; so does nw.fold(model, example).",
         )
 
 
@@ -82,7 +82,7 @@ def _foldable(subject: Subject) -> Named:
 
 
 def quantized_statistics(subject: Subject) -> Iterator[Finding]:
-    """Statistics of each input are means and variances of integers, which quantizers leave in floating point."""
+    """Normalizers with statistics of each input, which quantizers leave in floating point."""
     folded = _foldable(subject)
     own = {name: m for name, m in subject.normalizers.items() if name not in folded and not norms.is_norm(m)}
     if own and subject.target == "quantization":
@@ -90,22 +90,20 @@ def quantized_statistics(subject: Subject) -> Iterator[Finding]:
             "note",
             "statistics of each input",
             own,
-            "{names} measure{s} each input, so that quantizers leave floating-point islands there."
-            if len(own) > 1
-            else "{names} measures each input, so that quantizers leave a floating-point island there.",
+            "{names} compute{s} statistics of each input, which quantizers leave in floating point.",
             "nw.swap(model, 'batch', example_inputs=...) and fine-tune, or leave them in floating point.",
         )
 
 
 def eps_in_half(subject: Subject) -> Iterator[Finding]:
-    """These run in fp16 where they can, in which a small eps is nothing."""
+    """A small eps, which is 0 in fp16."""
     small = {n: m for n, m in subject.normalizers.items() if 0 < float(getattr(m, "eps", None) or 1) < 1e-7}
     if small and subject.target in _HALF:
         yield found(
             "warning",
             "eps below half precision",
             small,
-            f"eps of {{names}} is 0 in fp16, in which {subject.target} runs what it can (the smallest normal number is "
+            f"eps of {{names}} is 0 in fp16, which {subject.target} uses if possible (its smallest normal number is "
             f"{_SMALLEST_IN_HALF:.1g}).",
             "Fold what can be folded, nw.fold(model, example), and keep the others in fp32.",
         )

@@ -1,1 +1,1 @@
-"""What `fold` consists of: who feeds whom, what a layer computes, how it goes into another, whether it was right."""
+"""The parts of `fold`: observe which layer feeds which, describe the layers, plan the folds, verify the result."""

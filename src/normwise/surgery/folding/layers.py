@@ -1,4 +1,4 @@
-"""Convolutions and linear layers: what scales and shifts of their inputs and outputs make of weight and bias."""
+"""Convolutions and linear layers: the new weight and bias for a scale and shift of their input or output."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Refit(NamedTuple):
     values: Tensor | None = None
 
     def attributes(self, layer: nn.Module) -> Iterator[tuple[str, Any]]:
-        """What to set in the layer: names and values."""
+        """The attributes to set in the layer, as names and values."""
         like: Tensor = layer.weight.detach()  # type: ignore[assignment, operator, union-attr]
         trained = any(p.requires_grad for p in layer.parameters(recurse=False))
         yield "weight", nn.Parameter(torch.empty_like(like).copy_(self.weight), layer.weight.requires_grad)  # type: ignore[union-attr, arg-type]
@@ -41,7 +41,7 @@ class Refit(NamedTuple):
             yield "_reversed_padding_repeated_twice", [0] * len(self.pads)
 
     def twin(self, layer: nn.Module) -> nn.Module:
-        """A layer beside the given one that computes with the new tensors."""
+        """A new layer like the given one, with the new tensors."""
         twin = copy.copy(layer)
         twin._parameters = dict(layer._parameters)
         for name, value in self.attributes(layer):
@@ -54,17 +54,17 @@ def is_layer(module: nn.Module) -> bool:
 
 
 def why_not(layer: nn.Module) -> str | None:
-    """Why weight and bias do not say what a layer computes, or None."""
-    kind = parametrize.type_before_parametrizations(layer)
+    """Why a layer computes something else than its weight and bias say; None if it does not."""
+    layer_class = parametrize.type_before_parametrizations(layer)
     if parametrize.is_parametrized(layer):
         names = sorted({type(p).__name__ for chain in layer.parametrizations.values() for p in chain})  # type: ignore[union-attr]
         return f"its {' and '.join(layer.parametrizations)} is parametrized ({', '.join(names)})"  # type: ignore[arg-type]
     if isinstance(layer, StandardizedConv):
         return "it standardizes its weight at each call; bake=True writes it out"
     if has_hooks(layer):
-        return "it has hooks, which would see other values"
-    if not _is_known(kind) or "forward" in vars(layer) or "_conv_forward" in vars(layer):
-        return f"{kind.__name__} has a forward of its own"
+        return "it has hooks, which would get other values"
+    if not _is_known(layer_class) or "forward" in vars(layer) or "_conv_forward" in vars(layer):
+        return f"{layer_class.__name__} has a forward of its own"
     weight = layer._parameters.get("weight")
     if weight is None:
         return "its weight is no parameter"
@@ -74,7 +74,7 @@ def why_not(layer: nn.Module) -> str | None:
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether anything runs with a module's calls, forward or backward."""
+    """Whether a module has forward or backward hooks."""
     hooks = (
         *(module._forward_hooks, module._forward_pre_hooks),
         *(module._backward_hooks, module._backward_pre_hooks),
@@ -82,13 +82,16 @@ def has_hooks(module: nn.Module) -> bool:
     return any(hooks)
 
 
-def _is_known(kind: type[nn.Module]) -> bool:
-    places = [f"{f.__module__}.{f.__qualname__}" for f in (kind.forward, getattr(kind, "_conv_forward", kind.forward))]
+def _is_known(layer_class: type[nn.Module]) -> bool:
+    places = [
+        f"{f.__module__}.{f.__qualname__}"
+        for f in (layer_class.forward, getattr(layer_class, "_conv_forward", layer_class.forward))
+    ]
     return all(place.startswith(_OF_TORCH) or place in _LIKE_CONVOLUTIONS for place in places)
 
 
 def channel_axis(layer: nn.Module, dims: int) -> int:
-    """Where a layer's channels are in a tensor of ``dims`` dimensions; a convolution also takes one sample alone."""
+    """The channel dimension of a tensor of ``dims`` dimensions; a convolution also accepts an unbatched sample."""
     return dims - 1 if isinstance(layer, nn.Linear) else dims - 1 - len(layer.kernel_size)  # type: ignore[arg-type]
 
 
@@ -109,19 +112,19 @@ def behind(layer: nn.Module, tensors: Refit, scale: Tensor, shift: Tensor) -> Re
 
 
 def in_front(layer: nn.Module, tensors: Refit, scale: Tensor, shift: Tensor) -> Refit | str:
-    r"""Scale and shift the input: :math:`W' = Ws,\ b' = b + \sum W t`, or the reason why that is not the same."""
+    r"""Scale and shift the input: :math:`W' = Ws,\ b' = b + \sum W t`; or the reason why the result would differ."""
     weight, _, pads, values = tensors
     if isinstance(layer, TRANSPOSED):
         if shift.any():
             return "a transposed convolution spreads a shift unevenly over its output"
         return tensors._replace(weight=weight * scale.view(-1, *[1] * (weight.dim() - 1)))
     if isinstance(layer, CONVOLUTIONS) and type(layer).__name__ == "Conv2dSame":
-        return f"{type(layer).__name__} pads by itself, with zeros that the shift would miss"
+        return f"{type(layer).__name__} pads with zeros inside its forward, which the shift would not reach"
     if pads or (shift.any() and _pads_with_zeros(layer)):
         pads = pads or tuple(layer._reversed_padding_repeated_twice)  # type: ignore[arg-type]
         before = torch.zeros_like(shift) if values is None else values
         if bool(((scale == 0) & (shift != before)).any()):
-            return "a channel is constant (γ = 0) and its convolution pads with zeros, which no padding in front equals"
+            return "a channel is constant (γ = 0) and its convolution pads with zeros, which no other padding replaces"
         values = torch.where(scale == 0, 0.0, (before - shift) / scale)
     scaled = _per_input(layer, weight, scale).flatten(0, 1)
     return Refit(scaled, with_shift(layer, tensors, shift), pads, values)
@@ -147,7 +150,7 @@ def _pads_with_zeros(layer: nn.Module) -> bool:
 
 
 def computed(layer: nn.Module, tensors: Refit, x: Tensor, beside: Mapping[str | int, Any]) -> Tensor:
-    """What the layer would return with these tensors, called as it was: with an ``output_size``, for example."""
+    """The layer's output with these tensors and the other arguments of its call, such as ``output_size``."""
     if tensors.values is not None:
         x = padded(x, tensors.pads, tensors.values)
     args = [beside[key] for key in sorted(key for key in beside if isinstance(key, int))]
@@ -155,14 +158,14 @@ def computed(layer: nn.Module, tensors: Refit, x: Tensor, beside: Mapping[str | 
 
 
 def sizes_of_terms(layer: nn.Module, tensors: Refit, x: Tensor, beside: Mapping[str | int, Any]) -> Tensor:
-    """The sum of the magnitudes of what a layer adds up for each value of its output, the bias left out."""
+    """For each output value the sum of the magnitudes of the layer's products, without the bias."""
     values = None if tensors.values is None else tensors.values.abs()
     sizes = Refit(tensors.weight.abs(), torch.zeros_like(tensors.bias), tensors.pads, values)
     return computed(layer, sizes, x.abs(), beside)
 
 
 def padded(x: Tensor, pads: tuple[int, ...], values: Tensor) -> Tensor:
-    """``x`` padded by a value of each channel, whose axis is the one in front of what is padded."""
+    """``x`` padded with one value per channel; the channel axis is the one before the padded axes."""
     column = values.to(x.device, x.dtype).view(-1, *[1] * (len(pads) // 2))
     inside = F.pad(torch.ones(x.shape[-(len(pads) // 2) :], dtype=x.dtype, device=x.device), pads)
     return F.pad(x, pads) + column * (1 - inside)

@@ -1,4 +1,4 @@
-"""Normalizers that are a scale and a shift of each channel in evaluation: which they are, and which numbers."""
+"""Normalizers that only scale and shift each channel in evaluation: find them and compute scale and shift."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .layers import has_hooks
 from .observation import LayerCall
 
 _BATCH_INSTANCE = (BatchInstanceNorm1d, BatchInstanceNorm2d, BatchInstanceNorm3d)
-#: By the class that defines `forward`: what evaluation computes is known, and that it is nothing else.
+#: Classes whose `forward` is known to compute only a scale and a shift in evaluation.
 _KNOWN = frozenset(
     {
         "torch.nn.modules.batchnorm._BatchNorm",
@@ -40,12 +40,12 @@ _KNOWN = frozenset(
     }
 )
 _FROZEN = ("FrozenBatchNorm2d", "FrozenBatchNormAct2d")
-#: A share of another branch that no fp32 sum would notice.
+#: A share of another branch too small to change a sum in fp32.
 _NOTHING = 2.0**-26
 
 
 class ChannelMap(NamedTuple):
-    """``y = scale · x + shift`` of each channel, in fp64; ``terms`` bounds what the shift was added up from."""
+    """``y = scale · x + shift`` of each channel, in fp64; ``terms`` bounds the magnitude of the terms of the shift."""
 
     scale: Tensor
     shift: Tensor
@@ -53,25 +53,25 @@ class ChannelMap(NamedTuple):
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Whether statistics that were gathered over batches may normalize here."""
-    kind = parametrize.type_before_parametrizations(module)
-    return isinstance(module, (_BatchNorm, _InstanceNorm)) or kind.__name__ in _FROZEN
+    """Whether a module may normalize by running statistics."""
+    layer_class = parametrize.type_before_parametrizations(module)
+    return isinstance(module, (_BatchNorm, _InstanceNorm)) or layer_class.__name__ in _FROZEN
 
 
 def why_not(norm: nn.Module) -> str | None:
     """Why a normalizer cannot be folded whatever surrounds it, or None."""
-    kind = parametrize.type_before_parametrizations(norm)
+    layer_class = parametrize.type_before_parametrizations(norm)
     home = home_of_forward(norm)
     if home is None or f"{home.__module__}.{home.__qualname__}" not in _KNOWN:
-        return f"{kind.__name__} has a forward of its own"
+        return f"{layer_class.__name__} has a forward of its own"
     if has_hooks(norm) or norm._state_dict_hooks or norm._load_state_dict_pre_hooks:
-        return "it has hooks, which would go with it"
+        return "it has hooks, which would be lost with it"
     if norm.training and not _ignores_mode(norm):
         return "it is in training mode, where the batch normalizes; call eval() first"
     if getattr(norm, "banks", None) is not None and len(norm.banks) > 0:  # type: ignore[arg-type]
         return "it keeps statistics of several domains (banks)"
     if not _has_statistics(norm):
-        return "it keeps no running statistics, so that the input itself normalizes"
+        return "it keeps no running statistics and normalizes by those of its input"
     return _why_not_these(norm)
 
 
@@ -87,12 +87,12 @@ def _has_statistics(norm: nn.Module) -> bool:
 
 
 def _why_not_these(norm: nn.Module) -> str | None:
-    """About the values of the statistics and of what mixes them with others."""
+    """Why the values of the statistics do not allow a fold; None if they do."""
     mean, var = norm.running_mean, norm.running_var
     if not isinstance(mean, Tensor) or not isinstance(var, Tensor):
         return "its statistics are no tensors"
     if mean.requires_grad or var.requires_grad:
-        return "its statistics want a gradient"
+        return "its statistics require a gradient"
     tensors = [t for t in (mean, var, norm.weight, norm.bias) if isinstance(t, Tensor)]
     if not all(bool(torch.isfinite(t).all()) for t in tensors):
         return "its statistics or parameters are not finite"
@@ -102,17 +102,17 @@ def _why_not_these(norm: nn.Module) -> str | None:
         shares = norm.mix()
         batch = [of.get("batch", 0.0) for of in shares.values()]
         if min(batch) < 1 - _NOTHING:
-            return f"the input itself normalizes in part (the batch's share is {min(batch):.3g})"
+            return f"it also uses the statistics of its input (the batch's share is {min(batch):.3g})"
     elif isinstance(norm, _BATCH_INSTANCE):
         if not bool((norm.gate == 1).all()):
-            return f"the input itself normalizes in part (its gates start at {norm.gate.min().item():.3g})"
+            return f"it also uses the statistics of its input (its gates start at {norm.gate.min().item():.3g})"
     elif isinstance(norm, MixtureLayer):
-        return f"{type(norm).__name__} mixes in what the input itself measures"
+        return f"{type(norm).__name__} also uses the statistics of its input"
     return None
 
 
 def channel_map(norm: nn.Module, call: LayerCall) -> ChannelMap | str:
-    """What the normalizer does to each channel, or why this call does not say it."""
+    """The scale and shift of each channel, or why they cannot be known from this call."""
     weight, bias = norm.weight, norm.bias
     if isinstance(norm, _ConditionalBatchNorm):
         found = _fixed_condition(norm, call)
@@ -123,7 +123,7 @@ def channel_map(norm: nn.Module, call: LayerCall) -> ChannelMap | str:
 
 
 def map_of(norm: nn.Module, weight: Tensor | None, bias: Tensor | None) -> ChannelMap:
-    """What running statistics, γ and β do to each channel."""
+    """The scale and shift of each channel by running statistics, γ and β."""
     mean, var = (in_fp64(t.detach()) for t in (norm.running_mean, norm.running_var))  # type: ignore[operator, union-attr]
     scale = (var + norm.eps).rsqrt()  # type: ignore[operator]
     if weight is not None:
@@ -137,14 +137,16 @@ def _fixed_condition(norm: ConditionTables, call: LayerCall) -> tuple[Tensor, Te
     key = "condition" if "condition" in call.beside else 1
     given = call.beside.get(key)
     if not isinstance(given, Tensor) or key not in call.fixed:
-        return "its condition comes with each call; put the plain layer of one condition there: norm.fold(condition)"
+        return (
+            "its condition comes with each call; first replace it by the layer of one condition: norm.fold(condition)"
+        )
     if given.shape[0] == 0 or not bool((given == given[0]).all()):
         return "its condition differs between samples"
     return norm._row(given[0])
 
 
 def arguments_left(norm: nn.Module, call: LayerCall) -> list[str] | str:
-    """What else a call of ours gives, in the order of `forward`; or why it cannot be done without the layer."""
+    """The other arguments of a call of our layers, in the order of `forward`; or why they need the layer."""
     if not call.beside:
         return []
     if not isinstance(norm, RunningLayer):
@@ -156,7 +158,7 @@ def arguments_left(norm: nn.Module, call: LayerCall) -> list[str] | str:
 
 
 def channel_axis(norm: nn.Module, dims: int) -> int:
-    """Where the channels are in an input of ``dims`` dimensions; InstanceNorm also takes one sample alone."""
+    """The channel dimension of an input of ``dims`` dimensions; InstanceNorm also accepts an unbatched sample."""
     return dims - norm._get_no_batch_dim() if isinstance(norm, _InstanceNorm) else 1
 
 

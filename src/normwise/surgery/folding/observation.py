@@ -1,7 +1,7 @@
-"""Who feeds whom: one run of the example, seen through the calls of modules and every operation between them.
+"""Find which layer feeds which, in one run of the example: observe the calls of modules and all operations between.
 
-What runs is the model itself and not a graph that stands for it, so that there is nothing that cannot be captured, and
-no order of registration is taken for the order of the computation.
+The model itself runs, not a captured graph: so no model is excluded because it cannot be captured, and the order of
+calls is the real one, not the order of registration.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ class ModuleCall:
 
 @dataclass(eq=False)
 class LayerCall(ModuleCall):
-    """A call of one of the layers that are watched.
+    """A call of one of the watched layers.
 
-    ``source``: the signal that it takes first, None where no watched layer made it; ``origin`` says what did.
-    ``beside``: its other arguments by name or position; ``fixed``: which of them are tensors of the model.
+    ``source``: the signal of its first argument, None if no watched layer made it; ``origin`` describes where it comes
+    from. ``beside``: the other arguments by name or position; ``fixed``: those that are tensors of the model.
     """
 
     source: Signal | None
@@ -52,7 +52,7 @@ class LayerCall(ModuleCall):
 
 @dataclass(eq=False)
 class Signal:
-    """What a watched layer returned, and who read it: other watched layers as their input, or anything else."""
+    """The output of a watched layer, and its readers: other watched layers that take it as input, and others."""
 
     maker: LayerCall
     tensor: weakref.ref[Tensor]
@@ -65,22 +65,22 @@ class Signal:
 
 @dataclass
 class Observation:
-    """The calls of each watched layer in order, and who else read its parameters and buffers."""
+    """The calls of each watched layer in order, and other readers of its parameters and buffers."""
 
     calls: dict[nn.Module, list[LayerCall]] = field(default_factory=lambda: defaultdict(list))
     readers: dict[nn.Module, list[str]] = field(default_factory=lambda: defaultdict(list))
 
 
 def observe(model: nn.Module, layers: Mapping[nn.Module, str], forward: Callable[[nn.Module], Any]) -> Observation:
-    """Let ``forward`` run the model, and say what became of the outputs of ``layers``, given with their names.
+    """Run the model by ``forward`` and observe where the outputs of ``layers`` go; ``layers`` maps them to names.
 
-    Hooks stay on the model's modules: only inside of `as_it_was`.
+    It leaves hooks on the model's modules: call it only inside `as_it_was`.
     """
     observer = _Observer(model, layers)
     with torch.no_grad(), observer:
         output = forward(model)
     observer.note_outputs(output)
-    observer.note_what_is_kept()  # while the output is there, of whatever kind it is
+    observer.note_kept_signals()  # while the output is there, of whatever kind it is
     return observer.found
 
 
@@ -107,22 +107,22 @@ class _Observer(TorchDispatchMode):
         taken = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         out = func(*args, **(kwargs or {}))
         where = self._stack[-1].name if self._stack else ""
-        what = f"{func.overloadpacket.__name__.rstrip('_')}{f' in {where}' if where else ''}"
+        reader = f"{func.overloadpacket.__name__.rstrip('_')}{f' in {where}' if where else ''}"
         for tensor in taken:
-            self._note_reading(tensor, what)
+            self._note_reading(tensor, reader)
         for made in tree_leaves(out):
             if isinstance(made, Tensor) and all(made is not tensor for tensor in taken):
-                self._origins[id(made)] = weakref.ref(made), what
+                self._origins[id(made)] = weakref.ref(made), reader
         return out
 
-    def _note_reading(self, tensor: Tensor, what: str) -> None:
+    def _note_reading(self, tensor: Tensor, reader: str) -> None:
         open = [call for call in self._stack if isinstance(call, LayerCall)]
         signal = self._signal(tensor)
         if signal is not None and not any(call.source is signal or signal.maker is call for call in open):
-            signal.others.append(what)
+            signal.others.append(reader)
         for owner in self._owners.get(id(tensor), ()):
             if all(call.module is not owner for call in open):
-                self.found.readers[owner].append(what)
+                self.found.readers[owner].append(reader)
 
     def _signal(self, tensor: Tensor) -> Signal | None:
         signal = self._signals.get(id(tensor))
@@ -171,7 +171,7 @@ class _Observer(TorchDispatchMode):
 
     def _leave(self, name: str, hooked: bool, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:  # noqa: ARG002
         call = self._stack.pop()
-        while call.module is not module:  # a call that the model saw fail, and went on
+        while call.module is not module:  # a call that failed and whose error the model caught
             call = self._stack.pop()
         if isinstance(call, LayerCall):
             if isinstance(output, Tensor):
@@ -183,7 +183,7 @@ class _Observer(TorchDispatchMode):
             if signal is not None and hooked:
                 signal.others.append(f"the hooks of {name or 'the model'}")
             if signal is not None and call in signal.takers and output is tensor:
-                signal.takers.remove(call)  # it passes on what it took, as Identity does
+                signal.takers.remove(call)  # it returns its input, as Identity does
 
     def note_outputs(self, output: Any) -> None:
         for tensor in tensors_in(output):
@@ -191,8 +191,8 @@ class _Observer(TorchDispatchMode):
             if signal is not None:
                 signal.others.append("the caller, as the model's output")
 
-    def note_what_is_kept(self) -> None:
-        """A signal that is alive after the run is held by an attribute, a list, a hook or an unusual output."""
+    def note_kept_signals(self) -> None:
+        """A signal that still exists after the run is held by an attribute, a list, a hook or an unusual output."""
         made = [call.result for calls in self.found.calls.values() for call in calls]
         signals = [signal for signal in made if signal is not None and not signal.others]
         if any(signal.tensor() is not None for signal in signals):

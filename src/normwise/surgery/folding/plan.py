@@ -1,4 +1,4 @@
-"""Which normalizer goes into which layer, and why another stays."""
+"""Decide which normalizer is folded into which layer, and why others stay."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ BEFORE, AFTER = "before", "after"
 
 @dataclass(eq=False)
 class Fold:
-    """A layer's new tensors, and the calls of the normalizers that they hold: behind it and in front of it.
+    """A layer's new tensors, and the calls of the normalizers folded into it: those behind it and in front of it.
 
-    Both in the order in which they were folded, from the layer outwards. ``terms``: for each output channel the size of
-    what the new bias was added up from.
+    Both are in the order of folding, from the layer outwards. ``terms``: for each output channel the magnitude of the
+    terms of the new bias.
     """
 
     layer: nn.Module
@@ -49,7 +49,7 @@ class Fold:
         return [call.module for call in (*self.in_front, *self.behind)]
 
     def apply(self, change: ModelChange) -> None:
-        """Write the tensors into the layer and put what is left in the normalizers' places."""
+        """Write the tensors into the layer and replace the normalizers by what remains of them."""
         for name, value in self.refit.attributes(self.layer):
             change.set(self.layer, name, value)
         for norm, rest in self.rests.items():
@@ -120,13 +120,13 @@ class Planner:
         return Plan([*self._folds.values(), *lone], kept)
 
     def _unfit(self, norm: nn.Module) -> str | None:
-        """Why a normalizer stays whatever surrounds it; otherwise what it does and what is left are noted."""
+        """Why a normalizer stays whatever its neighbours; if it need not, note its scale, shift and remaining parts."""
         reason = norms.why_not(norm) or self._use(norm)
         if reason:
             return reason
         call = self._found.calls[norm][0]
         if call.result is None or call.dtype is None:
-            return "it is called with something else than one tensor"
+            return "its input is not a single tensor"
         if call.result.dtype != call.dtype:
             return f"it changes the dtype from {call.dtype} to {call.result.dtype}"
         found = norms.channel_map(norm, call)
@@ -139,7 +139,7 @@ class Planner:
         return None
 
     def _use(self, module: nn.Module) -> str | None:
-        """Why the calls of a module do not allow to change it."""
+        """Why the calls of a module do not allow a change of it; None if they do."""
         calls, readers = self._found.calls.get(module, []), self._found.readers.get(module)
         if not calls:
             return "the example never calls it"
@@ -148,7 +148,7 @@ class Planner:
         return f"its tensors are also read by {readers[0]}" if readers else None
 
     def _fold_behind(self, norm: nn.Module) -> str | None:
-        """Fold what follows a layer into it, or say why not."""
+        """Fold a normalizer into the layer before it, or return the reason why not."""
         call = self._found.calls[norm][0]
         source = call.source
         if source is None:
@@ -172,7 +172,7 @@ class Planner:
         return self._fits(fold, refit) or self._take(fold, call, fold.behind, refit, terms)
 
     def _fold_in_front(self, norm: nn.Module) -> str | None:
-        """Fold what precedes a layer into it, or say why not."""
+        """Fold a normalizer into the layer after it, or return the reason why not."""
         call = self._found.calls[norm][0]
         signal: Signal = call.result  # type: ignore[assignment]  # `_unfit` has looked
         if not signal.layers:
@@ -199,7 +199,7 @@ class Planner:
         return self._fits(fold, refit) or self._take(fold, call, fold.in_front, refit, terms)
 
     def _why_not_alone(self, signal: Signal, reader: LayerCall) -> str | None:
-        """Whether anything but ``reader`` sees a signal that will be another."""
+        """Why a signal must not change: it has other readers than ``reader``; None if it has none."""
         passing: Sequence[ModuleCall] = reader.parents
         others = [*signal.others, *(c.name for c in signal.layers if c is not reader)]
         others += [call.name for call in signal.takers if call not in passing]

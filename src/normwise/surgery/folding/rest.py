@@ -1,4 +1,4 @@
-"""What stays in the place of a normalizer whose scale and shift have gone elsewhere."""
+"""The modules that replace a normalizer after its scale and shift were folded into another layer."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from .norms import ChannelMap, activation_of, parts_of
 
 
 class Epilogue(nn.Module):
-    """What one of our layers does after its scale and shift: add the residual, then activate.
+    """The steps of one of our layers after its scale and shift: add the residual, then activate.
 
-    It takes the layer's arguments; what they say about statistics no longer matters. ``first`` is applied before.
+    It accepts the layer's arguments and ignores those about statistics. ``first`` is applied before.
     """
 
     def __init__(self, act: nn.Module, names: tuple[str, ...], first: nn.Module | None = None) -> None:
@@ -38,7 +38,7 @@ class Epilogue(nn.Module):
 
 
 class ChannelPad(nn.Module):
-    """Pad each channel with a value of its own: what a scale and a shift would have made the zeros of a padding."""
+    """Pad each channel with its own value, which a following scale and shift turn into the zeros of a zero padding."""
 
     values: Tensor
 
@@ -79,7 +79,8 @@ class ChannelAffine(nn.Module):
 
 
 def rest_of(norm: nn.Module, arguments: list[str]) -> nn.Module:
-    """The module that does what a normalizer does besides normalizing; an Identity where that is nothing."""
+    """The module with the other steps of a normalizer (residual, activation, dropout); an Identity if there are
+    none."""
     parts = parts_of(norm)
     if parts:
         return nn.Sequential(OrderedDict(parts))  # by their names, so that a state_dict keeps its keys
@@ -95,7 +96,7 @@ def does_nothing(rest: nn.Module) -> bool:
 
 
 def affine_of(norm: nn.Module, found: ChannelMap, axis: int) -> nn.Module:
-    """The plain layer that a normalizer is in evaluation."""
+    """The affine layer that computes the same as a normalizer in evaluation."""
     weight = norm.weight if norm.weight is not None else norm.running_var
     like: Tensor = weight  # type: ignore[assignment]
     dtype = torch.promote_types(like.dtype, norm.running_var.dtype)  # type: ignore[union-attr, arg-type]

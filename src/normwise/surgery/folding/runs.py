@@ -1,4 +1,4 @@
-"""Running a user's model on an example in any dtype, and giving it back as it was."""
+"""Run a user's model on an example in any dtype; the model is unchanged afterwards."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def own_dtype(model: nn.Module) -> torch.dtype:
 
 @contextmanager
 def _without_tf32() -> Iterator[None]:
-    """Convolutions and products in the precision that their dtype says, on GPUs too."""
+    """Compute convolutions and matrix products in the full precision of their dtype, also on GPUs."""
     settings: Any = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # pyright: ignore[reportAttributeAccessIssue]
     before = [setting.fp32_precision for setting in settings]
     try:
@@ -44,9 +44,9 @@ def _without_tf32() -> Iterator[None]:
 
 
 def in_dtype(model: nn.Module, example: Any, dtype: torch.dtype | None, work: Callable[[Run], Any]) -> Any:
-    """``work(forward)`` with the model in ``dtype``, None for its own; ``forward(module)`` runs one on the example.
+    """Call ``work(forward)`` with the model in ``dtype`` (None: its own); ``forward(module)`` runs it on the example.
 
-    No gradient, always the same random numbers; afterwards everything is as it was.
+    Without gradients and always with the same random numbers; afterwards everything is restored.
     """
     device = device_of(model)
     devices = {t.device for t in constants_of(model)}
@@ -60,7 +60,7 @@ def in_dtype(model: nn.Module, example: Any, dtype: torch.dtype | None, work: Ca
 
 
 def on_example(model: nn.Module, example: Any, work: Callable[[Run], Any], caller: str) -> Any:
-    """`in_dtype` in the model's own; ValueError with the cause where the model does not take the example."""
+    """`in_dtype` in the model's own dtype; ValueError with the cause if the model fails on the example."""
     if next(tensors_in(example), None) is None:
         raise ValueError(
             f"{caller}: the example must be a tensor, a tuple of arguments or a dict of them, received "
@@ -79,7 +79,7 @@ def first_line(error: BaseException) -> str:
 
 
 def outputs(model: nn.Module, example: Any, dtype: torch.dtype, change: Change | None = None) -> list[Tensor]:
-    """The floating tensors that the model returns, with a change that is made in ``dtype`` and taken back again."""
+    """The floating-point tensors that the model returns, with a temporary change that is made in ``dtype``."""
 
     def work(forward: Run) -> list[Tensor]:
         with ModelChange(model, "a trial") as trial:
@@ -94,7 +94,7 @@ def outputs(model: nn.Module, example: Any, dtype: torch.dtype, change: Change |
 
 
 def outputs_if_any(model: nn.Module, example: Any, dtype: torch.dtype) -> list[Tensor] | None:
-    """None where the model does not run in this dtype: some have a dtype written into them."""
+    """The `outputs`; None if the model does not run in this dtype, as with a hard-coded dtype."""
     try:
         return outputs(model, example, dtype)
     except Exception:  # whatever the user's code raises
@@ -102,9 +102,9 @@ def outputs_if_any(model: nn.Module, example: Any, dtype: torch.dtype) -> list[T
 
 
 def _convert(model: nn.Module, dtype: torch.dtype) -> None:
-    """Put converted copies of all floating tensors into the modules; only inside of `as_it_was`, which takes them out.
+    """Put converted copies of all floating-point tensors into the modules; only inside `as_it_was`, which restores.
 
-    Tied tensors stay tied, and buffers that our layers keep wide stay so.
+    Tied tensors stay tied, and buffers that our layers keep wide stay wide.
     """
     copies: dict[int, Tensor] = {}
     for module in model.modules():
@@ -114,8 +114,8 @@ def _convert(model: nn.Module, dtype: torch.dtype) -> None:
                 if tensor is None or not tensor.is_floating_point():
                     continue
                 if id(tensor) not in copies:
-                    kind = torch.promote_types(dtype, torch.float32) if name in wide else dtype
-                    converted = tensor.detach().to(kind)
+                    new_dtype = torch.promote_types(dtype, torch.float32) if name in wide else dtype
+                    converted = tensor.detach().to(new_dtype)
                     is_parameter = isinstance(tensor, nn.Parameter)
                     copies[id(tensor)] = nn.Parameter(converted, tensor.requires_grad) if is_parameter else converted
                 store[name] = copies[id(tensor)]  # type: ignore[assignment]

@@ -1,4 +1,4 @@
-"""Whether a fold computes what was there before: each by itself, and the model as a whole."""
+"""Verify folds: each one against the original layers, and the model as a whole."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from .norms import channel_axis
 from .plan import Fold, Lone
 from .runs import Run, first_line, in_dtype, outputs, outputs_if_any
 
-#: Of the roundings of one sum: orders of summation differ, and fast algorithms of convolution round more often.
+#: A factor on the rounding of one sum: orders of summation differ, and fast convolution algorithms round more often.
 _ROUNDINGS = 32
-#: A folded model may be this many times as far from fp64 as the model is.
+#: The error of a folded model against fp64 may be this many times that of the model before.
 _WORSE = 32
 
 
 class Local(NamedTuple):
-    """The largest error of one fold, and its largest share of what rounding explains: above 1 it is wrong."""
+    """The largest error of one fold, and its largest ratio to the expected rounding: above 1 the fold is wrong."""
 
     error: float
     share: float
 
 
 def deviation(actual: Tensor, expected: Tensor) -> Tensor:
-    """The distance of each value; 0 where both are the same infinity or both NaN, infinite where one is."""
+    """The distance of each value; 0 where both are NaN or the same infinity, infinite where only one is."""
     a, b = in_fp64(actual), in_fp64(expected)
     same = (a == b) | (a.isnan() & b.isnan())
     return torch.where(same, 0.0, (a - b).abs()).nan_to_num(nan=torch.inf)
@@ -46,7 +46,7 @@ def largest(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
 def measure_each(
     model: nn.Module, example: Any, folds: Sequence[Fold | Lone], dtype: torch.dtype
 ) -> dict[Fold | Lone, Local]:
-    """Each fold beside what it replaces, on the signals that reach it in the model as it is."""
+    """Compare each fold with the layers that it replaces, on their inputs in the unchanged model."""
     found: dict[Fold | Lone, Local] = {}
 
     def work(forward: Run) -> None:
@@ -111,9 +111,9 @@ def _judged(y: Tensor, expected: Tensor, sizes: Tensor, terms: Tensor, axis: int
 
 
 class Yardstick:
-    """What the model returns for one example before it is folded: in fp64 where it can, and as it is judged or told.
+    """The outputs of the unfolded model for one example: in fp64 if possible, and in the dtypes that are checked or
 
-    Folds are tried in a dtype on the model as it is in that dtype: in fp32 nothing is rounded to a narrow weight.
+    reported. Folds are tried on the model converted to that dtype: so in fp32 no weight is rounded to a narrow dtype.
     """
 
     def __init__(
@@ -126,21 +126,21 @@ class Yardstick:
         self._exact = self._known[torch.float64]
 
     def error(self, folds: Sequence[Fold | Lone], dtype: torch.dtype) -> float:
-        """The largest difference that folds make; NaN where the model does not run in this dtype."""
+        """The largest difference that the folds cause; NaN if the model does not run in this dtype."""
         known = self._known[dtype]
         return torch.nan if known is None else largest(self._folded(folds, dtype), known)
 
     def distances(self, folds: Sequence[Fold | Lone], dtype: torch.dtype) -> tuple[float, float] | None:
-        """How far the model without and with folds is from fp64, computing in ``dtype``."""
+        """The distance from fp64 of the model without and with folds, computed in ``dtype``."""
         known = self._known[dtype]
         if known is None or self._exact is None:
             return None
         return largest(known, self._exact), largest(self._folded(folds, dtype), self._exact)
 
     def objection(self, folds: Sequence[Fold | Lone]) -> str | None:
-        """Why the model with these folds is not taken for the same, or None.
+        """Why the model with these folds does not count as the same, or None.
 
-        A model that does not even repeat itself says nothing about its folds: each was compared by itself.
+        A model whose output differs between two runs cannot be compared as a whole; its folds were compared separately.
         """
         for dtype in self._judged:
             known = self._known[dtype]
@@ -165,7 +165,7 @@ class Yardstick:
         return outputs(self._model, self._example, dtype, change)
 
     def _allowed(self, dtype: torch.dtype, of_the_model: float | None) -> float:
-        """Without fp64 only what is far from rounding can be told from it."""
+        """The allowed difference; larger without fp64, because then the size of the rounding errors is not known."""
         values = self._known[dtype] or []
         eps = torch.finfo(dtype).eps
         sizes = [in_fp64(t).abs().nan_to_num(posinf=0, neginf=0).max().item() for t in values if t.numel()]

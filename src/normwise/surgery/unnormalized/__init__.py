@@ -1,1 +1,1 @@
-"""What `normalizer_free` consists of: what is taken out, what comes in its place, and how large that is made."""
+"""The parts of `normalizer_free`: remove normalizers, insert other layers, and set their gains."""

@@ -1,4 +1,4 @@
-"""One conversion to a normalizer-free net, inside of a transaction."""
+"""One conversion to a normalizer-free net, inside a transaction (`ModelChange`)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from .standardizing import fresh_bias, standardized
 
 @dataclass
 class Done:
-    """What was done: the scaled branches, β at the blocks' inputs, what was replaced, and whether from statistics."""
+    """The result of a conversion: scaled branches, β at the blocks' inputs, replaced modules, and kind of start."""
 
     skips: dict[str, SkipGain]
     betas: dict[str, float]
@@ -48,7 +48,7 @@ class Done:
 
 
 def convert(change: ModelChange, example: Any, alpha: float, skip_gain: float) -> Done:
-    """Take the normalizers out and size what comes in their places."""
+    """Remove the normalizers, insert the layers that replace them, and set their gains."""
     trained = any(p.requires_grad for p in change.model.parameters())
     openings = take_out(change, example)
     plan = _plan(change.model, openings, example)
@@ -73,12 +73,12 @@ def _plan(model: nn.Module, openings: Sequence[Opening], example: Any) -> Plan:
             structure = structure_of(model)
             values = walk(structure, inputs_of(model, example), Options(1.0, True))
         except (ValueError, TypeError) as error:
-            raise ValueError(f"{CALLER} follows a net as nw.predict does, and {error}") from error
+            raise ValueError(f"{CALLER} needs a net that nw.predict can follow, and {error}") from error
     return plan_for(structure, values, openings)
 
 
 def _put(change: ModelChange, plan: Plan, new: Mapping[nn.Module, nn.Module], skips: Mapping[str, SkipGain]) -> None:
-    """A skip gain takes the place of what is gone, and stands behind anything else."""
+    """Put the new modules in place; a skip gain replaces a removed normalizer, or is appended to another module."""
     behind = {plan.ends[name]: skip for name, skip in skips.items()}
     gone = {opening.affine for opening in plan.feeders}
     for old in [*new, *gone, *(module for module in behind if module not in new and module not in gone)]:
@@ -90,9 +90,9 @@ def _put(change: ModelChange, plan: Plan, new: Mapping[nn.Module, nn.Module], sk
 
 
 def _remembered(opening: Opening) -> Remembered | None:
-    """What a normalizer with running statistics does in evaluation.
+    """Scale and shift of a normalizer with running statistics in evaluation; None without running statistics.
 
-    Raises ValueError where its numbers are not finite.
+    Raises ValueError if its numbers are not finite.
     """
     norm: Any = opening.norm
     if not norms.is_norm(norm) or norm.running_mean is None or isinstance(norm, MixtureLayer):
@@ -101,7 +101,7 @@ def _remembered(opening: Opening) -> Remembered | None:
     if not all(bool(torch.isfinite(t).all()) for t in numbers) or bool((norm.running_var + norm.eps <= 0).any()):
         raise ValueError(
             f"{CALLER}: the statistics or parameters of {opening.name or 'the model'} ({type(norm).__name__}) are not "
-            "finite and positive; mend them first, nw.recalibrate(model, loader)."
+            "finite and positive; compute them again first, nw.recalibrate(model, loader)."
         )
     found = norms.map_of(norm, norm.weight, norm.bias)
     return Remembered(*(in_fp64(t).cpu() for t in found[:2]))

@@ -1,4 +1,4 @@
-"""Normalizers taken out of a model: a scale and a shift of each channel takes the place of each."""
+"""Remove the normalizers of a model: each is replaced by a scale and a shift of each channel."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ..given import home_of_forward
 from ..successors import channels_of, is_normalizer, why_kept
 
 CALLER = "normalizer_free"
-#: Over the last dimension, whatever their number; their relatives named ``...2d`` are over dimension 1.
+#: Normalizers over the last dimension; classes named ``...2d`` normalize over dimension 1.
 _ROWS = (nn.LayerNorm, nn.RMSNorm)
 _OVER_CHANNELS = "2d"
 
@@ -39,7 +39,7 @@ RULES[ChannelAffine] = _affine
 
 
 class Opening(NamedTuple):
-    """Where a normalizer was: its name, the normalizer, and what stands for it."""
+    """The place of a removed normalizer: its name, the normalizer, and the module that replaced it."""
 
     name: str
     norm: nn.Module
@@ -49,12 +49,12 @@ class Opening(NamedTuple):
 def take_out(change: ModelChange, example: Any) -> list[Opening]:
     """Replace every normalizer; its activation, dropout and residual stay.
 
-    Raises ValueError where there is none, and naming the first that cannot be taken out.
+    Raises ValueError if there is none, or, with its name, for the first that cannot be removed.
     """
     model = change.model
     found = {module: node.name for module, node in module_tree(model).items() if _normalizes(module)}
     if not found:
-        raise ValueError(f"{CALLER}: {type(model).__name__} has no normalizer that could be taken out.")
+        raise ValueError(f"{CALLER}: {type(model).__name__} has no normalizer to remove; pass a net that has some.")
     for norm, name in found.items():
         reason = _why_not(norm)
         if reason:
@@ -102,7 +102,7 @@ def _with_rest(norm: nn.Module, affine: ChannelAffine, arguments: tuple[str, ...
 
 
 def _arguments_seen(model: nn.Module, named: dict[nn.Module, str], example: Any) -> dict[nn.Module, tuple[str, ...]]:
-    """The names of what `forward` of each takes besides x, where the example's run gives any of it."""
+    """The names of the arguments besides x that the example's run passes to `forward` of each normalizer."""
     seen: dict[nn.Module, tuple[str, ...]] = dict.fromkeys(named, ())
 
     def hear(norm: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Which layers are standardized and where each residual branch is scaled, read from the captured graph."""
+"""Decide from the captured graph which layers are standardized and where each residual branch is scaled."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ from .standardizing import is_layer, why_not
 _ATTENTION = ("scaled_dot_product_attention", "multi_head_attention_forward", "softmax")
 _NORMALIZING = ("batch_norm", "group_norm", "layer_norm", "instance_norm", "rms_norm", "local_response_norm")
 _POOLING = ("MaxPool", "AvgPool", "AdaptiveAvgPool", "AdaptiveMaxPool")
-_ACTIVATIONS = tuple(kind for kind in MODULES.values() if isinstance(kind, type))
+_ACTIVATIONS = tuple(activation for activation in MODULES.values() if isinstance(activation, type))
 _IDLE = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 
 
 @dataclass
 class Plan:
-    """What is to be done: the layers to standardize with the gain of the activation in front of each; the openings
-    that a standardized layer fills already; and for each block the module behind which its branch is scaled."""
+    """The plan of a conversion: the layers to standardize, with the gain of the activation in front of each; the
+    openings that need nothing because a standardized layer precedes them; and for each block the module behind which
+    its branch is scaled."""
 
     layers: dict[nn.Module, float] = field(default_factory=dict)
     feeders: dict[Opening, nn.Module] = field(default_factory=dict)
@@ -35,7 +36,7 @@ class Plan:
 
 
 def plan_for(structure: Structure, values: Mapping[fx.Node, Any], openings: Sequence[Opening]) -> Plan:
-    """Raises ValueError, naming the module, where the residual structure is not found or cannot be worked on."""
+    """The plan; ValueError, with the module's name, if the residual structure is not found or cannot be converted."""
     return _Planner(structure, values, openings).plan()
 
 
@@ -73,12 +74,13 @@ class _Planner:
             more = f" and {len(rest)} more" if rest else ""
             raise ValueError(
                 f"{CALLER}: {type(self._structure.root).__name__} has no residual addition that could be found, so "
-                f"{first}{more} would be taken out of a plain chain; nw.swap(model, ...) puts other normalizers there."
+                f"{first}{more} would be removed from a plain chain; nw.swap(model, ...) replaces them by other "
+                "normalizers."
             )
         for node in self._structure.graph.nodes:
             name, scope = getattr(node.target, "__name__", str(node.target)), node.meta.get("scope") or "the model"
             if node.op.startswith("call_") and name in _NORMALIZING:
-                raise ValueError(f"{CALLER}: {scope} normalizes by {name}() in its forward, which cannot be taken out.")
+                raise ValueError(f"{CALLER}: {scope} normalizes by {name}() in its forward, which cannot be removed.")
             if node.op.startswith("call_") and name in _ATTENTION:
                 raise ValueError(f"{CALLER}: {scope} is attention, whose scores need normalized inputs.")
 
@@ -91,7 +93,7 @@ class _Planner:
         return sum(self._structure.entered[other] for other in paths)
 
     def _is_carried(self, node: fx.Node) -> bool:
-        """Whether the layer's output comes to a normalizer or a residual addition, or is the end of a branch."""
+        """Whether the layer's output reaches a normalizer or a residual addition, or is the end of a branch."""
         seen, waiting = {node}, [node]
         while waiting:
             at = waiting.pop()
@@ -104,7 +106,7 @@ class _Planner:
         return False
 
     def _passes_on(self, node: fx.Node, source: fx.Node) -> bool:
-        """Whether a node does something to this signal alone, and keeps its positions apart."""
+        """Whether a node has this signal as its only input, and does not mix positions."""
         module, out = self._module(node), self._values[node]
         if module is not None and (module in self._openings or not is_layer(module)):
             signals = 1
@@ -127,7 +129,7 @@ class _Planner:
         return gain(name) if at.op.startswith("call_") and module is None and name in ACTIVATIONS else 1.0
 
     def _fills(self, node: fx.Node, source: fx.Node, opening: Opening) -> bool:
-        """Whether a layer makes what an opening takes, channel by channel, and for nobody else."""
+        """Whether the layer's output goes to this opening only, channel by channel."""
         signal, axis = self._values[source], opening.affine.axis
         once = self._entered(str(node.target)) == 1 and self._entered(str(source.target)) == 1
         return once and len(source.users) == 1 and signal.axis == axis % len(signal.shape)
@@ -143,6 +145,6 @@ class _Planner:
                 return self._structure.root.get_submodule(path)
             at = next(iter(at.users))
         raise ValueError(
-            f"{CALLER}: the residual branch of {residual.path or 'the model'} ends in {residual.branch.target}, of no "
-            "module that is called once, so nothing can scale it; let the branch end in a module of its own."
+            f"{CALLER}: the residual branch of {residual.path or 'the model'} must end in a module that is called "
+            f"once, so that it can be scaled, and it ends in {residual.branch.target}; let it end in a separate module."
         )

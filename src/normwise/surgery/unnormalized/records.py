@@ -1,4 +1,4 @@
-"""What a conversion to a normalizer-free net reports."""
+"""The report of a conversion to a normalizer-free net."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from torch import nn
 from ...signal.records import Trace
 from ..report import Report, Table
 
-#: Between which ratios to its prediction a block's variance is in order.
+#: The accepted range for the ratio of a block's variance to its prediction.
 BAND = (0.5, 2.0)
 
 
 class FreedBlock(NamedTuple):
     """One residual block: ``x' = shortcut + alpha · gain · branch``.
 
-    alpha: over the standard deviation expected at the end of the branch, so that a branch adds alpha² to the variance.
-    beta: one over the standard deviation expected at the block's input; the gains of the layers that read it hold it.
-    predicted, variance: of the block's output, in the converted net, by `predict` and as measured.
+    alpha: the given alpha divided by the predicted standard deviation at the end of the branch: so each branch adds
+        the square of the given alpha to the variance.
+    beta: one over the predicted standard deviation at the block's input; it is part of the gains of the layers there.
+    predicted, variance: the variance of the block's output in the converted net, by `predict` and as measured.
     """
 
     name: str
@@ -34,7 +35,7 @@ class FreedBlock(NamedTuple):
 
 
 class Replaced(NamedTuple):
-    """A module that is another one now: its name, its class, ``"normalizer"`` or ``"layer"``, and what it became."""
+    """A replaced module: its name, its class, ``"normalizer"`` or ``"layer"``, and the class of the new module."""
 
     name: str
     was: str
@@ -46,10 +47,11 @@ class Replaced(NamedTuple):
 class NormalizerFree(Report):
     """A net without normalizers, a row for each of its residual blocks, and its signal before and after.
 
-    ``start`` is ``"fresh"`` or ``"folded"``. ``before``, ``after``: traces on the example, skip gains of a fresh start
-    taken for 1. ``predicted``: what `predict` expects of the net. ``replaced``: every module that is another one now.
-    ``drift`` and ``agreement``: how far the output in evaluation is from the old model's, of a folded start: the root
-    mean square of the difference over that of the old output, and the share of samples with the same largest output.
+    ``start`` is ``"fresh"`` or ``"folded"``. ``before``, ``after``: traces on the example, with the skip gains of a
+    fresh start set to 1. ``predicted``: the prediction by `predict`. ``replaced``: every module that was replaced.
+    ``drift`` and ``agreement``, for a folded start, compare the output in evaluation with the old model's: the root
+    mean square of the difference divided by that of the old output, and the share of samples with the same largest
+    output.
     """
 
     model: nn.Module
@@ -67,7 +69,7 @@ class NormalizerFree(Report):
         columns |= {"predicted": "predicted", "variance": "measured", "ratio": "ratio"}
         rows = [{**row._asdict(), "ratio": row.ratio} for row in self.rows]
         standardized = sum(replaced.kind == "layer" for replaced in self.replaced)
-        counts = f"{len(self.replaced) - standardized} normalizers taken out, {standardized} layers standardized"
+        counts = f"{len(self.replaced) - standardized} normalizers removed, {standardized} layers standardized"
         title = f"normalizer_free: {len(self.rows)} residual blocks, {counts}"
         return Table(title, columns, rows, [*self._notes()])
 

@@ -1,4 +1,4 @@
-"""Gains of the layers that took a normalizer's place, from the variance that is predicted in front of them."""
+"""Set the gains of the layers that replace normalizers, from the predicted variance in front of them."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from .standardizing import gain_of, own_size
 
 
 class Remembered(NamedTuple):
-    """What a normalizer was in evaluation: ``scale · x + shift`` of each channel, in fp64."""
+    """A removed normalizer in evaluation: ``scale · x + shift`` of each channel, in fp64."""
 
     scale: Tensor
     shift: Tensor
 
 
 class Start(NamedTuple):
-    """What a start knows: of layers the plain one and what normalized it; of affines what they were.
+    """The data of a folded start: for layers the plain layer and its normalizer, for affine layers their normalizer.
 
-    Empty for a fresh start, in which everything is made for unit variance.
+    Empty for a fresh start, in which all gains are set for unit variance.
     """
 
     layers: Mapping[nn.Module, tuple[nn.Module, Remembered | None]]
@@ -38,7 +38,7 @@ class Start(NamedTuple):
 
 
 class Sizing:
-    """Follows the signal once and sizes each module before the signal goes through it."""
+    """Follow the signal once through the net, and set the gain of each module before the signal passes it."""
 
     def __init__(
         self, layers: Set[nn.Module], affines: Set[nn.Module], skips: Set[nn.Module], start: Start, alpha: float
@@ -55,7 +55,7 @@ class Sizing:
 
     @torch.no_grad()
     def run(self, model: nn.Module, example: Any) -> dict[str, float]:
-        """Size everything; β of each block, one over the standard deviation expected at its input."""
+        """Set all gains; returns β of each block, one over the predicted standard deviation at its input."""
         with on_cpu(model):
             structure = structure_of(model)
             values = walk(structure, inputs_of(model, example), self._options, self._before)
@@ -85,7 +85,7 @@ class Sizing:
         plain, was = self._start.layers[layer]
         scale = torch.ones(()) if was is None else was.scale
         self._write(holder, "gain", scale * own_size(layer) / gamma)
-        # The mean of the weights is lost; what it made of the mean of the signal goes into the bias.
+        # The mean of the weights is lost; its contribution to the mean of the output is added to the bias.
         self._write(layer, "bias", 0.0)
         lost = scale * self._through(plain, x).mean - self._through(layer, x).mean
         self._write(layer, "bias", lost if was is None else lost + was.shift)

@@ -1,4 +1,4 @@
-"""Layers with scaled weight standardization in the place of plain ones, and what their gain has to be."""
+"""Replace plain layers by ones with scaled weight standardization, and compute their gains."""
 
 from __future__ import annotations
 
@@ -29,30 +29,30 @@ def is_layer(module: nn.Module) -> bool:
 
 
 def why_not(layer: nn.Module) -> str | None:
-    """Why a layer's weight cannot be standardized, as the rest of a sentence; None where it can."""
+    """Why a layer's weight cannot be standardized, as the end of a sentence; None if it can."""
     if parametrize.is_parametrized(layer):
         return "has a parametrized weight; write it out first, nw.bake(model)"
     if not isinstance(layer.weight, nn.Parameter) or rule_of(layer) is None:
-        return "has a forward or a weight of its own kind, which could not be standardized"
+        return "has its own forward or a special weight, which cannot be standardized"
     if has_hooks(layer) and any("WeightNorm" in type(h).__name__ for h in layer._forward_pre_hooks.values()):
-        return "has a weight that a hook makes anew; write it out first, nw.bake(model)"
+        return "has a weight that a hook computes in each call; write it out first, nw.bake(model)"
     if FanIn.of(layer).size(layer.weight) < 2:
         return "has a single weight for each output, which standardization would make 0"
     return None
 
 
 def standardized(layer: nn.Module, gamma: float) -> nn.Module:
-    """A layer with the same weight, the same object, that standardizes it; it has a bias and a gain of 1."""
-    kind = _SUCCESSORS.get(type(layer))  # type: ignore[arg-type]
-    if kind is not None:
-        return _convolution(kind, layer, gamma)
+    """A layer that standardizes the same weight (the same object), with a bias and a gain of 1."""
+    successor_class = _SUCCESSORS.get(type(layer))  # type: ignore[arg-type]
+    if successor_class is not None:
+        return _convolution(successor_class, layer, gamma)
     return _twin(layer) if isinstance(layer, _SCALED) else _parametrized(layer, gamma)
 
 
-def _convolution(kind: type[nn.Module], layer: nn.Module, gamma: float) -> nn.Module:
+def _convolution(successor_class: type[nn.Module], layer: nn.Module, gamma: float) -> nn.Module:
     names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups")
     given = {name: getattr(layer, name) for name in names}
-    new = kind(**given, padding_mode=layer.padding_mode, gamma=gamma)
+    new = successor_class(**given, padding_mode=layer.padding_mode, gamma=gamma)
     new.weight = layer.weight
     if layer.bias is not None:
         new.bias = layer.bias
@@ -77,13 +77,13 @@ def _parametrized(layer: nn.Module, gamma: float) -> nn.Module:
 
 
 def gain_of(layer: nn.Module) -> tuple[nn.Module, float]:
-    """What holds a standardized layer's ``gain``, and its γ."""
+    """The module with a standardized layer's ``gain``, and its γ."""
     holder = layer.parametrizations.weight[0] if parametrize.is_parametrized(layer) else layer  # type: ignore[union-attr, index]
     return holder, holder.gamma  # type: ignore[return-value]
 
 
 def own_size(layer: nn.Module) -> Tensor:
-    """The factor, in fp64, at which a standardized weight has its own size back, without its mean, for each unit."""
+    """The gain of each unit, in fp64, for which the standardized weight equals the original one minus its mean."""
     holder, _ = gain_of(layer)
     weight: Tensor = layer.parametrizations.weight.original if holder is not layer else layer.weight  # type: ignore[union-attr, assignment]
     fan_in = FanIn.of(layer)
@@ -94,5 +94,5 @@ def own_size(layer: nn.Module) -> Tensor:
 
 
 def fresh_bias(layer: nn.Module) -> None:
-    """A bias of its own, so that its values can be written."""
+    """Give the layer a separate copy of its bias, so that its values can be changed."""
     layer.bias = nn.Parameter(torch.clone(layer.bias.detach()), layer.bias.requires_grad)  # type: ignore[operator, union-attr]

@@ -1,4 +1,4 @@
-"""An axis in two pieces, so that what failed does not press all others together."""
+"""An axis in two pieces, so that failed runs do not squeeze all others into a narrow range."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Break(NamedTuple):
 
 
 def break_of(values: Sequence[float], least: float) -> Break | None:
-    """Where the axis of `values` is broken, None where it need not be; gaps smaller than `least` never are.
+    """Where the axis of `values` is broken, or None; gaps smaller than `least` are never cut out.
 
     >>> break_of([97.0, 96.0, 95.0, 96.5, 10.0], 10.0), break_of([97.0, 90.0, 80.0, 70.0], 10.0)
     (Break(below=10.0, above=95.0), None)
@@ -39,7 +39,7 @@ def break_of(values: Sequence[float], least: float) -> Break | None:
 
 
 def break_axis(figure: go.Figure, values: Sequence[float], broken: Break) -> None:
-    """Show the values below the gap in a strip of their own; lines leave the upper piece at its lower edge."""
+    """Show the values below the gap in a separate strip; lines to them end at the lower edge of the upper piece."""
     low = [value for value in values if value <= broken.below]
     high = [value for value in values if value >= broken.above]
     layout: Any = figure.layout

@@ -17,10 +17,9 @@ LOSS = "train_loss"
 
 
 def learning_curves(rows: Sequence[Row], batch_size: int, field: str, styles: Mapping[str, Style]) -> Picture:
-    """A field of the curves, such as `test_accuracy` or `train_loss`, per epoch, over the seeds: the mean, and the
-    range as a band.
+    """A field of the curves, such as `test_accuracy` or `train_loss`, per epoch: mean and range over the seeds.
 
-    A diverged run is drawn by itself, dotted, to the cross where it ended.
+    A diverged run has its own dotted line, with a cross where it ended.
     """
     rows = [row for row in rows if row["batch_size"] == batch_size]
     figure = empty_figure("epoch")

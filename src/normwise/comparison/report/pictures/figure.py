@@ -1,4 +1,4 @@
-"""What all pictures share: the empty figure and the line of a normalizer."""
+"""Shared by all pictures: the empty figure and the line of a normalizer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HEIGHT = 320
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure, its title, and `alt`: the same in words for who cannot see it."""
+    """A figure, its title, and `alt`, the description for screen readers."""
 
     title: str
     alt: str
@@ -28,7 +28,7 @@ class Picture:
 
 
 def label(text: str) -> str:
-    """Text from data as plotly's labels need it, which read a few HTML tags."""
+    """Escape text from data for plotly's labels, which interpret some HTML tags."""
     return escape(text, quote=False)
 
 
@@ -54,7 +54,7 @@ def empty_figure(x_title: str) -> go.Figure:
 
 
 def use_log_scale(figure: go.Figure, values: Iterable[float | None], update: Any = None) -> None:
-    """A logarithmic axis around the positive `values`, with plain numbers at a handful of ticks: the vertical one, or
+    """Set a logarithmic axis around the positive `values`, with plain numbers at a few ticks: the vertical axis, or
     that of `update`, such as `figure.update_xaxes`."""
     positive = [value for value in values if value]
     if not positive:

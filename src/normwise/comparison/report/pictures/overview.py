@@ -14,19 +14,19 @@ from ..palette import Style
 from .broken import break_axis, break_of, padded
 from .figure import ENDED, HEIGHT, Picture, empty_figure, label, line, use_log_scale
 
-# How far contestants stand apart at a batch size, and all of them together: places are 1 apart.
+# Horizontal distance between two contestants at a batch size, and the most for all of them; batch sizes are 1 apart.
 DODGE, MOST_DODGE = 0.07, 0.42
 SMALL_HEIGHT = 190
-# Points of accuracy: what lies closer is shown on one axis.
+# In points of accuracy: for a smaller gap the axis is not broken.
 LEAST_GAP = 10.0
-# From this ratio of the worst run to the best on, an error to be made small is shown on a logarithmic scale.
+# From this ratio of the worst run to the best, a metric for which less is better has a logarithmic scale.
 WIDE = 10.0
 
 
 def against_batch_size(table: Table, rows: Sequence[Row], styles: Mapping[str, Style]) -> Picture:
-    """The means of a table with error bars of one standard deviation; of accuracy and gap also the single runs.
+    """The means of a table with error bars of one standard deviation; for accuracy and gap also the single runs.
 
-    Where few values lie far below all others, the axis is broken between them.
+    If a few values lie far below all others, the axis is broken between them.
     """
     figure = _frame(table, HEIGHT)
     apart = min(DODGE, MOST_DODGE / len(table.norms))
@@ -41,7 +41,7 @@ def against_batch_size(table: Table, rows: Sequence[Row], styles: Mapping[str, S
 
 
 def one_by_one(table: Table, rows: Sequence[Row], styles: Mapping[str, Style]) -> list[Picture]:
-    """A small picture for each normalizer, with all others in grey behind it: many in one would be a tangle."""
+    """A small picture for each normalizer, with all others in grey behind it."""
     places = list(range(len(table.batch_sizes)))
     shown = []
     for norm in table.norms:

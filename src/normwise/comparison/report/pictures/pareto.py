@@ -1,4 +1,4 @@
-"""The metric against what a training step costs: who is beaten in both by nobody."""
+"""The metric against the cost of a training step, with the Pareto front."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Point(NamedTuple):
 
 
 def pareto(judged: Table, cost: Table, batch_size: int, styles: Mapping[str, Style]) -> Picture | None:
-    """The metric upwards, the cost to the right; those on the front have a ring. None where nobody has both."""
+    """The metric upwards, the cost to the right; a ring marks the front. None if no contestant has both."""
     points = _points(judged, cost, batch_size)
     if not points:
         return None
@@ -37,12 +37,12 @@ def pareto(judged: Table, cost: Table, batch_size: int, styles: Mapping[str, Sty
     use_log_scale(figure, [point.cost for point in points], figure.update_xaxes)
     figure.update_xaxes(showgrid=True, gridcolor=LIGHT["grid"])
     name = f"{judged.quantity.title} and {cost.quantity.title.lower()} at batch size {batch_size}"
-    return Picture(name, f"{name}. Nobody is better and cheaper than {_in_words(best, judged, cost)}.", figure)
+    return Picture(name, f"{name}. None is better and cheaper than {_in_words(best, judged, cost)}.", figure)
 
 
 def front(points: list[Point], sign: int) -> list[Point]:
-    """Those that no other beats in one of the two and equals in the other, cheapest first; `sign` is 1 where more is
-    better.
+    """The Pareto front, cheapest first: no other point is better in one of the two and as good in the other. `sign` is
+    1 if more of the metric is better, else -1.
 
     >>> points = [Point("a", 1.0, 0.8), Point("b", 2.0, 0.9), Point("c", 2.5, 0.85)]
     >>> [point.norm for point in front(points, 1)], [point.norm for point in front(points, -1)]
