@@ -10,6 +10,14 @@ from torch.utils.checkpoint import _CachedTorchDispatchMode, _CachingTorchDispat
 _SELECTIVE = (_CachingTorchDispatchMode, _CachedTorchDispatchMode)
 
 
+def is_exporting() -> bool:
+    """Whether `torch.export` makes a graph.
+
+    By the flag itself: in the compiler of torch 2.11 `torch.compiler.is_exporting` is true under `torch.compile`, too.
+    """
+    return torch.compiler._is_exporting_flag  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def is_observed() -> bool:
     """Whether a compiler, a tracer, a transform of `torch.func` or a dispatch mode sees each operator.
 
@@ -57,7 +65,7 @@ def _runs_inside(transform: str) -> bool:
 def is_recorded() -> bool:
     """Whether a graph is made for others to run: by `torch.export`, `torch.jit.trace` or `make_fx`."""
     if torch.compiler.is_compiling():
-        return torch.compiler.is_exporting()
+        return is_exporting()
     return is_traced() or operators_are_observed()
 
 

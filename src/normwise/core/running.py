@@ -12,6 +12,7 @@ from torch import Tensor
 from .history import without_history
 from .layout import check_memory
 from .moments import Moments
+from .observed import is_exporting
 from .precision import table_dtype
 
 #: Whether buffers may take values, mean and variance, that are kept in these types: what they would be after an update.
@@ -79,7 +80,7 @@ class RunningStatistics(NamedTuple):
         self._check_writable()
         # A block without gradients is an operator of an exported graph, which cannot be saved with it; nothing that
         # comes here has a gradient.
-        with nullcontext() if torch.compiler.is_exporting() else torch.no_grad():
+        with nullcontext() if is_exporting() else torch.no_grad():
             wide = torch.promote_types(self.mean.dtype, mean.dtype)
             factor = self._factor(wide)
             moved = self.mean.to(wide).lerp(mean.to(wide), factor), self.var.to(wide).lerp(var.to(wide), factor)

@@ -30,6 +30,7 @@ class FusedActivation(Traceable, nn.Module):
     #: Whether the output alone is kept for the backward pass; see `BatchNorm2d`.
     lean: bool = False
     eps: Any = Epsilon()
+    _eps: Any
     #: Whether it may be None, which is the machine epsilon.
     eps_is_optional = False
 

@@ -137,7 +137,7 @@ class AdaptiveLayerNorm(_AdaptiveNorm):
     """
 
     def _formula(self, x: Tensor) -> Formula:
-        return bound(formulas.modulated_layer_norm, eps=epsilon(x, self.__dict__["eps"]))
+        return bound(formulas.modulated_layer_norm, eps=epsilon(x, self._eps))
 
 
 class AdaptiveRMSNorm(_AdaptiveNorm):
@@ -156,4 +156,4 @@ class AdaptiveRMSNorm(_AdaptiveNorm):
     """
 
     def _formula(self, x: Tensor) -> Formula:
-        return bound(formulas.modulated_rms_norm, eps=epsilon(x, self.__dict__["eps"]))
+        return bound(formulas.modulated_rms_norm, eps=epsilon(x, self._eps))

@@ -65,7 +65,7 @@ class AdaptiveInstanceNorm(FusedActivation):
             return as_node(self, x, style, residual, mask, lengths)
         mask = self._mask(x, mask, lengths) if isinstance(x, Tensor) else None
         epilogue: dict[str, Any] = {"activation": self.activation, "residual": residual}
-        return adaptive.adaptive_instance_norm(x, style, self.__dict__["eps"], mask=mask, **epilogue)
+        return adaptive.adaptive_instance_norm(x, style, self._eps, mask=mask, **epilogue)
 
     @staticmethod
     def statistics(style: Tensor, mask: Tensor | None = None) -> adaptive.Style:

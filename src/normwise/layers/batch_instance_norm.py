@@ -39,7 +39,7 @@ class _BatchInstanceNorm(MixtureLayer):
         self._set_mixing((num_features,), device, dtype)
 
     def _formula(self, group: ProcessGroup | None) -> Formula:
-        return pooled(_with_the_gate_inside, group, eps=self.__dict__["eps"])
+        return pooled(_with_the_gate_inside, group, eps=self._eps)
 
     def _by_batch(self, x: Tensor, mask: Tensor | None, group: ProcessGroup | None) -> Formula:
         if self.training:

@@ -168,7 +168,7 @@ class BatchLayer(RunningLayer, nn.modules.batchnorm._BatchNorm):
 
     def _by_running(self, x: Tensor, running: RunningStatistics) -> tuple[Formula, Moments | None]:
         """The formula in evaluation, and what it knows besides its constants."""
-        return bound(formulas.standardized, eps=self.__dict__["eps"]), Moments(running.mean, running.var, 1)
+        return bound(formulas.standardized, eps=self._eps), Moments(running.mean, running.var, 1)
 
     def _tensors(self) -> tuple[Tensor | None, ...]:
         """The formula's parameters."""

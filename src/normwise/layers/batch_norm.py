@@ -24,7 +24,7 @@ class _BatchNorm(BatchLayer):
     plain_in = ("training", "evaluation")
 
     def _by_batch(self, x: Tensor, mask: Tensor | None, group: ProcessGroup | None) -> Formula:
-        return pooled(formulas.batch_norm, group, eps=self.__dict__["eps"])
+        return pooled(formulas.batch_norm, group, eps=self._eps)
 
 
 class BatchNorm1d(_BatchNorm, nn.BatchNorm1d):
@@ -196,7 +196,7 @@ class _GhostBatchNorm(BatchLayer):
         self.ghost_size = ghost_size
 
     def _by_batch(self, x: Tensor, mask: Tensor | None, group: ProcessGroup | None) -> Formula:
-        return pooled(formulas.ghost_batch_norm, group, ghost_size=self.ghost_size, eps=self.__dict__["eps"])
+        return pooled(formulas.ghost_batch_norm, group, ghost_size=self.ghost_size, eps=self._eps)
 
     def _check_statistics(self, x: Tensor, group: ProcessGroup | None) -> None:
         super()._check_statistics(x, group)

@@ -35,13 +35,13 @@ class _Limit:
         self._lowest = lowest
 
     def __set_name__(self, _layer: type, name: str) -> None:
-        self._name = name
+        self._name, self._kept_as = name, f"_{name}"
 
     def __get__(self, layer: Any, _kind: type | None = None) -> Any:
-        return self if layer is None else layer.__dict__[self._name]
+        return self if layer is None else getattr(layer, self._kept_as)
 
     def __set__(self, layer: Any, value: Any) -> None:
-        layer.__dict__[self._name] = as_schedule(value, f"{type(layer).__name__}: {self._name}", self._lowest)
+        setattr(layer, self._kept_as, as_schedule(value, f"{type(layer).__name__}: {self._name}", self._lowest))
 
 
 class _BatchRenorm(BatchLayer):
@@ -84,7 +84,7 @@ class _BatchRenorm(BatchLayer):
 
     def _by_batch(self, x: Tensor, mask: Tensor | None, group: ProcessGroup | None) -> Formula:
         self._check_before(x)
-        constants = {"r_max": self.r_max, "d_max": self.d_max, "eps": self.__dict__["eps"], "processes": group}
+        constants = {"r_max": self.r_max, "d_max": self.d_max, "eps": self._eps, "processes": group}
         if graphs_may_ask():
             return partial(_corrected_in_graph, running=self._running(), passes=self._passes, **constants)
         with unseen():

@@ -56,7 +56,7 @@ class _ConditionalBatchNorm(ConditionTables, BatchLayer):
         check_channels(self, x, self.num_features, None, None, running)  # the tables have been read by now
 
     def _by_batch(self, x: Tensor, mask: Tensor | None, group: ProcessGroup | None) -> Formula:
-        return pooled(formulas.batch_norm, group, eps=self.__dict__["eps"])
+        return pooled(formulas.batch_norm, group, eps=self._eps)
 
     def fold(self, condition: int | Tensor) -> nn.Module:
         """The plain BatchNorm of one condition: a label, or the weights ``[K]`` of a mixture.

@@ -53,7 +53,7 @@ class _ConditionalInstanceNorm(ConditionTables, ChannelLayer, nn.modules.instanc
         check_values_per_group(self, x, 1)
         weight, bias = self._rows(condition, x.shape[0])
         mask = self._mask(x, mask, lengths)
-        formula = bound(formulas.instance_norm, eps=self.__dict__["eps"])
+        formula = bound(formulas.instance_norm, eps=self._eps)
         return normalize(x, formula, weight, bias, activation=self.activation, residual=residual, mask=mask)
 
     def fold(self, condition: int | Tensor) -> nn.Module:

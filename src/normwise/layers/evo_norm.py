@@ -81,11 +81,11 @@ class EvoNormB0(BatchLayer):
         check_required(self, x, (self.num_features,), v=self.v)
 
     def _by_batch(self, x: Tensor, mask: Tensor | None, group: ProcessGroup | None) -> Formula:
-        return pooled(formulas.evo_norm_b0, group, eps=self.__dict__["eps"])
+        return pooled(formulas.evo_norm_b0, group, eps=self._eps)
 
     def _by_running(self, x: Tensor, running: RunningStatistics) -> tuple[Formula, Moments | None]:
         self._check_before(x)
-        return partial(formulas.evo_norm_b0, eps=self.__dict__["eps"], known=running.moments()), None
+        return partial(formulas.evo_norm_b0, eps=self._eps, known=running.moments()), None
 
     def _tensors(self) -> tuple[Tensor | None, ...]:
         return self.weight, self.bias, self.v
@@ -169,7 +169,7 @@ class EvoNormS0(ChannelLayer):
         if (type(x) is not Tensor or residual is not None) and is_symbol(x, residual):
             return as_node(self, x, residual, mask, lengths)
         mask = self._mask(x, mask, lengths)
-        formula = bound(formulas.evo_norm_s0, groups=self.num_groups, eps=self.__dict__["eps"])
+        formula = bound(formulas.evo_norm_s0, groups=self.num_groups, eps=self._eps)
         tensors, asker = (self.weight, self.bias, self.v), (type(self), self.num_features)
         return run_for_y(
             Request(x, formula, tensors, self.activation, residual, mask, asker=asker), self._check_request

@@ -91,7 +91,7 @@ class GatedRMSNorm(FusedActivation):
             x,
             gate,
             self.weight,
-            eps=epsilon(x, self.__dict__["eps"]),
+            eps=epsilon(x, self._eps),
             groups=self.num_features // (self.group_size or self.num_features),
             norm_before_gate=self.norm_before_gate,
             activation=self.activation,

@@ -68,10 +68,10 @@ class _InstanceNorm(RunningLayer, nn.modules.instancenorm._InstanceNorm):
             mask = self._mask(x, mask, lengths)
         running = self.running_statistics() if self.track_running_stats else None
         known, check = None, self._check_request
-        formula = bound(formulas.instance_norm, eps=self.__dict__["eps"])
+        formula = bound(formulas.instance_norm, eps=self._eps)
         learning = running is not None and self.training and not self.policy.frozen
         if running is not None and not learning:
-            formula, check = bound(formulas.standardized, eps=self.__dict__["eps"]), self._check_tensors
+            formula, check = bound(formulas.standardized, eps=self._eps), self._check_tensors
             known = Moments(running.mean, running.var, 1)
         request = Request(
             x,
@@ -238,7 +238,7 @@ class GroupNorm(FusedActivation, nn.GroupNorm):
             return as_node(self, input, residual, mask, lengths)
         if mask is not None or lengths is not None:
             mask = self._mask(input, mask, lengths)
-        formula = bound(formulas.group_norm, groups=self.num_groups, eps=self.__dict__["eps"])
+        formula = bound(formulas.group_norm, groups=self.num_groups, eps=self._eps)
         asker = (type(self), self.num_channels)
         request = Request(
             input, formula, parameters_of(self), self.activation, residual, mask, asker=asker, lean=self.lean

@@ -131,7 +131,7 @@ class LayerNorm(_RowNorm, nn.LayerNorm):
         if (type(input) is not Tensor or residual is not None) and is_symbol(input, residual):
             return as_node(self, input, residual, mask)
         return self._normalize(
-            input, bound(formulas.instance_norm, eps=self.__dict__["eps"]), parameters_of(self), residual, mask
+            input, bound(formulas.instance_norm, eps=self._eps), parameters_of(self), residual, mask
         )
 
 
@@ -179,5 +179,5 @@ class RMSNorm(_RowNorm, nn.RMSNorm):
     def forward(self, x: Tensor, residual: Tensor | None = None, mask: Tensor | None = None) -> Tensor:  # type: ignore[override]
         if (type(x) is not Tensor or residual is not None) and is_symbol(x, residual):
             return as_node(self, x, residual, mask)
-        formula = bound(formulas.rms_norm, eps=epsilon(x, self.__dict__["eps"]))
+        formula = bound(formulas.rms_norm, eps=epsilon(x, self._eps))
         return self._normalize(x, formula, (self.weight, None), residual, mask)

@@ -116,7 +116,7 @@ class LayerNorm2d(_PixelNorm, nn.LayerNorm):
     ) -> Tensor:
         if (type(input) is not Tensor or residual is not None) and is_symbol(input, residual):
             return as_node(self, input, residual, mask, lengths)
-        formula, mask = bound(formulas.instance_norm, eps=self.__dict__["eps"]), self._mask(input, mask, lengths)
+        formula, mask = bound(formulas.instance_norm, eps=self._eps), self._mask(input, mask, lengths)
         return self._normalize(input, formula, parameters_of(self), residual, mask)
 
 
@@ -169,7 +169,7 @@ class RMSNorm2d(_PixelNorm, nn.RMSNorm):
     ) -> Tensor:
         if (type(x) is not Tensor or residual is not None) and is_symbol(x, residual):
             return as_node(self, x, residual, mask, lengths)
-        formula, mask = bound(formulas.rms_norm, eps=epsilon(x, self.__dict__["eps"])), self._mask(x, mask, lengths)
+        formula, mask = bound(formulas.rms_norm, eps=epsilon(x, self._eps)), self._mask(x, mask, lengths)
         return self._normalize(x, formula, (self.weight, None), residual, mask)
 
 

@@ -59,7 +59,7 @@ class PositionalNorm2d(FusedActivation):
             return as_node(self, x, residual, mask, lengths)
         check_channels_of_maps(self, x, self.num_channels)
         mask = self._mask(x, mask, lengths)
-        found = positional_norm(x, self.__dict__["eps"], activation=self.activation, residual=residual, mask=mask)
+        found = positional_norm(x, self._eps, activation=self.activation, residual=residual, mask=mask)
         return found if self.return_moments else found[0]
 
     def _scripted(self) -> nn.Module:

@@ -81,10 +81,10 @@ class _FilterResponseNorm(ChannelLayer):
             return as_node(self, x, residual, mask, lengths)
         mask = self._mask(x, mask, lengths)
         tensors, activation = (self.weight, self.bias, self.learned_eps), self.activation
-        formula = bound(formulas.filter_response_norm, eps=self.__dict__["eps"])
+        formula = bound(formulas.filter_response_norm, eps=self._eps)
         if self.tau is not None:
             tensors, activation = (*tensors, self.tau), None
-            formula = bound(_thresholded, eps=self.__dict__["eps"])
+            formula = bound(_thresholded, eps=self._eps)
         request = Request(x, formula, tensors, activation, residual, mask, asker=(type(self), self.num_features))
         return run_for_y(request, self._check_request)
 
@@ -215,7 +215,7 @@ class GlobalResponseNorm(ChannelLayer):
         if (type(x) is not Tensor or residual is not None) and is_symbol(x, residual):
             return as_node(self, x, residual, mask, lengths)
         mask, asker = self._mask(x, mask, lengths), (type(self), self.num_features)
-        formula = bound(formulas.global_response_norm, eps=self.__dict__["eps"])
+        formula = bound(formulas.global_response_norm, eps=self._eps)
         request = Request(x, formula, (self.weight, self.bias), self.activation, residual, mask, asker=asker)
         return run_for_y(request, self._check_request)
 

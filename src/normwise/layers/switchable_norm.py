@@ -137,7 +137,7 @@ class _SwitchableNorm(MixtureLayer):
         return plain
 
     def _formula(self, group: ProcessGroup | None) -> Formula:
-        return pooled(formulas.switchable_norm, group, branches=self.branches, eps=self.__dict__["eps"])
+        return pooled(formulas.switchable_norm, group, branches=self.branches, eps=self._eps)
 
     def _tensors(self) -> tuple[Tensor | None, ...]:
         return self.weight, self.bias, self.mean_weight, self.var_weight

@@ -10,7 +10,7 @@ from torch.autograd import forward_ad
 
 from normwise.core.lasting import unseen
 from normwise.core.layout import check_memory
-from normwise.core.observed import is_functionalized
+from normwise.core.observed import is_exporting, is_functionalized
 from normwise.operations.context import plain_operations_wanted
 
 
@@ -44,7 +44,7 @@ def bring_back(parameter: Tensor) -> None:
     """
     if not (parameter.requires_grad and parameter.is_leaf and torch.is_grad_enabled()):
         return
-    if plain_operations_wanted() and not (torch.compiler.is_compiling() and not torch.compiler.is_exporting()):
+    if plain_operations_wanted() and not (torch.compiler.is_compiling() and not is_exporting()):
         return
     # Through `data`, which no graph notices: to all that see the parameter by `unit_interval` the value is the same.
     check_memory(parameter)

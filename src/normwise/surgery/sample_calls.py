@@ -60,7 +60,7 @@ def call_of(layer: nn.Module, x: Tensor, *arguments: Any, **options: Any) -> Cal
             f"tiles: {type(layer).__name__} is called with lengths, which count from the start of the whole image and "
             "not of a tile. Pass a mask of the tile's positions instead."
         )
-    eps = layer.__dict__["eps"]
+    eps = layer.eps
     formula = bound(formulas.instance_norm, eps=eps)
     if isinstance(layer, nn.GroupNorm):
         formula = bound(formulas.group_norm, groups=layer.num_groups, eps=eps)

@@ -20,6 +20,7 @@ from normwise.backends import cpu
 from normwise.backends.tunings import COMPILED_FROM
 from normwise.core.activations import activation_named
 from normwise.core.moments import Moments
+from normwise.core.observed import is_exporting
 from normwise.core.operators import LIBRARY, OPERATORS
 
 from ..context import Context
@@ -73,7 +74,7 @@ class Compiled:
 
 def bind(request: Request, context: Context) -> Compiled | str:
     """The way for a kind of call, or the reason why it does not serve."""
-    if not (context.plain and torch.compiler.is_compiling()) or torch.compiler.is_exporting():
+    if not (context.plain and torch.compiler.is_compiling()) or is_exporting():
         return "nothing is being compiled"
     x = request.x
     if request.mask is not None or request.view.over != "planes":

@@ -22,7 +22,8 @@ from ..request import PLANES, Request
 
 def are_expanded(request: Request) -> bool:
     """Whether a parameter is such a weight."""
-    return any(hasattr(type(p), "handled_functions") for p in request.parameters)
+    # Asked of tensors alone: the compiler of torch 2.11 cannot ask the class of None.
+    return any(p is not None and hasattr(type(p), "handled_functions") for p in request.parameters)
 
 
 class PerSample:
