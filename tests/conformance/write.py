@@ -26,8 +26,8 @@ outcome over all spatial ranks of the layer (1-d, 2-d, 3-d).
 - **✓** works: the result was compared and agrees. **-** not applicable. No cell has a
   wrong result without an error.
 - *fp64* to *fp16*: output, all gradients and running statistics, in training and evaluation, contiguous and
-  channels_last (channels_last_3d), against the same layer in fp64; output dtype and memory layout are the input's. `tests/layers`
-  compares the fp64 results with torch.nn and NumPy transcriptions of the papers.
+  channels_last (channels_last_3d), against the same layer in fp64; output dtype and memory layout are the input's.
+  `tests/layers` compares the fp64 results with torch.nn and NumPy transcriptions of the papers.
 - *mask*: NaN in masked values does not change the other outputs, and a mask that keeps all values has no effect.
 - *processes*: two processes (gloo) with uneven shards of a batch have the same result as one process with the whole
   batch, including gradients and running statistics.
