@@ -20,17 +20,17 @@ from . import cells
 PAGE = Path(__file__).parents[2] / "docs" / "conformance.md"
 HEAD = """# The conformance matrix
 
-Made by `python -m tests.conformance.write` (torch {torch}); `make test-all` proves every cell again. A cell is the
-outcome over all spatial ranks that the layer has (1-d, 2-d, 3-d).
+Made by `python -m tests.conformance.write` (torch {torch}); `make test-all` tests every cell again. A cell is the
+outcome over all spatial ranks of the layer (1-d, 2-d, 3-d).
 
-- **✓** works: the result was compared and agrees. **-** the question does not arise. No cell is wrong and silent.
+- **✓** works: the result was compared and agrees. **-** not applicable. No cell has a
+  wrong result without an error.
 - *fp64* to *fp16*: output, all gradients and running statistics, in training and evaluation, contiguous and
-  channels_last (channels_last_3d), against the same layer in fp64; output dtype and memory layout are the input's. That
-  the fp64 result is right is proven, layer by layer, against torch.nn and NumPy transcriptions of the papers in
-  `tests/layers`.
-- *mask*: NaN under the mask changes nothing outside of it, and a full mask is no mask.
-- *processes*: two processes (gloo) with uneven shards of a batch compute what one computes on the whole, gradients and
-  running statistics included.
+  channels_last (channels_last_3d), against the same layer in fp64; output dtype and memory layout are the input's.
+  `tests/layers` compares the fp64 results with torch.nn and NumPy transcriptions of the papers.
+- *mask*: NaN in masked values does not change the other outputs, and a mask that keeps all values has no effect.
+- *processes*: two processes (gloo) with uneven shards of a batch have the same result as one process with the whole
+  batch, including gradients and running statistics.
 - *compile*: `torch.compile(fullgraph=True)`, training and evaluation. *export*: `torch.export`. *ONNX*: exported and
   run by ONNX Runtime. *vmap*: `torch.func.vmap` of the layer and of its gradient, in evaluation. *2nd*: second
   derivatives by finite differences.

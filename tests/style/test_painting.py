@@ -106,7 +106,7 @@ class TestFiles:
             ({"kind": "many"}, "a net of 'many' with one styles"),
             ({"names": ["wave", "village"]}, "2 names of 1 styles"),
             ({"names": []}, "styles without names"),
-            ({"trained": {"size": 32}}, "nothing is said of style_size"),
+            ({"trained": {"size": 32}}, "style_size is missing"),
         ],
     )
     def test_one_that_contradicts_itself(self, changes, said, tmp_path):

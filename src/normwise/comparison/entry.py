@@ -179,7 +179,8 @@ def compare(
     failed run does not end the sweep; the next call with the same `out` repeats it.
 
     Raises InputError (a ValueError), before the first run and with what to write instead, for every request that cannot
-    work. KeyboardInterrupt passes through; the finished runs are in `out`.
+    work. KeyboardInterrupt passes through; the finished runs are in `out`. The trap: a single learning rate for all may
+    suit one normalizer better than another; `lrs` chooses one for each.
 
     >>> rows = compare(norms=["group", "none"], batch_sizes=[64], seeds=1, epochs=1)
     >>> [(row["norm"], row["status"]) for row in rows]

@@ -47,7 +47,8 @@ def assert_signal(
         forward: as in `trace`.
 
     Returns the trace. Raises AssertionError with the modules, their numbers and a remedy for each violated bound;
-    ValueError for bounds that cannot be met.
+    ValueError for bounds that cannot be met. The trap: the bounds are for averages over the channels, so a few dead
+    channels are not noticed; see `Tap.dead_share`.
 
     The default bounds hold for normalizer-free residual networks (Brock, De and Smith 2021, arXiv:2101.08692).
 

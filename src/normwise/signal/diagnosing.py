@@ -62,7 +62,8 @@ def diagnose(
         skip_gain, forward, batches: as in `trace`. If ``forward`` returns a loss, the gradients are those of the loss,
             and the gap between training and evaluation is measured at the output of the model.
 
-    Raises the errors of `trace`; one value per channel, for which BatchNorm raises an error, is a finding instead.
+    Raises the errors of `trace`; one value per channel, for which BatchNorm raises an error, is a finding instead. The
+    trap: without data the model runs on noise, so "nothing found" then says nothing about your data.
 
     >>> from torch import nn
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())

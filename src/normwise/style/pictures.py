@@ -68,7 +68,7 @@ def _alpha(image: Image) -> Image | None:
 
     if "transparency" not in image.info and image.mode not in ("RGBA", "LA", "PA", "La", "RGBa"):
         return None
-    if image.mode.startswith("I"):  # a grey of 16 bits that stands for nothing, which convert("RGBA") passes over
+    if image.mode.startswith("I"):  # convert("RGBA") ignores a transparent grey value of 16 bits
         opaque = np.asarray(image) != image.info["transparency"]
         return PILImage.fromarray(opaque.astype(np.uint8) * 255)
     alpha = image.convert("RGBA").getchannel("A")

@@ -76,7 +76,7 @@ def load_style(path: str | Path) -> Style:
         trained = dict(content["trained"])
         lacking = [key for key in RECORDED if key not in trained]
         if lacking:
-            raise ValueError(f"nothing is said of {lacking[0]}")
+            raise ValueError(f"{lacking[0]} is missing")
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise InputError(
             f"{path}: its weights are not those of the net that it names ({type(error).__name__}: "

@@ -66,7 +66,8 @@ def doctor(
         target: the deployment: ``"onnx"``, ``"tensorrt"``, ``"openvino"``, ``"coreml"`` or ``"quantization"``.
 
     Raises TypeError if the model is no module or runs in TorchScript; ValueError for modules without values, unknown
-    targets and numbers below 1; and the errors of the model on the loader's batches.
+    targets and numbers below 1; and the errors of the model on the loader's batches. The trap: `batch_size` is that of
+    one process, not the sum over all.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU()).eval()
     >>> print(doctor(net, target="onnx"))
