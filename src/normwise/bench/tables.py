@@ -49,7 +49,7 @@ def show_steps(console: Console, rows: Sequence[Row]) -> None:
         console.print()
         console.print(heading, style="bold")
         console.print(_steps(members))
-    console.print("\nMilliseconds of a step; share: what of it the normalizers take, torch's -> ours.", style="dim")
+    console.print("\nMilliseconds of a step; share: the part that the normalizers take, torch's -> ours.", style="dim")
 
 
 def _steps(rows: Sequence[Row]) -> Table:

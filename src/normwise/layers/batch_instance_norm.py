@@ -97,8 +97,8 @@ class BatchInstanceNorm2d(_BatchInstanceNorm):
     .. math:: y = f\big(\gamma\,(\rho\,\hat x_B + (1 - \rho)\,\hat x_I) + \beta + \text{residual}\big)
 
     x̂_B is normalized as by `BatchNorm2d` (by the running statistics in evaluation), x̂_I as by `InstanceNorm2d`
-    (always by the input's); both variances are **biased**, the buffer ``running_var`` takes in the **unbiased** one
-    of the batch. ``gate`` holds ρ for each channel, starting at 1: batch normalization. On planes of a single value
+    (always by the input's); both variances are **biased**, the buffer ``running_var`` is updated with the **unbiased**
+    one of the batch. ``gate`` holds ρ for each channel, starting at 1: batch normalization. On planes of a single value
     x̂_I is 0.
 
     ρ stays in [0, 1] without a change of the training loop: the layer uses ``gate.clamp(0, 1)``, with the whole

@@ -144,7 +144,7 @@ def check_lean(request: Request) -> None:
     if request.residual is not None:
         wrong = "a residual is in the output, too; add it in an operation of its own"
     elif request.mask is not None:
-        wrong = "a mask changes what the statistics say of the values; leave it out"
+        wrong = "with a mask the statistics are not those of all values; leave it out"
     elif request.activation not in INVERTIBLE:
         wrong = f"activation={request.activation!r} cannot be undone; write 'leaky_relu' or None"
     elif "processes" in request.formula.keywords:  # type: ignore[attr-defined]
