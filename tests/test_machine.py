@@ -221,7 +221,7 @@ def test_which_tuning_holds(tunings, monkeypatch):
     check = next(machine._tunings())
     assert check.level == NOTE
     assert "shipped" in check.found
-    assert check.advice == "NORMWISE_TUNING=0 is set; unset it to go by what is measured on this machine"
+    assert check.advice == "NORMWISE_TUNING=0 is set; unset it to use what is measured on this machine"
     monkeypatch.setattr(machine, "available_backends", lambda: {"cpu": "no compiler"})
     assert list(machine._tunings()) == []
 

@@ -57,7 +57,7 @@ MUTATIONS = [
     Mutation(
         "known statistics are a copy",
         "core/running.py",
-        "to(kind, copy=True)",
+        "to(dtype, copy=True)",
         "to(kind)",
         "tests/core/test_running.py",
     ),
@@ -99,8 +99,8 @@ MUTATIONS = [
     Mutation(
         "the mean is corrected by what its rounding left over",
         "core/moments.py",
-        "Moments(mean.to(kind) + rest, var.to(kind), count)",
-        "Moments(mean.to(kind), var.to(kind), count)",
+        "Moments(mean.to(dtype) + rest, var.to(dtype), count)",
+        "Moments(mean.to(dtype), var.to(dtype), count)",
         "tests/core/test_moments.py",
     ),
     Mutation(

@@ -2,7 +2,7 @@
 
 import typing as _typing
 
-from . import integrations as _integrations  # noqa: F401  # tools are told of the layers
+from . import integrations as _integrations  # noqa: F401  # registers the layers with other tools
 
 if _typing.TYPE_CHECKING:
     from . import comparison as comparison
@@ -45,7 +45,7 @@ if _typing.TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Beside `_public`, which every other name brings, these come one by one: a training script does without.
+# `_public` has all other names; these are imported one by one, since a training script does not need them.
 _IN_SIGNAL = (
     *("signal", "Figure", "Finding", "Findings", "Histogram", "Tap", "Trace", "assert_signal", "diagnose"),
     *("plot", "plot_histograms", "predict", "trace", "watch"),
@@ -64,10 +64,10 @@ _LATER = (
 )
 
 
-if not _typing.TYPE_CHECKING:  # a type checker would take every misspelt name for one of these
+if not _typing.TYPE_CHECKING:  # otherwise a type checker would accept every misspelt name
 
     def __getattr__(name: str) -> _typing.Any:
-        """A name on its first use: importing the package alone, as the command line does, imports no torch."""
+        """Import a name on its first use: importing the package alone, as the command line does, imports no torch."""
         if name in _LATER:
             module = _submodule(_LATER[name])
             globals()[name] = found = module if name == _LATER[name] else getattr(module, name)
@@ -82,7 +82,7 @@ if not _typing.TYPE_CHECKING:  # a type checker would take every misspelt name f
 
 
 def _submodule(name: str) -> _typing.Any:
-    """As the statement imports it: within torch.package, which `importlib` knows nothing of, too."""
+    """Import a submodule by the import statement's own function, since torch.package does not know `importlib`."""
     return __import__(name, globals(), None, ("__name__",), 1)
 
 

@@ -1,4 +1,4 @@
-"""The names of `normwise` for which torch is needed; `normwise/__init__.py` takes them from here on first use."""
+"""The public names of `normwise` that need torch; `normwise/__init__.py` imports them from here on first use."""
 
 from . import functional as functional
 from . import nets as nets

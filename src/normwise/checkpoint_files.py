@@ -1,4 +1,4 @@
-"""Files that hold a model's weights, or all of a model: read without running any code but that of known layers."""
+"""Files of a model's weights, or of a whole model, read without running any code but that of known layers."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ from torch import Tensor, nn
 
 from .errors import InputError, first_line, listed
 
-#: Under which names training scripts keep a model's state in a larger checkpoint.
+#: The keys under which training scripts keep a model's state in a larger checkpoint.
 _CONTAINERS = ("state_dict", "model_state_dict", "model", "net")
 READABLE = (".pt", ".pth", ".safetensors")
-#: Of these packages a file may name classes of modules.
+#: The packages whose module classes a file may name.
 _TRUSTED = ("torch.nn", "torchvision", "timm", "normwise")
-#: What modules of this package hold, and is plain data.
+#: Classes in modules of this package that are plain data.
 _HELD = ("normwise.core.policy.StatisticsPolicy",)
 
 
 def is_whole_model(path: Path) -> bool:
-    """Whether a file asks for classes of modules, as ``torch.save(model, path)`` makes it do.
+    """Whether a file names classes of modules, as written by ``torch.save(model, path)``.
 
-    Raises InputError for a file that is not there or cannot be read.
+    Raises InputError for a file that does not exist or cannot be read.
     """
     if not path.is_file():
         raise InputError(f"{path}: there is no such file.")
     if path.suffix == ".safetensors":
         return False
     try:
-        if not zipfile.is_zipfile(path):  # of a torch before 1.6: nothing tells what it asks for
+        if not zipfile.is_zipfile(path):  # from a torch before 1.6: it does not tell which classes it names
             torch.load(path, map_location="cpu", weights_only=True)
             return False
         return bool(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    except Exception as error:  # what a damaged file raises depends on where it is damaged
+    except Exception as error:  # a damaged file may raise any error
         raise InputError(f"{path} cannot be read: {first_line(error)}") from error
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint by name, without what DistributedDataParallel puts in front."""
+    """The tensors of a checkpoint by name, without the prefix of DistributedDataParallel."""
     state = _read(path)
     if state and all(key.startswith("module.") for key in state):
         state = {key.removeprefix("module."): value for key, value in state.items()}
@@ -51,6 +51,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by name; InputError for a file that cannot be read or holds more."""
     if path.suffix not in READABLE:
         raise InputError(f"{path}: a checkpoint is a file {', '.join(READABLE)}.")
     if not path.is_file():
@@ -65,7 +66,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         ) from error
     except InputError:
         raise
-    except Exception as error:  # what a damaged file raises depends on where it is damaged
+    except Exception as error:  # a damaged file may raise any error
         raise InputError(f"{path} cannot be read: {first_line(error)}") from error
     return _state_in(found, path)
 
@@ -84,10 +85,10 @@ def _state_in(found: Any, path: Path) -> dict[str, Tensor]:
 def load_whole(path: Path) -> nn.Module:
     """The model that ``torch.save(model, path)`` wrote.
 
-    By `torch.load` with ``weights_only=True``, which makes no objects but tensors and those of classes that are named
-    to it: subclasses of `torch.nn.Module` in torch.nn, torchvision, timm and normwise.
+    Read by `torch.load` with ``weights_only=True``, which makes no objects but tensors and those of listed classes:
+    here subclasses of `torch.nn.Module` in torch.nn, torchvision, timm and normwise.
 
-    Raises InputError for anything else in the file, by name.
+    Raises InputError that names any other class in the file.
     """
     needed = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     classes = {name: _known_class(name) for name in needed}
@@ -108,12 +109,12 @@ def load_whole(path: Path) -> nn.Module:
 
 
 def _known_class(name: str) -> Any:
-    """The class of modules, or of what they hold, that a file names; None where it is another or of another package."""
-    package, _, kind = name.rpartition(".")
+    """The class that a file names, if it is a module or plain data of a known package; otherwise None."""
+    package, _, class_name = name.rpartition(".")
     if not any(package == trusted or package.startswith(f"{trusted}.") for trusted in _TRUSTED):
         return None
     try:
-        found = getattr(import_module(package), kind, None)
+        found = getattr(import_module(package), class_name, None)
     except ImportError:
         return None
     known = isinstance(found, type) and (issubclass(found, nn.Module) or name in _HELD)
@@ -121,7 +122,7 @@ def _known_class(name: str) -> Any:
 
 
 def safetensors() -> ModuleType:
-    """The library's functions for torch; InputError where it is not installed."""
+    """The library's functions for torch; InputError if it is not installed."""
     try:
         return import_module("safetensors.torch")
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""The error of the tools that people call by hand, and errors of others in one line."""
+"""The error of the commands and tools, and one-line forms of other errors."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 class InputError(ValueError):
-    """What the caller asked for cannot be done; the message says what to write instead."""
+    """A request that cannot be fulfilled; the message says what to write instead."""
 
 
 def first_line(error: BaseException) -> str:
@@ -20,7 +20,7 @@ def first_line(error: BaseException) -> str:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Three of the names, and how many more there are.
+    """The first three names, and the number of the others.
 
     >>> listed(list("abcde"))
     'a, b, c and 2 more'

@@ -1,4 +1,4 @@
-"""Files that a kill leaves whole and that processes share without harm."""
+"""Files that survive a killed process and that processes can share."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from .errors import InputError
 
 try:
     import fcntl
-except ImportError:  # Windows: a second process is not noticed there
+except ImportError:  # Windows: there a second process is not noticed
     fcntl = None
 
 
 def lock(file: IO[Any]) -> bool:
-    """Keep every other process out until the file is closed; whether that succeeded."""
+    """Lock a file against all other processes until it is closed; whether that succeeded."""
     return fcntl is None or _flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def share(file: IO[Any]) -> bool:
-    """Be one of those that have the file, until it is closed; whether there were no others at first."""
+    """Share a file with other processes until it is closed; whether this process is the first."""
     if fcntl is None:
         return True
     alone = _flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -34,7 +34,7 @@ def share(file: IO[Any]) -> bool:
 
 @contextmanager
 def in_turn(path: Path) -> Iterator[None]:
-    """One process at a time in the block, in the order in which they come."""
+    """A block in which only one process runs at a time, in the order of their arrival."""
     with path.open("a") as file:
         if fcntl is not None:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -42,7 +42,7 @@ def in_turn(path: Path) -> Iterator[None]:
 
 
 def claim(file: IO[Any], place: int) -> bool:
-    """Keep other processes out of one byte of a file; whether that succeeded. A process that dies loses its claims."""
+    """Lock one byte of a file against other processes; whether that succeeded. A process that dies loses its claims."""
     if fcntl is None:
         return True
     try:
@@ -55,7 +55,7 @@ def claim(file: IO[Any], place: int) -> bool:
 
 
 def give_up(file: IO[Any], place: int) -> None:
-    """End a claim."""
+    """Release a claim."""
     if fcntl is not None:
         fcntl.lockf(file, fcntl.LOCK_UN, 1, place)
 
@@ -70,13 +70,13 @@ def _flock(file: IO[Any], how: int) -> bool:
 
 
 def append(file: IO[str], line: str) -> None:
-    """Write a line, its newline included; it is on disk when this returns."""
+    """Write a line, including its newline; it is on disk when this returns."""
     file.write(line)
     _to_disk(file)
 
 
 def drop_torn_line(path: Path) -> None:
-    """A row and its newline are written together: bytes after the last newline are an unfinished write."""
+    """Remove bytes after the last newline, an unfinished row: a row and its newline are written together."""
     if not path.exists():
         return
     content = path.read_bytes()
@@ -95,7 +95,7 @@ def replace(path: Path, text: str) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A file to write to, which takes the place of ``path`` when the block ends, and is gone when it fails."""
+    """A file to write to, which replaces ``path`` when the block ends, and is removed if the block fails."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
     os.close(handle)
     try:
@@ -109,7 +109,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def can_write(folder: Path) -> bool:
-    """Whether files can be made in a folder, by trying: permissions do not say so for every user and file system."""
+    """Whether files can be made in a folder, by a trial: permissions do not tell for every user and file system."""
     try:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError:
@@ -118,7 +118,7 @@ def can_write(folder: Path) -> bool:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder where there is none; raises InputError where files cannot be made in it."""
+    """Make a folder if there is none; raises InputError if files cannot be made in it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

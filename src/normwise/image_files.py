@@ -1,4 +1,4 @@
-"""Picture files of the user's: opened upright, or a sentence that says why not."""
+"""The user's picture files: opened upright, or an error that says why not."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class UnreadableError(InputError):
-    """A file that is no picture, or none that can be decoded here; ``reason`` is the short form."""
+    """A file that is not a picture, or that cannot be decoded here; ``reason`` is the short form."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"{path} cannot be read as a picture: {reason}.")
@@ -24,15 +24,15 @@ class UnreadableError(InputError):
 
 @contextmanager
 def head_of(path: Path) -> Iterator[Image]:
-    """The picture, of which nothing but the head has been read.
+    """The picture, of which only the head has been read.
 
-    Raises `UnreadableError`, for errors inside the block, too.
+    Raises `UnreadableError`, also for errors inside the block.
     """
     from PIL import Image, UnidentifiedImageError
 
     try:
         with warnings.catch_warnings():
-            # Large, but below the limit.
+            # Pillow warns of pictures that are large, but below its limit.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as image:
                 yield image
@@ -53,7 +53,7 @@ def head_of(path: Path) -> Iterator[Image]:
 
 @contextmanager
 def opened(path: Path) -> Iterator[Image]:
-    """The picture, turned as its camera noted (EXIF); otherwise as `head_of`."""
+    """The picture, rotated as its camera recorded (EXIF); otherwise as `head_of`."""
     from PIL import ImageOps
 
     with head_of(path) as image:
@@ -62,7 +62,7 @@ def opened(path: Path) -> Iterator[Image]:
 
 
 def endings() -> frozenset[str]:
-    """The endings of the files that can be read, such as ``.jpg``."""
+    """The extensions of readable files, such as ``.jpg``."""
     from PIL import Image
 
     return frozenset(Image.registered_extensions())

@@ -1,4 +1,4 @@
-"""Is everything here that makes normwise fast, and if not, what to do about it: `normwise doctor` without a model."""
+"""The checks of this machine for everything that makes normwise fast: `normwise doctor` without a model."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ OLDEST_TORCH = (2, 10)
 MAPS = Path("/proc/self/maps")
 _KERNELS = re.compile(r"/kernels-[^/]+\.so$")
 _OPENMP = re.compile(r"/lib[gi]?omp\d*[^/]*\.so[^/]*$")
-#: For a few libraries, and what the compiler needs to make one.
+#: Room for a few libraries, and for the compiler's temporary files.
 _ROOM = 64 << 20
-#: Import name: (distribution, what it is for).
+#: Import name: (distribution, its purpose).
 PACKAGES = {
     "typer": ("typer", "the command line"),
     "rich": ("rich", "the command line"),
@@ -50,7 +50,7 @@ PACKAGES = {
 
 
 class Check(NamedTuple):
-    """One thing that was looked at: what it is, how it stands (`OK`, `NOTE` or `PROBLEM`), and what to do."""
+    """One check: its name, its level (`OK`, `NOTE` or `PROBLEM`), the finding, and what to do."""
 
     name: str
     level: str
@@ -59,7 +59,7 @@ class Check(NamedTuple):
 
 
 def examine() -> list[Check]:
-    """Look at everything. Compiles the C++ kernels if that has not happened on this machine.
+    """Run all checks. Compiles the C++ kernels if that has not happened on this machine.
 
     >>> [check.name for check in examine()][:3]
     ['normwise', 'Python', 'torch']
@@ -91,18 +91,18 @@ def _backends() -> Iterator[Check]:
 
 
 def _origin(name: str) -> str:
-    """Where the kernels in C++ come from: the cache, or a wheel that brought them along."""
+    """The file of the C++ kernels: in the cache, or in a wheel."""
     libraries = [path for path in _mapped_files() if _KERNELS.search(path)] if name == cpu.name else []
     return f": {', '.join(libraries)}" if libraries else ""
 
 
 def _mapped_files() -> list[str]:
-    """The files that are mapped into this process; none where the system does not say."""
+    """The files that are mapped into this process; empty if the system does not say."""
     try:
         text = MAPS.read_text()
     except OSError:
         return []
-    # The sixth field of a line is the file; its name may hold blanks.
+    # The sixth field of a line is the file; its name may contain blanks.
     fields = (line.split(maxsplit=5) for line in text.splitlines())
     return sorted({found[5] for found in fields if len(found) == 6})
 
@@ -143,9 +143,9 @@ def _cache() -> Iterator[Check]:
 
 
 def _tunings() -> Iterator[Check]:
-    """What a new process with as many threads would go by."""
+    """The tunings that a new process with as many threads would use."""
     used = stored.switched_on()
-    unset = f"{stored.SWITCH}=0 is set; unset it to go by what is measured on this machine"
+    unset = f"{stored.SWITCH}=0 is set; unset it to use what is measured on this machine"
     if available_backends()[cpu.name] is None:
         for element in stored.CONTESTED:
             tuning = stored.find("cpu", element, threads())
@@ -178,7 +178,7 @@ def _huge_pages() -> Iterator[Check]:
 
 
 def _memory() -> Iterator[Check]:
-    """Fresh memory against kept memory, with the threads that torch has."""
+    """Fresh memory against kept memory, with torch's number of threads."""
     cost = allocation.measure()
     fresh, kept = (f"{ms:.1f} ms" for ms in (cost.fresh_ms, cost.kept_ms))
     if cost.fresh_faults is not None:
@@ -208,7 +208,7 @@ def _threads() -> Iterator[Check]:
 
 
 def _openmp() -> Iterator[Check]:
-    """After the kernels were loaded, so that their runtime would show up."""
+    """The OpenMP runtimes; checked after the kernels were loaded, so that theirs is included."""
     if cpu.threaded() is False:
         advice = "compile with g++ (CXX=g++), or install your compiler's OpenMP, such as libomp, and empty the cache"
         yield Check("kernels' threads", NOTE, "one, whatever torch uses: the C++ compiler has no OpenMP", advice)
@@ -245,7 +245,7 @@ def _packages() -> Iterator[Check]:
 def _version(name: str, distribution: str) -> str:
     try:
         return metadata.version(distribution)
-    except metadata.PackageNotFoundError:  # under another name: triton has several
+    except metadata.PackageNotFoundError:  # it has another distribution name: triton has several
         return getattr(importlib.import_module(name), "__version__", "")
 
 

@@ -12,13 +12,13 @@ MARKS = {OK: "ok", NOTE: "-", PROBLEM: "!!"}
 
 @dataclass(frozen=True)
 class MachineReport:
-    """What `machine_report` found; ``str(report)`` is what `normwise doctor` prints."""
+    """The results of `machine_report`; ``str(report)`` is the output of `normwise doctor`."""
 
     checks: tuple[Check, ...]
 
     @property
     def healthy(self) -> bool:
-        """Whether nothing is a problem; notes are none."""
+        """Whether there is no problem; notes do not count."""
         return not self.problems
 
     @property
@@ -42,10 +42,10 @@ class MachineReport:
 
 
 def machine_report() -> MachineReport:
-    """Look at this machine and installation: is everything here that makes normwise fast?
+    """Check this machine and installation for everything that makes normwise fast.
 
-    Compiles the C++ kernels if that has not happened on this machine (10 to 60 seconds, once). What is wrong with a
-    model says `doctor`.
+    Compiles the C++ kernels if that has not happened on this machine (10 to 60 seconds, once). For the problems of a
+    model use `doctor`.
 
     >>> machine_report().checks[0].name
     'normwise'

@@ -1,4 +1,4 @@
-"""A progress bar of the commands."""
+"""The progress bar of the commands."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class ProgressBar:
             self._bar.stop()
 
     def show(self, done: int, total: int, description: str) -> None:
-        """How far it is, and what is being done."""
+        """Show the progress and the current task."""
         self._bar.update(self._task, completed=done, total=total, description=description)
 
     def say(self, line: str) -> None:
-        """A line of its own, which stays."""
+        """Print a line that stays."""
         self.console.print(line, soft_wrap=True)

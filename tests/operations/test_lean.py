@@ -144,7 +144,7 @@ def test_what_cannot_be_undone_is_refused_in_one_sentence():
     layer = nw.BatchNorm2d(6, lean=True)
     with pytest.raises(ValueError, match="a residual is in the output, too; add it in an operation of its own"):
         layer(x, x)
-    with pytest.raises(ValueError, match="a mask changes what the statistics say"):
+    with pytest.raises(ValueError, match="with a mask the statistics are not those of all values"):
         layer(x, mask=torch.ones(4, 5, 7, dtype=torch.bool))
     layer.activation = "relu"
     with pytest.raises(ValueError, match="activation='relu' cannot be undone; write 'leaky_relu' or None"):

@@ -143,7 +143,7 @@ def test_a_folder_that_cannot_be_written(folder, started, monkeypatch, caplog):
     assert stored.on_cpu("fp32", 1) == tuning(0.5)
     assert stored.on_cpu("fp32", 2).shipped
     assert stored.on_cpu("fp32", 3).shipped
-    assert [record.getMessage().rpartition(": ")[2] for record in caplog.records] == ["the shipped one holds."]
+    assert [record.getMessage().rpartition(": ")[2] for record in caplog.records] == ["the shipped one is used."]
     assert started == []
 
 
@@ -245,7 +245,7 @@ def test_two_processes_at_once_measure_once_and_later_ones_go_by_it(environment)
 def test_build_kernels_waits_for_it(environment):
     said, errors = ended(start(environment, "build"))
     assert "the tuning measured on this machine" in said
-    assert errors.count("Measuring for fp32, threads: 1 which way is the faster one") == 1
+    assert errors.count("Measuring for fp32, threads: 1 which way is faster") == 1
 
 
 @needs_kernels

@@ -1,10 +1,10 @@
-"""Which kernels serve a tensor.
+"""The choice of the kernels that serve a tensor.
 
 A backend is one module with the same few functions: `unavailable`, `serves`, and the kernels `moments`,
 `apply`, `backward_reduce`, `backward_apply`; `reference.py` is their specification. To add one: write the
-module and name it in `_BACKENDS`. What else it has (`protocols.py`: `Fused`, `Rows`, `Squashing`, `Responses`,
-`Formulas`, `Remembering`) is used where it is there, see `offering`; for one without `Responses`, as the Triton
-kernels, the reference serves the layers that are not affine in ``x`` (EvoNorm, FilterResponseNorm with its threshold).
+module and name it in `_BACKENDS`. Further functions (`protocols.py`: `Fused`, `Rows`, `Squashing`, `Responses`,
+`Formulas`, `Remembering`) are used where a backend has them, see `offering`. The Triton kernels have no `Responses`:
+for them the reference serves layers that are not affine in ``x`` (EvoNorm, FilterResponseNorm with its threshold).
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ _forced: ContextVar[Backend | None] = ContextVar("normwise_backend", default=Non
 
 
 def available_backends() -> dict[str, str | None]:
-    """Every backend by name, with the reason why it is not available or None.
+    """Every backend by name, with None if it is available, otherwise the reason why it is not.
 
-    Asking compiles the C++ kernels, once on a machine.
+    The first call on a machine compiles the C++ kernels.
 
     >>> available_backends()["reference"] is None
     True
@@ -57,17 +57,17 @@ def available_backends() -> dict[str, str | None]:
 
 
 def build_kernels(*dtypes: torch.dtype) -> dict[torch.dtype, str | None]:
-    """Have the CPU kernels for these element types, by default all four: compile what is not there, and wait for it.
+    """Compile the CPU kernels for these element types (by default all four) where they are missing, and wait for them.
 
-    Without this call the first normalization of a type on a machine begins to compile in the background, and plain
-    PyTorch serves until that is done, half a minute later: the values of the same run before and after it differ by
-    rounding. Call it where a run must give the same bits each time, and while an image for deployment is made.
-    It also waits until it is measured, once for each number of threads, where kernels are the faster way (`normwise
-    tune`), unless NORMWISE_TUNING=0.
+    Without this call the first normalization of a dtype on a machine starts the compilation in the background. Plain
+    PyTorch serves until the kernels are ready, half a minute later, and results before and after differ by rounding.
+    Call it where a run must give the same bits each time, and when an image for deployment is built.
+    It also waits until it has been measured, once for each number of threads, where kernels are faster than torch's
+    operators (`normwise tune`), unless NORMWISE_TUNING=0.
 
-    Returns for each type None, or the reason why there are no kernels; plain PyTorch serves it then.
+    Returns for each dtype None, or the reason why there are no kernels for it; plain PyTorch then serves it.
 
-    Raises ValueError for a type that no kernels exist for.
+    Raises ValueError for a dtype that has no kernels.
 
     >>> import torch
     >>> list(build_kernels(torch.float32))
@@ -80,7 +80,7 @@ def build_kernels(*dtypes: torch.dtype) -> dict[torch.dtype, str | None]:
     wanted = dtypes or tuple(ELEMENTS)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         found = {dtype: reason for dtype, (_, reason) in zip(wanted, pool.map(kernels, wanted), strict=True)}
-    for dtype in wanted:  # one after the other: each would disturb the others
+    for dtype in wanted:  # one after the other: measurements at the same time would disturb each other
         if found[dtype] is None:
             stored.measure_first(ELEMENTS[dtype], threads())
     return found
@@ -88,14 +88,14 @@ def build_kernels(*dtypes: torch.dtype) -> dict[torch.dtype, str | None]:
 
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Serve every tensor inside the ``with`` block by one backend, where its kernels take the tensor.
+    """Serve every tensor inside the ``with`` block by one backend, if its kernels support the tensor.
 
-    The automatic choice may take torch's own operator where that is the fastest; a chosen backend always
-    runs its own kernels, so ``use_backend("reference")`` is also how a result is checked. A tensor that they cannot
-    take (an empty one, a subclass, another device) is left to the reference. ``"cpu"`` are the kernels in C++, compiled
-    with the machine's own compiler (half a minute, then cached); ``"triton"`` are the kernels for CUDA
-    tensors, which Triton compiles when a new kind of call first comes. The choice holds for the current
-    thread or task. The backward of a forward pass inside the block uses the same backend.
+    The automatic choice may use torch's own operator where that is the fastest; a chosen backend always
+    runs its own kernels, so ``use_backend("reference")`` is also the way to check a result. A tensor that its kernels
+    do not support (an empty one, a subclass, another device) is served by the reference. ``"cpu"`` names the kernels in
+    C++, compiled with the machine's own compiler (half a minute, then cached); ``"triton"`` names the kernels for CUDA
+    tensors, which Triton compiles at the first call of each kind. The choice holds for the current
+    thread or task. The backward pass of a forward pass inside the block uses the same backend.
 
     Raises ValueError for an unknown name and RuntimeError, with the reason, for one that is not available
     on this machine.
@@ -124,15 +124,15 @@ chosen = _forced.get
 
 
 def forced() -> Backend | None:
-    """The same, also for the compiler, which sees plain operations and no choice."""
+    """The chosen backend, in a form for the compiler, which sees plain operations and no choice."""
     return None if torch.compiler.is_compiling() else chosen()
 
 
 def select(x: Tensor) -> Backend:
-    """The backend whose kernels serve ``x``: the chosen one; else those in C++, or on a GPU that was tuned Triton's."""
+    """The backend that serves ``x``: the chosen one; otherwise the C++ kernels, or Triton's on a GPU that was tuned."""
     chosen = forced()
     if chosen is not None:
-        # What its kernels do not take, such as an empty tensor, is left to the specification.
+        # Tensors that its kernels do not support, such as empty ones, are served by the specification.
         return chosen if chosen.serves(x) else reference
     if cpu.serves(x):
         return cpu
@@ -142,7 +142,7 @@ def select(x: Tensor) -> Backend:
 
 
 def tuning_of(x: Tensor) -> Tuning | None:
-    """What says which way is the faster one for kernels on tensors such as ``x``, in this process."""
+    """The tuning in this process for tensors such as ``x``: whether kernels or torch's operators are faster."""
     element = ELEMENTS.get(x.dtype)
     if element is None:
         return None
@@ -154,13 +154,13 @@ _offered: dict[tuple[str, type], bool] = {}
 
 
 def offering(backend: Backend, protocol: type[P]) -> P | None:
-    """The backend itself where it has the functions of one of the protocols `Fused`, `Rows`, ..., otherwise None."""
-    asked = (backend.name, protocol)
-    if asked not in _offered:
-        _offered[asked] = isinstance(backend, protocol)
-    return backend if _offered[asked] else None  # type: ignore[return-value]
+    """The backend itself if it has the functions of a protocol such as `Fused` or `Rows`, otherwise None."""
+    key = (backend.name, protocol)
+    if key not in _offered:
+        _offered[key] = isinstance(backend, protocol)
+    return backend if _offered[key] else None  # type: ignore[return-value]
 
 
 def responses_of(backend: Backend) -> Responses:
-    """The backend itself where it serves responses, otherwise the reference."""
+    """The backend itself if it serves responses, otherwise the reference."""
     return offering(backend, Responses) or reference  # type: ignore[type-abstract]

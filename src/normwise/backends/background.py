@@ -1,6 +1,6 @@
-"""What takes long and is done once on a machine: by a process in the background, while plain PyTorch serves.
+"""Work of many seconds, done once on a machine by a background process while plain PyTorch serves.
 
-Kernels that are not there yet are compiled, and measured against torch's operators.
+The process compiles missing kernels and measures them against torch's operators.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from collections.abc import Callable, Sequence
 
 from . import build
 
-#: The processes by the element type that they compile the kernels for.
+#: The compiling processes, by the element type of their kernels.
 _compiling: dict[str, subprocess.Popen[bytes]] = {}
-#: Those that measure, which nothing waits for.
+#: The measuring processes, which nothing waits for.
 _measuring: list[subprocess.Popen[bytes]] = []
 
 _log = logging.getLogger("normwise")
 
 
 def compiling(element: str, then: Callable[[], Sequence[str]]) -> bool:
-    """Whether the kernels for an element type are being compiled; begins it where they must be.
+    """Start compiling the kernels for an element type if they are missing; whether they are being compiled now.
 
-    What `build` shall do ``then``, see its `_run`, is waited for as well.
+    ``then`` gives a further job for the same process, see `build._run`, which is also waited for.
     """
     process = _compiling.get(element)
     if process is None and build.must_be_compiled(element):
@@ -40,39 +40,39 @@ def compiling(element: str, then: Callable[[], Sequence[str]]) -> bool:
 
 
 def wait_for(element: str) -> None:
-    """Until it is done, where they are being compiled."""
+    """Wait until the kernels for an element type are compiled, if that has been started."""
     if element in _compiling:
         _compiling[element].wait()
 
 
 def is_anything_compiling() -> bool:
-    """Whether kernels are still to come, so that what serves now is not what will."""
+    """Whether kernels are being compiled, so that the way of a call can still change."""
     return any(process.poll() is None for process in _compiling.values())
 
 
 def measure(made: Sequence[str], what: str, *, wait: bool = False) -> None:
-    """Have a file made, see `build`: what processes to come go by."""
+    """Have `build` make a file of measurements, which later processes use."""
     process = _begin("", *made)
     if process is None:
         return
     if wait:
-        _log.warning("Measuring for %s which way is the faster one, once on this machine: some seconds.", what)
+        _log.warning("Measuring for %s which way is faster, once on this machine: some seconds.", what)
         process.wait()
     else:
         _measuring.append(process)
         _log.warning(
-            "Measuring for %s in the background which way is the faster one, once on this machine: some seconds. This "
-            "process goes by the tuning that is shipped; normwise.build_kernels() would have waited.",
+            "Measuring for %s in the background which way is faster, once on this machine: some seconds. This "
+            "process uses the shipped tuning; normwise.build_kernels() would have waited for the measured one.",
             what,
         )
 
 
 def _begin(*arguments: str) -> subprocess.Popen[bytes] | None:
-    """In a session of its own, so that neither the end of this process nor its Ctrl-C stops it half-way."""
+    """Start a process in a session of its own, so that neither the end of this process nor its Ctrl-C stops it."""
     if not (_compiling or _measuring):
         atexit.register(_leave)
     try:
-        return subprocess.Popen(  # its reason is told when `build.load` meets the same
+        return subprocess.Popen(  # without its messages: `build.load` reports the same reason
             [sys.executable, build.__file__, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -84,7 +84,7 @@ def _begin(*arguments: str) -> subprocess.Popen[bytes] | None:
 
 
 def _leave() -> None:
-    """They go on without us: what Popen would warn of."""
+    """Let the processes go on at exit without the warnings of Popen."""
     for process in (*_compiling.values(), *_measuring):
         if process.poll() is None:
             process.returncode = 0

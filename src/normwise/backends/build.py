@@ -1,11 +1,11 @@
-"""The C++ kernels as libraries: those that a platform wheel brought along, or compiled here.
+"""The C++ kernels as libraries: from a platform wheel, or compiled here.
 
-Compiled with the machine's own compiler, once, into a cache that any number of processes share. A library holds the
-kernels for one element type, half a minute of one core: bf16 costs nothing until it is used. As a program this file,
-which imports nothing but the standard library, does what other processes wait for, see `_run`.
+They are compiled with the machine's own compiler, once, into a cache that any number of processes share. A library
+holds the kernels for one element type and takes half a minute of one core: bf16 costs nothing until it is used. This
+file imports nothing but the standard library; run as a program, it compiles for other processes, see `_run`.
 
-NORMWISE_MARCH in the environment names another instruction set than this processor's own, as gcc's ``-march`` does:
-with x86-64-v3, say, a processor with AVX-512 computes what one without it would.
+NORMWISE_MARCH in the environment selects another instruction set than this processor's own, as gcc's ``-march`` does:
+with x86-64-v3, for example, a processor with AVX-512 gives the results of one without it.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ _COMMON = (
 #: The instruction set to compile for.
 MARCH = os.environ.get("NORMWISE_MARCH") or "native"
 FLAGS = (*_COMMON, f"-march={MARCH}")
-#: For a compiler without OpenMP, as Apple's: the same vectors on one thread.
+#: For a compiler without OpenMP, such as Apple's: the same vector code on one thread.
 SERIAL = tuple("-fopenmp-simd" if flag == "-fopenmp" else flag for flag in FLAGS)
-#: The element types as the sources know them.
+#: The element types by their names in the sources.
 ELEMENTS = ("fp32", "fp64", "bf16", "fp16")
-#: Where a platform wheel keeps its libraries.
+#: The folder of a platform wheel's libraries.
 PREBUILT = Path(__file__).parent / "prebuilt"
-#: Their instruction sets, best first, and what the processor must list for each: no other kind of machine lists it.
+#: Their instruction sets, best first, and the flags that the processor must list for each; no other architecture does.
 LEVELS = {
     "x86-64-v4": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx2", "fma", "f16c", "bmi2"},
     "x86-64-v3": {"avx2", "fma", "f16c", "bmi2"},
     "x86-64": {"sse2"},
     "armv8-a": {"asimd"},
 }
-#: Those that are built for a machine, by the name that compilers have for it.
+#: The levels that are built for a machine, by the compilers' name for it.
 MACHINES = {"x86_64": ("x86-64-v4", "x86-64-v3", "x86-64"), "aarch64": ("armv8-a",)}
 _DIGEST_SIZE = hashlib.sha256().digest_size
 
@@ -60,13 +60,13 @@ _log = logging.getLogger("normwise")
 
 
 class BuildError(Exception):
-    """The kernels cannot be had on this machine; the text says why and what to do."""
+    """There are no kernels on this machine; the text says why and what to do."""
 
 
 def load(element: str, check: Callable[[ctypes.CDLL], None]) -> ctypes.CDLL:
-    """The kernels for one element type: the wheel's, the cache's, or compiled now; ``check`` raises for wrong ones.
+    """The kernels for one element type: from the wheel, the cache, or compiled now; ``check`` raises for wrong ones.
 
-    A damaged or failing library in the cache is built anew, once.
+    A damaged or failing library in the cache is compiled again, once.
 
     Raises `BuildError` with the reason in words.
     """
@@ -77,7 +77,7 @@ def load(element: str, check: Callable[[ctypes.CDLL], None]) -> ctypes.CDLL:
             check(library)
             return library
         except (OSError, ArithmeticError):
-            continue  # not for this machine after all: compiled here
+            continue  # it does not run on this machine: compiled here
     compiler = find_compiler()
     key = fingerprint(compiler)
     for folder in cache_folders():
@@ -98,21 +98,21 @@ def load(element: str, check: Callable[[ctypes.CDLL], None]) -> ctypes.CDLL:
 
 
 def must_be_compiled(element: str) -> bool:
-    """Whether `load` would compile, into a cache that stays: then another process can do it for this one."""
+    """Whether `load` would compile into a permanent cache: then another process can do it for this one."""
     if prebuilt(element):
         return False
     try:
         _check_march()
         _, _, path = _cached(element)
     except BuildError:
-        return False  # which `load` says at once
+        return False  # `load` reports the reason at once
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
     return not intact(path) and _writable(path.parent)
 
 
 def compile_into_cache(element: str) -> None:
-    """Compile what `load` will find. Raises `BuildError` and OSError."""
+    """Compile the library that `load` will find. Raises `BuildError` and OSError."""
     compiler, key, path = _cached(element)
     _provide(compiler, element, key, path)
 
@@ -128,24 +128,24 @@ def can_run(level: str) -> bool:
 
 
 def _lacking(level: str) -> set[str]:
-    """What a level needs and this processor does not list."""
+    """The flags that a level needs and this processor does not list."""
     return LEVELS[level] - set(processor().split())
 
 
 def _check_march() -> None:
-    """A library for instructions that are not there would end the process."""
+    """Raise `BuildError` for a NORMWISE_MARCH whose instructions would crash the process."""
     if MARCH in LEVELS and (lacking := _lacking(MARCH)):
         words = ", ".join(sorted(lacking))
         raise BuildError(f"NORMWISE_MARCH={MARCH} needs a processor with {words}; unset it, or name an older level.")
 
 
 def prebuild(folder: Path) -> list[Path]:
-    """Compile a library for every level and element type into ``folder``, as a platform wheel brings them along.
+    """Compile a library for every level and element type into ``folder``, for a platform wheel.
 
-    For the machine that the compiler compiles for, which a cross compiler in $CXX decides. The C++ runtime and OpenMP
-    are those that torch has loaded: of the C library they want 2.29 (2019).
+    They are for the compiler's target machine, which a cross compiler in $CXX decides. They use the C++ runtime and the
+    OpenMP that torch has loaded, and need version 2.29 (2019) of the C library.
 
-    Raises `BuildError` for a machine that there are no levels for.
+    Raises `BuildError` for a machine without levels.
     """
     compiler = find_compiler()
     key, machine = fingerprint(compiler), target(compiler)
@@ -162,7 +162,7 @@ def prebuild(folder: Path) -> list[Path]:
 
 
 def target(compiler: list[str]) -> str:
-    """The machine that a compiler compiles for, such as x86_64 or aarch64."""
+    """The machine for which a compiler compiles, such as x86_64 or aarch64."""
     said = subprocess.run([*compiler, "-dumpmachine"], capture_output=True, text=True, check=False).stdout
     return said.strip().partition("-")[0]
 
@@ -178,13 +178,13 @@ def find_compiler() -> list[str]:
 
 
 def fingerprint(compiler: list[str]) -> str:
-    """What a compiled library depends on: sources, flags, compiler and processor."""
+    """A digest of everything a compiled library depends on: sources, flags, compiler and processor."""
     about = compiler, FLAGS, _version(compiler), processor(), digest_of_sources()
     return hashlib.sha256(repr(about).encode()).hexdigest()[:16]
 
 
 def digest_of_sources() -> str:
-    """Of the sources alone. Raises `BuildError` where they are in no folder."""
+    """A digest of the sources alone. Raises `BuildError` if they are not in a folder."""
     if not SOURCES.is_dir():  # in a zip file, or within torch.package
         raise BuildError(f"the kernels' sources are not in a folder ({SOURCES}); import normwise from an installation.")
     digest = hashlib.sha256()
@@ -195,7 +195,7 @@ def digest_of_sources() -> str:
 
 
 def cache_folders() -> Iterator[Path]:
-    """Where to look and build: the user's cache, and where that cannot be written a folder of this process alone."""
+    """The folders to search and to build in: the user's cache, then a temporary folder if the cache is read-only."""
     own = os.environ.get("NORMWISE_CACHE")
     if own:
         yield Path(own)
@@ -203,11 +203,11 @@ def cache_folders() -> Iterator[Path]:
         home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
         yield Path(home) / "normwise"
     with tempfile.TemporaryDirectory(prefix="normwise-", ignore_cleanup_errors=True) as folder:
-        yield Path(folder)  # a loaded library stays loaded when its file goes
+        yield Path(folder)  # a loaded library stays loaded when its file is removed
 
 
 def intact(path: Path) -> bool:
-    """Whether the library ends with its own checksum: loading a truncated one would kill the process."""
+    """Whether the library ends with its own checksum: loading a truncated file would kill the process."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -216,7 +216,7 @@ def intact(path: Path) -> bool:
 
 
 def _cached(element: str) -> tuple[list[str], str, Path]:
-    """The compiler, its fingerprint, and where the cache has the library, or will have it."""
+    """The compiler, its fingerprint, and the path of the library in the cache."""
     compiler = find_compiler()
     key = fingerprint(compiler)
     return compiler, key, _path(next(cache_folders()), element, key)
@@ -227,7 +227,7 @@ def _path(folder: Path, element: str, key: str) -> Path:
 
 
 def _provide(compiler: list[str], element: str, key: str, path: Path) -> None:
-    """Have the library in its place. A process that compiles it already is waited for."""
+    """Compile the library unless it is there; wait for another process that is compiling it."""
     if not intact(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with alone(path.with_suffix(".lock")):
@@ -238,7 +238,7 @@ def _provide(compiler: list[str], element: str, key: str, path: Path) -> None:
 
 @contextmanager
 def alone(lock: Path) -> Iterator[None]:
-    """One process at a time. Where the file system has no locks, two may do the same work."""
+    """One process at a time. On a file system without locks, two may do the same work."""
     with lock.open("w") as file:
         if fcntl is not None:
             with suppress(OSError):
@@ -252,9 +252,9 @@ def alone(lock: Path) -> Iterator[None]:
 def _build(
     compiler: list[str], element: str, key: str, path: Path, choices: Sequence[tuple[str, ...]] = (FLAGS, SERIAL)
 ) -> None:
-    """Compile beside the target and rename: another process sees all of the library or nothing.
+    """Compile beside the target and rename: another process sees a whole library or none.
 
-    With the first of the ``choices`` of flags that the compiler can compile with.
+    The first of the ``choices`` of flags with which the compiler succeeds is used.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix="building-") as folder:
@@ -273,7 +273,7 @@ def _build(
 
 
 def _first_done(commands: Sequence[list[str]]) -> subprocess.CompletedProcess[str]:
-    """The first command that succeeds; where none does, the first of all, whose complaint is the one to read."""
+    """The result of the first command that succeeds; if none does, that of the first, whose error matters most."""
     failed = []
     for command in commands:
         result = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -284,7 +284,7 @@ def _first_done(commands: Sequence[list[str]]) -> subprocess.CompletedProcess[st
 
 
 def version_number(key: str) -> int:
-    """What the library of this fingerprint answers to `nw_version`."""
+    """The number that the library with this fingerprint returns from `nw_version`."""
     return int(key[:7], 16)
 
 
@@ -293,7 +293,7 @@ def _version(compiler: list[str]) -> str:
 
 
 def processor() -> str:
-    """The processor's name and all that it can do."""
+    """The processor's name and all its instruction set flags."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -306,9 +306,9 @@ def _writable(folder: Path) -> bool:
 
 
 def _run(element: str, made: str = "", *command: str) -> None:
-    """Compile the library for an element type, if one is named, then make a file by a command, if it is not there.
+    """Compile the library for ``element``, if one is named, then run a command that makes a file, if it is missing.
 
-    One process does either at a time; another waits, and finds it done.
+    Only one process does either at a time; another waits and then finds the result.
     """
     if element:
         compile_into_cache(element)

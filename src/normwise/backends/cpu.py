@@ -42,20 +42,20 @@ name = "cpu"
 
 
 def unavailable() -> str | None:
-    """Why this backend cannot be used on this machine; None where it can. The first call compiles the kernels."""
+    """The reason why this backend cannot be used on this machine, or None. The first call compiles the kernels."""
     return kernels(torch.float32)[1]
 
 
 def threaded() -> bool | None:
-    """Whether the kernels can use more than one thread; None where there are no kernels."""
+    """Whether the kernels can use more than one thread; None without kernels."""
     functions, _ = kernels(torch.float32)
     return bool(functions["nw_threaded"]()) if functions else None
 
 
 def serves(x: Tensor) -> bool:
-    """Whether the kernels take this tensor: a plain one on the CPU with something in it.
+    """Whether the kernels support this tensor: a plain one on the CPU that is not empty.
 
-    Not while they are being compiled, which the first question begins.
+    False while they are being compiled; the first call starts the compilation.
     """
     return (
         type(x) in PLAIN

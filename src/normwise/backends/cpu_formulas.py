@@ -39,7 +39,7 @@ class _Program(ctypes.Structure):
         codes = _array(ctypes.c_int64, [n for instruction in program.instructions for n in _encoded(instruction)])
         constants = _array(ctypes.c_double, program.constants)
         ports = _array(ctypes.c_int64, [int(n) for port in (*program.inputs, *program.outputs) for n in port])
-        self.arrays = (codes, constants, ports)  # alive as long as the program
+        self.arrays = (codes, constants, ports)  # references, to keep them alive as long as the program
         places = [ctypes.addressof(array) for array in self.arrays]
         sizes = (len(program.instructions), program.size, len(program.constants))
         ends = (len(program.inputs), len(program.outputs))
@@ -69,7 +69,7 @@ def run(program: Program, dtype: torch.dtype, inputs: Sequence[Tensor], outputs:
 
 
 class Prepared:
-    """A recorded formula as the kernels take it."""
+    """A recorded formula in the form of the kernels' C structures."""
 
     def __init__(self, recorded: RecordedFormula) -> None:
         programs = _Program(recorded.forward), _Program(recorded.backward)
@@ -159,31 +159,31 @@ def normalize_backward(
 
 
 def _spans(tensors: Sequence[Tensor], ports: Sequence[Port]) -> tuple[Any, int]:
-    """An array of ``nw::Span``, and how many they are, after the check that each has its port's type."""
+    """An array of ``nw::Span`` and its length, after a check that each tensor has its port's dtype."""
     if len(tensors) != len(ports):
         raise ValueError(f"The formula's program takes {len(ports)} tensors, received {len(tensors)}.")
     numbers: list[Any] = []
     for t, port in zip(tensors, ports, strict=True):
         if t.dtype is not (torch.float64 if port.wide else torch.float32):
             raise ValueError(
-                f"A tensor of shape {list(t.shape)} that a formula takes is {t.dtype} now, which it was not when the "
-                "formula was recorded; do not assign to its .data between forward and backward."
+                f"A formula's input of shape {list(t.shape)} must keep the dtype with which the formula was recorded, "
+                f"received {t.dtype}; do not assign to its .data between forward and backward."
             )
         numbers += span(t)
     return _array(ctypes.c_int64, numbers), len(numbers) // 2
 
 
 def _rooms(tensors: Sequence[Tensor]) -> tuple[Any, int]:
-    """The same of tensors that were allocated for the call."""
+    """As `_spans`, for tensors that were allocated for the call."""
     return _array(ctypes.c_int64, [number for t in tensors for number in room(t)]), len(tensors)  # type: ignore[arg-type]
 
 
-def _array(kind: Callable[..., Any], values: Sequence[float]) -> Any:
-    return (kind * len(values))(*values)  # type: ignore[operator]
+def _array(array_of: Callable[..., Any], values: Sequence[float]) -> Any:
+    return (array_of * len(values))(*values)  # type: ignore[operator]
 
 
 def _encoded(instruction: Instruction) -> list[int]:
-    """The numbers of ``nw::Instruction``; sizes and strides that are not there come first."""
+    """The numbers of ``nw::Instruction``; missing sizes and strides are filled in at the front."""
     missing = MOST_DIMENSIONS - len(instruction.sizes)
     numbers = [OPERATION_NUMBERS[instruction.operation], *(1,) * missing, *instruction.sizes]
     absent = (_NOTHING,) * (_SOURCES - len(instruction.sources))

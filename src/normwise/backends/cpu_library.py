@@ -19,9 +19,9 @@ from normwise.core.responses import RESPONSES
 from . import background, build
 from .tunings import stored
 
-#: The types that kernels exist for, by the names that they have in C++.
+#: The dtypes that have kernels, by their names in C++.
 ELEMENTS = {torch.float32: "fp32", torch.float64: "fp64", torch.bfloat16: "bf16", torch.float16: "fp16"}
-#: What the kernels know by number. A library must have the same names in the same order, see `_check_names`.
+#: Names that the kernels know by number. A library must have the same names in the same order, see `_check_names`.
 _ACTIVATIONS = ("none", *ACTIVATIONS)
 _CURVES = ("tanh", "erf")
 _RESPONSES = tuple(response.name for response in RESPONSES.values())
@@ -37,7 +37,7 @@ _SETS = "n:rows n:width n:per i:threads i:center d:plus"
 _MAPS = "n:N n:C n:S i:threads i:center"
 _SQUASH = "n:N n:C n:S i:threads i:curve d:alpha d:shift"
 _BACK = "*weight *bias i:kept i:activation *table *flow *grad_x *grad_residual *grad_weight *grad_bias"
-#: What each kernel takes, in order: a type and a name, or * and the name of a tensor: its address and number of values.
+#: Each kernel's arguments, in order: a type and a name, or * and a tensor's name: its address and number of values.
 _PARAMETERS = {
     "nw_version": "",
     "nw_threaded": "",
@@ -68,7 +68,7 @@ _PARAMETERS = {
     "nw_normalize_backward": f"{_SHAPE} p:formula i:measured *entering *leaving *grad_y *x *residual *mask "
     "i:activation *tables *grad_x *grad_residual",
 }
-#: Those that also take all of their arguments in one array of eight bytes each.
+#: Kernels that can also receive all their arguments in one array of eight bytes each.
 _PACKED = (
     "nw_standardize",
     "nw_standardize_backward",
@@ -80,12 +80,12 @@ _PACKED = (
     "nw_columns",
     "nw_columns_backward",
 )
-#: What a kernel answers.
+#: The return codes of a kernel.
 _OUT_OF_MEMORY, NOT_FINITE = 1, 3
 
 _log = logging.getLogger("normwise")
 
-# After a fork the OpenMP pool of the parent is gone but not forgotten: a child that asked for threads would hang.
+# After a fork the OpenMP pool's threads are gone, but OpenMP still counts on them: a child using threads would hang.
 _forked = False
 
 
@@ -103,7 +103,7 @@ def threads() -> int:
 
 
 def activation_number(activation: Activation | None) -> int:
-    """The activation as the kernels know it."""
+    """The activation's number in the kernels."""
     if activation is None:
         return 0
     number = ACTIVATION_NUMBERS.get(activation.name)
@@ -113,7 +113,7 @@ def activation_number(activation: Activation | None) -> int:
 
 
 def function(kernel: str, dtype: torch.dtype) -> Callable[..., int]:
-    """One kernel for one element type; what it answers but 0 is for `failure`."""
+    """One kernel for one element type; for any return code but 0 see `failure`."""
     functions, reason = kernels(dtype)
     if reason is not None:
         raise RuntimeError(f"The backend 'cpu' is not available: {reason}")
@@ -129,29 +129,29 @@ def call(kernel: str, dtype: torch.dtype, *arguments: Any) -> None:
 
 @cache
 def packed(kernel: str, dtype: torch.dtype) -> tuple[Callable[..., int], Callable[..., bytes], int]:
-    """The kernel that takes its arguments in one array, what packs them, and how many they are.
+    """A kernel that takes its arguments in one array, the function that packs them, and their number.
 
-    ctypes converts two dozen arguments in five microseconds.
+    Packed, since ctypes needs five microseconds to convert two dozen arguments.
     """
     codes = _codes(_PARAMETERS[kernel])
     return function(f"{kernel}_packed", dtype), struct.Struct(f"={codes}").pack, len(codes)
 
 
 def call_packed(kernel: str, dtype: torch.dtype, *arguments: float) -> None:
-    """`call` by `packed`, with numbers alone, 0 for a null pointer."""
+    """`call` by `packed`: all arguments are numbers, 0 for a null pointer."""
     answer = answer_packed(kernel, dtype, *arguments)
     if answer:
         raise failure(kernel, answer, arguments)
 
 
 def answer_packed(kernel: str, dtype: torch.dtype, *arguments: float) -> int:
-    """What the kernel answers; what it is but 0 is for `failure`."""
+    """The kernel's return code; for any but 0 see `failure`."""
     run, pack, count = packed(kernel, dtype)
     return run(pack(*arguments), count)
 
 
 def failure(kernel: str, answer: int, arguments: Sequence[Any]) -> Exception:
-    """What a kernel means that answers anything but 0."""
+    """The exception for a kernel's return code other than 0."""
     if answer == _OUT_OF_MEMORY:
         return MemoryError(f"{kernel}: not enough memory for its tables.")
     given, received = iter(arguments), []
@@ -162,19 +162,19 @@ def failure(kernel: str, answer: int, arguments: Sequence[Any]) -> Exception:
         elif parameter.startswith("n:"):
             received.append(f"{parameter[2:]}={value}")
     return ValueError(
-        f"{kernel} refused tensors whose numbers of values do not go together: a parameter needs one value for each "
+        f"{kernel} needs tensors whose numbers of values agree: a parameter has one value for each "
         f"channel (or position of a row). Received {', '.join(received)}. Was a parameter, a buffer or the input "
         "replaced or resized, perhaps between forward and backward?"
     )
 
 
-#: The kernels for an element type by name, or none and the reason.
+#: The kernels for an element type by name, or the reason why there are none.
 Kernels = tuple[dict[str, Any], str | None]
 _kernels: dict[torch.dtype, Kernels] = {}
 
 
 def ready(dtype: torch.dtype) -> bool:
-    """Whether the kernels for an element type serve now. Those that must be compiled first come in the background."""
+    """Whether the kernels for an element type can serve now; missing ones are compiled in the background."""
     if dtype not in _kernels:
         element = ELEMENTS[dtype]
         if background.compiling(element, lambda: stored.to_measure(element, threads())):
@@ -183,7 +183,7 @@ def ready(dtype: torch.dtype) -> bool:
 
 
 def kernels(dtype: torch.dtype) -> Kernels:
-    """The kernels for an element type. The first call waits for those that are being compiled, or compiles them."""
+    """The kernels for an element type. The first call waits for a running compilation, or compiles them."""
     found = _kernels.get(dtype)
     if found is None:
         found = _kernels[dtype] = _load(dtype)
@@ -191,6 +191,7 @@ def kernels(dtype: torch.dtype) -> Kernels:
 
 
 def _load(dtype: torch.dtype) -> Kernels:
+    """Load and check the kernels of an element type; without them the result holds the reason."""
     element = ELEMENTS[dtype]
     found: dict[str, Any] = {}
 
@@ -203,7 +204,7 @@ def _load(dtype: torch.dtype) -> Kernels:
     try:
         build.load(element, bind_and_check)
     except build.BuildError as reason:
-        # Once for each type, since the answer is kept: slower without a word would be a riddle.
+        # A warning, once for each dtype since the result is kept: without it, slow runs would be hard to explain.
         _log.warning("The CPU kernels for %s are not available (%s); plain PyTorch serves.", element, reason)
         return {}, str(reason)
     return found, None
@@ -223,7 +224,7 @@ def _bound(library: ctypes.CDLL, element: str) -> dict[str, Any]:
 
 
 def _codes(parameters: str) -> str:
-    """How `struct` packs them, into eight bytes each."""
+    """The format of `struct` that packs them, eight bytes each."""
     return "".join("qq" if p.startswith("*") else "d" if p.startswith("d:") else "q" for p in parameters.split())
 
 
@@ -235,7 +236,7 @@ def _types(parameters: str) -> list[Any]:
 
 
 def _check_names(functions: dict[str, Any]) -> None:
-    """ArithmeticError where a number means something else to the library: it would compute another function."""
+    """ArithmeticError where a number means something else to the library, which would compute another function."""
     for number, ours in enumerate((_ACTIVATIONS, _RESPONSES, OPERATIONS, _CURVES)):
         names = ctypes.c_char_p()
         functions["nw_names"](number, ctypes.byref(names))
@@ -245,7 +246,7 @@ def _check_names(functions: dict[str, Any]) -> None:
 
 
 def _check(functions: dict[str, Any], dtype: torch.dtype) -> None:
-    """Let the kernels compute a few numbers that are known; ArithmeticError for wrong results."""
+    """Compute a few known numbers with the kernels; ArithmeticError for wrong results."""
     x = torch.arange(2 * 3 * 37, device="cpu").remainder(17).to(dtype).view(2, 3, 37)
     exact = x.double()
     found = torch.empty(2, 2, 3, dtype=torch.float64, device="cpu")

@@ -22,10 +22,10 @@ def modulated_rows(
     center: bool,
     keep: bool,
 ) -> tuple[Tensor, RowTables]:
-    """See `ModulatedRows.modulated_rows`; kept is one table, of the rows' μ and 1/√(σ² + ε) in fp64."""
+    """See `ModulatedRows.modulated_rows`; the kept table holds the rows' μ and 1/√(σ² + ε) in fp64."""
     x, y, rows = resolved(x), empty_like(x), x.numel() // width
     table = new_table((2, rows)) if keep else None
-    # Named, so that a converted table lives until the kernel has read it: an address alone keeps nothing.
+    # Kept in variables, so that a converted table lives until the kernel has read it: an address keeps nothing alive.
     scale, shift, kept = as_parameters(x.dtype, scale, shift)
     tensors = *span(x), *span(scale), *span(shift), kept, *room(y), *room(table)
     call_packed("nw_modulated", x.dtype, rows, width, per, threads(), center, plus, eps, *tensors)

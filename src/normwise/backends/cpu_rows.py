@@ -13,7 +13,7 @@ from .huge_pages import empty_like
 from .protocols import Gradients, RowTables, StandardizationGradients
 
 _NULL = (0, 0)
-#: Of x, residual, weight and bias.
+#: Which gradients are needed: of x, residual, weight and bias.
 Needs = tuple[bool, bool, bool, bool]
 
 
@@ -28,7 +28,7 @@ def rows(
     residual: Tensor | None = None,
     activation: Activation | None = None,
 ) -> tuple[Tensor, RowTables]:
-    """See `Rows.rows`; kept is one table, of the rows' μ and 1/√(σ² + ε) in fp64. Without ``center``, μ is 0."""
+    """See `Rows.rows`; the kept table holds the rows' μ and 1/√(σ² + ε) in fp64. Without ``center``, μ is 0."""
     sizes, rest = (x.numel() // width, width), (weight, bias, eps, center, keep, residual, activation)
     return _forward("nw_rows", x, sizes, sizes[:1], (*_NULL, *_NULL), *rest)
 
@@ -148,7 +148,7 @@ def _forward(
 ) -> tuple[Tensor, RowTables]:
     x, y = resolved(x), empty_like(x)
     table = new_table((2, *of_table)) if keep else None
-    # Named, so that a converted parameter lives until the kernel has read it: an address alone keeps nothing.
+    # Kept in variables, so that a converted parameter lives until the kernel has read it: its address keeps nothing.
     weight, bias, kept = as_parameters(x.dtype, weight, bias)
     residual = matched(x, residual)
     given = *span(x), *beside, *span(residual), *span(weight), *span(bias), kept, activation_number(activation)
@@ -173,7 +173,7 @@ def _backward(
 ) -> StandardizationGradients:
     grad_y, x, residual = resolved(grad_y), resolved(x), matched(x, residual)
     grad_x = empty_like(x) if needs[0] else None
-    # Without an activation the gradient of the residual is what came.
+    # Without an activation the gradient of the residual is grad_y itself.
     grad_residual = None if not needs[1] else grad_y if activation is None else empty_like(x)
     read, other, kept = as_parameters(x.dtype, weight, bias)
     grad_weight = None if read is None or not needs[2] else torch.empty_like(read)

@@ -1,4 +1,4 @@
-"""A layer's running statistics, moved by one call of the library where torch needs half a dozen operations."""
+"""A layer's running statistics, updated by one call of the library where torch needs half a dozen operations."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def remembers(dtype: torch.dtype, running: RunningStatistics) -> bool:
 def remember(dtype: torch.dtype, running: RunningStatistics, mean: Tensor, var: Tensor | None, count: int) -> bool:
     """See `Remembering.remember`."""
     running_mean, running_var, batches, momentum = running
-    place, channels = room(mean)  # made by a kernel just now, as the variance
+    place, channels = room(mean)  # a kernel has just allocated it, and the variance
     if var is None:
         channels //= 2
         measured = place, channels, place + mean.nbytes // 2, channels
@@ -54,6 +54,6 @@ def remember(dtype: torch.dtype, running: RunningStatistics, mean: Tensor, var: 
         return False
     if answer:
         raise failure("nw_remember", answer, arguments)
-    # As torch's own in-place operations do: a graph that saved them must notice.
+    # As torch's own in-place operations do, so that a graph that saved the buffers notices the change.
     torch._C._increment_version(moved)  # pyright: ignore[reportAttributeAccessIssue]
     return True

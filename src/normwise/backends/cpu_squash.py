@@ -1,4 +1,4 @@
-"""The kernels of `cpu.py` for a bounded function in the place of a normalizer."""
+"""The kernels of `cpu.py` for a bounded function instead of a normalizer."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def squash_backward(
     """See `Squashing.squash_backward`."""
     grad_y, x, residual = resolved(grad_y), resolved(x), None if residual is None else resolved(residual)
     grad_x = empty_like(x) if needs[0] else None
-    # Without an activation the gradient of the residual is what came.
+    # Without an activation the gradient of the residual is grad_y itself.
     grad_residual = None if not needs[1] else grad_y if activation is None else empty_like(x)
     read, other, kept = as_parameters(x.dtype, weight, bias)
     grad_weight, grad_bias = (None if p is None else torch.empty_like(p) for p in (read, other))

@@ -15,7 +15,7 @@ from .protocols import Known, StandardizationGradients
 
 
 class Standardization:
-    """See `protocols.Standardization`: what all calls of one kind have in common is found out once."""
+    """See `protocols.Standardization`: everything that calls of one kind have in common is computed once."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class Standardization:
         if known is not None:
             mean, var, self.kept_known = as_parameters(x.dtype, *known)
             tensors += [(known[0], mean), (known[1], var)]
-        #: Whether the kernels read the tensors as they come, none of them converted.
+        #: Whether the kernels can read all tensors without a conversion.
         self.direct = all(given is read for given, read in tensors)
         *self.shape, _ = laid_out(x)[1]
         self.size, self.channels = x.numel(), x.shape[1]
@@ -152,7 +152,7 @@ class Standardization:
         return grad_x, grad_residual, grad_weight, grad_bias
 
     def _fits(self, grad_y: Tensor) -> bool:
-        """Whether the kernel reads it as it comes; its shape was compared with that of ``x``."""
+        """Whether the kernel can read the gradient without a conversion; its shape has been compared with ``x``."""
         return (
             type(grad_y) is Tensor
             and grad_y.dtype is self.dtype
@@ -188,24 +188,24 @@ def standardize(
     known: Known | None,
     keep: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """`Standardization.forward` of tensors of any kind."""
-    kind = x.dtype
-    if residual is not None and residual.dtype is not kind:
-        wide = statistics_dtype(kind)
+    """`Standardization.forward` for tensors of any kind."""
+    dtype = x.dtype
+    if residual is not None and residual.dtype is not dtype:
+        wide = statistics_dtype(dtype)
         y, table = standardize(x.to(wide), groups, weight, bias, eps, residual.to(wide), activation, known, keep)
-        return y.to(kind), table
+        return y.to(dtype), table
     x, shape = laid_out(x)
     residual = matched(x, residual)
     y = empty_like(x)
-    # Named, so that what was converted lives until the kernel has read it: an address alone keeps nothing.
-    weight, bias, kept = as_parameters(kind, weight, bias)
-    mean, var, kept_known = (None, None, WIDE) if known is None else as_parameters(kind, *known)
+    # Kept in variables, so that converted tensors live until the kernel has read them: an address keeps nothing alive.
+    weight, bias, kept = as_parameters(dtype, weight, bias)
+    mean, var, kept_known = (None, None, WIDE) if known is None else as_parameters(dtype, *known)
     table = None
     if keep:
         table = new_table((2, shape[1], groups) if groups else (2, 1, shape[2]))
     call_packed(
         "nw_standardize",
-        kind,
+        dtype,
         *shape,
         groups,
         eps,
@@ -238,26 +238,26 @@ def standardize_backward(
     known: bool,
     values: bool,
 ) -> StandardizationGradients:
-    """`Standardization.backward` of tensors of any kind."""
-    kind = x.dtype
-    if residual is not None and residual.dtype is not kind:
-        wide = statistics_dtype(kind)
+    """`Standardization.backward` for tensors of any kind."""
+    dtype = x.dtype
+    if residual is not None and residual.dtype is not dtype:
+        wide = statistics_dtype(dtype)
         rest = (groups, weight, bias, eps, residual.to(wide), activation, table)
         grads = standardize_backward(grad_y.to(wide), x.to(wide), *rest, known=known, values=values)
         of_x, of_residual = (
-            None if g is None else g.to(k) for g, k in zip(grads, (kind, residual.dtype), strict=False)
+            None if g is None else g.to(k) for g, k in zip(grads, (dtype, residual.dtype), strict=False)
         )
         return of_x, of_residual, grads[2], grads[3]
     x, shape = laid_out(x)
     grad_y, residual = matched(x, grad_y), matched(x, residual)
     grad_x = empty_like(x) if values else None
     grad_residual = empty_like(x) if values and residual is not None else None
-    read, other, kept = as_parameters(kind, weight, bias)
+    read, other, kept = as_parameters(dtype, weight, bias)
     grad_weight = None if read is None else torch.empty_like(read)
     grad_bias = None if other is None else torch.empty_like(other)
     call_packed(
         "nw_standardize_backward",
-        kind,
+        dtype,
         *shape,
         groups,
         known,

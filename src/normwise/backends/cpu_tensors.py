@@ -1,7 +1,7 @@
-"""What the kernels of `cpu.py` take: tensors in a layout that they read, and tables of any strides.
+"""The arguments of the kernels of `cpu.py`: tensors in a layout that they can read, and tables of any strides.
 
-No address leaves Python but through `span`, `room` and `Tables`, which see to it that the memory is there; the kernels
-compare the number of values with what they are about to read and write.
+Addresses leave Python only through `span`, `room` and `Tables`, which check that the memory is there; the kernels
+compare the number of values with the number that they are about to read and write.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from normwise.core.moments import statistics_dtype
 
 from .cpu_library import threads
 
-#: In which type a layer's tensors are: that of the statistics, that of the input, or fp64 (`Kept` in parameters.hpp).
+#: The dtype of a layer's tensors: that of the statistics, that of the input, or fp64 (`Kept` in parameters.hpp).
 WIDE, NARROW, DOUBLE = range(3)
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
-# A tensor's own method makes what comes from it: `torch.device` as a context would send `torch.empty` elsewhere.
+# Results are made by a tensor's own method: inside a `torch.device` context `torch.empty` would go to another device.
 _PROTOTYPE = torch.empty(0, dtype=torch.float64, device="cpu")
 
 
@@ -31,16 +31,16 @@ def new_table(shape: tuple[int, ...]) -> Tensor:
     return _PROTOTYPE.new_empty(shape)
 
 
-#: An address, 0 for none, and how many values are there.
+#: An address (0 for none) and the number of values there.
 Span = tuple[int, int]
 _NOTHING: Span = (0, 0)
 
 
 def span(t: Tensor | None) -> Span:
-    """A dense tensor that a kernel reads, after the check that its memory is there."""
+    """The span of a dense tensor that a kernel reads, after a check that its memory is there."""
     if t is None:
         return _NOTHING
-    # Every tensor of every call comes here: an offset into a storage is what is rare.
+    # Every tensor of every call comes here: the usual case, no offset into a storage, comes first.
     count = t.numel()
     if (
         type(t) not in PLAIN
@@ -54,9 +54,9 @@ def span(t: Tensor | None) -> Span:
 
 
 def address(t: Tensor, count: int) -> int:
-    """Where the ``count`` values are of a tensor of a kind that was looked at before.
+    """The address of ``count`` values of a tensor whose kind was checked before.
 
-    What is left to ask is whether its memory is there.
+    Only its memory is checked here.
     """
     if not holds(t, count):
         raise _refusal(t)
@@ -64,11 +64,12 @@ def address(t: Tensor, count: int) -> int:
 
 
 def room(t: Tensor | None) -> Span:
-    """What a kernel writes: memory that was allocated for it."""
+    """The span of a tensor that a kernel writes, allocated for it."""
     return _NOTHING if t is None else (t.data_ptr(), t.numel())
 
 
 def _refusal(t: Tensor) -> Exception:
+    """The error for a tensor that the kernels cannot read."""
     what = f"a tensor of shape {list(t.shape)}"
     if type(t) not in PLAIN or not t.is_cpu:
         return TypeError(
@@ -84,30 +85,30 @@ def _refusal(t: Tensor) -> Exception:
 
 
 class Tables:
-    """Tables ``[N, C]`` of any strides as the kernels take them; keeps them alive during the call."""
+    """Tables ``[N, C]`` of any strides in the kernels' form, kept alive during the call."""
 
     def __init__(self, dtype: torch.dtype, *tables: Tensor | None) -> None:
-        self.kept, kind = tables, statistics_dtype(dtype)
+        self.kept, wide = tables, statistics_dtype(dtype)
         numbers: list[int | None] = []
         for t in tables:
             if t is None:
                 numbers += (0, 0, 0, 0)
                 continue
-            if type(t) not in PLAIN or not t.is_cpu or t.dtype is not kind or t.dim() != 2:
-                raise _refusal_of_table(t, kind)
+            if type(t) not in PLAIN or not t.is_cpu or t.dtype is not wide or t.dim() != 2:
+                raise _refusal_of_table(t, wide)
             numbers += (t.data_ptr(), values_in_memory(t), *t.stride())
         self.arguments = (ctypes.c_int64 * len(numbers))(*numbers), len(tables)
 
 
-def _refusal_of_table(t: Tensor, kind: torch.dtype) -> TypeError:
+def _refusal_of_table(t: Tensor, dtype: torch.dtype) -> TypeError:
     return TypeError(
-        f"The CPU kernels take tables [N, C] of {kind} on the CPU, received {t.dtype} of shape {list(t.shape)} on "
+        f"The CPU kernels take tables [N, C] of {dtype} on the CPU, received {t.dtype} of shape {list(t.shape)} on "
         f"{t.device}; the formula's parameters must be where its input is."
     )
 
 
 def laid_out(x: Tensor) -> tuple[Tensor, tuple[int, int, int, int, int]]:
-    """`dense`, and `shape_of` it."""
+    """`dense(x)`, and its `shape_of`."""
     if not x.is_contiguous() or x.is_neg() or x._is_zerotensor():
         x, last = dense(x)
         return x, shape_of(x, last)
@@ -117,36 +118,37 @@ def laid_out(x: Tensor) -> tuple[Tensor, tuple[int, int, int, int, int]]:
     return x, (space == 1, samples, channels, space, threads())
 
 
-def kept_in(kind: torch.dtype, dtype: torch.dtype) -> int | None:
-    """How the kernels for ``dtype`` read what a layer keeps in ``kind``; None where they do not."""
-    if kind is dtype:
+def kept_in(tensor_dtype: torch.dtype, dtype: torch.dtype) -> int | None:
+    """How the kernels for ``dtype`` read tensors of ``tensor_dtype`` that a layer keeps; None where they cannot."""
+    if tensor_dtype is dtype:
         return NARROW
-    if kind is statistics_dtype(dtype):
+    if tensor_dtype is statistics_dtype(dtype):
         return WIDE
-    return DOUBLE if kind is torch.float64 else None
+    return DOUBLE if tensor_dtype is torch.float64 else None
 
 
 def as_parameters(
     dtype: torch.dtype, weight: Tensor | None, bias: Tensor | None
 ) -> tuple[Tensor | None, Tensor | None, int]:
-    """A layer's parameters as the kernels for ``dtype`` read them, converted if need be, and in which type they are."""
-    kind = dtype if weight is None else weight.dtype
-    if bias is not None and bias.dtype is not kind:
-        kind = bias.dtype if weight is None else statistics_dtype(dtype)
-    kept = kept_in(kind, dtype)
+    """A layer's parameters as the kernels for ``dtype`` read them, converted if necessary, and their `kept_in`."""
+    parameter_dtype = dtype if weight is None else weight.dtype
+    if bias is not None and bias.dtype is not parameter_dtype:
+        parameter_dtype = bias.dtype if weight is None else statistics_dtype(dtype)
+    kept = kept_in(parameter_dtype, dtype)
     if kept is None:
-        kind, kept = statistics_dtype(dtype), WIDE
-    return _in_dtype(weight, kind), _in_dtype(bias, kind), kept
+        parameter_dtype, kept = statistics_dtype(dtype), WIDE
+    return _in_dtype(weight, parameter_dtype), _in_dtype(bias, parameter_dtype), kept
 
 
-def _in_dtype(t: Tensor | None, kind: torch.dtype) -> Tensor | None:
+def _in_dtype(t: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """A parameter in a dtype and dense, converted if necessary; TypeError for one that is not floating."""
     if t is None:
         return None
-    if t.dtype is not kind:
+    if t.dtype is not dtype:
         if not t.is_floating_point():
             raise TypeError(f"A layer's parameters and statistics must be floating, received {t.dtype}; convert them.")
         check_memory(t)
-        t = t.detach().to(kind)
+        t = t.detach().to(dtype)
     if not t.is_contiguous():
         check_memory(t)
         t = t.detach().contiguous()
@@ -154,21 +156,21 @@ def _in_dtype(t: Tensor | None, kind: torch.dtype) -> Tensor | None:
 
 
 def resolved(t: Tensor) -> Tensor:
-    """A tensor whose memory holds what it says: not the negative of it, nor nothing, as autograd's zeros do."""
+    """A tensor whose memory holds its values, unlike a lazy negative, or autograd's zeros without memory."""
     if t.is_neg() or t._is_zerotensor():
         return torch.empty_like(t).copy_(t.detach())
     return t
 
 
 def in_dtype_of(p: Tensor | None, gradient: Tensor | None) -> Tensor | None:
-    """The gradient of a parameter that was converted."""
+    """The gradient of a parameter, converted back to the parameter's dtype."""
     if p is None or gradient is None or gradient.dtype is p.dtype:
         return gradient
     return gradient.to(p.dtype)
 
 
 def dense(x: Tensor) -> tuple[Tensor, bool]:
-    """``x`` in a layout that the kernels read, copied if need be, and whether its channels are neighbours."""
+    """``x`` in a layout that the kernels read, copied if necessary, and whether its channels are neighbours."""
     x = resolved(x)
     if x.is_contiguous():
         shape = x.shape
@@ -186,7 +188,7 @@ def like(x: Tensor, t: Tensor) -> Tensor: ...
 @overload
 def like(x: Tensor, t: None) -> None: ...
 def like(x: Tensor, t: Tensor | None) -> Tensor | None:
-    """``t``, of ``x``'s shape, in the layout of ``x``."""
+    """``t``, which has the shape of ``x``, in the layout of ``x``."""
     if t is None:
         return None
     if t.stride() == x.stride() and t.numel() == x.numel():
@@ -205,7 +207,7 @@ def matched(x: Tensor, t: Tensor) -> Tensor: ...
 @overload
 def matched(x: Tensor, t: None) -> None: ...
 def matched(x: Tensor, t: Tensor | None) -> Tensor | None:
-    """``t``, of ``x``'s shape, in the layout and the dtype of ``x``."""
+    """``t``, which has the shape of ``x``, in the layout and the dtype of ``x``."""
     t = like(x, t)
     if t is None or t.dtype is x.dtype:
         return t
@@ -214,16 +216,16 @@ def matched(x: Tensor, t: Tensor | None) -> Tensor | None:
 
 
 def of_bytes(mask: Tensor | None) -> Tensor | None:
-    """A mask as the kernels read it, a byte for each position."""
+    """A mask in the kernels' form, a byte for each position."""
     if mask is None:
         return None
     if mask.dtype is not torch.bool:
-        raise TypeError(f"A mask must be boolean, this one is {mask.dtype} now; do not assign to its .data.")
+        raise TypeError(f"A mask must be boolean, received {mask.dtype}; do not assign to its .data.")
     return mask.contiguous()
 
 
 def shape_of(x: Tensor, last: bool) -> tuple[int, int, int, int, int]:
-    """The first arguments of every kernel over ``[N, C, *space]``."""
+    """The arguments with which every kernel over ``[N, C, *space]`` begins."""
     shape = x.shape
     samples, channels = shape[0], shape[1]
     return last, samples, channels, x.numel() // (samples * channels), threads()

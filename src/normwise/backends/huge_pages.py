@@ -1,10 +1,10 @@
 """Large outputs on huge pages.
 
-The C library maps a large allocation afresh, and the kernel then clears and maps it page by page of 4 KB while
+The C library maps a large allocation anew, and the kernel then clears and maps it page by page of 4 KB while
 the output is written: that takes longer than the normalization itself. With ``madvise(MADV_HUGEPAGE)`` before the
-first touch it happens in steps of 2 MB. Linux distributions leave transparent huge pages to those who ask
-(``/sys/kernel/mm/transparent_hugepage/enabled`` says ``madvise``). Switched off by ``huge_pages(False)`` or by
-NORMWISE_HUGE_PAGES=0 in the environment; the cost of leaving it on is at most 2 MB more memory per large tensor.
+first write it happens in steps of 2 MB. Linux distributions give transparent huge pages only to programs that request
+them (``/sys/kernel/mm/transparent_hugepage/enabled`` says ``madvise``). ``huge_pages(False)``, or NORMWISE_HUGE_PAGES=0
+in the environment, switches them off; leaving them on costs at most 2 MB more memory per large tensor.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 from normwise.core.numbers import check_flag
 
 PAGE = 2 << 20
-#: Smaller outputs come from memory that the process holds already, and contain no whole huge page to speak of.
+#: Smaller outputs come from memory that the process already holds, and contain hardly a whole huge page.
 THRESHOLD = 2 * PAGE
 SYSTEM_FILE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _MADV_HUGEPAGE = 14
@@ -40,7 +40,16 @@ _madvise = _bind()
 
 
 def huge_pages(enabled: bool | None = None) -> bool:
-    """Switch huge pages for large outputs on or off for the process, or only ask; returns what holds now."""
+    """Switch huge pages for large outputs on or off for the process; returns whether they are on.
+
+    None, the default, changes nothing.
+
+    Raises TypeError for anything but True, False and None.
+
+    >>> before = huge_pages()
+    >>> huge_pages(False), huge_pages(before) == before
+    (False, True)
+    """
     global _enabled
     if enabled is not None:
         check_flag("huge_pages", "enabled", enabled)
@@ -49,7 +58,7 @@ def huge_pages(enabled: bool | None = None) -> bool:
 
 
 def system_huge_pages() -> str | None:
-    """What the system does about transparent huge pages: "always", "madvise" or "never"; None where it does not say."""
+    """The system's setting for transparent huge pages: "always", "madvise" or "never"; None if it does not say."""
     try:
         text = SYSTEM_FILE.read_text()
     except OSError:
@@ -58,8 +67,8 @@ def system_huge_pages() -> str | None:
 
 
 def empty_like(x: Tensor) -> Tensor:
-    """`torch.empty_like` for what a kernel writes, on huge pages where it is large and not on a device."""
-    # A function mode, such as that of `trace`, would take what is allocated here for a constant: a kernel fills it.
+    """`torch.empty_like` for a kernel's output, on huge pages where it is large and on the CPU."""
+    # A function mode, such as that of `trace`, would take this allocation for a constant, though a kernel fills it.
     if torch._C._len_torch_function_stack():  # pyright: ignore[reportAttributeAccessIssue]
         with torch._C.DisableTorchFunction():
             y = torch.empty_like(x)
@@ -69,6 +78,6 @@ def empty_like(x: Tensor) -> Tensor:
     if size >= THRESHOLD and _enabled and _madvise is not None and y.is_cpu:
         start = y.data_ptr()
         first = -(-start // PAGE) * PAGE
-        # A refusal (no such kernel option) leaves small pages: slower, not wrong.
+        # If the system refuses (no such kernel option), small pages are used: slower, not wrong.
         _madvise(first, (start + size) // PAGE * PAGE - first, _MADV_HUGEPAGE)
     return y

@@ -1,4 +1,4 @@
-"""What a backend offers: its functions by name, the required ones and those that it may have."""
+"""The functions of a backend, as protocols: the required ones and the optional ones."""
 
 from __future__ import annotations
 
@@ -63,21 +63,21 @@ class Backend(Protocol):
     ) -> tuple[Tensor, Tensor | None]: ...
 
 
-#: Mean and variance that are known, one of each channel, in any floating dtype.
+#: Known mean and variance, one of each channel, in any floating dtype.
 Known = tuple[Tensor, Tensor]
-#: Of x, residual, weight and bias, those that are needed; a parameter's in its shape and dtype.
+#: Gradients of x, residual, weight and bias, None if not needed; those of parameters in their shape and dtype.
 StandardizationGradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
-#: What a backend keeps of the statistics of rows for its own backward.
+#: The statistics of rows that a backend keeps for its own backward pass.
 RowTables = tuple[Tensor | None, ...]
-#: Of either term, weight and bias, those that are needed; a parameter's in its shape and dtype.
+#: Gradients of the sum's terms (one for both), weight and bias, None if not needed; parameters' in shape and dtype.
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 
-#: Of x, residual, α, s, weight and bias; of what is there, and x and the residual where they are needed.
+#: Gradients of x, residual, α, s, weight and bias, for the tensors that are there; of x and residual if needed.
 SquashGradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 
 
 class Standardization(Protocol):
-    """Standardization over plain pools, for all calls whose tensors are of the kinds that it was made for."""
+    """Standardization over plain pools, for all calls whose tensors are of the same kinds as the first ones."""
 
     def forward(
         self,
@@ -88,7 +88,7 @@ class Standardization(Protocol):
         known: Known | None,
         keep: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        """``y`` and, to ``keep`` for the backward, the table ``[2, N, groups]`` or ``[2, 1, C]`` of mean and variance.
+        """``y`` and, for the backward pass if ``keep``, the moments' table ``[2, N, groups]`` or ``[2, 1, C]``.
 
         ``known`` moments may change later on; the table does not.
         """
@@ -107,16 +107,16 @@ class Standardization(Protocol):
         values: bool,
         same: bool,
     ) -> StandardizationGradients:
-        """The gradients, those of x and the residual only where the ``values`` need them.
+        """The gradients; those of x and the residual only if ``values``.
 
-        ``same``: whether x, residual and parameters are of the kinds that it was made for, strides included.
+        ``same``: whether x, residual and parameters are still of the same kinds, strides included.
         """
         ...
 
 
 @runtime_checkable
 class Fused(Backend, Protocol):
-    """A backend that also standardizes over plain pools in one kernel each way: measured, pooled, applied."""
+    """A backend that also measures, pools and standardizes over plain pools in one kernel each way."""
 
     def standardization(
         self,
@@ -129,7 +129,7 @@ class Fused(Backend, Protocol):
         activation: Activation | None,
         known: Known | None,
     ) -> Standardization:
-        """For the kinds of these tensors; ``groups`` of channels in each sample, 0 for each channel over the batch."""
+        """The standardization for tensors of these kinds, over ``groups`` of channels in each sample; 0: the batch."""
         ...
 
 
@@ -154,7 +154,7 @@ class Rows(Backend, Protocol):
         residual: Tensor | None = None,
         activation: Activation | None = None,
     ) -> tuple[Tensor, RowTables]:
-        """For contiguous ``x``, seen as ``[rows, width]``; also what is to ``keep`` for the backward."""
+        """Normalize contiguous ``x``, seen as ``[rows, width]``; also the statistics to ``keep`` for the backward."""
         ...
 
     def rows_backward(
@@ -171,9 +171,9 @@ class Rows(Backend, Protocol):
         activation: Activation | None = None,
         flow: Tensor | None = None,
     ) -> StandardizationGradients:
-        """The gradients; ``grad_y`` is contiguous as well, ``needs`` says which ones.
+        """The gradients that ``needs`` selects; ``grad_y`` is contiguous as well.
 
-        ``flow`` ``[2, rows]`` in fp64 is what comes back through mean and variance, of rows around their mean.
+        ``flow`` ``[2, rows]`` in fp64 is the gradient of mean and variance, for rows around their mean.
         """
         ...
 
@@ -188,7 +188,7 @@ class Rows(Backend, Protocol):
         residual: Tensor | None = None,
         activation: Activation | None = None,
     ) -> tuple[Tensor, RowTables]:
-        """For contiguous ``x[N, C, *space]``, each pixel over its C channels."""
+        """Normalize contiguous ``x[N, C, *space]``, each pixel over its C channels."""
         ...
 
     def columns_backward(
@@ -204,19 +204,19 @@ class Rows(Backend, Protocol):
         activation: Activation | None = None,
         flow: Tensor | None = None,
     ) -> StandardizationGradients:
-        """As `rows_backward`."""
+        """See `rows_backward`."""
         ...
 
     def row_statistics(self, tables: RowTables) -> tuple[Tensor, Tensor]:
-        """Of what was kept: mean and rstd, one of each row or pixel, of rows around their mean."""
+        """Mean and rstd of each row or pixel from the kept tables, for rows around their mean."""
         ...
 
 
 @runtime_checkable
 class ModulatedRows(Backend, Protocol):
-    """A backend that also normalizes rows of which every ``per`` have an affine map of their own; see `Rows`.
+    """A backend that also normalizes rows with an affine map for every ``per`` of them; see `Rows`.
 
-    ``y = (plus + scale) z + shift`` of the normalized row z; the tables are ``[rows / per, width]``, of any floating
+    ``y = (plus + scale) z + shift`` for the normalized row z; the tables are ``[rows / per, width]``, of any floating
     dtype, and either may be absent (γ is 1 without a scale).
     """
 
@@ -232,7 +232,7 @@ class ModulatedRows(Backend, Protocol):
         center: bool,
         keep: bool,
     ) -> tuple[Tensor, RowTables]:
-        """For contiguous ``x``, seen as ``[rows, width]``; also what is to ``keep`` for the backward."""
+        """Normalize contiguous ``x``, seen as ``[rows, width]``; also the statistics to ``keep`` for the backward."""
         ...
 
     def modulated_rows_backward(
@@ -254,7 +254,7 @@ class ModulatedRows(Backend, Protocol):
 
 @runtime_checkable
 class RowsOfSums(Backend, Protocol):
-    """A backend that also normalizes the rows of a sum of two tensors, in the pass that adds them; see `Rows`."""
+    """A backend that also normalizes the rows of a sum of two tensors, in the same pass that adds them; see `Rows`."""
 
     def rows_of_sum(
         self,
@@ -267,7 +267,7 @@ class RowsOfSums(Backend, Protocol):
         center: bool,
         keep: bool,
     ) -> tuple[Tensor, Tensor, RowTables]:
-        """For contiguous tensors of one dtype: ``y``, the sum rounded to their dtype, of which ``y`` is, and tables."""
+        """For contiguous tensors of one dtype: ``y``, the sum that it is computed from, in their dtype, and tables."""
         ...
 
     def rows_of_sum_backward(
@@ -282,13 +282,13 @@ class RowsOfSums(Backend, Protocol):
         center: bool,
         needs: tuple[bool, bool, bool],
     ) -> Gradients:
-        """The gradients, the first of either term: what comes through ``y``, plus ``grad_sum``."""
+        """The gradients of the terms (the one through ``y``, plus ``grad_sum``), weight and bias."""
         ...
 
 
 @runtime_checkable
 class Squashing(Backend, Protocol):
-    """A backend that also has ``y = f(γ c(α x + s) + β + residual)`` in one pass each way.
+    """A backend that also computes ``y = f(γ c(α x + s) + β + residual)`` in one pass each way.
 
     The ``curve`` c is ``"tanh"`` or ``"erf"``; α and s are one number each, γ and β run along dimension ``dim``.
     """
@@ -305,7 +305,7 @@ class Squashing(Backend, Protocol):
         residual: Tensor | None,
         activation: Activation | None,
     ) -> Tensor:
-        """For contiguous ``x`` and ``residual`` of one dtype."""
+        """The result for contiguous ``x`` and ``residual`` of one dtype."""
         ...
 
     def squash_backward(
@@ -322,13 +322,13 @@ class Squashing(Backend, Protocol):
         activation: Activation | None,
         needs: tuple[bool, bool],
     ) -> SquashGradients:
-        """The gradients; ``needs`` says whether those of x and the residual are wanted."""
+        """The gradients; ``needs`` says whether those of x and the residual are needed."""
         ...
 
 
 @runtime_checkable
 class Responses(Backend, Protocol):
-    """A backend that also serves the responses of `core.responses`; ``tables`` are theirs, in their order."""
+    """A backend that also serves the responses of `core.responses`; ``tables`` are a response's, in their order."""
 
     def respond(self, x: Tensor, response: Response, tables: Sequence[Tensor], residual: Tensor | None) -> Tensor: ...
 
@@ -354,15 +354,15 @@ class Responses(Backend, Protocol):
 class Formulas(Backend, Protocol):
     """A backend that also runs recorded formulas, with both passes over the tensor, in one call each way.
 
-    What enters and leaves a program are contiguous tensors, fp32 or fp64 as its ports say.
+    Inputs and outputs of a program are contiguous tensors, fp32 or fp64 as its ports say.
     """
 
     def run(self, program: Program, dtype: torch.dtype, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
-        """A program alone, which writes the outputs; ``dtype`` is that of a tensor whose tables they are."""
+        """Run a program alone and write its outputs; ``dtype`` is that of the tensor to which the tables belong."""
         ...
 
     def prepare(self, recorded: RecordedFormula) -> Any:
-        """The formula as `normalize` and `normalize_backward` want it."""
+        """The formula in the form that `normalize` and `normalize_backward` need."""
         ...
 
     def normalize(
@@ -376,9 +376,9 @@ class Formulas(Backend, Protocol):
         leaving: Sequence[Tensor],
         measured: bool,
     ) -> tuple[Tensor, Tensor]:
-        """y and the tables, ``[1 + tables, N, C]``; what leaves the program besides them is written.
+        """y and the tables, ``[1 + tables, N, C]``; further outputs of the program are written to ``leaving``.
 
-        So are the first of those that enter, mean and variance and with a mask the counts, where ``measured``.
+        If ``measured``, the first of ``entering`` are written, too: mean, variance and, with a mask, the counts.
         """
         ...
 
@@ -396,16 +396,16 @@ class Formulas(Backend, Protocol):
         measured: bool,
         values: bool,
     ) -> tuple[Tensor | None, Tensor | None]:
-        """The gradients of x and the residual, where ``values`` need them; those of what entered are written."""
+        """The gradients of x and the residual, if ``values``; those of ``entering`` are written to ``leaving``."""
         ...
 
 
 @runtime_checkable
 class Remembering(Protocol):
-    """A backend that moves running statistics in one call."""
+    """A backend that updates running statistics in one call."""
 
     def remembers(self, dtype: torch.dtype, running: RunningStatistics) -> bool:
-        """Whether `remember` takes these buffers, of a layer whose input is of ``dtype``."""
+        """Whether `remember` supports these buffers, for a layer whose input is of ``dtype``."""
         ...
 
     def remember(
@@ -418,7 +418,7 @@ class Remembering(Protocol):
     ) -> bool:
         """`RunningStatistics.update_from_batch` for contiguous fp64 ``mean`` and ``var`` of ``count`` values each.
 
-        `remembers` was asked of such buffers. Without ``var`` the mean is a whole table, see `Standardization.forward`.
-        False, and nothing changed, where the statistics would not be finite: the layer's policy judges.
+        Only for buffers that `remembers` accepts. If ``var`` is None, ``mean`` is a table of `Standardization.forward`.
+        Returns False and changes nothing if the statistics would not be finite: the layer's policy then decides.
         """
         ...

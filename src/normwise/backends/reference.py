@@ -15,12 +15,12 @@ name = "reference"
 
 
 def unavailable() -> str | None:
-    """Why this backend cannot be used on this machine; None where it can."""
+    """The reason why this backend cannot be used on this machine; None where it can."""
     return None
 
 
 def serves(x: Tensor) -> bool:
-    """Whether the kernels take this tensor."""
+    """Whether the kernels support this tensor."""
     return True
 
 
@@ -123,7 +123,7 @@ def _coefficients(x: Tensor, tables: Sequence[Tensor], residual: Tensor | None) 
 def _with_backflow(
     grad_x: Tensor, x: Tensor, mean: Tensor, slope: Tensor | None, offset: Tensor | None, mask: Tensor | None
 ) -> Tensor:
-    """Add what flows back through the statistics."""
+    """Add the gradient that flows back through the statistics."""
     if slope is None or offset is None:
         return grad_x
     through = torch.addcmul(_over_space(offset, x), widen(x) - _over_space(mean, x), _over_space(slope, x))

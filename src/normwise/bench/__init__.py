@@ -1,1 +1,1 @@
-"""How fast is it? Every layer against torch's and against the papers' equations, checked before it is timed."""
+"""How fast is a layer? Every layer against torch's and the papers' equations, checked before it is timed."""

@@ -1,4 +1,4 @@
-"""What the allocator costs: a large tensor allocated, written and freed, against one that is kept and written again."""
+"""The cost of the allocator: a large tensor allocated, written and freed, against a kept one that is written again."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ try:
 except ImportError:  # Windows
     getrusage = None
 
-#: Above 32 MB, up to which glibc may keep a block by itself.
+#: Above 32 MB, up to which glibc may keep a freed block without any setting.
 SIZE = 64 << 20
 ROUNDS = 5
 _HUGE = 2 << 20
 
 
 class Cost(NamedTuple):
-    """Medians over the rounds, in ms and page faults (None where the system counts none): a tensor of ``size`` bytes
-    allocated, written and freed (``fresh``), and one that is kept written again (``kept``)."""
+    """Medians over the rounds, in ms and page faults (None if the system counts none): a tensor of ``size`` bytes
+    allocated, written and freed (``fresh``), and a kept one that is written again (``kept``)."""
 
     size: int
     fresh_ms: float
@@ -34,7 +34,7 @@ class Cost(NamedTuple):
     def anew(self) -> bool:
         """Whether a freed tensor's memory goes back to the system: at least every second huge page is mapped anew.
 
-        Where faults are not counted, whether that takes half as long again.
+        Without a count of faults: whether ``fresh`` takes half as long again as ``kept``.
         """
         if self.fresh_faults is None:
             return self.fresh_ms > 1.5 * self.kept_ms
@@ -42,7 +42,7 @@ class Cost(NamedTuple):
 
 
 def measure(size: int = SIZE, rounds: int = ROUNDS) -> Cost:
-    """Measure both in turn, after one round that does not count."""
+    """Measure both in turns, after one round that does not count."""
     kept = torch.empty(size, dtype=torch.uint8, device="cpu")
     functions = {"fresh": lambda: torch.empty_like(kept).fill_(1), "kept": lambda: kept.fill_(1)}
     found: dict[str, list[tuple[float, int]]] = {name: [] for name in functions}

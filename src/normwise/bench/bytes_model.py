@@ -1,4 +1,4 @@
-"""How many bytes a normalizer must move: the one model behind every "x of floor"."""
+"""The bytes that a normalizer must move: the one model behind every "x of floor"."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 from ..layers.normalizers import NORMALIZERS, default_groups
 
-#: Full passes over the activation tensor, (forward, backward), by where the statistics come from.
+#: Full passes over the activation tensor, (forward, backward), by the origin of the statistics.
 PASSES = {
     "known": (2, 3),  # 1R+1W; grad_y and x are read, grad_x is written
     "per sample": (2, 3),  # a group stays in the cache between its statistics and its normalization
@@ -14,7 +14,7 @@ PASSES = {
     "batch": (3, 5),
     "batch in tiles": (2, 3),  # contiguous: a channel's planes stay in the cache
 }
-#: What a core's second cache, or a multiprocessor's registers and shared memory, hold.
+#: The size of a core's second-level cache, or of a multiprocessor's registers and shared memory.
 TILE_BYTES = {"cpu": 1 << 20, "cuda": 1 << 17}
 DIRECTIONS = ("forward", "backward", "both")
 
@@ -35,10 +35,10 @@ def kind(layer: str, shape: tuple[int, ...], element_size: int, *, last: bool, d
     samples, channels, space = shape[0], shape[1], math.prod(shape[2:])
     tile = TILE_BYTES[device] // element_size
     if row.uses_batch:
-        # A mixture needs the batch's statistics and those of a whole sample before it can write anything.
+        # A mixture needs the statistics of the batch and of a whole sample before it can write anything.
         alone = "C" not in row.pool
         return "batch in tiles" if alone and not last and samples * space <= tile else "batch"
-    # In channels_last the values of one group lie among those of all others: the unit that is read is a sample.
+    # In channels_last the values of a group lie among those of all others: whole samples are read.
     pool = channels if last else _channels_of_a_pool(row.pool, channels)
     return "per sample" if pool * space <= tile else "per sample, large"
 

@@ -1,4 +1,4 @@
-"""What is measured, as plain data: a site in a net, and the cases that a grid makes of it."""
+"""The measurements as plain data: a site in a net, and the cases that a grid makes of it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROWS = ("token-layer", "token-rms")
 
 @dataclass(frozen=True)
 class Site:
-    """A place in a net: the shape that arrives there, and the layers (names of `SUBJECTS`) that stand there.
+    """A place in a net: the shape of its tensor, and the layers (names of `SUBJECTS`) to be measured there.
 
     ``epilogues`` are pairs of an activation and whether a residual is added; ``(None, False)`` is the layer alone.
     """
@@ -31,7 +31,7 @@ class Site:
 
 @dataclass(frozen=True)
 class Case:
-    """One cell of the grid. On a GPU ``threads`` is 0, and ``memory``, the regime of the CPU's, is empty."""
+    """One cell of the grid. On a GPU ``threads`` is 0, and ``memory``, a setting of the CPU's allocator, is empty."""
 
     layer: str
     net: str
@@ -45,7 +45,7 @@ class Case:
     memory: str = AS_IT_COMES
 
     def columns(self) -> dict[str, Any]:
-        """The case as a row of the CSV has it."""
+        """The case as a row of the CSV file."""
         shape = "x".join(map(str, self.shape))
         return asdict(self) | {"shape": shape, "activation": self.activation or "", "residual": int(self.residual)}
 
@@ -69,7 +69,7 @@ class Axes:
 
 
 def expand(sites: Iterable[Site], axes: Axes, layers: Sequence[str] | None = None) -> Iterator[Case]:
-    """Every case of the sites along the axes, of all layers or of some; a layout that a shape lacks is left out.
+    """Every case of the sites along the axes, of all layers or of some; a layout that a shape lacks is skipped.
 
     >>> site = Site("U-Net", (2, 64, 8, 8), ("batch",), ((None, False), ("relu", True)))
     >>> [(c.layout, c.activation) for c in expand([site], Axes(("fp32",), directions=("both",)))]

@@ -1,4 +1,4 @@
-"""Is a layer right? Output and gradients against fp64, before anything is timed."""
+"""Is a layer right? Output and gradients are compared with fp64 before anything is timed."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from .cases import DTYPES, LAYOUTS, Case
 from .subjects import Composed
 
-#: The largest error, over the largest magnitude, that still counts as right: a few roundings of the type, and what
-#: sums of many values add to them.
+#: The largest error, relative to the largest magnitude, that still counts as right: a few roundings of the dtype, and
+#: the rounding errors of long sums.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 2e-2}
-#: Where a derivative jumps this close by, a rounding decides for one side, and no gradient is asked for.
+#: Values this close to a jump of the derivative get no gradient, since rounding would decide for one side.
 _CLOSE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 5e-2}
-#: A sum this much smaller than its terms is 0 but for fp64's rounding.
+#: A sum this much smaller than its terms is 0 except for fp64's rounding.
 _NOTHING = 1e-10
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
@@ -45,9 +45,9 @@ def make_data(case: Case, device: torch.device) -> Data:
 
 
 def randomize(layer: nn.Module) -> None:
-    """Give every parameter and running statistic a value of its own: with γ = 1 and β = 0 an error may not show.
+    """Give every parameter and running statistic a random value: with γ = 1 and β = 0 an error may not show.
 
-    A gate stays below 1, beyond which its gradient is not the paper's.
+    A gate stays below 1; above, its gradient is not the paper's.
     """
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -58,15 +58,15 @@ def randomize(layer: nn.Module) -> None:
 
 
 def take_over(layer: nn.Module, source: nn.Module) -> None:
-    """Copy the state of ``source`` into ``layer``, which may know less of it."""
+    """Copy the state of ``source`` into ``layer``, which may lack some of it."""
     state = source.state_dict()
     layer.load_state_dict({name: state[name] for name in layer.state_dict()})
 
 
 class Oracle(NamedTuple):
-    """What a layer should give: output and gradients in fp64, by name, for the data with this ``grad_y``.
+    """The expected output and gradients in fp64, by name, for the data with this ``grad_y``.
 
-    ``sizes`` are what an error of each is compared with.
+    ``sizes`` are the magnitudes to which the errors are relative.
     """
 
     wanted: dict[str, Tensor]
@@ -89,9 +89,9 @@ def oracle(case: Case, exact: Composed, data: Data) -> Oracle:
     wanted = results(case, exact, Data(x, residual, grad_y))
     sizes = {name: t.abs().max().item() for name, t in wanted.items()}
     for name in wanted.keys() - {"y", "x", "residual"}:
-        # A parameter's gradient is a sum whose terms are of the size of grad_y · y, so many for each of its values.
-        # Where it is 0 because they cancel, as that of a gate between two equal things, they are what rounding errors
-        # are compared with; a rounding over a rounding would say nothing.
+        # A parameter's gradient is a sum of many terms of the size of grad_y · y. Where they cancel to 0, as for a gate
+        # between two equal branches, rounding errors are compared with the terms; comparing them with the rounding of
+        # the sum would say nothing.
         terms = ((grad_y * wanted["y"]).square().sum() / wanted[name].numel()).sqrt().item()
         if sizes[name] <= _NOTHING * terms:
             sizes[name] = terms
@@ -103,7 +103,7 @@ def _widened(t: Tensor) -> Tensor:
 
 
 def results(case: Case, layer: nn.Module, data: Data) -> dict[str, Tensor]:
-    """The output, and unless only the forward pass is asked for, the gradients of the inputs and parameters."""
+    """The output and, unless only the forward pass is measured, the gradients of the inputs and parameters."""
     inputs = {"x": data.x} if data.residual is None else {"x": data.x, "residual": data.residual}
     y = layer(*inputs.values())
     found = {"y": y.detach()}
@@ -115,7 +115,7 @@ def results(case: Case, layer: nn.Module, data: Data) -> dict[str, Tensor]:
 
 
 def error(case: Case, layer: nn.Module, data: Data, exact: Oracle) -> float:
-    """The largest error of output and gradients, each over the `Oracle`'s size; inf where one is not finite."""
+    """The largest error of output and gradients, each relative to the `Oracle`'s size; inf if one is not finite."""
     found = results(case, layer, data._replace(grad_y=exact.grad_y))
     worst = 0.0
     for name, wanted in exact.wanted.items():

@@ -1,4 +1,4 @@
-"""From what was asked for to the cases and options of a run, checked before anything is measured."""
+"""From the user's request to the cases and options of a run, checked before anything is measured."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .regimes import regimes
 from .subjects import SUBJECTS
 from .timing import CLOCKS, ROUNDS, Timer, cpu_timer, cuda_timer
 
-#: The tensor whose calls show the host's own time.
+#: The tensor that is so small that a call takes only host time.
 TINY = (2, 32, 8, 8)
 OVERHEAD_ROUNDS = 25
 _OVERHEAD_LAYERS = ("batch", "batch-eval", "group", "instance", "layer", "token-layer", "token-rms")
@@ -24,7 +24,7 @@ _OVERHEAD_LAYERS = ("batch", "batch-eval", "group", "instance", "layer", "token-
 
 @dataclass(frozen=True)
 class Request:
-    """What `normwise bench` takes; what is empty stands for the grid's own choice."""
+    """The options of `normwise bench`; an empty one means the grid's own choice."""
 
     device: str = "cpu"
     quick: bool = False
@@ -56,14 +56,14 @@ class Request:
 
     @property
     def kernels(self) -> str:
-        """The backend; on a GPU the kernels in Triton, which nothing chooses by itself before they are measured."""
+        """The backend; on a GPU the Triton kernels, which are never chosen automatically before they are measured."""
         return self.backend or ("triton" if self.on_gpu else AUTOMATIC)
 
     def cases(self) -> list[Case]:
-        """The grid. Raises `InputError` where the choices leave nothing of it."""
+        """The grid. Raises `InputError` if the choices leave nothing of it."""
         found = list(expand(self._sites(), self._axes(), self.layers))
         if not found:
-            raise InputError("No case is left: the layers, shapes and layouts that were asked for do not go together.")
+            raise InputError("No case is left: the layers, shapes and layouts that were given do not fit together.")
         return found
 
     def _sites(self) -> Sequence[Site]:
@@ -71,11 +71,12 @@ class Request:
             return [_given(shape, self.layers) for shape in self.shapes]
         if self.on_gpu:
             sites = [Site(*row) for row in grid_cuda.ROWS]
-            # The first of each net, which is its largest or nearly so.
+            # The first shape of each net, which is its largest or nearly so.
             return list({site.net: site for site in reversed(sites)}.values()) if self.quick else sites
         return grid_cpu.QUICK if self.quick else grid_cpu.SITES
 
     def _axes(self) -> Axes:
+        """The axes of the grid, with the request's choices."""
         dtypes, directions = ("fp32", "bf16"), ("forward", "both")
         if self.on_gpu:
             dtypes, directions = grid_cuda.DTYPES, grid_cuda.DIRECTIONS
@@ -88,22 +89,22 @@ class Request:
         )
 
     def thread_counts(self) -> tuple[int, ...]:
-        """The numbers of threads: one and all, or all for a quick run; nothing to choose on a GPU."""
+        """The numbers of threads: one and all, or all for a quick run; empty on a GPU."""
         if self.on_gpu:
             return (0,)
         counts = self.threads or ((torch.get_num_threads(),) if self.quick else (1, torch.get_num_threads()))
         return tuple(dict.fromkeys(counts))
 
     def memory(self) -> tuple[str, ...]:
-        """The regimes of the CPU's memory; none to choose on a GPU."""
+        """The memory regimes of the CPU; empty on a GPU."""
         return ("",) if self.on_gpu else regimes()
 
     def overhead_cases(self) -> list[Case]:
-        """The tiny tensor that shows what a call costs before any arithmetic."""
+        """Cases of a tiny tensor, which show the cost of a call before any arithmetic."""
         return list(expand([Site("tiny", TINY, _OVERHEAD_LAYERS)], Axes(("fp32",), LAYOUTS[:1], threads=(1,))))
 
     def options(self, rounds: int = ROUNDS) -> Options:
-        """What holds for every case."""
+        """The options that apply to every case."""
         device = torch.device(self.device)
         modes = ("compiled", "autotuned") if self.on_gpu else ("compiled",)
         compiled = modes if self.compile else ()
@@ -114,7 +115,7 @@ class Request:
 
 
 def check_device(device: str) -> None:
-    """Raises `InputError` for a device that there is not."""
+    """Raise `InputError` for a device that does not exist."""
     device_type, _, number = device.partition(":")
     _check_names("device", (device_type,), ("cpu", "cuda"))
     if device_type != device and not number.isdecimal():
@@ -128,7 +129,7 @@ def check_device(device: str) -> None:
 
 
 def _given(shape: tuple[int, ...], layers: tuple[str, ...]) -> Site:
-    """A site of the user's own: rows where the shape has no space, maps otherwise."""
+    """A site for the user's own shape: rows if the shape has no space, maps otherwise."""
     fitting = tuple(name for name in SUBJECTS if (name in ROWS) == (len(shape) == 2))
     if len(shape) < 2 or len(shape) > 5 or min(shape) < 1:
         raise InputError(f"shapes={'x'.join(map(str, shape))}: write NxCxHxW (1 to 3 spatial sizes), or NxC for rows.")

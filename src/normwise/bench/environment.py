@@ -1,4 +1,4 @@
-"""Where and with what a bench ran: the columns that must agree before two rows may be compared."""
+"""The machine and versions of a bench: the columns that must agree before two rows may be compared."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def today() -> str:
 
 
 def commit() -> str:
-    """The commit of the sources that run, with a + where files have changed since; empty outside of a checkout."""
+    """The commit of the running sources, with a + if files have changed since; empty outside of a checkout."""
     folder = Path(__file__).parent
     head, changes = (
         _git(folder, *arguments) for arguments in (["rev-parse", "--short", "HEAD"], ["status", "--porcelain", "."])

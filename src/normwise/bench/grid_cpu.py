@@ -1,4 +1,4 @@
-"""The shapes that are measured on a CPU: those of real nets, and tiny and odd ones."""
+"""The shapes to measure on a CPU: those of real nets, and tiny and odd ones."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SITES = (
     Site("odd", (67, 333), ("token-layer", "token-rms")),
     Site("tiny", (2, 32, 8, 8), CLASSIC + PAPERS),
 )
-#: What `--quick` measures, forward and backward together, in fp32.
+#: The cases of `--quick`, forward and backward together, in fp32.
 QUICK = (
     Site("ResNet-50", (8, 256, 28, 28), CLASSIC),
     Site("ResNet-50", (8, 256, 28, 28), ("batch", "group"), (("relu", True),)),

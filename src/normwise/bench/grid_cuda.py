@@ -1,4 +1,4 @@
-"""The shapes that are measured on a GPU, as plain rows: net, shape, layers, and epilogues (activation, residual).
+"""The shapes to measure on a GPU, as plain rows: net, shape, layers, and epilogues (activation, residual).
 
 The fields are those of `cases.Site`: ``[Site(*row) for row in ROWS]``.
 """
@@ -67,7 +67,7 @@ ROWS: tuple[Row, ...] = (
     ("LLM", (4096, 8192), _TOKENS, _ALONE),
     ("LLM", (4096, 16384), _TOKENS, _ALONE),
     ("LLM", (2048, 32768), _TOKENS, _ALONE),
-    # Sizes at which the host decides, or nothing is a power of two.
+    # Sizes at which host time dominates, or nothing is a power of two.
     ("tiny", (2, 32, 8, 8), _CLASSIC, _ALONE),
     ("odd", (3, 96, 17, 19), _CLASSIC, _ALONE),
     ("odd", (67, 333), _TOKENS, _ALONE),

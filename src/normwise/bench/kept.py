@@ -1,4 +1,4 @@
-"""What a layer keeps for its backward pass, in bytes: against torch's norm and the activation behind it."""
+"""The bytes that a layer keeps for its backward pass, against torch's norm and the activation behind it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _IN_PLACE = ("relu", "leaky_relu", "silu")
 
 
 class Subject(NamedTuple):
-    """A normalizer and the activation behind it; ``lean`` where ours can keep the output alone."""
+    """A normalizer and the activation behind it; ``lean`` if ours can keep the output alone."""
 
     name: str
     native: Callable[[int], nn.Module]
@@ -32,7 +32,8 @@ class Subject(NamedTuple):
 
 
 def _subjects() -> Iterator[Subject]:
-    kinds: tuple[tuple[str, Callable[[int], nn.Module], Callable[..., nn.Module]], ...] = (
+    """Every normalizer with every activation."""
+    norms: tuple[tuple[str, Callable[[int], nn.Module], Callable[..., nn.Module]], ...] = (
         ("batch", nn.BatchNorm2d, layers.BatchNorm2d),
         (
             "group",
@@ -45,7 +46,7 @@ def _subjects() -> Iterator[Subject]:
             lambda c, **o: layers.InstanceNorm2d(c, affine=True, **o),
         ),
     )
-    for name, native, ours in kinds:
+    for name, native, ours in norms:
         for activation in (None, "leaky_relu", "relu", "silu"):
             yield Subject(name, native, ours, activation, activation in (None, "leaky_relu"))
 
@@ -53,7 +54,7 @@ def _subjects() -> Iterator[Subject]:
 def kept_bytes(run: Callable[[Tensor], Tensor], x: Tensor, *parameters: Tensor) -> int:
     """The bytes that the graph of ``run(x)`` keeps alive for the backward pass, without those of the parameters.
 
-    Counted are the storages that autograd saves, each once, and the tables that this package's passes keep beside.
+    Counted are the storages that autograd saves, each once, and the tables that this package's passes also keep.
 
     >>> x = torch.ones(8, requires_grad=True)
     >>> kept_bytes(torch.exp, x), kept_bytes(lambda x: x.exp().sin(), x)   # exp keeps its output, which is sin's input
@@ -69,7 +70,7 @@ def kept_bytes(run: Callable[[Tensor], Tensor], x: Tensor, *parameters: Tensor) 
 
 
 def _beside(node: Any) -> list[Tensor]:
-    """The tables of our passes in the graph of a node."""
+    """The tables that this package's passes keep in the graph of a node."""
     found: list[Tensor] = []
     waiting, seen = [node], set()
     while waiting:
@@ -86,11 +87,11 @@ def _beside(node: Any) -> list[Tensor]:
 def rows(
     shape: Sequence[int] = SHAPE, dtypes: Sequence[str] = ("fp32", "bf16"), names: Sequence[str] = ()
 ) -> Iterator[dict[str, str]]:
-    """A row for each subject and dtype: bytes for each value of x, the convolution's input behind it included.
+    """A row for each subject and dtype: bytes for each value of x, including the input of a convolution behind it.
 
-    A convolution behind keeps its input in any case: where that is what the layer keeps, the layer costs nothing.
+    A convolution keeps its input anyway: if the layer keeps that same tensor, the layer costs nothing.
 
-    Raises `InputError` for a shape of other than four dimensions and for layers that are not looked at.
+    Raises `InputError` for a shape that does not have four dimensions and for layers that are not measured here.
     """
     subjects = [subject for subject in _subjects() if subject.name in (names or NAMES)]
     if len(shape) != 4 or set(names) - set(NAMES):
@@ -114,6 +115,7 @@ def rows(
 
 
 def _native(subject: Subject, channels: int, *, in_place: bool) -> list[nn.Module] | None:
+    """torch's norm and activation; None if the activation cannot be computed in place."""
     norm = subject.native(channels)
     if subject.activation is None:
         return None if in_place else [norm]

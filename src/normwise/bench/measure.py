@@ -20,7 +20,7 @@ from .subjects import SUBJECTS, baselines, ours
 from .timing import ROUNDS, Timer
 
 AUTOMATIC = "automatic"
-#: Columns of milliseconds, in the order in which they are shown.
+#: Columns of milliseconds, in the order of the tables.
 CONTESTANTS = ("ours", "native", "compiled", "autotuned", "paper", *PEERS)
 RESULTS = (
     *("status", "message", "error", "baseline_error"),
@@ -28,12 +28,12 @@ RESULTS = (
     *("ratio", "x_of_floor", "gb_per_s", "copy_gb_per_s", "served_by"),
 )
 OK, WRONG, FAILED = "ok", "wrong", "failed"
-# Without CUDA graphs, as all contestants: the time between two events does not contain the host's own time.
+# Without CUDA graphs, as for all contestants: the time between two events does not include host time.
 _MODES = {"compiled": None, "autotuned": "max-autotune-no-cudagraphs"}
 
 
 class Options(NamedTuple):
-    """What holds for every cell. ``compiled`` are columns: "compiled" (the default mode) and "autotuned"."""
+    """The options for every cell. ``compiled`` are columns: "compiled" (the default mode) and "autotuned"."""
 
     device: torch.device
     timer: Timer
@@ -44,22 +44,23 @@ class Options(NamedTuple):
 
 
 def measure(case: Case, options: Options) -> dict[str, Any]:
-    """The results of one case, by column; a layer that is wrong is not timed, one that fails says why."""
+    """The results of one case, by column; a wrong layer is not timed, a failing one reports its error."""
     if options.device.type == "cpu":
         build_kernels(DTYPES[case.dtype])
     torch.manual_seed(0)
-    # torch's layers do not ask which backend was chosen, so the choice may hold for the whole cell.
+    # torch's layers ignore the chosen backend, so the choice may hold for the whole cell.
     chosen = nullcontext() if options.backend == AUTOMATIC else use_backend(options.backend)
     try:
         with chosen:
             return _measured(case, options)
-    except RuntimeError as problem:  # out of memory among them: the other cells go on
+    except RuntimeError as problem:  # for example out of memory: the other cells are still measured
         return {"status": FAILED, "message": f"{type(problem).__name__}: {problem}".splitlines()[0]}
     finally:
         torch.compiler.reset()
 
 
 def _measured(case: Case, options: Options) -> dict[str, Any]:
+    """Check and time one case, whose backend is already chosen."""
     data = make_data(case, options.device)
     layer = ours(case)
     randomize(layer)
@@ -87,6 +88,7 @@ def _prepared(case: Case, layer: Any, device: torch.device) -> Any:
 def _timed(
     case: Case, options: Options, data: Data, contestants: dict[str, nn.Module], baseline: str
 ) -> dict[str, Any]:
+    """Time the contestants, and compute the figures."""
     for column in options.compiled:
         contestants[column] = torch.compile(contestants[baseline], mode=_MODES[column])  # type: ignore[assignment]
     for name, make in PEERS.items() if options.peers else ():
@@ -101,7 +103,7 @@ def _timed(
 
 
 def step(case: Case, layer: nn.Module, data: Data) -> Callable[[], object]:
-    """What is timed: a forward pass without a graph, a backward pass alone, or both."""
+    """The step to be timed: a forward pass without a graph, a backward pass alone, or both."""
     inputs = [t for t in (data.x, data.residual) if t is not None]
     leaves = [*inputs, *(p for p in layer.parameters() if p.requires_grad)]
 
@@ -119,6 +121,7 @@ def step(case: Case, layer: nn.Module, data: Data) -> Callable[[], object]:
 
 
 def _figures(case: Case, device: str, seconds: dict[str, float], baseline: str) -> dict[str, Any]:
+    """The columns of a timed row: milliseconds, ratios, floor and bandwidth."""
     element = torch.empty(0, dtype=DTYPES[case.dtype]).element_size()
     size = math.prod(case.shape) * element
     moved = floor_bytes(

@@ -1,4 +1,4 @@
-"""The bench as one HTML file that needs nothing beside itself."""
+"""The bench as one HTML file that needs no other file."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ def _heading(rows: Sequence[Row]) -> str:
 
 
 def _about(rows: Sequence[Row]) -> str:
+    """The machine, versions and settings of the rows, as a paragraph."""
     row = rows[0]
     dates = sorted({row[environment.DATE] for row in rows})
     facts = {
@@ -52,6 +53,7 @@ def _about(rows: Sequence[Row]) -> str:
 
 
 def _pictures(rows: Sequence[Row]) -> list[str]:
+    """The pictures of each panel, with their headings."""
     shown = panels(rows)
     parts = [
         "<h2>Speed-up</h2>",

@@ -1,4 +1,4 @@
-"""The papers' equations as one would first write them down in PyTorch: what a layer that torch lacks is timed against.
+"""The papers' equations in straightforward PyTorch, against which layers that torch lacks are timed.
 
 In fp64 they are also the oracle of these layers. Parameters and buffers are named as in `normwise.layers`.
 """
@@ -51,7 +51,7 @@ def _batch_moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class SwitchableNorm(_Paper):
-    """Luo et al. 2018, arXiv:1806.10779, equations 3 to 5: the three statistics by way of the instance's."""
+    """Luo et al. 2018, arXiv:1806.10779, equations 3 to 5: the three statistics, computed from the instance's."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, tracked=True)

@@ -1,4 +1,4 @@
-"""Other people's fused layers, where they are installed."""
+"""Fused layers of other packages, if they are installed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .cases import Case
 
 
 def liger(case: Case) -> nn.Module | None:
-    """The layer of liger_kernel, if it has one that takes this case."""
+    """The layer of liger_kernel, if it has one for this case."""
     if case.activation or case.residual or find_spec("liger_kernel") is None:
         return None
     package = import_module("liger_kernel.transformers")
@@ -33,7 +33,7 @@ class _QuackRMSNorm(nn.RMSNorm):
 
 
 def quack(case: Case) -> nn.Module | None:
-    """The layer of quack, if it has one that takes this case."""
+    """The layer of quack, if it has one for this case."""
     if case.activation or case.residual or case.layer != "token-rms" or find_spec("quack") is None:
         return None
     return _QuackRMSNorm(case.shape[-1], eps=1e-6)

@@ -1,4 +1,4 @@
-"""The two pictures of a bench: the speed-up of every layer at every shape, and how far the roof is."""
+"""The two pictures of a bench: the speed-up of every layer at every shape, and the bandwidth under the roof."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .storage import Row
 from .summary import DIRECTION_TITLES, FUSED, baseline, by_layer, groups, place, tensor_bytes, timed, title
 
 CELL_WIDTH, CELL_HEIGHT, NAMES, HEAD = 46, 22, 160, 140
-#: Below 1 towards orange, above towards blue; the text in the cell says the same.
+#: Ratios below 1 tend to orange, above 1 to blue; the text in the cell says the same.
 _SLOWER, _EVEN, _FASTER = (230, 133, 62), (238, 240, 242), (92, 158, 214)
 ROOF_WIDTH, ROOF_HEIGHT = 860, 420
 
@@ -48,7 +48,7 @@ def _cell(x: float, y: float, row: Row) -> list[str]:
 
 
 def shade(ratio: float) -> str:
-    """The colour of a ratio: even at 1, full at a quarter and at 8.
+    """The colour of a ratio: neutral at 1, saturated at a quarter and at 8.
 
     >>> shade(1.0), shade(8.0)
     ('#eef0f2', '#5c9ed6')
@@ -63,7 +63,7 @@ def shade(ratio: float) -> str:
 def roofline(rows: Sequence[Row]) -> str:
     """Achieved bandwidth (the floor's bytes over the time) against the size of the tensor, and the roof: a copy's."""
     rows = timed(rows)
-    looks = styles(dict.fromkeys(row["layer"] for row in rows))
+    line_styles = styles(dict.fromkeys(row["layer"] for row in rows))
     megabytes = [tensor_bytes(row) / 2**20 for row in rows]
     rates = [float(row[name]) for row in rows for name in ("gb_per_s", "copy_gb_per_s")]
     x = svg.LogScale(megabytes, 64, ROOF_WIDTH - 200)
@@ -71,11 +71,11 @@ def roofline(rows: Sequence[Row]) -> str:
     parts = _axes(x, y)
     parts.append(svg.line([(x(size), y(rate)) for size, rate in roof(rows)], "roof"))
     for row in rows:
-        look = looks[row["layer"]]
+        look = line_styles[row["layer"]]
         hint = f"{place(row)}: {row['gb_per_s']} GB/s of {row['copy_gb_per_s']}"
         point = x(tensor_bytes(row) / 2**20), y(float(row["gb_per_s"]))
         parts.append(svg.dot(*point, look.color, look.glyph, hint))
-    parts += _legend(rows, looks)
+    parts += _legend(rows, line_styles)
     label = "Achieved bandwidth of each layer against the size of its tensor, below the bandwidth of a copy."
     return svg.document(ROOF_WIDTH, ROOF_HEIGHT, parts, label)
 
@@ -99,19 +99,19 @@ def _axes(x: svg.LogScale, y: svg.LogScale) -> list[str]:
     return parts
 
 
-def _legend(rows: Sequence[Row], looks: dict[str, Style]) -> list[str]:
+def _legend(rows: Sequence[Row], line_styles: dict[str, Style]) -> list[str]:
     left = ROOF_WIDTH - 186
     parts = [svg.line([(left, 20), (left + 16, 20)], "roof"), svg.text(left + 24, 24, "copy of the tensor")]
     titles = {row["layer"]: title(row | {"activation": "", "residual": "0"}) for row in rows}
     for i, (layer, name) in enumerate(titles.items(), start=1):
         y = 20 + i * 20
-        parts.append(svg.dot(left + 8, y, looks[layer].color, looks[layer].glyph, name))
+        parts.append(svg.dot(left + 8, y, line_styles[layer].color, line_styles[layer].glyph, name))
         parts.append(svg.text(left + 24, y + 4, name))
     return parts
 
 
 def panels(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """The timed rows by what no picture mixes: direction, dtype, layout, threads and memory, in words."""
+    """The timed rows of each picture, by direction, dtype, layout, threads and memory, in words."""
 
     def panel(row: Row) -> str:
         count = f", threads: {row['threads']}" if row["threads"] != "0" else ""

@@ -1,6 +1,6 @@
-"""Memory as the allocator comes, and memory that is kept: what each is measured in, a process of its own.
+"""The two memory regimes, the allocator's default and kept memory; each is measured in a process of its own.
 
-`reuse_memory` cannot be undone, and what one regime has allocated must not serve the other.
+`reuse_memory` cannot be undone, and memory that one regime has allocated must not serve the other.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ AS_IT_COMES, REUSED = "as it comes", "reused"
 
 
 def regimes() -> tuple[str, ...]:
-    """Both, or where the allocator has no such setting, as it comes."""
+    """Both regimes, or only the default one if the allocator has no such setting."""
     return (AS_IT_COMES,) if unavailable() else (AS_IT_COMES, REUSED)
 
 
@@ -30,7 +30,7 @@ def here(_memory: str, function: Callable[..., Any], *arguments: object) -> Any:
 class Processes:
     """One process for each regime, started when it is first needed; a context manager that ends them.
 
-    Where none of them is kept memory, everything runs in the caller's own process.
+    If kept memory is not among them, everything runs in the caller's own process.
     """
 
     def __init__(self, memories: Sequence[str]) -> None:
@@ -56,13 +56,15 @@ class Processes:
 
 
 class _Process:
+    """A process that measures in one memory regime, and its pipe."""
+
     def __init__(self, memory: str) -> None:
         # Started anew, not forked: a fork would inherit the caller's heap and its threads' locks.
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._memory = memory
         self._process = context.Process(target=_serve, args=(theirs, memory))
-        # Ctrl-C reaches every process of a terminal, and this one is the caller's to end: deaf from its first moment.
+        # Ctrl-C reaches every process of a terminal; this one must ignore it from the start, since the caller ends it.
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             self._process.start()
@@ -79,7 +81,7 @@ class _Process:
             code = self._process.exitcode
             raise RuntimeError(
                 f"The process that measured with memory {self._memory} ended with exit code {code}; -9 means that the "
-                "system had too little memory. The same command goes on behind it."
+                "system had too little memory. Repeat the same command to continue after this cell."
             ) from None
         if error is not None:
             raise error
@@ -92,8 +94,8 @@ class _Process:
 
 
 def _serve(pipe: Connection, memory: str) -> None:
-    """Answer calls until the other side is gone."""
-    # Where that is not inherited.
+    """Answer calls until the other process closes the pipe."""
+    # For systems where that setting is not inherited.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if memory == REUSED:
         reuse_memory()
@@ -104,5 +106,5 @@ def _serve(pipe: Connection, memory: str) -> None:
             return
         try:
             pipe.send((function(*arguments), None))
-        except Exception as error:  # it is the caller's
+        except Exception as error:  # it is raised again in the caller
             pipe.send((None, error))

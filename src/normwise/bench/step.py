@@ -1,4 +1,4 @@
-"""What a whole training step gains: nets with torch's normalizers, with ours, and with none."""
+"""The gain of a whole training step: nets with torch's normalizers, with ours, and with none."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from .step_nets import KINDS, NETS, REDUCTION, parts
 from .storage import Row, Rows
 from .sweep import is_of, threads
 
-#: The last normalizer of a residual branch may start at 0; so far from it, every kernel's result reaches the loss.
+#: The last normalizer of a residual branch may start at 0; this much away from it, every kernel affects the loss.
 _WEIGHT = 0.5
-#: Of the loss of one step, between torch's and ours.
+#: The allowed difference of the losses of one step, between torch's normalizers and ours.
 TOLERANCE = {"fp32": 1e-3, "bf16": 5e-2}
 COLUMNS = (
     *("net", "norm", "dtype", "layout", "shape", "threads", "memory", "status", "message"),
@@ -33,8 +33,8 @@ _LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 class Step(NamedTuple):
-    """One training step: a key of `NETS`, its normalizer, the type (bf16 by autocast), the layout, the input's shape,
-    the regime of memory."""
+    """One training step: a key of `NETS`, its normalizer, the dtype (bf16 by autocast), the layout, the input's shape,
+    the memory regime."""
 
     net: str
     norm: str
@@ -45,7 +45,7 @@ class Step(NamedTuple):
     memory: str = AS_IT_COMES
 
     def columns(self) -> dict[str, Any]:
-        """The step as a row of the CSV has it."""
+        """The step as a row of the CSV file."""
         return self._asdict() | {"shape": "x".join(map(str, self.shape))}
 
 
@@ -57,9 +57,9 @@ def steps(
     shapes: Collection[tuple[int, ...]] = (),
     memory: Collection[str] = (AS_IT_COMES,),
 ) -> list[Step]:
-    """The steps of all nets; of normalizers and types all, or some, and of shapes each net's own, or those it takes.
+    """The steps of all nets: all normalizers and dtypes or some, and each net's own shape or the given ones that fit.
 
-    Raises ValueError for shapes that no net takes, and where nothing is left.
+    Raises ValueError for shapes that fit no net, and if nothing is left.
     """
     for shape in shapes:
         if not any(_takes(net.shape, shape) for net in NETS.values()):
@@ -84,7 +84,7 @@ def steps(
 
 
 def _takes(own: tuple[int, ...], shape: tuple[int, ...]) -> bool:
-    """Whether the net whose input is ``own`` takes inputs of a shape."""
+    """Whether the net whose own input shape is ``own`` accepts inputs of ``shape``."""
     return len(shape) == len(own) and shape[1] == own[1] and all(n > 0 and n % REDUCTION == 0 for n in shape[2:])
 
 
@@ -128,7 +128,7 @@ def _measured(step: Step, options: Options) -> dict[str, Any]:
 
 
 def measure(step: Step, options: Options) -> dict[str, Any]:
-    """The three nets interleaved, after the losses of torch's and ours were found to agree."""
+    """Time the three nets interleaved, after a check that the losses of torch's and ours agree."""
     trainers = {kind: _Trainer(step, kind, options.device) for kind in KINDS}
     losses = {name: trainer.step() for name, trainer in trainers.items()}
     error = abs(losses["ours"] - losses["native"]) / abs(losses["native"])
@@ -141,7 +141,7 @@ def measure(step: Step, options: Options) -> dict[str, Any]:
 
 
 class _Trainer:
-    """A net with its data and optimizer, the same start for every kind of normalizer."""
+    """A net with its data and optimizer, with the same start for all normalizers."""
 
     def __init__(self, step: Step, kind: str, device: torch.device) -> None:
         last = step.layout == "channels_last"
@@ -155,7 +155,7 @@ class _Trainer:
                     module.weight.fill_(_WEIGHT)
         generator = torch.Generator().manual_seed(0)
         self.x = torch.randn(step.shape, generator=generator).to(device, memory_format=layout)
-        # So small a rate that the net without normalizers survives any number of rounds.
+        # A rate so small that the net without normalizers stays stable for any number of rounds.
         self.optimizer = torch.optim.SGD(self.net.parameters(), lr=1e-6, momentum=0.9)
         self.narrow = step.dtype == "bf16"
 

@@ -1,4 +1,4 @@
-"""The nets whose training step is measured: with torch's normalizers, with ours in their place, and with none."""
+"""The nets whose training step is measured: with torch's normalizers, with ours instead, and with none."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ _IN_PLACE = ("relu", "leaky_relu")
 
 
 class Parts(NamedTuple):
-    """What a net is built of: ``norm``, from channels to a normalizer (or "none"), and ``behind``, from channels and an
-    activation to a normalizer with what follows it, fused where it is ours."""
+    """The parts of a net: ``norm`` makes a normalizer (or "none") from channels, ``behind`` one from channels and an
+    activation, which follows it and is fused where the normalizer is ours."""
 
     norm: Norm
     behind: Callable[[int, str | None], nn.Module]
 
 
-#: Of a net.
+#: The normalizers of a net: this package's, torch's, or none.
 KINDS = ("ours", "native", "none")
 
 
 def parts(kind: str, normalizer: str, rank: int) -> Parts:
-    """The parts of one of the `KINDS` for a normalizer of `SUBJECTS` over so many spatial dimensions."""
+    """The parts for one of the `KINDS`, a normalizer of `SUBJECTS`, and the number of spatial dimensions."""
     subject = SUBJECTS[normalizer]
     if kind == "ours":
         return Parts(
@@ -53,7 +53,7 @@ def parts(kind: str, normalizer: str, rank: int) -> Parts:
 
 
 class _Conditioned(nn.Module):
-    """Normalize, activate, convolve, twice, the time step added between, beside a shortcut."""
+    """Normalize, activate, convolve, twice, with the time step added in between, and a shortcut."""
 
     def __init__(self, inputs: int, outputs: int, behind: Callable[[int, str | None], nn.Module]) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class DiffusionUNet(nn.Module):
 
 
 class VolumeUNet(nn.Module):
-    """A 3-D U-Net as nnU-Net (Isensee et al. 2021) configures it: convolve, normalize, LeakyReLU, twice a stage."""
+    """A 3-D U-Net as configured by nnU-Net (Isensee et al. 2021): convolve, normalize, LeakyReLU, twice a stage."""
 
     def __init__(self, parts: Parts, widths: tuple[int, ...] = (16, 32, 64)) -> None:
         super().__init__()
@@ -121,6 +121,8 @@ class VolumeUNet(nn.Module):
 
 
 class _ConvNeXtBlock(nn.Module):
+    """A ConvNeXt block: depthwise 7×7 convolution, LayerNorm, two 1×1 convolutions with a GELU, plus x."""
+
     def __init__(self, width: int, parts: Parts) -> None:
         super().__init__()
         self.branch = nn.Sequential(
@@ -143,7 +145,7 @@ def convnext(parts: Parts, widths: tuple[int, ...] = (96, 192, 384), depths: tup
 
 
 class Trained(NamedTuple):
-    """A net, the input of its step, and the types and layouts in which it is trained."""
+    """A net, the shape of its input, and the dtypes and layouts in which it is trained."""
 
     title: str
     shape: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""Rows on disk: a CSV file that grows by whole rows, in one process at a time."""
+"""Rows on disk: a CSV file to which one process at a time appends whole rows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Rows:
 
     A last row that was cut off by a kill is dropped when the file is opened; all whole rows stay.
 
-    Raises `InputError` for a file that cannot be written, that another process writes to, or of other columns.
+    Raises `InputError` for a file that cannot be written, that another process is writing to, or with other columns.
     """
 
     def __init__(self, path: Path, columns: Sequence[str]) -> None:
@@ -56,7 +56,7 @@ class Rows:
         return read_rows(self.path)
 
     def append(self, row: Mapping[str, Any]) -> Row:
-        """Add a row, which is on disk when this returns; the same as it will be read again."""
+        """Add a row, which is on disk when this returns; returns it as it will be read again."""
         text = {name: shown(row.get(name)) for name in self.columns}
         self._write(text.values())
         return text
@@ -69,7 +69,7 @@ class Rows:
 
 
 def shown(value: Any) -> str:
-    """A value as the file has it: numbers with four digits, line ends as blanks (a row is one line).
+    """A value in the form of the file: numbers with four digits, line ends as blanks (a row is one line).
 
     >>> shown(0.000123456), shown(None), shown(3)
     ('0.0001235', '', '3')
@@ -80,7 +80,7 @@ def shown(value: Any) -> str:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """All rows of a file; none where there is no file."""
+    """All rows of a file; an empty list if there is no file."""
     if not path.exists():
         return []
     with path.open(encoding="utf-8", newline="") as file:

@@ -1,4 +1,4 @@
-"""The layers that are measured: ours, torch's, and the paper's equation written down."""
+"""The layers to measure: ours, torch's, and the paper's equation."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Subject(NamedTuple):
 
 
 class PixelLayerNorm(nn.LayerNorm):
-    """LayerNorm over the channels of maps as nets write it with torch's operator: permute, normalize, permute."""
+    """LayerNorm over the channels of maps, as nets write it with torch's operator: permute, normalize, permute."""
 
     def forward(self, input: Tensor) -> Tensor:
         rows = F.layer_norm(input.movedim(1, -1), self.normalized_shape, self.weight, self.bias, self.eps)
@@ -38,7 +38,7 @@ class PixelLayerNorm(nn.LayerNorm):
 
 
 class PixelRMSNorm(nn.RMSNorm):
-    """The same with RMSNorm."""
+    """`PixelLayerNorm` with RMSNorm."""
 
     def forward(self, x: Tensor) -> Tensor:
         rows = F.rms_norm(x.movedim(1, -1), self.normalized_shape, self.weight, self.eps)
@@ -46,7 +46,7 @@ class PixelRMSNorm(nn.RMSNorm):
 
 
 class Composed(nn.Module):
-    """A layer, then the residual, then the activation; in place where torchvision's nets do it in place."""
+    """A layer, then the residual, then the activation; in place where torchvision's nets do so."""
 
     inner: nn.Module
 
@@ -67,7 +67,7 @@ class Composed(nn.Module):
         return y
 
     def distance_to_kink(self, x: Tensor, residual: Tensor | None) -> Tensor | None:
-        """How far each value is from where the derivative jumps, on one side or the other; None if it does not."""
+        """The distance of each value from a jump of the derivative; None if there is no jump."""
         if self.activation is not None and self.activation.name in ("relu", "leaky_relu"):
             return self._before_activation(x, residual)
         own = getattr(self.inner, "distance_to_kink", None)
@@ -78,8 +78,8 @@ def _of_rank(family: str, package: Any = layers, **fixed: Any) -> Make:
     return lambda channels, rank, **options: getattr(package, f"{family}{rank}d")(channels, **fixed, **options)
 
 
-def _paper(kind: Callable[..., nn.Module]) -> Make:
-    return lambda channels, _rank: kind(channels)
+def _paper(layer_class: Callable[..., nn.Module]) -> Make:
+    return lambda channels, _rank: layer_class(channels)
 
 
 SUBJECTS = {
@@ -149,13 +149,13 @@ SUBJECTS = {
 
 
 def ours(case: Case) -> nn.Module:
-    """The layer of this package, residual and activation fused."""
+    """The layer of this package, with residual and activation fused."""
     options = {} if case.activation is None else {"activation": case.activation}
     return SUBJECTS[case.layer].ours(*_size(case), **options)
 
 
 def baselines(case: Case) -> dict[str, Composed]:
-    """torch's layer and the paper's equation, as far as there are any, by column; the first one is the oracle."""
+    """torch's layer and the paper's equation, if they exist, by column; the first one is the oracle."""
     subject = SUBJECTS[case.layer]
     makes = {"native": subject.native, "paper": subject.paper}
     return {name: Composed(make(*_size(case)), case.activation) for name, make in makes.items() if make is not None}

@@ -1,4 +1,4 @@
-"""From rows to what a bench says: geometric means, the smallest ratios, the distance from the floor."""
+"""From rows to the summary of a bench: geometric means, the smallest ratios, the distance from the floor."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from .measure import OK
 from .storage import Row
 from .subjects import SUBJECTS
 
-#: What begins the heading of a layer with something fused into it.
+#: The beginning of the heading of a layer with fused operations.
 FUSED = "+ "
-#: Below this the host's own time decides, and the floor says nothing.
+#: Below this size host time dominates, and the floor says nothing.
 FLOOR_FROM_BYTES = 1 << 20
 DIRECTION_TITLES = {"forward": "forward", "backward": "backward", "both": "forward + backward"}
 
 
 @dataclass(frozen=True)
 class Figures:
-    """Of one group of cells: how many, the geometric mean and the least of the ratios, the median distance from the
-    floor (None where no tensor is large enough)."""
+    """The figures of one group of cells: their number, the geometric mean and the least of the ratios, the median
+    distance from the floor (None if no tensor is large enough)."""
 
     cells: int
     ratio: float
@@ -33,7 +33,7 @@ class Figures:
 
 
 def title(row: Row) -> str:
-    """The layer with what is fused into it.
+    """The layer with its fused operations.
 
     >>> title({"layer": "batch", "activation": "relu", "residual": "1"})
     'BatchNorm + residual + relu'
@@ -47,7 +47,7 @@ def title(row: Row) -> str:
 
 
 def baseline(row: Row) -> str:
-    """What the ratio is against: "native" or "paper"."""
+    """The baseline of the ratio: "native" or "paper"."""
     return "native" if SUBJECTS[row["layer"]].native else "paper"
 
 
@@ -57,17 +57,17 @@ def by_memory(rows: Iterable[Row]) -> dict[str, list[Row]]:
 
 
 def timed(rows: Iterable[Row]) -> list[Row]:
-    """The rows that have times."""
+    """The rows with times."""
     return [row for row in rows if row["status"] == OK]
 
 
 def faulty(rows: Iterable[Row]) -> list[Row]:
-    """The rows of layers that were wrong or failed."""
+    """The rows of wrong or failed layers."""
     return [row for row in rows if row["status"] != OK]
 
 
 def figures(rows: Sequence[Row]) -> Figures | None:
-    """The figures of some timed rows; None for none."""
+    """The figures of some timed rows; None if there are none."""
     if not rows:
         return None
     ratios = [float(row["ratio"]) for row in rows]
@@ -76,7 +76,8 @@ def figures(rows: Sequence[Row]) -> Figures | None:
 
 
 def geometric_mean(values: Sequence[float]) -> float:
-    """
+    """The geometric mean of positive numbers.
+
     >>> geometric_mean([1.0, 4.0])
     2.0
     """
@@ -84,7 +85,7 @@ def geometric_mean(values: Sequence[float]) -> float:
 
 
 def advantage(rows: Iterable[Row], column: str) -> float | None:
-    """The geometric mean of another contestant's time over ours, where it was timed."""
+    """The geometric mean of another contestant's time over ours; None if it was not timed."""
     ratios = [float(row[column]) / float(row["ours_ms"]) for row in rows if row[column]]
     return geometric_mean(ratios) if ratios else None
 
@@ -98,7 +99,7 @@ def groups(rows: Iterable[Row], key: Callable[[Row], str] = title) -> dict[str, 
 
 
 def by_layer(rows: Iterable[Row]) -> list[tuple[str, list[Row]]]:
-    """The rows of each layer and then of what is fused into it, with a heading: "BatchNorm", "+ relu"."""
+    """The rows of each layer, then those with its fused operations, each with a heading: "BatchNorm", "+ relu"."""
     order = list(SUBJECTS)
 
     def rank(row: Row) -> tuple[int, str, str]:
@@ -111,7 +112,7 @@ def by_layer(rows: Iterable[Row]) -> list[tuple[str, list[Row]]]:
 
 
 def plain(row: Row) -> bool:
-    """Whether nothing is fused into the layer."""
+    """Whether the layer has no fused operation."""
     return not row["activation"] and row["residual"] == "0"
 
 

@@ -1,4 +1,4 @@
-"""All cells of a grid, one after the other; what is finished is on disk and is not measured again."""
+"""All cells of a grid, one after the other; finished ones are on disk and are not measured again."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .storage import Row, Rows
 
 ALL_COLUMNS = (*COLUMNS, *RESULTS, "rounds", *environment.COLUMNS, environment.DATE)
 
-#: Called after each cell: its row, how many are finished, how many there are.
+#: Called after each cell with its row, the number of finished cells and the number of all cells.
 Listener = Callable[[Row, int, int], None]
 
 
@@ -32,8 +32,8 @@ def run(
 ) -> list[Row]:
     """Measure every case that the CSV file does not have yet for this machine, commit and settings.
 
-    ``call`` takes a regime of memory, a function and its arguments, as `regimes.Processes` does. Returns the rows of
-    the cases, in their order. Ctrl-C loses at most the cell that was being measured.
+    ``call`` is given a memory regime, a function and its arguments, see `regimes.Processes`. Returns the rows of
+    the cases, in their order. Ctrl-C loses at most the cell that is being measured.
     """
     about = environment.environment(options.device, clock, options.backend)
     with Rows(path, ALL_COLUMNS) as file:
@@ -62,7 +62,7 @@ def is_of(row: Row, about: dict[str, str]) -> bool:
 
 
 def _is_whole(row: Row, options: Options) -> bool:
-    """Whether a row has the compilers' columns that are asked for now, too."""
+    """Whether a row also has the columns of the compilers that are requested now."""
     return row["status"] != OK or all(row[f"{name}_ms"] for name in options.compiled)
 
 
@@ -72,7 +72,7 @@ def _key(row: Row) -> tuple[str, ...]:
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """torch's number of threads inside the block; 0 leaves it as it is."""
+    """Set torch's number of threads inside the block; 0 leaves it as it is."""
     before = torch.get_num_threads()
     if count:
         torch.set_num_threads(count)

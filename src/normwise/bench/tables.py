@@ -1,4 +1,4 @@
-"""The small tables: the host's time per call, a whole training step, what is kept for the backward pass."""
+"""The small tables: host time per call, a whole training step, the bytes kept for the backward pass."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def show_kept(console: Console, rows: Sequence[Row]) -> None:
 
 
 def show_steps(console: Console, rows: Sequence[Row]) -> None:
-    """Milliseconds of a training step, and what of torch's step the normalizers take, for each regime and number of
-    threads."""
+    """Milliseconds of a training step, and the normalizers' share of torch's step, for each memory regime and number
+    of threads."""
     for heading, members in groups(timed(rows), _regime).items():
         console.print()
         console.print(heading, style="bold")
         console.print(_steps(members))
-    console.print("\nMilliseconds of a step; share: what of it the normalizers take, torch's -> ours.", style="dim")
+    console.print("\nMilliseconds of a step; share: the part that the normalizers take, torch's -> ours.", style="dim")
 
 
 def _steps(rows: Sequence[Row]) -> Table:
@@ -68,7 +68,7 @@ def _regime(row: Row) -> str:
 
 
 def _net(row: Row) -> str:
-    """The net, and its normalizer where it is measured with several."""
+    """The net, and its normalizer if it is measured with several."""
     net = NETS[row["net"]]
     return net.title if len(net.norms) == 1 else f"{net.title}, {SUBJECTS[row['norm']].title}"
 

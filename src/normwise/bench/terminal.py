@@ -1,4 +1,4 @@
-"""What `normwise bench` shows in a terminal."""
+"""The output of `normwise bench` in a terminal."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from .summary import (
     title,
 )
 
-#: From this width on there is room for one column per dtype and layout.
+#: At this width or more there is room for one column per dtype and layout.
 WIDE = 112
 LISTED = 8
 OTHERS = {"compiled_ms": "compiled", "autotuned_ms": "autotuned", "liger_ms": "liger", "quack_ms": "quack"}
@@ -39,7 +39,7 @@ class Ticker(ProgressBar):
     """Listener of a sweep: a progress bar in a terminal, one line per cell elsewhere."""
 
     def __call__(self, row: Row, done: int, total: int) -> None:
-        """Take in a finished cell."""
+        """Show a finished cell."""
         if self.live:
             self.show(done, total, f"{title(row)}, {row['shape']}")
         else:
@@ -56,7 +56,7 @@ def outcome(row: Row) -> str:
 
 
 def show(console: Console, rows: Sequence[Row], files: Iterable[tuple[str, Path]]) -> None:
-    """The table of layers, what is slower than its baseline, what is wrong, and where the files are."""
+    """The table of layers, the cells slower than their baseline, the wrong ones, and the paths of the files."""
     good = timed(rows)
     if good:
         console.print(_machine(good[0]), style="dim", soft_wrap=True)
@@ -94,6 +94,7 @@ def _legend(rows: Sequence[Row]) -> list[str]:
 
 
 def _table(rows: Sequence[Row], *, wide: bool) -> Table:
+    """The table of layers, with columns for each dtype and layout if there is room."""
     directions = [d for d in DIRECTION_TITLES if any(row["direction"] == d for row in rows)]
     splits = _kinds(rows) if wide else []
     extra = {name: text for name, text in OTHERS.items() if any(row[name] for row in rows)}
@@ -129,7 +130,7 @@ def _kinds(rows: Sequence[Row]) -> list[str]:
 
 
 def kind(row: Row) -> str:
-    """Dtype and layout, shortly: "fp32", "bf16 last"."""
+    """Dtype and layout, in short: "fp32", "bf16 last"."""
     return row["dtype"] if row["layout"] == LAYOUTS[0] else f"{row['dtype']} last"
 
 

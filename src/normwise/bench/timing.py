@@ -9,14 +9,14 @@ from functools import partial
 
 import torch
 
-#: ``wall`` is what a user waits for; ``cpu`` is the process' own time over all its threads, which other work on a
-#: shared machine disturbs less.
+#: ``wall`` is elapsed time; ``cpu`` is the process' own time over all its threads, which other work on a shared machine
+#: disturbs less.
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 ROUNDS = 5
-#: Seconds that a contestant may take in one round; short functions are repeated.
+#: Seconds of a contestant in one round; short functions are repeated.
 SHARE = 5e-3
 MOST_REPEATS = 1000
-#: A GPU's second cache is smaller than this: what is written between two runs empties it.
+#: A GPU's second-level cache is smaller than this: writing so much between two runs empties it.
 FLUSH_BYTES = 256 << 20
 
 #: From the functions by name and the number of rounds to seconds by name.
@@ -24,7 +24,7 @@ Timer = Callable[[Mapping[str, Callable[[], object]], int], dict[str, float]]
 
 
 def cpu_timer(clock: str = "wall") -> Timer:
-    """A timer by one of the `CLOCKS`, which other processes can be sent."""
+    """A timer by one of the `CLOCKS`, which can be sent to other processes."""
     return partial(_on_cpu, CLOCKS[clock])
 
 
@@ -39,7 +39,7 @@ def _on_cpu(now: Callable[[], float], functions: Mapping[str, Callable[[], objec
 
 
 def cuda_timer(device: torch.device) -> Timer:
-    """A timer by CUDA events around each run, with cold caches; the host's own time hides behind the flush."""
+    """A timer by CUDA events around each run, with cold caches; host time is hidden behind the flush of the cache."""
     flush = torch.empty(FLUSH_BYTES, dtype=torch.int8, device=device)
 
     def seconds(function: Callable[[], object], repeats: int) -> float:
@@ -58,6 +58,7 @@ def cuda_timer(device: torch.device) -> Timer:
 def _medians(
     functions: Mapping[str, Callable[[], object]], rounds: int, seconds: Callable[[Callable[[], object], int], float]
 ) -> dict[str, float]:
+    """Time the functions in turns; the median seconds of each."""
     for function in functions.values():
         function()
     repeats = {
@@ -67,7 +68,7 @@ def _medians(
     names = list(functions)
     found: dict[str, list[float]] = {name: [] for name in names}
     for i in range(rounds):
-        # Whoever runs after the copy, or first in a round, must not always be the same.
+        # The order changes, so that no contestant always runs first, or right after the copy.
         first = i % len(names)
         for name in names[first:] + names[:first]:
             found[name].append(seconds(functions[name], repeats[name]))

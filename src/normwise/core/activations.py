@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 
 class Activation(NamedTuple):
-    """``function`` is differentiable PyTorch; ``derivative`` maps the same input to f'(z)."""
+    """A function of one value, as differentiable PyTorch, and its ``derivative`` f'(z) at the same input z."""
 
     name: str
     function: Callable[[Tensor], Tensor]
@@ -82,7 +82,7 @@ _TABLE = (
 #: Every activation that `activation=` accepts, by name.
 ACTIVATIONS: dict[str, Activation] = {a.name: a for a in _TABLE}
 
-#: What makes torch's module for each of them.
+#: The constructor of torch's module for each of them.
 MODULES: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
     "relu6": nn.ReLU6,
@@ -103,7 +103,10 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
 
 
 def activation_named(name: str | None) -> Activation | None:
-    """Look an activation up; None stays None. An unknown name raises a ValueError with the known ones."""
+    """The activation of that name; None for None.
+
+    Raises TypeError for anything but a name, ValueError for an unknown one.
+    """
     if name is None:
         return None
     if not isinstance(name, str):

@@ -14,7 +14,7 @@ _STRIDED = torch.strided
 
 
 def check_input(x: Tensor, caller: str) -> None:
-    """A floating tensor with at least a sample and a channel dimension."""
+    """Require a floating tensor with at least a sample and a channel dimension."""
     check_floating(x, caller)
     if x.dim() < 2:
         raise ValueError(
@@ -24,7 +24,7 @@ def check_input(x: Tensor, caller: str) -> None:
 
 
 def check_floating(x: Tensor, caller: str) -> None:
-    """Integers have no mean of their own type and complex numbers no order: refused, not converted."""
+    """Require a dense floating tensor; integers and complex numbers are refused, not converted."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{caller} expects a tensor, received {type(x).__name__}.")
     if x.dtype not in REAL:
@@ -34,7 +34,7 @@ def check_floating(x: Tensor, caller: str) -> None:
 
 
 def check_residual(residual: Tensor, x: Tensor) -> None:
-    """The residual is added value by value: no broadcasting."""
+    """Require the shape of ``x``, on its device: the residual is added value by value, without broadcasting."""
     check_floating(residual, "residual")
     if residual.shape != x.shape:
         raise ValueError(
@@ -59,22 +59,22 @@ def as_mask(mask: Tensor, x: Tensor) -> Tensor:
 
 
 def check_boolean(mask: Tensor, x: Tensor) -> None:
-    """A mask selects; weights are something else. It is where ``x`` is."""
+    """Require a boolean tensor on the device of ``x``: a mask selects values, it does not weight them."""
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-        kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+        received = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
         raise TypeError(
-            f"mask must be a boolean tensor (true = counted), received {kind}; write mask.bool() or mask > 0."
+            f"mask must be a boolean tensor (true = counted), received {received}; write mask.bool() or mask > 0."
         )
     check_place("mask", "the tensor", mask, x)
 
 
 def finite_outside(mask: Tensor, t: Tensor) -> Tensor:
-    """``t`` with 0 for what is NaN or inf outside the mask, for a gradient of 0 times NaN is not 0."""
+    """``t`` with 0 in place of each NaN or inf outside the mask, since a gradient of 0 times NaN is NaN."""
     return torch.where(mask | t.isfinite(), t, 0)
 
 
 def finite_padding(mask: Tensor | None, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """An input and a residual of its shape, both with 0 for what is NaN or inf outside the mask."""
+    """The input and a residual of its shape, each with 0 in place of NaN and inf outside the mask."""
     if residual is not None:
         check_residual(residual, x)
     if mask is None:
@@ -86,13 +86,14 @@ def finite_padding(mask: Tensor | None, x: Tensor, residual: Tensor | None) -> t
 def length_mask(lengths: Tensor, x: Tensor) -> Tensor:
     """The mask ``[N, 1, L]`` of the first ``lengths[n]`` positions of each sequence of ``x[N, C, L]``.
 
-    The values are looked at on the CPU only: a GPU would have to be waited for.
+    The values of ``lengths`` are checked on the CPU only: on a GPU the check would wait for the device.
+    Raises TypeError for lengths that are no integers, ValueError for a wrong shape or a length out of range.
     """
     if x.dim() != 3:
         raise ValueError(f"lengths needs sequences [N, C, L], received an input of shape {list(x.shape)}; use mask.")
     if not isinstance(lengths, Tensor) or lengths.is_floating_point() or lengths.dtype == torch.bool:
-        kind = lengths.dtype if isinstance(lengths, Tensor) else type(lengths).__name__
-        raise TypeError(f"lengths must be an integer tensor [N], received {kind}.")
+        received = lengths.dtype if isinstance(lengths, Tensor) else type(lengths).__name__
+        raise TypeError(f"lengths must be an integer tensor [N], received {received}.")
     if lengths.shape != x.shape[:1]:
         raise ValueError(f"lengths must be [N] = [{x.shape[0]}], received {list(lengths.shape)}.")
     if lengths.is_meta and not x.is_meta:

@@ -16,15 +16,15 @@ F = TypeVar("F", bound=Callable[..., Affine | Responding])
 
 
 def formula(function: F) -> F:
-    """Promise that a formula of your own is pure, and it runs as those of the package do.
+    """Mark a formula of your own as pure, so that it runs on the kernels as those of the package do.
 
-    It is then recorded when a kind of call first comes: run once under the eyes of a recorder, and from then on a small
-    program inside the kernels, forward and backward. The promise: the result depends on nothing but the arguments and
-    constants bound with `functools.partial` (numbers, names, tensors), and nothing else is read or written: no global
-    that changes, no random numbers, no branch on a tensor's values. What cannot be recorded says so once, in a warning,
-    and runs operator by operator, as an unmarked formula does.
+    At the first call of each kind a marked formula is recorded: it runs once, its operations are written down, and
+    from then on they are a small program inside the kernels, forward and backward. By the mark you promise that the
+    result depends only on the arguments and on constants bound with `functools.partial` (numbers, names, tensors), and
+    that nothing else is read or written: no global that changes, no random numbers, no branch on a tensor's values. A
+    formula with an operation that cannot be recorded warns once and runs operator by operator, as an unmarked one does.
 
-    Raises TypeError for what is no function of one's own.
+    Raises TypeError for an object that takes no mark, such as a built-in function or a number.
 
     >>> import normwise as nw
     >>> @nw.formula
@@ -40,7 +40,7 @@ def formula(function: F) -> F:
         if not callable(function):
             raise AttributeError
         setattr(function, _PURE, True)
-    except (AttributeError, TypeError) as error:  # a class or function of Python's own takes no mark
+    except (AttributeError, TypeError) as error:  # built-in functions and classes have no room for the mark
         raise TypeError(
             f"formula marks a function (moments, *parameters) -> Affine, received {name}; write one that calls it."
         ) from error
@@ -48,7 +48,7 @@ def formula(function: F) -> F:
 
 
 def is_pure(function: Formula) -> bool:
-    """Whether a formula, without its constants, is one of the package or marked by `formula`."""
+    """Whether a formula, without its constants, is one of the package's or marked by `formula`."""
     return str(getattr(function, "__module__", "")).startswith("normwise.") or getattr(function, _PURE, False)
 
 
@@ -57,13 +57,13 @@ class Bound(partial):
 
 
 def bound(formula: Formula, **constants: Any) -> Formula:
-    """The formula with constants: the same object for the same ones, so that it says what is computed.
+    """Bind constants to a formula; equal constants give the same object, so that its identity says what is computed.
 
     >>> from normwise.core.formulas import group_norm
     >>> bound(group_norm, groups=2, eps=1e-5) is bound(group_norm, groups=2, eps=1e-5)
     True
     """
-    if torch.compiler.is_compiling():  # its numbers may be symbols
+    if torch.compiler.is_compiling():  # the constants may be symbolic sizes
         return partial(formula, **constants)
     return _bound(formula, **constants)
 

@@ -29,7 +29,7 @@ from .responses import Coefficient, Gated, LargerScale, Responding
 class Affine(NamedTuple):
     """``y = (x - center) · scale + shift``; each broadcasts against ``[N, C]``.
 
-    ``statistics`` is whatever the formula pooled and the layer wants to remember; it takes no part in ``y``.
+    ``statistics`` are the pooled moments that the layer remembers, if any; they take no part in ``y``.
     """
 
     center: Coefficient
@@ -53,13 +53,14 @@ def standardized(pooled: Moments, weight: Tensor | None, bias: Tensor | None, ep
 def one_plus(weight: Tensor, dtype: torch.dtype) -> Tensor:
     """γ of a zero-centered weight, ``1 + weight``, in ``dtype`` or a wider one.
 
-    In a narrow type the sum would round the weight to the steps of 1: 0.004 and 0.008 are the same γ in bf16.
+    In a narrow dtype the sum is rounded to the spacing of numbers near 1: weights of 0.004 and 0.008 give the same γ
+    in bf16.
     """
     return 1 + weight.to(torch.promote_types(weight.dtype, dtype))
 
 
 def _with_rest(center: Moments, scale: Tensor, shift: Coefficient) -> Coefficient:
-    """What makes of ``(x - mean) · scale + shift`` the same around the means as they were before they were rounded."""
+    """The shift that makes up for the rounding of the means in ``(x - mean) · scale + shift`` (`PairedMoments`)."""
     return shift if center.rest is None else shift - center.rest * scale
 
 
@@ -84,7 +85,7 @@ def ghost_batch_norm(
     eps: float,
     processes: ProcessGroup | None = None,
 ) -> Affine:
-    """Pool over chunks of N and space (Hoffer et al. 2017, arXiv:1705.08741); remembered: the whole batch."""
+    """Pool over chunks of N and space (Hoffer et al. 2017, arXiv:1705.08741); the whole batch is remembered."""
     affine = standardized(moments.over_chunks(ghost_size), weight, bias, eps)
     return affine._replace(statistics=moments.over_batch(processes))
 
@@ -105,7 +106,7 @@ def group_norm(moments: Moments, weight: Tensor | None, bias: Tensor | None, *, 
 
 
 class RenormTarget(NamedTuple):
-    """What Batch Renormalization corrects a batch towards, ``[1, C]``, and how far it may go."""
+    """The running statistics that Batch Renormalization corrects a batch towards, ``[1, C]``, and the bounds."""
 
     mean: Tensor
     var: Tensor
@@ -129,7 +130,7 @@ def batch_renorm(
     pooled = moments.over_batch(processes)
     batch = pooled.detached()
     scale = torch.rsqrt(target.var + eps)
-    # The bounds are two numbers or two tensors, which `clamp` types apart.
+    # The bounds are two numbers or two tensors; `clamp` has a separate overload for each.
     r = (torch.sqrt(batch.var + eps) * scale).clamp(1 / target.r_max, target.r_max)  # type: ignore[call-overload]
     away = batch.away_from(Moments(target.mean, target.var, 1))
     d = (away * scale).clamp(-target.d_max, target.d_max)  # type: ignore[call-overload]
@@ -151,7 +152,7 @@ def switchable_norm(
 ) -> Affine:
     """Learned mixtures of the means and variances of ``branches`` (Luo et al. 2018, arXiv:1806.10779).
 
-    ``known`` stands in for the batch's statistics.
+    ``known`` replaces the batch's statistics.
     """
     batch = None
     tables: list[Moments] = []
@@ -167,16 +168,16 @@ def switchable_norm(
 
 
 def mixture(logits: Tensor) -> Tensor:
-    """Softmax, in which an infinite logit is the limit: all or nothing."""
+    """Softmax; an infinite logit gives its limit, a weight of exactly 0 or 1."""
     return logits.clamp(-1e4, 1e4).softmax(0)
 
 
 def _mixed_means(logits: Tensor, tables: list[Moments]) -> Moments:
-    """The first table with the mixture of all means."""
+    """The first table, its means replaced by the mixture of all tables' means."""
     first = tables[0]
     if first.rest is None:
         return first._replace(mean=_mixed(logits, [table.mean for table in tables]))
-    # The shares add up to 1, and only their rounding would not be of the size of the differences.
+    # Differences from the first table are mixed: the weights add up to 1, and rounding is small against a difference.
     away = _mixed(logits, [table.away_from(first) for table in tables])
     mean = first.mean + away
     rest = (away - (mean - first.mean)).detach() + first.rest
@@ -200,7 +201,7 @@ def batch_instance_norm(
 ) -> Affine:
     r""":math:`\gamma(\rho \hat x_B + (1-\rho) \hat x_I) + \beta`, ρ the gate (Nam and Kim 2018, arXiv:1805.07925).
 
-    ``known`` stands in for the batch's statistics.
+    ``known`` replaces the batch's statistics.
     """
     batch = moments.over_batch(processes) if known is None else known
     by_batch = gate * torch.rsqrt(batch.var + eps)
@@ -219,12 +220,15 @@ def rms_norm(moments: Moments, weight: Tensor | None, bias: Tensor | None, *, ep
 
 
 def modulated_layer_norm(moments: Moments, scale: Tensor | None, shift: Tensor | None, *, eps: float) -> Affine:
-    r""":math:`(1 + s)(x-\mu)/\sqrt{\sigma^2+\epsilon} + b`, by a condition (Peebles and Xie 2022, arXiv:2212.09748)."""
+    r""":math:`(1 + s)(x-\mu)/\sqrt{\sigma^2+\epsilon} + b`, s and b from a condition.
+
+    Source: Peebles and Xie 2022, arXiv:2212.09748.
+    """
     return standardized(moments, None if scale is None else one_plus(scale, moments.mean.dtype), shift, eps)
 
 
 def modulated_rms_norm(moments: Moments, scale: Tensor | None, shift: Tensor | None, *, eps: float) -> Affine:
-    r""":math:`(1 + s) x/\sqrt{\overline{x^2}+\epsilon} + b`, s and b by a condition, as in `modulated_layer_norm`."""
+    r""":math:`(1 + s) x/\sqrt{\overline{x^2}+\epsilon} + b`, s and b from a condition, as in `modulated_layer_norm`."""
     return rms_norm(moments, None if scale is None else one_plus(scale, moments.mean.dtype), shift, eps=eps)
 
 
@@ -236,7 +240,7 @@ def gated_rms_norm(moments: Moments, gate: Tensor | None, bias: Tensor | None, *
 def positional_norm(moments: Moments, *, bessel: float, eps: float) -> Affine:
     r""":math:`(x-\mu)/\sqrt{\sigma^2+\epsilon}` by **unbiased** variances (Li et al. 2019, arXiv:1907.04312).
 
-    ``bessel`` is C / (C - 1), by which they differ from the table's.
+    ``bessel`` is C / (C - 1), the ratio of an unbiased variance to the table's.
     """
     scale = torch.rsqrt(moments.var * bessel + eps)
     return Affine(moments.mean, scale, _with_rest(moments, scale, 0.0))
@@ -263,7 +267,7 @@ def evo_norm_b0(
 ) -> LargerScale:
     r""":math:`\gamma x / \max(\sigma_B, v x + \sigma_I) + \beta` (Liu et al. 2020, arXiv:2004.02967).
 
-    ``known`` stands in for the batch's statistics.
+    ``known`` replaces the batch's statistics.
     """
     batch = moments.over_batch(processes) if known is None else known
     of_batch, own = torch.sqrt(batch.var + eps), torch.sqrt(moments.var + eps)

@@ -9,14 +9,14 @@ FROZEN_PARAMETERS = "_frozen_parameters"
 
 
 class KeepsStatistics:
-    """The method `reset_running_stats` of a frozen layer, which torch's `update_bn` calls first."""
+    """The method `reset_running_stats` of a frozen layer, which does nothing; torch's `update_bn` calls it first."""
 
     def __call__(self) -> None:
-        """Nothing is reset."""
+        """Leave the statistics as they are."""
 
 
 class StaysInEvaluation:
-    """The method `train` of a frozen layer: what is inside the layer gets the mode, the layer itself stays.
+    """The method `train` of a frozen layer: it sets the mode of the layer's children and keeps the layer in evaluation.
 
     >>> layer = nn.BatchNorm1d(2)
     >>> StaysInEvaluation.freeze(layer)
@@ -25,10 +25,10 @@ class StaysInEvaluation:
     """
 
     def __init__(self, layer: nn.Module) -> None:
-        self.layer, self.asked = layer, layer.training
+        self.layer, self.requested = layer, layer.training
 
     def __call__(self, mode: bool = True) -> nn.Module:
-        self.asked = mode
+        self.requested = mode
         for child in self.layer.children():
             child.train(mode)
         return self.layer
@@ -42,9 +42,9 @@ class StaysInEvaluation:
 
     @classmethod
     def release(cls, layer: nn.Module) -> None:
-        """The layer is then in the mode that was last asked for."""
+        """Give the layer back its own `train`, and the mode that was requested last."""
         if cls.holds(layer):
-            layer.training = vars(layer).pop("train").asked
+            layer.training = vars(layer).pop("train").requested
             del layer.reset_running_stats
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Statistics that are given are constants: nothing is differentiated with respect to them, in any mode."""
+"""Given statistics are constants: nothing is differentiated with respect to them, in any mode of differentiation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .transforms import under_function_transform
 
 
 def without_history(t: Tensor) -> Tensor:
-    """``t`` without a gradient, and in forward mode and under `torch.func` without a tangent, which `detach` keeps.
+    """``t`` as a constant: without a gradient, and without the tangent of forward mode, which `detach` would keep.
 
     >>> import warnings
     >>> with warnings.catch_warnings(), forward_ad.dual_level():

@@ -1,4 +1,4 @@
-"""What a module takes over from the one that it replaces: hooks, mode, attributes."""
+"""Handing over hooks, mode and attributes from a module to the one that replaces it."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from torch.nn.utils import parametrize
 
 from .frozen import FROZEN_PARAMETERS, StaysInEvaluation
 
-#: Beside these dicts of hooks stand dicts that mark some of them by the same keys.
+#: The dicts of hooks, and the dicts that mark some of the hooks by the same keys.
 HOOKS = tuple(name for name in vars(nn.Module()) if name.endswith(("_hooks", "_hooks_with_kwargs", "_always_called")))
 
 
 def inherit(new: nn.Module, old: nn.Module) -> None:
-    """Give ``new`` what is not its own affair: hooks, foreign attributes, mode, device, dtype, who wants a gradient.
+    """Give ``new`` the hooks, foreign attributes, mode, device, dtype and ``requires_grad`` of ``old``.
 
-    Foreign is what neither the class of ``old`` nor its constructor knows, such as a ``qconfig``. Handles of hooks go
-    on working. ``old``, which ``new`` may contain, stays as it is. The values of tensors are the caller's affair, see
-    `share_tensors`.
+    An attribute is foreign if neither the class of ``old`` nor its constructor declares it, such as a ``qconfig``.
+    Handles of hooks go on working. ``old`` is not changed, and ``new`` may contain it. Values of parameters and buffers
+    are not copied; `share_tensors` does that.
     """
     fresh = set(new.modules()) - set(old.modules())
     if new not in fresh:
@@ -43,12 +43,12 @@ def inherit(new: nn.Module, old: nn.Module) -> None:
 
 
 def _inherit_frozen(new: nn.Module, old: nn.Module) -> None:
-    """A successor that has running statistics, too, stays frozen; `unfreeze` finds what it has to take back."""
+    """A frozen layer's successor with running statistics is frozen, too, with all that `unfreeze` needs."""
     if new._buffers.get("running_mean") is None:
         return
     if StaysInEvaluation.holds(old) and not hasattr(new, "policy"):  # our own layers have a policy for it
         StaysInEvaluation.freeze(new)
-        new.train(vars(old)["train"].asked)
+        new.train(vars(old)["train"].requested)
     if FROZEN_PARAMETERS in vars(old):
         names = vars(old)[FROZEN_PARAMETERS]
         vars(new)[FROZEN_PARAMETERS] = tuple(name for name in names if name in new._parameters)
@@ -57,7 +57,7 @@ def _inherit_frozen(new: nn.Module, old: nn.Module) -> None:
 def share_tensors(new: nn.Module, old: nn.Module) -> None:
     """Make ``old``'s parameters and buffers those of ``new``: the same objects, their parametrizations included.
 
-    Of each name that both know; a tensor that ``old`` lacks is None in ``new``, too.
+    This holds for each name that both modules have; a tensor that is None in ``old`` becomes None in ``new``.
     """
     for ours, theirs in ((new._parameters, old._parameters), (new._buffers, old._buffers)):
         for name in ours.keys() & theirs.keys():
@@ -68,7 +68,7 @@ def share_tensors(new: nn.Module, old: nn.Module) -> None:
 
 
 def _parametrize_as(new: nn.Module, chains: Any, names: list[str]) -> None:
-    """`register_parametrization` would compute the originals anew from the values; these are taken as they are."""
+    """Hand over the parametrizations as they are; `register_parametrization` would compute new originals."""
     parametrize._inject_new_class(new)
     new.parametrizations = nn.ModuleDict()
     for name in names:
@@ -78,13 +78,14 @@ def _parametrize_as(new: nn.Module, chains: Any, names: list[str]) -> None:
 
 
 def _inherit_hooks(new: nn.Module, old: nn.Module) -> None:
+    """Add the hooks of ``old``; hooks that receive their module receive ``new`` instead."""
     for name in HOOKS:
         theirs, ours = getattr(old, name), getattr(new, name)
         if not theirs:
             continue
         bound = {key for key, hook in theirs.items() if isinstance(hook, _WrappedHook) and hook.with_module}
         if not ours and not bound:
-            setattr(new, name, theirs)  # the same dict: a handle that removes its hook finds it there
+            setattr(new, name, theirs)  # the same dict, so that a handle finds its hook there to remove it
             continue
         for key, hook in theirs.items():
             ours[key] = _WrappedHook(hook.hook, new) if key in bound else hook
@@ -93,18 +94,18 @@ def _inherit_hooks(new: nn.Module, old: nn.Module) -> None:
 
 
 def _own_names(module: nn.Module) -> set[str]:
-    """Attributes that belong to a module's class: what its constructors take, what is declared or private."""
-    kinds = parametrize.type_before_parametrizations(module).__mro__
+    """Attributes that belong to a module's class: arguments of its constructors, declared and private names."""
+    classes = parametrize.type_before_parametrizations(module).__mro__
     names = {"forward", *getattr(module, "__constants__", ())}
-    for kind in kinds:
-        names |= {*vars(kind).get("__annotations__", ()), *vars(kind)}
-        if "__init__" in vars(kind) and kind is not object:
-            names |= {*inspect.signature(kind.__init__).parameters}
+    for cls in classes:
+        names |= {*vars(cls).get("__annotations__", ()), *vars(cls)}
+        if "__init__" in vars(cls) and cls is not object:
+            names |= {*inspect.signature(cls.__init__).parameters}
     return names | {name for name in vars(module) if name.startswith("_") and not name.startswith("__")}
 
 
 def _move(module: nn.Module, old: nn.Module) -> None:
-    """To ``old``'s device and dtype; a tensor of the same name says it best, then ``old``'s first one."""
+    """Move to ``old``'s device and dtype: those of its tensor of the same name, else of its first tensor."""
     theirs = {**dict(old.named_buffers(recurse=False)), **dict(old.named_parameters(recurse=False))}
     like = next((t for t in (*old.parameters(), *old.buffers()) if t.is_floating_point()), None)
     if like is None:

@@ -1,4 +1,4 @@
-"""The kind of a tensor: its type, dtype, device, shape and strides; everything but its values and its address."""
+"""The kind of a tensor: its class, dtype, device, shape and strides; everything but its values and its address."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from torch import Tensor
 
 
 class _Kinds:
-    """The kinds of some tensors, compared one by one, for a torch without `TensorGuards`."""
+    """The kinds of some tensors, compared one by one; for a torch without `TensorGuards`."""
 
     def __init__(self, *tensors: Tensor, **_options: None) -> None:
         self.seen = [_kind(t) for t in tensors]
 
     def check(self, *tensors: Tensor) -> bool:
-        """Whether these are of the same kinds."""
+        """Whether these tensors are of the same kinds, and no two are one object."""
         return len({id(t) for t in tensors}) == len(tensors) and self.seen == [_kind(t) for t in tensors]
 
 
@@ -24,14 +24,15 @@ def _kind(t: Tensor) -> tuple[Any, ...]:
     return type(t), t.dtype, t.device, t.shape, t.stride(), t.requires_grad, keys
 
 
-# What torch's compiler guards its graphs with: all of it in one call of half a microsecond.
+# The guards of torch's compiler: they compare everything in one call of half a microsecond.
 _Guards: Any = getattr(getattr(torch._C._dynamo, "guards", None), "TensorGuards", _Kinds)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def kinds_of(*tensors: Tensor) -> Any:
-    """What ``check(*others)`` tells others of the same kinds by: type, dtype, device, sizes, strides, dispatch.
+    """An object whose ``check(*others)`` is true for tensors of the same kinds.
 
-    A tensor that comes twice is of no kind: ``check`` is false for it.
+    Compared are class, dtype, device, sizes, strides, ``requires_grad`` and dispatch keys. ``check`` is false where one
+    tensor is passed twice.
 
     >>> seen = kinds_of(torch.zeros(2, 3))
     >>> seen.check(torch.ones(2, 3)), seen.check(torch.ones(3, 2))

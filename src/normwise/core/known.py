@@ -18,7 +18,7 @@ def check_channels(
     bias: Tensor | None,
     running: RunningStatistics | None,
 ) -> None:
-    """γ and β, and the running statistics that a layer has in use: ``[C]`` each, and a counter of one integer."""
+    """Require γ, β and the running statistics in use to be ``[C]`` each, and the counter to be one integer."""
     if running is None:
         check_optional(caller, x, (channels,), weight=weight, bias=bias)
         return
@@ -37,7 +37,7 @@ def check_channels(
 
 
 def check_counter(caller: object, x: Tensor, batches: Tensor) -> None:
-    """``num_batches_tracked``: one integer, in int64, as torch keeps it."""
+    """Require ``num_batches_tracked`` to be one int64 integer, as torch keeps it."""
     if isinstance(batches, Tensor) and batches.dtype is torch.int64:
         if batches.numel() == 1:
             check_place(caller, "num_batches_tracked", batches, x)
@@ -46,15 +46,15 @@ def check_counter(caller: object, x: Tensor, batches: Tensor) -> None:
             f"{called(caller)}: num_batches_tracked must be one number, received {list(batches.shape)}; write "
             "torch.tensor(0)."
         )
-    kind = batches.dtype if isinstance(batches, Tensor) else type(batches).__name__
+    received = batches.dtype if isinstance(batches, Tensor) else type(batches).__name__
     raise TypeError(
-        f"{called(caller)}: num_batches_tracked must be an int64 tensor of one number, received {kind}; write "
+        f"{called(caller)}: num_batches_tracked must be an int64 tensor of one number, received {received}; write "
         "torch.tensor(0)."
     )
 
 
 def check_pair(caller: object, mean: object, var: object) -> None:
-    """A memory holds both statistics or none."""
+    """Require both running statistics, or neither."""
     if (mean is None) != (var is None):
         absent = "running_mean" if mean is None else "running_var"
         raise ValueError(
@@ -63,7 +63,7 @@ def check_pair(caller: object, mean: object, var: object) -> None:
 
 
 def check_moments(caller: object, x: Tensor, moments: Moments) -> None:
-    """A table of `Moments` that stands in for ``x``'s own: it broadcasts against ``[N, C]``."""
+    """Require `Moments` that broadcast against ``[N, C]``, to take the place of the moments of ``x``."""
     if not isinstance(moments, Moments):
         raise TypeError(
             f"{called(caller)}: moments must be Moments(mean, var, count), received {type(moments).__name__}; write "
@@ -81,7 +81,7 @@ def check_moments(caller: object, x: Tensor, moments: Moments) -> None:
 
 
 def _check_count(caller: object, x: Tensor, count: Count) -> None:
-    """How many values are behind each entry: a number, or a tensor that broadcasts against ``[N, C]``."""
+    """Require a count of values: a number of at least 0, or a tensor that broadcasts against ``[N, C]``."""
     if isinstance(count, Tensor):
         if count.is_complex() or count.dtype is torch.bool:
             raise TypeError(f"{called(caller)}: the moments' count must hold real numbers, received {count.dtype}.")

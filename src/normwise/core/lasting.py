@@ -13,7 +13,7 @@ _NOTHING = nullcontext()
 
 
 def lasting() -> AbstractContextManager[None]:
-    """For what is made to be kept: inside, neither inference mode nor a dispatch mode holds. Compilers go on tracing.
+    """A context for making tensors to keep: inference mode and dispatch modes are off in it, compilers still trace.
 
     >>> with torch.inference_mode():
     ...     with lasting():
@@ -24,21 +24,21 @@ def lasting() -> AbstractContextManager[None]:
     return _without_modes() if _some_mode_holds() else _NOTHING
 
 
-def unseen(*written: Tensor | None) -> AbstractContextManager[None]:
-    """For a layer's dealings with its own state: as `lasting`, but where they are imagined or recorded they still are.
+def changing_state(*written: Tensor | None) -> AbstractContextManager[None]:
+    """A context for a layer's changes of its own state: as `lasting`, but fake and recording modes stay on.
 
-    Selective checkpointing finds what it saved by the number of an operator's call, and may not see what only the first
-    of two passes does. Where a tensor that will be ``written`` was made in inference mode, that mode goes on: outside
-    of it the tensor cannot change.
+    Without it selective checkpointing would see an operator in the first of its two passes only, and it matches saved
+    outputs by the number of the call. If a tensor in ``written`` was made in inference mode, that mode stays on, too:
+    outside of it the tensor cannot be written.
     """
-    if not _some_mode_holds() or imagined_or_recorded():
+    if not _some_mode_holds() or fake_or_recorded():
         return _NOTHING
     made_there = torch.is_inference_mode_enabled() and any(t.is_inference() for t in written if t is not None)
     return _without_modes(inference=made_there)
 
 
-def imagined_or_recorded() -> bool:
-    """Whether one of torch's own modes holds, in which tensors are fake, recorded or functional."""
+def fake_or_recorded() -> bool:
+    """Whether one of torch's own modes is active in which tensors are fake, recorded or functional."""
     return any(getattr(mode, "_mode_key", None) is not None for mode in _get_current_dispatch_mode_stack())
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-#: The types of tensors whose memory holds their values; of what another class does nothing is known.
+#: The classes of tensors whose memory holds their values; other classes may keep them anywhere.
 PLAIN = frozenset((Tensor, torch.nn.Parameter))
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 def values_in_memory(t: Tensor) -> int:
-    """From the first one on; a storage may have been released (FSDP does so) or cut since the tensor was made.
+    """How many values the storage holds from the tensor's first on; it may have been released (FSDP) or cut.
 
     >>> t = torch.zeros(6)
     >>> t.untyped_storage().resize_(0).nbytes(), t.numel(), values_in_memory(t)
@@ -21,14 +21,14 @@ def values_in_memory(t: Tensor) -> int:
 
 
 def holds(t: Tensor, count: int) -> bool:
-    """Whether the memory of ``count`` values from the first one on is there."""
+    """Whether the memory holds ``count`` values from the first one on."""
     return t.untyped_storage().nbytes() >= (t.storage_offset() + count) * t.itemsize
 
 
 def check_memory(*tensors: Tensor | None) -> None:
-    """RuntimeError where the memory of a tensor was released: torch's own operators would read it all the same.
+    """RuntimeError where the memory of a tensor was released: torch's own operators would read past its end.
 
-    Not while it is traced or transformed, when there may be no memory.
+    Nothing is checked while tensors are traced or transformed, since they may have no memory then.
     """
     if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:  # pyright: ignore[reportAttributeAccessIssue]
         return
@@ -48,7 +48,7 @@ def _extent(t: Tensor) -> int:
 
 
 def in_layout_of(x: Tensor, y: Tensor) -> Tensor:
-    """``y``, of ``x``'s shape: in channels_last(_3d) where the channels of ``x`` are neighbours, else contiguous.
+    """``y`` in the layout of ``x``: channels_last(_3d) where the channels of ``x`` are neighbours, else contiguous.
 
     >>> x = torch.zeros(2, 3, 4, 5).to(memory_format=torch.channels_last)
     >>> in_layout_of(x, torch.ones(2, 3, 4, 5)).stride() == x.stride()
@@ -60,7 +60,7 @@ def in_layout_of(x: Tensor, y: Tensor) -> Tensor:
 
 
 def as_operators_lay(x: Tensor, y: Tensor) -> Tensor:
-    """``y``, contiguous, as torch's elementwise operators lay an output for ``x``: channels_last by the strides alone.
+    """A contiguous ``y`` in the layout that torch's elementwise operators choose for ``x``, from its strides alone.
 
     >>> x = torch.zeros(2, 3, 4, 5).to(memory_format=torch.channels_last)[:, :, ::2]
     >>> as_operators_lay(x, torch.zeros(2, 3, 2, 5)).is_contiguous(memory_format=torch.channels_last)

@@ -1,4 +1,4 @@
-"""Changes of a model that happen whole or not at all, and can be taken back."""
+"""Changes of a model that are made as a whole or not at all, and can be undone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ABSENT: Any = _Absent()
 
 
 class _Swap(NamedTuple):
-    """One place and what it held before and after."""
+    """A place and the objects that it held before and after the change."""
 
     place: Place
     old: Any
@@ -29,7 +29,7 @@ class _Swap(NamedTuple):
 
 
 class _Written(NamedTuple):
-    """A tensor whose values were written, with those from before and after, and its version then."""
+    """A tensor that was written: its values before and after, and its version after the write."""
 
     tensor: Tensor
     old: Tensor
@@ -39,10 +39,10 @@ class _Written(NamedTuple):
 
 
 class ModelChange:
-    """A transaction on a model: leave its ``with`` block by any exception, and the model is as it was.
+    """A transaction on a model: if its ``with`` block raises an exception, the model is as it was.
 
-    After the block `undo` takes the whole change back. ``model`` is the root, another module once the root itself was
-    replaced. ``caller`` is the tool in whose name errors speak.
+    After the block `undo` takes the whole change back. ``model`` is the root; where the root itself was replaced, it is
+    the new one. ``caller`` is the name of the tool in error messages.
 
     >>> model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     >>> with ModelChange(model, "example") as change:
@@ -73,12 +73,12 @@ class ModelChange:
     def replace(self, old: nn.Module, new: nn.Module) -> None:
         """Put ``new`` in every place of ``old``, with what `inherit` hands over.
 
-        ``new`` may contain ``old``, which then has no hooks of its own any more.
+        ``new`` may contain ``old``, whose own hooks are then removed.
         """
         if old not in self._places:
             raise ValueError(f"{self._caller}: {type(old).__name__} is no module of this model.")
         inherit(new, old)
-        if old in set(new.modules()):  # the hooks are the outer one's now: they must not run twice
+        if old in set(new.modules()):  # the outer module has the hooks now: they must not run twice
             for hooks in HOOKS:
                 self.set(old, hooks, type(getattr(old, hooks))())
         places, name = self._places[old], self._names[old]
@@ -96,7 +96,7 @@ class ModelChange:
             self._roots.append(new)
 
     def set(self, module: nn.Module, name: str, value: Any) -> None:
-        """Register or set what an assignment would: a parameter, a buffer, a child or another attribute."""
+        """Set a parameter, a buffer, a child or another attribute, as an assignment would."""
         store: Any = _store_of(module, name, value)
         self._swap(self._place(module, store, name), store.get(name, _ABSENT), value)
 
@@ -106,15 +106,15 @@ class ModelChange:
 
     @torch.no_grad()
     def write(self, tensor: Tensor, values: Tensor, name: str) -> None:
-        """Give a tensor of the model other values; it stays the object that it is."""
+        """Copy values into a tensor of the model, which stays the same object."""
         self._written.append(_Written(tensor, tensor.detach().clone(), values, tensor._version + 1, name))
         tensor.copy_(values)
 
     @torch.no_grad()
     def move(self, tensor: Tensor, values: Tensor) -> None:
-        """As `write`, into memory of its own: other tensors and models that share the memory keep the old values.
+        """As `write`, but into new memory: other tensors and models that share the old memory keep its values.
 
-        A subclass has its values elsewhere than in ``data``: it is written in place.
+        A tensor of a subclass is written in place, since its values are not in ``data``.
         """
         if type(tensor) not in (Tensor, nn.Parameter):
             before = tensor.detach().clone()
@@ -126,11 +126,11 @@ class ModelChange:
         tensor.data = values.detach().to(tensor.dtype).clone()
 
     def on_undo(self, action: Callable[[], object]) -> None:
-        """How to take something else back that is being done to the model; it must do no harm where it was not."""
+        """Register the undoing of another change; ``action`` must do no harm if that change did not happen."""
         self._others.append(action)
 
     def roll_back(self) -> None:
-        """Take everything back, whatever became of it since."""
+        """Undo everything, even where the model was changed again since."""
         for action in reversed(self._others):
             action()
         for swap in reversed(self._swaps):
@@ -141,9 +141,9 @@ class ModelChange:
         self.model, self._undone = self._roots[0], True
 
     def undo(self) -> nn.Module:
-        """Take everything back and return the model as it was before.
+        """Undo the whole change and return the model as it was before.
 
-        Raises ValueError, and changes nothing, where a place holds something else by now.
+        Raises ValueError, and changes nothing, where a place or a tensor of this change was changed again since.
         """
         if self._undone:
             raise ValueError(f"{self._caller} was undone already; there is nothing left to undo.")
@@ -152,6 +152,7 @@ class ModelChange:
         return self.model
 
     def _check_untouched(self) -> None:
+        """ValueError where a place or tensor of this change has another value than this change gave it."""
         theirs = [*self._roots, *(s.old for s in self._swaps if isinstance(s.old, nn.Module))]
         reachable = {module for root in theirs for module in root.modules()}
         last = {(id(swap.place.store), swap.place.key, swap.place.inner): swap for swap in self._swaps}
@@ -174,7 +175,7 @@ class ModelChange:
         return Place(module, store, key, (), f"{name}.{key}" if name else key)
 
     def _swap(self, place: Place, old: Any, new: Any) -> None:
-        self._swaps.append(_Swap(place, old, new))  # first: an interruption in between must not lose it
+        self._swaps.append(_Swap(place, old, new))  # first: an interruption between the two lines must not lose it
         _put(place, new)
 
 

@@ -14,10 +14,10 @@ _OF_TORCH = frozenset(vars(nn.Module()))  # `_modules`, the hooks and so on: wha
 
 
 class Place(NamedTuple):
-    """Where something is held: ``store[key]``, of the module ``holder`` or of a container in one of its attributes.
+    """Where an object is held: ``store[key]``, of the module ``holder`` or of a container in one of its attributes.
 
-    ``inner``: the way into a tuple that ``store[key]`` is, which is made anew where one of its items is. ``name`` is
-    what the user writes, from the model on.
+    ``inner``: the indices into ``store[key]`` where that is a tuple; `put` makes a new tuple. ``name``: the path that
+    the user writes, from the model on.
     """
 
     holder: nn.Module
@@ -27,7 +27,7 @@ class Place(NamedTuple):
     name: str
 
     def get(self) -> Any:
-        """What is held; None where nothing is any more."""
+        """The object that is held; None where there is none any more."""
         try:
             held = self.store[self.key]
             for index in self.inner:
@@ -41,9 +41,9 @@ class Place(NamedTuple):
 
 
 class Node(NamedTuple):
-    """A module, all its names (that of `named_modules` first), and the places that hold it: none for the model itself.
+    """A module, all its names (that of `named_modules` first), and the places that hold it; the model itself has none.
 
-    A module that is registered twice, or that an attribute such as a plain list holds besides, has several places.
+    A module has several places if it is registered twice, or is also held by an attribute such as a plain list.
     """
 
     module: nn.Module
@@ -58,8 +58,8 @@ class Node(NamedTuple):
 def module_tree(model: nn.Module) -> dict[nn.Module, Node]:
     """Every module of a model, itself first, in the order of `named_modules`.
 
-    Places are looked for in the modules' children and in their other attributes, lists, tuples and dicts within them
-    included; what a closure or another object holds is not found.
+    Places are looked for in the modules' children and in their other attributes, lists, tuples and dicts included. A
+    module that a closure or another object holds is not found.
 
     >>> model = nn.Sequential(nn.ReLU(), nn.Linear(2, 2))
     >>> model.alias, model.plain = model[0], [model[0]]
@@ -78,7 +78,7 @@ def module_tree(model: nn.Module) -> dict[nn.Module, Node]:
 
 
 def places_in(holder: nn.Module, name: str) -> Iterator[Place]:
-    """The places of one module that hold modules, its own children first."""
+    """The places in one module that hold modules, its own children first."""
     prefix = f"{name}." if name else ""
     for key, child in holder._modules.items():
         if child is not None:

@@ -38,9 +38,9 @@ class Moments(NamedTuple):
     any pool.
 
     The big tensor is summed in fp32 (fp64 for fp64 input), but the table itself is fp64 wherever the device
-    has fp64: it costs nothing on a table this small, and where the mean is a thousand standard deviations
-    the rounding of an fp32 mean would be most of the output's error. Elsewhere it is fp32 and keeps what the rounding
-    took from the means (`PairedMoments`).
+    has fp64. That costs nothing on a table this small, and where the mean is a thousand standard deviations
+    the rounding of an fp32 mean would be most of the output's error. Elsewhere the table is fp32, and the rounding
+    errors of the means are kept beside it (`PairedMoments`).
 
     >>> x = torch.arange(24, dtype=torch.float64).reshape(2, 3, 4)
     >>> table = Moments.of(x)
@@ -82,11 +82,11 @@ class Moments(NamedTuple):
 
     @property
     def rest(self) -> Tensor | None:
-        """What rounding took from the means, where that is known: it belongs to them, and no gradient passes it."""
+        """The rounding errors of the means, to be added to them, where they are known; no gradient passes them."""
         return None
 
     def away_from(self, other: Moments) -> Tensor:
-        """The means minus the ``other`` ones, with an error that is small against the difference.
+        """The means minus those of ``other``, with an error that is small against the difference.
 
         >>> x = torch.arange(24.0).reshape(2, 3, 4)
         >>> table = Moments.of(x)
@@ -102,7 +102,7 @@ class Moments(NamedTuple):
         """Pool over the samples: one entry per channel, ``[1, C]`` (batch normalization).
 
         With a group of ``processes``, over all of their samples: every process gets the same entries, and the
-        gradient of each flows back to all. Each process counts by what it holds, which may be nothing.
+        gradient of each flows back to all. Each process is weighted by the values that it holds, which may be none.
         """
         local = self._pool(0)
         if processes is None:
@@ -124,8 +124,8 @@ class Moments(NamedTuple):
     def over_chunks(self, size: int) -> Moments:
         """Pool over chunks of ``size`` samples, given back for each sample, ``[N, C]`` (ghost batches).
 
-        The last chunk is smaller where ``size`` does not divide the batch; a rest of a single value per channel, which
-        would be its own mean, joins the chunk before it.
+        The last chunk is smaller where ``size`` does not divide the batch. If it would have a single value per channel,
+        which is its own mean, it joins the chunk before it.
         """
         samples = self.mean.shape[0]
         if size == 1 or samples == 0:
@@ -165,7 +165,7 @@ class Moments(NamedTuple):
         return self._map(Tensor.detach)
 
     def without_history(self) -> Moments:
-        """The same table as constants, in forward mode, too; see `core.history`."""
+        """The same table as constants, in forward mode of differentiation, too; see `core.history`."""
         return self._map(without_history)
 
     def squeezed(self, axis: int) -> Moments:
@@ -173,7 +173,7 @@ class Moments(NamedTuple):
         return self._map(lambda t: t.squeeze(axis))
 
     def _as_tensors(self) -> tuple[Tensor, ...]:
-        """Mean, variance and a count for each entry, all of one shape and dtype."""
+        """Mean, variance and counts, all of the same shape and dtype."""
         count = self.count.to(self.mean) if isinstance(self.count, Tensor) else self.mean.new_full((), self.count)
         return self.mean, self.var, count.expand_as(self.mean)
 
@@ -182,13 +182,13 @@ class Moments(NamedTuple):
         return not isinstance(self.count, Tensor) or self.count.dim() == 0
 
     def _pool(self, axis: int) -> Moments:
-        """The law of total variance over one axis of the table, which stays with size 1."""
+        """Pool by the law of total variance over one axis of the table, which stays with size 1."""
         average, count = self._average_over(axis)
         mean = average(self.mean)
         return Moments(mean, average(self.var + (self.mean - mean).square()), count)
 
     def _average_over(self, axis: int) -> tuple[Average, Count]:
-        """How to average over an axis, weighted by the counts, and the counts of what comes out."""
+        """A function that averages over an axis, weighted by the counts, and the counts of its results."""
         size = self.mean.shape[axis]
         if self._is_even() and size > 0:
             return lambda t: t.mean(axis, keepdim=True), self.count * size
@@ -208,9 +208,9 @@ class Moments(NamedTuple):
 class PairedMoments(Moments):
     """A table in fp32, for a device without fp64: the means are the sums ``mean + rest`` of two numbers each.
 
-    ``mean`` alone is the mean rounded to fp32. That is off by up to 6e-8 of its own size, which is nothing for most
-    uses, and most of the error where a mean of many standard deviations is subtracted: `away_from` and
-    `formulas.standardized` take the rest along.
+    ``mean`` alone is the mean rounded to fp32, off by up to 6e-8 of its own size. That is nothing for most uses, but
+    most of the error where a mean of many standard deviations is subtracted: `away_from` and `formulas.standardized`
+    therefore add the rest.
 
     >>> third, zero = torch.tensor([[1 / 3]]), torch.zeros(1, 1)
     >>> table = PairedMoments.corrected(torch.tensor([[1000.0]]), third, zero, 1)
@@ -234,7 +234,7 @@ class PairedMoments(Moments):
 
     @classmethod
     def corrected(cls, mean: Tensor, correction: Tensor, var: Tensor, count: Count) -> PairedMoments:
-        """The table of the means ``mean + correction``, of which the second is a small number without a gradient."""
+        """The table of the means ``mean + correction``; the correction is small and has no gradient."""
         rounded = mean + correction
         return cls(rounded, var, count, correction - (rounded - mean))
 
@@ -244,7 +244,7 @@ class PairedMoments(Moments):
     def _pool(self, axis: int) -> Moments:
         average, count = self._average_over(axis)
         mean = average(self.mean)
-        # What the average lost, from numbers of the size of the differences between the means.
+        # The rounding error of the average, from numbers as small as the differences between the means.
         correction = average((self.mean - mean + self.rest).detach())
         pooled = PairedMoments.corrected(mean, correction, self.var, count)
         return pooled._replace(var=average(self.var + self.away_from(pooled).square()))
@@ -257,17 +257,17 @@ class PairedMoments(Moments):
 
 
 def _measured(planes: Tensor, average: Average, count: Count) -> Moments:
-    """Average, then average what the first average's rounding left over, then the squares around both.
+    """Average, then average the remainders of the first average (its rounding error), then the squares around both.
 
     The rest is small, and so is its error. It corrects a rounding, not the value, so no gradient passes it.
     """
-    kind, mean = table_dtype(planes), average(planes)
+    dtype, mean = table_dtype(planes), average(planes)
     centered = planes - mean.unsqueeze(-1)
     rest = average(centered.detach())
     var = average((centered - rest.unsqueeze(-1)).square())
-    if kind is torch.float32:
+    if dtype is torch.float32:
         return PairedMoments.corrected(mean, rest, var, count)
-    return Moments(mean.to(kind) + rest, var.to(kind), count)
+    return Moments(mean.to(dtype) + rest, var.to(dtype), count)
 
 
 def stack(tables: list[Moments]) -> Moments:
@@ -281,7 +281,7 @@ def concatenate(tables: list[Moments]) -> Moments:
 
 
 def _columns(tables: list[Moments]) -> Iterable[tuple[Tensor, ...]]:
-    """Means, variances and counts, and the rests if all tables have them."""
+    """Means, variances and counts; the rests, too, if all tables have them."""
     return zip(*(t._as_tensors() for t in tables), strict=False)
 
 
@@ -295,12 +295,12 @@ def statistics_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def epsilon(x: Tensor, eps: float | None) -> float:
-    """``eps``, for None the machine epsilon of the type that statistics of ``x`` are computed in."""
+    """``eps``; for None the machine epsilon of the dtype in which statistics of ``x`` are computed."""
     if eps is not None:
         return eps
     return torch.finfo(statistics_dtype(x.dtype) if isinstance(x, Tensor) else torch.float32).eps
 
 
 def widen(x: Tensor) -> Tensor:
-    """``x`` in the type its statistics are accumulated in."""
+    """``x`` in the dtype in which its statistics are accumulated."""
     return x.to(statistics_dtype(x.dtype))

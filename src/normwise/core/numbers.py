@@ -1,4 +1,4 @@
-"""Checks of arguments that are no tensors: whole numbers, numbers, shapes."""
+"""Checks of arguments that are not tensors: whole numbers, real numbers, shapes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NUMBERS: Any = (float, int, Real, torch.SymFloat, torch.SymInt)
 
 
 def check_whole(caller: object, name: str, value: Any, least: float) -> None:
-    """A whole number, ``least`` or more; True and 4.0 are none."""
+    """Require a whole number of at least ``least``; True and 4.0 are refused."""
     if not _is_whole(value):
         raise TypeError(f"{called(caller)}: {name} must be a whole number, received {_shown(value)}; write {name}=4.")
     if value < least:
@@ -25,13 +25,13 @@ def check_whole(caller: object, name: str, value: Any, least: float) -> None:
 
 
 def check_flag(caller: object, name: str, value: Any) -> None:
-    """True or False: a word such as "no" would count as true."""
+    """Require True or False: a word such as "no" would count as true."""
     if not isinstance(value, bool):
         raise TypeError(f"{called(caller)}: {name} must be True or False, received {_shown(value)}.")
 
 
 def check_number(caller: object, name: str, value: Any, least: float, most: float = math.inf) -> None:
-    """A real number from ``least`` to ``most``, no tensor, and not NaN."""
+    """Require a real number from ``least`` to ``most``; tensors and NaN are refused."""
     if isinstance(value, bool) or not is_number(value):
         raise TypeError(
             f"{called(caller)}: {name} must be a number, received {_shown(value)}; write {name}=float(...) for a "
@@ -43,18 +43,18 @@ def check_number(caller: object, name: str, value: Any, least: float, most: floa
 
 
 def check_eps(caller: object, eps: Any) -> None:
-    """What is added to a variance."""
+    """Require a number of at least 0, to be added to a variance."""
     check_number(caller, "eps", eps, 0.0)
 
 
 def check_momentum(caller: object, momentum: Any) -> None:
-    """The weight of the new value, or None for the cumulative average."""
+    """Require the weight of the new value, from 0 to 1, or None for the cumulative average."""
     if momentum is not None:
         check_number(caller, "momentum", momentum, 0.0, 1.0)
 
 
 def check_groups(caller: object, groups: Any, channels: int) -> None:
-    """Whole groups of channels."""
+    """Require a whole number of groups that divides the channels."""
     if not _is_whole(groups):
         raise TypeError(f"{called(caller)}: num_groups must be a whole number, received {_shown(groups)}.")
     if groups < 1 or channels % groups:
@@ -66,7 +66,7 @@ def check_groups(caller: object, groups: Any, channels: int) -> None:
 
 
 def check_dim(caller: object, x: Tensor, dim: Any) -> None:
-    """A dimension that ``x`` has."""
+    """Require a dimension of ``x``, counted from its first (0) or its last (-1)."""
     if not _is_whole(dim):
         raise TypeError(f"{called(caller)}: dim must be a whole number, received {_shown(dim)}; write dim=-1.")
     if not -x.dim() <= dim < x.dim():
@@ -77,7 +77,7 @@ def check_dim(caller: object, x: Tensor, dim: Any) -> None:
 
 
 def as_row_shape(caller: object, shape: Any) -> tuple[int, ...]:
-    """``normalized_shape`` as the sizes of one or more trailing dimensions; a number is that of the last."""
+    """``normalized_shape`` as the sizes of one or more trailing dimensions; a number is the size of the last."""
     if _is_whole(shape):
         shape = (shape,)
     sizes = tuple(shape) if isinstance(shape, Iterable) and not isinstance(shape, (str, Tensor)) else None
@@ -95,7 +95,7 @@ def as_row_shape(caller: object, shape: Any) -> tuple[int, ...]:
 
 
 def check_rows(caller: object, x: Tensor, shape: tuple[int, ...]) -> None:
-    """The trailing dimensions of ``x`` are those of a row."""
+    """Require the trailing dimensions of ``x`` to have the sizes of a row."""
     if x.shape[-len(shape) :] != shape:
         raise ValueError(
             f"{called(caller)}: expected input of shape [*, {', '.join(map(str, shape))}], got {list(x.shape)}; write "
@@ -104,7 +104,7 @@ def check_rows(caller: object, x: Tensor, shape: tuple[int, ...]) -> None:
 
 
 def is_number(value: Any) -> bool:
-    """A real number, no tensor."""
+    """Whether a value is a real number and not a tensor."""
     return isinstance(value, _NUMBERS)
 
 
@@ -113,5 +113,5 @@ def _is_whole(value: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
-    """The value, or the type of what would fill the screen."""
+    """The value for a message, or its type where the value could fill the screen."""
     return repr(value) if isinstance(value, (bool, int, float, complex, str, tuple, list)) else type(value).__name__

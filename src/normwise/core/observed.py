@@ -21,7 +21,7 @@ def is_exporting() -> bool:
 def is_observed() -> bool:
     """Whether a compiler, a tracer, a transform of `torch.func` or a dispatch mode sees each operator.
 
-    Values are then symbols, many at once, or constants of a graph that others run.
+    Values are then symbols, batches of a `torch.vmap`, or constants of a graph that runs later.
     """
     return (
         torch.compiler.is_compiling()
@@ -34,7 +34,7 @@ def is_observed() -> bool:
 def operators_are_observed() -> bool:
     """Whether a dispatch mode of torch sees each operator: `make_fx`, `FakeTensorMode`, a counter of operations.
 
-    Selective checkpointing only saves what operators return: kernels stay kernels there.
+    Selective checkpointing does not count: it only saves what operators return, and kernels can run.
     """
     if torch._C._len_torch_dispatch_stack() == 0:  # pyright: ignore[reportAttributeAccessIssue]
         return False
@@ -42,18 +42,18 @@ def operators_are_observed() -> bool:
 
 
 def is_mapped() -> bool:
-    """Whether `torch.vmap` runs this for many inputs at once, whose values cannot be read."""
+    """Whether `torch.vmap` runs this for many inputs at once, so that no value can be read."""
     return _runs_inside("Vmap")
 
 
 def is_functionalized() -> bool:
-    """Whether `torch.func.functionalize` does, which takes no autograd function of Python."""
+    """Whether `torch.func.functionalize` runs this, which does not accept an autograd function in Python."""
     return _runs_inside("Functionalize")
 
 
 def _runs_inside(transform: str) -> bool:
     if torch.compiler.is_dynamo_compiling():
-        return False  # the graph is of plain operations in any case, and the compiler cannot look at the stack
+        return False  # the graph has plain operations in any case, and the compiler cannot look at the stack
     functorch = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
     if functorch.peek_interpreter_stack() is None:
         return False
@@ -63,22 +63,22 @@ def _runs_inside(transform: str) -> bool:
 
 
 def is_recorded() -> bool:
-    """Whether a graph is made for others to run: by `torch.export`, `torch.jit.trace` or `make_fx`."""
+    """Whether a graph is being made to run later: by `torch.export`, `torch.jit.trace` or `make_fx`."""
     if torch.compiler.is_compiling():
         return is_exporting()
     return is_traced() or operators_are_observed()
 
 
 def is_traced() -> bool:
-    """Whether `torch.jit.trace` makes a graph, by itself or for the older exporter to ONNX."""
+    """Whether `torch.jit.trace` makes a graph, for itself or for the older ONNX exporter."""
     return torch._C._is_tracing()  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def is_imagined(t: object) -> bool:
-    """Whether a tensor is one of `FakeTensorMode`: a shape without values, also where the mode is over."""
+def is_fake(t: object) -> bool:
+    """Whether a tensor is one of `FakeTensorMode`, a shape without values, even after the mode has ended."""
     return hasattr(t, "fake_mode")
 
 
 def has_values(t: Tensor) -> bool:
-    """Whether a decision may look at the values of a tensor without waiting for a device."""
-    return t.device.type == "cpu" and not is_observed() and not is_imagined(t)
+    """Whether the values of a tensor can be read now, without waiting for a device."""
+    return t.device.type == "cpu" and not is_observed() and not is_fake(t)

@@ -1,4 +1,4 @@
-"""The namespace of the package's operators in `torch.library`, for what compilers and exporters cannot look into."""
+"""The package's namespace in `torch.library`, for operators that compilers and exporters cannot look into."""
 
 from __future__ import annotations
 
@@ -20,5 +20,5 @@ def _new_library() -> torch.library.Library:
 
 
 LIBRARY = _new_library()
-#: What the operators are called by.
+#: The namespace in the operators' names.
 OPERATORS: Any = getattr(torch.ops, LIBRARY.ns)

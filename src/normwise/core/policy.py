@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .moments import Moments
 from .numbers import check_flag, check_whole
-from .observed import is_imagined, is_observed
+from .observed import is_fake, is_observed
 from .recomputing import graphs_may_ask, recomputing, recomputing_in_graph
 
 _RULES = {"nonfinite": ("skip", "propagate"), "single_value": ("error", "running")}
@@ -19,16 +19,16 @@ _RULES = {"nonfinite": ("skip", "propagate"), "single_value": ("error", "running
 class StatisticsPolicy:
     """Rules and state of one layer's running statistics.
 
-    nonfinite: what a batch with an inf or NaN statistic does. ``"skip"`` leaves the memory as it is, counts the
+    nonfinite: how a batch with an inf or NaN statistic is treated. ``"skip"`` leaves the memory as it is, counts the
         batch in `skipped` and warns once; ``"propagate"`` is torch.nn's behaviour, where a single such batch makes
         ``running_var`` NaN for good.
-    single_value: what a training batch with one value per channel does. ``"error"`` raises; ``"running"``
+    single_value: how a training batch with one value per channel is treated. ``"error"`` raises; ``"running"``
         normalizes it by the running statistics and does not update them.
     frozen: use the running statistics in training, too, and never update them.
     paused: how many `no_update` blocks are open.
     pending: the statistics of the micro-batches of an open `pool_updates` block, or None outside of one.
 
-    Raises ValueError for an unknown rule.
+    Raises ValueError for an unknown rule, TypeError where ``frozen`` or ``paused`` is of the wrong type.
 
     >>> StatisticsPolicy(nonfinite="ignore")
     Traceback (most recent call last):
@@ -56,7 +56,7 @@ class StatisticsPolicy:
 
     @property
     def skipped(self) -> int:
-        """Batches that were not taken in because their statistics were not finite."""
+        """The number of batches that were not remembered because their statistics were not finite."""
         return int(self._skipped)
 
     def is_open(self) -> bool:
@@ -64,13 +64,14 @@ class StatisticsPolicy:
         return not (self.frozen or self.paused)
 
     def admits_updates(self) -> bool:
-        """Whether this forward pass may be remembered; a recomputed one was remembered the first time."""
+        """Whether this forward pass may be remembered; a recomputed one was remembered in its first run."""
         return self.is_open() and not recomputing()
 
     def admits(self, moved: tuple[Tensor, Tensor], kept: tuple[torch.dtype, torch.dtype], layer: str) -> Tensor | bool:
-        """Whether buffers of the types ``kept`` may take mean and variance; where they may not is counted here.
+        """Whether buffers of the dtypes ``kept`` may take mean and variance; refused batches are counted here.
 
-        A graph asks whenever it runs whether that is a recomputation, which `admits_updates` cannot know beforehand.
+        A compiled graph finds out at each run whether it is a recomputation; `admits_updates` cannot know that when the
+        graph is made.
 
         On the CPU the answer is a bool. Elsewhere, and where operations are traced, it is a tensor, so that
         nothing waits for the device or reads a value; the warning then comes with `warn_if_skipped`.
@@ -81,13 +82,13 @@ class StatisticsPolicy:
         if self.nonfinite == "propagate":
             return True
         mean, var = moved
-        if is_observed() or is_imagined(mean):
+        if is_observed() or is_fake(mean):
             return _hold(kept, moved)
         if mean.device.type != "cpu":
             finite = _hold(kept, moved)
             self._skipped = self._skipped + (~finite).long()
             return finite
-        # A sum below the limit is quicker than isfinite; where it is not, each value is asked.
+        # A sum below the limit is quicker than isfinite; only where it is not, each value is checked.
         limit = min(torch.finfo(dtype).max for dtype in kept)
         if (mean.abs() + var).sum().item() < limit or bool(_hold(kept, moved)):
             return True
@@ -96,7 +97,7 @@ class StatisticsPolicy:
         return False
 
     def warn_if_skipped(self, layer: str) -> None:
-        """Say once that batches were skipped."""
+        """Warn once if batches were skipped."""
         if self._warned or (isinstance(self._skipped, int) and self._skipped == 0) or self.skipped == 0:
             return
         self._warned = True
@@ -109,6 +110,6 @@ class StatisticsPolicy:
 
 
 def _hold(kept: tuple[torch.dtype, torch.dtype], moved: tuple[Tensor, Tensor]) -> Tensor:
-    """Whether all of the values are finite in the types that they are kept in."""
+    """Whether all values are finite in the dtypes in which they are kept."""
     mean, var = (torch.isfinite(t.to(dtype)).all() for t, dtype in zip(moved, kept, strict=True))
     return mean & var

@@ -1,4 +1,4 @@
-"""How precise the small tables are: the one place that knows which devices have fp64."""
+"""The precision of the small tables: the one place that knows which devices have fp64."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-#: What is known without asking (Apple's GPUs refuse every fp64 tensor), and what was answered.
+#: Known in advance: Apple's GPUs refuse every fp64 tensor. Answers for other devices are added.
 _HAS_FP64 = {"cpu": True, "cuda": True, "meta": True, "mps": False}
 
 
@@ -20,7 +20,7 @@ def table_dtype(x: Tensor) -> torch.dtype:
 
 
 def in_fp64(x: Tensor) -> Tensor:
-    """``x`` in fp64: where it is, or on the CPU where its device has no fp64."""
+    """``x`` in fp64, on its own device or, where that has no fp64, on the CPU."""
     return (x if has_fp64(x.device.type) else x.cpu()).to(torch.float64)
 
 
@@ -31,16 +31,16 @@ def has_fp64(device_type: str) -> bool:
 
 
 def _computes_fp64(device_type: str) -> bool:
-    """Asked once for each type of device, with a sum: some make fp64 tensors and have no arithmetic for them."""
+    """Try a sum in fp64, once for each type of device: some can make fp64 tensors but not compute with them."""
     if device_type not in _HAS_FP64:
         try:
-            # A traced or fake tensor would be made on any device.
+            # Without this a traced or fake tensor would be made, which works on any device.
             with _disable_current_modes():
                 _HAS_FP64[device_type] = (torch.ones(1, dtype=torch.float64, device=device_type) + 1).item() == 2
-        except Exception:  # each device has its own
+        except Exception:  # each device raises its own class
             _HAS_FP64[device_type] = False
     return _HAS_FP64[device_type]
 
 
-# What torch.compiler.assume_constant_result does, without importing the compiler: that takes a second.
+# The mark that torch.compiler.assume_constant_result sets, without importing the compiler, which takes a second.
 _computes_fp64._dynamo_marked_constant = True  # type: ignore[attr-defined]

@@ -16,23 +16,23 @@ else:
 
 
 def gather(table: Tensor, group: ProcessGroup) -> Tensor:
-    """Every process' ``table`` on a new first axis, in the order of their ranks."""
+    """The ``table`` of every process, stacked on a new first axis in the order of their ranks."""
     return _Gather.apply(table, group)
 
 
 def check_group(caller: object, group: Any) -> None:
-    """What a layer may be given as ``process_group``: a group, the name of all processes, or None."""
+    """Require a ``process_group``: a group, the name "world" for all processes, or None."""
     if group is None or group == "world":
         return
     if not (torch.distributed.is_available() and isinstance(group, torch.distributed.ProcessGroup)):
-        kind = ValueError if isinstance(group, str) else TypeError
-        raise kind(f"{called(caller)}: process_group must be 'world', a ProcessGroup or None, received {group!r}.")
+        error = ValueError if isinstance(group, str) else TypeError
+        raise error(f"{called(caller)}: process_group must be 'world', a ProcessGroup or None, received {group!r}.")
 
 
 def resolve_group(group: ProcessGroup | str | None) -> ProcessGroup | None:
-    """The group a layer pools over now: None where there is nothing to pool over, or the group is of one.
+    """The group that a layer pools over now; None where there is none, or where it has only one process.
 
-    Raises RuntimeError where processes are asked for and `torch.distributed` is not initialized.
+    Raises RuntimeError where a group is given and `torch.distributed` is not initialized.
     """
     if group is None:
         return None
@@ -48,7 +48,7 @@ def resolve_group(group: ProcessGroup | str | None) -> ProcessGroup | None:
 
 
 class _Gather(torch.autograd.Function):
-    """Its adjoint adds up, over the processes, what each wants of this process' table."""
+    """Gather tables; the backward pass sums, over the processes, their gradients for this process' table."""
 
     @staticmethod
     def forward(ctx: Any, table: Tensor, group: ProcessGroup) -> Tensor:
@@ -64,7 +64,7 @@ class _Gather(torch.autograd.Function):
 
 
 class _SumOfMine(torch.autograd.Function):
-    """The adjoint of `_Gather`, and the other way round."""
+    """The backward pass of `_Gather`, whose own backward pass is `_Gather`."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, group: ProcessGroup) -> Tensor:

@@ -1,4 +1,4 @@
-"""A computation on small tables as data: instructions on one array of fp64, which a backend runs in a single call."""
+"""A computation on small tables as data: instructions on one array of fp64, run by a backend in a single call."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from typing import NamedTuple
 
 from .responses import Response
 
-#: What an instruction does with each value of its sources; `sum` adds to what is in the target, `round` is to fp32.
+#: Operations on each value of the sources; `sum` adds to the target, `round` rounds to fp32.
 OPERATIONS = (
     *("copy", "round", "neg", "abs", "sign", "sqrt", "rsqrt", "reciprocal", "exp"),
     *("add", "sub", "mul", "div", "pow", "lt", "le", "gt", "ge", "eq", "and", "or"),
     *("where", "sum", "amax"),
 )
-#: No table of a formula has more dimensions.
+#: The most dimensions that a table of a formula has.
 MOST_DIMENSIONS = 4
 
 
 class Operand(NamedTuple):
-    """A tensor in the array: where its first value is, and the distances between neighbours in each dimension."""
+    """A tensor in the array: the index of its first value, and the strides of its dimensions."""
 
     at: int
     strides: tuple[int, ...]
@@ -33,7 +33,7 @@ class Instruction(NamedTuple):
 
 
 class Port(NamedTuple):
-    """Where a contiguous tensor enters or leaves the array; it is fp64 if ``wide``, otherwise fp32."""
+    """Where a contiguous tensor is copied into or out of the array; it is fp64 if ``wide``, otherwise fp32."""
 
     at: int
     count: int
@@ -41,7 +41,7 @@ class Port(NamedTuple):
 
 
 class Program(NamedTuple):
-    """The array begins with ``constants``; whatever else it holds is written before it is read."""
+    """Instructions and their array, which begins with ``constants``; other entries are written before they are read."""
 
     instructions: tuple[Instruction, ...]
     constants: tuple[float, ...]
@@ -51,12 +51,12 @@ class Program(NamedTuple):
 
 
 class RecordedFormula(NamedTuple):
-    """A formula on the moments of a tensor, and what differentiates it.
+    """A formula on the moments of a tensor, and its derivative, as two programs.
 
-    ``forward`` makes of the mean, the variance, where they differ the counts, and whatever else the formula takes: what
-    the kernels center on, the tables of ``response`` (None: scale and shift of an affine map), and further results.
-    ``backward`` makes of the same and of the gradients of those tables: the gradients of what the formula takes, and,
-    where the moments were measured, what flows back through them, slope and offset.
+    ``forward`` reads the mean, the variance, the counts where they differ, and the formula's further arguments. It
+    writes the means that the kernels subtract, the tables of ``response`` (None: scale and shift of an affine map), and
+    further results. ``backward`` reads the same and the gradients of those tables. It writes the gradients of the
+    formula's arguments and, where the moments were measured, what flows back through them: a slope and an offset.
     """
 
     forward: Program

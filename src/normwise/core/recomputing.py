@@ -1,4 +1,4 @@
-"""Whether a forward pass is one that activation checkpointing runs again inside a backward pass."""
+"""Whether a forward pass is a recomputation by activation checkpointing, inside a backward pass."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .operators import LIBRARY, OPERATORS
 
-# The flag is a fact of the run, not of the graph: a compiler must find an operator that it cannot look into.
+# The answer belongs to a run, not to the graph: for a compiler it must be an operator that it cannot look into.
 LIBRARY.define("recomputing(Tensor like) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
 
 
@@ -23,12 +23,12 @@ def recomputing() -> bool:
 
 
 def recomputing_in_graph(like: Tensor) -> Tensor:
-    """The same as a tensor on the device of ``like``, found anew whenever the graph runs."""
+    """The same as a tensor on the device of ``like``, determined anew at each run of the graph."""
     return OPERATORS.recomputing(like)
 
 
 def graphs_may_ask() -> bool:
-    """Whether a graph is being made that can hold operators of this package: one for ONNX cannot."""
+    """Whether a graph is being made that may hold operators of this package; a graph for ONNX may not."""
     return torch.compiler.is_compiling() and not torch.onnx.is_in_onnx_export()
 
 

@@ -1,4 +1,4 @@
-r"""What a formula may give besides `Affine`: a function of each value whose coefficients are tables.
+r"""Outputs that are not affine in x: a formula may return such a response instead of `Affine`.
 
 .. math:: y = f(x;\ \text{scale},\ \text{shift} + \text{residual}, \ldots)
 
@@ -48,7 +48,7 @@ class Gated(NamedTuple):
 class LargerScale(NamedTuple):
     r""":math:`y = x \cdot \text{scale} / \max(\text{least},\ v x + \text{own}) + \text{shift}`.
 
-    At a tie both get half of the gradient, as with `torch.maximum`.
+    At a tie each argument of the maximum gets half of the gradient, as with `torch.maximum`.
     """
 
     scale: Coefficient
@@ -59,12 +59,12 @@ class LargerScale(NamedTuple):
     statistics: Moments | None = None
 
 
-#: Everything but `Affine`.
+#: The classes of all outputs but `Affine`.
 Responding = Thresholded | Gated | LargerScale
 
 
 class Response(NamedTuple):
-    """``function(x, *tables)`` is differentiable PyTorch; ``slopes`` maps the same to the derivatives, x's first."""
+    """``function(x, *tables)`` is differentiable PyTorch; ``slopes`` gives its derivatives, that by x first."""
 
     name: str
     function: Callable[..., Tensor]
@@ -73,8 +73,8 @@ class Response(NamedTuple):
 
 def _thresholded(x: Tensor, scale: Tensor, shift: Tensor, threshold: Tensor) -> Tensor:
     y = torch.addcmul(shift, x, scale)
-    # Not relu(y - τ) + τ, which would round y to the precision of τ. Not `maximum`, whose backward splits ties: here
-    # γ = β = τ = 0 has a gradient for γ.
+    # Not relu(y - τ) + τ, which would round y to the precision of τ. Not `maximum`, whose backward splits the gradient
+    # at a tie: γ = β = τ = 0 must have a gradient for γ.
     return torch.where(y < threshold, threshold, y)
 
 
@@ -106,13 +106,13 @@ def _larger_scale_slopes(
     share = torch.where(other > least, 1.0, torch.where(other == least, 0.5, 0.0)).to(x.dtype)
     response = x / larger
     per_larger = -scale * response / larger
-    # Where v x + own is the larger one, γ/m - v γ x/m² = γ own/m², without the difference of two large numbers.
+    # Where v x + own is the larger: γ/m - v γ x/m² = γ own/m², without the difference of two large numbers.
     per_x = scale / larger * (1 - share + share * own / larger)
     by_other = share * per_larger
     return per_x, response, torch.ones_like(x), (1 - share) * per_larger, by_other * x, by_other
 
 
-#: Every response by the type of what a formula gives.
+#: Every response, by the class that a formula returns.
 RESPONSES: dict[type, Response] = {
     Thresholded: Response("thresholded", _thresholded, _thresholded_slopes),
     Gated: Response("gated", _gated, _gated_slopes),

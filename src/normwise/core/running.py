@@ -15,7 +15,7 @@ from .moments import Moments
 from .observed import is_exporting
 from .precision import table_dtype
 
-#: Whether buffers may take values, mean and variance, that are kept in these types: what they would be after an update.
+#: Given mean and variance as they would be after an update, and the buffers' dtypes: whether the update may be made.
 Judge = Callable[[tuple[Tensor, Tensor], tuple[torch.dtype, torch.dtype]], Tensor | bool]
 
 
@@ -26,14 +26,14 @@ class RunningStatistics(NamedTuple):
 
     ``momentum`` is PyTorch's ``a``, the weight of the *new* value; None means the cumulative average, with
     ``a = 1 / batches``. The variance that goes in is the **unbiased** one, as in torch.nn, although the
-    biased one normalizes. The buffers are changed in place and nothing that a backward needs refers to
-    them, so a second forward pass, or another process' broadcast, never invalidates the first.
+    biased one normalizes. The buffers are changed in place, and no backward pass needs them: a second forward pass, or
+    another process' broadcast, never invalidates the first.
 
-    The arithmetic is that of the table (fp64), and what is judged by a ``judge`` is what would be stored: a variance
-    that is finite in fp64 may be none in the buffer's type.
+    The arithmetic is in the table's dtype (fp64). A ``judge`` is given the values as they would be stored: a variance
+    that is finite in fp64 may overflow in the buffer's dtype.
 
-    A batch with fewer than two values per channel (an empty one, or what a mask leaves) has no variance: it leaves
-    everything as it is and is not counted. torch.nn counts an empty batch, which skews its cumulative average.
+    A batch with fewer than two values per channel (an empty one, or one that is almost all masked) has no variance: it
+    changes nothing and is not counted. torch.nn counts an empty batch, which skews its cumulative average.
 
     >>> running = RunningStatistics(torch.zeros(1), torch.ones(1), torch.tensor(0), momentum=None)
     >>> for value in (2.0, 4.0):
@@ -48,19 +48,19 @@ class RunningStatistics(NamedTuple):
     momentum: float | None
 
     def moments(self) -> Moments:
-        """The remembered statistics as a known table, ``[1, C]``, safe from later updates."""
+        """The remembered statistics as a table ``[1, C]``, copied, so that later updates do not change it."""
         check_memory(self.mean, self.var)
-        kind = table_dtype(self.mean)
-        mean, var = (without_history(t).to(kind, copy=True).unsqueeze(0) for t in (self.mean, self.var))
+        dtype = table_dtype(self.mean)
+        mean, var = (without_history(t).to(dtype, copy=True).unsqueeze(0) for t in (self.mean, self.var))
         return Moments(mean, var, 1)
 
     def update_from_batch(self, table: Moments, judge: Judge | None = None) -> None:
-        """Take in the statistics of one batch: a table that is pooled over its rows, ``[N, C]`` or ``[1, C]``."""
+        """Update from the statistics of one batch: a table ``[N, C]``, which is pooled over N, or ``[1, C]``."""
         pooled = table if table.mean.shape[0] == 1 else table.over_batch()
         self.update(pooled.mean.squeeze(0), pooled.unbiased_var().squeeze(0), _has_variance(pooled), judge)
 
     def update_from_instances(self, table: Moments, judge: Judge | None = None) -> None:
-        """Take in the average over the samples of a table's moments, ``[N, C]`` (instance normalization)."""
+        """Update from the average of a table's moments over the samples, ``[N, C]`` (instance normalization)."""
         seen = _has_variance(table)
         if seen is False:
             return
@@ -73,13 +73,13 @@ class RunningStatistics(NamedTuple):
             self.update(mean.mean(0), var.mean(0), seen, judge)
 
     def update(self, mean: Tensor, var: Tensor, seen: Tensor | bool = True, judge: Judge | None = None) -> None:
-        """Move the buffers towards ``mean`` and (unbiased) ``var``, ``[C]`` each, where ``seen`` and not refused."""
+        """Move the buffers towards ``mean`` and (unbiased) ``var``, ``[C]`` each, if ``seen`` and not refused."""
         if seen is False:
             return
         check_memory(self.mean, self.var, self.batches)
         self._check_writable()
-        # A block without gradients is an operator of an exported graph, which cannot be saved with it; nothing that
-        # comes here has a gradient.
+        # `no_grad` would become an operator of an exported graph that cannot be saved; none is needed there, since
+        # nothing here has a gradient.
         with nullcontext() if is_exporting() else torch.no_grad():
             wide = torch.promote_types(self.mean.dtype, mean.dtype)
             factor = self._factor(wide)
@@ -94,7 +94,7 @@ class RunningStatistics(NamedTuple):
                 self.batches.add_(seen.to(self.batches.dtype) if isinstance(seen, Tensor) else 1)
 
     def _check_writable(self) -> None:
-        """Before anything is written: an expanded tensor, a single value behind many, is refused in the middle."""
+        """Refuse an expanded tensor (one value behind many) before anything is written, not in the middle."""
         for name, t in (("running_mean", self.mean), ("running_var", self.var)):
             if 0 in t.stride() and t.numel() > 1:
                 raise RuntimeError(

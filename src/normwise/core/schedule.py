@@ -1,4 +1,4 @@
-"""A number that grows in the course of training: piecewise linear in the step, and never backwards."""
+"""A number that grows during training: piecewise linear in the step, never falling."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor
 
 from .precision import table_dtype
 
-#: A constant, or the points ``(step, value)`` of a polygon that is constant before its first and after its last.
+#: A constant, or points ``(step, value)`` joined by lines; constant before the first point and after the last.
 Schedule = float | tuple[tuple[float, float], ...]
 
 
 def as_schedule(value: float | Sequence[tuple[float, float]], name: str, lowest: float) -> Schedule:
-    """``value`` as a schedule; a ValueError says what is wrong with one that falls below ``lowest`` or goes backwards.
+    """``value`` as a schedule. A constant may be infinite.
 
-    A constant may be infinite.
+    Raises ValueError for a value below ``lowest``, steps that do not grow or values that fall.
 
     >>> as_schedule([(0, 1), (100, 3)], "r_max", 1.0)
     ((0.0, 1.0), (100.0, 3.0))
@@ -40,6 +40,7 @@ def as_schedule(value: float | Sequence[tuple[float, float]], name: str, lowest:
 
 
 def _points(value: Any, name: str) -> tuple[tuple[float, float], ...]:
+    """The points of a schedule as floats; ValueError for anything else."""
     try:
         points = tuple((float(step), float(number)) for step, number in value)
     except (TypeError, ValueError):
@@ -52,7 +53,7 @@ def _points(value: Any, name: str) -> tuple[tuple[float, float], ...]:
 
 
 def value_at(schedule: Schedule, step: Tensor) -> Tensor | float:
-    """The schedule's value at ``step``: on the step's device and without waiting for it.
+    """The schedule's value at ``step``, on the device of ``step`` and without waiting for it.
 
     >>> import torch
     >>> [float(value_at(((10, 1.0), (20, 3.0)), torch.tensor(s))) for s in (0, 10, 15, 20, 99)]

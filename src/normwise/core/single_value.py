@@ -12,7 +12,7 @@ _PER_GROUP = f"{WITHOUT_EFFECT} Use fewer groups, or leave the layer out where t
 
 
 def check_values_per_channel(caller: object, x: Tensor, consequence: str) -> None:
-    """More than one value of each channel in the batch ``[N, C, *space]``."""
+    """Require more than one value of each channel in the batch ``[N, C, *space]``."""
     if x.numel() == x.shape[1] > 0:
         raise ValueError(
             f"{called(caller)}: Expected more than 1 value per channel when training, got input size "
@@ -21,7 +21,7 @@ def check_values_per_channel(caller: object, x: Tensor, consequence: str) -> Non
 
 
 def check_values_per_group(caller: object, x: Tensor, channels: int, consequence: str = _PER_GROUP) -> None:
-    """More than one value in each sample's groups of so many ``channels``."""
+    """Require more than one value in each sample's groups of ``channels`` channels."""
     if channels == 1 and product(x.shape[2:]) == 1:
         raise ValueError(
             f"{called(caller)}: expected more than 1 value in each group of statistics, got input size "
@@ -30,7 +30,7 @@ def check_values_per_group(caller: object, x: Tensor, channels: int, consequence
 
 
 def check_values_per_chunk(caller: object, x: Tensor, samples: int) -> None:
-    """More than one value of each channel in each chunk of so many ``samples``."""
+    """Require more than one value of each channel in each chunk of ``samples`` samples."""
     if samples * product(x.shape[2:]) == 1:
         raise ValueError(
             f"{called(caller)}(ghost_size=1): a chunk of one sample of input size {list(x.shape)} has a single value "

@@ -1,7 +1,7 @@
-"""Sizes that may be symbols: what is asked of them holds for every value, where that can be.
+"""Questions about sizes that may be symbols, put so that one answer holds for every value where possible.
 
-`torch.export` with a dynamic size finds a question like ``(n, c) == (c,)`` answered for one ``n`` only, since tuples
-compare their entries before their lengths, and makes `torch.Size.numel` a constant.
+With a dynamic size `torch.export` would answer ``(n, c) == (c,)`` for one ``n`` only, since tuples compare their
+entries before their lengths, and it makes `torch.Size.numel` a constant.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def product(sizes: Sequence[int]) -> int:
 
 
 def last_sizes(t: Tensor, count: int) -> tuple[int, ...]:
-    """The last sizes of a tensor, which a layer fixes: constants in a graph of `torch.jit.trace`, too.
+    """The last ``count`` sizes of a tensor, which a layer fixes; constants also in a graph of `torch.jit.trace`.
 
     >>> last_sizes(torch.zeros(4, 3, 2), 2)
     (3, 2)

@@ -1,4 +1,4 @@
-"""Symbolic tracing by `torch.fx`: a layer, and a function, is one node of the graph, as torch's own are."""
+"""Symbolic tracing by `torch.fx`: a layer or a function becomes one node of the graph, as torch's own do."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 
 def is_symbol(*values: object) -> bool:
-    """Whether one of them stands for a tensor while `torch.fx` traces a model."""
+    """Whether one of the values stands for a tensor while `torch.fx` traces a model."""
     return any(isinstance(value, Proxy) for value in values)
 
 
 def as_node(layer: nn.Module, *values: Any) -> Any:
-    """The call ``layer(*values)``, some of them symbols, as one ``call_module`` of the graph.
+    """The call ``layer(*values)``, in which some values are symbols, as one ``call_module`` of the graph.
 
-    A layer that is traced alone becomes the only submodule, ``layer``, of the graph's module. Where fx already records
-    what surrounds the layer's own computation, the forward of a user's subclass or hooks, the node is the rest,
+    A layer that is traced alone becomes the only submodule, ``layer``, of the graph's module. Where fx records the
+    layer's surroundings itself (the forward of a user's subclass, hooks), the node is the layer without them,
     `Traceable.traced`.
     """
     tracer: Any = _symbol_in(values).tracer  # type: ignore[union-attr]
@@ -40,14 +40,14 @@ def as_node(layer: nn.Module, *values: Any) -> Any:
 
 
 class Traceable:
-    """A module whose forward makes one node of itself while `torch.fx` traces it."""
+    """A module that becomes one node while `torch.fx` traces it."""
 
     @property
-    @torch.jit.unused  # its compiler looks at every property of a module
+    @torch.jit.unused  # TorchScript's compiler looks at every property of a module
     def traced(self: Any) -> nn.Module:
         """The same parameters and buffers with the package's own forward, and without hooks."""
-        kind: Any = _home(self) if _has_a_forward_of_its_own(self) else type(self)
-        module = kind.__new__(kind)
+        cls: Any = _home(self) if _has_a_forward_of_its_own(self) else type(self)
+        module = cls.__new__(cls)
         module.__dict__.update(self.__dict__)
         module.__dict__.update({name: OrderedDict() for name in _HOOKS})
         return module
@@ -62,18 +62,18 @@ def _has_a_forward_of_its_own(layer: nn.Module) -> bool:
 
 
 def _home(layer: nn.Module) -> type:
-    """The class of the package that a user's class was made of."""
-    return next(kind for kind in type(layer).__mro__ if kind.__module__.startswith("normwise."))
+    """The package's class that a user's class inherits from."""
+    return next(cls for cls in type(layer).__mro__ if cls.__module__.startswith("normwise."))
 
 
-#: What arguments mostly are; asking each of them for a symbol would take as long as a kernel's call.
+#: The usual classes of arguments; looking for a symbol in each would take as long as a kernel's call.
 _NO_SYMBOLS = frozenset((Tensor, nn.Parameter, int, float, bool, str, type(None)))
 
 
 def one_node(function: F) -> F:
-    """A public function that makes one ``call_function`` of itself where an argument is a symbol.
+    """Let a public function become one ``call_function`` of the graph where an argument is a symbol.
 
-    A graph names it by its public place, ``normwise.functional``, so that the graph can be pickled.
+    The graph names it by its public module, ``normwise.functional``, so that the graph can be pickled.
     """
 
     @wraps(function)
@@ -93,7 +93,7 @@ def one_node(function: F) -> F:
 def as_node_of_formula(function: Callable[..., Any], formula: Callable[..., Any], *values: Any, **options: Any) -> Any:
     """The call ``function(values[0], formula, *values[1:], **options)`` as one ``call_function`` of the graph.
 
-    A graph takes no function as an argument: the node's own function knows it.
+    A graph takes no function as an argument, so the node calls a new function that holds the formula.
     """
 
     def call(x: Any, *parameters: Any, **options: Any) -> Any:
@@ -105,7 +105,7 @@ def as_node_of_formula(function: Callable[..., Any], formula: Callable[..., Any]
 
 
 def _symbol_in(value: object) -> Proxy | None:
-    """The value, or the first of a tuple, such as statistics and styles are, that is a symbol."""
+    """The first symbol in a value: the value itself, or an entry of a tuple such as statistics or a style."""
     if isinstance(value, Proxy):
         return value
     if isinstance(value, tuple):

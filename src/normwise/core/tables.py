@@ -14,19 +14,19 @@ from .layout import PLAIN
 from .sizes import same
 
 Shape = tuple[int, ...]
-#: What normalizers compute with; of the narrower floating types torch itself has hardly an operator.
+#: The dtypes that normalizers compute in; torch has hardly any operator for narrower floating dtypes.
 REAL = frozenset((torch.float64, torch.float32, torch.bfloat16, torch.float16))
 _STRIDED = torch.strided
 
 
 def check_optional(caller: object, x: Tensor, shape: Shape, **tensors: Tensor | None) -> None:
-    """Each of the ``shape``, or None. ``caller`` is a layer, or the name of a function."""
-    # Every pass of every layer comes here: what is usual is told in the fewest steps.
-    on_cpu, kind, line = x.is_cpu, x.dtype, shape[0] if len(shape) == 1 else -1
+    """Require each tensor to have the ``shape``, or to be None. ``caller`` is a layer, or the name of a function."""
+    # Every pass of every layer comes here: the usual case is recognized in the fewest steps.
+    on_cpu, dtype, line = x.is_cpu, x.dtype, shape[0] if len(shape) == 1 else -1
     for name, t in tensors.items():
         if t is None or (
             type(t) in PLAIN
-            and t.dtype is kind
+            and t.dtype is dtype
             and (t.dim() == 1 and t.numel() == line if line >= 0 else t.shape == shape)
             and on_cpu
             and t.is_cpu
@@ -38,21 +38,21 @@ def check_optional(caller: object, x: Tensor, shape: Shape, **tensors: Tensor | 
 
 
 def check_required(caller: object, x: Tensor, shape: Shape, **tensors: Tensor) -> None:
-    """Each of the ``shape``."""
+    """Require each tensor to have the ``shape``."""
     for name, t in tensors.items():
         if not (_goes_with(t, x) and same(t.shape, shape)):
             raise _misfit(caller, name, t, x, shape)
 
 
 def check_scalars(caller: object, x: Tensor, **tensors: Tensor) -> None:
-    """Each a single number, of the shape ``[]`` or ``[1]``."""
+    """Require each tensor to be a single number, of shape ``[]`` or ``[1]``."""
     for name, t in tensors.items():
         if not (_goes_with(t, x) and t.shape in ((), (1,))):
             raise _misfit(caller, name, t, x, (), (1,))
 
 
 def check_scalars_or_tables(caller: object, x: Tensor, **tables: Tensor) -> None:
-    """Each a single number, or a table of channels."""
+    """Require each tensor to be a single number or a table of channels."""
     for name, table in tables.items():
         if not isinstance(table, Tensor) or table.dim() > 1 or table.numel() != 1:
             check_required_tables(caller, x, **{name: table})
@@ -61,12 +61,12 @@ def check_scalars_or_tables(caller: object, x: Tensor, **tables: Tensor) -> None
 
 
 def check_tables(caller: object, x: Tensor, **tables: Tensor | None) -> None:
-    """Each a table of channels, ``[C]``, ``[1, C]`` or ``[N, C]``, or None."""
+    """Require each to be a table of channels, ``[C]``, ``[1, C]`` or ``[N, C]``, or None."""
     check_required_tables(caller, x, **{name: table for name, table in tables.items() if table is not None})
 
 
 def check_required_tables(caller: object, x: Tensor, **tables: Tensor) -> None:
-    """Each a table of channels, ``[C]``, ``[1, C]`` or ``[N, C]``."""
+    """Require each to be a table of channels, ``[C]``, ``[1, C]`` or ``[N, C]``."""
     for name, table in tables.items():
         samples, channels = x.shape[:2]
         shapes = ((channels,), (1, channels), (samples, channels))
@@ -76,7 +76,7 @@ def check_required_tables(caller: object, x: Tensor, **tables: Tensor) -> None:
 
 
 def check_table(caller: object, name: str, t: Tensor, x: Tensor) -> None:
-    """Real numbers that broadcast against a table ``[N, C]`` of ``x``."""
+    """Require real numbers that broadcast against a table ``[N, C]`` of ``x``."""
     check_place(caller, name, t, x)
     if t.is_floating_point() and t.dtype not in REAL:
         raise TypeError(f"{called(caller)}: {name} is of {t.dtype}, which nothing computes with; convert it.")
@@ -87,7 +87,7 @@ def check_table(caller: object, name: str, t: Tensor, x: Tensor) -> None:
 
 
 def check_parameters(x: Tensor, parameters: tuple[Tensor | None, ...]) -> None:
-    """Of any shape, for a formula that knows what it does with them; no complex numbers, and where ``x`` is."""
+    """Require real numbers on the device of ``x``; the shape is the formula's to check."""
     on_cpu = x.is_cpu
     for number, p in enumerate(parameters, 1):
         if p is None or (type(p) in PLAIN and on_cpu and p.is_cpu and not p.is_complex() and p.layout is _STRIDED):
@@ -106,7 +106,7 @@ def check_parameters(x: Tensor, parameters: tuple[Tensor | None, ...]) -> None:
 
 
 def check_place(caller: object, name: str, t: Tensor, x: Tensor) -> None:
-    """Dense, and where ``x`` is."""
+    """Require a dense tensor on the device of ``x``."""
     if t.layout is not _STRIDED:
         raise TypeError(f"{called(caller)}: {name} must be dense, received {t.layout}; convert it with .to_dense().")
     if not ((t.is_cpu and x.is_cpu) or t.device == x.device):
@@ -118,17 +118,17 @@ def check_place(caller: object, name: str, t: Tensor, x: Tensor) -> None:
 
 def broadcasts(shape: torch.Size, target: torch.Size) -> bool:
     """Whether a tensor of ``shape`` may be expanded to ``target``, whose sizes may be symbols."""
-    trailing = target[len(target) - len(shape) :]  # compared one by one: the compiler looks for no symbol in a tuple
+    trailing = target[len(target) - len(shape) :]  # compared one by one: the compiler finds no symbols inside a tuple
     return len(shape) <= len(target) and all(s == 1 or s == t for s, t in zip(shape, trailing, strict=True))
 
 
 def called(caller: object) -> str:
-    """The name of a function, or of a layer's class."""
+    """The name of a function, or of a layer's class, for a message."""
     return caller if isinstance(caller, str) else type(caller).__name__
 
 
 def _goes_with(t: object, x: Tensor) -> bool:
-    """Whether ``t`` is a dense tensor of real floating numbers where ``x`` is, in the fewest steps."""
+    """Whether ``t`` is a dense tensor of real floating numbers on the device of ``x``, in the fewest steps."""
     return (
         isinstance(t, Tensor)
         and t.dtype in REAL
@@ -138,7 +138,7 @@ def _goes_with(t: object, x: Tensor) -> bool:
 
 
 def _misfit(caller: object, name: str, t: object, x: Tensor, *shapes: Shape, allowed: str = "") -> Exception:
-    """What is wrong with a tensor that `_goes_with` or its shape refused."""
+    """The error for a tensor that `_goes_with` or its shape refused."""
     allowed = allowed or " or ".join(str(list(shape)) for shape in shapes)
     if not isinstance(t, Tensor):
         return TypeError(f"{called(caller)}: {name} must be a tensor {allowed}, received {type(t).__name__}.")

@@ -1,4 +1,4 @@
-"""Transforms of `torch.func` and forward-mode AD: whether one runs, and what a layer remembers, from inside of one."""
+"""Transforms of `torch.func` and forward-mode AD: whether one is active, and a layer's state inside one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def under_function_transform() -> bool:
 
 
 def value_outside(t: Tensor) -> Tensor | None:
-    """The tensor behind those that `torch.func.grad`, ``vjp`` and ``jvp`` put around it; None for many at once.
+    """The plain tensor inside the wrappers of `torch.func.grad`, ``vjp`` and ``jvp``; None inside a `torch.vmap`.
 
     It is a constant, to be used under `outside`.
     """
@@ -29,7 +29,7 @@ def value_outside(t: Tensor) -> Tensor | None:
 
 @contextmanager
 def outside() -> Iterator[None]:
-    """Operations in the block are none of any transform, and of no derivative."""
+    """A block whose operations belong to no transform and to no derivative."""
     from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
     with temporarily_clear_interpreter_stack(), torch.no_grad(), forward_ad._set_fwd_grad_enabled(False):

@@ -13,9 +13,9 @@ from .moments import statistics_dtype
 class WideBuffers(nn.Module):
     """A module that keeps its ``wide`` buffers in at least fp32 (fp64 under fp64), whatever its own dtype.
 
-    However they come in: created with ``dtype=torch.bfloat16``, cast by ``.half()`` or ``.to(dtype)`` (which takes none
-    of their digits), loaded with ``assign=True``, assigned. What stays as narrow as it is are the tensors that a call
-    brings along, as `torch.func.functional_call` does.
+    This holds for buffers that are created with ``dtype=torch.bfloat16``, cast by ``.half()`` or ``.to(dtype)`` (no
+    digit is lost), loaded with ``assign=True``, or assigned. Tensors that are passed for one call, as by
+    `torch.func.functional_call`, are used as narrow as they are.
     """
 
     wide: ClassVar[tuple[str, ...]] = ()

@@ -1,4 +1,4 @@
-"""What a normalizer does: its cube, measured, with formula, table, pictures, trap, and which one to use."""
+"""Explanations of normalizers: the measured cube, formula, table, pictures and trap, and the path of choice."""
 
 from .explaining import Explanation as Explanation
 from .explaining import explain as explain

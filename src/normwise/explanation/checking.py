@@ -1,4 +1,4 @@
-"""Whether a layer can be explained, tried by a call; the error says why not."""
+"""A trial call that tells whether a layer can be explained; the error says why not."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _MIXING = (nn.modules.conv._ConvNd, nn.Linear, nn.RNNBase, nn.MultiheadAttention
 
 
 class ModelError(InputError):
-    """A model in the place of a layer."""
+    """A model was given instead of a layer."""
 
 
 def shape_taken(subject: Subject, make: Callable[..., Any], device: torch.device) -> tuple[int, ...]:
-    """The first of the sample shapes that the subject takes."""
+    """The first of the sample shapes that the subject accepts and keeps."""
     if subject.is_formula or subject.layer is None:
         return (SAMPLES, CHANNELS, *SPACE[2])
     failures: list[str] = []
@@ -33,7 +33,7 @@ def shape_taken(subject: Subject, make: Callable[..., Any], device: torch.device
         try:
             with torch.no_grad():
                 y = make(shape)(torch.randn(shape, dtype=torch.float64, device=device))
-        except Exception as error:  # whatever a user's module raises for a shape that it does not take
+        except Exception as error:  # a user's module may raise any error for an unsuitable shape
             failures.append(_sentence(error))
             continue
         if isinstance(y, Tensor) and tuple(y.shape) == shape:
@@ -46,9 +46,9 @@ def shape_taken(subject: Subject, make: Callable[..., Any], device: torch.device
 
 
 def checked(subject: Subject, function: Function, every: Sequence[Tensor]) -> Function:
-    """The function, which gives a tensor of x's shape, the same every time, finite for each x of ``every``.
+    """The function, after a check that it returns finite tensors of x's shape, always the same, for each of ``every``.
 
-    One that takes no fp64, for the tensors inside of it are narrower, is asked in fp32.
+    A layer that does not accept fp64, because it makes narrower tensors inside, is called in fp32.
     """
     try:
         _check(subject, function, every)
@@ -71,6 +71,7 @@ def checked(subject: Subject, function: Function, every: Sequence[Tensor]) -> Fu
 
 
 def _check(subject: Subject, function: Function, every: Sequence[Tensor]) -> None:
+    """Raise the error for a subject that cannot be explained at these inputs."""
     x = every[0]
     try:
         y, again = _twice(subject, function, x)
@@ -98,7 +99,7 @@ def _check(subject: Subject, function: Function, every: Sequence[Tensor]) -> Non
 
 
 def _twice(subject: Subject, function: Function, x: Tensor) -> tuple[Any, Any]:
-    """Two outputs, with other random numbers; in the first it is seen what becomes of x."""
+    """Two outputs, with different random numbers; the first call also watches the modules that x passes."""
     seen: list[str] = []
     with ExitStack() as stack, torch.no_grad():
         if subject.layer is not None:
@@ -118,7 +119,7 @@ def _twice(subject: Subject, function: Function, x: Tensor) -> tuple[Any, Any]:
 
 
 def _note(name: str, x: Tensor, seen: list[str]) -> Callable[..., None]:
-    """A hook that notes a convolution or the like of x itself; one of its statistics, or of a condition, is none."""
+    """A hook that notes a convolution or the like of x itself, but not one of its statistics or of a condition."""
 
     def hook(_: nn.Module, inputs: tuple[Any, ...]) -> None:
         given = inputs[0] if inputs else None
@@ -129,7 +130,7 @@ def _note(name: str, x: Tensor, seen: list[str]) -> Callable[..., None]:
 
 
 def _inside(subject: Subject) -> str:
-    """Which layer to name instead, where the subject holds one."""
+    """Which layer to name instead, if the subject contains one."""
     if subject.layer is None:
         return ""
     kinds = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
@@ -146,5 +147,5 @@ def _drops(subject: Subject) -> str:
 
 
 def _sentence(error: Exception) -> str:
-    """The first line of what was raised, without its full stop."""
+    """The first line of an error's message, without its full stop."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].removesuffix(".")

@@ -1,4 +1,4 @@
-"""Which normalizer should I use? The path of questions, of which `docs/choose.md` and the command are made."""
+"""Which normalizer should I use? The path of questions from which `docs/choose.md` and the command are made."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Advice(NamedTuple):
-    """Where a path ends: ``norms`` are names for `compare`, ``command`` measures them on one's own data."""
+    """The end of a path: ``norms`` are names for `compare`, ``command`` measures them on the user's own data."""
 
     use: str
     norms: tuple[str, ...]
@@ -14,9 +14,9 @@ class Advice(NamedTuple):
 
 
 class Branch(NamedTuple):
-    """An answer. ``because`` is what speaks for what comes then, "" where the answer only sorts.
+    """An answer. ``because`` is the reason for the advice that follows, "" where the answer only sorts.
 
-    ``evidence`` names experiments of `normwise evidence`; empty, it says that none tried this.
+    ``evidence`` names experiments of `normwise evidence`; if empty, no experiment tested this.
     """
 
     answer: str
@@ -26,7 +26,7 @@ class Branch(NamedTuple):
 
 
 class Question(NamedTuple):
-    """``text`` with its branches."""
+    """A question, ``text``, with its possible answers."""
 
     text: str
     branches: tuple[Branch, ...]

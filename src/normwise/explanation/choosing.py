@@ -19,11 +19,12 @@ _STEP = "  "
 
 
 def lines(known: Collection[str], width: int) -> list[str]:
-    """The whole path for a terminal; ``known`` are the experiments that there are."""
+    """The whole path for a terminal; ``known`` are the existing experiments."""
     return list(_question(PATH, known, width, 0))
 
 
 def _question(question: Question, known: Collection[str], width: int, depth: int) -> Iterator[str]:
+    """The lines of a question and of the branches below it, indented by their depth."""
     yield from _filled(question.text, width, depth)
     for branch in question.branches:
         yield from _filled(f"- {branch.answer}", width, depth + 1)
@@ -43,7 +44,7 @@ def _filled(words: str, width: int, depth: int) -> list[str]:
 
 
 def _evidence(branch: Branch, known: Collection[str], link: Callable[[str], str] = str) -> str:
-    """What tried it; "" where the answer states nothing."""
+    """The experiments that tested a branch, in parentheses; "" if the answer states nothing."""
     if not branch.because:
         return ""
     tried = [link(number) for number in branch.evidence if number in known]
@@ -68,7 +69,7 @@ The measuring commands are explained in [compare](compare.md), [doctor](doctor.m
 
 
 def _sections(question: Question, known: Collection[str], path: str) -> Iterator[str]:
-    """A heading for each question; the paths that lead on are named by their answers."""
+    """A section for each question; its path is the list of answers that lead to it."""
     yield f"\n## {question.text}\n\n" + (f"*{path}*\n\n" if path else "")
     for branch in question.branches:
         said = " ".join(filter(None, (branch.because, _evidence(branch, known, _link))))
@@ -84,7 +85,7 @@ def _sections(question: Question, known: Collection[str], path: str) -> Iterator
 
 
 def anchor(heading: str) -> str:
-    """What a heading becomes in a link."""
+    """The anchor that Markdown gives a heading."""
     return "".join(c for c in heading.lower() if c.isalnum() or c in " -").replace(" ", "-")
 
 
@@ -105,7 +106,7 @@ def as_plain(known: Collection[str], question: Question = PATH) -> dict[str, Any
 
 
 def walk(ask: Callable[[Question], int], known: Collection[str]) -> list[str]:
-    """Question by question: ``ask`` gives the number of the branch, from 0. The end of the path in lines."""
+    """Follow the path by ``ask``, which returns the index of a branch; returns the end of the path in lines."""
     question, reasons = PATH, []
     while True:
         branch = question.branches[ask(question)]

@@ -1,16 +1,16 @@
-"""How often a normalizer reads and writes the tensor it normalizes."""
+"""The number of times a normalizer reads and writes the tensor that it normalizes."""
 
 from __future__ import annotations
 
 from ..bench.bytes_model import PASSES, kind
 from ..layers import Normalizer
 
-#: Where no cache holds it, and where one sample's statistics fit into one.
+#: One shape too large for any cache, and one for which a sample's statistics fit into a cache.
 _LARGE, _SMALL = (8, 256, 256, 256), (8, 64, 32, 32)
 
 
 def cost(row: Normalizer | None, remembered: bool) -> str:
-    """In words, forward and backward; by the byte model of `normwise bench`.
+    """The passes in words, forward and backward, by the byte model of `normwise bench`.
 
     >>> from normwise.layers import NORMALIZERS
     >>> cost(NORMALIZERS["batch"], remembered=True)

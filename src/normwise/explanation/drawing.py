@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from .findings import Findings
 
 CELL, BACK, MARGIN, HEAD = 34.0, 20.0, 24.0, 64.0
-#: What is drawn of a larger cube: samples, channels and positions.
+#: The part of a larger cube that is drawn: samples, channels and positions.
 MOST = (8, 12, 8)
-#: How much white is in the colour of the front, the top and the side.
+#: The share of white in the colours of the front, the top and the side.
 FRONT, TOP, SIDE = 0.55, 0.72, 0.4
 _SIGNS = {ALONE: "·", MASKED: "-"}
 _PAPERS = {ALONE: LIGHT["page"], MASKED: LIGHT["line"]}
@@ -31,26 +31,27 @@ class Sizes(NamedTuple):
     positions: int
 
 
-def svg(told: Findings) -> str:
-    """A file of its own."""
-    width, height, shapes, alt = _sheet(told)
+def svg(findings: Findings) -> str:
+    """The content of an SVG file."""
+    width, height, shapes, alt = _sheet(findings)
     return document(width, height, shapes, alt)
 
 
-def png(told: Findings) -> bytes:
-    """A PNG file; needs Pillow."""
-    width, height, shapes, _ = _sheet(told)
+def png(findings: Findings) -> bytes:
+    """The content of a PNG file; needs Pillow."""
+    width, height, shapes, _ = _sheet(findings)
     return render(width, height, shapes)
 
 
-def _sheet(told: Findings) -> tuple[float, float, list[Shape], str]:
-    grid = as_grid(told.cube, told.rows)
+def _sheet(findings: Findings) -> tuple[float, float, list[Shape], str]:
+    """Width, height, shapes and description of the picture."""
+    grid = as_grid(findings.cube, findings.rows)
     sizes = Sizes(*(min(size, most) for size, most in zip(grid.shape, MOST, strict=True)))
     wide = sizes.channels * CELL + sizes.samples * BACK
     high = sizes.positions * CELL + sizes.samples * BACK
-    mode = {True: ", training", False: ", evaluation", None: ""}[told.training]
-    title = f"{told.name if told.row is None else told.row.title}{mode}"
-    said = told.properties["Range of a statistic"]
+    mode = {True: ", training", False: ", evaluation", None: ""}[findings.training]
+    title = f"{findings.name if findings.row is None else findings.row.title}{mode}"
+    said = findings.properties["Range of a statistic"]
     cut = "" if sizes == tuple(grid.shape) else f"; the first {' x '.join(map(str, sizes))} of {list(grid.shape)}"
     shapes: list[Shape] = [
         Text(MARGIN, 24, title, "ink", 16, bold=True),
@@ -68,7 +69,7 @@ def _sheet(told: Findings) -> tuple[float, float, list[Shape], str]:
 
 
 def _faces(grid: Tensor, sizes: Sizes) -> list[Shape]:
-    """The three faces that are seen, cell by cell; the farthest first."""
+    """The three visible faces, cell by cell, the farthest first."""
     samples, channels, positions = sizes
     left, top = MARGIN, HEAD + samples * BACK
     shapes: list[Shape] = []
@@ -99,7 +100,7 @@ def _cell(corners: tuple[tuple[float, float], ...], group: int, white: float) ->
 
 
 def color_of(group: int, white: float) -> str:
-    """A group's colour with some white in it; groups beyond the palette take its colours again.
+    """A group's colour mixed with white; groups beyond the palette repeat its colours.
 
     >>> color_of(0, 0.0), color_of(0, 1.0)
     ('#0072b2', '#ffffff')

@@ -1,4 +1,4 @@
-"""Random values at which a layer is asked: in every draw many are equal, and every two are in one of the draws."""
+"""Random values at which a layer is called: each draw makes many of them equal, and any two are equal in some draw."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class Draw(NamedTuple):
     x: Tensor
     equal: Tensor
     sign: float
-    #: How far one value is moved to see a change.
+    #: The step of one value by which a change is tested.
     step: float
 
 
 class Draws:
-    """Values of a shape. Mean and spread are those of the finite values of ``like``, which are otherwise not used."""
+    """Values of a shape. Mean and spread are those of the finite values of ``like``, which is not used otherwise."""
 
     def __init__(self, like: Tensor | None, shape: tuple[int, ...], device: torch.device) -> None:
         self.shape = shape
@@ -32,7 +32,7 @@ class Draws:
         self.size = torch.Size(shape).numel()
 
     def blocks(self) -> list[Draw]:
-        """A block of each sign: an activation may hide what is negative, and then the first shows what is behind."""
+        """A block of each sign: if an activation hides negative values, the first block shows the layer behind it."""
         every = []
         for sign in (1.0, -1.0):
             moved = torch.rand(self.size, IN_A_BLOCK, generator=self._generator) < 0.5

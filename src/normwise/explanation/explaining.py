@@ -17,26 +17,26 @@ from .measuring import measure
 from .output import output_of
 from .page import page
 from .samples import row_of
-from .subject import Subject, asked, check_x, subject_of
+from .subject import Subject, check_x, prepared, subject_of
 from .terminal import text
 
 
 class Explanation(Findings):
-    """What `explain` measured.
+    """The results of `explain`.
 
     Attributes:
-        name: of the layer, row or formula; ``row`` is its row of `NORMALIZERS`, or None.
+        name: the name of the layer, row or formula; ``row`` is its row of `NORMALIZERS`, or None.
         training: whether it was in training mode; None for a formula or a function.
         cube: integers of x's shape. Equal numbers share *all* their statistics; -1: the value depends on no other;
-            -2: it is masked out, and no statistic takes it in.
+            -2: it is masked out and is in no statistic.
         pools: the different extents of a statistic; see `Pool`.
         properties: the articles' table, from question to answer.
-        output: mean, variance and range of a random input and of its output, parameters as they are.
-        formula: the source of the formula, where there is one.
+        output: mean, variance and range of a random input and of its output, with the parameters as they are.
+        formula: the source of the formula, if there is one.
     """
 
     def html(self) -> str:
-        """A page that needs nothing beside itself: the cube can be turned."""
+        """A page in one file, on which the cube can be turned."""
         return page({self.name: [self]}, "normwise.explain")
 
     def svg(self) -> str:
@@ -74,20 +74,20 @@ def explain(
 ) -> Explanation:
     """Measure which values share their statistics: the cube of the GroupNorm paper, from the layer's own dependence.
 
-    The layer is asked in fp64 at random values of x's shape, mean and standard deviation: its derivatives, and what
-    steps of single values change, tell which values enter the statistics of which; values that are made equal, and are
-    moved by all others in the same proportion, share all statistics. So it holds for any layer, formula (a function
-    of `Moments`) or function of x, in training or evaluation, as it is. Parameters are moved by a tenth meanwhile, for
-    a gate at exactly 0 or 1 hides what is read.
+    The layer is called in fp64 at random values of x's shape, mean and standard deviation. Its derivatives, and the
+    effect of steps of single values, show which values enter whose statistics. Two values that are made equal, and
+    react to all others in the same proportion, share all their statistics. So the result is right for any layer,
+    formula (a function of `Moments`) or function of x, in training or evaluation. For the measurement parameters are
+    changed by a tenth, because a gate at exactly 0 or 1 would hide a statistic.
 
     Args:
         layer_or_formula: a module whose output has x's shape, the name of a row of `NORMALIZERS` such as
             ``"group:2"``, a formula, or a function of x.
         x: a batch, floating, of at most 2,048 values; by default a small one that fits.
-        conditions: what ``forward`` or the formula takes after x; by default what fits.
-        mask, lengths: handed on; what they leave out is -2 in the cube where no statistic takes it in.
+        conditions: the further arguments of ``forward`` or the formula; by default suitable ones.
+        mask, lengths: passed on; values that they exclude are -2 in the cube if they are in no statistic.
 
-    The layer is given back as it was: mode, buffers, gradients, hooks (which are not called, except those of
+    The layer is not changed: mode, buffers, gradients, hooks (which are not called, except those of
     ``torch.nn.utils``) and random numbers.
 
     Raises TypeError and ValueError (`InputError` where it is about the layer) for an unknown name, an x that is empty,
@@ -96,11 +96,11 @@ def explain(
     Figure 2 of Wu and He 2018, arXiv:1803.08494, draws the cubes of four layers.
 
     >>> import normwise as nw
-    >>> told = explain(nw.GroupNorm(2, 4), torch.randn(2, 4, 1, 3))
-    >>> told.cube[:, :, 0, 0]
+    >>> findings = explain(nw.GroupNorm(2, 4), torch.randn(2, 4, 1, 3))
+    >>> findings.cube[:, :, 0, 0]
     tensor([[0, 0, 1, 1],
             [2, 2, 3, 3]])
-    >>> told.reads(0, 3, 0, 0).sum((2, 3)), told.properties["Range of a statistic"]
+    >>> findings.reads(0, 3, 0, 0).sum((2, 3)), findings.properties["Range of a statistic"]
     (tensor([[0, 0, 3, 3],
             [0, 0, 0, 0]]), 'C/G, space')
     """
@@ -109,13 +109,13 @@ def explain(
         check_x(x, subject.name)
     device = x.device if x is not None else _device(subject)
     keywords = {"mask": mask, "lengths": lengths}
-    with asked(subject, device, conditions, keywords) as make:
+    with prepared(subject, device, conditions, keywords) as make:
         shape = tuple(x.shape) if x is not None else shape_taken(subject, make, device)
         function = make(shape)
         draws = Draws(x, shape, device)
         function = checked(subject, function, [draw.x for draw in draws.blocks()[::IN_A_BLOCK]])
         measured = measure(function, draws, _valid(shape, mask, lengths))
-    with asked(subject, device, conditions, keywords, away=0.0) as make:
+    with prepared(subject, device, conditions, keywords, away=0.0) as make:
         output = output_of(checked(subject, make(shape), [draws.blocks()[0].x]), shape, device)
     row = subject.row or (row_of(subject.layer) if subject.layer is not None else None)
     return Explanation(subject, measured, output, row)
@@ -130,7 +130,7 @@ def _device(subject: Subject) -> torch.device:
 
 
 def _valid(shape: tuple[int, ...], mask: Tensor | None, lengths: Tensor | None) -> Tensor | None:
-    """What counts, of x's shape."""
+    """The mask of the values that count, of x's shape."""
     if mask is None and lengths is None:
         return None
     x = torch.empty(shape)

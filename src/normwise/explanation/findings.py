@@ -1,4 +1,4 @@
-"""What was measured of a layer, a formula or a function, and what follows from it, as data."""
+"""The measurements of a layer, a formula or a function, and the properties that follow from them, as data."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .subject import Subject
 
 
 class Findings:
-    """What `explain` measured, without the pictures of it; `Explanation` says what the attributes are."""
+    """The results of `explain` without pictures; `Explanation` describes the attributes."""
 
     def __init__(self, subject: Subject, measured: Measured, output: Output, row: Normalizer | None) -> None:
         self.name, self.row, self.cube, self.output = subject.name, row, measured.cube, output
@@ -36,13 +36,13 @@ class Findings:
 
     @property
     def groups(self) -> int:
-        """How many groups of values share all their statistics."""
+        """The number of groups of values that share all their statistics."""
         return int(self.cube.max()) + 1
 
     def reads(self, *place: int) -> Tensor:
-        """The values that enter the statistics of the one at ``place``, boolean, of x's shape.
+        """The values that enter the statistics of the value at ``place``, boolean, of x's shape.
 
-        All false where that depends on no other. Raises IndexError for a place that is not in x.
+        All false if it depends on no other value. Raises IndexError for a place outside of x.
         """
         shape = tuple(self.cube.shape)
         if len(place) != len(shape) or not all(-s <= p < s for p, s in zip(place, shape, strict=True)):
@@ -52,10 +52,10 @@ class Findings:
         return self._reads[number].reshape(shape)
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain numbers and text: what ``normwise explain --json`` writes.
+        """The results as numbers and text: the content of ``normwise explain --json``.
 
-        ``reads`` lists each different set of values once, by their places in the flattened x; ``reads_of`` has for
-        every value which of these it is, -1 for none.
+        ``reads`` lists each different set of values once, by their indices in the flattened x; ``reads_of`` has for
+        every value the index of its set, -1 for none.
         """
         sets: dict[bytes, int] = {}
         of = []

@@ -1,4 +1,4 @@
-"""A user's layer in fp64, called many times, and given back as it was."""
+"""A user's layer in fp64, called many times, and restored afterwards."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from ..layers.batch_layer import BatchLayer
 from ..signal.protection import as_it_was, random_numbers_kept
 
-#: How far parameters are moved from where they are: a gate that begins at exactly 0 or 1 hides what the layer reads.
+#: The relative change of parameters: a gate that starts at exactly 0 or 1 would hide a statistic.
 AWAY = 0.1
-#: Hooks of these are part of what a layer computes: the older weight norm and spectral norm.
+#: Modules whose hooks are part of a layer's computation: the older weight norm and spectral norm.
 _OF_TORCH = "torch.nn.utils"
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -23,8 +23,8 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 def in_double(layer: nn.Module, away: float, device: torch.device) -> Iterator[Callable[[float], None]]:
     """The layer with copies of its tensors in fp64, without hooks and processes, `undisturbed`.
 
-    A call with 1.0 or -1.0 gives buffers anew, and moves parameters ``away`` from where they are, up or down: by one
-    rule, so that what was equal stays equal.
+    Calling the result with 1.0 or -1.0 restores the buffers, and changes the parameters by ``away``, up or down, by one
+    rule, so that equal ones stay equal.
     """
     with as_it_was(layer), undisturbed(device):
         moved: list[tuple[dict[str, Any], str, dict[float, nn.Parameter]]] = []
@@ -58,7 +58,7 @@ def in_double(layer: nn.Module, away: float, device: torch.device) -> Iterator[C
 
 @contextmanager
 def undisturbed(device: torch.device) -> Iterator[None]:
-    """With gradients, whatever the caller has switched off, and without a trace in the caller's random numbers."""
+    """With gradients on, whatever the caller's setting, and without an effect on the caller's random numbers."""
     with random_numbers_kept({device}, seed=0), torch.inference_mode(False), torch.enable_grad():
         yield
 

@@ -1,4 +1,4 @@
-"""The cube, measured: which values move which, and which are moved alike."""
+"""The measured cube: which values affect which, and which react in the same way."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from .draws import IN_A_BLOCK, Draw, Draws
 from .grouping import Directions, dependence, with_own
 
 ALONE, MASKED = -1, -2
-#: Draws beyond the blocks, for pairs that these left untested.
+#: Draws beyond the blocks, for pairs that the blocks did not test.
 MORE_DRAWS = 20
 
-#: Of x, and of the way (1.0 up, -1.0 down) in which parameters are moved a little.
+#: A function of x and of the direction (1.0 up, -1.0 down) in which parameters are changed a little.
 Function = Callable[[Tensor, float], Tensor]
 
 
@@ -28,18 +28,18 @@ class Measured(NamedTuple):
 
 
 def measure(function: Function, draws: Draws, valid: Tensor | None = None) -> Measured:
-    """Ask ``function``, which maps fp64 to fp64 of the same shape, at ``draws``.
+    """Measure ``function``, which maps fp64 to fp64 of the same shape, at ``draws``.
 
-    ``valid`` is the mask of what counts, of x's shape, or None.
+    ``valid`` is the mask of the values that count, of x's shape, or None.
     """
     blocks = draws.blocks()
-    slopes = [by_gradient(function, draw).float() for draw in blocks]  # kept until it is known who reads what
+    slopes = [by_gradient(function, draw).float() for draw in blocks]  # kept until all reads are known
     depends = _any(slopes)
     steps = [by_difference(function, draw) for draw in blocks[::IN_A_BLOCK]]
     moved = _any(steps)
     influence, influences = by_gradient, slopes
-    # Statistics that are taken without a gradient show in differences alone; batch renormalization that is not clipped
-    # shows in the gradient alone.
+    # Statistics without a gradient show only in differences; batch renormalization that is not clipped
+    # shows only in the gradient.
     if bool((moved & ~depends).any()):
         influence, influences = by_difference, [by_difference(function, draw) for draw in blocks]
     reads = with_own(depends | moved)
@@ -60,6 +60,7 @@ def _any(influences: Sequence[Tensor]) -> Tensor:
 
 
 def _numbered(groups: Tensor, reads: Tensor, shape: tuple[int, ...], valid: Tensor | None) -> Measured:
+    """The cube from the groups: numbers in the order of appearance, -1 and -2 for values without a statistic."""
     others = reads.clone().fill_diagonal_(False)
     alone = ~others.any(1)
     cube = torch.where(alone, ALONE, groups)
@@ -81,9 +82,9 @@ def by_gradient(function: Function, draw: Draw) -> Tensor:
     ones = torch.eye(size, dtype=y.dtype, device=y.device).reshape(size, *y.shape)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of operators that are run one by one
+            warnings.simplefilter("ignore")  # about operators that are run one by one
             found = torch.autograd.grad(y, x, ones, retain_graph=True, allow_unused=True, is_grads_batched=True)
-    except (RuntimeError, NotImplementedError):  # a function of autograd that cannot be run for many at once
+    except (RuntimeError, NotImplementedError):  # an autograd function that does not support vmap
         return torch.stack([_one(y, one, x) for one in ones]).cpu()
     slopes = found[0]
     return torch.zeros(size, size, dtype=torch.float64) if slopes is None else slopes.reshape(size, size).cpu()
@@ -95,7 +96,7 @@ def _one(y: Tensor, cotangent: Tensor, x: Tensor) -> Tensor:
 
 
 def by_difference(function: Function, draw: Draw) -> Tensor:
-    """What a step of one value after the other does to all outputs, ``[i, j]``."""
+    """The effect of a step of each value, one after the other, on all outputs, ``[i, j]``."""
     with torch.no_grad():
         before = function(draw.x.clone(), draw.sign)
         columns = []

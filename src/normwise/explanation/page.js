@@ -1,5 +1,5 @@
 "use strict";
-// A cube of measured group numbers that can be turned; everything it shows was measured before and lies in `told`.
+// A cube of measured group numbers that can be turned; all its data were measured before and are in `told`.
 const told = JSON.parse(document.getElementById("told").textContent);
 const cube = document.getElementById("cube");
 const find = (id) => document.getElementById(id);
@@ -43,8 +43,8 @@ function outer(side, end, n, c, s, [samples, channels, positions]) {
   return end ? at[0] === at[1] - 1 : at[0] === 0;
 }
 
-function element(kind, attributes, text) {
-  const made = document.createElementNS("http://www.w3.org/2000/svg", kind);
+function element(tag, attributes, text) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
   for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
   if (text !== undefined) made.textContent = text;
   return made;

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 
 
-def page(told: Mapping[str, Sequence[Findings]], command: str, effects: Mapping[str, Effect] | None = None) -> str:
-    """One file without a network: ``told`` has the variants of each name, ``command`` is what repeats it."""
+def page(findings: Mapping[str, Sequence[Findings]], command: str, effects: Mapping[str, Effect] | None = None) -> str:
+    """One file that needs no network; ``findings`` has the variants of each name, ``command`` repeats the page."""
     style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     effects = effects or {}
     colors = "".join(
@@ -31,13 +31,13 @@ def page(told: Mapping[str, Sequence[Findings]], command: str, effects: Mapping[
         for number in range(len(SERIES))
         for face, white in (("f", FRONT), ("t", TOP), ("s", SIDE))
     )
-    buttons = "".join(f'<button type="button" data-name="{escape(name)}">{escape(name)}</button>' for name in told)
-    told_as_json = json.dumps({name: [_plain(one) for one in each] for name, each in told.items()})
-    sections = "\n".join(_section(name, each[0], effects.get(name)) for name, each in told.items())
+    buttons = "".join(f'<button type="button" data-name="{escape(name)}">{escape(name)}</button>' for name in findings)
+    told_as_json = json.dumps({name: [_plain(one) for one in each] for name, each in findings.items()})
+    sections = "\n".join(_section(name, each[0], effects.get(name)) for name, each in findings.items())
     body = f"""<h1>What a normalizer does</h1>
 <p class="quiet">Which values share a mean and a variance, measured from the layer's own dependence: equal numbers share
 all their statistics. Drag the cube, or use the arrow keys.</p>
-<div class="choices"{" hidden" if len(told) < 2 else ""}>{buttons}</div>
+<div class="choices"{" hidden" if len(findings) < 2 else ""}>{buttons}</div>
 <div class="two">
 <div>
 <svg id="cube" viewBox="0 0 560 470" tabindex="0" role="img" aria-label="The cube of group numbers"></svg>
@@ -67,52 +67,52 @@ def _turns() -> str:
     )
 
 
-def _plain(told: Findings) -> dict[str, Any]:
-    """What the script needs of a variant, its grid flattened: samples, channels, positions."""
-    full = told.to_dict()
-    grid = as_grid(told.cube, told.rows)
-    places = as_grid(torch.arange(told.cube.numel()).reshape(told.cube.shape), told.rows)
+def _plain(findings: Findings) -> dict[str, Any]:
+    """The data of a variant for the script, its grid flattened: samples, channels, positions."""
+    full = findings.to_dict()
+    grid = as_grid(findings.cube, findings.rows)
+    places = as_grid(torch.arange(findings.cube.numel()).reshape(findings.cube.shape), findings.rows)
     where = {place: number for number, place in enumerate(places.flatten().tolist())}
-    number = told.name.partition(":")[2]
+    number = findings.name.partition(":")[2]
     return {
-        "name": told.name,
+        "name": findings.name,
         "number": int(number) if number.isdigit() else None,
-        "training": told.training is not False,
+        "training": findings.training is not False,
         "shape": full["shape"],
         "grid": list(grid.shape),
         "cube": grid.flatten().tolist(),
         "reads": [[where[place] for place in places] for places in full["reads"]],
-        "reads_of": as_grid(torch.tensor(full["reads_of"]), told.rows).flatten().tolist(),
+        "reads_of": as_grid(torch.tensor(full["reads_of"]), findings.rows).flatten().tolist(),
         "properties": full["properties"],
     }
 
 
-def _section(name: str, told: Findings, effect: Effect | None) -> str:
+def _section(name: str, findings: Findings, effect: Effect | None) -> str:
     """The sentences, formula and pictures of one name."""
-    row = told.row
+    row = findings.row
     parts = [f"<h2>{escape(name if row is None else row.title)}</h2>"]
     if row is not None:
         equation = f'<p class="equation">{escape(row.equation)}</p><p class="quiet">{escape(row.paper)}</p>'
-        parts.append(f'<div class="beside"><div><h3>The paper\'s equation</h3>{equation}</div>{_code(told)}</div>')
+        parts.append(f'<div class="beside"><div><h3>The paper\'s equation</h3>{equation}</div>{_code(findings)}</div>')
         parts.append(f"<p><strong>Use it for.</strong> {escape(row.when_to_use)}</p>")
         parts.append(f'<p class="trap"><strong>Trap.</strong> {escape(row.trap)}</p>')
-    parts.append(f"<p><strong>Cost.</strong> {escape(told.cost[:1].upper() + told.cost[1:])}.</p>")
+    parts.append(f"<p><strong>Cost.</strong> {escape(findings.cost[:1].upper() + findings.cost[1:])}.</p>")
     if row is None:
-        parts.append(_code(told))
+        parts.append(_code(findings))
     if effect is not None:
         parts.append(_pictures(effect))
     return f'<section data-of="{escape(name)}">{"".join(parts)}</section>'
 
 
-def _code(told: Findings) -> str:
+def _code(findings: Findings) -> str:
     """The formula as it runs, beside the equation."""
-    if told.formula is None:
+    if findings.formula is None:
         return ""
-    return f"<div><h3>The formula in code</h3><pre><code>{escape(told.formula)}</code></pre></div>"
+    return f"<div><h3>The formula in code</h3><pre><code>{escape(findings.formula)}</code></pre></div>"
 
 
 def _pictures(effect: Effect) -> str:
-    """Before and after, each with its histogram."""
+    """The pictures before and after, each with its histogram."""
     second = "the same, faded and warm" if effect.same else "second"
     figures = []
     for when, pair, contrasts in (("before", effect.before, 0), ("after", effect.after, 1)):

@@ -1,4 +1,4 @@
-"""What a layer does to two pictures: before and after, contrast, histograms, and how much tells them apart."""
+"""The effect of a layer on two pictures: before and after, contrast, histograms, and the difference of the two."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from .in_double import in_double
 from .samples import conditions, row_of
 
 LONGEST, BINS = 180, 32
-#: The second picture, where there is one: the first as through a dirty window, with less contrast and a warm cast.
+#: Makes a second picture from the first, as through a dirty window, with less contrast and a warm cast.
 FADED, CAST = 0.35, (0.5, 0.42, 0.34)
 PLACES = ("first ", "second")
 CHANNELS = 3
 
 
 class Effect(NamedTuple):
-    """Of two pictures ``[2, 3, H, W]``: before and after; ``same`` says that the second was made of the first.
+    """Two pictures ``[2, 3, H, W]`` before and after; ``same`` says that the second was made from the first.
 
-    ``contrasts`` are standard deviations of each before and after. ``apart`` is how far the two are from each other,
+    ``contrasts`` are the standard deviations of each before and after. ``apart`` is the distance of the two
     before and after: the root mean square of their difference in units of their contrast.
     """
 
@@ -37,7 +37,7 @@ class Effect(NamedTuple):
     apart: tuple[float, float]
 
     def lines(self) -> list[str]:
-        """In words, for a terminal."""
+        """The effect in words, for a terminal."""
         second = "the same, faded" if self.same else "the second"
         (a, b), (c, d) = self.contrasts
         return [
@@ -49,7 +49,7 @@ class Effect(NamedTuple):
 
 
 def load_pictures(paths: list[Path]) -> tuple[Tensor, bool]:
-    """Two pictures ``[2, 3, H, W]`` in [0, 1]; of one, and of none scikit-learn's, the second is the first, faded."""
+    """Two pictures ``[2, 3, H, W]`` in [0, 1]; of one, or of scikit-learn's if none, the second is a faded copy."""
     if len(paths) > 2:
         raise InputError(f"{len(paths)} pictures were given; explain shows a batch of two.")
     first = read_picture(paths[0], LONGEST).pixels if paths else _sample()
@@ -70,7 +70,7 @@ def _sample() -> Tensor:
 
 
 def effect_on(name: str, pictures: Tensor, same: bool) -> Effect:
-    """What a fresh layer of a row does to them as to a batch in training; groups that do not divide 3 become 1."""
+    """The effect of a fresh layer of a row on a batch of both in training; groups that do not divide 3 become 1."""
     row, number = parse_norm(name)
     if number is not None and row.name != "ghost" and CHANNELS % number:
         number = 1
@@ -78,7 +78,7 @@ def effect_on(name: str, pictures: Tensor, same: bool) -> Effect:
 
 
 def through(layer: nn.Module, pictures: Tensor, same: bool) -> Effect:
-    """What a layer of three channels does to two pictures."""
+    """The effect of a layer of three channels on two pictures."""
     row = row_of(layer)
     rows = row is not None and not row.of_maps
     x = pictures.double()
@@ -100,12 +100,12 @@ def _apart(pair: Tensor) -> float:
 
 
 def shown(values: Tensor) -> Tensor:
-    """Values of any range in [0, 1]: one scale for both pictures, so that their contrasts can be compared."""
+    """Values of any range mapped to [0, 1], by one scale for both pictures, so that contrasts can be compared."""
     return (0.5 + (values - values.mean()) / (5 * values.std(correction=0)).clamp_min(1e-12)).clamp(0, 1)
 
 
 def data_uri(pixels: Tensor) -> str:
-    """A picture ``[3, H, W]`` in [0, 1] for a page."""
+    """A picture ``[3, H, W]`` in [0, 1] as a data URI for a page."""
     file = io.BytesIO()
     as_image(Picture(pixels)).save(file, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
@@ -119,7 +119,7 @@ def axis_of(pair: Tensor) -> tuple[float, float]:
 
 
 def histogram(values: Tensor, pair: Tensor) -> list[float]:
-    """Shares of the highest of `BINS` bins over the axis of a pair.
+    """The bins of a histogram over the axis of a pair, as shares of the highest of the `BINS` bins.
 
     >>> pair = torch.tensor([[0.0, 1.0], [2.0, 3.0]])
     >>> sum(histogram(pair[0], pair))
@@ -130,7 +130,7 @@ def histogram(values: Tensor, pair: Tensor) -> list[float]:
 
 
 def bars(values: Tensor, pair: Tensor) -> str:
-    """A histogram in a line of text, with the ends of its axis."""
+    """A histogram as a line of text, with the ends of its axis."""
     low, high = axis_of(pair)
     line = "".join(" ▁▂▃▄▅▆▇█"[round(8 * share)] for share in histogram(values, pair))
     return f"{low:6.2f} {line} {high:.2f}"

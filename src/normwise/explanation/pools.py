@@ -1,4 +1,4 @@
-"""What a measured cube says: over which axes each statistic is pooled, and the articles' table of properties."""
+"""The meaning of a measured cube: the axes over which statistics are pooled, and the articles' table of properties."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ NO, PART, ALL = "", "part", "all"
 
 
 class Pool(NamedTuple):
-    """How far one statistic reaches: `NO`, `PART` or `ALL` of the samples, channels and positions; its ``values``.
+    """The extent of one statistic: `NO`, `PART` or `ALL` of the samples, channels and positions, and its ``values``.
 
-    ``whole`` is false where it takes some of the samples for some channels only, as a mixture of statistics does.
+    ``whole`` is false if it uses some samples for some channels only, as a mixture of statistics does.
     """
 
     samples: str
@@ -24,7 +24,8 @@ class Pool(NamedTuple):
 
     @property
     def text(self) -> str:
-        """
+        """The extent in words.
+
         >>> Pool(ALL, NO, ALL, 16, True).text, Pool(NO, PART, ALL, 8, True).text, Pool(ALL, ALL, ALL, 36, False).text
         ('N, space', 'C/G, space', 'N, C, space, each in part')
         """
@@ -34,7 +35,7 @@ class Pool(NamedTuple):
 
 
 def pools(cube: Tensor, reads: Tensor, rows: bool) -> list[Pool]:
-    """The different pools of a cube, the first group's first; ``rows`` says that the channels come last."""
+    """The different pools of a cube, the first group's first; ``rows``: the channels are the last dimension."""
     flat = cube.flatten()
     found: dict[Pool, None] = {}
     for group in range(int(flat.max()) + 1):

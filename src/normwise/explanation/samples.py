@@ -1,4 +1,4 @@
-"""A default input that a layer takes: small, so that its cube can be seen."""
+"""A default input for a layer: small, so that its cube can be shown."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CHANNELS = ("num_features", "num_channels", "normalized_shape")
 
 
 def row_of(layer: nn.Module) -> Normalizer | None:
-    """The row of `NORMALIZERS` that a layer is of; torch's own layers are their twins' ."""
+    """The row of `NORMALIZERS` to which a layer belongs; torch's own layers belong to the rows of ours."""
     found = [row for row in NORMALIZERS.values() if _is_of(layer, row)]
     if not found:
         return None
@@ -40,7 +40,7 @@ def _is_of(layer: nn.Module, row: Normalizer) -> bool:
 
 
 def sample_shapes(layer: nn.Module) -> Iterator[tuple[int, ...]]:
-    """Shapes that the layer may take, the likeliest first."""
+    """Shapes that the layer may accept, the likeliest first."""
     channels = next((getattr(layer, name) for name in _CHANNELS if hasattr(layer, name)), None)
     row = row_of(layer)
     if isinstance(channels, tuple) and row is not None and row.of_maps:
@@ -61,13 +61,13 @@ def sample_shapes(layer: nn.Module) -> Iterator[tuple[int, ...]]:
 
 
 def _sizes(layer: nn.Module) -> list[int]:
-    """The channels that a module of the user's may have: the sizes of its tensors."""
+    """The numbers of channels that a user's module may have: the sizes of its tensors."""
     tensors = (*layer.parameters(), *layer.buffers())
     return list(dict.fromkeys(size for t in tensors for size in t.shape if 1 < size <= 1024))
 
 
 def conditions(layer: nn.Module, shape: tuple[int, ...], device: torch.device) -> tuple[Any, ...]:
-    """What ``forward`` of a conditional layer of this package takes after ``x``; nothing for other layers."""
+    """The arguments after ``x`` of ``forward`` in a conditional layer of this package; none for other layers."""
     row = row_of(layer)
     condition = None if row is None else row.condition
     generator = torch.Generator().manual_seed(1)

@@ -1,4 +1,4 @@
-"""The layer, formula or function to explain, as one function from fp64 to fp64; the error says what cannot be."""
+"""The layer, formula or function to explain, as one function from fp64 to fp64; errors say what cannot be explained."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from ..operations.normalize import normalize
 from .in_double import AWAY, in_double, undisturbed
 from .samples import CHANNELS, SAMPLES, conditions
 
-#: Values of x: every one is moved, and the derivatives of all by all are compared.
+#: The most values of x: each is changed, and the derivatives of all outputs by all inputs are compared.
 MOST = 2048
 
 
-#: Of the rows that take a number: what shows in `CHANNELS` channels and `SAMPLES` samples.
+#: The default numbers of rows with a number; they are visible in `CHANNELS` channels and `SAMPLES` samples.
 _NUMBERS = {"group": 3, "evo-s0": 3, "ghost": 2}
 
 
 class Subject(NamedTuple):
-    """``what`` is a module, a formula, or a function of x; ``name`` is what it is called in sentences.
+    """``what`` is a module, a formula, or a function of x; ``name`` is its name in sentences.
 
-    ``row`` is the row of `NORMALIZERS` that was asked for by name: GroupNorm of one group is `layer`'s, too.
+    ``row`` is the row of `NORMALIZERS` that the user named: a GroupNorm of one group also belongs to `layer`'s row.
     """
 
     what: Any
@@ -44,21 +44,21 @@ class Subject(NamedTuple):
 
 
 def of_row(row: Normalizer, number: int | None, channels: int, rank: int) -> Subject:
-    """A fresh layer of a row, called as `parse_norm` reads it."""
+    """A fresh layer of a row, with the name that `parse_norm` reads."""
     name = row.name if number is None else f"{row.name}:{number}"
     return Subject(row.make(channels, rank, number), name, row=row)
 
 
 def channels_for(row: Normalizer, number: int | None) -> int:
-    """As many as show what the number does: two in each group, where `CHANNELS` cannot be divided into so many."""
+    """Enough channels to show the effect of the number: `CHANNELS`, or two in each group if they do not divide."""
     if number is None or row.name == "ghost" or CHANNELS % number == 0:
         return CHANNELS
     return 2 * number
 
 
 def subject_of(given: Any) -> Subject:
-    """From what the caller gave: a layer, a name of `NORMALIZERS`, a formula, or a function of x."""
-    given = getattr(given, "_orig_mod", given)  # what torch.compile was given
+    """The subject for a layer, a name of `NORMALIZERS`, a formula, or a function of x."""
+    given = getattr(given, "_orig_mod", given)  # the module that torch.compile wraps
     if isinstance(given, str):
         row, number = parse_norm(given)
         number = number or _NUMBERS.get(row.name)
@@ -79,17 +79,17 @@ def subject_of(given: Any) -> Subject:
 
 
 def _is_formula(function: Callable[..., Any]) -> bool:
-    """Whether it makes coefficients of a table of moments."""
+    """Whether a function makes coefficients from a table of moments."""
     table = Moments.of(torch.linspace(-1, 2, SAMPLES * CHANNELS * 4, dtype=torch.float64).view(SAMPLES, CHANNELS, 4))
     try:
         made = function(table, *parameters_for(function, CHANNELS, torch.device("cpu")))
-    except Exception:  # a function of x fails by whatever it does to x
+    except Exception:  # a function of x may raise any error for a table
         return False
     return isinstance(made, (Affine, Gated, LargerScale, Thresholded))
 
 
 def parameters_for(formula: Callable[..., Any], channels: int, device: torch.device) -> tuple[Tensor, ...]:
-    """One number for each channel, the same for all, for every parameter of a formula that has no default."""
+    """One number for each channel, all equal, for every parameter of a formula that has no default."""
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     wanted = list(inspect.signature(formula).parameters.values())[1:]
     needed = [p for p in wanted if p.kind in positional and p.default is inspect.Parameter.empty]
@@ -97,12 +97,12 @@ def parameters_for(formula: Callable[..., Any], channels: int, device: torch.dev
 
 
 def check_x(x: Any, name: str) -> None:
-    """A strided floating tensor of a size that can be measured, with values."""
+    """Require a dense floating tensor with values, of a size that can be measured."""
     if not isinstance(x, Tensor):
         raise TypeError(f"explain: x must be a tensor, received {type(x).__name__}.")
     if not x.is_floating_point() or x.layout is not torch.strided:
-        kind = x.dtype if x.layout is torch.strided else x.layout
-        raise TypeError(f"explain: x must be a dense floating tensor, received {kind}; write x.float().")
+        received = x.dtype if x.layout is torch.strided else x.layout
+        raise TypeError(f"explain: x must be a dense floating tensor, received {received}; write x.float().")
     if x.is_meta:
         raise ValueError("explain: x is on the device 'meta' and has no values; give one on the CPU.")
     if x.numel() == 0:
@@ -115,7 +115,7 @@ def check_x(x: Any, name: str) -> None:
 
 
 def smaller(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The same with fewer samples and positions, as long as that helps."""
+    """The shape with fewer samples and positions, if that makes it small enough."""
     sizes = list(shape)
     for axis in (0, *range(len(shape) - 1, 1, -1)):
         sizes[axis] = min(sizes[axis], 2)
@@ -123,10 +123,10 @@ def smaller(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 @contextmanager
-def asked(
+def prepared(
     subject: Subject, device: torch.device, more: tuple[Any, ...], keywords: dict[str, Any], away: float = AWAY
 ) -> Iterator[Any]:
-    """``make(shape) -> function(x, sign)`` of the subject, which is given back as it was; see `in_double`."""
+    """``make(shape) -> function(x, sign)`` for the subject, which is restored afterwards; see `in_double`."""
     more = tuple(_in_double(each) for each in more)
     keywords = {name: _in_double(value) for name, value in keywords.items() if value is not None}
     layer = subject.layer if subject.layer is not None else _inner(subject.what)
@@ -153,7 +153,7 @@ def asked(
 
 
 def _inner(function: Any) -> nn.Module | None:
-    """The modules that a function calls, as far as its closure, its bound arguments and its globals tell."""
+    """The modules that a function calls, as far as its closure, bound arguments and globals show them."""
     found: list[Any] = [getattr(function, "__self__", None)]
     found += [*getattr(function, "args", ()), *(getattr(function, "keywords", None) or {}).values()]
     code = inspect.unwrap(getattr(function, "func", function))

@@ -20,26 +20,26 @@ _SIGNS = {ALONE: "·", MASKED: "-"}
 
 
 def width_of_terminal() -> int:
-    """80 or 120 columns, what fits."""
+    """80 or 120 columns, whichever fits."""
     return WIDE if shutil.get_terminal_size().columns >= WIDE else NARROW
 
 
-def text(told: Findings, width: int | None = None) -> str:
-    """All of it, at most ``width`` columns wide (80 or 120)."""
+def text(findings: Findings, width: int | None = None) -> str:
+    """The whole explanation, at most ``width`` columns wide (80 or 120)."""
     width = width or width_of_terminal()
-    mode = {True: ", training", False: ", evaluation", None: ""}[told.training]
-    title = told.name if told.row is None else f"{told.row.title} ({told.name})"
-    lines = [f"{title}{mode}: x {list(told.cube.shape)}", "", *cube_lines(told.cube, told.rows, width), ""]
-    lines += list(_table(told.properties, width))
-    out = told.output
+    mode = {True: ", training", False: ", evaluation", None: ""}[findings.training]
+    title = findings.name if findings.row is None else f"{findings.row.title} ({findings.name})"
+    lines = [f"{title}{mode}: x {list(findings.cube.shape)}", "", *cube_lines(findings.cube, findings.rows, width), ""]
+    lines += list(_table(findings.properties, width))
+    out = findings.output
     lines += _wrapped(
         "Output",
         f"of values with mean {out.mean_before:.2g} and variance {out.variance_before:.2g}: mean {out.mean:.2g}, "
         f"variance {out.variance:.2g}, from {out.low:.3g} to {out.high:.3g}",
         width,
     )
-    lines += _wrapped("Cost", told.cost, width)
-    row = told.row
+    lines += _wrapped("Cost", findings.cost, width)
+    row = findings.row
     if row is not None:
         lines += ["", *_wrapped("Equation", row.equation, width), *_wrapped("Source", row.paper, width)]
         lines += _wrapped("Use it for", row.when_to_use, width) + _wrapped("Trap", row.trap, width)

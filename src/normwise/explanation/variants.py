@@ -1,4 +1,4 @@
-"""A row of `NORMALIZERS` at other batch sizes, numbers of groups and modes: what the page lets one choose."""
+"""A row of `NORMALIZERS` at other batch sizes, numbers of groups and modes: the choices on the page."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .explaining import Explanation, explain
 from .samples import CHANNELS, SAMPLES, SPACE
 from .subject import channels_for, of_row
 
-#: What "group:2" and its like may be of the page's channels and samples.
+#: The numbers of "group:2" and the like that suit the page's channels and samples.
 NUMBERS = {"group": (1, 2, 3, 6), "evo-s0": (1, 2, 3, 6), "ghost": (1, 2, 4)}
 
 
@@ -18,10 +18,10 @@ def variants(name: str) -> list[Explanation]:
 
     Raises ValueError for an unknown name.
     """
-    row, asked = parse_norm(name)
-    channels, space = channels_for(row, asked), SPACE[2]
+    row, number = parse_norm(name)
+    channels, space = channels_for(row, number), SPACE[2]
     usual = NUMBERS.get(row.name, (None,)) if channels == CHANNELS else ()
-    numbers = dict.fromkeys((*usual, *((asked,) if asked else ())))
+    numbers = dict.fromkeys((*usual, *((number,) if number else ())))
     found = []
     for training in (True, False):
         for number in numbers:

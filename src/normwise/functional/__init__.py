@@ -1,15 +1,15 @@
 """The normalizers as functions: statistics in, statistics out, and nothing remembered in between.
 
-They compute what the layers compute, and work under `torch.func` (vmap, grad, jvp), `functional_call`, compile and
-export. Each names its layer, where formula, paper and traps are told.
+They compute the same as the layers, and work under `torch.func` (vmap, grad, jvp), `functional_call`, compile and
+export. Each names its layer, whose docstring has formula, paper and traps.
 
-**Statistics.** ``y, statistics = batch_norm(x, None, weight, bias)`` measures the input ``[N, C, *space]`` and gives
-its statistics back, as `Moments` without a gradient. ``y, _ = batch_norm(x, statistics, weight, bias)`` takes them
+**Statistics.** ``y, statistics = batch_norm(x, None, weight, bias)`` measures the input ``[N, C, *space]`` and returns
+its statistics, as `Moments` without a gradient. ``y, _ = batch_norm(x, statistics, weight, bias)`` uses given ones
 instead of measuring: evaluation, or the tiles of an image by the statistics of the whole. They are a `Running`, a
-`Moments`, or anything with a ``mean`` and a ``var`` of ``[C]``, ``[1, C]`` or ``[N, C]``; no gradient flows into them.
-A function whose statistics have no further use returns ``y`` alone.
+`Moments`, or any object with a ``mean`` and a ``var`` of ``[C]``, ``[1, C]`` or ``[N, C]``; no gradient flows into
+them. A function whose statistics have no further use returns ``y`` alone.
 
-**Running statistics** are values, too; what a layer's buffers hold:
+**Running statistics** are values, too, with the same content as a layer's buffers:
 
     running = initial_statistics(channels)
     y, batch = batch_norm(x, None, weight, bias)                # training
@@ -23,7 +23,7 @@ A function whose statistics have no further use returns ``y`` alone.
 ``y = f(norm(x) + residual)``; those that measure maps also ``mask``, boolean ``[N, *space]``: the statistics are those
 of the values where it is true.
 
-Errors: TypeError for integer, complex or sparse tensors and for numbers of another kind; ValueError for shapes, devices
+Errors: TypeError for integer, complex or sparse tensors and for numbers of another type; ValueError for shapes, devices
 and sizes that do not fit, and for one value per group, where the output would be the bias, as in the layers.
 """
 
@@ -63,7 +63,7 @@ from .running import Running as Running
 from .running import initial_statistics as initial_statistics
 from .running import update_statistics as update_statistics
 
-# To torch.fx each of them is one node, as the layers are.
+# For torch.fx each of them is one node, as the layers are.
 for _name, _function in list(globals().items()):
     if isinstance(_function, _FunctionType) and not _name.startswith("_"):
         globals()[_name] = _one_node(_function)

@@ -17,7 +17,7 @@ from normwise.operations.normalize import normalize
 
 
 class Style(NamedTuple):
-    """What AdaIN takes of a style: mean and standard deviation of each channel, ``[N, C]`` or ``[1, C]``."""
+    """The statistics of a style for AdaIN: mean and standard deviation of each channel, ``[N, C]`` or ``[1, C]``."""
 
     mean: Tensor
     std: Tensor
@@ -36,7 +36,7 @@ def adaptive_instance_norm(
     check_input(x, "AdaptiveInstanceNorm")
     _check_planes(x, "content")
     if isinstance(style, Tensor) and style.is_floating_point() and x.dtype is torch.float64:
-        style = style.double()  # or its statistics would be fp32's
+        style = style.double()  # otherwise its statistics would be computed in fp32
     style = as_style(style)
     for name, table in style._asdict().items():
         check_place("AdaptiveInstanceNorm", f"the style's {name}", table, x)
@@ -50,7 +50,7 @@ def adaptive_instance_norm(
 
 
 def as_style(style: Any) -> Style:
-    """A style tensor measured, a pair of statistics taken as it is."""
+    """The statistics of a style tensor, or a pair of statistics as it is."""
     if isinstance(style, Tensor):
         return style_statistics(style)
     if not (isinstance(style, tuple) and len(style) == 2):

@@ -1,4 +1,4 @@
-"""Functions of rows under a condition."""
+"""Functions that normalize rows with a condition."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def modulated_layer_norm(
 
     .. math:: y = (1 + s)\,\frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}} + b
 
-    ``scale`` and ``shift`` are ``[N, C]``, one row for each sample, or have the dimensions of ``x``, with 1 where all
-    share a row (``[N, 1, C]``, ``[N, L, C]``), or are None. `AdaptiveLayerNorm` predicts them.
+    ``scale`` and ``shift`` are None, or ``[N, C]``, one row for each sample, or have as many dimensions as ``x``, of
+    size 1 where rows are shared (``[N, 1, C]``, ``[N, L, C]``). `AdaptiveLayerNorm` predicts them.
 
     >>> import torch
     >>> x, s, b = torch.randn(2, 5, 4), torch.randn(2, 4), torch.randn(2, 4)
@@ -47,7 +47,7 @@ def modulated_rms_norm(
     eps: float | None = 1e-6,
     **options: Unpack[Options],
 ) -> Tensor:
-    r"""The same by the root mean square: :math:`(1 + s)\,x/\sqrt{\overline{x^2} + \epsilon} + b`.
+    r"""`modulated_layer_norm` by the root mean square: :math:`(1 + s)\,x/\sqrt{\overline{x^2} + \epsilon} + b`.
 
     >>> import torch
     >>> modulated_rms_norm(torch.full((1, 2, 4), 3.0), torch.ones(1, 4))[0, 0]

@@ -1,4 +1,4 @@
-"""One pass of a function that returns statistics: its checks, and the statistics it normalizes by."""
+"""One pass of a function that returns statistics: its checks, and the statistics by which it normalizes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .running import Options, Statistics, as_known, check_maps, check_options, i
 def check_batch(
     caller: str, x: Tensor, statistics: Statistics | None, weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> None:
-    """What every function asks that measures a batch, unless its statistics are given."""
+    """Check the arguments of a function that measures a batch; more than one value per channel unless given."""
     check_maps(caller, x, eps, weight=weight, bias=bias)
     if statistics is None:
         check_values_per_channel(caller, x, f"{WITHOUT_EFFECT} Use a larger batch, or give statistics.")
@@ -35,7 +35,7 @@ def standardized(
     eps: float,
     options: Options,
 ) -> tuple[Tensor, Moments]:
-    """By a formula's pool, or by given statistics, which are standardization whatever the pool was."""
+    """Standardize over a formula's pool, or by given statistics, whatever the pool was."""
     if statistics is None:
         return measured(caller, x, formula, options, weight, bias)
     check_options(caller, options)
@@ -52,7 +52,7 @@ def mixed(
     options: Options,
     *parameters: Tensor | None,
 ) -> tuple[Tensor, Moments]:
-    """By a formula in which given statistics stand in for the batch's only."""
+    """Apply a formula in which given statistics replace only those of the batch."""
     if statistics is not None:
         formula = partial(formula, known=as_known(caller, statistics, x))
     return measured(caller, x, formula, options, *parameters)
@@ -61,7 +61,7 @@ def mixed(
 def measured(
     caller: str, x: Tensor, formula: Formula, options: Options, *parameters: Tensor | None
 ) -> tuple[Tensor, Moments]:
-    """By a formula, and the statistics that it used."""
+    """Apply a formula; also the statistics that it used."""
     check_options(caller, options)
     y, table = normalize_and_measure(x, formula, *parameters, **options)
     return y, in_tensors(table)

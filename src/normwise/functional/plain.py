@@ -115,7 +115,7 @@ def layer_norm(
     zero_centered: bool = False,
     **epilogue: Unpack[Epilogue],
 ) -> Tensor:
-    """`LayerNorm` of rows ``[*, *normalized_shape]``; γ is ``1 + weight`` where ``zero_centered``.
+    """`LayerNorm` of rows ``[*, *normalized_shape]``; γ is ``1 + weight`` if ``zero_centered``.
 
     >>> import torch
     >>> x = torch.randn(2, 5, 4)
@@ -137,9 +137,9 @@ def rms_norm(
     zero_centered: bool = False,
     **epilogue: Unpack[Epilogue],
 ) -> Tensor:
-    """`RMSNorm` of rows ``[*, *normalized_shape]``; ``eps=None`` is the machine epsilon of the statistics' type.
+    """`RMSNorm` of rows ``[*, *normalized_shape]``; ``eps=None`` is the machine epsilon of the statistics' dtype.
 
-    γ is ``1 + weight`` where ``zero_centered``.
+    γ is ``1 + weight`` if ``zero_centered``.
 
     >>> import torch
     >>> rms_norm(torch.full((1, 4), 3.0), [4])
@@ -163,11 +163,11 @@ def add_layer_norm(
     eps: float = 1e-5,
     zero_centered: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    r"""The sum of a transformer's stream and a branch, and its `layer_norm`: one pass over memory each way.
+    r"""The sum of a transformer's residual stream and a branch, and its `layer_norm`: one pass over memory each way.
 
     .. math:: h = x + \text{residual}, \qquad y = \gamma\,\frac{h - \mu_h}{\sqrt{\sigma_h^2 + \epsilon}} + \beta
 
-    Returns ``(y, h)``; ``h`` goes on to the next addition. ``x`` and ``residual`` get the same gradient.
+    Returns ``(y, h)``; ``h`` is the stream for the next addition. ``x`` and ``residual`` get the same gradient.
 
     Raises ValueError for a residual of another shape or device.
 
@@ -193,7 +193,7 @@ def add_rms_norm(
     eps: float | None = None,
     zero_centered: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    r"""The sum of a transformer's stream and a branch, and its `rms_norm`: ``(y, h)`` as in `add_layer_norm`.
+    r"""The sum of a transformer's residual stream and a branch, and its `rms_norm`: ``(y, h)`` as in `add_layer_norm`.
 
     >>> import torch
     >>> add_rms_norm(torch.full((1, 4), 2.0), torch.full((1, 4), 1.0), 4)
@@ -293,7 +293,7 @@ def dynamic_erf(
 
 
 def _gain(caller: str, x: Tensor, shape: tuple[int, ...], weight: Tensor | None, zero_centered: bool) -> Tensor | None:
-    """γ, whether ``weight`` is γ or its distance from 1."""
+    """γ, from a ``weight`` that is γ or its distance from 1."""
     if weight is None or not zero_centered:
         return weight
     check_optional(caller, x, shape, weight=weight)
@@ -343,7 +343,7 @@ def _check_channels(caller: str, x: Tensor) -> None:
 
 
 def _row_shape(caller: str, x: Tensor, normalized_shape: Any) -> tuple[int, ...]:
-    """The trailing dimensions of ``x`` that ``normalized_shape`` names, as torch's functions take it."""
+    """The trailing dimensions of ``x`` that ``normalized_shape`` names, in the forms that torch's functions accept."""
     check_floating(x, caller)
     shape = as_row_shape(caller, normalized_shape)
     check_rows(caller, x, shape)

@@ -1,4 +1,4 @@
-"""Functions of maps that measure statistics and give them back, or take them."""
+"""Functions of maps that measure statistics and return them, or use given ones."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def instance_norm(
     eps: float = 1e-5,
     **options: Unpack[Options],
 ) -> tuple[Tensor, Moments]:
-    """`InstanceNorm2d`: each plane by itself; the statistics are ``[N, C]``.
+    """`InstanceNorm2d`: each plane separately; the statistics are ``[N, C]``.
 
     >>> import torch
     >>> image = torch.randn(1, 3, 8, 8)
@@ -139,7 +139,7 @@ def group_norm(
     eps: float = 1e-5,
     **options: Unpack[Options],
 ) -> tuple[Tensor, Moments]:
-    """`GroupNorm`: pooled over C/G channels and space; the statistics repeat each group's, ``[N, C]``.
+    """`GroupNorm`: pooled over C/G channels and space; the statistics are the groups', repeated to ``[N, C]``.
 
     >>> import torch
     >>> x = torch.randn(2, 6, 4)
@@ -165,9 +165,9 @@ def switchable_norm(
     eps: float = 1e-5,
     **options: Unpack[Options],
 ) -> tuple[Tensor, Moments]:
-    """`SwitchableNorm2d`: shares of instance, layer and batch, ``mean_weight`` and ``var_weight`` ``[3]`` each.
+    """`SwitchableNorm2d`: a mixture of instance, layer and batch, ``mean_weight`` and ``var_weight`` ``[3]`` each.
 
-    The statistics, in and out, are the batch's, ``[1, C]``; the others are always measured.
+    The given and returned statistics are the batch's, ``[1, C]``; the others are always measured.
 
     >>> import torch
     >>> only_batch = torch.tensor([-1e4, -1e4, 1e4])
@@ -192,9 +192,9 @@ def batch_instance_norm(
     eps: float = 1e-5,
     **options: Unpack[Options],
 ) -> tuple[Tensor, Moments]:
-    """`BatchInstanceNorm2d`: the share ``gate`` ``[C]``, between 0 and 1, of batch, the rest of instance normalization.
+    """`BatchInstanceNorm2d`: ``gate`` ``[C]``, from 0 to 1, is the share of batch, the rest of instance normalization.
 
-    The statistics, in and out, are the batch's, ``[1, C]``; the instance's are always measured.
+    The given and returned statistics are the batch's, ``[1, C]``; the instance's are always measured.
 
     >>> import torch
     >>> x = torch.randn(4, 3, 5)
@@ -217,7 +217,7 @@ def evo_norm_b0(
     eps: float = 1e-5,
     **options: Unpack[Options],
 ) -> tuple[Tensor, Moments]:
-    """`EvoNormB0`, with ``v`` ``[C]``; the statistics, in and out, are the batch's, ``[1, C]``.
+    """`EvoNormB0`, with ``v`` ``[C]``; the given and returned statistics are the batch's, ``[1, C]``.
 
     >>> import torch
     >>> evo_norm_b0(torch.randn(4, 3, 5), torch.ones(3))[1].var.shape
@@ -239,9 +239,10 @@ def ibn(
     eps: float = 1e-5,
     **options: Unpack[Options],
 ) -> tuple[Tensor, Moments]:
-    """`IBN2d`: the ``first`` channels as instances, the others over the batch; the statistics are the others'.
+    """`IBN2d`: instance normalization of the ``first`` channels, batch normalization of the others.
 
-    ``weight`` and ``bias`` are of all channels, ``[C]`` or ``[N, C]``.
+    The given and returned statistics are those of the other channels. ``weight`` and ``bias`` are for all channels,
+    ``[C]`` or ``[N, C]``.
 
     >>> import torch
     >>> x = torch.randn(4, 3, 5, 5)

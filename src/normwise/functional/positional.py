@@ -1,4 +1,4 @@
-"""Functions of positions whose moments are given back."""
+"""Functions that normalize positions and return their moments."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def positional_norm(x: Tensor, *, eps: float = 1e-5, **options: Unpack[Options]) -> tuple[Tensor, Tensor, Tensor]:
-    """`PositionalNorm2d`: ``y``, mean and (unbiased) deviation of each position, the two ``[N, 1, *space]``.
+    """`PositionalNorm2d`: ``y``, and the mean and (unbiased) deviation of each position, both ``[N, 1, *space]``.
 
     >>> import torch
     >>> from normwise.functional import moment_shortcut

@@ -1,4 +1,4 @@
-"""Running statistics as values, and what the functions take as statistics and options."""
+"""Running statistics as values, and the types of the functions' statistics and options."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from normwise.core.tables import check_required, check_required_tables, check_ta
 
 
 class Epilogue(TypedDict, total=False):
-    """What may follow a normalization: ``f(norm(x) + residual)``."""
+    """The options of the operations after a normalization: ``f(norm(x) + residual)``."""
 
     activation: str | None
     residual: Tensor | None
 
 
 class Options(Epilogue, total=False):
-    """The epilogue, and which values count."""
+    """The options of the epilogue, and the mask of the values that count."""
 
     mask: Tensor | None
 
 
 def check_options(caller: str, options: Epilogue, known: type[Epilogue] = Options) -> None:
-    """Nothing but what a function takes behind its own arguments: a slip of the pen is no option."""
+    """TypeError for any option that a function does not have, such as a misspelt one."""
     strange = [name for name in options if name not in known.__annotations__]
     if strange:
         raise TypeError(
@@ -42,7 +42,7 @@ def check_options(caller: str, options: Epilogue, known: type[Epilogue] = Option
 
 
 class Statistics(Protocol):
-    """Anything with a mean and a variance per channel, ``[C]``, ``[1, C]`` or ``[N, C]``."""
+    """Any object with a mean and a variance per channel, ``[C]``, ``[1, C]`` or ``[N, C]``."""
 
     @property
     def mean(self) -> Tensor: ...
@@ -54,7 +54,7 @@ class Statistics(Protocol):
 class Running(NamedTuple):
     """Running statistics as values: a layer's ``running_mean``, ``running_var`` and ``num_batches_tracked``.
 
-    ``mean`` and (unbiased) ``var`` are ``[C]``; ``batches`` counts what they have taken in.
+    ``mean`` and (unbiased) ``var`` are ``[C]``; ``batches`` is the number of batches behind them.
     """
 
     mean: Tensor
@@ -63,19 +63,25 @@ class Running(NamedTuple):
 
 
 def initial_statistics(channels: int, *, device: Any = None, dtype: torch.dtype | None = None) -> Running:
-    """The running statistics of a fresh layer: mean 0, variance 1, no batches."""
+    """The running statistics of a fresh layer, ``[C]`` each: mean 0, variance 1, no batches.
+
+    >>> initial_statistics(2).var
+    tensor([1., 1.])
+    """
     mean = torch.zeros(channels, device=device, dtype=dtype)
     return Running(mean, torch.ones_like(mean), torch.zeros((), device=device, dtype=torch.long))
 
 
 def update_statistics(old: Running, statistics: Moments, momentum: float | None = 0.1) -> Running:
-    r"""The running statistics after one more batch; ``old`` stays as it is.
+    r"""The running statistics after one more batch; ``old`` is not changed.
 
     .. math:: \text{new} = (1 - a)\,\text{old} + a\,\text{batch}
 
-    ``momentum`` is a, the weight of the *new* value, or None for the cumulative average. The variance that goes in is
-    the **unbiased** one. The statistics of instances, ``[N, C]``, are averaged over N, as InstanceNorm's are. A batch
-    without a value changes nothing and is not counted; one that is not finite is taken in. No gradient passes.
+    ``momentum`` is a, the weight of the *new* value, or None for the cumulative average. The variance is updated with
+    the **unbiased** one. The statistics of instances, ``[N, C]``, are averaged over N, as in InstanceNorm. A batch
+    without a value changes nothing and is not counted; one that is not finite is used as it is. No gradient passes.
+
+    Raises TypeError for statistics that are not `Moments`, ValueError for another number of channels.
 
     >>> import torch
     >>> from normwise.functional import batch_norm
@@ -86,7 +92,7 @@ def update_statistics(old: Running, statistics: Moments, momentum: float | None 
     tensor(2)
     """
     _check_update(old, statistics, momentum)
-    # The update is made in place, on new tensors: a transform maps over them wherever it maps over the statistics.
+    # Updated in place, on new tensors: inside a transform these are batched wherever the statistics are.
     table = statistics.detached()
     like = table.mean.sum(0)
     mean, var = (torch.zeros_like(like, dtype=t.dtype) + t.detach() for t in (old.mean, old.var))
@@ -96,13 +102,14 @@ def update_statistics(old: Running, statistics: Moments, momentum: float | None 
 
 
 def _check_update(old: Running, statistics: Moments, momentum: float | None) -> None:
+    """Require running statistics, and moments with as many channels."""
     caller = "update_statistics"
     if isinstance(statistics, Moments):
         check_moments(caller, statistics.mean, statistics)
     else:
         raise TypeError(
-            f"{caller}: statistics must be the Moments of a batch, received {type(statistics).__name__}; give what a "
-            "function returned behind y."
+            f"{caller}: statistics must be the Moments of a batch, received {type(statistics).__name__}; give the "
+            "second result of a function such as batch_norm."
         )
     check_momentum(caller, momentum)
     check_required(caller, statistics.mean, statistics.mean.shape[1:], mean=old.mean, var=old.var)
@@ -110,7 +117,7 @@ def _check_update(old: Running, statistics: Moments, momentum: float | None) -> 
 
 
 def as_known(caller: str, statistics: Statistics, x: Tensor) -> Moments:
-    """Given statistics as the table that stands in for ``x``'s own."""
+    """Given statistics as a table that replaces the measured one of ``x``."""
     for name in ("mean", "var"):
         table = getattr(statistics, name, None)
         if not isinstance(table, Tensor):  # a tensor's own `mean` is a method
@@ -121,20 +128,20 @@ def as_known(caller: str, statistics: Statistics, x: Tensor) -> Moments:
         check_required_tables(caller, x, **{name: table})
     mean, var = (t if t.dim() == 2 else t.unsqueeze(0) for t in (statistics.mean, statistics.var))
     check_memory(mean, var)
-    kind = table_dtype(x)
-    mean, var = without_history(mean).to(kind), without_history(var).to(kind)
+    dtype = table_dtype(x)
+    mean, var = without_history(mean).to(dtype), without_history(var).to(dtype)
     known = Moments(mean, var, statistics.count if isinstance(statistics, Moments) else 1)
     check_moments(caller, x, known)
     return known
 
 
 def in_tensors(table: Moments) -> Moments:
-    """The table with a count that is a tensor, too: a transform returns nothing else."""
+    """The table with its count as a tensor, since a transform returns only tensors."""
     return Moments(table.mean, table.var, torch.as_tensor(table.count, device=table.mean.device))
 
 
 def check_maps(caller: str, x: Tensor, eps: Any, **tables: Tensor | None) -> None:
-    """What all functions of maps ask of ``[N, C, *space]``, of ε, and of their tables of channels."""
+    """Check ``[N, C, *space]``, ε and the tables of channels, for all functions of maps."""
     check_input(x, caller)
     check_eps(caller, eps)
     check_tables(caller, x, **tables)

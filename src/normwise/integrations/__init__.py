@@ -1,6 +1,6 @@
-"""Registration of the layers with tools that look up exact types: torch's eager quantization, Opacus.
+"""Registration of the layers in tools that look up exact classes: torch's eager quantization, Opacus.
 
-Nothing is imported for that before the tool is: `import normwise` alone brings no torch.
+No tool is imported for that: each is told of the layers when it is imported. `import normwise` alone imports no torch.
 """
 
 from types import ModuleType
@@ -14,5 +14,5 @@ def _tell_opacus(validators: ModuleType) -> None:
     register(validators)
 
 
-# torch's own tool is there with torch, whose import is not over when it comes: `normwise/_public.py` tells it.
+# torch's own tool is registered by `normwise/_public.py`: at this point torch's import may not be finished.
 _when_imported("opacus.validators", _tell_opacus)

@@ -1,4 +1,4 @@
-"""Opacus' validator and fixer: whether a layer's samples see each other, and what to put in its place."""
+"""Opacus' validator and fixer: whether a layer's samples depend on each other, and which layer can replace it."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _INSTANCE = {1: InstanceNorm1d, 2: InstanceNorm2d, 3: InstanceNorm3d}
 
 
 def register(validators: ModuleType) -> None:
-    """Every layer that pools statistics over the batch, or remembers any, is known to Opacus."""
+    """Tell Opacus of every layer that pools statistics over the batch, or remembers any."""
     errors: Any = validators.errors
-    kinds = dict.fromkeys(kind for row in NORMALIZERS.values() for kind in row.layers.values())
-    over_batch = [kind for kind in kinds if issubclass(kind, BatchLayer)]  # Opacus sees no layer without parameters
+    classes = dict.fromkeys(cls for row in NORMALIZERS.values() for cls in row.layers.values())
+    over_batch = [cls for cls in classes if issubclass(cls, BatchLayer)]  # Opacus ignores layers without parameters
     instances = list(_INSTANCE.values())
 
     def validate_batch(module: nn.Module) -> list[Exception]:
@@ -55,7 +55,7 @@ def register(validators: ModuleType) -> None:
 
 
 def _per_sample(module: Any, **options: Any) -> nn.Module:
-    """What Opacus puts in the place of torch's batch norm, with the layer's own activation."""
+    """The layer that Opacus puts in the place of torch's batch norm, with this layer's own activation."""
     if isinstance(module, EvoNormB0):
         return EvoNormS0(module.num_features, activation=module.activation)
     if not module.plain_in:
@@ -73,7 +73,7 @@ def _per_sample(module: Any, **options: Any) -> nn.Module:
 
 
 def _forgetful(module: Any, **_options: Any) -> nn.Module:
-    """The same layer without its memory."""
+    """The same layer without running statistics."""
     if not module.track_running_stats:
         return module
     plain = type(module)(module.num_features, module.eps, affine=module.affine, activation=module.activation)

@@ -1,4 +1,4 @@
-"""torch's eager quantization, `fuse_modules` and `fuse_modules_qat`: plain batch norms fuse as torch's own."""
+"""torch's eager quantization, `fuse_modules` and `fuse_modules_qat`: our plain batch norms fuse as torch's own do."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch.ao.quantization import fuser_method_mappings
 
 from normwise.layers.torch_twin import TWINS, torch_twin
 
-#: torch's functions by the types that they fuse.
+#: torch's fusion methods, by the classes that they fuse.
 Table = dict[tuple[type, ...], Callable[..., Any]]
 
 _OURS: dict[type, type] = {theirs: ours for ours, theirs in TWINS.items()}
 
 
 def register() -> None:
-    """Every entry of torch's table with a batch norm once more with ours."""
+    """Repeat every entry of torch's table that has a batch norm, with ours."""
     table: Table = fuser_method_mappings._DEFAULT_OP_LIST_TO_FUSER_METHOD
     for types, method in list(table.items()):
         ours = tuple(_OURS.get(kind, kind) for kind in types)
@@ -27,7 +27,7 @@ def register() -> None:
 
 
 def _fuse(table: Table, method: Callable[..., Any], is_qat: bool, *given: Any) -> Any:
-    """With torch's twins of our layers, and their own relu as a module behind them."""
+    """Fuse with torch's twins of our layers, whose relu becomes a module behind them."""
     modules: list[nn.Module] = []
     for module in given:
         if not isinstance(module, tuple(TWINS)):

@@ -11,7 +11,7 @@ from types import ModuleType
 
 
 def when_imported(name: str, action: Callable[[ModuleType], None]) -> None:
-    """``action(module)`` now if the module ``name`` is there, otherwise right after its first import."""
+    """Call ``action(module)`` now if the module ``name`` is imported, otherwise right after its first import."""
     if name in sys.modules:
         action(sys.modules[name])
     else:
@@ -19,7 +19,7 @@ def when_imported(name: str, action: Callable[[ModuleType], None]) -> None:
 
 
 class _Waiting(MetaPathFinder):
-    """Finds one module as the others do, with a loader that calls the action."""
+    """A finder for one module: it finds the module as the others do, with a loader that calls the action."""
 
     def __init__(self, name: str, action: Callable[[ModuleType], None]) -> None:
         self.name, self.action = name, action
@@ -43,7 +43,7 @@ class _Waiting(MetaPathFinder):
         return spec
 
     def _tell(self, module: ModuleType) -> None:
-        # Not before: `find_spec` is also called to see whether the module is there.
+        # Not earlier: `find_spec` is also called only to test whether the module exists.
         if self in sys.meta_path:
             sys.meta_path.remove(self)
             self.action(module)
@@ -59,7 +59,7 @@ class _Telling(Loader):
         return self.loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        # Whoever asks the module for its loader later, as for its sources, gets the one that it would have had.
+        # Code that asks the module for its loader later, for example for its source, gets the original one.
         module.__loader__ = self.loader
         if module.__spec__ is not None:
             module.__spec__.loader = self.loader

@@ -1,4 +1,4 @@
-"""What the conditional layers are conditioned on: labels, or weights over the conditions."""
+"""The conditions of the conditional layers: labels, or weights over the K conditions."""
 
 from __future__ import annotations
 
@@ -20,20 +20,21 @@ INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 def is_labels(condition: Tensor, caller: str) -> bool:
-    """True for labels (integers), false for weights (floating); anything else raises a TypeError."""
+    """Whether a condition holds labels (integers) or weights (floating); anything else raises a TypeError."""
     if isinstance(condition, Tensor):
         if condition.dtype in INTEGERS:
             return True
         if condition.is_floating_point():
             return False
-    kind = condition.dtype if isinstance(condition, Tensor) else type(condition).__name__
+    received = condition.dtype if isinstance(condition, Tensor) else type(condition).__name__
     raise TypeError(
-        f"{caller}: the condition must be an integer tensor of labels or a floating tensor of weights, received {kind}."
+        f"{caller}: the condition must be an integer tensor of labels or a floating tensor of weights, received "
+        f"{received}."
     )
 
 
 def check_labels(labels: Tensor, conditions: int, caller: str) -> None:
-    """Labels are 0 to K - 1. Looked at on the CPU only: a GPU would have to be waited for, and raises itself."""
+    """Require labels from 0 to K - 1. Checked on the CPU only: a GPU would have to be waited for, and raises itself."""
     if labels.numel() == 0 or not has_values(labels):
         return
     low, high = int(labels.min()), int(labels.max())
@@ -43,7 +44,7 @@ def check_labels(labels: Tensor, conditions: int, caller: str) -> None:
 
 
 class ConditionTables(nn.Module):
-    """A row of ``weight`` and ``bias``, ``[K, C]`` each, for every one of K conditions."""
+    """The tables ``weight`` and ``bias``, ``[K, C]`` each, with a row for each of K conditions."""
 
     weight: Tensor
     bias: Tensor
@@ -63,7 +64,7 @@ class ConditionTables(nn.Module):
     def _rows(self, condition: Tensor, samples: int) -> tuple[Tensor, Tensor]:
         """Each sample's γ and β, ``[N, C]``: rows of the tables, or their weighted sums."""
         name = type(self).__name__
-        # Widened, so that the gradients of samples with one label are not summed in a narrow type.
+        # Widened, so that the gradients of samples with the same label are not summed in a narrow dtype.
         tables = widen(self.weight), widen(self.bias)
         labels = is_labels(condition, name)
         check_place(self, "the condition", condition, self.weight)
@@ -72,7 +73,7 @@ class ConditionTables(nn.Module):
             if condition.shape != (samples,):
                 raise ValueError(f"{name}: labels must be [N] = [{samples}], received {list(condition.shape)}.")
             check_labels(condition, self.num_conditions, name)
-            own = condition.to(torch.int64, copy=True)  # the backward pass writes by them, whatever they are by then
+            own = condition.to(torch.int64, copy=True)  # the backward pass uses the labels, which the caller may change
             weight, bias = (F.embedding(own, table) for table in tables)
             return guarded(weight, self.weight), guarded(bias, self.bias)
         if condition.shape != (samples, self.num_conditions):

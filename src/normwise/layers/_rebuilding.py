@@ -1,9 +1,9 @@
-"""Protection from tools of others that read a layer's numbers and build a module of them with another function.
+"""Protection from other libraries' tools that read a layer's numbers and build a module with another function.
 
-`fuse_conv_bn_eval`, torch's `convert_sync_batchnorm` and timm's `freeze_batch_norm_2d` take every subclass of torch's
-batch norm for one. The layers stay subclasses, for `update_bn` and others need that; what all these tools read is
-``eps``, and there they are stopped where an activation or a formula would be lost. One that nobody here knows gets an
-``eps`` that says where it is from, by which `diagnose` finds what such a tool has built.
+`fuse_conv_bn_eval`, torch's `convert_sync_batchnorm` and timm's `freeze_batch_norm_2d` treat every subclass of torch's
+batch norm as one. The layers must stay subclasses, since `update_bn` and others need that. All these tools read
+``eps``: at that moment known tools are stopped if an activation or a formula would be lost. An unknown tool gets an
+``eps`` that records which layer it came from, so that `diagnose` finds modules that were built with it.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ import torch
 
 from normwise.core.numbers import check_eps
 
-#: Modules of such tools, by the beginning of their names.
+#: The modules of known tools, by the beginning of their names.
 _REBUILDERS = re.compile(
     r"torch\.nn\.(modules\.batchnorm|utils\.fusion)$|(torch\.ao|torchao|torchvision|timm|opacus|fvcore|detectron2|mm\w+)\."
 )
-#: Functions of theirs that make what stands for the layer in evaluation alone.
+#: Names of their functions whose result replaces the layer in evaluation only.
 _FOR_EVALUATION = re.compile(r"fuse|freeze|frozen")
-#: Reads ``eps`` to see whether a kernel may stand for two layer norms: one that is not equal to itself may not.
+#: Compares two layer norms' ``eps`` to see whether one kernel can replace both; NaN, unequal to itself, prevents that.
 _COMPARES = "torch.nn.modules.transformer"
 
 
 class LentEpsilon(float):
-    """``eps`` as a stranger reads it: what a module that is built from the layer's numbers may have lost.
+    """``eps`` as read by an unknown module, with the properties that a module built from the layer's numbers loses.
 
-    layer: the kind of layer. training, evaluation: what it does in that mode beyond torch's layer. by: who read it.
-    A pickle holds a plain float, so that no checkpoint of another module needs this package.
+    layer: the layer's class. training, evaluation: what torch's layer would lack in that mode. by: the reader.
+    Pickled as a plain float, so that a checkpoint of another module does not need this package.
     """
 
     layer: str
@@ -54,11 +54,11 @@ class LentEpsilon(float):
 
 
 class Epsilon:
-    """``eps`` of a layer: at least 0, and not given to a tool that would lose something of the layer.
+    """The attribute ``eps`` of a layer: at least 0, and refused to a tool that would lose a property of the layer.
 
     It is stored twice. The layers read ``_eps``: it takes less time, and the compiler of torch 2.11 takes reading
-    ``__dict__["eps"]`` for another access to this descriptor, without end. Torch's ``extra_repr`` and others that go by
-    ``__dict__`` read ``eps`` there.
+    ``__dict__["eps"]`` for another access to this descriptor, without end. Torch's ``extra_repr`` and other readers of
+    ``__dict__`` find ``eps`` there.
     """
 
     def __get__(self, layer: Any, _kind: type | None = None) -> Any:

@@ -1,4 +1,4 @@
-"""What every layer has in common: input checks, the fused epilogue's options, torch's older signatures."""
+"""The common part of all layers: input checks, options of the fused epilogue, torch's older signatures."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ SPACE = {1: "L", 2: "H, W", 3: "D, H, W"}
 class FusedActivation(Traceable, nn.Module):
     """Adds ``activation=`` to a torch layer: stored by name, shown in the repr, absent from the state_dict.
 
-    And reads the two ways to say which values count, ``mask`` and ``lengths``.
+    It also turns the two arguments that say which values count, ``mask`` and ``lengths``, into a mask.
     """
 
     activation: str | None = None
-    #: Whether the output alone is kept for the backward pass; see `BatchNorm2d`.
+    #: Whether only the output is kept for the backward pass; see `BatchNorm2d`.
     lean: bool = False
     eps: Any = Epsilon()
     _eps: Any
-    #: Whether it may be None, which is the machine epsilon.
+    #: Whether ``eps`` may be None, which means the machine epsilon.
     eps_is_optional = False
 
     def lost_in(self, mode: str) -> str:
-        """What a tool would lose that takes the layer for torch's own in ``"training"`` or ``"evaluation"``, or ""."""
+        """What is lost if a tool takes the layer for torch's own in that mode (training, evaluation); "" if nothing."""
         return "" if self.activation is None else f"activation={self.activation!r}"
 
     def __prepare_scriptable__(self) -> nn.Module:
-        """What `torch.jit.script` puts in the layer's place: a plain module of the same parameters and buffers.
+        """The module that `torch.jit.script` compiles instead: a plain one with the same parameters and buffers.
 
-        The trap: as with every module that has this method, it puts it into the model that it was given, too; script a
+        The trap: as for every module with this method, torch also puts it into the model that is passed; script a
         copy to keep the layers.
         """
         if not type(self).forward.__module__.startswith("normwise."):
@@ -51,8 +51,8 @@ class FusedActivation(Traceable, nn.Module):
         return self._scripted()
 
     def _scripted(self) -> nn.Module:
-        """The plain module; a layer that has none says so."""
-        refuse(self, "since its formula is none of torch's")
+        """The plain module; layers without one raise an error."""
+        refuse(self, "since torch has no layer with its formula")
 
     def _set_lean(self, lean: bool) -> None:
         check_flag(self, "lean", lean)
@@ -73,7 +73,7 @@ class FusedActivation(Traceable, nn.Module):
         return f"{shown}, lean=True" if self.lean else shown
 
     def _mask(self, x: Tensor, mask: Tensor | None, lengths: Tensor | None) -> Tensor | None:
-        """The mask of what counts, ``[N, 1, *space]``, from a mask or from the lengths of sequences."""
+        """The mask of the values that count, ``[N, 1, *space]``, from a mask or from the lengths of sequences."""
         if lengths is None and mask is None:
             return None
         check_input(x, type(self).__name__)
@@ -91,6 +91,7 @@ class ChannelLayer(FusedActivation):
     num_features: int
 
     def _check(self, x: Any, *, dims: tuple[int, ...], channel: int) -> None:
+        """Require one of the numbers of dimensions ``dims``, and the layer's channels in dimension ``channel``."""
         if isinstance(x, Tensor) and x.is_floating_point() and x.layout is _STRIDED:
             shape = x.shape
             if len(shape) in dims and shape[channel] == self.num_features:
@@ -133,7 +134,7 @@ def check_channels_of_maps(layer: nn.Module, x: Tensor, channels: int) -> None:
 
 
 def without_bias(layer: nn.Module) -> None:
-    """`bias=False` where torch itself does not know the argument yet (before 2.13)."""
+    """Remove the bias for `bias=False`, which torch before 2.13 does not know."""
     if getattr(layer, "bias", None) is not None:
         layer.bias = None  # type: ignore[assignment]
 
@@ -141,8 +142,8 @@ def without_bias(layer: nn.Module) -> None:
 def parameters_of(layer: nn.Module) -> tuple[Tensor | None, Tensor | None]:
     """``layer.weight`` and ``layer.bias``, or None.
 
-    `nn.Module` looks a tensor up in Python after everything else has failed, which takes as long as a tenth of a small
-    operator: here the place where it usually is comes first.
+    `nn.Module` looks for tensors in Python, after everything else has failed, which takes a tenth of a small operator's
+    time; here the usual place is tried first.
     """
     weight, bias = layer._parameters.get("weight"), layer._parameters.get("bias")
     if weight is None or bias is None:
@@ -151,5 +152,5 @@ def parameters_of(layer: nn.Module) -> tuple[Tensor | None, Tensor | None]:
 
 
 def values_per_channel(x: Tensor) -> int:
-    """How many values batch normalization pools for one channel."""
+    """The number of values that batch normalization pools for one channel."""
     return x.numel() // max(x.shape[1], 1)

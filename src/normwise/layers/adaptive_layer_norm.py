@@ -25,6 +25,8 @@ from .scripting import ScriptedModulated, ScriptedModulatedWithGate
 
 
 class _AdaptiveNorm(FusedActivation):
+    """The base of `AdaptiveLayerNorm` and `AdaptiveRMSNorm`."""
+
     eps_is_optional = True
 
     def __init__(
@@ -47,7 +49,7 @@ class _AdaptiveNorm(FusedActivation):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Scale, shift and gate 0 whatever the condition is: a block with a gate begins as the identity."""
+        """Make scale, shift and gate 0 for every condition: a block with a gate starts as the identity."""
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 
@@ -64,11 +66,11 @@ class _AdaptiveNorm(FusedActivation):
         y = modulated(self, x, self._formula(x), scale, shift, **epilogue)
         if not self.gate:
             return y
-        # As x is, so that it multiplies what the block makes of y.
+        # In the dtype of x, since it multiplies the block's output.
         return y, gate[0].unflatten(0, (x.shape[0], *(1,) * (x.dim() - condition.dim())))
 
     def _projected(self, x: Tensor, condition: Tensor) -> Tensor:
-        """In the widest type of all: a layer that is kept in bf16 beside fp32 rows rounds nothing but its weights."""
+        """The projection, in the widest dtype: a layer in bf16 beside fp32 rows rounds nothing but its weights."""
         weight, bias = self.linear.weight, self.linear.bias
         check_memory(condition, weight, bias)
         widest = torch.promote_types(torch.promote_types(x.dtype, condition.dtype), weight.dtype)
@@ -79,6 +81,7 @@ class _AdaptiveNorm(FusedActivation):
         raise NotImplementedError
 
     def _check_condition(self, x: Tensor, condition: Tensor) -> None:
+        """Require a condition for each sample or for each token, on the device of ``x``."""
         name, size = type(self).__name__, self.num_condition
         check_floating(condition, f"{name}: the condition")
         check_place(self, "the condition", condition, x)
@@ -109,22 +112,22 @@ class AdaptiveLayerNorm(_AdaptiveNorm):
               \qquad (b, s, g) = W\,\text{silu}(c) + w
 
     μ and σ² (**biased**) are those of each token's C values; c is the condition, such as the sum of the embeddings of a
-    diffusion's time and of a class. W and w begin at 0: the layer begins as LayerNorm without parameters.
+    diffusion time and a class. W and w start at 0, so that the layer starts as LayerNorm without parameters.
 
     Args: ``num_features`` (C), ``num_condition`` (K), ``eps`` (1e-6, as in the papers' code), ``gate``: whether W
-    predicts a gate g as well (AdaLN-Zero), ``device``, ``dtype``; keyword only ``activation``.
+    also predicts a gate g (AdaLN-Zero), ``device``, ``dtype``; keyword only ``activation``.
 
     ``forward(x, condition, residual=None, mask=None)``: ``condition`` is ``[N, K]``, one for each sample, or
-    ``[N, *, K]``, one for each token. With ``gate`` it gives ``(y, g)``, g of a shape that multiplies a block's output:
-    ``y, g = norm(x, c); x = x + g * block(y)``, so that every block begins as the identity. ``residual`` and ``mask``
-    are `LayerNorm`'s.
+    ``[N, *, K]``, one for each token. With ``gate`` it returns ``(y, g)``, g of a shape that multiplies a block's
+    output: ``y, g = norm(x, c); x = x + g * block(y)``, so that every block starts as the identity. ``residual`` and
+    ``mask`` as in `LayerNorm`.
 
     The affine map is applied, and its gradients are summed, in the pass that normalizes: no normalized tensor is kept.
-    The projection is computed in the widest type of x, c and W, which is the gate's, too (under autocast in autocast's,
-    as every linear layer). Where the projection is elsewhere, as in DiT's blocks, which have one for two norms, call
-    `functional.modulated_layer_norm` with its parts.
+    The projection is computed in the widest dtype of x, c and W (under autocast in autocast's, like every linear
+    layer), and the gate has that dtype. Where the projection is a layer of its own, as in DiT's blocks, which share one
+    between two norms, pass its parts to `functional.modulated_layer_norm`.
 
-    Raises ValueError where x has other features and for a condition of another shape.
+    Raises ValueError if x has another number of features, and for a condition of another shape.
 
     Source: Peebles and Xie 2022, arXiv:2212.09748; ``linear`` is a checkpoint's ``adaLN_modulation.1`` of DiT's final
     layer, and the ``linear`` of diffusers' ``AdaLayerNormZeroSingle`` with ``gate``. The trap: the rows of W are shift,

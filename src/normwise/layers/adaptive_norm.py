@@ -21,23 +21,23 @@ class AdaptiveInstanceNorm(FusedActivation):
 
     .. math:: y = f\left(\sigma_s\,\frac{x - \mu_x}{\sqrt{\sigma_x^2 + \epsilon}} + \mu_s + \text{residual}\right)
 
-    All statistics are those of one plane (n, c), the variances **biased**; ε is under the content's root only, so
-    that an even style gives an even output. There are no parameters, and training and evaluation are the same.
+    All statistics are those of one plane (n, c), the variances **biased**. ε is added to the content's variance only,
+    so that an even style gives an even output. There are no parameters, and training and evaluation are the same.
 
     Args: ``eps``; keyword only ``activation``, applied last, or None.
 
-    ``forward(x, style, residual=None, mask=None, lengths=None)``: ``x`` is the content ``[N, C, *space]``; ``style`` a
-    tensor ``[N, C, *any space]``, or ``[1, C, *any space]`` for all samples, whose statistics are measured, or a pair
-    ``(mean, std)`` of ``[N, C]`` or ``[1, C]``: for example `statistics` of a style, kept, averaged over styles, or
+    ``forward(x, style, residual=None, mask=None, lengths=None)``: ``x`` is the content ``[N, C, *space]``. ``style`` is
+    a tensor ``[N, C, *any space]``, or ``[1, C, *any space]`` for all samples, whose statistics are measured, or a pair
+    ``(mean, std)`` of ``[N, C]`` or ``[1, C]``: for example the `statistics` of a style, kept, averaged over styles, or
     predicted by a network. Gradients flow into the content and the style. ``mask`` and ``lengths`` are the content's.
 
-    ``fold(style)`` gives the plain affine InstanceNorm of one style.
+    ``fold(style)`` returns the plain affine InstanceNorm of one style.
 
-    Raises ValueError for other channels or batch sizes and for planes of a single value, content's or style's, where
-    the output would be the style's mean, or have no contrast.
+    Raises ValueError for other channels or batch sizes, and where planes of the content or the style have a single
+    value: the output would be the style's mean, or have no contrast.
 
     Source: Huang and Belongie 2017, arXiv:1703.06868, as in their code. The PyTorch port that most people use takes
-    unbiased variances, and adds ε to the style's as well; on small maps that is visible.
+    unbiased variances, and adds ε to the style's variance as well, which is visible on small maps.
 
     >>> import torch
     >>> content, style = torch.randn(2, 3, 8, 8), 5 + 2 * torch.randn(2, 3, 6, 7)
@@ -75,7 +75,7 @@ class AdaptiveInstanceNorm(FusedActivation):
     def fold(self, style: Tensor | tuple[Tensor, Tensor], rank: int = 2) -> nn.Module:
         """The plain affine InstanceNorm1d, 2d or 3d (``rank``) of one style, a batch of one.
 
-        It computes what this layer computes with that style, and owns its parameters.
+        With that style it computes the same output as this layer; it has its own parameters.
         """
         if rank not in _INSTANCE:
             raise ValueError(f"rank must be 1, 2 or 3 spatial dimensions, received {rank}.")
@@ -85,8 +85,8 @@ class AdaptiveInstanceNorm(FusedActivation):
                 f"AdaptiveInstanceNorm.fold takes one style, a batch of one; received mean {list(mean.shape)} and std "
                 f"{list(std.shape)}; write style[:1]."
             )
-        kind = statistics_dtype(style.dtype if isinstance(style, Tensor) else mean.dtype)
-        plain = _INSTANCE[rank](mean.shape[1], self.eps, affine=True, activation=self.activation, dtype=kind)
+        dtype = statistics_dtype(style.dtype if isinstance(style, Tensor) else mean.dtype)
+        plain = _INSTANCE[rank](mean.shape[1], self.eps, affine=True, activation=self.activation, dtype=dtype)
         plain.to(mean.device).load_state_dict({"weight": std.squeeze(0), "bias": mean.squeeze(0)})
         return plain.train(self.training)
 

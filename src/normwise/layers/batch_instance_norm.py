@@ -20,6 +20,8 @@ from .unit_interval import bring_back, unit_interval
 
 
 class _BatchInstanceNorm(MixtureLayer):
+    """The base of `BatchInstanceNorm1d`, 2d and 3d."""
+
     mixing = ("gate",)
     start = "which is plain batch normalization"
     gate: nn.Parameter
@@ -64,7 +66,7 @@ def _with_the_gate_inside(
 def gates(model: nn.Module) -> list[nn.Parameter]:
     """The gates of every Batch-Instance Normalization in ``model``, each once, also in a deep copy.
 
-    The paper gives them a parameter group of their own: ten times the learning rate, and no weight decay.
+    In the paper they have a parameter group of their own, with ten times the learning rate and no weight decay.
 
     >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), BatchInstanceNorm2d(4))
     >>> own = gates(model)
@@ -95,24 +97,24 @@ class BatchInstanceNorm2d(_BatchInstanceNorm):
     .. math:: y = f\big(\gamma\,(\rho\,\hat x_B + (1 - \rho)\,\hat x_I) + \beta + \text{residual}\big)
 
     x̂_B is normalized as by `BatchNorm2d` (by the running statistics in evaluation), x̂_I as by `InstanceNorm2d`
-    (always by the input's); both variances are **biased**, the buffer ``running_var`` takes in the **unbiased** one
-    of the batch. ``gate`` holds ρ for each channel, starting at 1: batch normalization. On planes of a single value
+    (always by the input's); both variances are **biased**, the buffer ``running_var`` is updated with the **unbiased**
+    one of the batch. ``gate`` holds ρ for each channel, starting at 1: batch normalization. On planes of a single value
     x̂_I is 0.
 
-    The layer keeps ρ in [0, 1] by itself: what it uses is ``gate.clamp(0, 1)``, with the whole gradient, and a gate
-    that an optimizer's step carried outside, minimizing or maximizing, is clipped by the next forward pass in training
-    (`gates` finds them for a parameter group of their own). An infinite gate is its limit, a NaN one makes its channel
-    NaN.
+    ρ stays in [0, 1] without a change of the training loop: the layer uses ``gate.clamp(0, 1)``, with the whole
+    gradient, and the next forward pass in training clips a gate that an optimizer's step, minimizing or maximizing,
+    moved outside (`gates` finds them for a parameter group). An infinite gate gives its limit, a NaN one makes its
+    channel NaN.
 
     Args: as `BatchNorm2d`, whose ``forward`` and errors it shares; with ``affine=False`` the gate remains. With
     ``process_group`` the batch's branch is synchronized. A BatchNorm checkpoint loads, with a warning: the gates are
     set to 1.
 
-    Source: Nam and Kim 2018, arXiv:1805.07925. Their training script clamps the gates after each step, which the next
-    forward pass does here; their layer takes only 4-D contiguous input and raises on planes of a single value.
+    Source: Nam and Kim 2018, arXiv:1805.07925. Their training script clamps the gates after each step, here the next
+    forward pass does; their layer takes only 4-D contiguous input and raises on planes of a single value.
 
-    The trap: where the parameter in forward is a copy (FSDP, `functional_call`), nobody clips it; it then has the way
-    back that it went.
+    The trap: where forward uses a copy of the parameter (FSDP, `functional_call`), it is not clipped, and a gate that
+    went far outside needs as many steps to come back.
 
     >>> layer, x = BatchInstanceNorm2d(3), torch.randn(2, 3, 8, 8)
     >>> _ = nn.init.zeros_(layer.gate)

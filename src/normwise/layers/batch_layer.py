@@ -35,13 +35,13 @@ _LARGER_BATCH = (
 class BatchLayer(RunningLayer, nn.modules.batchnorm._BatchNorm):
     """A layer whose statistics in training are pooled over the batch; a subclass decides the formula.
 
-    Takes torch's arguments, and keyword only: ``activation``; ``process_group``, over whose processes the batch
-    extends (``"world"``, a `torch.distributed.ProcessGroup`, or None for this process alone); ``nonfinite`` and
+    The arguments are torch's, and keyword only: ``activation``; ``process_group``, the processes that share the batch
+    (``"world"``, a `torch.distributed.ProcessGroup`, or None for this process alone); ``nonfinite`` and
     ``single_value``, see `StatisticsPolicy`.
     """
 
     checked = RunningLayer.checked | {"process_group": check_group}
-    #: The modes in which the layer computes what torch's batch norm with its numbers does, but for its activation.
+    #: The modes in which the layer computes what torch's batch norm would compute with its numbers, activation aside.
     plain_in: tuple[str, ...] = ()
 
     def _set_lean(self, lean: bool) -> None:
@@ -95,7 +95,7 @@ class BatchLayer(RunningLayer, nn.modules.batchnorm._BatchNorm):
         lengths: Tensor | None,
         tensors: tuple[Tensor | None, ...] | None = None,
     ) -> Tensor:
-        """`forward`; the formula's ``tensors`` are those of `_tensors` unless they are given."""
+        """`forward`, with the formula's ``tensors`` if given, otherwise those of `_tensors`."""
         if mask is not None or lengths is not None:
             mask = self._mask(x, mask, lengths)
         if tensors is None:
@@ -117,7 +117,7 @@ class BatchLayer(RunningLayer, nn.modules.batchnorm._BatchNorm):
         tensors: tuple[Tensor | None, ...],
         learning: RunningStatistics | None,
     ) -> Tensor:
-        """The output by the batch's statistics, which ``learning`` takes in."""
+        """The output by the batch's statistics, with which ``learning`` is updated."""
         group, check = None, self._check_alone
         if self.training and self.process_group is not None:
             group, check = self._processes(), self._check_together
@@ -144,7 +144,7 @@ class BatchLayer(RunningLayer, nn.modules.batchnorm._BatchNorm):
         return result.y
 
     def _processes(self) -> ProcessGroup | None:
-        """The group that the batch extends over now; None for this process alone."""
+        """The group of processes that share the batch now; None for this process alone."""
         return resolve_group(self.process_group)
 
     def lost_in(self, mode: str) -> str:
@@ -160,14 +160,14 @@ class BatchLayer(RunningLayer, nn.modules.batchnorm._BatchNorm):
         return ScriptedBatchNorm(self) if "evaluation" in self.plain_in else super()._scripted()
 
     def _note(self, formula: Formula, result: Result) -> None:
-        """What a layer keeps of a training pass besides the running statistics, before they take it in."""
+        """Keep data of a training pass besides the running statistics, before those are updated."""
 
     def _by_batch(self, x: Tensor, mask: Tensor | None, group: ProcessGroup | None) -> Formula:
         """The formula in training, over the processes of a group."""
         raise NotImplementedError
 
     def _by_running(self, x: Tensor, running: RunningStatistics) -> tuple[Formula, Moments | None]:
-        """The formula in evaluation, and what it knows besides its constants."""
+        """The formula in evaluation, and the known statistics that are not among its constants."""
         return bound(formulas.standardized, eps=self._eps), Moments(running.mean, running.var, 1)
 
     def _tensors(self) -> tuple[Tensor | None, ...]:
@@ -195,7 +195,7 @@ class BatchLayer(RunningLayer, nn.modules.batchnorm._BatchNorm):
         self._check(input, dims=(2, 3) if self.rank == 1 else (self.rank + 2,), channel=1)
 
     def _check_before(self, x: Tensor) -> None:
-        """For a formula that is made of what the layer's tensors hold."""
+        """Check the tensors from which a subclass makes its formula, before that is made."""
         self._check_input_dim(x)
         self._check_tensors(x, self.running_statistics())
 
@@ -215,11 +215,11 @@ class BatchLayer(RunningLayer, nn.modules.batchnorm._BatchNorm):
         self._check_statistics(request.x, group)
 
     def _check_tensors(self, x: Tensor, running: RunningStatistics | None) -> None:
-        """Parameters and buffers as they are now; a subclass adds its own."""
+        """Check parameters and buffers as they are now; a subclass adds its own."""
         check_channels(self, x, self.num_features, *parameters_of(self), running)
 
     def _check_statistics(self, x: Tensor, group: ProcessGroup | None) -> None:
-        if group is None:  # with one, other processes may hold the rest of the batch
+        if group is None:  # in a group, other processes may hold the rest of the batch
             check_values_per_channel(self, x, _LARGER_BATCH)
         if not self.eps > 0:
             raise ValueError(f"{type(self).__name__}: eps must be positive in training, received {self.eps}.")

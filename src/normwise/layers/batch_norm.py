@@ -21,6 +21,8 @@ from .batch_layer import BatchLayer, pooled
 
 
 class _BatchNorm(BatchLayer):
+    """The base of `BatchNorm1d`, 2d and 3d and of `SyncBatchNorm`."""
+
     plain_in = ("training", "evaluation")
 
     def _by_batch(self, x: Tensor, mask: Tensor | None, group: ProcessGroup | None) -> Formula:
@@ -47,22 +49,24 @@ class BatchNorm2d(_BatchNorm, nn.BatchNorm2d):
     .. math:: y = f\left(\gamma\,\frac{x - \mu_c}{\sqrt{\sigma_c^2 + \epsilon}} + \beta + \text{residual}\right)
 
     μ and σ² are pooled over N, H and W for each channel: those of the batch in training (σ² **biased**), the
-    running ones in evaluation. The buffer ``running_var`` takes in the **unbiased** variance.
+    running ones in evaluation. The buffer ``running_var`` is updated with the **unbiased** variance.
 
-    Args: as torch's; ``momentum`` is the weight of the *new* value, None a cumulative average. Keyword only:
-    ``activation`` names an activation applied last, such as ``"relu"``; ``process_group`` (``"world"`` or a group)
-    extends the batch over processes; ``nonfinite`` and ``single_value`` say what becomes of unusable batches, see
-    ``layer.policy``; ``lean=True`` keeps the output for the backward pass in the place of the input (the idea of Rota
-    Bulò et al. 2017, arXiv:1712.02616), which a convolution behind the layer keeps anyway: the layer then costs
-    no memory, and time: both passes take 1.0 to 1.6 times as long here, more behind LeakyReLU and in GroupNorm and
-    InstanceNorm (docs/performance.md). Gradients are right to rounding where the output can be undone: the
-    activation is None or ``"leaky_relu"``, there is no residual, mask or process group, and abs(γ) > abs(β) / 128 in
-    every channel (in fp16 / 32, in bf16 / 4), otherwise ValueError. No second derivatives.
+    Args: as torch's; ``momentum`` is the weight of the *new* value, None means a cumulative average. Keyword only:
+
+    - ``activation``: the name of an activation applied last, such as ``"relu"``.
+    - ``process_group``: ``"world"`` or a group whose processes share the batch.
+    - ``nonfinite``, ``single_value``: how unusable batches are treated, see ``layer.policy``.
+    - ``lean=True``: keep the output for the backward pass instead of the input (the idea of Rota Bulò et al. 2017,
+      arXiv:1712.02616). A convolution behind the layer keeps that tensor anyway, so the layer adds no memory. Both
+      passes take 1.0 to 1.6 times as long, more behind LeakyReLU and in GroupNorm and InstanceNorm
+      (docs/performance.md). The output must be invertible, otherwise ValueError: the activation is None or
+      ``"leaky_relu"``, there is no residual, mask or process group, and abs(γ) > abs(β) / 128 in every channel (in
+      fp16 / 32, in bf16 / 4). Gradients are then right to rounding. There are no second derivatives.
 
     ``forward(input, residual=None, mask=None, lengths=None)``: ``residual``, of its shape, is added before the
     activation. ``mask`` is boolean, ``[N, *space]`` or ``[N, 1, *space]``: batch and running statistics are those of
-    the values where it is true, all values are normalized, and a mask without a true value leaves the running
-    statistics alone. ``lengths`` is an integer tensor ``[N]``: the mask of the first positions of sequences
+    the values where it is true, all values are normalized, and a mask without a true value does not change the running
+    statistics. ``lengths`` is an integer tensor ``[N]``: the mask of the first positions of sequences
     ``[N, C, L]``.
 
     Shape, dtype and memory layout of the output are the input's.
@@ -72,13 +76,12 @@ class BatchNorm2d(_BatchNorm, nn.BatchNorm2d):
 
     Source: Ioffe and Szegedy 2015, arXiv:1502.03167.
 
-    Differs from torch: an empty batch is not counted in ``num_batches_tracked``; a batch that would make the running
-    statistics inf or NaN is not taken into them (a single one makes torch's NaN for good); recomputing an activation
-    checkpoint does not update them again, in compiled and exported graphs either (a training graph that was
-    exported has an operator of this package for that, so it is loaded after ``import normwise``); ``running_mean``
-    and ``running_var`` stay in fp32 (fp64 under fp64) in a layer of bf16 or fp16, cast where an operator or an
-    exported graph wants one dtype. The trap: in evaluation the layer is another function than in training, and with
-    small batches a rather different one.
+    Differs from torch: an empty batch is not counted in ``num_batches_tracked``. A batch that would make the running
+    statistics inf or NaN is not taken into them (a single one makes torch's NaN for good). Recomputing an activation
+    checkpoint does not update them again, in compiled and exported graphs either (an exported training graph uses an
+    operator of this package for that, so load it after ``import normwise``). ``running_mean`` and ``running_var`` stay
+    in fp32 (fp64 under fp64) in a layer of bf16 or fp16; they are cast where an operator or an exported graph needs one
+    dtype. The trap: evaluation is another function than training, and with small batches the two differ much.
 
     >>> x = torch.randn(1, 3, 4, 4)                       # a batch of one: instance normalization
     >>> torch.allclose(BatchNorm2d(3)(x), nn.InstanceNorm2d(3)(x), atol=1e-6)
@@ -107,29 +110,30 @@ class SyncBatchNorm(_BatchNorm):
 
     .. math:: y = f\left(\gamma\,\frac{x - \mu_c}{\sqrt{\sigma_c^2 + \epsilon}} + \beta + \text{residual}\right)
 
-    μ and σ² are those of the batch that all processes hold together, weighted by what each holds (also nothing):
-    k processes with any split of a batch compute what one process computes on the whole. Runs on CPU (gloo) and
-    GPU (NCCL). One small collective forward and one backward. Gradients of γ and β are each process' own, as
-    `DistributedDataParallel` expects.
+    μ and σ² are those of the batch that all processes hold together, weighted by the number of values in each, which
+    may be 0: k processes with any split of a batch compute what one process computes on the whole. It runs on CPU
+    (gloo) and GPU (NCCL), with one small collective forward and one backward. Gradients of γ and β are each process'
+    own, as `DistributedDataParallel` expects.
 
-    Args, buffers, errors: as `BatchNorm2d`'s; ``process_group=None`` is the default group. The input is
-    ``[N, C, \*space]`` with any space. In evaluation nothing is exchanged, and in training neither where
-    `torch.distributed` is not initialized, as in torch: then the batch is that of this process. (The other layers with
+    Args, buffers, errors: as in `BatchNorm2d`; ``process_group=None`` is the default group. The input is
+    ``[N, C, \*space]`` with any space. Nothing is exchanged in evaluation, nor in training where `torch.distributed`
+    is not initialized, as in torch: then the batch is that of this process. (The other layers with
     a ``process_group`` raise RuntimeError there.)
 
     Source: the synchronized statistics of Ioffe and Szegedy 2015, arXiv:1502.03167, over devices.
 
-    The trap: torch's `convert_sync_batchnorm` makes its own class of every subclass of BatchNorm, and is refused where
-    an activation or a formula would be lost. This class' method keeps each layer's class and sets its
-    ``process_group``, and every layer here whose statistics depend on the batch takes ``process_group`` directly. It
-    is a BatchNorm and no `torch.nn.SyncBatchNorm` to `isinstance`: `DistributedDataParallel` refuses those on CPU.
+    The trap: torch's `convert_sync_batchnorm` turns every subclass of BatchNorm into its own class, and is refused
+    where an activation or a formula would be lost. This class' method keeps each layer's class and sets its
+    ``process_group``; every layer here whose statistics depend on the batch also takes ``process_group`` directly. For
+    `isinstance` this layer is a BatchNorm but not a `torch.nn.SyncBatchNorm`, which `DistributedDataParallel` refuses
+    on CPU.
 
     >>> SyncBatchNorm(4).eval()(torch.zeros(2, 4, 3)).shape
     torch.Size([2, 4, 3])
     """
 
     rank = 0
-    #: torch's class that the layer was before its conversion: `normwise.unsync` goes back to it.
+    #: torch's class before the conversion, which `normwise.unsync` restores.
     converted_from: type[nn.Module] | None = None
 
     def __init__(
@@ -160,8 +164,8 @@ class SyncBatchNorm(_BatchNorm):
         """Synchronize every batch-dependent layer of ``module``, in place; torch's layers become this class.
 
         Returns ``module``, or its replacement where ``module`` itself is a layer of torch. Layers of this package
-        keep their class, options and parameters. A new layer stands in every place of the old one, aliases included,
-        with its tensors, hooks, mode and attributes such as ``qconfig``. After an error ``module`` is as it was.
+        keep their class, options and parameters. A new layer takes every place of the old one, aliases included,
+        with its tensors, hooks, mode and attributes such as ``qconfig``. After an error ``module`` is unchanged.
         """
         group = "world" if process_group is None else process_group
         with ModelChange(module, "convert_sync_batchnorm") as change:
@@ -174,6 +178,7 @@ class SyncBatchNorm(_BatchNorm):
 
 
 def _synchronized(layer: nn.modules.batchnorm._BatchNorm, group: ProcessGroup | str) -> SyncBatchNorm:
+    """A synchronized layer of this package with the tensors of a layer of torch."""
     layer_class = parametrize.type_before_parametrizations(layer)
     if layer_class not in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm):
         raise ValueError(
@@ -188,6 +193,8 @@ def _synchronized(layer: nn.modules.batchnorm._BatchNorm, group: ProcessGroup | 
 
 
 class _GhostBatchNorm(BatchLayer):
+    """The base of `GhostBatchNorm1d`, 2d and 3d."""
+
     plain_in = ("evaluation",)
 
     def __init__(self, *args: Any, ghost_size: int = 32, **options: Any) -> None:
@@ -222,15 +229,15 @@ class GhostBatchNorm2d(_GhostBatchNorm, nn.BatchNorm2d):
 
     .. math:: y = f\left(\gamma\,\frac{x - \mu_{kc}}{\sqrt{\sigma_{kc}^2 + \epsilon}} + \beta + \text{residual}\right)
 
-    with μ and σ² (**biased**) of the k-th chunk of neighbouring samples, H and W. Large batches then regularize as
-    small ones do. All chunks are one vectorized pass. Where ``ghost_size`` does not divide the batch the last chunk
-    is smaller; a rest of a single value per channel joins the chunk before it.
+    with μ and σ² (**biased**) over the k-th chunk of neighbouring samples, H and W. A large batch then regularizes as
+    small ones do. All chunks are one vectorized pass. Where ``ghost_size`` does not divide the batch, the last chunk
+    is smaller; if it would have a single value per channel, it joins the chunk before it.
 
-    Evaluation is exactly `BatchNorm2d`'s: the running statistics take in the moments of the *whole* batch once, its
-    unbiased variance included. (The mean of the chunks' variances would miss the variance between the chunks.)
+    Evaluation is exactly that of `BatchNorm2d`: the running statistics are updated once, with the moments of the
+    *whole* batch and its unbiased variance. (The mean of the chunks' variances lacks the variance between the chunks.)
 
     Args: as `BatchNorm2d`, whose ``forward`` and errors it shares, and keyword only ``ghost_size``, in samples.
-    With ``process_group`` the running statistics are synchronized; the chunks stay each process' own.
+    With ``process_group`` the running statistics are synchronized; each process still forms its own chunks.
 
     Source: Hoffer, Hubara and Soudry 2017, arXiv:1705.08741; their code updates the running statistics chunk by chunk.
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from normwise.core import formulas
 from normwise.core.arguments import finite_padding
 from normwise.core.formulas import Affine, Formula, RenormTarget
-from normwise.core.lasting import unseen
+from normwise.core.lasting import changing_state
 from normwise.core.moments import Moments
 from normwise.core.processes import ProcessGroup
 from normwise.core.recomputing import graphs_may_ask, recomputing
@@ -29,7 +29,7 @@ PAPER_D_MAX: Schedule = ((5_000.0, 0.0), (25_000.0, 5.0))
 
 
 class _Limit:
-    """A schedule of a layer, of values from the ``lowest`` on, whenever it is set."""
+    """An attribute that holds a schedule of values from ``lowest`` on, checked whenever it is set."""
 
     def __init__(self, lowest: float) -> None:
         self._lowest = lowest
@@ -45,6 +45,8 @@ class _Limit:
 
 
 class _BatchRenorm(BatchLayer):
+    """The base of `BatchRenorm1d`, 2d and 3d."""
+
     r_max: Any = _Limit(1.0)
     d_max: Any = _Limit(0.0)
     plain_in = ("evaluation",)
@@ -69,7 +71,7 @@ class _BatchRenorm(BatchLayer):
         self.target()  # raises without running statistics
 
     def target(self) -> RenormTarget:
-        """What the next batch is corrected towards: the running statistics, and the limits at this step."""
+        """The running statistics that the next batch is corrected towards, and the limits at this step."""
         return _target(Before.now(self._running()), self.r_max, self.d_max)
 
     def _running(self) -> RunningStatistics:
@@ -87,7 +89,7 @@ class _BatchRenorm(BatchLayer):
         constants = {"r_max": self.r_max, "d_max": self.d_max, "eps": self._eps, "processes": group}
         if graphs_may_ask():
             return partial(_corrected_in_graph, running=self._running(), passes=self._passes, **constants)
-        with unseen():
+        with changing_state():
             if recomputing():
                 before = self._passes.find(_moments_of_batch(x, mask, group), nested=is_to_be_kept())
             else:
@@ -96,7 +98,7 @@ class _BatchRenorm(BatchLayer):
 
     def _note(self, formula: Formula, result: Result) -> None:
         if is_to_be_kept() and not recomputing():
-            with unseen():
+            with changing_state():
                 self._passes.keep(result.statistics(), formula.keywords["before"])  # type: ignore[attr-defined]
 
     def extra_repr(self) -> str:
@@ -142,7 +144,7 @@ def _corrected_in_graph(
     processes: ProcessGroup | None,
     **constants: Any,
 ) -> Affine:
-    """The formula in a graph, which may be run again when the running statistics have moved."""
+    """The formula in a graph, which may run again when the running statistics have changed."""
     before = before_in_graph(moments.over_batch(processes), running, passes)
     return _corrected(moments, weight, bias, before=before, processes=processes, **constants)
 
@@ -158,31 +160,31 @@ class BatchRenorm1d(_BatchRenorm, nn.BatchNorm1d):
 
 
 class BatchRenorm2d(_BatchRenorm, nn.BatchNorm2d):
-    r"""Batch Renormalization of ``[N, C, H, W]``: BatchNorm that computes in training what it will in evaluation.
+    r"""Batch Renormalization of ``[N, C, H, W]``: BatchNorm whose training output is close to that of evaluation.
 
     .. math:: y = f\left(\gamma\left(\frac{x - \mu_c}{\sigma_c}\, r + d\right) + \beta + \text{residual}\right), \quad
               r = \operatorname{clip}\left(\frac{\sigma_c}{\sigma}\right)_{1/r_{\max}}^{r_{\max}}, \quad
               d = \operatorname{clip}\left(\frac{\mu_c - \mu}{\sigma}\right)_{-d_{\max}}^{d_{\max}}
 
     μ_c and σ_c² + ε (**biased**) are the batch's, μ and σ² + ε the running ones *before* this step's update. No
-    gradient flows through r and d. Where nothing is clipped, the output is ``γ (x - μ)/σ + β``, just what evaluation
-    gives, while the input gradient still sums to zero in each channel, as BatchNorm's does. Evaluation is
-    `BatchNorm2d`'s, and so are the buffers: checkpoints load strictly in both directions.
+    gradient flows through r and d. Where nothing is clipped, the output is ``γ (x - μ)/σ + β``, exactly that of
+    evaluation, while the input gradient still sums to zero in each channel, as in BatchNorm. Evaluation and buffers
+    are those of `BatchNorm2d`: checkpoints load strictly in both directions.
 
-    Args: as `BatchNorm2d`, whose ``forward`` and errors it shares; ``momentum`` is 0.01, as in the paper: the output
-    depends on the running statistics now, and they must be calm. Keyword only: ``r_max`` (at least 1) and ``d_max``
-    (at least 0), numbers or points ``(step, value)`` of a piecewise linear schedule. The step is
+    Args: as `BatchNorm2d`, whose ``forward`` and errors it shares; ``momentum`` is 0.01, as in the paper, because
+    the output depends on the running statistics, which must change slowly. Keyword only: ``r_max`` (at least 1) and
+    ``d_max`` (at least 0), numbers or points ``(step, value)`` of a piecewise linear schedule. The step is
     ``num_batches_tracked`` and survives checkpoints. The default is the paper's schedule for a run of 100 000s of
     steps: plain BatchNorm until step 5000, r_max 3 at step 40 000, d_max 5 at 25 000. Scale it to your run; constants
-    such as ``r_max=1.5, d_max=0.5`` (Wu and He 2018, at batch size 4) need no length.
+    such as ``r_max=1.5, d_max=0.5`` (Wu and He 2018, at batch size 4) do not depend on its length.
 
-    Raises ValueError for limits below 1 and 0, schedules that go backwards, and ``track_running_stats=False``.
+    Raises ValueError for limits below 1 and 0, schedules that fall, and ``track_running_stats=False``.
 
     Source: Ioffe 2017, arXiv:1702.03275, who keeps a running standard deviation and publishes no code. Here the
     buffer is torch's ``running_var``, with the **unbiased** variance.
 
-    The trap: an activation checkpoint is recomputed after the update; the layer then uses again what it was corrected
-    towards at first, and raises RuntimeError where more than 256 of its forward passes lie in between.
+    The trap: activation checkpointing runs the forward pass again after the update. The layer then uses the statistics
+    of the first run, and raises RuntimeError where more than 256 of its forward passes lie in between.
 
     >>> x = torch.randn(8, 3, 4, 4)
     >>> torch.allclose(BatchRenorm2d(3, r_max=1, d_max=0)(x), nn.BatchNorm2d(3)(x), atol=1e-6)

@@ -22,6 +22,8 @@ _BATCH = {1: BatchNorm1d, 2: BatchNorm2d, 3: BatchNorm3d}
 
 
 class _ConditionalBatchNorm(ConditionTables, BatchLayer):
+    """The base of `ConditionalBatchNorm1d`, 2d and 3d."""
+
     def __init__(
         self,
         num_features: int,
@@ -53,7 +55,7 @@ class _ConditionalBatchNorm(ConditionTables, BatchLayer):
         return self._forward(x, residual, mask, lengths, affine)
 
     def _check_tensors(self, x: Tensor, running: RunningStatistics | None) -> None:
-        check_channels(self, x, self.num_features, None, None, running)  # the tables have been read by now
+        check_channels(self, x, self.num_features, None, None, running)  # the tables have been checked when read
 
     def _by_batch(self, x: Tensor, mask: Tensor | None, group: ProcessGroup | None) -> Formula:
         return pooled(formulas.batch_norm, group, eps=self._eps)
@@ -61,8 +63,8 @@ class _ConditionalBatchNorm(ConditionTables, BatchLayer):
     def fold(self, condition: int | Tensor) -> nn.Module:
         """The plain BatchNorm of one condition: a label, or the weights ``[K]`` of a mixture.
 
-        It computes exactly what this layer computes for that condition, in training and evaluation, and owns its
-        parameters and running statistics (those of the bank in use).
+        For that condition it computes exactly the output of this layer, in training and evaluation. It has its own
+        parameters and running statistics (a copy of those of the bank in use).
         """
         weight, bias = self._row(condition)
         plain = _BATCH[self.rank](
@@ -119,7 +121,7 @@ class ConditionalBatchNorm2d(_ConditionalBatchNorm):
     Source: de Vries et al. 2017, arXiv:1707.00683; with one row for each class, Miyato and Koyama 2018,
     arXiv:1802.05637.
 
-    The trap: a batch of one condition in training is normalized by that condition's statistics alone, evaluation by
+    The trap: in training a batch of one condition is normalized by that condition's statistics alone, in evaluation by
     those of all. `statistics_bank` keeps them apart.
 
     >>> x, layer = torch.randn(4, 3, 5, 5), ConditionalBatchNorm2d(3, num_conditions=2)

@@ -22,6 +22,8 @@ _INSTANCE = {1: InstanceNorm1d, 2: InstanceNorm2d, 3: InstanceNorm3d}
 
 
 class _ConditionalInstanceNorm(ConditionTables, ChannelLayer, nn.modules.instancenorm._InstanceNorm):
+    """The base of `ConditionalInstanceNorm1d`, 2d and 3d."""
+
     def __init__(
         self,
         num_features: int,
@@ -59,7 +61,7 @@ class _ConditionalInstanceNorm(ConditionTables, ChannelLayer, nn.modules.instanc
     def fold(self, condition: int | Tensor) -> nn.Module:
         """The plain affine InstanceNorm of one condition: a label, or the weights ``[K]`` of a mixture.
 
-        It computes exactly what this layer computes for that condition, and owns its parameters.
+        For that condition it computes exactly the output of this layer; it has its own parameters.
         """
         weight, bias = self._row(condition)
         plain = _INSTANCE[self.rank](
@@ -101,13 +103,13 @@ class ConditionalInstanceNorm2d(_ConditionalInstanceNorm):
 
     ``forward(x, condition, residual=None, mask=None, lengths=None)``: ``condition`` is an integer tensor ``[N]`` of
     labels, or a floating one ``[N, K]`` of weights, with γ and β the weighted sums of the rows (a blend of styles;
-    nothing makes the weights sum to one). ``residual`` is added before the activation; ``mask`` and ``lengths`` are
-    `InstanceNorm2d`'s.
+    the weights need not sum to one). ``residual`` is added before the activation; ``mask`` and ``lengths`` as in
+    `InstanceNorm2d`.
 
-    ``fold(condition)`` gives the plain `InstanceNorm2d` of one condition.
+    ``fold(condition)`` returns the plain `InstanceNorm2d` of one condition.
 
-    Raises TypeError for a condition that is neither, and ValueError where its batch is not the input's or a label is
-    not 0 to K - 1, for other channels or dimensions, and for planes of a single value.
+    Raises TypeError for a condition of another dtype, and ValueError for one of another batch size, a label outside
+    0 to K - 1, other channels or dimensions, and planes of a single value.
 
     Source: Dumoulin, Shlens and Kudlur 2016, arXiv:1610.07629.
 

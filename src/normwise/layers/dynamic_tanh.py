@@ -1,4 +1,4 @@
-"""No statistics: an S-shaped function of each value in the place of LayerNorm."""
+"""Normalizers without statistics: an S-shaped function of each value instead of LayerNorm."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from .scripting import ScriptedSquash
 
 
 class _Squash(FusedActivation):
+    """The base of `DynamicTanh` and `DynamicErf`."""
+
     alpha: nn.Parameter
     weight: nn.Parameter | None
     bias: nn.Parameter | None
@@ -48,7 +50,7 @@ class _Squash(FusedActivation):
         self._set_activation(activation)
 
     def reset_parameters(self) -> None:
-        """What the constructor was given, γ = 1 and β = 0."""
+        """Restore the constructor's α (and s), γ = 1 and β = 0."""
         for name, start in self._starts.items():
             parameter = self._parameters[name]
             if parameter is not None:
@@ -75,7 +77,7 @@ class _Squash(FusedActivation):
 
 
 class DynamicTanh(_Squash):
-    r"""Dynamic Tanh (DyT): a learned tanh of each value in the place of LayerNorm.
+    r"""Dynamic Tanh (DyT): a learned tanh of each value instead of LayerNorm.
 
     .. math:: y = f\left(\gamma_c \tanh(\alpha x) + \beta_c + \text{residual}\right)
 
@@ -86,7 +88,7 @@ class DynamicTanh(_Squash):
         dim: the dimension of the channels; -1 for rows ``[*, C]``, 1 for maps ``[N, C, *space]``.
         alpha: the start of α. The authors use 0.5 everywhere but in LLaMA, where it needs tuning: from 0.8 in front
             of attention and 0.2 elsewhere (7B) down to 0.2 and 0.05 (34B, 70B).
-        elementwise_affine, bias: False leaves γ and β, or β alone, out.
+        elementwise_affine, bias: False omits γ and β, or β alone.
         activation: keyword only; an activation applied last, such as ``"gelu"``, or None.
 
     ``forward(x, residual=None)``: ``residual`` has ``x``'s shape and is added before the activation. There is no
@@ -98,8 +100,8 @@ class DynamicTanh(_Squash):
     for ViT-B (LayerNorm 82.3 %) and 83.7 % for ConvNeXt-B (83.7 %), both on ImageNet-1K. In the runs of Chen et al.
     2025 (see `DynamicErf`) it is behind LayerNorm for GPT-2 and DiT-XL/2.
 
-    The trap: it normalizes nothing. The output is bounded by abs(γ) + abs(β), but scaling the input scales what tanh
-    sees, and inputs that grow saturate it. It was made for the place of LayerNorm in Transformers and ConvNeXt; the
+    The trap: it normalizes nothing. The output is bounded by abs(γ) + abs(β), but scaling the input scales the argument
+    of tanh, and inputs that grow saturate it. It was made to replace LayerNorm in Transformers and ConvNeXt; the
     authors report that it does not replace BatchNorm in ResNets.
 
     >>> rows, layer = torch.randn(2, 5, 4), DynamicTanh(4)
@@ -118,18 +120,18 @@ class DynamicTanh(_Squash):
 
 
 class DynamicErf(_Squash):
-    r"""Derf: a learned error function of each value in the place of LayerNorm.
+    r"""Derf: a learned error function of each value instead of LayerNorm.
 
     .. math:: y = f\left(\gamma_c\,\text{erf}(\alpha x + s) + \beta_c + \text{residual}\right)
 
     α and s are one learned number each, of shape ``(1,)``; γ and β are per channel.
 
-    Args, ``forward`` and errors: as `DynamicTanh`'s, and ``shift``, the start of s (the parameter ``shift``).
+    Args, ``forward`` and errors: as in `DynamicTanh`, and ``shift``, the start of s (the parameter ``shift``).
 
     Source: Chen et al. 2025, arXiv:2512.10938. They report 82.8 % for ViT-B on ImageNet-1K, FID 63.23 for DiT-B/4
     (LayerNorm 64.93, DyT 63.94), and LayerNorm's validation loss, 2.94, for GPT-2 (DyT 2.97).
 
-    The trap is `DynamicTanh`'s: it normalizes nothing.
+    The trap is that of `DynamicTanh`: it normalizes nothing.
 
     >>> x = torch.linspace(-3, 3, 7).unsqueeze(1)
     >>> torch.allclose(DynamicErf(1, alpha=1.0)(x), torch.special.erf(x))

@@ -1,4 +1,4 @@
-"""EvoNorm: normalization and activation found as one by evolutionary search."""
+"""EvoNorm: normalization and activation in one formula, found by evolutionary search."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ class EvoNormB0(BatchLayer):
               \right)} + \beta + \text{residual}\right)
 
     σ_c² (**biased**) is pooled over N and space, the running variance in evaluation; σ_nc² (**biased**) over space,
-    always the input's. v is learned for each channel and starts at 1. No ReLU belongs behind the layer.
+    always the input's. v is learned for each channel and starts at 1. Put no ReLU behind the layer.
 
-    Args, ``forward``, errors, policies and buffers: as `BatchNorm2d`'s, for any space. ``running_mean`` takes no part
-    in the output; the layer keeps it as every layer with this memory does.
+    Args, ``forward``, errors, policies and buffers: as in `BatchNorm2d`, for any space. ``running_mean`` takes no part
+    in the output; it is kept because all layers with running statistics have the same buffers.
 
     Source: Liu et al. 2020, arXiv:2004.02967, after the authors' TPU code. It remembers the biased variance; here
-    ``running_var`` takes in the **unbiased** one, as everywhere in this package, for evaluation wants the variance of
-    the data and not of a small batch. Their ``nonlinearity=False`` (a plain γ x + β, nothing normalized) is not
-    offered.
+    ``running_var`` is updated with the **unbiased** one, as everywhere in this package, since evaluation needs the
+    variance of the data and not of a small batch. Their ``nonlinearity=False`` (a plain γ x + β, nothing normalized) is
+    not offered.
 
     The trap: the mean is not subtracted; at mean/std = 1000 the output is of size 1000.
 
@@ -73,7 +73,7 @@ class EvoNormB0(BatchLayer):
 
     def reset_parameters(self) -> None:
         super().reset_parameters()
-        if "v" in self._parameters:  # not yet, when torch's constructor calls
+        if "v" in self._parameters:  # it does not exist yet when torch's constructor calls this method
             nn.init.ones_(self.v)
 
     def _check_tensors(self, x: Tensor, running: RunningStatistics | None) -> None:
@@ -105,13 +105,13 @@ class EvoNormS0(ChannelLayer):
               + \text{residual}\right)
 
     σ_ng² (**biased**) is pooled over space and the neighbouring channels of a group, as in `GroupNorm`; x itself is
-    not centered. v is learned for each channel and starts at 1. Training and evaluation are the same. No ReLU belongs
+    not centered. v is learned for each channel and starts at 1. Training and evaluation are the same. Put no ReLU
     behind the layer.
 
     Args: ``num_features`` C; ``num_groups``, None for the largest divisor of C up to 32; ``eps`` (inside the root),
     ``affine``, ``device``, ``dtype``. Keyword only: ``bias``, ``activation``.
 
-    ``forward(x, residual=None, mask=None, lengths=None)`` as `GroupNorm`'s.
+    ``forward(x, residual=None, mask=None, lengths=None)`` as in `GroupNorm`.
 
     Raises ValueError where the groups do not divide the channels, the input has other channels, or a group holds a
     single value (the output would be x·sigmoid(v x)/√ε).

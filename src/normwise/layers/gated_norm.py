@@ -24,21 +24,22 @@ class GatedRMSNorm(FusedActivation):
               \qquad \text{or} \quad \text{norm}(x\,\text{silu}(z)) \quad \text{where norm_before_gate is False}
 
     The mean square is that of each token's C values, or of each group of ``group_size`` neighbouring ones; γ, the
-    parameter ``weight``, is ``[C]`` in any case and begins at 1. All of it is computed in fp32 (fp64) and rounded once.
+    parameter ``weight``, is always ``[C]`` and starts at 1. Everything is computed in fp32 (fp64) and rounded once.
 
-    Args: ``num_features`` (C), ``eps`` (1e-5; None is `RMSNorm`'s), ``group_size``, a divisor of C or None for C,
-    ``norm_before_gate``, ``device``, ``dtype``; keyword only ``activation``, which comes last.
+    Args: ``num_features`` (C), ``eps`` (1e-5; None as in `RMSNorm`), ``group_size``, a divisor of C or None for C,
+    ``norm_before_gate``, ``device``, ``dtype``; keyword only ``activation``, applied last.
 
-    ``forward(x, gate=None, residual=None, mask=None)``: ``gate`` is z, of the shape of x; without one the layer is the
-    norm alone. ``residual`` and ``mask`` are `RMSNorm`'s.
+    ``forward(x, gate=None, residual=None, mask=None)``: ``gate`` is z, of the shape of x; without it the layer is the
+    norm alone. ``residual`` and ``mask`` as in `RMSNorm`.
 
-    Raises ValueError where x has other features, for a gate of another shape, and for a ``group_size`` that does not
-    divide C.
+    Raises ValueError if x has another number of features, for a gate of another shape, and for a ``group_size`` that
+    does not divide C.
 
     Source: Dao and Gu 2024, arXiv:2405.21060. It is ``RMSNorm`` of mamba_ssm's ``layernorm_gated`` (same arguments),
     and in transformers, with its own ``eps``: ``Qwen3NextRMSNormGated`` (default order), ``MambaRMSNormGated``
-    (``norm_before_gate=False``), ``Zamba2RMSNormGated`` (with ``group_size`` as well). The trap: the order is not in
-    the checkpoint. Transformers' code rounds to the input's type before it multiplies by γ, in bf16 and fp16 twice.
+    (``norm_before_gate=False``), ``Zamba2RMSNormGated`` (with ``group_size`` as well). The trap: a checkpoint does not
+    hold the order. The code in transformers rounds to the input's dtype before it multiplies by γ, in bf16 and fp16
+    twice.
 
     >>> x, z = torch.randn(2, 5, 8), torch.randn(2, 5, 8)
     >>> y = torch.nn.functional.rms_norm(x, [8], eps=1e-5) * torch.nn.functional.silu(z)

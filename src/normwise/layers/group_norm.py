@@ -26,6 +26,8 @@ from .scripting import ScriptedGroupNorm, ScriptedInstanceNorm
 
 
 class _InstanceNorm(RunningLayer, nn.modules.instancenorm._InstanceNorm):
+    """The base of `InstanceNorm1d`, 2d and 3d."""
+
     def __init__(
         self,
         num_features: int,
@@ -132,7 +134,7 @@ class InstanceNorm2d(_InstanceNorm, nn.InstanceNorm2d):
     .. math:: y = f\left(\gamma\,\frac{x - \mu_{nc}}{\sqrt{\sigma_{nc}^2 + \epsilon}} + \beta + \text{residual}\right)
 
     μ and σ² (**biased**) are pooled over H and W for each sample and channel. As in torch, there is no γ and
-    β unless ``affine=True``, and the same happens in evaluation unless ``track_running_stats=True``; then
+    β unless ``affine=True``, and evaluation is the same as training unless ``track_running_stats=True``; then
     the buffers hold the average over the samples of their means and **unbiased** variances.
 
     Args: as torch's. Keyword only: ``activation`` names an activation applied last, such as ``"relu"``; ``lean`` as in
@@ -191,7 +193,7 @@ class GroupNorm(FusedActivation, nn.GroupNorm):
 
     ``forward(input, residual=None, mask=None, lengths=None)``: as in `InstanceNorm2d`.
 
-    Raises ValueError where the channels are not divisible by the groups, where the input has other channels,
+    Raises ValueError if the channels are not divisible by the groups, if the input has other channels,
     and for groups of a single value, where the output would not depend on the input.
 
     Source: Wu and He 2018, arXiv:1803.08494.

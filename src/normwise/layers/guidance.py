@@ -1,4 +1,4 @@
-"""What people ask of every normalizer besides its code: the paper's equation, when to use it, and its trap."""
+"""What users need to know of every normalizer besides its code: the paper's equation, when to use it, and its trap."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 class Guidance(NamedTuple):
     """``equation`` is the paper's, in plain text; ``when_to_use`` and ``trap`` are a sentence or two each.
 
-    ``formula`` names the function of `core.formulas` that computes it; "" where no table of moments is behind it.
+    ``formula`` names the function of `core.formulas` that computes it; "" for a layer without a table of moments.
     """
 
     equation: str
@@ -25,8 +25,8 @@ GUIDANCE: dict[str, Guidance] = {
     "batch": Guidance(
         f"{_SHAPED};  μ, σ² of channel c over N and space",
         "Images with 16 samples or more on each device, drawn at random; nets that are folded for inference.",
-        "In evaluation it is another function than in training. With small batches, or batches of one kind each, the "
-        "two differ much.",
+        "Evaluation is another function than training. With small batches, or batches of one kind each, the two "
+        "differ much.",
         "batch_norm",
     ),
     "group": Guidance(
@@ -45,7 +45,8 @@ GUIDANCE: dict[str, Guidance] = {
     ),
     "layer": Guidance(
         f"{_SHAPED};  μ, σ² of sample n over C and space",
-        "Images where a sample must stand for itself and channels are alike; the LayerNorm of the GroupNorm paper.",
+        "Images whose samples must not depend on each other and whose channels are alike; the GroupNorm paper calls it "
+        "LayerNorm.",
         "Three layers are called LayerNorm for images: this one, LayerNorm([C, H, W]) with γ for each position, and "
         "LayerNorm2d over the channels at each position.",
         "group_norm",
@@ -64,15 +65,15 @@ GUIDANCE: dict[str, Guidance] = {
     ),
     "renorm": Guidance(
         "y = γ ((x − μ_B)/σ_B · r + d) + β;  r = clip(σ_B/σ, 1/r_max, r_max), d = clip((μ_B − μ)/σ, −d_max, d_max)",
-        "BatchNorm's nets where batches are small or of one kind each.",
-        "The limits follow a schedule in steps, which belongs to the paper's long run; scale it to yours. No gradient "
-        "passes r and d.",
+        "Nets made for BatchNorm, where batches are small or of one kind each.",
+        "The limits follow a schedule in steps, made for the paper's long run; scale it to yours. No gradient passes "
+        "through r and d.",
         "batch_renorm",
     ),
     "switchable": Guidance(
         "y = γ (x − Σ w_k μ_k) / √(Σ w'_k σ²_k + ε) + β;  k = instance, layer, batch; w, w' are softmaxes",
-        "When nobody knows which statistics the task wants, and the batch is not tiny.",
-        "It is a function of the batch in training as far as its third weight goes. The authors' code starts the "
+        "When it is not known which statistics suit the task, and the batch is not tiny.",
+        "In training it depends on the batch as much as its weight for the batch says. The authors' code starts the "
         "running variance at 0, this layer at 1.",
         "switchable_norm",
     ),
@@ -85,14 +86,14 @@ GUIDANCE: dict[str, Guidance] = {
     ),
     "ibn": Guidance(
         f"the first half of the channels: {_SHAPED} of each plane; the other half: of the batch",
-        "Nets that must serve pictures of another appearance (day and night, game and street) than they learned on.",
+        "Nets for pictures of another appearance than the training data (day and night, games and streets).",
         "It belongs behind the first convolution of a residual block of the early stages, not everywhere.",
     ),
     "filter-response": Guidance(
         "z = γ x / √(ν² + ε) + β, ν² = mean of x² of a plane over space;  y = max(z, τ)",
         "Convolutional nets at one or few samples on each device, trained with a warm-up of the learning rate.",
-        "No mean is subtracted. On planes of a single value only the sign of x is left. Its own threshold takes the "
-        "place of the ReLU.",
+        "No mean is subtracted. On planes of a single value only the sign of x is left. Its own threshold replaces "
+        "the ReLU.",
         "filter_response_norm",
     ),
     "global-response": Guidance(
@@ -103,13 +104,13 @@ GUIDANCE: dict[str, Guidance] = {
     ),
     "evo-b0": Guidance(
         "y = γ x / max(√(σ²_batch + ε), v x + √(σ²_instance + ε)) + β",
-        "Residual nets with large batches, in the place of BatchNorm and activation.",
+        "Residual nets with large batches, instead of BatchNorm and activation.",
         "The activation is inside: no ReLU behind it. The instance's variance stays the input's in evaluation.",
         "evo_norm_b0",
     ),
     "evo-s0": Guidance(
         "y = γ x sigmoid(v x) / √(σ²_group + ε) + β",
-        "Residual nets with small batches, in the place of GroupNorm and activation.",
+        "Residual nets with small batches, instead of GroupNorm and activation.",
         "The activation is inside: no ReLU behind it. The mean is not subtracted.",
         "evo_norm_s0",
     ),
@@ -127,37 +128,37 @@ GUIDANCE: dict[str, Guidance] = {
     ),
     "positional": Guidance(
         "y = (x − μ) / √(σ² + ε);  μ, σ² of one position over C, σ² unbiased",
-        "Encoders of generative nets whose decoder of the same resolution gets the moments back (MomentShortcut).",
-        "Without the shortcut the structure of the picture, which is in its moments, is thrown away.",
+        "Encoders of generative nets whose decoder gets the moments back at the same resolution (MomentShortcut).",
+        "Without the shortcut the structure of the picture, which is in the moments, is lost.",
         "positional_norm",
     ),
     "tanh": Guidance(
         "y = γ tanh(α x) + β",
-        "Nets of maps that should do without statistics; try it against LayerNorm2d by compare.",
-        "It normalizes nothing: scaling the input scales what tanh sees, and α must fit the signal.",
+        "Nets of maps without statistics; compare it with LayerNorm2d by normwise compare.",
+        "It normalizes nothing: scaling the input scales the argument of tanh, and α must fit the signal.",
     ),
     "erf": Guidance(
         "y = γ erf(α x + s) + β",
-        "As DynamicTanh; its authors report it ahead of DynamicTanh and of LayerNorm in transformers.",
+        "As DynamicTanh; its authors report better results than DynamicTanh and LayerNorm in transformers.",
         "It normalizes nothing, as DynamicTanh.",
     ),
     "adaptive-instance": Guidance(
         "y = σ(s) (x − μ(x)) / √(σ²(x) + ε) + μ(s);  moments of planes of content x and style s",
-        "Painting in styles that were not there in training.",
+        "Style transfer to styles that were not in the training data.",
         "An even style gives an even picture. The common port to PyTorch takes unbiased variances, which shows on "
         "small maps.",
     ),
     "conditional-instance": Guidance(
         f"{_CONDITIONED};  μ, σ² of one plane",
         "One net for a list of styles, or for labels in image generation.",
-        "A condition that is seldom drawn has a γ and a β that hardly learned.",
+        "A condition that is rare in the data has a γ and a β that have hardly been trained.",
         "instance_norm",
     ),
     "conditional-batch": Guidance(
         f"{_CONDITIONED};  μ, σ² of channel c over N and space",
         "Generators of class-conditional GANs with large batches.",
-        "A batch of one condition is normalized by that condition's statistics alone in training, and by those of all "
-        "in evaluation.",
+        "In training a batch of one condition is normalized by that condition's statistics alone, in evaluation by "
+        "those of all.",
         "batch_norm",
     ),
     "spade": Guidance(
@@ -206,22 +207,22 @@ GUIDANCE: dict[str, Guidance] = {
     "gated-rms": Guidance(
         "y = γ x / √(mean x² + ε) · silu(z);  over C or groups of C features of one token",
         "Mamba-2 and its like, behind the state space layer.",
-        "Whether the gate comes before or after the norm is not in the checkpoint: norm_before_gate must say it.",
+        "The checkpoint does not say whether the gate comes before or after the norm: set norm_before_gate.",
         "gated_rms_norm",
     ),
     "token-tanh": Guidance(
         "y = γ tanh(α x) + β",
-        "Transformers that should do without statistics.",
-        "It normalizes nothing: in large language models α must be tuned for attention and the rest apart.",
+        "Transformers without statistics.",
+        "It normalizes nothing: in large language models α must be tuned, separately for attention and the rest.",
     ),
     "token-erf": Guidance(
         "y = γ erf(α x + s) + β",
-        "Transformers that should do without statistics; its authors report it ahead of DynamicTanh.",
+        "Transformers without statistics; its authors report better results than DynamicTanh.",
         "It normalizes nothing, as DynamicTanh.",
     ),
     "none": Guidance(
         "y = x",
-        "Nets that keep their signal by their weights (normalizer-free, Fixup), and as a yardstick in comparisons.",
+        "Nets that keep their signal by their weights (normalizer-free, Fixup); the baseline of a comparison.",
         "Taken out of a net that was made for a normalizer, the signal grows with every block; see normalizer_free.",
     ),
 }

@@ -22,7 +22,7 @@ _BATCH = {1: BatchNorm1d, 2: BatchNorm2d, 3: BatchNorm3d}
 
 
 class IBN(ChannelLayer):
-    """What `IBN1d`, `IBN2d` and `IBN3d` have in common."""
+    """The base of `IBN1d`, `IBN2d` and `IBN3d`."""
 
     IN: Any
     BN: Any
@@ -54,7 +54,7 @@ class IBN(ChannelLayer):
 
     @property
     def activation(self) -> str | None:  # type: ignore[override]
-        """That of both parts, in whose passes it is."""
+        """The activation of both parts, which apply it in their own passes."""
         return self.BN.activation
 
     @activation.setter
@@ -103,21 +103,21 @@ class IBN2d(IBN):
     .. math:: y = f\big([\,\text{IN}(x_{:h}),\ \text{BN}(x_{h:})\,] + \text{residual}\big), \qquad
               h = \lfloor \text{ratio} \cdot C \rfloor
 
-    The first part drops what is a picture's own style (contrast, colour, the camera), the second keeps what tells
-    things apart: backbones of re-identification generalize to other cameras with it. ``IN`` and ``BN`` are an affine
-    `InstanceNorm2d` and a `BatchNorm2d`, modules of their own: tools that freeze, recalibrate or synchronize BatchNorm
-    find the second.
+    The first part removes a picture's own style (contrast, colour, the camera), the second keeps the features that
+    distinguish objects; backbones of re-identification generalize better to other cameras with it. ``IN`` and ``BN``
+    are modules of their own, an affine `InstanceNorm2d` and a `BatchNorm2d`: tools that freeze, recalibrate or
+    synchronize BatchNorm find the second.
 
-    Args: ``num_features`` (C), ``ratio``, then ``eps`` and ``momentum`` of the parts; keyword only ``activation``.
+    Args: ``num_features`` (C), ``ratio``, then the parts' ``eps`` and ``momentum``; keyword only ``activation``.
 
     ``forward(input, residual=None, mask=None, lengths=None)``: as in `BatchNorm2d`.
 
-    Raises ValueError where a part would have no channel, and what the parts raise: other channels or dimensions, planes
-    of a single value.
+    Raises ValueError where a part would have no channel, and the errors of the parts: other channels or dimensions,
+    planes of a single value.
 
     Source: Pan, Luo, Shi and Tang 2018, arXiv:1807.09441; the names in the state_dict are those of their code
-    (``IN.weight``, ``BN.running_mean``). Their code fails for ratios below one half; here the rest is BatchNorm's. The
-    two parts are copied out of x and put together again: two passes over memory more than one normalizer takes.
+    (``IN.weight``, ``BN.running_mean``). Their code fails for ratios below one half; here BatchNorm takes the rest. The
+    two parts are copied out of x and joined again: two more passes over memory than a single normalizer.
 
     >>> x = torch.randn(4, 6, 5, 5)
     >>> y = IBN2d(6)(x)

@@ -25,6 +25,8 @@ from .zero_centered import ZeroCentered
 
 
 class _RowNorm(ZeroCentered, FusedActivation):
+    """The base of `LayerNorm` and `RMSNorm`."""
+
     normalized_shape: tuple[int, ...]
     add_first: bool
 
@@ -46,6 +48,7 @@ class _RowNorm(ZeroCentered, FusedActivation):
         residual: Tensor | None,
         mask: Tensor | None,
     ) -> Tensor:
+        """The output, and with ``add_first`` the sum, by a formula on the rows."""
         shape = self.normalized_shape
         if type(shape) is not tuple:
             shape = as_row_shape(self, shape)
@@ -61,8 +64,8 @@ class _RowNorm(ZeroCentered, FusedActivation):
         return super().extra_repr() + (", add_first=True" if self.add_first else "")
 
     def _scripted(self) -> nn.Module:
-        kind = ScriptedSums if self.add_first else ScriptedRows
-        return kind(self, center=isinstance(self, nn.LayerNorm), pixels=False)
+        stand_in = ScriptedSums if self.add_first else ScriptedRows
+        return stand_in(self, center=isinstance(self, nn.LayerNorm), pixels=False)
 
     def _check_request(self, request: Request) -> None:
         x, mask = request.x, request.mask
@@ -87,17 +90,18 @@ class LayerNorm(_RowNorm, nn.LayerNorm):
     μ and σ² (**biased**) are those of each row over ``normalized_shape``; γ and β have that shape. Training
     and evaluation are the same.
 
-    Args: as torch's. Keyword only: ``activation`` names an activation applied last, such as ``"gelu"``;
-    ``add_first=True`` is the order of a transformer's stream, see below; ``zero_centered=True`` stores γ as its
-    distance from 1: ``weight`` begins at 0 and γ = 1 + ``weight``, formed in fp32 (fp64) whatever the weight's type. So
-    weight decay leads to the identity, not to silence (`param_groups` decays such a weight), and a narrow type resolves
-    γ near 1. It is Megatron's ``LayerNorm1P``; a checkpoint does not say which of the two it holds.
+    Args: as torch's. Keyword only: ``activation`` names an activation applied last, such as ``"gelu"``.
+    ``add_first=True`` adds the residual before the normalization, as in a transformer's residual stream, see below.
+    ``zero_centered=True`` stores γ as its distance from 1: ``weight`` starts at 0 and γ = 1 + ``weight``, computed in
+    fp32 (fp64) whatever the weight's dtype. Weight decay then leads to the identity instead of 0 (`param_groups` decays
+    such a weight), and a narrow dtype resolves γ near 1. It is Megatron's ``LayerNorm1P``; a checkpoint does not say
+    which of the two it holds.
 
     ``forward(input, residual=None, mask=None)``: ``residual``, of its shape, is added before the activation;
     ``mask`` is boolean and broadcasts against ``x``: the statistics are those of the values where it is true.
-    (A mask of whole tokens changes nothing here: no token sees another.)
+    (A mask of whole tokens changes nothing here: no token depends on another.)
 
-    With ``add_first`` the residual is added before the normalization, in the same pass, and the sum is a result, too:
+    With ``add_first`` the residual is added in the same pass that normalizes, and the sum is also returned:
     ``y, h = norm(x, residual)`` is ``h = x + residual``, ``y = norm(h)``; without a residual ``h`` is ``x``.
 
     Raises ValueError where the trailing dimensions of the input are not ``normalized_shape``.
@@ -143,7 +147,7 @@ class RMSNorm(_RowNorm, nn.RMSNorm):
     The mean square is that of each row over ``normalized_shape``; γ has that shape. No mean is subtracted.
     Training and evaluation are the same.
 
-    Args: as torch's; ``eps=None`` is the machine epsilon of the type the statistics are computed in, fp32 for
+    Args: as torch's; ``eps=None`` is the machine epsilon of the dtype in which statistics are computed, fp32 for
     fp16, bf16 and fp32 input (1.2e-7) and fp64 for fp64. Keyword only: ``activation``, ``add_first`` and
     ``zero_centered``, as in `LayerNorm`. The RMSNorm of Gemma and Qwen3-Next is ``RMSNorm(C, eps=1e-6,
     zero_centered=True)`` and loads their checkpoints.

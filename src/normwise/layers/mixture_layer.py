@@ -1,4 +1,4 @@
-"""The base of layers that learn how much of each normalizer they are."""
+"""The base of layers that mix several normalizers by learned weights."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from .batch_layer import BatchLayer
 
 
 class MixtureLayer(BatchLayer):
-    """A batch layer with learned shares: the parameters named in ``mixing``, which all start at 1.
+    """A batch layer with learned mixing weights: the parameters named in ``mixing``, which all start at 1.
 
-    Of the branches only the batch's has running statistics; the others are measured in evaluation, too.
+    Only the batch's branch has running statistics; the others are measured in evaluation, too.
     """
 
     mixing: tuple[str, ...] = ()
-    #: What the starting values make of the layer, for the warning of a checkpoint without them.
+    #: What the layer is with the starting values, for the warning about a checkpoint without them.
     start: str = ""
 
     def _set_mixing(self, shape: tuple[int, ...], device: Any, dtype: torch.dtype | None) -> None:
@@ -32,7 +32,7 @@ class MixtureLayer(BatchLayer):
             self.register_parameter(name, nn.Parameter(torch.ones(shape, device=device, dtype=dtype)))
 
     def _formula(self, group: ProcessGroup | None) -> Formula:
-        """The formula, which takes ``known=`` statistics of the batch in evaluation."""
+        """The formula; in evaluation it is given the batch's statistics as ``known=``."""
         raise NotImplementedError
 
     def _by_batch(self, x: Tensor, mask: Tensor | None, group: ProcessGroup | None) -> Formula:
@@ -45,10 +45,11 @@ class MixtureLayer(BatchLayer):
     def reset_parameters(self) -> None:
         super().reset_parameters()
         for name in self.mixing:
-            if name in self._parameters:  # not yet, when torch's constructor calls
+            if name in self._parameters:  # they do not exist yet when torch's constructor calls this method
                 nn.init.ones_(self.get_parameter(name))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Load; a checkpoint without mixing weights sets them to 1, with a warning."""
         absent = [name for name in self.mixing if f"{prefix}{name}" not in state_dict]
         others = any(f"{prefix}{name}" in state_dict for name in ("weight", "running_mean"))
         if others and len(absent) == len(self.mixing):

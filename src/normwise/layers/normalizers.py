@@ -37,17 +37,16 @@ from .switchable_norm import SwitchableNorm1d, SwitchableNorm2d, SwitchableNorm3
 
 
 class Normalizer(NamedTuple):
-    """A row of the survey.
+    """A row of the table of normalizers.
 
     ``layers`` maps the number of spatial dimensions to the class; 0 stands for any. ``pool`` says which axes
     share one mean and variance. ``for_channels`` is true for layers of ``[N, C, *space]`` maps, false for
     layers of rows ``[*, C]``. ``make(channels, rank, option)`` builds the layer as ``normwise compare`` uses it.
-    ``condition`` says what ``forward`` takes after ``x``, for the layers that cannot do without. ``activates`` is true
-    where the formula is the activation, too: the nets leave out the ReLU behind it.
-
+    ``condition`` names the further argument of ``forward``, for layers that need one. ``activates`` is true
+    where the formula includes the activation, so that nets omit the ReLU behind it.
     From `guidance` come ``equation`` (the paper's, in plain text), ``formula`` (the name of the function in
+    Taken from `guidance`: ``equation`` (the paper's, in plain text), ``formula`` (the name of the function in
     `core.formulas`), and the sentences ``when_to_use`` and ``trap``.
-
     >>> NORMALIZERS["pixel-rms"].trap
     'The mean stays: inputs far from zero are not centred.'
     """
@@ -86,7 +85,7 @@ class Normalizer(NamedTuple):
 
 
 def default_groups(channels: int) -> int:
-    """Groups for a GroupNorm where none are given: at most 32, and at least 4 channels in each where they divide.
+    """The number of groups of a GroupNorm by default: at most 32, with at least 4 channels each if they divide.
 
     From 128 channels on this is the paper's 32 groups; below, 32 groups would come close to InstanceNorm.
 
@@ -178,7 +177,7 @@ _ROWS = (
         True,
         "Ioffe 2017, arXiv:1702.03275",
         # The runs of a comparison are short: the paper's schedules at a fiftieth of their length, and BatchNorm's
-        # momentum, since after a hundred steps of the paper's 0.01 the memory is still a third its initial value.
+        # momentum, since after a hundred steps of the paper's 0.01 a third of the initial value is still in the memory.
         lambda channels, rank, option: _RENORM[rank](
             channels, momentum=0.1, r_max=((100, 1.0), (800, 3.0)), d_max=((100, 0.0), (500, 5.0))
         ),
@@ -221,7 +220,7 @@ _ROWS = (
         False,
         True,
         "Singh and Krishnan 2019, arXiv:1911.09737",
-        # Without its own threshold: the nets bring a ReLU, and want none at the end of a residual branch.
+        # Without its own threshold: the nets have a ReLU, but must not have one at the end of a residual branch.
         lambda channels, rank, option: _FILTER_RESPONSE[rank](channels, activation=None),
     ),
     Normalizer(

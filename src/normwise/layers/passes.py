@@ -9,7 +9,7 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor
 
-from normwise.core.lasting import imagined_or_recorded, lasting
+from normwise.core.lasting import fake_or_recorded, lasting
 from normwise.core.layout import check_memory
 from normwise.core.moments import Moments
 from normwise.core.operators import LIBRARY, OPERATORS
@@ -17,9 +17,9 @@ from normwise.core.recomputing import recomputing
 from normwise.core.running import RunningStatistics
 from normwise.core.transforms import under_function_transform
 
-#: How many passes are kept that may have to be run again.
+#: How many forward passes are remembered, in case they are run again.
 MOST = 256
-#: How far from its kept moments, in standard deviations and in parts of the variance, a pass may be found again.
+#: The largest distance from its kept moments, in standard deviations and relative variance, at which a pass is found.
 SLACK = 1e-4
 
 LIBRARY.define(
@@ -30,7 +30,7 @@ LIBRARY.define(
 
 
 class Before(NamedTuple):
-    """Running statistics, ``[1, C]``, and the number of the step, as a forward pass found them."""
+    """Running statistics, ``[1, C]``, and the number of the step, at the start of a forward pass."""
 
     mean: Tensor
     var: Tensor
@@ -38,7 +38,7 @@ class Before(NamedTuple):
 
     @classmethod
     def now(cls, running: RunningStatistics) -> Before:
-        """As they are, safe from later updates."""
+        """The present ones, copied, so that later updates do not change them."""
         known = running.moments()
         assert running.batches is not None
         check_memory(running.batches)
@@ -46,7 +46,7 @@ class Before(NamedTuple):
 
 
 class _Pass:
-    """A forward pass: the moments of its batch, by which it is known again, and what it found."""
+    """A forward pass: the moments of its batch, by which it is recognized, and the statistics it started with."""
 
     def __init__(self, mean: Tensor, var: Tensor, before: Before) -> None:
         self.mean, self.var, self.before = mean, var, before
@@ -54,19 +54,19 @@ class _Pass:
 
 
 class Passes:
-    """The last `MOST` passes of a layer. Copies of the layer, and layers that are loaded, begin without any."""
+    """The last `MOST` passes of a layer. Copies of the layer, and loaded layers, start without any."""
 
     def __init__(self) -> None:
         self._kept: list[_Pass] = []
-        self._has_forgotten = False  # one that was never found
+        self._has_forgotten = False  # whether a pass was dropped that was never found again
         number = secrets.randbits(62)
         _of_layers[number] = self
-        #: What a graph knows them by: as a tensor, since the same graph may serve other layers.
+        #: The key of this object in a graph: a tensor, since the same graph may serve other layers.
         with lasting():
             self.key = torch.tensor(number, device="cpu")
 
     def keep(self, batch: Moments, before: Before) -> None:
-        """Keep what a first pass found; the oldest gives way, first of those that were found again."""
+        """Keep a first pass; at the limit the oldest is dropped, beginning with those that were found again."""
         if all(one.was_found for one in self._kept):
             self._has_forgotten = False
         self._append(_Pass(batch.mean, batch.var, before))
@@ -79,10 +79,10 @@ class Passes:
         self._kept.append(one)
 
     def find(self, batch: Moments, *, nested: bool) -> Before:
-        """What the pass over this batch had found: the one with the same moments, the latest that was not found yet.
+        """The start of the pass over this batch: the one with the same moments, the latest that was not found yet.
 
-        Backward passes come in the reverse order; a ``nested`` one will be run once more. RuntimeError where the pass
-        is not among those that are kept.
+        Backward passes come in the reverse order; a ``nested`` pass will be run once more. Raises RuntimeError for a
+        pass that is not kept.
         """
         alike = [one for one in self._kept if one.mean.shape == batch.mean.shape]
         if not alike:
@@ -108,21 +108,21 @@ _NOT_KEPT = (
     "checkpoint or compiled: run backward() after fewer of them, or leave this layer out of the checkpoint."
 )
 _of_layers: WeakValueDictionary[int, Passes] = WeakValueDictionary()
-#: Those of exported graphs whose layer is not there.
+#: For exported graphs whose layer does not exist in this process.
 _of_graphs: dict[int, Passes] = {}
 
 
 def is_to_be_kept() -> bool:
-    """Whether this pass may be run again: inside a checkpoint there is no graph, or hooks wait for what it saves."""
-    if torch.compiler.is_compiling() or under_function_transform() or imagined_or_recorded():
-        return False  # graphs decide for themselves, and the tensors of the others do not last
+    """Whether this pass may be run again: in a checkpoint there is no graph, or hooks take the saved tensors."""
+    if torch.compiler.is_compiling() or under_function_transform() or fake_or_recorded():
+        return False  # graphs decide for themselves, and tensors under a transform do not last
     hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)  # pyright: ignore[reportAttributeAccessIssue]
     waits = hooks is not None and "recomputation" not in getattr(hooks[0], "__qualname__", "")
     return waits or not torch.is_grad_enabled()
 
 
 def before_in_graph(batch: Moments, running: RunningStatistics, passes: Passes) -> Before:
-    """What the pass finds, or what it had found where it is run again; decided whenever the graph runs."""
+    """The start of this pass, or of its first run where it is run again; decided at each run of the graph."""
     mean, var = (t.detach() for t in (batch.mean, batch.var))
     return Before(*OPERATORS.before(mean, var, running.mean, running.var, running.batches, passes.key))
 
@@ -149,7 +149,7 @@ def _fake(mean: Tensor, var: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor
 def _of_many(
     info: Any, in_dims: tuple[int | None, ...], *tensors: Tensor
 ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-    """One after the other: each is a pass of its own."""
+    """One after the other: each sample is a pass of its own."""
     rows = [
         OPERATORS.before(*(t if dim is None else t.select(dim, i) for t, dim in zip(tensors, in_dims, strict=True)))
         for i in range(info.batch_size)

@@ -23,6 +23,8 @@ from .zero_centered import ZeroCentered
 
 
 class _PixelNorm(ZeroCentered, FusedActivation):
+    """The base of `LayerNorm2d` and `RMSNorm2d`."""
+
     normalized_shape: tuple[int, ...]
 
     def _normalize(
@@ -67,8 +69,8 @@ class LayerNorm2d(_PixelNorm, nn.LayerNorm):
     as ``1 + weight``, see `LayerNorm`.
 
     ``forward(input, residual=None, mask=None, lengths=None)``: ``residual``, of its shape, is added before the
-    activation. No position sees another, so a ``mask`` of positions, or ``lengths`` of sequences, changes no
-    statistics; NaN and inf in what it excludes count as 0 and do not reach the parameters' gradients.
+    activation. No position depends on another, so a ``mask`` of positions, or ``lengths`` of sequences, changes no
+    statistics; NaN and inf at excluded positions count as 0 and do not reach the parameters' gradients.
 
     Shape, dtype and memory layout of the output are the input's; for channels_last input nothing is copied.
 

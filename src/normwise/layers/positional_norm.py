@@ -13,20 +13,20 @@ from .scripting import ScriptedMomentShortcut, ScriptedPositionalNorm, ScriptedP
 
 
 class PositionalNorm2d(FusedActivation):
-    r"""Positional normalization (PONO) of ``[N, C, *space]``: over the channels at each position, moments given back.
+    r"""Positional normalization (PONO) of ``[N, C, *space]``: over the channels at each position, moments returned.
 
     .. math:: y = f\left(\frac{x - \mu_{ns}}{\sigma_{ns}} + \text{residual}\right), \qquad
               \sigma_{ns}^2 = \frac{1}{C - 1}\sum_c (x_{ncs} - \mu_{ns})^2 + \epsilon
 
-    The variance is **unbiased**, as in the authors' code, which makes it `LayerNorm2d` without parameters but for a
-    factor near 1. μ and σ are the structure of a picture, which an encoder takes out and a decoder of the same
-    resolution gets back by a `MomentShortcut`.
+    The variance is **unbiased**, as in the authors' code: up to a factor near 1 the layer is `LayerNorm2d` without
+    parameters. μ and σ hold the structure of a picture; an encoder removes it, and a decoder gets it back at the same
+    resolution by a `MomentShortcut`.
 
     Args: ``num_channels`` (C, at least 2), ``eps`` (1e-5); keyword only ``return_moments`` and ``activation``. There
     are no parameters.
 
-    ``forward(input, residual=None, mask=None, lengths=None)``: as in `LayerNorm2d`. With ``return_moments`` it gives
-    ``(y, mean, std)``, the two ``[N, 1, *space]`` of x's type, with a gradient.
+    ``forward(input, residual=None, mask=None, lengths=None)``: as in `LayerNorm2d`. With ``return_moments`` it returns
+    ``(y, mean, std)``; both moments are ``[N, 1, *space]`` in the dtype of x, with a gradient.
 
     Raises ValueError for other channels, and for a layer of one channel, whose variance would be 0 / 0.
 
@@ -76,8 +76,8 @@ class MomentShortcut(nn.Module):
     .. math:: y = x\,\sigma + \mu
 
     ``forward(x, mean, std)``: ``x[N, C, *space]``, of any C; ``mean`` and ``std`` ``[N, 1, *space]``, as
-    ``PositionalNorm2d(..., return_moments=True)`` gives them, or ``[N, C, *space]``, as a convolution of them predicts
-    (the dynamic shortcut). There are no parameters; as a function, `functional.moment_shortcut`.
+    ``PositionalNorm2d(..., return_moments=True)`` returns them, or ``[N, C, *space]``, as a convolution of them
+    predicts (the dynamic shortcut). There are no parameters; as a function, `functional.moment_shortcut`.
 
     Raises ValueError for other shapes.
 
@@ -96,5 +96,5 @@ class MomentShortcut(nn.Module):
         return moment_shortcut(x, mean, std)
 
     def __prepare_scriptable__(self) -> nn.Module:
-        """What `torch.jit.script` compiles in its place."""
+        """The module that `torch.jit.script` compiles instead."""
         return ScriptedMomentShortcut(self)

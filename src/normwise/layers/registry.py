@@ -1,4 +1,4 @@
-"""From a name, a class or a factory to a layer."""
+"""Layers made from a name, a class or a factory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ._shared import FusedActivation
 from .layer_norm import LayerNorm, RMSNorm
 from .normalizers import NORMALIZERS, Normalizer, default_groups
 
-#: What `make_norm` takes: a row's name, a layer class, or a factory from channels to a layer.
+#: Arguments of `make_norm`: a row's name, a layer class, or a factory from channels to a layer.
 Norm = str | type[nn.Module] | Callable[[int], nn.Module]
 
 
@@ -19,12 +19,12 @@ def make_norm(norm: Norm, channels: int, rank: int = 2) -> nn.Module:
     """Build a normalizer for maps of ``channels`` channels and ``rank`` spatial dimensions.
 
     Args:
-        norm: a name from `NORMALIZERS` (``"group:8"`` asks for 8 groups, ``"ghost:16"`` for chunks of 16 samples),
-            a class of this package or of torch.nn, or a factory that is called with the channels.
+        norm: a name from `NORMALIZERS` (``"group:8"`` means 8 groups, ``"ghost:16"`` chunks of 16 samples),
+            a class of this package or of torch.nn, or a factory that is called with the number of channels.
         channels: C of ``[N, C, *space]``.
         rank: 1, 2 or 3.
 
-    Raises ValueError for an unknown name, with the nearest one, and for options that do not fit.
+    Raises ValueError for an unknown name, with the nearest known one, and for options that do not fit.
 
     >>> make_norm("group:2", 6)
     GroupNorm(2, 6, eps=1e-05, affine=True...)
@@ -37,7 +37,7 @@ def make_norm(norm: Norm, channels: int, rank: int = 2) -> nn.Module:
     name = row.name
     if row.condition is not None:
         raise ValueError(
-            f"{name!r} takes {row.condition} in forward besides x, and no net passes them on; build the layer itself. "
+            f"{name!r} takes {row.condition} in forward besides x, which no net passes; build the layer itself. "
             f"For maps choose from {', '.join(map_normalizers())}."
         )
     if not row.for_channels:
@@ -51,7 +51,7 @@ def make_norm(norm: Norm, channels: int, rank: int = 2) -> nn.Module:
 
 
 def parse_norm(norm: str) -> tuple[Normalizer, int | None]:
-    """The row of a name such as ``"group"`` or ``"group:8"``, and its number; ValueError for what is neither.
+    """The row of a name such as ``"group"`` or ``"group:8"``, and its number; ValueError for any other name.
 
     >>> row, groups = parse_norm("group:8")
     >>> row.title, groups
@@ -62,7 +62,7 @@ def parse_norm(norm: str) -> tuple[Normalizer, int | None]:
 
 
 def activates(layer: nn.Module) -> bool:
-    """Whether the output of a normalizer has been through an activation, so that none belongs behind it.
+    """Whether the output of a normalizer includes an activation, so that no other belongs behind it.
 
     True for the rows of `NORMALIZERS` that say so, for every layer built with ``activation=``, and for
     FilterResponseNorm's threshold.
@@ -90,6 +90,7 @@ def map_normalizers() -> list[str]:
 
 
 def _parse_option(norm: str, name: str, option: str) -> int | None:
+    """The number after the colon of a name; ValueError where the row takes none or it is not positive."""
     if ":" not in norm:
         return None
     if name not in ("group", "evo-s0", "ghost"):
@@ -103,6 +104,7 @@ def _parse_option(norm: str, name: str, option: str) -> int | None:
 
 
 def _from_callable(norm: Callable[..., nn.Module], channels: int) -> nn.Module:
+    """A layer from a class of this package or of torch.nn, or from a factory."""
     if not callable(norm):
         raise TypeError(f"norm must be a name, a class or a factory, received {type(norm).__name__}.")
     if isinstance(norm, type) and issubclass(norm, nn.GroupNorm):

@@ -1,4 +1,4 @@
-"""Layers with running statistics for each channel, of this package and of others."""
+"""Finding the running statistics of a layer, of this package or another."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .running_layer import RunningLayer, StatisticsBank
 
 
 class Memory(NamedTuple):
-    """The buffers of one layer: ``[C]``, ``[C]`` and the counter of batches, where it has one."""
+    """The buffers of one layer: mean and variance ``[C]``, and the counter of batches if there is one."""
 
     mean: Tensor
     var: Tensor
@@ -19,10 +19,10 @@ class Memory(NamedTuple):
 
 
 def memory_of(layer: nn.Module) -> Memory | None:
-    """The memory that a layer normalizes by in evaluation, or None for a layer that has none.
+    """The running statistics by which a layer normalizes in evaluation, or None if it has none.
 
-    Known by the buffers ``running_mean`` and ``running_var``, one number for each channel: torch's, timm's,
-    torchvision's and our layers, frozen ones, and subclasses of anyone's. Of a layer with banks it is the one in use.
+    They are recognized by the buffers ``running_mean`` and ``running_var``, one number for each channel: in layers of
+    torch, timm, torchvision and this package, frozen ones, and subclasses. If a layer has banks, the one in use counts.
 
     >>> memory_of(nn.BatchNorm2d(3)).var, memory_of(nn.BatchNorm2d(3, track_running_stats=False))
     (tensor([1., 1., 1.]), None)
@@ -37,5 +37,5 @@ def memory_of(layer: nn.Module) -> Memory | None:
 
 
 def remembers_instances(layer: nn.Module) -> bool:
-    """Whether the memory is the average over samples of their own moments, not the moments of all of them."""
+    """Whether the running statistics are the average of the samples' own moments, not the moments of all samples."""
     return isinstance(layer, _InstanceNorm)

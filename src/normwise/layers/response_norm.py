@@ -27,12 +27,14 @@ _LEARNED_EPS = 1e-4
 
 
 def _thresholded(moments: Moments, *tensors: Tensor, eps: float) -> Thresholded:
-    """The paper's formula, and its thresholded linear unit; the threshold is the last of the tensors."""
+    """The paper's formula with its thresholded linear unit; the threshold is the last of the tensors."""
     affine = formulas.filter_response_norm(moments, *tensors[:-1], eps=eps)
     return Thresholded(affine.scale, affine.shift, tensors[-1])
 
 
 class _FilterResponseNorm(ChannelLayer):
+    """The base of `FilterResponseNorm1d`, 2d and 3d."""
+
     weight: nn.Parameter | None
     bias: nn.Parameter | None
     tau: nn.Parameter | None
@@ -122,20 +124,20 @@ class FilterResponseNorm2d(_FilterResponseNorm):
               \qquad \nu_{nc}^2 = \frac{1}{HW}\sum x^2
 
     No mean is subtracted and nothing is shared between samples or channels: training and evaluation are the same. γ
-    starts at 1, β and τ (a threshold for each channel) at 0. No ReLU belongs behind the TLU.
+    starts at 1, β and τ (a threshold for each channel) at 0. Put no ReLU behind the TLU.
 
     Args: ``num_features`` C, ``eps`` (inside the root), ``affine``, ``device``, ``dtype``. Keyword only: ``bias``;
-    ``activation``: ``"tlu"``, or a name of a plain activation, or None, both without τ; ``learnable_eps=True`` adds
+    ``activation``: ``"tlu"``, or, without τ, the name of a plain activation or None; ``learnable_eps=True`` adds
     abs(``learned_eps``), one value that starts at 1e-4, to ``eps``.
 
-    ``forward(x, residual=None, mask=None, lengths=None)`` as `InstanceNorm2d`'s.
+    ``forward(x, residual=None, mask=None, lengths=None)`` as in `InstanceNorm2d`.
 
-    The trap: on planes of a single value all that is left of x is its sign (γ x/√(x² + ε)); there the paper learns ε.
+    The trap: on planes of a single value only the sign of x is left (γ x/√(x² + ε)); the paper learns ε there.
 
     Raises ValueError for a wrong number of dimensions or channels, and for an ``eps`` that is not positive.
 
-    Source: Singh and Krishnan 2019, arXiv:1911.09737, whose code is not published. With a learned ε the fixed one stays
-    as a floor, so that a plane of zeros stays finite wherever ε goes.
+    Source: Singh and Krishnan 2019, arXiv:1911.09737, whose code is not published. A learned ε is added to the fixed
+    one, so that a plane of zeros stays finite.
 
     >>> x = torch.randn(2, 3, 8, 8)
     >>> y = FilterResponseNorm2d(3, activation=None)(x)
@@ -169,7 +171,7 @@ class GlobalResponseNorm(ChannelLayer):
 
     Args: ``num_features`` C, ``eps`` (outside the root), ``device``, ``dtype``. Keyword only: ``bias``, ``activation``.
 
-    ``forward(x, residual=None, mask=None, lengths=None)`` as `InstanceNorm2d`'s, for any space.
+    ``forward(x, residual=None, mask=None, lengths=None)`` as in `InstanceNorm2d`, for any space.
 
     Raises ValueError for a wrong number of channels.
 

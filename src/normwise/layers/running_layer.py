@@ -1,4 +1,4 @@
-"""The base of layers that remember statistics: their buffers, their policy, and their banks."""
+"""The base of layers with running statistics: their buffers, their policy, and their banks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from normwise.core.known import check_channels, check_pair
-from normwise.core.lasting import lasting, unseen
+from normwise.core.lasting import changing_state, lasting
 from normwise.core.moments import Moments, concatenate
 from normwise.core.numbers import check_momentum
 from normwise.core.policy import StatisticsPolicy
@@ -25,7 +25,7 @@ from ._shared import ChannelLayer
 
 
 def check_bank(caller: object, name: Any) -> None:
-    """A bank's name is part of the names in a state_dict."""
+    """Require a bank's name without dots, since it becomes part of the names in a state_dict."""
     if not isinstance(name, str) or not name or "." in name:
         raise ValueError(f"{called(caller)}: a bank's name must be a non-empty string without dots, received {name!r}.")
 
@@ -44,7 +44,7 @@ def _check_policy(layer: object, policy: Any) -> None:
 
 
 class StatisticsBank(WideBuffers):
-    """A second memory of a layer, for the data of one domain: the same three buffers."""
+    """A second set of running statistics of a layer, for the data of one domain: the same three buffers."""
 
     wide = ("running_mean", "running_var")
 
@@ -55,7 +55,7 @@ class StatisticsBank(WideBuffers):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """As a fresh layer's memory."""
+        """Reset the buffers to those of a fresh layer."""
         self.running_mean.zero_()  # type: ignore[operator]
         self.running_var.fill_(1)  # type: ignore[operator]
         self.num_batches_tracked.zero_()  # type: ignore[operator]
@@ -64,13 +64,13 @@ class StatisticsBank(WideBuffers):
 class RunningLayer(WideBuffers, ChannelLayer):
     """A channel layer with torch's buffers ``running_mean``, ``running_var`` and ``num_batches_tracked``.
 
-    The first two stay in at least fp32 (fp64 under fp64) whatever the layer's dtype; operators and exported graphs that
-    want one dtype get them cast, or the input.
-    ``policy`` says when they are updated; ``bank`` names the memory in use, None the layer's own.
+    The first two stay in at least fp32 (fp64 under fp64) whatever the layer's dtype; for operators and exported graphs
+    that need one dtype, they or the input are cast.
+    ``policy`` says when they are updated; ``bank`` names the running statistics in use, None the layer's own.
     """
 
     wide = ("running_mean", "running_var")
-    #: What is checked whenever it is set, by the constructor and later.
+    #: The checks of attributes, made whenever one is set, by the constructor or later.
     checked: ClassVar[dict[str, Callable[[object, Any], None]]] = {
         "policy": _check_policy,
         "bank": _check_bank_or_none,
@@ -88,9 +88,9 @@ class RunningLayer(WideBuffers, ChannelLayer):
         self.policy = StatisticsPolicy(nonfinite, single_value)
 
     def running_statistics(self) -> RunningStatistics | None:
-        """The memory in use with the layer's momentum, or None for a layer that keeps none."""
+        """The running statistics in use with the layer's momentum; None for a layer without any."""
         holder: Any = self if self.bank is None else self.make_bank(self.bank)
-        kept = holder._buffers  # the place that `nn.Module` looks at last, see `parameters_of`
+        kept = holder._buffers  # directly, since `nn.Module` looks there last, see `parameters_of`
         mean, var, batches = kept.get("running_mean"), kept.get("running_var"), kept.get("num_batches_tracked")
         if mean is None or var is None or batches is None:
             mean, var, batches = holder.running_mean, holder.running_var, holder.num_batches_tracked
@@ -100,8 +100,8 @@ class RunningLayer(WideBuffers, ChannelLayer):
         return RunningStatistics(mean, var, batches, self.momentum)
 
     def reset_running_stats(self) -> None:
-        """Empty the memory in use; not where it is frozen or paused, since `update_bn` would never fill it again."""
-        policy = getattr(self, "policy", None)  # there is none yet while torch's constructor runs
+        """Reset the statistics in use, unless frozen or paused, since `update_bn` could then not fill them again."""
+        policy = getattr(self, "policy", None)  # it does not exist yet while torch's constructor runs
         if policy is not None and not policy.is_open():
             return
         if self.bank is None:
@@ -110,7 +110,7 @@ class RunningLayer(WideBuffers, ChannelLayer):
             self.make_bank(self.bank).reset_parameters()
 
     def reset_parameters(self) -> None:
-        """As a fresh layer, its banks, too, and whatever the policy is about the moment."""
+        """Reset the layer and its banks to those of a fresh layer, even if the policy is closed."""
         super().reset_parameters()  # type: ignore[misc]
         super().reset_running_stats()  # type: ignore[misc]
         for bank in (getattr(self, "banks", None) or {}).values():
@@ -129,7 +129,7 @@ class RunningLayer(WideBuffers, ChannelLayer):
         return shown
 
     def commit(self, statistics: Moments) -> None:
-        """Take ``statistics`` into the memory in use, whatever the policy is about the moment."""
+        """Update the running statistics in use with ``statistics``, even if the policy is closed."""
         running = self.running_statistics()
         if running is None:
             return
@@ -152,20 +152,20 @@ class RunningLayer(WideBuffers, ChannelLayer):
     def _remember(self, result: Result) -> None:
         if not self.policy.admits_updates():
             return
-        with unseen(*self._buffers.values()):
+        with changing_state(*self._buffers.values()):
             if self.policy.pending is not None:
                 self.policy.pending.append(result.statistics())
             else:
                 self.commit(result.statistics())
 
     def commit_pending(self) -> None:
-        """Close a `pool_updates` block: take the statistics of all its forward passes in as one batch."""
+        """Close a `pool_updates` block: update with the statistics of all its forward passes as one batch."""
         pending, self.policy.pending = self.policy.pending, None
         if pending:
             self.commit(pending[0] if len(pending) == 1 else concatenate(pending))
 
     def make_bank(self, name: str) -> StatisticsBank:
-        """The bank of that name, made if there is none."""
+        """The bank of that name, which is created if there is none."""
         if getattr(self, "banks", None) is None:
             self.banks = nn.ModuleDict()
         if name not in self.banks:
@@ -181,7 +181,7 @@ class RunningLayer(WideBuffers, ChannelLayer):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _adapt_old_checkpoint(self, state_dict: dict[str, Any], prefix: str) -> None:
-        """Old checkpoints have statistics that the layer does not keep, or lack the counter; say what was done."""
+        """Adapt an old checkpoint, with statistics that the layer lacks or without the counter, and warn about it."""
         keys = [prefix + name for name in ("running_mean", "running_var", "num_batches_tracked")]
         if self.running_mean is None:
             dropped = [key for key in keys if state_dict.pop(key, None) is not None]

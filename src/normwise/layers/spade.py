@@ -24,7 +24,7 @@ from ._shared import FusedActivation
 from .batch_norm import BatchNorm2d, SyncBatchNorm
 from .group_norm import InstanceNorm2d
 
-#: The normalizers without parameters that SPADE can stand on.
+#: The normalizers without parameters that can be the inner one.
 INNER_NORMS: dict[str, Callable[[int], nn.Module]] = {
     "batch": lambda channels: BatchNorm2d(channels, affine=False),
     "sync": lambda channels: SyncBatchNorm(channels, affine=False),
@@ -50,11 +50,11 @@ class SPADE(FusedActivation):
         activation: keyword only; applied last, such as ``"leaky_relu"``, or None.
 
     ``forward(x, segmentation, residual=None, mask=None)``: ``segmentation`` is floating, ``[N, K, h, w]`` (one-hot, or
-    shares), or an integer label map ``[N, h, w]``, of any h and w. ``residual`` is added before the activation;
-    ``mask`` is the inner normalizer's. Shape, dtype and memory layout of the output are the input's.
+    probabilities), or an integer label map ``[N, h, w]``, of any h and w. ``residual`` is added before the activation;
+    ``mask`` is passed to the inner normalizer. Shape, dtype and memory layout of the output are the input's.
 
-    Raises TypeError for a segmentation that is neither, and ValueError for one of another batch or K, for labels that
-    are not 0 to K - 1, for an unknown norm, and what the inner normalizer raises.
+    Raises TypeError for a segmentation of another dtype, ValueError for another batch size or K, labels outside
+    0 to K - 1 and an unknown norm, and the errors of the inner normalizer.
 
     Source: Park et al. 2019, arXiv:1903.07291; the names in the state_dict are those of their code.
 
@@ -98,17 +98,17 @@ class SPADE(FusedActivation):
         self._check_convolutions(x)
         shared = _of_parameters(self.mlp_shared, self._resized(segmentation, x))
         gamma, beta = _of_parameters(self.mlp_gamma, shared), _of_parameters(self.mlp_beta, shared)
-        # The map of a convolution that was replaced may fit by broadcasting.
+        # If a convolution was replaced, its map may have another size and still broadcast.
         check_required(self, x, x.shape, mlp_gamma=gamma, mlp_beta=beta)
         _, residual = finite_padding(None if mask is None else as_mask(mask, x), x, residual)
-        # Last, since it may move running statistics, which an error leaves as they were.
+        # Last, since it may update running statistics, which must not change in case of an error.
         normalized = self.param_free_norm(x, mask=mask)
         with without_autocast(x):
             y = torch.addcmul(widen(normalized) + widen(beta), widen(normalized), widen(gamma))
             return in_layout_of(x, finish(y, self.activation, residual).to(x.dtype))
 
     def _check_convolutions(self, x: Tensor) -> None:
-        """Where ``x`` is: torch computes something for weights that have no values."""
+        """Require the weights on the device of ``x``: torch would compute with weights on meta, without values."""
         for convolution in (self.mlp_shared[0], self.mlp_gamma, self.mlp_beta):
             for name, p in convolution._parameters.items():
                 if p is not None:
@@ -144,5 +144,5 @@ class SPADE(FusedActivation):
 
 
 def _of_parameters(predictor: nn.Module, x: Tensor) -> Tensor:
-    """What the convolutions make of ``x``; torch gives a bias of another size the gradient of its old one."""
+    """The convolutions' output for ``x``, after a check: torch gives a resized bias a gradient of its old size."""
     return guarded(predictor(x), *predictor.parameters())

@@ -1,4 +1,4 @@
-"""Steering the running statistics of every layer of a model: do not update, pool updates, choose a bank."""
+"""Contexts for the running statistics of all layers of a model: do not update, pool updates, choose a bank."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from .running_layer import RunningLayer, check_bank
 
 
 def running_layers(model: nn.Module) -> list[RunningLayer]:
-    """The layers of this package in ``model`` that remember statistics, each once."""
+    """The layers of this package in ``model`` that have running statistics, each once."""
     return [m for m in model.modules() if isinstance(m, RunningLayer)]
 
 
 @contextmanager
 def no_update(model: nn.Module) -> Iterator[int]:
-    """Forward passes inside the block leave the running statistics alone; everything else is as always.
+    """Forward passes inside the block do not change the running statistics; everything else is as usual.
 
-    For the extra passes of a training step: adversarial examples, a second view, a probe of the loss. The block gets
-    the number of layers that it steers, 0 for a model without running statistics.
+    For the extra passes of a training step: adversarial examples, a second view, a probe of the loss. The context's
+    value is the number of layers that it affects, 0 for a model without running statistics.
+
+    Raises TypeError for an object that is not a module, ValueError where only torch's layers have running statistics.
 
     >>> import torch, normwise as nw
     >>> layer = nw.BatchNorm1d(2)
@@ -44,9 +46,11 @@ def no_update(model: nn.Module) -> Iterator[int]:
 def pool_updates(model: nn.Module) -> Iterator[int]:
     """The forward passes inside the block count as one batch for the running statistics.
 
-    For gradient accumulation: the memory moves once per optimizer step, by the exact pooled mean and variance of
-    all micro-batches. Each micro-batch is still *normalized* by its own statistics. After an error nothing of the
-    block is remembered. The block gets the number of layers.
+    For gradient accumulation: the running statistics are updated once per optimizer step, by the exact pooled mean and
+    variance of all micro-batches. Each micro-batch is still *normalized* by its own statistics. After an error nothing
+    of the block is remembered. The context's value is the number of layers.
+
+    Raises RuntimeError where a block is already open, and the errors of `no_update`.
 
     >>> import torch, normwise as nw
     >>> x, layer = torch.randn(8, 2), nw.BatchNorm1d(2, momentum=1.0)
@@ -75,9 +79,11 @@ def pool_updates(model: nn.Module) -> Iterator[int]:
 def statistics_bank(model: nn.Module, name: str) -> Iterator[int]:
     """Inside the block the model's layers use, and update, the running statistics of the bank ``name``.
 
-    For data of several domains: one network, one memory per domain. A bank starts as a fresh layer does, belongs to
-    the model's state_dict from its first use, and is created when a state_dict that has it is loaded. The block gets
-    the number of layers.
+    For data of several domains: one network, one set of running statistics per domain. A bank starts like a fresh
+    layer, belongs to the model's state_dict from its first use, and is created when a state_dict that has it is loaded.
+    The context's value is the number of layers.
+
+    Raises ValueError for a name that is empty or has dots, and the errors of `no_update`.
 
     >>> import torch, normwise as nw
     >>> layer = nw.BatchNorm1d(2, momentum=1.0)
@@ -100,7 +106,7 @@ def statistics_bank(model: nn.Module, name: str) -> Iterator[int]:
 
 
 def _layers_of(model: nn.Module, caller: str) -> list[RunningLayer]:
-    """The layers to steer; none where nothing in the model has running statistics, ValueError where only torch's do."""
+    """The layers to affect; empty for a model without running statistics, ValueError where only torch's have them."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"{caller} expects a module such as a network, received {type(model).__name__}.")
     layers = [layer for layer in running_layers(model) if layer.running_mean is not None]

@@ -1,4 +1,4 @@
-"""Switchable Normalization: learned shares of the instance's, the layer's and the batch's statistics."""
+"""Switchable Normalization: learned mixtures of the instance's, the layer's and the batch's statistics."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _NO_BATCH = (
 )
 
 
-#: What a layer may switch between.
+#: The branches that a layer may mix.
 _BRANCHES = (("instance", "layer", "batch"), ("instance", "layer"), ("layer", "batch"))
 
 
@@ -38,6 +38,8 @@ def _check_branches(layer: object, branches: Any) -> None:
 
 
 class _SwitchableNorm(MixtureLayer):
+    """The base of `SwitchableNorm1d`, 2d and 3d."""
+
     checked = MixtureLayer.checked | {"branches": _check_branches}
     mixing = ("mean_weight", "var_weight")
     start = "which is an even mixture"
@@ -71,7 +73,7 @@ class _SwitchableNorm(MixtureLayer):
         self._set_mixing((len(self.branches),), device, dtype)
 
     def mix(self) -> dict[str, dict[str, float]]:
-        """The learned shares of each branch in the mean and in the variance.
+        """The learned weights of each branch in the mean and in the variance.
 
         Raises ValueError where a weight is NaN.
 
@@ -92,9 +94,9 @@ class _SwitchableNorm(MixtureLayer):
     def harden(self, threshold: float = 0.9) -> nn.Module:
         """The plain layer that this mixture has become: InstanceNorm, GroupNorm(1, C) or BatchNorm.
 
-        It takes over γ, β, the running statistics and every option, so put it in this layer's place.
+        It has the same γ, β, running statistics and options, to be put in this layer's place.
 
-        Raises ValueError, with the shares, unless one branch holds at least ``threshold`` (above 0.5) of both the mean
+        Raises ValueError, with the weights, unless one branch has at least ``threshold`` (above 0.5) of both the mean
         and the variance.
         """
         if not 0.5 < threshold <= 1:
@@ -113,6 +115,7 @@ class _SwitchableNorm(MixtureLayer):
         return self._plain(winner).train(self.training)
 
     def _plain(self, branch: str) -> nn.Module:
+        """The plain layer of one branch, with this layer's tensors and options."""
         plain: Any
         if branch == "layer":
             plain = GroupNorm(1, self.num_features, self.eps, self.affine, activation=self.activation)
@@ -166,8 +169,8 @@ class _SwitchableNorm(MixtureLayer):
 class SwitchableNorm1d(_SwitchableNorm):
     r"""Switchable Normalization of ``[N, C]`` or ``[N, C, L]``; see `SwitchableNorm2d`.
 
-    On ``[N, C]`` a sample's plane is one value, its own mean with variance 0. ``using_in=False`` leaves that branch
-    out: this is the authors' SwitchNorm1d.
+    On ``[N, C]`` a sample's plane is one value, its own mean with variance 0. ``using_in=False`` omits that branch,
+    which gives the authors' SwitchNorm1d.
 
     >>> list(SwitchableNorm1d(4, using_in=False).mix()["mean"])
     ['layer', 'batch']
@@ -184,14 +187,15 @@ class SwitchableNorm2d(_SwitchableNorm):
 
     with k in IN (over H, W), LN (over C, H, W) and BN (over N, H, W); every σ² is **biased** and computed by pooling,
     so none cancels. λ and λ' are ``mean_weight`` and ``var_weight``, in the order instance, layer, batch, all 1 at
-    first: an even mixture. `mix` shows the shares, and `harden` turns a decided layer into the plain one. An infinite
-    logit is its limit (all or nothing), a NaN one makes the output NaN.
+    first: an even mixture. `mix` shows the mixing weights, and `harden` turns a layer with one dominant branch into the
+    plain one. An infinite logit gives its limit (all or nothing), a NaN one makes the output NaN.
 
     Only BN has running statistics, used in evaluation; IN and LN are always the input's. Only BN is synchronized by
-    ``process_group``. The buffers are torch's: ``running_var`` starts at 1 and takes in the **unbiased** variance.
+    ``process_group``. The buffers are torch's: ``running_var`` starts at 1 and is updated with the **unbiased**
+    variance.
 
-    Args: as `BatchNorm2d`, whose ``forward`` and errors it shares. Keyword only: ``using_bn=False`` leaves BN and the
-    buffers out (for one image at a time), ``using_in=False`` IN. A BatchNorm checkpoint loads, with a warning.
+    Args: as `BatchNorm2d`, whose ``forward`` and errors it shares. Keyword only: ``using_bn=False`` omits BN and the
+    buffers (for one image at a time), ``using_in=False`` omits IN. A BatchNorm checkpoint loads, with a warning.
 
     Source: Luo et al. 2018, arXiv:1806.10779. The authors' code differs: its IN variance is unbiased (NaN for planes
     of one value, and with it LN and BN up to H·W/(H·W - 1) too large), it subtracts squares (NaN where the mean is

@@ -1,4 +1,4 @@
-"""torch's own layer for one of ours, of the same tensors."""
+"""torch's own layer for one of ours, with the same tensors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import nn
 
 from .batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 
-#: torch's layers by ours.
+#: torch's layer class for each of ours.
 TWINS: dict[type, type[nn.Module]] = {
     BatchNorm1d: nn.BatchNorm1d,
     BatchNorm2d: nn.BatchNorm2d,
@@ -30,7 +30,7 @@ def torch_twin(layer: Any) -> nn.Module:
     if layer.bank is not None or layer.policy.frozen or layer.process_group is not None:
         raise TypeError(
             f"{name}: torch's layer has no statistics bank, cannot be frozen and knows no processes; "
-            "leave the bank, unfreeze it, or take the process_group away first."
+            "switch the bank off, unfreeze it, or remove the process_group first."
         )
     twin = TWINS[type(layer)](
         layer.num_features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats, device="meta"

@@ -14,11 +14,12 @@ from normwise.core.numbers import check_flag
 
 
 class ZeroCentered(nn.Module):
-    """Adds ``zero_centered=True`` to a layer: γ is ``1 + weight``, in at least fp32, and the weight begins at 0."""
+    """Adds ``zero_centered=True`` to a layer: γ is ``1 + weight``, in at least fp32, and the weight starts at 0."""
 
     zero_centered: bool = False
 
     def _set_zero_centered(self, zero_centered: bool) -> None:
+        """Set the option; the weight of a zero-centered layer starts at 0."""
         check_flag(self, "zero_centered", zero_centered)
         if zero_centered and self.weight is None:
             raise ValueError(
@@ -32,7 +33,7 @@ class ZeroCentered(nn.Module):
     def _with_gain(
         self, x: Tensor, tensors: tuple[Tensor | None, Tensor | None]
     ) -> tuple[Tensor | None, Tensor | None]:
-        """γ in the place of the weight, which is checked here: the sum could hide what is wrong with it."""
+        """The tensors with γ instead of the weight, which is checked here: the sum could hide a wrong shape."""
         self._check_tensors(x, tensors)
         weight, bias = tensors
         if weight is None:
@@ -45,13 +46,13 @@ class ZeroCentered(nn.Module):
         raise NotImplementedError
 
     def reset_parameters(self) -> None:
-        """γ = 1 and β = 0, which is weight 0 where the layer is zero-centered."""
+        """Reset to γ = 1 and β = 0; if the layer is zero-centered, the weight is then 0."""
         super().reset_parameters()  # type: ignore[misc]
         if self.zero_centered and self.weight is not None:
             nn.init.zeros_(self.weight)  # type: ignore[arg-type]
 
     def lost_in(self, mode: str) -> str:
-        """What a tool would lose that takes the layer for torch's own."""
+        """What is lost if a tool takes the layer for torch's own in that mode; "" if nothing."""
         lost = super().lost_in(mode)  # type: ignore[misc]
         if not self.zero_centered:
             return lost
@@ -62,7 +63,7 @@ class ZeroCentered(nn.Module):
 
 
 def gain_of(layer: Any) -> Tensor | None:
-    """γ of any normalizer, whether it stores it or its distance from 1; None where it has none.
+    """γ of any normalizer, stored as it is or as its distance from 1; None where it has none.
 
     >>> layer = nn.LayerNorm(2)
     >>> gain_of(layer) is layer.weight
@@ -77,7 +78,7 @@ def gain_of(layer: Any) -> Tensor | None:
 
 @torch.no_grad()
 def stored(layer: Any, gain: Tensor) -> Tensor:
-    """What a normalizer's weight must be for γ to be ``gain``.
+    """The value of a normalizer's weight that makes γ equal to ``gain``.
 
     >>> stored(nn.LayerNorm(2), torch.tensor([1.0, 3.0]))
     tensor([1., 3.])

@@ -1,4 +1,4 @@
-"""Residual networks that do without normalizers by initialization alone: SkipInit and Fixup."""
+"""Residual networks whose initialization alone replaces normalizers: SkipInit and Fixup."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class FixupBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.shift(x)
-        # The identity is not shifted: the authors' code, where a port differs.
+        # The identity is not shifted, as in the authors' code; a port differs.
         shortcut = x if self.shortcut is None else self.shortcut(y)
         return F.relu(shortcut + self.stochastic_depth(self.last_shift(self.scale(self.branch(y)))))
 
@@ -153,7 +153,7 @@ def fixup_resnet(
     Source: Zhang, Dauphin and Ma 2019, arXiv:1901.09321, and the first author's code for ImageNet; all shortcuts that
     change the shape are 1×1 convolutions (there, those for small images average and pad with zero channels).
 
-    Trap: the scalars want a tenth of the learning rate.
+    Trap: the scalars need a tenth of the learning rate.
 
     >>> fixup_resnet(8, num_classes=10, in_channels=1)(torch.zeros(2, 1, 8, 8)).shape
     torch.Size([2, 10])

@@ -16,11 +16,11 @@ from torch.utils._pytree import tree_map
 
 
 def count_parameters(model: nn.Module, trainable: bool = False) -> int:
-    """Number of values in a model's parameters; a parameter with several names counts once, buffers do not count.
+    """The number of values in a model's parameters; a parameter with several names counts once, buffers do not count.
 
-    ``trainable`` leaves out what does not require a gradient.
+    ``trainable`` counts only parameters that require a gradient.
 
-    Raises ValueError for lazy modules that have not seen an input.
+    Raises TypeError for anything but a module, ValueError for lazy modules that have not seen an input.
 
     >>> count_parameters(nn.Linear(3, 5))
     20
@@ -35,11 +35,12 @@ def count_macs(model: nn.Module, *inputs: Any) -> int:
     A convolution counts outputs × fan-in, a matrix product of ``[n, k]`` and ``[k, m]`` n·k·m; attention and
     recurrent layers count their products. Everything else (activations, normalizers, pooling, biases) counts 0.
 
-    ``inputs`` are what the model's forward takes: tensors, or the full shape of one, such as ``(1, 3, 224, 224)``,
-    which becomes a tensor of the parameters' dtype and device. The count is that of the whole batch.
+    ``inputs`` are the arguments of the model's forward: tensors, or the full shape of one, such as
+    ``(1, 3, 224, 224)``, which becomes a tensor of the parameters' dtype and device. The count is that of the whole
+    batch.
 
-    The forward runs on tensors that have no values, so that it takes neither arithmetic nor memory, and parameters,
-    buffers, training flags and the random state stay as they are, on errors too. The model's own hooks run.
+    The forward runs on tensors without values, so that it takes neither arithmetic nor memory, and parameters,
+    buffers, training flags and the random state do not change, even after errors. The model's own hooks run.
 
     Raises ValueError for lazy modules that have not seen an input, and for a forward whose path depends on values.
 
@@ -49,7 +50,7 @@ def count_macs(model: nn.Module, *inputs: Any) -> int:
     >>> count_macs(nn.Conv2d(3, 8, 3, padding=1), (1, 3, 32, 32)) == 32 * 32 * 8 * 27
     True
     """
-    # Where Triton is installed this imports it, which takes longer than all of normwise.
+    # If Triton is installed this imports it, which takes longer than importing all of normwise.
     from torch.utils.flop_counter import FlopCounterMode
 
     _check(model, "count_macs")
@@ -85,7 +86,7 @@ def _as_tensor(value: Any, like: Tensor) -> Any:
 
 @contextmanager
 def _countable(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, and attention and recurrent layers as the products that they consist of."""
+    """Evaluation mode, with attention and recurrent layers reduced to their matrix products."""
     training = {module: module.training for module in model.modules()}
     fastpath = torch.backends.mha.get_fastpath_enabled()
     mkldnn, cudnn = torch.backends.mkldnn.enabled, torch.backends.cudnn.enabled

@@ -35,7 +35,7 @@ EFFICIENTNETS = {
     "b7": EfficientNetVariant(2.0, 3.1, 600, 0.5),
 }
 
-# Of B0: expansion, kernel, stride, channels, blocks of each stage; channels of the stem and behind the last stage.
+# B0: expansion, kernel, stride, channels, blocks of each stage; channels of the stem and behind the last stage.
 STAGES = (
     (1, 3, 1, 16, 1),
     (6, 3, 2, 24, 2),
@@ -47,7 +47,7 @@ STAGES = (
 )
 STEM, LAST = 32, 1280
 SQUEEZE_RATIO = 0.25
-#: TensorFlow's momentum 0.99 and ε.
+#: Momentum 0.99 and ε as in TensorFlow.
 MOMENTUM, EPS = 0.01, 1e-3
 
 
@@ -64,20 +64,20 @@ def efficientnet(
 ) -> EfficientNet:
     """An EfficientNet, variant "b0" to "b7": inverted bottlenecks with depthwise convolutions and squeeze-excite.
 
-    Input ``[N, in_channels, H, W]`` of any size, output ``[N, num_classes]``. The resolution of each variant stands in
-    `EFFICIENTNETS`.
+    Input ``[N, in_channels, H, W]`` of any size, output ``[N, num_classes]``. `EFFICIENTNETS` lists the resolution of
+    each variant.
 
     Args:
-        norm: what normalizes; any name, class or factory of `make_norm`. BatchNorm gets the momentum and ε of the
+        norm: the normalizer; any name, class or factory of `make_norm`. BatchNorm gets the momentum and ε of the
             authors.
         stem: "small" gives the first convolution stride 1. width: the factor of the channels; None is the variant's.
-        dropout: before the classifier; None is the variant's. stochastic_depth: the rate of the blocks grows from 0 by
-            equal steps and would reach this one after the last; the survivors are rescaled.
+        dropout: before the classifier; None is the variant's. stochastic_depth: the blocks' rate grows from 0 by
+            equal steps and would reach this value after the last block; the survivors are rescaled.
 
     Raises ValueError for an unknown variant or stem and sizes that are not positive.
 
-    Source: Tan and Le 2019, arXiv:1905.11946. Deviation: strided windows are padded symmetrically, as torchvision does;
-    the authors' code puts the odd zero of an even side after it.
+    Source: Tan and Le 2019, arXiv:1905.11946. Deviation: strided windows are padded symmetrically, as in torchvision;
+    for an even size the authors' code puts the one extra zero at the end.
 
     >>> sum(p.numel() for p in efficientnet("b0").parameters())
     5288548
@@ -136,7 +136,7 @@ class EfficientNet(nn.Module):
 
 
 class InvertedBottleneck(nn.Module):
-    """Wider by a 1×1 convolution, a depthwise one, squeeze-excite, narrower again; plus x where the shape stays."""
+    """Widen by a 1×1 convolution, convolve depthwise, squeeze-excite, narrow again; plus x if the shape is kept."""
 
     def __init__(
         self, inputs: int, outputs: int, expansion: int, kernel: int, stride: int, norm: Norm, drop: float
@@ -159,7 +159,7 @@ class InvertedBottleneck(nn.Module):
 
 
 class SqueezeExciteSilu(nn.Module):
-    """Scale channels by a gate that sees their averages over space, with a SiLU inside; He's weights."""
+    """Scale channels by a gate computed from their averages over space, with a SiLU inside; He's weights."""
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
@@ -174,7 +174,7 @@ class SqueezeExciteSilu(nn.Module):
 
 
 def in_eighths(channels: int, width: float) -> int:
-    """Channels times a factor as the nearest multiple of 8, never more than a tenth below.
+    """Channels times a factor, rounded to a multiple of 8 that is never more than a tenth below.
 
     >>> in_eighths(32, 1.1), in_eighths(16, 0.25)
     (32, 8)
@@ -187,6 +187,7 @@ def in_eighths(channels: int, width: float) -> int:
 def _conv_norm(
     inputs: int, outputs: int, kernel: int, stride: int, groups: int, norm: Norm, *, active: bool, name: str = ""
 ) -> OrderedDict[str, nn.Module]:
+    """A convolution, its normalizer and, if ``active``, a SiLU, by name."""
     layer = make_norm(norm, outputs)
     conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=isinstance(layer, nn.Identity))
     fan_out = kernel**2 * outputs // groups

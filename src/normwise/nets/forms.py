@@ -70,7 +70,7 @@ class ResidualForm(NamedTuple):
         return self.stages()[-1][-1].outputs
 
     def stages(self) -> list[list[BlockSizes]]:
-        """The blocks of every stage: the channels double with each, the stride 2 sits on its first block."""
+        """The blocks of every stage: each stage doubles the channels, and its first block has stride 2."""
         stages, inputs = [], self.width
         for i, count in enumerate(self.blocks):
             width = self.width * 2**i
@@ -83,7 +83,7 @@ class ResidualForm(NamedTuple):
 
 
 def residual_form(caller: str, depth: int, stem: Stem | None, width: int | None) -> ResidualForm:
-    """The family of a depth, with another stem or width where given; ValueError for a depth of neither family."""
+    """The family of a depth, with another stem or width if given; ValueError for a depth of neither family."""
     if isinstance(depth, int) and depth in IMAGENET_FORM:
         form = ResidualForm(*IMAGENET_FORM[depth], 64, "imagenet")
     elif isinstance(depth, int) and depth >= 8 and (depth - 2) % 6 == 0:
@@ -102,14 +102,14 @@ def residual_form(caller: str, depth: int, stem: Stem | None, width: int | None)
 
 
 def checked_choice(caller: str, name: str, value: str, choices: tuple[str, ...]) -> str:
-    """The value, or a ValueError that lists what it can be."""
+    """The value, or a ValueError that lists the allowed ones."""
     if value not in choices:
         raise ValueError(f"{caller}({name}={value!r}): the {name} is {' or '.join(map(repr, choices))}.")
     return value
 
 
 def check_sizes(caller: str, **sizes: int) -> None:
-    """Every size must be a positive integer."""
+    """Require every size to be a positive integer."""
     for name, value in sizes.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ValueError(f"{caller}({name}={value!r}): {name} must be a positive integer.")

@@ -16,10 +16,10 @@ class Generator(nn.Module):
     """Pictures from noise: a linear layer, and twice an upsampling and a 3×3 convolution, then a tanh.
 
     Args:
-        latent: how many random numbers a picture is made of.
+        latent: the number of random numbers for a picture.
         channels: of the pictures. side: of the pictures, a multiple of 4.
         width: channels before the last convolution; twice as many before that.
-        norm: what normalizes behind each layer but the last; any name, class or factory of `make_norm`.
+        norm: the normalizer behind each layer but the last; any name, class or factory of `make_norm`.
         spectral: whether each layer has `spectral_norm`.
 
     ``forward(z)``: ``[N, latent]`` to ``[N, channels, side, side]`` in (-1, 1).
@@ -61,19 +61,19 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """How real a picture looks, and, asked for classes, of which class it is: three 3×3 convolutions and two readings.
+    """How real a picture looks and, if requested, its class: three 3×3 convolutions and two linear outputs.
 
     Args:
         channels: of the pictures. side: of the pictures, a multiple of 4.
         width: channels behind the first convolution; twice and four times as many behind the others.
         spectral: whether each layer has `spectral_norm`, which bounds the slope of the whole.
-        classes: 0, or the number of classes that it tells besides.
+        classes: the number of classes that it also predicts, or 0.
 
-    ``forward(x)``: ``[N, channels, side, side]`` to the realness ``[N]``; with classes to that and ``[N, classes]``.
+    ``forward(x)``: ``[N, channels, side, side]`` to the realness ``[N]``; with classes also ``[N, classes]``.
     There is no normalizer: BatchNorm would make the realness of a picture depend on the others.
 
     Sources: Miyato, Kataoka, Koyama and Yoshida 2018, arXiv:1802.05957 (spectral norm); Choi et al. 2017,
-    arXiv:1711.09020 (StarGAN: the second reading).
+    arXiv:1711.09020 (StarGAN: the second output).
 
     >>> Discriminator(1, 8, spectral=True)(torch.randn(5, 1, 8, 8)).shape
     torch.Size([5])
@@ -103,14 +103,14 @@ class Discriminator(nn.Module):
 
 
 class Translator(nn.Module):
-    """Pictures from pictures, told into which class: the generator of StarGAN at a small size.
+    """Pictures from pictures and the wanted class: the generator of StarGAN at a small size.
 
-    Two 3×3 convolutions, residual blocks, two more and a tanh; the label is given as maps beside the picture's. All but
-    the last convolution have a normalizer.
+    Two 3×3 convolutions, residual blocks, two more convolutions and a tanh; the label enters as maps beside the
+    picture's. All but the last convolution have a normalizer.
 
     Args:
-        classes: of pictures. channels: of the pictures. width: of all maps. blocks: how many residual blocks.
-        norm: what normalizes; any name, class or factory of `make_norm`. StarGAN takes InstanceNorm.
+        classes: of pictures. channels: of the pictures. width: of all maps. blocks: the number of residual blocks.
+        norm: the normalizer; any name, class or factory of `make_norm`. StarGAN has InstanceNorm.
 
     ``forward(x, label)``: ``[N, channels, H, W]`` and ``[N]`` to pictures of that class, in (-1, 1).
 

@@ -17,10 +17,10 @@ from .residual import SkipGain, StochasticDepth
 
 
 class BlockShape(NamedTuple):
-    """Sizes of one block. `squeeze` is the hidden width of its squeeze-excite; 0 leaves it out.
+    """Sizes of one block. `squeeze` is the hidden width of its squeeze-excite; 0 means none.
 
     `kernels` are those of the branch, `width` its channels inside, `groups` those of its 3×3 convolutions. The
-    stride sits on the first 3×3 one.
+    first 3×3 convolution has the stride.
     """
 
     inputs: int
@@ -34,7 +34,7 @@ class BlockShape(NamedTuple):
 
 
 class StemConv(NamedTuple):
-    """One convolution of a stem; the activation stands between them, not after the last."""
+    """One convolution of a stem; activations stand between them, but not after the last."""
 
     channels: int
     kernel: int
@@ -63,8 +63,8 @@ class NormalizerFreeBlock(nn.Module):
     writes f(βx), which is the same for relu only. γβ is a factor of the convolutions that read y (their ``gamma``), as
     is γ of those after the inner activations: the same function as a product with the maps, without a pass over them.
 
-    ``[N, inputs, H, W]`` to ``[N, outputs, ceil(H / stride), ceil(W / stride)]``. ``alpha`` acts in forward; ``beta``
-    tells what the block was built with.
+    ``[N, inputs, H, W]`` to ``[N, outputs, ceil(H / stride), ceil(W / stride)]``. ``alpha`` is used in forward;
+    ``beta`` records the value with which the block was built.
     """
 
     def __init__(self, shape: BlockShape, recipe: Recipe, beta: float, drop: float) -> None:
@@ -86,6 +86,7 @@ class NormalizerFreeBlock(nn.Module):
 
 
 def _branch(shape: BlockShape, recipe: Recipe, beta: float) -> OrderedDict[str, nn.Module]:
+    """The layers of a block's branch, by name."""
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     inputs, last, strided = shape.inputs, len(shape.kernels), shape.kernels.index(3) + 1
     for i, kernel in enumerate(shape.kernels, start=1):
@@ -105,12 +106,13 @@ def _branch(shape: BlockShape, recipe: Recipe, beta: float) -> OrderedDict[str, 
 
 
 def _shortcut(shape: BlockShape, recipe: Recipe, beta: float) -> nn.Sequential | None:
+    """The convolution of a block whose shape changes, preceded by an average if it has a stride; None otherwise."""
     if shape.stride == 1 and shape.inputs == shape.outputs:
         return None
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     stride = shape.stride
     if recipe.pooled_shortcut and stride > 1:
-        # Averages of the values that are there: what "same" padding means for an average.
+        # Averages over the values inside the picture: "same" padding of an average.
         layers["pool"] = nn.AvgPool2d(2, stride, ceil_mode=True, count_include_pad=False)
         stride = 1
     recipe.add_conv(layers, "conv", shape.inputs, shape.outputs, 1, stride, gamma=recipe.gamma, beta=beta)
@@ -156,6 +158,7 @@ class NormalizerFreeNet(nn.Module):
 
 
 def _stem(shape: NetShape, recipe: Recipe, in_channels: int) -> OrderedDict[str, nn.Module]:
+    """The layers of a network's stem, by name."""
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     inputs, names = in_channels, [f"conv{i}" for i in range(1, len(shape.stem) + 1)]
     for i, (conv, name) in enumerate(zip(shape.stem, names, strict=True)):
@@ -172,10 +175,10 @@ def _stem(shape: NetShape, recipe: Recipe, in_channels: int) -> OrderedDict[str,
 def _stages(
     stages: Sequence[Sequence[BlockShape]], recipe: Recipe, stochastic_depth: float
 ) -> OrderedDict[str, nn.Module]:
-    """Blocks with the β of their expected input, and a dropping rate that grows from 0 by equal steps.
+    """Blocks with the β of their expected input, and a drop rate that grows from 0 by equal steps.
 
-    The variance grows by α² with each block. A stage's first block sees what the stage before has accumulated, and
-    its shortcut makes 1 of it: after that block the variance is 1 + α².
+    The variance grows by α² with each block. A stage's first block receives the variance that the stage before has
+    accumulated, and its shortcut resets it to 1: after that block the variance is 1 + α².
     """
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     variance, index, count = 1.0, 0, sum(map(len, stages))

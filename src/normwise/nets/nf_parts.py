@@ -13,14 +13,14 @@ from ..core.activations import MODULES, function_gain, gain
 from ..weights import ScaledWSConv2d
 from .forms import Stem, checked_choice
 
-#: The name of an activation, or what makes its module: a class such as torch.nn.PReLU, or a function.
+#: The name of an activation, or a constructor of its module: a class such as torch.nn.PReLU, or a function.
 ActivationLike = str | Callable[[], nn.Module]
 Gamma = Literal["exact", "official"]
 Padding = Literal["same", "symmetric"]
 
 
 class NFOptions(TypedDict, total=False):
-    """What every builder of a normalizer-free network takes besides the number of classes and channels."""
+    """The options of every builder of a normalizer-free network, besides the numbers of classes and channels."""
 
     stem: Stem | None
     activation: ActivationLike
@@ -51,7 +51,7 @@ OFFICIAL_GAMMA = {
 
 
 def activation_maker(caller: str, activation: ActivationLike, gamma: Gamma) -> tuple[Callable[[], nn.Module], float]:
-    """What makes the activation's module, and its gain."""
+    """The constructor of the activation's module, and its gain."""
     checked_choice(caller, "gamma", gamma, ("exact", "official"))
     if isinstance(activation, str) and activation not in MODULES:
         raise ValueError(
@@ -81,7 +81,7 @@ def _gain_of_module(caller: str, make: Callable[[], nn.Module]) -> float:
 
 
 class SqueezeExcite(nn.Module):
-    r"""Scale channels by twice a gate that sees their averages over space.
+    r"""Scale channels by twice a gate computed from their averages over space.
 
     .. math:: y = 2\,\sigma(W_2 \operatorname{relu}(W_1 \bar x + b_1) + b_2) \cdot x
 
@@ -106,7 +106,7 @@ class SqueezeExcite(nn.Module):
 
 
 def _same_padding(x: Tensor, kernel: int, stride: int) -> list[int]:
-    """Zeros left, right, above and below, the odd one after, so that there are ceil(side / stride) outputs."""
+    """Zeros left, right, above and below, an extra one at the end, so that there are ceil(side / stride) outputs."""
     sides: list[int] = []
     for side in (x.shape[-1], x.shape[-2]):
         total = kernel - 1 - (side - 1) % stride
@@ -117,7 +117,7 @@ def _same_padding(x: Tensor, kernel: int, stride: int) -> list[int]:
 class SamePad2d(nn.Module):
     """The zeros that "same" padding puts around the input of a strided convolution; ``kernel >= stride``.
 
-    They depend on the size: an even side with kernel 3 and stride 2 gets one zero after it and none before.
+    They depend on the size: for an even side, kernel 3 and stride 2 need one zero at the end and none before.
     """
 
     def __init__(self, kernel: int, stride: int) -> None:
@@ -132,7 +132,7 @@ class SamePad2d(nn.Module):
 
 
 class SameMaxPool2d(SamePad2d):
-    """Max-pooling with "same" padding, which never wins the maximum."""
+    """Max-pooling with "same" padding, whose values never become the maximum."""
 
     def forward(self, x: Tensor) -> Tensor:
         padded = F.pad(x, _same_padding(x, self.kernel, self.stride), value=-math.inf)
@@ -149,7 +149,7 @@ def he_conv(inputs: int, outputs: int, kernel: int, stride: int, padding: int, g
 
 @dataclass(frozen=True)
 class Recipe:
-    """What all parts of one normalizer-free network share."""
+    """The settings that all parts of one normalizer-free network share."""
 
     activation: Callable[[], nn.Module]
     gamma: float
@@ -171,7 +171,7 @@ class Recipe:
         gamma: float = 1.0,
         beta: float = 1.0,
     ) -> None:
-        """Append ``conv(gamma · beta · x)``, and before it the padding that torch's convolutions do not know."""
+        """Append ``conv(gamma · beta · x)``, preceded by the padding that torch's convolutions do not offer."""
         same = self.padding == "same" and stride > 1 and kernel > 1
         if same:
             layers[f"{name}_pad"] = SamePad2d(kernel, stride)
@@ -198,7 +198,7 @@ def recipe_of(
     standardize: bool = True,
     pooled_shortcut: bool = False,
 ) -> Recipe:
-    """The recipe of a builder's arguments; ValueError for unknown names and an α that is not positive."""
+    """The recipe for a builder's arguments; ValueError for unknown names and an α that is not positive."""
     if not 0 < alpha < math.inf:
         raise ValueError(f"{caller}(alpha={alpha!r}): the factor of the branches must be positive, 0.2 in the papers.")
     checked_choice(caller, "padding", padding, ("same", "symmetric"))

@@ -56,14 +56,15 @@ def nf_regnet(
 ) -> NormalizerFreeNet:
     """An NF-RegNet, variant "b0" to "b8": the equation and the arguments are those of `nf_resnet`.
 
-    Every stage starts with stride 2 and its shortcut with an average over 2×2; branches expand the channels by 2.25
-    (the very first by 1), their 3×3 convolution has groups of 8 channels and a squeeze-excite after it; a 1×1
-    convolution and the activation follow the last stage. ``dropout=None`` is the variant's own. Resolutions of
-    training and test stand in `NF_REGNETS`. ``stem="small"`` gives the 3×3 convolution of the stem stride 1.
+    Every stage starts with stride 2, its shortcut with an average over 2×2. Branches expand the channels by 2.25
+    (the very first by 1); their 3×3 convolution has groups of 8 channels and is followed by a squeeze-excite. A 1×1
+    convolution and the activation follow the last stage. ``dropout=None`` is the variant's own. `NF_REGNETS` lists the
+    resolutions of training and test. ``stem="small"`` gives the 3×3 convolution of the stem stride 1.
 
     Source: Brock, De and Smith 2021, arXiv:2101.08692, and the authors' code.
 
-    Trap: timm's models of this name round channels to multiples of 8 and differ in more; `from_timm` builds those.
+    Trap: timm's models of this name round channels to multiples of 8 and have further differences; `from_timm` builds
+    those.
 
     >>> sum(p.numel() for p in nf_regnet("b0").parameters())
     8595372

@@ -15,7 +15,7 @@ SQUEEZE_RATIO = 0.25
 
 
 class NFResNetOptions(NFOptions, total=False):
-    """What `nf_resnet50` and its sisters take besides the number of classes and channels; see `nf_resnet`."""
+    """The options of `nf_resnet50` and the like, besides the numbers of classes and channels; see `nf_resnet`."""
 
     width: int | None
     squeeze_excite: bool
@@ -43,8 +43,8 @@ def nf_resnet(
 
     .. math:: x_{l+1} = x_l + \alpha\, g_l\, f_l(\beta_l\, \gamma\, \operatorname{act}(x_l))
 
-    The convolutions have scaled weight standardization, so that every branch f keeps variance 1; β divides by the
-    standard deviation that x is expected to have, α² is what the variance grows by, and the learnable g starts at
+    The convolutions have scaled weight standardization, so that every branch f keeps variance 1. β divides by the
+    expected standard deviation of x, each block adds α² to the variance, and the learnable g starts at
     ``skip_gain``. See `NormalizerFreeBlock`.
 
     Depth 18, 26, 34, 50, 101, 152, 200, 288 and 600: four stages, default width 64, default stem "imagenet" (7×7
@@ -55,25 +55,25 @@ def nf_resnet(
     Input ``[N, in_channels, H, W]`` of any size, output ``[N, num_classes]``.
 
     Args:
-        activation: a name ("relu", "silu", "gelu", ...) or what makes a module, such as ``torch.nn.PReLU``.
+        activation: a name ("relu", "silu", "gelu", ...) or a constructor of a module, such as ``torch.nn.PReLU``.
         gamma: the activation's gain, "exact" by quadrature or "official", the published Monte-Carlo table.
-        skip_gain: 0 starts every block as its shortcut; 1 is how the paper plots the signal.
+        skip_gain: with 0 every block starts as its shortcut; with 1 the paper plots the signal.
         dropout: on the averaged features; None is 0, the paper's value is not published.
         stochastic_depth: the rate at which the blocks' branches are dropped grows from 0 by equal steps and would
-            reach this one after the last; the survivors are not rescaled.
+            reach this value after the last block; the survivors are not rescaled.
         squeeze_excite: at the end of each branch, hidden width a quarter of the channels.
-        padding: of strided windows; "same" as in the official code (an even side gets its odd zero after it),
-            "symmetric" as is usual in PyTorch.
-        standardize: False takes plain convolutions with He's initialization (times β) and γ = 1, to see what the
-            standardization is there for: the mean of the signal drifts away.
+        padding: of strided windows; "same" as in the official code (for an even side one extra zero at the end),
+            "symmetric" as usual in PyTorch.
+        standardize: False takes plain convolutions with He's initialization (times β) and γ = 1, to show the purpose of
+            the standardization: without it the mean of the signal drifts away.
 
     Raises ValueError for a depth of neither family, unknown names and sizes that are not positive.
 
     Source: Brock, De and Smith 2021, arXiv:2101.08692, and the authors' code.
 
     Trap: the last term of a stage is not 1: the first block of the next stage resets the variance, so at skip gain 1
-    it runs 1.04, 1.08, 1.12 | 1.04, ... Max-pooling leaves the stem's output off unit variance; the first block
-    mends that.
+    it runs 1.04, 1.08, 1.12 | 1.04, ... Max-pooling changes the variance of the stem's output; the first block
+    corrects that.
 
     >>> net = nf_resnet(50)
     >>> sum(p.numel() for p in net.parameters())

@@ -56,7 +56,7 @@ def nfnet(
     Bottlenecks of half the channels with two 3×3 convolutions in groups of 128 channels and a squeeze-excite at the
     end; shortcuts average over 2×2 where the stride is 2; the stem has four 3×3 convolutions, of which the first and
     the last have stride 2 (``stem="small"``: none has); a 1×1 convolution and the activation follow the last stage.
-    ``dropout=None`` is the variant's own. Resolutions of training and test stand in `NFNETS`. Train it with adaptive
+    ``dropout=None`` is the variant's own. `NFNETS` lists the resolutions of training and test. Train it with adaptive
     gradient clipping.
 
     Source: Brock, De, Smith and Simonyan 2021, arXiv:2102.06171, and the authors' code, whose gelu is the tanh form.

@@ -1,4 +1,4 @@
-"""What residual networks put at the end of a branch: single learned numbers and stochastic depth."""
+"""The end of a residual branch: single learned numbers and stochastic depth."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from normwise.operations.saved import guarded
 
 
 class Scalar(Traceable, nn.Module):
-    """A module with one learnable number, the parameter ``name``, of shape ``[1]``: `fully_shard` takes no 0-d one.
+    """A module with one learnable number, the parameter ``name``, of shape ``[1]``: `fully_shard` needs a dimension.
 
-    Checkpoints in which it has no dimension load.
+    Checkpoints in which the number has no dimension can be loaded.
     """
 
     def __init__(self, name: str, initial: float) -> None:
@@ -27,13 +27,13 @@ class Scalar(Traceable, nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """What the constructor was given."""
+        """Restore the constructor's value."""
         nn.init.constant_(self.get_parameter(self._name), self._initial)
 
     def value(self, x: Tensor, name: str | None = None) -> Tensor:
         """The number, or the buffer ``name``, without dimensions.
 
-        Then it never promotes, and ``x`` keeps its dtype under mixed precision.
+        So it never promotes, and ``x`` keeps its dtype under mixed precision.
         """
         number = getattr(self, name or self._name)
         check_scalars(self, x, **{name or self._name: number})
@@ -53,7 +53,7 @@ class SkipGain(Scalar):
     .. math:: y = \alpha\, g \cdot x
 
     ``gain`` starts at ``initial``: with 0 every block starts as its shortcut. ``alpha`` is a constant factor, a buffer
-    ``[1]``; None leaves it out. Any shape; the output has the input's dtype. Weight decay does not belong on ``gain``.
+    ``[1]``; None means no factor. Any shape; the output has the input's dtype. Do not apply weight decay to ``gain``.
 
     Source: De and Smith 2020 (SkipInit), arXiv:2002.10444.
 
@@ -78,17 +78,17 @@ class SkipGain(Scalar):
 
 
 class ScaledResidual(nn.Module):
-    r"""A residual block whose branch gets a signal of variance 1 and adds a known share.
+    r"""A residual block whose branch receives a signal of variance 1 and adds a known variance.
 
     .. math:: y = x + \alpha\, f(x / \beta)
 
-    Any shape that ``branch`` keeps. ``beta`` is the standard deviation that ``x`` is expected to have, ``alpha`` what
-    the variance grows by, as its root: where the branch keeps the variance, ``Var[y] = Var[x] + alpha²``, so the next
+    ``branch`` must keep the shape of its input. ``beta`` is the expected standard deviation of ``x``. ``alpha`` is the
+    square root of the added variance: if the branch keeps the variance, ``Var[y] = Var[x] + alpha²``, so the next
     block's β is :math:`\sqrt{\beta^2 + \alpha^2}`.
 
     Raises ValueError for factors that are not positive.
 
-    Source: Brock, De and Smith 2021, arXiv:2101.08692, as they write it. Their code calls 1 / β what is β here and
+    Source: Brock, De and Smith 2021, arXiv:2101.08692, as in the paper. In their code β is the inverse, and it
     multiplies behind the first activation, which is the same for ReLU only; `NormalizerFreeBlock` follows the code.
 
     >>> block = ScaledResidual(nn.Identity(), alpha=0.5, beta=2.0)

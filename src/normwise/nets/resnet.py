@@ -21,7 +21,7 @@ Fan = Literal["fan_in", "fan_out"]
 
 
 class Layers(NamedTuple):
-    """How a network's convolutions start, and its normalizer."""
+    """The initialization of a network's convolutions, and its normalizer."""
 
     norm: Norm
     fan: Fan
@@ -30,8 +30,8 @@ class Layers(NamedTuple):
         conv = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
         nn.init.kaiming_normal_(conv.weight, mode=self.fan, nonlinearity="relu")
         if bias:
-            # Added afterwards: nn.Conv2d would draw a random bias, and nets with and without normalizers
-            # would no longer start from the same weights under the same seed.
+            # Added afterwards: nn.Conv2d would draw a random bias, and networks with and without normalizers
+            # would no longer start from the same weights with the same seed.
             conv.bias = nn.Parameter(torch.zeros(outputs))
         return conv
 
@@ -94,14 +94,14 @@ class PreActivationBlock(nn.Module):
 
 
 def activated(norm: nn.Module, relu_first: bool, number: int | str = "") -> OrderedDict[str, nn.Module]:
-    """A normalizer and its relu, in the order that was asked for."""
+    """A normalizer and its relu, in the requested order."""
     if relu_first:
         return OrderedDict([(f"relu{number}", nn.ReLU()), (f"norm{number}", norm)])
     return OrderedDict([(f"norm{number}", norm), (f"relu{number}", relu_behind(norm))])
 
 
 def relu_behind(norm: nn.Module) -> nn.Module:
-    """What follows a normalizer: a relu, unless the normalizer is the activation, too."""
+    """The relu behind a normalizer, or an identity if the normalizer includes the activation."""
     return nn.Identity() if activates(norm) else nn.ReLU()
 
 
@@ -150,22 +150,22 @@ def resnet(
     Input `[N, in_channels, H, W]` of any size, output `[N, num_classes]`.
 
     `norm` is a name ("batch", "group", "group:8", "instance", "layer", "none", ...), a class or a factory
-    `channels -> Module`. Convolutions carry a bias only where there is no normalizer. Convolutions start from He's
-    normal initialization (over `fan`); under one `torch.manual_seed` all normalizers get the same convolutions and the
-    same classifier. A normalizer that activates by itself (EvoNorm, FilterResponseNorm's threshold, `activation=`) has
-    no ReLU behind it; the one after an addition stays.
+    `channels -> Module`. Convolutions have a bias only where there is no normalizer. They start from He's
+    normal initialization (over `fan`); with one `torch.manual_seed` all normalizers get the same convolutions and the
+    same classifier. A normalizer that includes an activation (EvoNorm, FilterResponseNorm's threshold, `activation=`)
+    has no ReLU behind it; the ReLU after an addition remains.
 
-    With post-activation blocks the weight of the last normalizer of each branch starts at 0, whichever normalizer
-    it is (the recipe by which Wu & He 2018, arXiv:1803.08494, compare normalizers): each block starts as its
+    With post-activation blocks the weight of the last normalizer of each branch starts at 0, for every normalizer
+    (the recipe by which Wu & He 2018, arXiv:1803.08494, compare normalizers): each block starts as its
     shortcut, and the weight gets a gradient at once, since it multiplies a normalized signal. With pre-activation
-    blocks it starts at 1: there `relu(0·x̂ + 0)` would have no gradient and the branch would stay dead.
+    blocks it starts at 1: there `relu(0·x̂ + 0)` would have no gradient and the branch could not learn.
 
     `norm_after_relu` puts each normalizer of pre-activation blocks after its ReLU instead of before it, the order that
     Brock, De and Smith 2021, arXiv:2101.08692, compare with the usual one. Without a normalizer, `fan="fan_in"` is the
     initialization under which signals keep their size.
 
-    Raises ValueError for a depth of neither family, an unknown stem, or a size that is not positive, and whatever
-    the normalizer raises for these channels.
+    Raises ValueError for a depth of neither family, an unknown stem, or a size that is not positive, and the errors of
+    the normalizer for these channels.
 
     >>> sum(p.numel() for p in resnet(18, num_classes=1000).parameters())
     11689512
@@ -189,7 +189,7 @@ def resnet(
 
 
 def string_together(form: ResidualForm, block: Callable[[BlockSizes, int], nn.Module]) -> nn.Sequential:
-    """Stages named stage1, stage2, ...; `block` makes one from its sizes and its index in the network."""
+    """Stages named stage1, stage2, ...; `block` makes a block from its sizes and its index in the network."""
     stages: OrderedDict[str, nn.Module] = OrderedDict()
     index = itertools.count()
     for number, stage in enumerate(form.stages(), start=1):
@@ -206,7 +206,7 @@ def _stem(form: ResidualForm, in_channels: int, layers: Layers, preactivation: b
 
 
 def with_pool(stem: OrderedDict[str, nn.Module], form: ResidualForm) -> nn.Sequential:
-    """The stem, with max-pooling at its end where the form has it."""
+    """The stem, with max-pooling at its end if the form has it."""
     if form.pools:
         stem.update(pool=nn.MaxPool2d(3, stride=2, padding=1))
     return nn.Sequential(stem)

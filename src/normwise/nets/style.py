@@ -1,4 +1,4 @@
-"""Networks that paint: a picture in, the same picture in a style out."""
+"""Networks for style transfer: a picture in, the same picture in a style out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..layers import AdaptiveInstanceNorm, ConditionalInstanceNorm2d, Norm, make
 from .resnet import relu_behind
 from .vgg import up_to
 
-#: Sizes of what `StyleNet` is given must be multiples of this.
+#: Sizes of the inputs of `StyleNet` must be multiples of this.
 REDUCTION = 4
 
 
@@ -26,7 +26,7 @@ class StyleNet(nn.Module):
     has a normalizer. Borders are mirrored.
 
     Args:
-        norm: what normalizes; any name, class or factory of `make_norm`. Not asked with ``styles``.
+        norm: the normalizer; any name, class or factory of `make_norm`. Ignored with ``styles``.
         width: channels at full resolution; 2 and 4 times as many below.
         blocks: residual blocks.
         styles: the number of styles of one net. Its normalizers are then `ConditionalInstanceNorm2d`, and all other
@@ -40,8 +40,8 @@ class StyleNet(nn.Module):
 
     Sources: Johnson, Alahi and Li 2016, arXiv:1603.08155; Ulyanov, Vedaldi and Lempitsky 2016, arXiv:1607.08022
     (instance normalization); Dumoulin, Shlens and Kudlur 2016, arXiv:1610.07629 (many styles, upsampling). Deviations:
-    a sigmoid, so that the output is a picture without clipping; and the maps of the way down are added on the way up
-    at half the size, as in a U-Net: shapes are learnt in hundreds of steps instead of thousands.
+    a sigmoid, so that the output is a picture without clipping; and skip connections at half the size, as in a U-Net,
+    which make the net learn shapes in hundreds of steps instead of thousands.
 
     >>> net = StyleNet(width=4, blocks=1, styles=3)
     >>> x = torch.rand(2, 3, 16, 24)
@@ -85,7 +85,7 @@ class StyleNet(nn.Module):
         return torch.sigmoid(self.paint(whole(enlarged(x, condition) + beside, condition)))
 
     def for_style(self, condition: int | Tensor) -> StyleNet:
-        """The net of one style, a label, or of the blend by weights ``[styles]``; it owns its parameters."""
+        """The net of one style, a label, or of a blend by weights ``[styles]``, with its own parameters."""
         if self.styles is None:
             raise ValueError("StyleNet.for_style: this net has one style; it is that style's net.")
         plain = copy.deepcopy(self)
@@ -98,7 +98,7 @@ class StyleNet(nn.Module):
 
 
 class _Stage(nn.Module):
-    """``relu(norm(conv(x)))``, with an upsampling before it if asked, with no relu if not."""
+    """``relu(norm(conv(x)))``, with an upsampling before it if ``up``, and without the relu if not ``relu``."""
 
     def __init__(
         self,
@@ -142,13 +142,13 @@ def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
 class AdaptiveStyleNet(nn.Module):
     """Any style by adaptive instance normalization: ``decoder(AdaIN(encoder(content), encoder(style)))``.
 
-    The encoder is a copy of a trained trunk, such as `vgg_trunk` up to ``relu3_1``, and stays as it is, but its borders
-    are mirrored, since the trunk's zeros would paint a frame. The decoder is its mirror image without normalizers,
-    and is what is trained.
+    The encoder is a copy of a trained trunk, such as `vgg_trunk` up to ``relu3_1``. It is not trained; its borders
+    are mirrored, since the trunk's zeros would show as a frame. The decoder is its mirror image without normalizers,
+    and only the decoder is trained.
 
     ``forward(content, style, strength=1.0)``: RGB in [0, 1], sizes of the content multiples of the trunk's reduction;
-    ``style`` is a picture ``[N, 3, *]`` or what `statistics` gave. ``strength`` is the share of the style's statistics
-    against the content's own, 0 to 1.
+    ``style`` is a picture ``[N, 3, *]`` or a result of `statistics`. ``strength`` is the share of the style's
+    statistics against the content's own, 0 to 1.
 
     ``for_style(statistics)`` is the plain net of one style, which `normwise.tiles` can run.
 
@@ -179,7 +179,7 @@ class AdaptiveStyleNet(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, pictures: Tensor) -> None:
-        """Before training: the decoder gets the encoder's maps in units of their root mean square on these pictures."""
+        """Before training: scale the decoder's input by the root mean square of the encoder's maps on pictures."""
         self.decoder.get_submodule("0").unit.copy_(self.encoder(pictures).square().mean().sqrt())  # type: ignore[operator]
 
     def statistics(self, picture: Tensor) -> Style:
@@ -192,7 +192,7 @@ class AdaptiveStyleNet(nn.Module):
 
 
 class _Units(nn.Module):
-    """``x / unit``: trunks differ in the size of their maps by factors of hundreds."""
+    """``x / unit``, since trunks differ in the size of their maps by factors of hundreds."""
 
     unit: Tensor
 
@@ -226,7 +226,7 @@ def _mirrored(encoder: Sequence[nn.Module] | nn.Sequential) -> nn.Sequential:
             layers.append(nn.Upsample(scale_factor=2))
         elif isinstance(module, nn.Conv2d):
             conv = _conv(module.out_channels, module.in_channels, 3)
-            # Without normalizers torch's default start would make the signal smaller in every layer.
+            # Without normalizers torch's default initialization would reduce the signal in every layer.
             nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
             nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
             layers += [conv, nn.ReLU()]

@@ -20,7 +20,7 @@ Weights = dict[str, Tensor]
 
 
 class Family(NamedTuple):
-    """What the weights do not say. ``raw_gamma``: timm has γ also in convolutions whose input is not activated."""
+    """Facts that the weights do not tell. ``raw_gamma``: γ is also in convolutions of inputs without activation."""
 
     activation: str
     padding: Padding
@@ -55,20 +55,20 @@ def from_timm(
 ) -> NormalizerFreeNet:
     r"""The network of these weights: timm's ``nf_resnet*``, ``nf_regnet_b*``, ``nfnet_f*``, ``dm_nfnet_f*``.
 
-    It gives the outputs of timm's model in evaluation. Which network it is, its sizes, input channels and classes are
+    Its outputs in evaluation are those of timm's model. Which network it is, its sizes, input channels and classes are
     read from names and shapes. ``dropout`` and ``stochastic_depth`` (not rescaled, as in the papers) are for further
     training. The parameters are copies, of the same dtype.
 
     timm's networks differ from the official ones: symmetric padding, channels in multiples of 8, averages in all
-    shortcuts, no skip gain (here it is 1), γ in every convolution, also those of the image and of the last maps (all
-    this not in ``dm_``), and 1e-5 is added to the variance of the weights instead of limiting it. The last two go into
-    the gains, exactly for the weights as they are:
+    shortcuts, no skip gain (here it is 1), γ in every convolution, also those of the image and of the last maps (none
+    of this in ``dm_``), and 1e-5 is added to the variance of the weights instead of being its lower limit. The last two
+    differences are put into the gains, exactly for the given weights:
 
     .. math:: g' = g\,\gamma_0\,\sqrt{\frac{\max(\sigma^2 \cdot \text{fan-in},\ \epsilon)}
         {(\sigma^2 + 10^{-5}) \cdot \text{fan-in}}}
 
-    Raises TypeError for what is no state dict, ValueError for the weights of other networks (``nfnet_l0``, ``eca_*``,
-    without a classifier, ...).
+    Raises TypeError for an object that is not a state dict, ValueError for the weights of other networks (``nfnet_l0``,
+    ``eca_*``, without a classifier, ...).
 
     ::
 
@@ -125,7 +125,7 @@ def _not_ours(reason: str) -> ValueError:
 
 
 def _renamed(state_dict: Mapping[str, Tensor]) -> Weights:
-    """Our names and shapes; the values are still timm's."""
+    """The weights with our names and shapes; the values are still timm's."""
     four = any(".conv2b." in name for name in state_dict)
     weights = {}
     for name, value in state_dict.items():
@@ -138,6 +138,7 @@ def _renamed(state_dict: Mapping[str, Tensor]) -> Weights:
 
 
 def _shape(weights: Weights, family: Family) -> NetShape:
+    """The sizes of a network from the shapes of its weights."""
     stem_strides = (2, 1, 1, 2) if "stem.conv2.weight" in weights else (2,)
     stem = []
     for i, stride in enumerate(stem_strides, start=1):
@@ -154,6 +155,7 @@ def _shape(weights: Weights, family: Family) -> NetShape:
 
 
 def _block(weights: Weights, name: str, family: Family, stride: int) -> BlockShape:
+    """The sizes of a block from the shapes of its weights."""
     kernels = (1, 3, 3, 1) if f"{name}.conv4.weight" in weights else (1, 3, 1)
     width, inputs = weights[f"{name}.conv1.weight"].shape[:2]
     outputs = weights[f"{name}.conv{len(kernels)}.weight"].shape[0]

@@ -1,4 +1,4 @@
-"""The convolutional trunk of VGG: the network whose features style transfer is measured by."""
+"""The convolutional trunk of VGG: the network whose features define the losses of style transfer."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-#: Channels of the five blocks, in multiples of the first's.
+#: Channels of the five blocks, in multiples of the first block's.
 GROWTH = (1, 2, 4, 8, 8)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class PixelScale(nn.Module):
-    """``(x - mean) / std`` by channel: from RGB in [0, 1] to what a network was trained on."""
+    """``(x - mean) / std`` by channel: from RGB in [0, 1] to the range on which a network was trained."""
 
     mean: Tensor
     std: Tensor
@@ -31,7 +31,7 @@ class PixelScale(nn.Module):
 def vgg_trunk(convolutions: Sequence[int] = (2, 2, 3, 3, 3), width: int = 64) -> nn.Sequential:
     """VGG's blocks of 3×3 convolutions, with 2×2 max pooling between them, without its classifier.
 
-    Layers are named as in the papers: ``relu3_1`` is the first rectifier of the third block. They are given RGB in
+    Layers are named as in the papers: ``relu3_1`` is the first rectifier of the third block. Inputs are RGB in
     [0, 1], which the first layer, ``pixels``, scales. Weights are He's.
 
     Args: ``convolutions`` of each block: ``(2, 2, 3, 3, 3)`` is VGG-16, ``(2, 2, 4, 4, 4)`` VGG-19; ``width``, the
@@ -57,7 +57,7 @@ def vgg_trunk(convolutions: Sequence[int] = (2, 2, 3, 3, 3), width: int = 64) ->
 
 
 def up_to(trunk: nn.Sequential, layer: str) -> nn.Sequential:
-    """The trunk's layers up to one of them, which are the trunk's own."""
+    """The trunk's layers up to one of them, shared with the trunk."""
     names = [name for name, _ in trunk.named_children()]
     if layer not in names:
         raise ValueError(f"There is no layer {layer!r} in this trunk; its layers: {', '.join(names)}.")

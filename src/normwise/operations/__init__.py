@@ -1,1 +1,1 @@
-"""What the layers call: the general path, and its shortcuts for plain standardization."""
+"""The operations that layers and functions call: requests, and the ways that answer them."""

@@ -1,4 +1,4 @@
-"""The one function of autograd: a pass over a tensor by kernels, and its backward pass."""
+"""The one autograd function: a pass over a tensor by kernels, and its backward pass."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from normwise.core.moments import Moments
 from .request import Request
 
 Parameters = Sequence[Tensor | None]
-#: Dtype and shape of tensors, None for one that is not there.
+#: Dtype and shape of each tensor; None where there is no tensor.
 Forms = list[tuple[torch.dtype, torch.Size] | None]
-#: Of x and the residual, then of the parameters, where they are needed.
+#: Gradients of x and the residual, then of the parameters; None where one is not needed.
 Gradients = Sequence[Tensor | None]
 
 
 class PassCall:
-    """One call of a pass: what it keeps for its backward besides the tensors that autograd saves."""
+    """One call of a pass: the data for its backward pass besides the tensors that autograd saves."""
 
     __slots__ = ("forms", "kept", "known", "one_pass")
 
@@ -33,21 +33,21 @@ class PassCall:
 
 
 class Pass:
-    """A way bound to one kind of call: a pass over ``x`` that brings its own backward."""
+    """A way bound to one kind of call: a pass over ``x`` with its own backward pass."""
 
-    #: Whether a backward pass may come.
+    #: Whether a backward pass may follow.
     graph: bool
-    #: Whether `backward` compares what was saved with `forms`.
-    looks_itself = False
-    #: Whether the second result is the sum of x and the residual, which is saved in their place.
+    #: Whether `backward` itself checks that the saved tensors are unchanged, with `forms`.
+    checks_saved = False
+    #: Whether the second result is the sum of x and the residual, which is saved instead of them.
     saves_sum = False
-    #: Whether y is saved in the place of x.
+    #: Whether y is saved instead of x.
     saves_output = False
-    #: Whether the residual's gradient is that of ``y`` as it comes: then it is not saved.
+    #: Whether the residual's gradient equals that of ``y``: then the residual is not saved.
     passes_residual = False
 
     def forward(self, call: PassCall, x: Tensor, residual: Tensor | None, mask: Tensor | None, p: Parameters) -> Any:
-        """``y``; or a tuple, ``y`` and what else has a gradient."""
+        """``y``; or a tuple of ``y`` and the other results that have a gradient."""
         raise NotImplementedError
 
     def backward(
@@ -60,24 +60,24 @@ class Pass:
         p: Parameters,
         needs: Sequence[bool],
     ) -> Gradients:
-        """The gradients of x, residual and parameters; ``needs`` says of each of them whether it is wanted.
+        """The gradients of x, residual and parameters; ``needs`` says for each whether it is needed.
 
-        ``grad_y`` is the gradient of what `forward` gave, so it may be a tuple.
+        ``grad_y`` is the gradient of the result of `forward`, so it may be a tuple.
         """
         raise NotImplementedError
 
     def forms(self, x: Tensor, residual: Tensor | None, mask: Tensor | None, p: Parameters) -> Forms:
-        """What the saved tensors must still be in the backward pass."""
+        """The forms that the saved tensors must still have in the backward pass."""
         return forms_of(x, residual, mask, *p)
 
     def plainly(
         self, call: PassCall, mask: Tensor | None, x: Tensor, residual: Tensor | None, *p: Tensor | None
     ) -> Any:
-        """The same as `forward` in plain differentiable operations, for higher derivatives."""
+        """The result of `forward` in plain differentiable operations, for higher derivatives."""
         raise NotImplementedError
 
     def run(self, request: Request) -> tuple[Any, Any]:
-        """What `forward` gives, and what was kept."""
+        """The result of `forward`, and the data that it kept."""
         call = PassCall(self, request.known)
         if self.graph:
             y = over_tensor(call, request.x, request.residual, request.mask, *request.parameters)
@@ -87,6 +87,8 @@ class Pass:
 
 
 class _OverTensor(torch.autograd.Function):
+    """The autograd function behind `over_tensor`: it saves a pass' tensors and runs its backward pass."""
+
     @staticmethod
     def forward(
         ctx: Any, call: PassCall, x: Tensor, residual: Tensor | None, mask: Tensor | None, *p: Tensor | None
@@ -107,13 +109,13 @@ class _OverTensor(torch.autograd.Function):
     def backward(ctx: Any, grad_y: Tensor, *others: Tensor) -> tuple[Tensor | None, ...]:
         call, (x, residual, mask, *p) = ctx.call, ctx.saved_tensors
         grads = (grad_y, *others) if others else grad_y
-        # Or after a forward pass that was not transformed.
+        # Transforms may be active here even if none was in the forward pass.
         plainly = (
             torch.is_grad_enabled()
             or torch._C._len_torch_dispatch_stack() > 0  # pyright: ignore[reportAttributeAccessIssue]
             or torch._C._functorch.peek_interpreter_stack() is not None  # pyright: ignore[reportAttributeAccessIssue]
         )
-        if plainly or not call.one_pass.looks_itself:
+        if plainly or not call.one_pass.checks_saved:
             check_unchanged(call.forms, x, residual, mask, *p)
         if plainly and call.one_pass.saves_output:
             raise RuntimeError(
@@ -127,14 +129,14 @@ class _OverTensor(torch.autograd.Function):
             try:
                 found = call.one_pass.backward(call, grads, x, residual, mask, p, (*needs[1:3], *needs[4:]))
             except RuntimeError:
-                # Which kernels cannot read. Looked at only here, for it takes a share of what they take.
-                if call.one_pass.saves_output or not any(map(_are_many, (grad_y, *others))):
+                # The kernels cannot read it. Checked only here: the check costs a good part of a kernel's time.
+                if call.one_pass.saves_output or not any(map(_is_batched, (grad_y, *others))):
                     raise
                 found = _plainly(call, (grad_y, *others), x, residual, mask, p)
         return None, found[0], found[1], None, *found[2:]
 
 
-# Called directly, without `apply`'s search for transforms: there are none where a kernel runs.
+# Called directly, without the search of `apply` for transforms: there are none where a kernel runs.
 over_tensor = super(torch.autograd.Function, _OverTensor).apply  # pyright: ignore[reportAttributeAccessIssue]
 
 
@@ -150,18 +152,18 @@ def _plainly(
     return found
 
 
-def _are_many(grad_y: Tensor) -> bool:
-    """Whether these are gradients side by side, of ``is_grads_batched=True`` and ``jacobian(vectorize=True)``."""
+def _is_batched(grad_y: Tensor) -> bool:
+    """Whether a batch of gradients is passed, as by ``is_grads_batched=True`` and ``jacobian(vectorize=True)``."""
     return torch._C._functorch.is_legacy_batchedtensor(grad_y)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def forms_of(*tensors: Tensor | None) -> Forms:
-    """What `check_unchanged` compares."""
+    """The forms that `check_unchanged` compares."""
     return [None if t is None else (t.dtype, t.shape) for t in tensors]
 
 
 def check_unchanged(forms: Forms, *saved: Tensor | None) -> None:
-    """RuntimeError where what was saved for a backward pass is not what it was in the forward pass."""
+    """RuntimeError where a tensor saved for the backward pass has another shape or dtype than in the forward pass."""
     for form, t in zip(forms, saved, strict=True):
         if form is not None and t is not None and (t.dtype is not form[0] or t.shape != form[1]):
             raise RuntimeError(
@@ -173,9 +175,9 @@ def check_unchanged(forms: Forms, *saved: Tensor | None) -> None:
 def differentiable_gradients(
     operation: Callable[..., Tensor | tuple[Tensor, ...]], inputs: Sequence[Tensor | None], grads: Sequence[Tensor]
 ) -> list[Tensor | None]:
-    """The gradients of ``operation(*inputs)``, as functions of the inputs and ``grads``; None where none is wanted.
+    """The gradients of ``operation(*inputs)``, as functions of the inputs and ``grads``; None where none is needed.
 
-    ``operation`` consists of plain differentiable operations, and gives as many tensors as there are ``grads``.
+    ``operation`` consists of plain differentiable operations and returns as many tensors as there are ``grads``.
     """
     again = torch.is_grad_enabled()
     with torch.enable_grad():

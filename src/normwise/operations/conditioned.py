@@ -1,4 +1,4 @@
-"""Rows under a condition: scaled and shifted by it, or gated."""
+"""Normalization of rows with a condition: rows that are scaled and shifted by it, or multiplied by a gate."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def modulated(
 
 
 def _of_rows(caller: object, x: Tensor, name: str, table: Tensor | None) -> Tensor | None:
-    """A table with as many dimensions as ``x``."""
+    """``table`` with as many dimensions as ``x``."""
     if table is None:
         return None
     check_floating(table, f"{called(caller)}: {name}")
@@ -71,7 +71,7 @@ def gated(
     residual: Tensor | None = None,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """The groups of each row of ``x`` by their root mean square, times a gate, or of ``x`` times a gate."""
+    """Normalize groups of each row by their root mean square, before or after the row is multiplied by a gate."""
     check_optional(caller, x, (x.shape[-1],), weight=weight)
     if gate is not None:
         check_floating(gate, f"{called(caller)}: gate")
@@ -83,7 +83,7 @@ def gated(
     check_memory(x, gate, weight)
     with without_autocast(x):
         values, factor = to_be_finished(x, activation, residual), None
-        # In the type of the statistics of x at least, also where the gate is of a narrower one.
+        # The gate is computed at least in the dtype of the statistics of x, even where it is of a narrower one.
         opened = None
         if gate is not None:
             opened = guarded(F.silu(gate.to(torch.promote_types(gate.dtype, widen(x).dtype))), gate)
@@ -92,7 +92,7 @@ def gated(
             factor = factor if weight is None else guarded(factor * weight, weight)
         elif opened is not None:
             values = guarded(widen(x) * opened, x)
-        behind = weight if factor is None and groups > 1 else None  # a group has a part of γ, another one each
+        behind = weight if factor is None and groups > 1 else None  # γ differs from group to group
         values = values if behind is None else widen(values)
         y = _of_groups(values, factor, weight if factor is None and groups == 1 else None, mask, groups, eps)
         y = y if behind is None else guarded(y * behind, behind)
@@ -102,6 +102,7 @@ def gated(
 def _of_groups(
     x: Tensor, factor: Tensor | None, weight: Tensor | None, mask: Tensor | None, groups: int, eps: float
 ) -> Tensor:
+    """Normalize each group of a row by its root mean square, times ``factor`` and ``weight``."""
     formula = bound(formulas.rms_norm if factor is None else formulas.gated_rms_norm, eps=eps)
     if mask is not None and not (mask.dtype is torch.bool and broadcasts(mask.shape, x.shape)):
         raise ValueError(

@@ -12,7 +12,7 @@ from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
 
 from normwise.backends import Backend, forced
-from normwise.core.observed import is_imagined, is_observed
+from normwise.core.observed import is_fake, is_observed
 from normwise.core.transforms import under_function_transform
 
 from .request import PLANES, Request, plain_pool
@@ -21,20 +21,20 @@ _NOTHING = nullcontext()
 
 
 class Context(NamedTuple):
-    """What the choice of a way depends on besides the request itself."""
+    """Everything that the choice of a way depends on, besides the request itself."""
 
     plain: bool  # operations are traced, exported or transformed, or there are no values
-    transformed: bool  # and transforms them
-    watched: bool  # a function mode looks for additions
+    transformed: bool  # `torch.func` transforms them
+    watched: bool  # a torch function mode looks for additions
     forced: Backend | None
-    graph: bool  # a backward pass may come
+    graph: bool  # a backward pass may follow
     pool: int | None  # the groups of a plain standardization, see `plain_pool`
 
 
 def context_of(request: Request) -> Context:
     """The context of a request."""
     return Context(
-        plain_operations_wanted() or is_imagined(request.x),
+        plain_operations_wanted() or is_fake(request.x),
         under_function_transform(),
         additions_are_watched(),
         forced(),
@@ -44,7 +44,7 @@ def context_of(request: Request) -> Context:
 
 
 def is_ordinary() -> bool:
-    """Whether nothing of all this is going on, so that the kind of a call says everything about it."""
+    """Whether none of these is active, so that the kind of call alone determines its way."""
     return not (
         torch.compiler.is_compiling()
         or torch._C._functorch.peek_interpreter_stack() is not None  # pyright: ignore[reportAttributeAccessIssue]
@@ -59,21 +59,21 @@ def plain_operations_wanted() -> bool:
     """True under `torch.compile`, `torch.export`, tracing, ONNX export, `torch.func`, dispatch and forward modes.
 
     There the kernels behind an autograd function would be opaque, wrong, or silently constant, so the same
-    public call is expressed in plain PyTorch operations.
+    public call is made of plain PyTorch operations.
     """
-    # The exporter to ONNX compiles or traces.
+    # The ONNX exporters compile or trace, so they need no check of their own.
     return is_observed() or forward_ad._current_level >= 0
 
 
 def additions_are_watched() -> bool:
-    """Whether a torch function mode, such as that of `trace`, looks for them: then no kernel may fuse one."""
+    """Whether a torch function mode, such as that of `trace`, looks for additions: then no kernel may fuse one."""
     if torch._C._len_torch_function_stack() == 0:  # pyright: ignore[reportAttributeAccessIssue]
         return False
     return any(not isinstance(mode, DeviceContext) for mode in _get_current_function_mode_stack())
 
 
 def needs_graph(*tensors: Tensor | None) -> bool:
-    """Whether autograd will want a backward of an operation on these."""
+    """Whether autograd will need a backward pass of an operation on these tensors."""
     if torch.is_grad_enabled():
         for t in tensors:
             if t is not None and t.requires_grad:
@@ -82,7 +82,7 @@ def needs_graph(*tensors: Tensor | None) -> bool:
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager[object]:
-    """The dtype policy is ours on every device; CUDA's autocast would widen some norms and not others."""
+    """Switch autocast off: our dtype policy is the same on every device; CUDA's autocast widens only some norms."""
     if not torch._C._is_any_autocast_enabled():  # pyright: ignore[reportAttributeAccessIssue]
         return _NOTHING
     kind = x.device.type

@@ -1,4 +1,4 @@
-"""Residual and activation as operations of their own, where no kernel fuses them."""
+"""Residual and activation as separate operations, where no kernel fuses them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from normwise.core.moments import widen
 
 
 def finish(y: Tensor, activation: str | None, residual: Tensor | None) -> Tensor:
-    """Residual and activation after an operator that cannot fuse them."""
+    """Add the residual and apply the activation, after an operator that cannot fuse them."""
     if residual is not None:
         check_residual(residual, y)
         check_memory(residual)
@@ -21,10 +21,10 @@ def finish(y: Tensor, activation: str | None, residual: Tensor | None) -> Tensor
 
 
 def to_be_finished(x: Tensor, activation: str | None, residual: Tensor | None) -> Tensor:
-    """``x`` as an operator gets it that `finish` follows: widened, so that only the end is rounded to its type."""
+    """``x`` for an operator that `finish` follows: widened, so that only the end result is rounded to its dtype."""
     return x if activation is None and residual is None else widen(x)
 
 
 def narrowed(y: Tensor, x: Tensor) -> Tensor:
-    """The result in the type of what came."""
+    """``y`` in the dtype of ``x``."""
     return y if y.dtype == x.dtype else y.to(x.dtype)

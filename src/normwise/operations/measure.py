@@ -1,4 +1,4 @@
-"""Moments alone, in one pass over the tensor each way."""
+"""Moments alone, by one pass over the tensor forward and one backward."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def measure(x: Tensor, mask: Tensor | None = None) -> Moments:
 
 
 class _Measuring(Pass):
-    """The table of moments; its mean and variance are the results."""
+    """A pass whose results are the mean and the variance of each plane."""
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend

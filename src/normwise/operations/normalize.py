@@ -1,4 +1,4 @@
-"""The door: a request, its way, the result."""
+"""The entry point of all normalization: a request, the way that answers it, the result."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ class Result(NamedTuple):
     kept: Any
 
     def statistics(self) -> Moments:
-        """What the formula states, otherwise the table; without a gradient."""
+        """The statistics in the formula's result, otherwise the table; without a gradient."""
         return self.way.statistics(self.request, self.kept)
 
     def remembered(self) -> bool:
-        """Whether the request's memory took the statistics in, in one call; if not, nothing has changed."""
+        """Whether the request's memory was updated here, in one call; if not, nothing has changed."""
         return self.way.remembers and self.way.remember(self.request, self.kept)  # type: ignore[attr-defined]
 
 
 def run(request: Request, check: Check = check_request) -> Result:
-    """The request's result. ``check`` sees a request of each kind once, before anything else."""
+    """The request's result. ``check`` is called with the first request of each kind, before anything else."""
     if request.mask is not None:
         check(request)
         request, check = _padded(request), _nothing
@@ -55,14 +55,14 @@ def run(request: Request, check: Check = check_request) -> Result:
 
 
 def run_for_y(request: Request, check: Check = check_request) -> Tensor:
-    """`run` where the statistics do not matter, in the least time of the host."""
+    """`run` without the statistics, in the least host time."""
     if request.mask is not None or torch._C._is_any_autocast_enabled():  # pyright: ignore[reportAttributeAccessIssue]
         return run(request, check).y
     return way_for(request, check).run(request)[0]
 
 
 def _padded(request: Request) -> Request:
-    """With 0 for what is NaN or inf outside the mask, which is dropped where nothing is measured that it changes."""
+    """The request with 0 in place of NaN and inf outside the mask, and without a mask that changes no statistics."""
     x, residual = finite_padding(request.mask, request.x, request.residual)
     matters = request.known is None and request.view.over != "pixels"
     return request._replace(x=x, residual=residual, mask=request.mask if matters else None)
@@ -115,12 +115,12 @@ def normalize(
 
     The two passes over ``x`` run on fused kernels, forward and backward; the formula is a few lines of
     differentiable PyTorch on ``[N, C]`` tables and may be your own. It must be pure, since it runs again
-    when a higher derivative is asked for, and whatever it learns must be passed in ``parameters``.
+    for a higher derivative, and every tensor with a gradient must be passed in ``parameters``.
 
     Args:
         x: ``[N, C, *space]``, floating; the space may be empty (``[N, C]``).
         formula: maps ``Moments`` and the parameters to ``Affine(center, scale, shift)``, or to one of
-            ``Thresholded``, ``Gated`` and ``LargerScale`` for what is not affine in ``x``; each coefficient
+            ``Thresholded``, ``Gated`` and ``LargerScale`` where ``y`` is not affine in ``x``; each coefficient
             broadcasts against ``[N, C]``. Arithmetic is in fp32 (fp64 for fp64 input).
         parameters: tensors that need gradients, or None.
         activation: a name from ``ACTIVATIONS``, applied last, or None.
@@ -129,14 +129,14 @@ def normalize(
             it is true. All values are normalized; NaN and inf outside the mask count as 0.
         moments: known statistics, for example running ones, that broadcast against ``[N, C]``; nothing is
             measured and no gradient flows into them.
-        return_moments: return ``(y, moments)``: the statistics that the formula states as ``Affine.statistics``,
-            otherwise the table ``[N, C]``, with a gradient. What a loss on them sends back joins the backward pass of
-            ``y``, at no pass of its own over ``x``: style losses, moment matching, DeepInversion.
+        return_moments: return ``(y, moments)``: the statistics that the formula returns as ``Affine.statistics``,
+            otherwise the table ``[N, C]``, with a gradient. The gradient of a loss on them joins the backward pass of
+            ``y``, without another pass over ``x``: style losses, moment matching, DeepInversion.
 
     Returns ``y`` in ``x``'s shape, dtype and memory layout; or ``(y, moments)``.
 
-    Raises TypeError for integer or complex input, complex parameters, and ``moments`` that are no `Moments`; ValueError
-    for shapes that do not fit and tensors on another device.
+    Raises TypeError for integer or complex input, complex parameters, and ``moments`` that are not `Moments`;
+    ValueError for shapes that do not fit and tensors on another device.
 
     >>> from normwise import Affine
     >>> def root_mean_square(moments, weight):      # a new normalizer in three lines
@@ -154,7 +154,7 @@ def normalize(
     if type(x) is not Tensor and is_symbol(x, residual, *parameters):
         options = {"activation": activation, "residual": residual, "mask": mask, "moments": moments}
         return as_node_of_formula(normalize, formula, x, *parameters, **options, return_moments=return_moments)
-    request = _asked(x, formula, parameters, activation, residual, mask, moments)
+    request = _request_of(x, formula, parameters, activation, residual, mask, moments)
     if not return_moments:
         return run_for_y(request)
     result = run(request._replace(measured=True, differentiable=True))
@@ -172,7 +172,7 @@ def normalize_and_measure(
 ) -> tuple[Tensor, Moments]:
     """`normalize`, and the statistics that the formula used, without a gradient.
 
-    They are ``Affine.statistics`` where the formula states them, otherwise the measured (or given) table.
+    They are ``Affine.statistics`` where the formula returns them, otherwise the measured (or given) table.
 
     >>> from normwise import Affine
     >>> x = torch.randn(4, 3, 5)
@@ -186,12 +186,12 @@ def normalize_and_measure(
     if type(x) is not Tensor and is_symbol(x, residual, *parameters):
         options = {"activation": activation, "residual": residual, "mask": mask, "moments": moments}
         return as_node_of_formula(normalize_and_measure, formula, x, *parameters, **options)
-    request = _asked(x, formula, parameters, activation, residual, mask, moments)
+    request = _request_of(x, formula, parameters, activation, residual, mask, moments)
     result = run(request._replace(measured=True))
     return result.y, result.statistics()
 
 
-def _asked(
+def _request_of(
     x: Tensor,
     formula: Formula,
     parameters: tuple[Tensor | None, ...],
@@ -200,6 +200,7 @@ def _asked(
     mask: Tensor | None,
     moments: Moments | None,
 ) -> Request:
+    """The request of a call of `normalize`, after the checks that do not depend on the kind of call."""
     check_input(x, "normalize")
     if not callable(formula):
         raise TypeError(

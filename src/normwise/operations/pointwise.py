@@ -1,4 +1,4 @@
-"""A bounded function of each value in the place of a normalizer: no statistics at all."""
+"""A bounded function of each value instead of a normalizer: no statistics at all."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .epilogue import finish
 from .saved import guarded
 
 
-class _Asked(NamedTuple):
+class _Inputs(NamedTuple):
     """``y = f(γ·curve(αx + s) + β + residual)``."""
 
     x: Tensor
@@ -47,7 +47,7 @@ def dynamic_tanh(
 ) -> Tensor:
     r""":math:`\gamma\tanh(\alpha x) + \beta`, with γ and β per channel of dimension ``dim``."""
     check_scalars("DynamicTanh", x, alpha=alpha)
-    return _squash("DynamicTanh", _Asked(x, "tanh", dim, alpha, None, weight, bias, activation, residual))
+    return _squash("DynamicTanh", _Inputs(x, "tanh", dim, alpha, None, weight, bias, activation, residual))
 
 
 def dynamic_erf(
@@ -63,24 +63,25 @@ def dynamic_erf(
 ) -> Tensor:
     r""":math:`\gamma\,\text{erf}(\alpha x + s) + \beta`, with γ and β per channel of dimension ``dim``."""
     check_scalars("DynamicErf", x, alpha=alpha, shift=shift)
-    return _squash("DynamicErf", _Asked(x, "erf", dim, alpha, shift, weight, bias, activation, residual))
+    return _squash("DynamicErf", _Inputs(x, "erf", dim, alpha, shift, weight, bias, activation, residual))
 
 
-def _squash(caller: str, asked: _Asked) -> Tensor:
-    x, dim = asked.x, asked.dim
-    check_optional(caller, x, (x.shape[dim],), weight=asked.weight, bias=asked.bias)
-    activation_named(asked.activation)  # raises for an unknown name
-    if asked.residual is not None:
-        check_residual(asked.residual, x)
+def _squash(caller: str, inputs: _Inputs) -> Tensor:
+    """Check the inputs, and compute by a kernel or in plain operations."""
+    x, dim = inputs.x, inputs.dim
+    check_optional(caller, x, (x.shape[dim],), weight=inputs.weight, bias=inputs.bias)
+    activation_named(inputs.activation)  # raises for an unknown name
+    if inputs.residual is not None:
+        check_residual(inputs.residual, x)
     with without_autocast(x):
-        check_memory(x, asked.alpha, asked.shift, asked.weight, asked.bias, asked.residual)
-        backend = _backend_for(asked)
+        check_memory(x, inputs.alpha, inputs.shift, inputs.weight, inputs.bias, inputs.residual)
+        backend = _backend_for(inputs)
         if backend is None:
-            return _plainly(asked)
-        # Channels that are neighbours in memory are rows.
+            return _plainly(inputs)
+        # Channels that are neighbours in memory are treated as rows.
         if x.is_contiguous():
-            return _by_kernel(backend, asked._replace(dim=dim % x.dim()))
-        turned = asked._replace(x=_last(x, dim), residual=_last(asked.residual, dim), dim=x.dim() - 1)
+            return _by_kernel(backend, inputs._replace(dim=dim % x.dim()))
+        turned = inputs._replace(x=_last(x, dim), residual=_last(inputs.residual, dim), dim=x.dim() - 1)
         return _by_kernel(backend, turned).movedim(-1, dim)
 
 
@@ -88,13 +89,13 @@ def _last(t: Tensor | None, dim: int) -> Tensor | None:
     return None if t is None else t.movedim(dim, -1)
 
 
-def _backend_for(asked: _Asked) -> Squashing | None:
-    """Whose kernel takes it: plain tensors that are dense, of floating types, where operations are not traced."""
-    x, residual = asked.x, asked.residual
+def _backend_for(inputs: _Inputs) -> Squashing | None:
+    """A backend with a kernel for these tensors: dense, floating, in memory, and not traced."""
+    x, residual = inputs.x, inputs.residual
     if plain_operations_wanted() or type(x) not in PLAIN or x.numel() == 0:
         return None
-    dense = x.is_contiguous() or x.movedim(asked.dim, -1).is_contiguous()
-    others = (asked.alpha, asked.shift, asked.weight, asked.bias, residual)
+    dense = x.is_contiguous() or x.movedim(inputs.dim, -1).is_contiguous()
+    others = (inputs.alpha, inputs.shift, inputs.weight, inputs.bias, residual)
     if not dense or any(
         t is not None and (type(t) not in PLAIN or not t.is_floating_point() or t.device != x.device) for t in others
     ):
@@ -104,9 +105,9 @@ def _backend_for(asked: _Asked) -> Squashing | None:
     return offering(select(x), Squashing)  # type: ignore[type-abstract]
 
 
-def _by_kernel(backend: Squashing, asked: _Asked) -> Tensor:
-    x, residual, parameters = asked.x, asked.residual, (asked.alpha, asked.shift, asked.weight, asked.bias)
-    one_pass = _Squash(backend, asked.curve, asked.dim, asked.activation)
+def _by_kernel(backend: Squashing, inputs: _Inputs) -> Tensor:
+    x, residual, parameters = inputs.x, inputs.residual, (inputs.alpha, inputs.shift, inputs.weight, inputs.bias)
+    one_pass = _Squash(backend, inputs.curve, inputs.dim, inputs.activation)
     call = PassCall(one_pass, None)
     if needs_graph(x, residual, *parameters):
         return over_tensor(call, x, residual, None, *parameters)
@@ -114,7 +115,7 @@ def _by_kernel(backend: Squashing, asked: _Asked) -> Tensor:
 
 
 class _Squash(Pass):
-    """One kernel each way."""
+    """A pass by one kernel forward and one backward."""
 
     def __init__(self, backend: Squashing, curve: str, dim: int, activation: str | None) -> None:
         self.backend, self.curve, self.dim, self.activation = backend, curve, dim, activation
@@ -148,17 +149,18 @@ class _Squash(Pass):
     ) -> Tensor:
         alpha, *others = p
         assert alpha is not None
-        return _plainly(_Asked(x, self.curve, self.dim, alpha, *others, self.activation, residual))  # type: ignore[arg-type]
+        return _plainly(_Inputs(x, self.curve, self.dim, alpha, *others, self.activation, residual))  # type: ignore[arg-type]
 
 
 _CURVES: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "erf": torch.erf}
 
 
-def _plainly(asked: _Asked) -> Tensor:
-    x, _, dim, alpha, shift, weight, bias, activation, residual = asked
+def _plainly(inputs: _Inputs) -> Tensor:
+    """The function in plain differentiable operations: the specification of the kernels."""
+    x, _, dim, alpha, shift, weight, bias, activation, residual = inputs
     values = widen(x)
     inside = guarded(alpha * values, alpha, values)
-    y = _CURVES[asked.curve](inside if shift is None else inside + shift)
+    y = _CURVES[inputs.curve](inside if shift is None else inside + shift)
     shape = [1] * x.dim()
     shape[dim] = -1
     if weight is not None:

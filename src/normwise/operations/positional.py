@@ -1,4 +1,4 @@
-"""Positions as planes: the moments of the channels at each position, with a gradient, and the same put back."""
+"""Normalization over the channels at each position, its moments with a gradient, and their return to another map."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ def positional_norm(
     residual: Tensor | None = None,
     mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """``y``, mean and deviation of each position of ``x[N, C, *space]``, the two ``[N, 1, *space]``."""
+    """``y``, and the mean and standard deviation at each position of ``x[N, C, *space]``, both ``[N, 1, *space]``."""
     x, residual = finite_padding(mask, x, residual)
-    channels = int(x.shape[1])  # a number of the formula, also where a graph has symbols for the others
-    # √(b σ² + ε) = √b √(σ² + ε / b), b = C / (C - 1): the kernels' biased variance, and a constant for γ.
+    channels = int(x.shape[1])  # a number in the formula, even where other sizes of the graph are symbols
+    # √(b σ² + ε) = √b √(σ² + ε / b), b = C / (C - 1): the kernels' biased variance, and a constant factor in γ.
     bessel = channels / (channels - 1)
-    kind = statistics_dtype(x.dtype)
-    gain = torch.full((channels,), bessel**-0.5, dtype=kind, device=x.device)
+    dtype = statistics_dtype(x.dtype)
+    gain = torch.full((channels,), bessel**-0.5, dtype=dtype, device=x.device)
     formula = bound(formulas.instance_norm, eps=eps / bessel)
-    asked = Request(x, formula, (gain, None), activation, residual, view=PIXELS, measured=True, differentiable=True)
-    result = run(asked)
+    request = Request(x, formula, (gain, None), activation, residual, view=PIXELS, measured=True, differentiable=True)
+    result = run(request)
     moments = result.statistics()
     std = (moments.var * bessel + eps).sqrt()
     return result.y, moments.mean.to(x.dtype), std.to(x.dtype)
 
 
 def moment_shortcut(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    r"""What `PositionalNorm2d` took away, put back elsewhere: :math:`x\,\sigma + \mu`.
+    r"""Give another map the moments that `PositionalNorm2d` removed: :math:`x\,\sigma + \mu`.
 
-    ``mean`` and ``std`` are ``[N, 1, *space]`` of ``x[N, C, *space]``, or of its shape. Computed in fp32 (fp64) and
-    rounded once to the type of ``x``.
+    ``mean`` and ``std`` are ``[N, 1, *space]`` for ``x[N, C, *space]``, or have the shape of ``x``. Computed in fp32
+    (fp64) and rounded once to the dtype of ``x``.
 
-    Raises ValueError for other shapes.
+    Raises TypeError for tensors that are not floating, ValueError for other shapes.
 
     >>> import torch
     >>> from normwise.functional import positional_norm

@@ -1,4 +1,4 @@
-"""The request: one tensor to normalize, and everything that goes with it."""
+"""The request: one tensor to normalize, and everything that belongs to the call."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from normwise.core.tables import check_parameters
 
 
 class View(NamedTuple):
-    """Over which values of ``x`` the moments are taken: the table's entries.
+    """The values of ``x`` over which moments are taken, one entry of the table for each set of values.
 
     ``"planes"``: each (sample, channel) of ``[N, C, *space]``. ``"rows"``: the last ``dims`` dimensions of any tensor.
     ``"sums"``: the rows of ``x + residual``; the result is a pair, ``y`` and that sum. ``"pixels"``: the channels at
-    each position of ``[N, C, *space]``. Of rows and pixels the parameters are weight and bias, which run along the row.
+    each position of ``[N, C, *space]``. For rows and pixels the parameters are weight and bias along the row.
     """
 
     over: str
@@ -33,13 +33,13 @@ class View(NamedTuple):
 
 
 PLANES, PIXELS = View("planes"), View("pixels")
-#: In the place of a number of groups: each channel over the batch.
+#: Stands in for a number of groups: each channel over the batch.
 BATCH = 0
-#: The activations that lose nothing, and the slope below 0 of each.
+#: The activations that can be inverted, each with its slope below 0.
 INVERTIBLE = {None: 1.0, "leaky_relu": 0.01}
-#: Formulas of rows that are divided by their root mean square.
+#: Formulas that divide rows by their root mean square.
 _WITHOUT_MEAN = (formulas.rms_norm, formulas.modulated_rms_norm, formulas.gated_rms_norm)
-#: Why a way of plain standardization does not take a request.
+#: The reason why a way of plain standardization does not serve a request.
 NO_POOL = (
     "the formula is not plain standardization over one pool, with one weight and bias of each channel, "
     "and no gradient through the statistics"
@@ -54,27 +54,27 @@ class Request(NamedTuple):
     parameters: tuple[Tensor | None, ...] = ()
     activation: str | None = None
     residual: Tensor | None = None
-    #: Boolean, ``[N, 1, *space]`` (of rows, what broadcasts against ``x``): true where a value counts.
+    #: Boolean, ``[N, 1, *space]`` (for rows: it broadcasts against ``x``); true for the values that count.
     mask: Tensor | None = None
-    #: Statistics that are known, one row ``[C]`` or a table: nothing is measured.
+    #: Known statistics, one row ``[C]`` or a table; then nothing is measured.
     known: Moments | None = None
-    #: What takes in the batch's statistics.
+    #: The running statistics to update.
     memory: RunningStatistics | None = None
-    #: Whether the caller wants the statistics.
+    #: Whether the caller needs the statistics.
     measured: bool = False
-    #: Whether they have a gradient.
+    #: Whether the statistics have a gradient.
     differentiable: bool = False
     view: View = PLANES
-    #: Who asks, and what for: all that a check of the tensors depends on besides them.
+    #: The caller and its settings: everything that a check of the tensors depends on besides them.
     asker: Hashable = None
-    #: Tensors that only the asker's check looks at.
+    #: Tensors that are only checked, by the caller's own check.
     beside: tuple[Tensor | None, ...] = ()
-    #: Whether the output alone is kept for the backward pass, and the input computed back from it.
+    #: Whether only the output is kept for the backward pass, which computes the input from it.
     lean: bool = False
 
 
 def plain_pool(request: Request) -> int | None:
-    """The groups of channels that a plain standardization pools in each sample, 0 over the batch; None for another."""
+    """The groups of channels that a plain standardization pools in each sample, 0 over the batch; None for others."""
     formula, known, channels = request.formula, request.known, request.x.shape[1]
     if (
         request.differentiable
@@ -102,7 +102,7 @@ def centers(request: Request) -> bool:
 
 
 def operation_of(request: Request, pool: int | None) -> str:
-    """The name by which speed is measured."""
+    """The operation's name in the records of measured speed."""
     over = request.view.over
     if over != "planes":
         return over if centers(request) else f"{over}, root mean square"
@@ -114,7 +114,7 @@ def operation_of(request: Request, pool: int | None) -> str:
 
 
 def layout_of(x: Tensor) -> str:
-    """The same of how the values lie."""
+    """The memory layout's name in the records of measured speed."""
     if x.is_contiguous():
         return "contiguous"
     last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.dim())
@@ -122,7 +122,7 @@ def layout_of(x: Tensor) -> str:
 
 
 def check(request: Request) -> None:
-    """What the operations require of every request."""
+    """Check what every request must satisfy."""
     x, view = request.x, request.view
     if view.over not in ("rows", "sums"):
         check_input(x, "normalize")
@@ -139,12 +139,12 @@ def check(request: Request) -> None:
 
 
 def check_lean(request: Request) -> None:
-    """ValueError where the input cannot be computed back, whatever the values are."""
+    """ValueError where the input cannot be computed from the output, whatever the values are."""
     wrong = ""
     if request.residual is not None:
         wrong = "a residual is in the output, too; add it in an operation of its own"
     elif request.mask is not None:
-        wrong = "a mask changes what the statistics say of the values; leave it out"
+        wrong = "with a mask the statistics are not those of all values; leave it out"
     elif request.activation not in INVERTIBLE:
         wrong = f"activation={request.activation!r} cannot be undone; write 'leaky_relu' or None"
     elif "processes" in request.formula.keywords:  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Checks, before the backward pass, of what torch's own operators have saved and would trust."""
+"""Checks, before the backward pass, of tensors that torch's own operators have saved and do not check again."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from .context import plain_operations_wanted
 
 
 def guarded(y: Tensor, *read: Tensor | None) -> Tensor:
-    """``y``, whose backward raises RuntimeError if a tensor that it reads does not hold its values any more.
+    """``y``, whose backward pass raises RuntimeError if a tensor that it reads has lost its values.
 
-    ``weight.data = ...`` may have put a tensor of another size or dtype there, and a ``resize_`` of its storage
-    released the memory, neither of which autograd notices.
+    ``weight.data = ...`` may have replaced it by a tensor of another size or dtype, and a ``resize_`` of its storage
+    may have released its memory; autograd notices neither.
     """
     if y.requires_grad and not plain_operations_wanted():
         watch(y, *read)
@@ -23,15 +23,15 @@ def guarded(y: Tensor, *read: Tensor | None) -> Tensor:
 
 
 def watch(y: Tensor, *read: Tensor | None) -> None:
-    """`guarded` for a ``y`` with a graph, outside of transforms."""
+    """As `guarded`, for a ``y`` that has a graph and is not inside a transform."""
     y.grad_fn.register_prehook(_Saved(*read))  # type: ignore[union-attr]
 
 
 class _Saved:
-    """One call's tensors and what they were, not kept alive for that, to be looked at before its backward pass.
+    """One call's tensors, held by weak references, and their forms, to be compared before the backward pass.
 
-    Their kinds in torch's sense (`core.kinds`) do not matter: the backward pass may run where other modes hold, as
-    behind autocast.
+    Their kinds in the sense of `core.kinds` may differ: the backward pass may run in another mode, such as outside of
+    autocast.
     """
 
     __slots__ = ("seen",)
@@ -43,7 +43,7 @@ class _Saved:
         for reference, shape, dtype in self.seen:
             t = reference()
             if t is None:
-                continue  # nobody can have changed what the graph alone holds
+                continue  # a tensor that only the graph holds cannot have been changed
             if t.shape != shape or t.dtype is not dtype:
                 raise RuntimeError(
                     f"A tensor of shape {list(shape)} of {dtype} that the backward pass needs is of shape "

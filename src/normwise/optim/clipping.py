@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .report import ClipReport
 from .units import Classifier, Target, classifier_weights, is_distributed, targets_of
 
-#: Keeps a gradient of zero from a division by zero; the official code's number.
+#: Avoids a division by zero for a zero gradient; the number of the official code.
 SMALLEST_NORM = 1e-6
 
 
@@ -33,18 +33,18 @@ def adaptive_clip_grad_(
     or a vector (also ``[C, 1, 1]``) is a single unit. Norms are Euclidean, in fp32 (fp64 for fp64).
 
     Args:
-        parameters: a model, or tensors. Only a model knows its transposed convolutions, its classifier and names: of
-            bare tensors dimension 0 is the unit, and all are clipped.
-        clip: λ. The paper's 0.01 is for a batch size of 4096; smaller batches bear more.
-        eps: floor of the weight's norm, so that what starts at zero can move.
-        classifier: keyword only; the layer whose weight is left alone (its bias is not), by its role: ``"final"``,
+        parameters: a model, or tensors. A model also tells which convolutions are transposed, the classifier and names:
+            for bare tensors dimension 0 is the unit, and all are clipped.
+        clip: λ. The paper's 0.01 is for a batch size of 4096; smaller batches allow more.
+        eps: a lower bound of the weight's norm, so that weights that start at zero can change.
+        classifier: keyword only; the layer whose weight is not clipped (its bias is), by its role: ``"final"``,
             the last layer of the model, which must be a ``Linear``; or a module, or several; or None.
 
     Returns a `ClipReport`: which units were clipped. Reading it waits for the device, calling this does not.
 
-    Under ``fully_shard`` (FSDP2) every process clips the units that it holds, and reports these; the result is that
-    of one process. Raises ValueError where the classifier cannot be told, for ``clip`` or ``eps`` that are not
-    positive, for sparse gradients and for shards that cut through units; TypeError for what is not a tensor.
+    Under ``fully_shard`` (FSDP2) every process clips the units that it holds, and reports these; the result is the same
+    as in one process. Raises ValueError where the classifier is not found, for ``clip`` or ``eps`` that are not
+    positive, for sparse gradients and for shards that cut through units; TypeError for anything but a model or tensors.
 
     Source: Brock, De, Smith and Simonyan 2021, arXiv:2102.06171, with the units of their code.
 
@@ -85,7 +85,7 @@ def check_numbers(caller: str, clip: float, eps: float) -> None:
 
 @torch.no_grad()
 def clip_targets(targets: Sequence[Target], left_out: Sequence[Tensor], clip: float, eps: float) -> ClipReport:
-    """Clip the gradients of the targets, all of a device and precision together."""
+    """Clip the gradients of the targets, with those of one device and precision in one operation."""
     spared = {id(tensor) for tensor in left_out}
     report = ClipReport(excluded=tuple(t.name for t in targets if id(t.parameter) in spared))
     groups: dict[tuple[torch.device, torch.dtype], list[Target]] = {}
@@ -100,8 +100,9 @@ def clip_targets(targets: Sequence[Target], left_out: Sequence[Tensor], clip: fl
 
 
 def _clip(targets: Sequence[Target], clip: float, eps: float, report: ClipReport) -> None:
+    """Clip the gradients of targets of one device and precision, and add them to the report."""
     grads: list[Tensor] = [target.parameter.grad for target in targets]  # type: ignore[misc]
-    # One table of all units: a handful of operations on it, however many tensors there are.
+    # One table of all units: a handful of operations on it, for any number of tensors.
     of_weights = [target.norms(target.parameter) for target in targets]
     limit = torch.cat(of_weights).clamp_min_(eps).mul_(clip)
     norm = torch.cat([target.norms(grad) for target, grad in zip(targets, grads, strict=True)])
@@ -116,6 +117,7 @@ def _clip(targets: Sequence[Target], clip: float, eps: float, report: ClipReport
 
 
 def _check_gradient(target: Target, grad: Tensor) -> None:
+    """ValueError for a sparse gradient, or one whose shards cut through units."""
     if grad.layout != torch.strided:
         raise ValueError(
             f"adaptive gradient clipping: the gradient of {target.name!r} is sparse ({grad.layout}); build the layer "

@@ -1,4 +1,4 @@
-"""Which parameters get weight decay, and which do not."""
+"""Parameter groups: the parameters with weight decay, and those without."""
 
 from __future__ import annotations
 
@@ -32,33 +32,33 @@ def param_groups(
     *,
     no_decay: Iterable[nn.Module | nn.Parameter] = (),
 ) -> list[dict[str, Any]]:
-    """Parameter groups for any optimizer: weight decay on weights, none on what only scales, shifts or chooses.
+    """Parameter groups for any optimizer: weight decay for weights, none for scales, shifts, gates and mixing weights.
 
-    Decayed are matrices and kernels: weights of linear, convolution, recurrent and embedding layers and bare
-    parameters with at least two dimensions larger than 1; and weights of normalizers with ``zero_centered=True``, whose
-    γ = 1 + weight decays to 1. Not decayed are biases; everything else that a normalizer itself owns (torch.nn's and
+    Decayed: matrices and kernels, that is weights of linear, convolution, recurrent and embedding layers, and bare
+    parameters with at least two dimensions larger than 1; also weights of normalizers with ``zero_centered=True``,
+    whose γ = 1 + weight decays to 1. Not decayed: biases; everything else that a normalizer itself owns (torch.nn's and
     every class in `NORMALIZERS`, also tables ``[conditions, C]``, but not the convolutions inside `SPADE` and the
     projection inside `AdaptiveLayerNorm`); gains (of scaled weight standardization, of torch's ``weight_norm``,
-    LayerScale's ``[C, 1, 1]``), gates and mixing weights, skip gains and every other scalar or vector; and what the
-    model, or a module in it, names in a method ``no_weight_decay()`` of its own, as timm's models do for position
+    LayerScale's ``[C, 1, 1]``), gates and mixing weights, skip gains and every other scalar or vector; and parameters
+    that the model, or a module in it, names in its own method ``no_weight_decay()``, as timm's models do for position
     embeddings and tokens.
 
     Args:
         model: every parameter of it is in exactly one group, a shared one once, in the order of
-            ``model.parameters()``. Frozen ones are kept: an optimizer passes over parameters without a gradient, one
-            that is unfrozen later is trained, and the optimizer's ``state_dict`` does not depend on what is frozen.
+            ``model.parameters()``. Frozen ones are included: an optimizer skips parameters without a gradient, a
+            parameter that is unfrozen later is trained, and the optimizer's ``state_dict`` does not depend on freezing.
         weight_decay: for the decayed group; 0 for the others.
         lr: learning rate of all groups; None leaves it to the optimizer.
-        gate_lr: learning rate of what mixture layers learn to choose by (`BatchInstanceNorm2d`'s gates,
-            `SwitchableNorm2d`'s mean and variance weights), in a group of its own. Nam and Kim 2018,
+        gate_lr: learning rate of the gates and mixing weights (`BatchInstanceNorm2d`'s gates,
+            `SwitchableNorm2d`'s mean and variance weights), in a group of their own. Nam and Kim 2018,
             arXiv:1805.07925, give the gates ten times the learning rate.
-        no_decay: keyword only; parameters, and modules of your own, such as a normalizer, all of whose parameters stay
-            without decay.
+        no_decay: keyword only; parameters without decay, and modules, such as a normalizer of your own, all of whose
+            parameters have none.
 
     Returns one to three groups with ``params``, ``weight_decay`` and, where given, ``lr``; none is empty.
 
-    Raises TypeError for what is not a module (or, in ``no_decay``, a parameter), ValueError for negative numbers, for a
-    model without parameters, and for what stands in ``no_decay`` and is not the model's.
+    Raises TypeError for an object that is not a module (or, in ``no_decay``, a parameter), ValueError for negative
+    numbers, for a model without parameters, and for an entry of ``no_decay`` that does not belong to the model.
 
     Source: He et al. 2018, arXiv:1812.01187, for biases and normalizers; the code of Brock et al. 2021,
     arXiv:2101.08692, for gains and skip gains.
@@ -92,13 +92,14 @@ def _check(model: nn.Module, **numbers: Any) -> None:
         raise ValueError(f"param_groups: {type(model).__name__} has no parameters to optimize.")
     for name, value in numbers.items():
         if value is not None:
-            # Optimizers take a learning rate as a tensor of one value, which a compiled step may change.
+            # Optimizers accept a learning rate as a tensor of one value, which a compiled step may change.
             if isinstance(value, Tensor) and value.dim() == 0 and name != "weight_decay":
                 value = value.item()
             check_number("param_groups", name, value, 0.0)
 
 
 def _chosen(model: nn.Module, no_decay: Iterable[nn.Module | nn.Parameter]) -> Iterator[nn.Parameter]:
+    """The parameters that ``no_decay`` names or that its modules own."""
     known = {id(parameter) for parameter in model.parameters()}
     for item in no_decay:
         if not isinstance(item, (nn.Module, Tensor)):
@@ -117,7 +118,7 @@ def _chosen(model: nn.Module, no_decay: Iterable[nn.Module | nn.Parameter]) -> I
 
 
 def _named_by_the_model(model: nn.Module) -> Iterator[nn.Parameter]:
-    """What modules say in ``no_weight_decay()``, by names from themselves on; names of nothing are passed over."""
+    """The parameters that modules name in ``no_weight_decay()``, relative to themselves; unknown names are ignored."""
     for module in model.modules():
         ask: Any = getattr(module, "no_weight_decay", None)
         names: set[str] = set(ask()) if callable(ask) else set()  # type: ignore[call-overload]
@@ -132,25 +133,25 @@ def _mixing(model: nn.Module) -> Iterator[nn.Parameter]:
 
 
 def _weights(model: nn.Module) -> Iterator[nn.Parameter]:
-    """What decays, each found at the module that owns it."""
+    """The parameters to decay, each found at the module that owns it."""
     originals = {id(weight): module for module in model.modules() for weight in _parametrized(module)}
     for owner in model.modules():
         if isinstance(owner, _NORMALIZER_CLASSES):
-            # Towards 0 its γ goes towards 1: the identity.
+            # The stored weight decays to 0 and γ to 1: the identity.
             if getattr(owner, "zero_centered", False) and owner.weight is not None:
                 yield owner.weight  # type: ignore[misc]
             continue
         for name, parameter in owner.named_parameters(recurse=False):
             of_layer = isinstance(originals.get(id(parameter), owner), _LAYERS_WITH_WEIGHTS)
             matrix = sum(size != 1 for size in parameter.shape) > 1
-            # The hook torch.nn.utils.weight_norm keeps its gain in the layer itself.
+            # The hook of torch.nn.utils.weight_norm keeps its gain in the layer itself.
             gain = name.endswith("_g") and f"{name[:-2]}_v" in owner._parameters
             if parameter.dim() > 1 and (matrix or of_layer) and not gain:
                 yield parameter
 
 
 def _parametrized(module: nn.Module) -> Iterator[Tensor]:
-    """The originals behind a module's parametrized tensors; where there are several, the largest (not its gain)."""
+    """The originals of a module's parametrized tensors; of several for one tensor the largest, not its gain."""
     if not parametrize.is_parametrized(module):
         return
     for chain in module.parametrizations.children():  # type: ignore[union-attr]

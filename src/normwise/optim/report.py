@@ -1,4 +1,4 @@
-"""Which units were clipped."""
+"""The report of adaptive gradient clipping: which units were clipped, and how often."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,11 +11,11 @@ WIDTH = 80
 
 @dataclass
 class ClipReport:
-    """What `adaptive_clip_grad_` clipped in one step, or `AdaptiveGradientClipping` in many.
+    """The units that `adaptive_clip_grad_` clipped in one step, or `AdaptiveGradientClipping` in many.
 
-    ``counts[name]`` is an int32 tensor ``[units]`` on the parameter's device: in how many steps each unit was clipped,
-    of the ``steps[name]`` in which the parameter had a gradient. ``excluded`` names the weights that are not clipped.
-    ``print`` shows the rates, highest first.
+    ``counts[name]`` is an int32 tensor ``[units]`` on the parameter's device: the number of steps in which each unit
+    was clipped, out of the ``steps[name]`` in which the parameter had a gradient. ``excluded`` names the weights that
+    are not clipped. ``print`` shows the rates, highest first.
     """
 
     counts: dict[str, Tensor] = field(default_factory=dict)
@@ -24,17 +24,17 @@ class ClipReport:
 
     @property
     def rates(self) -> dict[str, float]:
-        """Share of (step, unit) that was clipped, for each parameter."""
+        """The share of (step, unit) pairs that were clipped, for each parameter."""
         return {name: int(n.sum()) / (max(n.numel(), 1) * self.steps[name]) for name, n in self.counts.items()}
 
     @property
     def rate(self) -> float:
-        """Share of (step, unit) that was clipped, over all parameters; 0 where none had a gradient."""
+        """The share of (step, unit) pairs that were clipped, over all parameters; 0 where none had a gradient."""
         possible = sum(n.numel() * self.steps[name] for name, n in self.counts.items())
         return sum(int(n.sum()) for n in self.counts.values()) / possible if possible else 0.0
 
     def note(self, names: Sequence[str], clipped: Sequence[Tensor]) -> None:
-        """Add a step of these parameters."""
+        """Add one step of these parameters."""
         seen = [(self.counts[n], new) for n, new in zip(names, clipped, strict=True) if n in self.counts]
         if seen:
             torch._foreach_add_(*map(list, zip(*seen, strict=True)))  # pyright: ignore[reportPrivateImportUsage]
@@ -43,7 +43,7 @@ class ClipReport:
             self.steps[name] = self.steps.get(name, 0) + 1
 
     def add(self, step: "ClipReport") -> None:
-        """Add what another report counted in one step; its tensors may become this one's."""
+        """Add the counts of another report; its tensors may become part of this one."""
         self.note(list(step.counts), list(step.counts.values()))
         self.excluded = step.excluded
 

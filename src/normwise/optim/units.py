@@ -1,4 +1,4 @@
-"""The output units of parameters, whose norms adaptive gradient clipping compares, and the layer that it leaves out."""
+"""The output units of parameters, whose norms adaptive gradient clipping compares, and the layer that it excludes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch.nn.utils import parametrize
 
 from ..weights.layers import TRANSPOSED, FanIn, computing_dtype
 
-#: What decides which weights are not clipped: "final", a module, several, or None.
+#: Selects the weights that are not clipped: "final", a module, several, or None.
 Classifier = str | nn.Module | Iterable[nn.Module] | None
 
 
 class Target(NamedTuple):
-    """A parameter to clip, its name, and where its units lie."""
+    """A parameter to clip, its name, and the dimensions of its units."""
 
     name: str
     parameter: Tensor
@@ -24,11 +24,11 @@ class Target(NamedTuple):
 
     @property
     def whole(self) -> bool:
-        """Scalars and vectors are a single unit."""
+        """Whether the parameter is a single unit, as scalars and vectors are."""
         return sum(size != 1 for size in self.parameter.shape) <= 1
 
     def norms(self, tensor: Tensor) -> Tensor:
-        """Euclidean norm of each unit that this process holds, of a tensor of the parameter's shape: ``[units]``."""
+        """The Euclidean norm, ``[units]``, of each unit that this process holds of a tensor like the parameter."""
         dtype = computing_dtype(tensor)
         if self.whole:
             norm: Any = torch.linalg.vector_norm(tensor, dtype=dtype)
@@ -47,7 +47,7 @@ class Target(NamedTuple):
 
 
 def is_distributed(tensor: Tensor) -> bool:
-    """Whether a tensor is a DTensor, whose module takes seconds to import."""
+    """Whether a tensor is a DTensor, tested without importing its module, which takes seconds."""
     return hasattr(tensor, "placements")
 
 
@@ -57,7 +57,7 @@ def targets_of(model: nn.Module) -> dict[int, Target]:
         id(parameter): FanIn.of(module)
         for module in model.modules()
         if isinstance(module, TRANSPOSED)
-        # With the originals of a parametrized weight; reading `module.weight` would compute it.
+        # The originals of parametrized weights are included; reading `module.weight` would compute it.
         for parameter in module.parameters()
         if parameter.dim() == len(module.kernel_size) + 2 and parameter.shape[0] == module.in_channels
     }

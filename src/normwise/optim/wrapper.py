@@ -12,7 +12,7 @@ from .clipping import check_numbers, clip_targets
 from .report import ClipReport
 from .units import Classifier, Target, classifier_weights, targets_of
 
-#: What is the wrapped optimizer's, also after it puts another object there: `__getattr__` finds it.
+#: Attributes that belong to the wrapped optimizer, even if it replaces the objects: `__getattr__` finds them there.
 SHARED = (
     *("param_groups", "state", "defaults", "_optimizer_state_dict_pre_hooks", "_optimizer_state_dict_post_hooks"),
     *("_optimizer_load_state_dict_pre_hooks", "_optimizer_load_state_dict_post_hooks"),
@@ -22,28 +22,28 @@ SHARED = (
 class AdaptiveGradientClipping(Optimizer):
     r"""Any optimizer with adaptive gradient clipping before each step.
 
-    ``step`` does what `adaptive_clip_grad_` does to the gradients of this optimizer's parameters, then steps the
-    wrapped optimizer: before its weight decay and momentum, as in the paper.
+    ``step`` clips the gradients of this optimizer's parameters as `adaptive_clip_grad_` does, then steps the
+    wrapped optimizer: clipping comes before its weight decay and momentum, as in the paper.
 
     Args:
         optimizer: the optimizer to wrap; it stays usable.
-        model: whose parameters it trains; it tells which are of transposed convolutions, which is the classifier, and
+        model: the model whose parameters it trains; it is needed to find transposed convolutions, the classifier and
             the names.
         clip, eps, classifier: as in `adaptive_clip_grad_`.
 
-    It stands where an optimizer is asked for. ``param_groups``, ``state`` and ``defaults`` are the wrapped one's, so
-    learning rate schedulers work on either of the two. ``state_dict`` is the wrapped one's, too: checkpoints with and
-    without clipping are exchangeable. With a closure the gradients are clipped after each call of it. Under
+    It can be used wherever an optimizer is expected. ``param_groups``, ``state`` and ``defaults`` are the wrapped
+    one's, so learning rate schedulers work on either of the two. ``state_dict`` is the wrapped one's, too: checkpoints
+    with and without clipping are interchangeable. With a closure the gradients are clipped after each call of it. Under
     ``GradScaler`` the gradients are unscaled before they are clipped, also with a fused optimizer. Attributes that
     `torch.optim.Optimizer` does not have are looked up in the wrapped optimizer.
 
     ``report`` is a `ClipReport` over all steps since the start or the last ``reset_report()``.
 
-    Raises TypeError where ``optimizer`` or ``model`` is something else; errors of `adaptive_clip_grad_`.
+    Raises TypeError where ``optimizer`` or ``model`` is of another class, and the errors of `adaptive_clip_grad_`.
 
     Source: Brock, De, Smith and Simonyan 2021, arXiv:2102.06171.
 
-    The trap: ``isinstance(wrapped, torch.optim.SGD)`` is False; ask ``wrapped.optimizer``.
+    The trap: ``isinstance(wrapped, torch.optim.SGD)`` is False; test ``wrapped.optimizer``.
 
     >>> import torch
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -56,7 +56,7 @@ class AdaptiveGradientClipping(Optimizer):
     ('2.weight',)
     """
 
-    # A fused optimizer would get the loss' scale, and this one scaled gradients to clip.
+    # Otherwise a fused optimizer would be given the loss' scale, and scaled gradients would be clipped here.
     _step_supports_amp_scaling = False
 
     def __init__(
@@ -117,7 +117,7 @@ class AdaptiveGradientClipping(Optimizer):
         self.optimizer.zero_grad(set_to_none)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        # The base class calls this while it sets itself up.
+        # The base class calls this method in its own constructor.
         owner = self.optimizer if "optimizer" in self.__dict__ else super()
         owner.add_param_group(param_group)
 

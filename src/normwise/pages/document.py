@@ -1,4 +1,4 @@
-"""One HTML file that needs nothing beside itself."""
+"""One HTML file that needs no other file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from .palette import FONT, variables
 
 BASE = Path(__file__).with_name("base.css")
-# The browser itself then refuses any request that leaves the file.
+# With this policy the browser itself refuses any request that leaves the file.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:"
 SCRIPTS = "; script-src 'unsafe-inline'"
 
@@ -16,10 +16,10 @@ SCRIPTS = "; script-src 'unsafe-inline'"
 def document(
     title: str, body: str, style: str = "", script: str = "", library: str = "", refresh: int | None = None
 ) -> str:
-    """The whole page: `body` is HTML, `style` goes after what all pages share.
+    """The whole page: `body` is HTML, `style` follows the style of all pages.
 
-    `script` runs when the body is there, `library` before it; without them the page may not run any. A browser loads
-    the page again after `refresh` seconds.
+    `script` runs after the body has loaded, `library` before it; without them the page may run no script. With
+    `refresh` the browser reloads the page after that number of seconds.
     """
     again = "" if refresh is None else f'<meta http-equiv="refresh" content="{refresh}">\n'
     policy = POLICY + (SCRIPTS if script or library else "")

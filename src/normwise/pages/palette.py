@@ -1,10 +1,10 @@
-"""The colours and the type of every page and picture."""
+"""The colours and the font of every page and picture."""
 
 from __future__ import annotations
 
 FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Liberation Sans", Arial, sans-serif'
 
-#: By role; in style sheets `var(--ink)` and so on.
+#: Colours by their role; in style sheets `var(--ink)` and so on.
 LIGHT = {
     "page": "#ffffff",
     "panel": "#f5f6f8",
@@ -28,7 +28,7 @@ DARK = {
     "warn-panel": "#33260f",
 }
 
-#: What is drawn side by side. The first are Okabe and Ito's (2008), which stay apart under every common colour
+#: Colours of series drawn side by side. The first are Okabe and Ito's (2008), which differ under every common colour
 #: blindness, darkened where needed: each has a contrast of at least 3:1 on the light and on the dark page.
 SERIES = (
     *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#62666B"),

@@ -9,7 +9,7 @@ from html import escape
 from .palette import DARK, FONT, LIGHT
 from .ticks import log_ticks
 
-#: Of a wide axis.
+#: The least number of ticks of a wide axis.
 LEAST_TICKS = 6
 
 
@@ -30,30 +30,31 @@ text {{ font: 12px {FONT}; }} .end {{ text-anchor: end; }} .middle {{ text-ancho
 
 
 def document(width: float, height: float, parts: Iterable[str], label: str) -> str:
-    """A picture of its own; ``label`` says in words what it shows."""
+    """A whole picture; ``label`` describes it in words."""
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}" '
         f'height="{height:g}" role="img" aria-label="{escape(label)}"><style>{STYLE}</style>{"".join(parts)}</svg>'
     )
 
 
-def text(x: float, y: float, words: str, kind: str = "") -> str:
-    """
+def text(x: float, y: float, words: str, css_class: str = "") -> str:
+    """Words at a point, with an optional class of the style sheet.
+
     >>> text(1, 2, "a<b", "end")
     '<text x="1" y="2" class="end">a&lt;b</text>'
     """
-    named = f' class="{kind}"' if kind else ""
+    named = f' class="{css_class}"' if css_class else ""
     return f'<text x="{x:g}" y="{y:g}"{named}>{escape(words, quote=False)}</text>'
 
 
 def slanted(x: float, y: float, quiet: str, words: str) -> str:
-    """A heading above a narrow column."""
+    """A slanted heading above a narrow column."""
     turn = f'transform="translate({x:g},{y:g}) rotate(-40)"'
     return f'<text {turn}><tspan class="quiet">{escape(quiet)} </tspan>{escape(words)}</text>'
 
 
 def rectangle(x: float, y: float, width: float, height: float, fill: str, hint: str) -> str:
-    """A filled rectangle that says ``hint`` when pointed at."""
+    """A filled rectangle that shows ``hint`` under the pointer."""
     return (
         f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="2" fill="{fill}">'
         f"<title>{escape(hint, quote=False)}</title></rect>"
@@ -61,20 +62,20 @@ def rectangle(x: float, y: float, width: float, height: float, fill: str, hint: 
 
 
 def dot(x: float, y: float, fill: str, glyph: str, hint: str) -> str:
-    """A mark at a point: the character ``glyph``, so that colour is not all that tells the marks apart."""
+    """A mark at a point: the character ``glyph``, so that the marks differ not only in colour."""
     return (
         f'<text x="{x:.1f}" y="{y + 4:.1f}" class="middle" style="fill:{fill}">{glyph}'
         f"<title>{escape(hint, quote=False)}</title></text>"
     )
 
 
-def line(points: Sequence[tuple[float, float]], kind: str) -> str:
+def line(points: Sequence[tuple[float, float]], css_class: str) -> str:
     """A line through points."""
-    return f'<polyline class="{kind}" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in points)}"/>'
+    return f'<polyline class="{css_class}" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in points)}"/>'
 
 
 class LogScale:
-    """From values to pixels on a logarithmic axis, with ticks at decades (1, 2, 5 where there are few)."""
+    """Maps values to pixels on a logarithmic axis, with ticks at decades (1, 2, 5 where there are few)."""
 
     def __init__(self, values: Iterable[float], start: float, end: float) -> None:
         logs = [math.log10(value) for value in values]
@@ -90,7 +91,7 @@ class LogScale:
 
 
 class LinearScale:
-    """From values to pixels on a plain axis, with a handful of round ticks."""
+    """Maps values to pixels on a linear axis, with a handful of round ticks."""
 
     def __init__(self, values: Iterable[float], start: float, end: float) -> None:
         values = list(values)
@@ -103,7 +104,8 @@ class LinearScale:
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
     def ticks(self) -> list[float]:
-        """
+        """Round values inside the axis.
+
         >>> LinearScale([0.0, 0.93], 0, 100).ticks()
         [0.0, 0.2, 0.4, 0.6, 0.8]
         """

@@ -6,7 +6,7 @@ import math
 
 MOST_DECADES = 8
 MOST_TICKS = 11
-# Each finer than the last, and none so much finer that ticks crowd where the one before has too few.
+# Each is finer than the one before, but so little that its ticks are not crowded where the former has too few.
 _STEPS = (
     *((1,), (1, 2, 5), (1, 2, 3, 4, 5, 7), (1, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)),
     tuple(n / 10 for n in range(10, 100)),
@@ -14,7 +14,7 @@ _STEPS = (
 
 
 def log_ticks(low: float, high: float, least: int = 3) -> list[float]:
-    """Decades where there are at least `least` from `low` to `high`, otherwise the coarsest finer steps.
+    """The decades from `low` to `high` if there are at least `least`, otherwise the coarsest finer steps.
 
     >>> log_ticks(0.02, 70.0), log_ticks(0.2, 7.0)
     ([0.1, 1.0, 10.0], [0.2, 0.5, 1.0, 2.0, 5.0])

@@ -1,5 +1,5 @@
-"""Kernels against torch's operators on this machine: what `normwise tune` and a new cache measure.
+"""Kernels against torch's operators on this machine, measured by `normwise tune` and for a new cache.
 
-`contests` are the operations, `measuring` times them, `program` is what a process in the background runs, `command`
-what the command line calls. What they find is kept by `normwise.backends.tunings`.
+`contests` are the operations, `measuring` times them, `program` is run by a background process, `command`
+serves the command line. `normwise.backends.tunings` stores the results.
 """

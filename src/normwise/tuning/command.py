@@ -1,4 +1,4 @@
-"""What `normwise tune` does: checks, measures, stores."""
+"""The work of `normwise tune`: it checks, measures and stores."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from normwise.errors import InputError
 
 from .measuring import DTYPES, Listener, measure
 
-#: What is measured of a GPU by itself; of the CPU see `stored.CONTESTED`.
+#: The element types that are measured on a GPU by default; for the CPU see `stored.CONTESTED`.
 ON_GPU = ("fp32", "bf16", "fp16")
 
 
 class Wanted(NamedTuple):
-    """One tuning that is to be measured, and its file."""
+    """One tuning to be measured, and its file."""
 
     device: str
     element: str
@@ -29,7 +29,7 @@ class Wanted(NamedTuple):
 
 
 def wanted(device: str, elements: Sequence[str], threads: Sequence[int]) -> list[Wanted]:
-    """What to measure, where nothing given is everything. Raises `InputError` for what cannot be."""
+    """The tunings to measure; an empty argument means all values. Raises `InputError` for impossible ones."""
     check_device(device)
     gpu = device != "cpu"
     device = f"cuda:{torch.device(device).index or 0}" if gpu else device
@@ -58,7 +58,7 @@ def wanted(device: str, elements: Sequence[str], threads: Sequence[int]) -> list
 
 
 def tune(what: Sequence[Wanted], listen: Listener | None = None) -> Iterator[Tuning]:
-    """Measure and store each, for the processes that start afterwards."""
+    """Measure and store each, for processes that start afterwards."""
     for device, element, threads, path in what:
         with build.alone(path.with_suffix(".lock")):
             tuning = measure(device, element, threads, listen)

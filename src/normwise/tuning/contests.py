@@ -1,4 +1,4 @@
-"""What is measured: operations that both kernels and torch's operators do, at sizes that decide."""
+"""The operations to measure, which both kernels and torch's operators can do, at the sizes that matter."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from normwise.operations.request import PIXELS, PLANES, Request, View
 CHANNELS, WIDTH = 32, 256
 ROWS = View("rows", 1)
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
-#: Powers of two: numbers of values. On a GPU smaller ones take the host's time alone.
+#: Powers of two: numbers of values. On a GPU smaller ones take only host time.
 SIZES = {"cpu": (10, 12, 14, 16, 18, 20, 22), "cuda": (12, 16, 20, 24)}
 
 
 class Contest(NamedTuple):
-    """An operation on a tensor of one layout; its names are those of `operation_of` and `layout_of`."""
+    """An operation on a tensor of one layout, with the names that `operation_of` and `layout_of` give them."""
 
     operation: str
     layout: str
@@ -31,7 +31,7 @@ class Contest(NamedTuple):
     parameters: int
 
     def request(self, size: int, device: torch.device, dtype: torch.dtype, *, graph: bool) -> Request:
-        """On about ``2**size`` random values, the same ones each time."""
+        """A request on about ``2**size`` random values, the same ones each time."""
         generator = torch.Generator().manual_seed(size)
 
         def random(*shape: int) -> Tensor:
@@ -47,20 +47,21 @@ class Contest(NamedTuple):
         known = None
         if self.operation == "known statistics":
             known = Moments(torch.zeros(CHANNELS, device=device), torch.ones(CHANNELS, device=device), 1)
-        # Without a bias where a formula has none.
+        # Without a bias if the formula has none.
         return Request(x, self.formula, (*given, None)[:2], known=known, view=self.view)
 
 
 def contests(device: str) -> tuple[Contest, ...]:
-    """All of them that are one on the CPU, or on a GPU.
+    """All contests for the CPU, or for a GPU.
 
-    On the CPU torch's operators lose digits where the mean is large. They are contestants only where that is within
+    On the CPU torch's operators lose digits where the mean is large. They take part only where that loss is within
     the rounding of the values themselves: the gradients of group_norm, and batch_norm for channels_last, are not.
     """
     return tuple(_contests(gpu=device != "cpu"))
 
 
 def _contests(*, gpu: bool) -> Iterator[Contest]:
+    """The contests; on the CPU without the operations in which torch loses digits."""
     eps = {"eps": 1e-5}
     normalized, square = bound(formulas.layer_norm, **eps), bound(formulas.rms_norm, **eps)
     for layout in LAYOUTS:
@@ -76,5 +77,5 @@ def _contests(*, gpu: bool) -> Iterator[Contest]:
         yield Contest(f"{view.over}, root mean square", "contiguous", view, square, 1)
 
 
-#: Makes one step of a contest.
+#: Runs one step of a contest.
 Step = Callable[[], object]

@@ -1,4 +1,4 @@
-"""The contests timed: both contestants in turns, and the ratio of their times of which most rounds are sure."""
+"""Timing the contests: both contestants take turns, and the ratio of their times must hold in most rounds."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from .contests import SIZES, Contest, Step, contests
 
 DTYPES = {name: dtype for dtype, name in ELEMENTS.items()}
 ROUNDS = 12
-#: Rounds after which a contest ends whose ratios are all beyond doubt on one side.
+#: Rounds after which a contest ends if all its ratios are clearly on one side.
 FEW_ROUNDS, DOUBT = 3, 1.25
 #: Seconds of a contestant in one round; shorter steps are repeated.
 SHARE = 1.5e-3
 MOST_REPEATS = 100
-#: No two contestants differ by more: the threads of one waited for a processor that others had.
+#: A larger ratio is an accident: one contestant's threads had to wait for a busy processor.
 MOST = 32
 
-#: Told of each cell when it is done: the contest, whether a backward followed, and the ratios by size.
+#: Called after each cell with the contest, whether there was a backward pass, and the ratios by size.
 Listener = Callable[[Contest, bool, dict[int, float]], None]
 
 
 def measure(device: str, element: str, threads: int, listen: Listener | None = None) -> Tuning:
-    """A tuning of this machine; torch's number of threads is as it was afterwards.
+    """Measure a tuning of this machine; afterwards torch has its former number of threads.
 
-    With one thread it is the process' own time that counts, which other work disturbs less; with several, and on a GPU,
-    the time that a user waits for. Raises `InputError` where there are no kernels.
+    With one thread the process' own time is measured, which other work disturbs less; with several, and on a GPU,
+    the elapsed time. Raises `InputError` where there are no kernels.
     """
     if device == "cpu" and (reason := kernels(DTYPES[element])[1]) is not None:
         raise InputError(f"There are no kernels to measure: {reason}")
@@ -72,7 +72,7 @@ def _cell(contest: Contest, device: str, dtype: torch.dtype, *, graph: bool) -> 
 
 
 def steps_of(request: Request, *, graph: bool) -> tuple[Step, Step] | None:
-    """A step by torch's operator and one by a kernel; None where one of them does not take the request."""
+    """A step by torch's operator and one by a kernel; None if one of them does not serve the request."""
     on_gpu = request.x.is_cuda
     context = context_of(request)
     if operation_of(request, context.pool) == "formula":
@@ -97,7 +97,7 @@ def step_of(way: Any, request: Request, *, graph: bool) -> Step:
 
 
 def clock_of(device: torch.device) -> Callable[[], float]:
-    """Seconds; on a GPU when all that was asked for is done."""
+    """A clock in seconds; on a GPU it waits until all work is done."""
     if device.type == "cpu":
         return time.process_time if torch.get_num_threads() == 1 else time.perf_counter
 
@@ -109,9 +109,9 @@ def clock_of(device: torch.device) -> Callable[[], float]:
 
 
 def ratio(theirs: Step, ours: Step, now: Callable[[], float]) -> float | None:
-    """Their time as a multiple of ours that three rounds in four reach or pass; None where those disagree who is ahead.
+    """The ratio of their time to ours that three rounds in four reach or pass; None if they disagree which is less.
 
-    In each round both take their turn, so that what else runs on the machine meets both.
+    In each round both take their turn, so that other work on the machine affects both.
     """
 
     def seconds(step: Step, repeats: int) -> float:
@@ -125,7 +125,7 @@ def ratio(theirs: Step, ours: Step, now: Callable[[], float]) -> float | None:
     repeats = max(1, min(MOST_REPEATS, int(SHARE / max(seconds(theirs, 1), seconds(ours, 1)))))
     found: list[float] = []
     for i in range(ROUNDS):
-        # Whoever begins must not always be the same.
+        # The order alternates, so that no contestant always begins.
         if i % 2:
             of_theirs, of_ours = seconds(theirs, repeats), seconds(ours, repeats)
         else:

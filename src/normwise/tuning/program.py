@@ -1,4 +1,4 @@
-"""A process of its own that measures one tuning of the CPU and writes it; `normwise.backends.tunings` starts it."""
+"""The process that measures one tuning of the CPU and writes it; `normwise.backends.tunings` starts it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ from .measuring import measure
 
 
 def main() -> None:
-    """The arguments: an element type, a number of threads, and the file."""
+    """Measure and write; the arguments are an element type, a number of threads, and the file."""
     element, threads, path = sys.argv[1:]
     write(measure("cpu", element, int(threads)), Path(path))

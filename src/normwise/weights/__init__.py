@@ -1,4 +1,4 @@
-"""Normalization of weights: spectral norm, weight standardization, and writing them out."""
+"""Normalization of weights: spectral normalization, weight standardization, and baking both into plain weights."""
 
 from .bake import Baked as Baked
 from .bake import bake as bake

@@ -16,7 +16,7 @@ from .layers import StandardizedConv, chain_of
 
 
 class Baked(NamedTuple):
-    """One weight that `bake` wrote: its name in the model and what had normalized it."""
+    """One weight that `bake` wrote: its name in the model and the normalization that was baked into it."""
 
     name: str
     kind: str
@@ -26,18 +26,19 @@ def bake(model: nn.Module) -> list[Baked]:
     """Write every weight normalization of a model into plain weights, in place, and say which.
 
     The parametrizations `spectral_norm`, `weight_standardization`, `scaled_weight_standardization` and torch's own
-    `spectral_norm` and `weight_norm` (its older hooks too) are removed; `WSConvNd` and `ScaledWSConvNd` become plain
-    `torch.nn.ConvNd`. The weights are those of evaluation, computed by the same operations, so the outputs in
+    `spectral_norm` and `weight_norm` (also as older hooks) are removed; `WSConvNd` and `ScaledWSConvNd` become plain
+    `torch.nn.ConvNd`. The weights are those of evaluation, computed by the same operations. So the outputs in
     evaluation stay the same bit for bit (eager; to rounding against a compiled model), and exported graphs have no
     trace of the normalization.
 
-    Parameters, modules, hooks, training flags and ``requires_grad`` stay the objects they are; a shared module is
+    Parameters, modules, hooks, training flags and ``requires_grad`` are not replaced; a shared module is
     baked once and stays shared. The gains of scaled weight standardization and weight norm are gone afterwards. To keep
-    training with the normalization, bake a `copy.deepcopy`. Other models keep their values, whatever they share with
-    this one: the baked weights are in memory of their own, and a parameter that another model holds is left to it.
+    training with the normalization, bake a `copy.deepcopy`. Other models that share tensors with this one keep their
+    values: the baked weights are in new memory, and a parameter that another model holds is replaced here only.
 
-    Raises ValueError, with the model unchanged, where baking would alter something else: a weight tensor that several
-    modules use, a weight that another parametrization changes as well, a subclass of our convolutions.
+    Raises TypeError for anything but a module. Raises ValueError, with the model unchanged, where baking would alter
+    something else: a weight tensor that several modules use, a weight that another parametrization changes as well, a
+    subclass of our convolutions.
 
     >>> from normwise.weights import WSConv2d, spectral_norm
     >>> model = nn.Sequential(WSConv2d(3, 4, 3), nn.ReLU(), spectral_norm(nn.Conv2d(4, 5, 3))).eval()
@@ -61,7 +62,7 @@ def bake(model: nn.Module) -> list[Baked]:
 
 
 def bake_within(change: ModelChange) -> list[Baked]:
-    """`bake` as a part of a larger change; what `bake` refuses stays as it is."""
+    """`bake` as a part of a larger change; raises the same errors."""
     jobs, users = [], _users(change.model)
     for name, module in change.model.named_modules():
         try:
@@ -75,7 +76,7 @@ def bake_within(change: ModelChange) -> list[Baked]:
 
 
 def _jobs(name: str, module: nn.Module) -> Iterator[Job]:
-    """A module's tensors that are ours to bake; ValueError for what cannot be."""
+    """A module's tensors that can be baked; ValueError for one that must not be."""
     prefix = f"{name}." if name else ""
     parametrized = list(module.parametrizations) if parametrize.is_parametrized(module) else []  # type: ignore[arg-type]
     for key in parametrized:
@@ -104,7 +105,7 @@ def _jobs(name: str, module: nn.Module) -> Iterator[Job]:
 
 
 def _users(model: nn.Module) -> dict[int, list[str]]:
-    """Under which names a model has each of its tensors, by their ids."""
+    """All names of each of the model's tensors, by its id."""
     users: dict[int, list[str]] = defaultdict(list)
     for owner_name, owner in model.named_modules():
         for key, tensor in (*owner._parameters.items(), *owner._buffers.items()):
@@ -124,7 +125,7 @@ def _check_unshared(users: dict[int, list[str]], job: Job) -> None:
 
 
 def _plain_name(name: str) -> str:
-    """``0.parametrizations.weight.original`` is ``0.weight`` to the user."""
+    """The user's name of a tensor: ``0.weight`` for ``0.parametrizations.weight.original``."""
     head, found, tail = name.rpartition("parametrizations.")
     return head + tail.rpartition(".original")[0] if found and ".original" in tail else name
 

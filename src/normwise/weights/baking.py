@@ -1,4 +1,4 @@
-"""One weight written out: what is known to normalize weights, and how each is taken out of its module."""
+"""One weight written out: the known normalizations of weights, and how each is removed from its module."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ KINDS: dict[type[nn.Module], str] = {
     ScaledWSConv2d: "scaled weight standardization",
     ScaledWSConv3d: "scaled weight standardization",
 }
-#: torch's older way: a hook that computes the weight before each call, and the parameter that it keeps for that.
+#: torch's older way: a hook that computes the weight before each call, and the name of the parameter behind it.
 HOOKS: dict[type, tuple[str, str]] = {
     WeightNorm: ("torch weight norm", "{}_v"),
     TorchSpectralNorm: ("torch spectral norm", "{}_orig"),
@@ -60,7 +60,7 @@ PLAIN: dict[type[nn.Module], type[nn.Module]] = {
 
 
 class Job(NamedTuple):
-    """A weight to write: its module, what it is called there and in the model, and what it is computed from."""
+    """A weight to write: its module, its names there and in the model, and the tensors from which it is computed."""
 
     module: nn.Module
     key: str
@@ -69,7 +69,7 @@ class Job(NamedTuple):
 
 
 def held_elsewhere(model: nn.Module, tensors: list[Tensor]) -> set[int]:
-    """The ids of the tensors that a module outside of the model holds, too."""
+    """The ids of those tensors that a module outside of the model holds, too."""
     if not tensors:
         return set()
     ours, wanted = set(model.modules()), {id(tensor) for tensor in tensors}
@@ -78,7 +78,7 @@ def held_elsewhere(model: nn.Module, tensors: list[Tensor]) -> set[int]:
 
 
 def write(change: ModelChange, job: Job, elsewhere: set[int]) -> list[str]:
-    """Put the normalized value into a plain tensor and take out what normalized it; by what that was done."""
+    """Write the normalized value into a plain tensor, remove the normalizations, and return their names."""
     module, key = job.module, job.key
     kinds = []
     if parametrize.is_parametrized(module, key):
@@ -98,7 +98,7 @@ def write(change: ModelChange, job: Job, elsewhere: set[int]) -> list[str]:
 
 
 def _holding(change: ModelChange, tensor: Tensor, value: Tensor, elsewhere: set[int]) -> Tensor:
-    """The tensor with another value, or one of its kind where the tensor is another model's too."""
+    """The tensor with a new value, or a new tensor of the same class if another model holds this one."""
     if id(tensor) in elsewhere:
         return nn.Parameter(value.detach().clone(), tensor.requires_grad)
     change.move(tensor, value)
@@ -114,10 +114,10 @@ def _register(change: ModelChange, module: nn.Module, key: str, tensor: Tensor) 
 
 
 def _unparametrize(change: ModelChange, module: nn.Module, key: str) -> None:
-    """Take a tensor's parametrizations out.
+    """Remove the parametrizations of a tensor.
 
-    `parametrize.remove_parametrizations` deletes the property from the class, which deep copies of the module share:
-    they would lose their weight.
+    `parametrize.remove_parametrizations` would delete the property from the class, which deep copies of the module
+    share: they would lose their weight.
     """
     module_class, hooks = type(module), dict(module._load_state_dict_pre_hooks)
     change.on_undo(lambda: setattr(module, "__class__", module_class))
@@ -135,7 +135,7 @@ def _unparametrize(change: ModelChange, module: nn.Module, key: str) -> None:
 
 
 def _unhook(change: ModelChange, module: nn.Module, number: int, hook: Any, elsewhere: set[int]) -> None:
-    """Write what torch's hook computes in evaluation, and take the hook and its tensors out."""
+    """Write the value that torch's hook computes in evaluation, and remove the hook and its tensors."""
     key = hook.name
     if isinstance(hook, WeightNorm):
         value = hook.compute_weight(module)
@@ -156,7 +156,7 @@ def _unhook(change: ModelChange, module: nn.Module, number: int, hook: Any, else
 
 
 def _drop(change: ModelChange, hooks: dict[int, Any], numbers: list[int]) -> None:
-    """Out of the same dict, in which the handles of the others look for theirs."""
+    """Remove entries from the same dict, since the handles of other hooks look for theirs in it."""
     before = dict(hooks)
     change.on_undo(lambda: (hooks.clear(), hooks.update(before)))
     for number in numbers:
@@ -164,6 +164,7 @@ def _drop(change: ModelChange, hooks: dict[int, Any], numbers: list[int]) -> Non
 
 
 def _make_plain(change: ModelChange, conv: Any, elsewhere: set[int]) -> None:
+    """Turn a standardizing convolution into torch's plain one."""
     weight = _holding(change, conv.weight, conv.standardized(conv.weight), elsewhere)
     if weight is not conv.weight:
         change.set(conv, "weight", weight)

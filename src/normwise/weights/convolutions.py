@@ -17,7 +17,7 @@ Size = int | tuple[int, ...]
 
 
 class _Conv(StandardizedConv):
-    """What both families share: torch's constructor, and a forward with the standardized weight."""
+    """The common part of both families: torch's constructor, and a forward with the standardized weight."""
 
     weight: Tensor
     bias: Tensor | None
@@ -28,7 +28,7 @@ class _Conv(StandardizedConv):
         return self._conv_forward(input, self.standardized(self.weight), self.bias)  # type: ignore[attr-defined]
 
     def __prepare_scriptable__(self) -> nn.Module:
-        """What `torch.jit.script` compiles in its place: the same parameters, and plain operations."""
+        """The module that `torch.jit.script` compiles instead: the same parameters, and plain operations."""
         return scripted(self)  # type: ignore[arg-type]
 
     def _check_fan_in(self) -> None:
@@ -36,6 +36,8 @@ class _Conv(StandardizedConv):
 
 
 class _WSConv(_Conv):
+    """The base of `WSConv1d`, 2d and 3d."""
+
     def __init__(
         self,
         in_channels: int,
@@ -65,6 +67,8 @@ class _WSConv(_Conv):
 
 
 class _ScaledWSConv(_Conv):
+    """The base of `ScaledWSConv1d`, 2d and 3d."""
+
     def __init__(
         self,
         in_channels: int,
@@ -93,7 +97,7 @@ class _ScaledWSConv(_Conv):
         fan_in = FanIn(None).size(self.weight)
         nn.init.normal_(self.weight, std=max(fan_in, 1) ** -0.5)
         nn.init.zeros_(self.bias)  # type: ignore[arg-type]
-        if hasattr(self, "gain"):  # torch's constructor calls this before there is one
+        if hasattr(self, "gain"):  # torch's constructor calls this method before the gain exists
             nn.init.ones_(self.gain)
 
     def standardized(self, weight: Tensor) -> Tensor:
@@ -118,7 +122,7 @@ class WSConv2d(_WSConv, nn.Conv2d):
 
     μ and σ (**unbiased**) are over ``in / groups`` and the kernel, for each output channel. Args: as torch's;
     keyword only: ``eps``. Initial values, ``state_dict`` and layouts are torch's, so its checkpoints load.
-    Precision, use and errors: as `weight_standardization`, which does the same to a layer you have.
+    Precision, use and errors: as `weight_standardization`, which does the same to an existing layer.
 
     Source: Qiao et al. 2019, arXiv:1903.10520.
 
@@ -157,8 +161,8 @@ class ScaledWSConv2d(_ScaledWSConv, nn.Conv2d):
     Args: as `torch.nn.Conv2d`'s; keyword only: ``gamma``, a number or an activation's name, and ``eps``, a floor.
 
     As in the official code there is always a bias, initially 0: ``bias=False`` is accepted, so that the class can
-    stand in for `torch.nn.Conv2d`, and has no effect. Weights start normal with variance 1 / fan-in. Precision,
-    axes and errors: as `scaled_weight_standardization`, which does the same to a layer you have.
+    replace `torch.nn.Conv2d`, and has no effect. Weights start normal with variance 1 / fan-in. Precision,
+    axes and errors: as `scaled_weight_standardization`, which does the same to an existing layer.
 
     Source: Brock, De and Smith 2021, arXiv:2101.08692.
 

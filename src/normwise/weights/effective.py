@@ -1,4 +1,4 @@
-"""The weight that a layer multiplies with, and its norms."""
+"""The weight that a layer applies, and its norms."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def sigma(module: nn.Module, name: str = "weight", input_size: int | tuple[int, 
     - ``exact``: whether ``operator`` is the norm (circular padding with stride 1 and ``input_size``; linear and 1 x 1
       layers) or a bound.
 
-    The weight is the one that evaluation uses, normalized by whatever parametrizes it; nothing is changed, no power
-    iteration runs. Computed in fp64 by SVD and eigenvalues. For linear, convolution and transposed layers (TypeError
-    otherwise); ValueError for padding modes that repeat values.
+    The weight is that of evaluation, with its parametrizations; nothing is changed and no power iteration runs. It is
+    computed in fp64 by SVD and eigenvalues. For linear, convolution and transposed layers (TypeError otherwise);
+    ValueError for padding modes that repeat values.
 
     >>> from normwise.weights import spectral_norm
     >>> layer = spectral_norm(nn.Conv2d(8, 8, 3, padding=1)).eval()
@@ -61,14 +61,14 @@ def sigma(module: nn.Module, name: str = "weight", input_size: int | tuple[int, 
 
 @torch.no_grad()
 def effective_weight(module: nn.Module, name: str) -> Tensor:
-    """What the layer multiplies with in evaluation; buffers and training flags stay as they are."""
+    """The weight that the layer applies in evaluation; buffers and training flags do not change."""
     weight = parametrized_value(module, name) if parametrize.is_parametrized(module, name) else getattr(module, name)
     return module.standardized(weight) if isinstance(module, StandardizedConv) and name == "weight" else weight
 
 
 @torch.no_grad()
 def parametrized_value(module: nn.Module, name: str) -> Tensor:
-    """The parametrized tensor as evaluation sees it: no power iteration."""
+    """The value of the parametrized tensor in evaluation, without a power iteration."""
     chain = chain_of(module, name)
     training = {child: child.training for child in chain.modules()}
     try:

@@ -1,4 +1,4 @@
-"""The layers whose weights are normalized: which axes are fan-in, which tensor is meant, how it is registered."""
+"""The layers whose weights can be normalized: the axes of the fan-in, the tensor, and its parametrization."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
 class StandardizedConv(Traceable):
-    """Marks the convolutions that standardize their weight in ``forward``: a parametrization would do it twice."""
+    """Marks convolutions that standardize their weight in ``forward``; a parametrization would repeat it."""
 
     def standardized(self, weight: Tensor) -> Tensor:
         raise NotImplementedError
@@ -38,7 +38,7 @@ class StandardizedConv(Traceable):
 
 
 class FanIn(NamedTuple):
-    """Where the weights that feed one output unit lie.
+    """The position of the weights that feed one output unit.
 
     Linear and convolution weights are ``[out, in / groups, *kernel]``: the unit is dimension 0. Transposed ones
     are ``[in, out / groups, *kernel]``, where group g owns a slice of dimension 0: the unit is (g, dimension 1).
@@ -52,7 +52,7 @@ class FanIn(NamedTuple):
         return cls(module.groups) if isinstance(module, TRANSPOSED) else cls(None)
 
     def blocks(self, weight: Tensor) -> Tensor:
-        """A view in which `axes` are exactly the fan-in of each unit."""
+        """A view in which the dimensions `axes` are exactly the fan-in of each unit."""
         return weight if self.groups is None else weight.unflatten(0, (self.groups, -1))
 
     def axes(self, blocks: Tensor) -> tuple[int, ...]:
@@ -72,7 +72,7 @@ class FanIn(NamedTuple):
 
 
 def check_fan_in(size: int, caller: str) -> None:
-    """One weight is its own mean: the standardized weight would be 0 (or NaN) whatever is learned."""
+    """Require at least 2 weights: a single one is its own mean, and the standardized weight would be 0 (or NaN)."""
     if size < 2:
         raise ValueError(
             f"{caller}: each output unit has a fan-in of {size} weight, which standardization turns into 0; it needs "
@@ -81,7 +81,7 @@ def check_fan_in(size: int, caller: str) -> None:
 
 
 def weight_of(module: nn.Module, name: str, caller: str) -> Tensor:
-    """The named tensor of a module as it stands, or an error that says what can be normalized."""
+    """The named tensor of a module, or an error that says what can be normalized."""
     if not isinstance(module, nn.Module):
         raise TypeError(f"{caller} expects a module such as nn.Conv2d, received {type(module).__name__}.")
     known = {key for key, value in (*module._parameters.items(), *module._buffers.items()) if value is not None}
@@ -103,14 +103,14 @@ def weight_of(module: nn.Module, name: str, caller: str) -> Tensor:
 
 
 def parametrized(module: AnyModule, name: str, norm: nn.Module) -> AnyModule:
-    """The module with a weight's parametrization, which raises where a new parameter is put in its place.
+    """Register a weight's parametrization, which raises an error if a new parameter is assigned to the weight.
 
-    Tools that fuse or quantize do; torch itself raises KeyError("attribute 'weight' already exists").
+    Tools that fuse or quantize assign one; torch itself raises KeyError("attribute 'weight' already exists").
     """
     parametrize.register_parametrization(module, name, norm)
-    kind = type(module)  # this module's own, made by torch with its first parametrization
-    if "__setattr__" not in vars(kind):
-        kind.__setattr__ = _set_no_parameter  # type: ignore[method-assign]
+    cls = type(module)  # a class for this module alone, made by torch with its first parametrization
+    if "__setattr__" not in vars(cls):
+        cls.__setattr__ = _set_no_parameter  # type: ignore[method-assign]
     return module
 
 
@@ -126,13 +126,13 @@ def _set_no_parameter(module: nn.Module, name: str, value: object) -> None:
 
 
 def check_numbers(weight: Tensor, caller: str) -> None:
-    """Floating or complex, dense, and in memory that was not released."""
+    """Require floating or complex numbers in a dense tensor whose memory was not released."""
     check_floating(weight.real if isinstance(weight, Tensor) and weight.is_complex() else weight, caller)
     check_memory(weight)
 
 
 def chain_of(module: nn.Module, name: str) -> nn.ModuleList:
-    """The parametrizations of a tensor, first applied first."""
+    """The parametrizations of a tensor, in the order in which they are applied."""
     return module.parametrizations[name]  # type: ignore[index, return-value]
 
 
@@ -145,5 +145,5 @@ def check_layer(module: nn.Module, caller: str) -> None:
 
 
 def computing_dtype(weight: Tensor) -> torch.dtype:
-    """fp32 for fp16, bf16 and fp32 weights, fp64 for fp64, and the complex types of these."""
+    """fp32 for fp16, bf16 and fp32 weights, fp64 for fp64, and the matching complex dtypes."""
     return torch.promote_types(weight.dtype, torch.float32)

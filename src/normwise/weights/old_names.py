@@ -1,4 +1,4 @@
-"""Checkpoints of `torch.nn.utils.spectral_norm`, which kept W, u and v beside the other tensors of the layer."""
+"""Checkpoints of `torch.nn.utils.spectral_norm`, which kept W, u and v among the other tensors of the layer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.nn.utils import parametrize
 
 
 class OldNames(NamedTuple):
-    """A hook that gives ``weight_orig``, ``weight_u`` and ``weight_v`` of a state_dict their names of here."""
+    """A hook that renames ``weight_orig``, ``weight_u`` and ``weight_v`` of a state_dict to the names used here."""
 
     name: str
     norm_class: type[nn.Module]
@@ -22,7 +22,7 @@ class OldNames(NamedTuple):
         chain: Any = module.parametrizations[self.name]  # type: ignore[index]
         original = state_dict[f"{prefix}parametrizations.{self.name}.original"] = state_dict.pop(f"{old}orig")
         u, v = state_dict.pop(f"{old}u", None), state_dict.pop(f"{old}v", None)
-        state_dict.pop(f"{prefix}{self.name}", None)  # before torch 1.0 W̄ was there, too, and no v
+        state_dict.pop(f"{prefix}{self.name}", None)  # torch before 1.0 stored W̄, too, and no v
         for index, norm in enumerate(chain):
             if isinstance(norm, self.norm_class) and hasattr(norm, "_v") and u is not None:
                 at = f"{prefix}parametrizations.{self.name}.{index}."
@@ -31,13 +31,13 @@ class OldNames(NamedTuple):
 
 
 def know_old_names(module: nn.Module, name: str, norm_class: type[nn.Module]) -> None:
-    """From now on the module loads those checkpoints, too."""
+    """Let the module load those checkpoints from now on."""
     forget_old_names(module, name)
     module.register_load_state_dict_pre_hook(OldNames(name, norm_class))
 
 
 def forget_old_names(module: nn.Module, name: str) -> None:
-    """The module has no such hook any more."""
+    """Remove that hook from the module."""
     hooks = module._load_state_dict_pre_hooks
     for key, wrapped in list(hooks.items()):
         hook = getattr(wrapped, "hook", None)

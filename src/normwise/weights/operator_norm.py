@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from normwise.core.lasting import unseen
+from normwise.core.lasting import changing_state
 from normwise.core.layout import check_memory
 from normwise.operations.context import plain_operations_wanted, without_autocast
 from normwise.operations.saved import guarded
@@ -18,19 +18,19 @@ from .layers import CONVOLUTIONS, TRANSPOSED, check_layer, computing_dtype
 
 # Without an input size, 8 (k - 1) frequencies per dimension keep the bound within 2 % per dimension (1 / cos(π/16)).
 DENSITY = 8
-# Complex values of the symbol held at a time: 64 MiB in fp32, half of it for the Gram matrices.
+# The number of complex values of the symbol held at a time: 64 MiB in fp32, half of it for the Gram matrices.
 CHUNK = 1 << 22
 
 
 class Grid(NamedTuple):
-    """Which frequencies bound a layer: ``frequencies[i]`` of them in spatial dimension i."""
+    """The frequencies that bound a layer: ``frequencies[i]`` of them in spatial dimension i."""
 
     groups: int
     kernel: tuple[int, ...]
     dilation: tuple[int, ...]
     frequencies: tuple[int, ...]
-    excess: float  # the largest value on the grid times this bounds every other frequency
-    exact: bool  # the bound is the layer's norm
+    excess: float  # the largest value on the grid, times this, bounds the values at all other frequencies
+    exact: bool  # whether the bound is the layer's norm
 
     @classmethod
     def of(cls, module: nn.Module, input_size: int | tuple[int, ...] | None, caller: str) -> Grid:
@@ -72,13 +72,14 @@ def _reach(module: nn.Module, d: int) -> int:
 
 
 def _padding(module: nn.Module, d: int) -> int:
-    """Zeros or wrapped values added in dimension d, both sides together."""
+    """The number of zeros or wrapped values added in dimension d, both sides together."""
     if isinstance(module.padding, str):
         return _reach(module, d) if module.padding == "same" else 0
     return 2 * module.padding[d]  # type: ignore[index]
 
 
 def _check_padding(module: nn.Module, caller: str) -> None:
+    """ValueError for padding whose operator norm is not known."""
     if module.padding_mode not in ("zeros", "circular"):
         raise ValueError(
             f"{caller}: the operator's norm is known for padding_mode 'zeros' and 'circular', not "
@@ -112,18 +113,18 @@ class OperatorNorm(nn.Module):
       equidistant frequencies is within ``π / N``: the supremum is at most the maximum on the grid times
       ``Π 1 / cos(π m / N)``. N = 8 (k - 1) makes that 1.02 per dimension. It holds for every input size and for
       circular padding, too.
-    - **Stride > 1**: its outputs are a part of those of stride 1, so the bound is still one, not exact.
+    - **Stride > 1**: the outputs are a part of those of stride 1, so the bound holds, but is not exact.
       **Transposed**: the adjoint of a convolution, with the same norm. **Dilation** is a change of ω. **Groups**
-      are blocks of a block-diagonal map: the largest counts. Linear and 1 x 1 layers: exact.
+      are blocks of a block-diagonal map: the largest one counts. Linear and 1 x 1 layers: exact.
 
     The norm is computed whenever the weight has other values than last time, in training and in evaluation, by
-    eigenvalues of Gram matrices in fp32 (fp64 for fp64); so it holds up to rounding, and after casting to fp16 or
-    bf16 up to theirs. That is one Hermitian eigenproblem of the smaller number of channels for each of about
-    ``Π 8 (k - 1) / 2`` frequencies: light for tens of channels, heavy for many hundreds.
+    eigenvalues of Gram matrices in fp32 (fp64 for fp64). So it is right up to rounding, and after casting to fp16 or
+    bf16 up to their rounding. That is one Hermitian eigenproblem of the smaller number of channels for each of about
+    ``Π 8 (k - 1) / 2`` frequencies: fast for tens of channels, slow for many hundreds.
 
-    The gradient is that with the singular vectors and the frequency held constant, which is
-    the norm's own. It has no buffers; compiled and exported graphs compute it at each call: `bake` before
-    deployment, and for ONNX, which has no eigenvalues.
+    The gradient is computed with the singular vectors and the frequency held constant, which gives
+    the norm's own gradient. There are no buffers; compiled and exported graphs compute the norm at each call: `bake`
+    before deployment, and for ONNX, which has no eigenvalues.
     """
 
     def __init__(self, grid: Grid, eps: float) -> None:
@@ -135,18 +136,19 @@ class OperatorNorm(nn.Module):
         check_memory(weight)
         with without_autocast(weight):
             wide = weight.to(computing_dtype(weight))
-            with unseen():
+            with changing_state():
                 direction = self._direction(wide.detach())
             sigma = (wide * direction).sum()
             unit = (wide / torch.where(sigma > self.eps, sigma, torch.ones_like(sigma))).to(weight.dtype)
         return guarded(unit, weight)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
-        """Assigning ``module.weight`` sets the weight before normalization."""
+        """Make ``module.weight = ...`` set the weight before normalization."""
         return weight
 
     @torch.no_grad()
     def _direction(self, weight: Tensor) -> Tensor:
+        """`steepest_direction` of a weight, computed again only if the weight has changed."""
         if plain_operations_wanted() or weight.is_meta:
             return steepest_direction(weight, self.grid)
         if self._last is not None:
@@ -158,7 +160,7 @@ class OperatorNorm(nn.Module):
         return direction
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors) -> None:  # type: ignore[no-untyped-def]
-        """The singular vectors of a reshaped-matrix checkpoint have no use here and are no error."""
+        """Ignore the singular vectors of a checkpoint of the reshaped matrix, which have no use here."""
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected, errors)
         for key in (prefix + "_u", prefix + "_v"):
             if key in unexpected:
@@ -176,8 +178,8 @@ def steepest_direction(weight: Tensor, grid: Grid) -> Tensor:
     """
     scale = weight.abs().amax()
     usable = (scale > 0) & (scale < torch.inf)
-    # At scale 1 the squares in the Gram matrices neither overflow nor vanish; a weight that is not finite has no
-    # direction, and LAPACK would raise.
+    # Scaled to 1, the squares in the Gram matrices neither overflow nor vanish. A weight that is not finite has no
+    # direction, and LAPACK would raise an error.
     safe = torch.where(usable, weight / scale, torch.zeros_like(weight))
     kernel = safe.reshape(grid.groups, weight.shape[0] // grid.groups, weight.shape[1], -1)
     cosines, sines = _waves(grid, weight)
@@ -194,7 +196,7 @@ def steepest_direction(weight: Tensor, grid: Grid) -> Tensor:
 
 
 def _waves(grid: Grid, like: Tensor) -> tuple[Tensor, Tensor]:
-    """cos and sin of ω·t for the frequencies of a half space (a real kernel's others mirror them): [F, taps]."""
+    """cos and sin of ω·t for the frequencies of a half space, ``[F, taps]``; a real kernel is symmetric in ω."""
     if not grid.kernel:
         return like.new_ones(1, 1), like.new_zeros(1, 1)
     halved = (*grid.frequencies[:-1], grid.frequencies[-1] // 2 + 1)
@@ -229,7 +231,7 @@ def _gram(matrix: Tensor) -> Tensor:
 
 def _largest_squares(matrix: Tensor) -> Tensor:
     gram = _gram(matrix)
-    if gram.shape[-1] == 1:  # depthwise: a library call for each number would take most of the time
+    if gram.shape[-1] == 1:  # depthwise: most of the time would be spent on a library call for each number
         return gram.real[..., 0, 0]
     return torch.linalg.eigvalsh(gram)[..., -1]
 

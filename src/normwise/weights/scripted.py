@@ -1,6 +1,6 @@
-"""Plain convolutions with the same tensors, which `torch.jit.script` compiles in the standardizing ones' place."""
+"""Plain convolutions with the same tensors, which `torch.jit.script` compiles instead of the standardizing ones."""
 
-# TorchScript wants attributes without annotations, of which nothing is known here.
+# TorchScript needs attributes without annotations, so the type checker knows nothing of them.
 # pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportOptionalOperand=false
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ class ScriptedConv3d(_Scripted, nn.Conv3d):
 
 
 def scripted(conv: nn.Module) -> nn.Module:
-    """The stand-in of a `WSConv2d`, a `ScaledWSConv2d` and the like."""
-    kinds = (ScriptedConv1d, nn.Conv1d), (ScriptedConv2d, nn.Conv2d), (ScriptedConv3d, nn.Conv3d)
-    kind: Any = next(kind for kind, plain in kinds if isinstance(conv, plain))
-    module = kind.__new__(kind)
+    """The plain convolution that replaces a `WSConvNd` or `ScaledWSConvNd`."""
+    classes = (ScriptedConv1d, nn.Conv1d), (ScriptedConv2d, nn.Conv2d), (ScriptedConv3d, nn.Conv3d)
+    cls: Any = next(cls for cls, plain in classes if isinstance(conv, plain))
+    module = cls.__new__(cls)
     module.__dict__.update(vars(conv))
     module.__dict__["stands_for"] = (conv,)
     module.scaled = hasattr(conv, "gamma")

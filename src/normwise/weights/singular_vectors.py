@@ -1,18 +1,18 @@
-"""The singular vectors of a matrix's largest singular value: step by step, and to convergence."""
+"""The singular vectors of a matrix's largest singular value, by single steps and to convergence."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-# So often the Gram matrix is squared where the norm itself is wanted: 2^8 iterations from all starts at once.
+# How often the Gram matrix is squared for the converged vectors: like 2^8 iterations from all starts at once.
 SQUARINGS = 8
-# How far from it evaluation lets the norm be that the stored vectors give.
+# The relative error of the norm by the stored vectors up to which evaluation accepts them.
 SLACK = 0.01
 
 
 def belonging(matrix: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """``u`` and ``v`` where they give the norm of ``matrix``, otherwise its own."""
+    """``u`` and ``v`` if they give the norm of ``matrix``, otherwise the matrix's own singular vectors."""
     own = _top_vectors(matrix)
     norm, given = (singular_value(matrix, left, right) for left, right in (own, (u, v)))
     serve = (given - norm).abs() <= SLACK * norm
@@ -20,7 +20,7 @@ def belonging(matrix: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def singular_value(matrix: Tensor, u: Tensor, v: Tensor) -> Tensor:
-    """Re(u* W v), a real number also of complex matrices."""
+    """Re(u* W v), a real number also for complex matrices."""
     value = torch.dot(u.conj(), torch.mv(matrix, v))
     return value.real if value.is_complex() else value
 
@@ -28,8 +28,8 @@ def singular_value(matrix: Tensor, u: Tensor, v: Tensor) -> Tensor:
 def _top_vectors(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """u and v of the largest singular value.
 
-    A high power of the smaller Gram matrix is next to ``v v*``: its column with the largest diagonal is v, and, unlike
-    an iteration from one start, cannot miss a direction that the start is orthogonal to.
+    A high power of the smaller Gram matrix is close to ``v v*``: its column with the largest diagonal entry is v.
+    Unlike an iteration from one start, it cannot miss a direction that is orthogonal to the start.
     """
     scale = matrix.abs().max()
     usable = (scale > 0) & (scale < torch.inf)
@@ -57,14 +57,14 @@ def iterate(matrix: Tensor, image: Tensor, iterations: int) -> tuple[Tensor, Ten
 
 
 def _unit(x: Tensor) -> Tensor:
-    """x / |x|, or the generic unit vector where that is no direction: the iteration can always start again."""
+    """x / |x|, or the generic unit vector where x has no direction, so that the iteration can always start again."""
     length = torch.linalg.vector_norm(x)
     usable = (length > 0) & (length < torch.inf)
     return torch.where(usable, x / torch.where(usable, length, torch.ones_like(length)), generic(x))
 
 
 def generic(like: Tensor) -> Tensor:
-    """A fixed unit vector without structure, so that no weight's top singular vector is orthogonal to it."""
+    """A fixed unit vector without structure, so that hardly any weight's top singular vector is orthogonal to it."""
     n = torch.arange(like.shape[-1], dtype=like.abs().dtype, device=like.device)
     values = torch.cos(n * n)
     return (values / torch.linalg.vector_norm(values)).to(like.dtype)

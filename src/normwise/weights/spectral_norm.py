@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from normwise.core.arguments import check_floating
-from normwise.core.lasting import unseen
+from normwise.core.lasting import changing_state
 from normwise.core.layout import check_memory
 from normwise.core.observed import has_values
 from normwise.core.tables import check_required
@@ -47,42 +47,40 @@ def spectral_norm(
     such as a bias is divided by its length, without an iteration). ``module.weight`` is then W̄,
     ``module.parametrizations.weight.original`` the trained W. Computed in fp32 (fp64 for fp64) under autocast and
     for narrower weights; W̄ has W's dtype.
-
     **When it iterates.** In training mode, at the first access after W has changed. "Changed"
-    means that Wv or Wᵀu differs from what it was; a change that leaves both leaves uᵀWv, too. This is a fact
-    about the values, so it holds for every optimizer, for writes through ``.data``, ``load_state_dict``, copies,
-    ``functional_call`` and ``vmap``, and inside a compiled graph, where a counter of versions does not. Any number of
-    forwards (two before one backward, gradient accumulation, the second pass of activation checkpointing) use the same
-    u and v: one iteration per optimizer step. Graphs hold copies of the vectors, so no later step, and no broadcast
-    of buffers, disturbs a backward. 50 iterations at construction start near the truth. Their start
-    is fixed: ranks agree, and the global random state is untouched. (`torch.func.grad` forbids writing buffers: use
+    means that Wv or Wᵀu differs from its last value; a change that leaves both also leaves uᵀWv. The test is on
+    values, so it works with every optimizer, with writes through ``.data``, ``load_state_dict``, copies,
+    ``functional_call`` and ``vmap``, and inside a compiled graph, where a version counter does not. Any number of
+    forward passes (two before one backward, gradient accumulation, the second pass of activation checkpointing) use the
+    same u and v: one iteration per optimizer step. Graphs hold copies of the vectors, so no later step, and no
+    broadcast of buffers, disturbs a backward pass. 50 iterations at construction start close to the truth. Their start
+    is fixed: ranks agree, and the global random state does not change. (`torch.func.grad` forbids writing buffers: use
     it in evaluation.)
 
-    **Evaluation** writes no buffer, and trusts the stored vectors only where they give σ to 1 %: after weights were
-    averaged, or loaded alone, they need not belong to W; then u and v are computed from W, to convergence. That is
-    looked into whenever W or they have other values than at the last evaluation, in compiled and exported graphs at
+    **Evaluation** writes no buffer, and uses the stored vectors only if they give σ to 1 %: after weights were
+    averaged, or loaded alone, they may not belong to W; then u and v are computed from W, to convergence. This is
+    checked whenever W or the vectors have other values than at the last evaluation, in compiled and exported graphs at
     each call: `bake` before deployment.
 
     **Zero weight.** Where σ ≤ ``eps``, W is returned as it is: W = 0 stays 0 with the gradient of the identity, and
-    the iteration starts from generic vectors with its first step. The result is finite wherever W is.
+    the first iteration starts from generic vectors. The result is finite wherever W is.
 
-    **operator=True** divides by the norm of the layer as a linear map of its input instead, which the reshaped
-    matrix misses by up to ``sqrt(kernel size)``: see `OperatorNorm` for what is exact and what is a bound.
+    **operator=True** divides by the norm of the layer as a linear map of its input instead. The reshaped matrix
+    understates it by up to ``sqrt(kernel size)``: see `OperatorNorm` for what is exact and what is a bound.
     It is recomputed whenever W changes, in evaluation too. ``input_size``, the spatial size of the layer's input,
-    makes it exact for circular padding and tighter for zero padding. ``n_power_iterations`` and ``dim`` have no
-    part in it.
+    makes it exact for circular padding and tighter for zero padding. ``n_power_iterations`` and ``dim`` are not used.
 
     The state_dict has torch's names (``parametrizations.weight.original``, ``parametrizations.weight.0._u`` and
     ``_v``): those of `torch.nn.utils.parametrizations.spectral_norm` load, and conversely; those of the older
     `torch.nn.utils.spectral_norm` (``weight_orig``, ``weight_u``, ``weight_v``) load, too.
 
     Raises ValueError for a missing weight or one without dimensions, ``n_power_iterations < 1``, ``dim`` out of range,
-    and with ``operator=True`` for vectors and padding modes other than zeros and circular; TypeError for what is not a
-    module, not floating or complex, and with ``operator=True`` not floating.
+    and with ``operator=True`` for vectors and padding modes other than zeros and circular; TypeError for an object that
+    is not a module, a weight that is not floating or complex, and with ``operator=True`` one that is not floating.
 
-    Source: Miyato et al. 2018, arXiv:1802.05957. Differs from torch: iterates once per change instead of at each
-    access, evaluation does without vectors that are not those of W, no NaN for a zero weight, fp32 vectors for fp16
-    and bf16 weights.
+    Source: Miyato et al. 2018, arXiv:1802.05957. Differs from torch: it iterates once per change instead of at each
+    access, evaluation does not use vectors that do not belong to W, a zero weight gives no NaN, and the vectors of fp16
+    and bf16 weights are fp32.
 
     >>> layer = spectral_norm(torch.nn.Linear(20, 40)).eval()
     >>> bool((torch.linalg.matrix_norm(layer.weight, 2) - 1).abs() < 0.02)
@@ -115,6 +113,7 @@ def _parametrization(
     operator: bool,
     input_size: int | tuple[int, ...] | None,
 ) -> nn.Module:
+    """The parametrization for a weight, after a check of the options."""
     if operator:
         check_floating(weight, f"spectral_norm({name!r}, operator=True)")
         if n_power_iterations != 1 or dim is not None:
@@ -142,11 +141,11 @@ def _parametrization(
 class SpectralNorm(WideBuffers):
     """The parametrization that `spectral_norm` registers; ``_u`` and ``_v`` are the singular vectors.
 
-    They are wide: 8 bits are too few for a norm.
+    They stay in at least fp32: the 8 bits of bf16 are too few for a norm.
     """
 
     wide = ("_u", "_v", "_image", "_coimage")
-    #: At the last evaluation: copies of the matrix and the stored vectors, and the vectors that were used.
+    #: From the last evaluation: copies of the matrix and the stored vectors, and the vectors that were used.
     _last: tuple[list[Tensor], tuple[Tensor, Tensor]] | None = None
     _u: Tensor
     _v: Tensor
@@ -162,13 +161,13 @@ class SpectralNorm(WideBuffers):
             self.register_buffer("_u", u)
             self.register_buffer("_v", v)
             # Wv and Wᵀu at the last access in training. Not in the state_dict: after loading, the next step iterates,
-            # as the run that was saved did after its optimizer step.
+            # as the saved run did after its optimizer step.
             self.register_buffer("_image", image, persistent=False)
             self.register_buffer("_coimage", coimage, persistent=False)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Generic vectors, from which the next step iterates."""
+        """Set generic vectors, from which the next step iterates."""
         for vector in (self._u, self._v):
             vector.copy_(generic(vector))
         for image in (self._image, self._coimage):
@@ -179,19 +178,19 @@ class SpectralNorm(WideBuffers):
         with without_autocast(weight):
             wide = weight.to(computing_dtype(weight))
             matrix = as_matrix(wide, self.dim)
-            with unseen(*(self.buffers() if self.training else ())):
+            with changing_state(*(self.buffers() if self.training else ())):
                 u, v = (self._iterated if self.training else self._trustworthy)(matrix.detach())
             sigma = singular_value(matrix, u, v)
             unit = (wide / torch.where(sigma > self.eps, sigma, torch.ones_like(sigma))).to(weight.dtype)
         return guarded(unit, weight)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
-        """Assigning ``module.weight`` sets the weight before normalization."""
+        """Make ``module.weight = ...`` set the weight before normalization."""
         return weight
 
     @torch.no_grad()
     def _trustworthy(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
-        """The singular vectors in evaluation: the stored ones where they belong to the matrix."""
+        """The singular vectors in evaluation: the stored ones if they belong to the matrix."""
         if plain_operations_wanted() or matrix.is_meta:
             return belonging(matrix, *self._stored(matrix))
         now = (matrix, self._u, self._v)
@@ -200,7 +199,7 @@ class SpectralNorm(WideBuffers):
         return self._last[1]
 
     def _stored(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
-        """Always new tensors, because the backward pass will read them."""
+        """The stored vectors as new tensors, since the backward pass will read them."""
         rows, columns = matrix.shape
         _check_vector(matrix, (rows,), _u=self._u)
         _check_vector(matrix, (columns,), _v=self._v)
@@ -211,7 +210,7 @@ class SpectralNorm(WideBuffers):
     def _iterated(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
         """The singular vectors in training."""
         if under_function_transform() and not torch.compiler.is_compiling():
-            # As torch's, it remembers them inside of a transform, too, where it is not one of many at once.
+            # As torch's does, it updates the vectors inside a transform, too, unless that is a `vmap`.
             matrix_outside = value_outside(matrix)
             if matrix_outside is not None and all(value_outside(t) is t for t in self.buffers()):
                 with outside():
@@ -219,13 +218,14 @@ class SpectralNorm(WideBuffers):
         return self._iterate(matrix)
 
     def _iterate(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
+        """The power iteration if the matrix has changed since the last access, otherwise the stored vectors."""
         u, v = self._stored(matrix)
         _check_vector(matrix, u.shape, _image=self._image)
         _check_vector(matrix, v.shape, _coimage=self._coimage)
         image, coimage = torch.mv(matrix, v), torch.mv(matrix.mH, u)
-        # One of the two is not enough: the gradient is orthogonal to W, so for a single row Wv hardly changes.
+        # One of the two alone is not enough: the gradient is orthogonal to W, so for a single row Wv hardly changes.
         changed = (image != self._image).any() | (coimage != self._coimage).any()
-        # The CPU can look at the answer; an accelerator would have to wait for it, and a graph cannot.
+        # On the CPU the result can be read at once; on an accelerator that would wait, and a graph cannot read it.
         if has_values(changed) and not changed:
             return u, v
         news = iterate(matrix, image, self.n_power_iterations)
@@ -245,7 +245,7 @@ def _check_vector(matrix: Tensor, shape: tuple[int, ...], **vector: Tensor) -> N
 
 
 def as_matrix(weight: Tensor, dim: int) -> Tensor:
-    """``[n_dim, everything else]``."""
+    """``weight`` as a matrix ``[n_dim, everything else]``."""
     return weight.movedim(dim, 0).flatten(1)
 
 

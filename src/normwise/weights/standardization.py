@@ -27,7 +27,7 @@ def weight_standardization(module: AnyModule, name: str = "weight", eps: float =
     Use it before a normalization layer: the variance is 1, not 1 / fan-in, so the outputs grow with the fan-in.
     A unit whose weights are all equal becomes 0, with a finite gradient (large: ∝ 1 / ε).
 
-    Raises TypeError for other kinds of module, ValueError for a fan-in of 1, whose deviation is undefined.
+    Raises TypeError for modules of other classes, ValueError for a fan-in of 1, whose deviation is undefined.
 
     Source: Qiao et al. 2019, arXiv:1903.10520.
 
@@ -55,13 +55,13 @@ def scaled_weight_standardization(
     .. math:: \bar W_o = \gamma\, g_o\, \frac{W_o - \mu_o}{\sqrt{\max(\sigma_o^2 \cdot \text{fan-in},\ \epsilon)}}
 
     μ and σ² (**biased**) are over the fan-in of output unit o, as in `weight_standardization`. ε is a **floor**, not
-    an addition: it changes nothing unless the variance is under ε / fan-in, and ``eps=0`` leaves it out (a unit whose
+    an addition: it changes nothing unless the variance is below ε / fan-in, and ``eps=0`` switches it off (a unit whose
     weights are all equal becomes 0). ``gain`` adds a parameter g ``[out]``,
     initially 1 (``module.parametrizations.weight[0].gain``): apply this before building the optimizer. ``gamma``
     is the gain of the nonlinearity before the layer, a number or an activation's name such as ``"relu"`` (the
     official code has it in the activation, hence 1 here). Precision, axes and errors: as `weight_standardization`.
 
-    The paper's formula to the letter, ``γ (W - μ) / (σ √N)`` with ReLU's ``γ = √2 / √(1 - 1/π)``, is
+    The paper's formula exactly, ``γ (W - μ) / (σ √N)`` with ReLU's ``γ = √2 / √(1 - 1/π)``, is
     ``scaled_weight_standardization(module, gain=False, gamma="relu", eps=0.0)``.
 
     Source: Brock, De and Smith 2021, arXiv:2101.08692.
@@ -93,7 +93,7 @@ class WeightStandardization(nn.Module):
         return standardize(weight, self.fan_in, self.eps)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
-        """Assigning ``module.weight`` sets the weight before standardization."""
+        """Make ``module.weight = ...`` set the weight before standardization."""
         return weight
 
     def extra_repr(self) -> str:
@@ -111,7 +111,7 @@ class ScaledWeightStandardization(nn.Module):
         self.register_parameter("gain", None)
 
     def reset_parameters(self) -> None:
-        """Gain 1."""
+        """Set the gain to 1."""
         if self.gain is not None:
             nn.init.ones_(self.gain)
 
@@ -119,7 +119,7 @@ class ScaledWeightStandardization(nn.Module):
         return scaled_standardize(weight, self.gain, self.fan_in, self.eps, self.gamma)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
-        """Assigning ``module.weight`` sets the weight before standardization."""
+        """Make ``module.weight = ...`` set the weight before standardization."""
         return weight
 
     def extra_repr(self) -> str:
@@ -127,7 +127,7 @@ class ScaledWeightStandardization(nn.Module):
 
 
 def nonlinearity_gain(gamma: float | str) -> float:
-    """A number, or that of an activation by name."""
+    """The number itself, or the gain of an activation by its name."""
     return activations.gain(gamma) if isinstance(gamma, str) else float(gamma)
 
 
@@ -139,7 +139,7 @@ def standardize(weight: Tensor, fan_in: FanIn, eps: float) -> Tensor:
     axes = fan_in.axes(blocks)
     centered = blocks - blocks.mean(axes, keepdim=True)
     variance = centered.square().sum(axes, keepdim=True) / (fan_in.size(weight) - 1)
-    # The square root has no derivative at 0; the unit is 0 there whatever it is divided by.
+    # The square root has no derivative at 0; there the unit is 0 whatever it is divided by.
     varies = variance > 0
     deviation = torch.where(varies, torch.where(varies, variance, 1.0).sqrt(), 0.0)
     return guarded((centered / (deviation + eps)).reshape(weight.shape).to(weight.dtype), weight)
@@ -155,7 +155,7 @@ def scaled_standardize(weight: Tensor, gain: Tensor | None, fan_in: FanIn, eps: 
     centered = blocks - blocks.mean(axes, keepdim=True)
     energy = centered.square().sum(axes, keepdim=True)  # variance times fan-in
     floored = energy.clamp_min(eps)
-    # Without a floor a constant unit is 0 whatever it is multiplied by.
+    # Without a floor a constant unit is 0 whatever the factor is.
     scale = gamma * torch.where(floored > 0, floored, 1.0).rsqrt()
     if gain is not None:
         scale = scale * fan_in.per_unit(gain.to(scale.dtype), blocks)

@@ -27,7 +27,7 @@ class VectorNorm(nn.Module):
         return guarded(unit, weight)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
-        """Assigning ``module.weight`` sets the weight before normalization."""
+        """Make ``module.weight = ...`` set the weight before normalization."""
         return weight
 
     def extra_repr(self) -> str:

@@ -1,7 +1,7 @@
 """The kernels in Triton, for CUDA devices; `reference.py` is their specification.
 
-`geometry` decides how a tensor is cut, `code` holds the kernels, and the rest binds them. Triton is imported with the
-first kernel that runs.
+`geometry` decides how a tensor is divided into tiles, `code` holds the kernels, and the other modules call them. Triton
+is imported with the first kernel that runs.
 """
 
 from .device import serves as serves

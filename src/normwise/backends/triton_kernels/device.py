@@ -1,4 +1,4 @@
-"""Where the kernels can run: on a CUDA device, or interpreted on the CPU for tests."""
+"""The devices of the kernels: CUDA, or the CPU where they are interpreted for tests."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ELEMENTS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 @cache
 def unavailable() -> str | None:
-    """Why this backend cannot be used on this machine; None where it can."""
+    """The reason why this backend cannot be used on this machine; None where it can."""
     if find_spec("triton") is None:
         return "Triton is not installed; install a CUDA build of torch, which brings it (Linux), or the package triton."
     if not torch.cuda.is_available() and not interpreted():
@@ -28,7 +28,7 @@ def unavailable() -> str | None:
 
 
 def serves(x: Tensor) -> bool:
-    """Whether the kernels take this tensor: a plain one on a CUDA device with something in it."""
+    """Whether the kernels support this tensor: a plain one on a CUDA device that is not empty."""
     return (
         type(x) in PLAIN
         and (x.is_cuda or (interpreted() and x.device.type == "cpu"))
@@ -40,14 +40,14 @@ def serves(x: Tensor) -> bool:
 
 @cache
 def interpreted() -> bool:
-    """Whether Triton interprets its kernels; it decides when it is imported, so a later change has no effect."""
+    """Whether Triton interprets its kernels; Triton decides that at its import, so a later change has no effect."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def flat(x: Tensor, parameter: Tensor | None, count: int) -> Tensor | None:
-    """A layer's parameter or statistic beside ``x`` as the kernels read it: ``count`` values in a row.
+    """A layer's parameter or statistic for the kernels: ``count`` contiguous values on the device of ``x``.
 
-    Raises ValueError for another size, device or type, and for memory that was released: a kernel would read past it.
+    Raises ValueError for another size, device or dtype, and for released memory, which a kernel would read past.
     """
     if parameter is None:
         return None
@@ -67,18 +67,18 @@ def flat(x: Tensor, parameter: Tensor | None, count: int) -> Tensor | None:
 
 
 def on_device_of(x: Tensor) -> AbstractContextManager[object]:
-    """Triton launches on the current device and its current stream; make it the one that holds ``x``."""
+    """Make the device of ``x`` the current one: Triton launches on the current device and its current stream."""
     return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
 
 
 @cache
 def code(module: str) -> Any:
-    """A module of kernels. Triton is imported with the first one."""
+    """A module of kernels. Triton is imported with the first of them."""
     return import_module(f".code.{module}", __package__)
 
 
 @cache
 def wide(dtype: torch.dtype) -> Any:
-    """Triton's name of the type that statistics of ``dtype`` are computed in."""
+    """Triton's name of the dtype in which statistics of ``dtype`` are computed."""
     language = import_module("triton.language")
     return language.float64 if dtype == torch.float64 else language.float32

@@ -28,10 +28,10 @@ def moments(x: Tensor, mask: Tensor | None) -> Moments:
 
 
 def pooled(x: Tensor, pools: Pools, mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean, variance and count of every pool, in its own order."""
+    """Mean, variance and count of every pool, in the pools' order."""
     table = partial_moments(x, pools, mask)
     if mask is not None:
-        # The first run found the means, from sums around 0: once more, around the means.
+        # The first run found the means, from sums around 0; the second one sums around the means.
         table = partial_moments(x, pools, mask, pilots=_merged(x, table)[0])
     return _merged(x, table)
 
@@ -169,7 +169,7 @@ def _walk(x: Tensor, last: bool) -> tuple[Pools, Tiling, int]:
 
 
 def as_bytes(mask: Tensor | None) -> Tensor | None:
-    """A mask ``[N, 1, *space]`` as the kernels read it."""
+    """A mask ``[N, 1, *space]`` in the kernels' form."""
     return None if mask is None else mask.contiguous().view(torch.uint8)
 
 
@@ -184,12 +184,12 @@ def blocks_of(tile: Tiling) -> tuple[int, int, int]:
 
 
 def activation_name(activation: Activation | None) -> str:
-    """The activation as the kernels know it."""
+    """The activation's name in the kernels."""
     return "" if activation is None else activation.name
 
 
 def options(x: Tensor, tile: Tiling, activation: Activation | None) -> dict[str, Any]:
-    """What the kernels over planes are compiled for."""
+    """The constants for which the kernels over planes are compiled."""
     return {
         "BLOCK_PLANES": tile.block_pools,
         "BLOCK_LENGTH": tile.block_length,

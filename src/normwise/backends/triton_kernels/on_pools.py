@@ -19,7 +19,7 @@ from .geometry import ON_CHIP_BACKWARD, ON_CHIP_FORWARD, Pools, ceiling
 
 
 class _Pooling(NamedTuple):
-    """Pools of channels (``groups`` in a sample) or of samples (0), and where their parameters and planes are."""
+    """Pools of channels (``groups`` in a sample) or of samples (0), and the places of their parameters and planes."""
 
     pools: Pools
     groups: int
@@ -39,7 +39,7 @@ class _Pooling(NamedTuple):
 
 
 class Standardization:
-    """See `protocols.Standardization`; geometry is worked out at every call."""
+    """See `protocols.Standardization`; the geometry is computed at every call."""
 
     def __init__(self, groups: int, eps: float, activation: Activation | None) -> None:
         self.groups, self.eps, self.activation = groups, eps, activation
@@ -130,6 +130,7 @@ def _on_chip(
     mean: Tensor,
     var: Tensor,
 ) -> Tensor:
+    """Standardize pools that stay on chip; mean and variance are written."""
     pools = pooling.pools
     tile = geometry.tiling(pools, whole=True)
     y = empty_like(x)
@@ -156,7 +157,7 @@ def _coefficients(
     eps: float,
     groups: int = 0,
 ) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor | None]:
-    """Mean, scale and shift for `on_planes.apply`, and the pools' moments from their shares; known ones (no count)."""
+    """Mean, scale and shift for `on_planes.apply`, and the pools' moments from their shares; no count: known ones."""
     samples, channels = x.shape[:2]
     shape = (samples, channels) if groups else (1, channels)
     entries = shape[0] * channels
@@ -223,7 +224,7 @@ def _on_chip_backward(
     activation: Activation | None,
     moments: Moments,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """The gradients of x and residual, and the sums of the planes where there are parameters."""
+    """The gradients of x and residual, and the sums of the planes if there are parameters."""
     pools = pooling.pools
     tile = geometry.tiling(pools, whole=True)
     grad_x, grad_residual = torch.empty_like(x), None if residual is None else torch.empty_like(residual)
@@ -256,7 +257,7 @@ def _coefficients_again(
 def _through_statistics(
     x: Tensor, sums: Tensor, pooling: _Pooling, weight: Tensor | None, eps: float, moments: Moments
 ) -> tuple[Tensor, Tensor]:
-    """What flows back through the statistics: slope and offset of every plane."""
+    """Slope and offset of the gradient through the statistics, for every plane."""
     samples, channels = x.shape[:2]
     size = channels // pooling.groups if pooling.groups else samples
     shape = (samples, channels) if pooling.groups else (1, channels)
@@ -280,6 +281,7 @@ def _parameter_gradients(
     eps: float,
     moments: Moments,
 ) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients of weight and bias from the sums of the planes; None where there is no parameter."""
     grads = [None if p is None else torch.empty(p.shape, dtype=p.dtype, device=x.device) for p in (weight, bias)]
     if sums is None or (weight is None and bias is None):
         return None, None

@@ -18,7 +18,7 @@ from .device import code, flat, on_device_of, wide
 from .geometry import ROW_PROGRAMS, Pools, ceiling
 from .on_planes import activation_name
 
-#: Of x, residual, weight and bias.
+#: Which gradients are needed: of x, residual, weight and bias.
 Needs = tuple[bool, bool, bool, bool]
 
 
@@ -115,11 +115,12 @@ def _forward(
     residual: Tensor | None,
     activation: Activation | None,
 ) -> tuple[Tensor, RowTables]:
-    kind = statistics_dtype(x.dtype)
-    tile, whole = geometry.row_tiling(pools, kind, geometry.ON_CHIP_FORWARD)
+    """Normalize rows, whole or block by block, and keep their statistics."""
+    dtype = statistics_dtype(x.dtype)
+    tile, whole = geometry.row_tiling(pools, dtype, geometry.ON_CHIP_FORWARD)
     kernel = code("rows" if whole else "wide_rows").forward
     y, residual = empty_like(x), like(x, residual)
-    rstd = torch.empty(pools.total, dtype=kind, device=x.device)
+    rstd = torch.empty(pools.total, dtype=dtype, device=x.device)
     mean = torch.empty_like(rstd) if center else None
     parameters = flat(x, weight, pools.length), flat(x, bias, pools.length)
     with on_device_of(x):
@@ -133,7 +134,7 @@ def _forward(
 
 
 class _Given(NamedTuple):
-    """What the backward pass has of the forward pass."""
+    """The tensors and settings that the backward pass needs from the forward pass."""
 
     x: Tensor
     pools: Pools
@@ -147,17 +148,18 @@ class _Given(NamedTuple):
 
 
 def _backward(grad_y: Tensor, given: _Given, needs: Needs, flow: Tensor | None) -> StandardizationGradients:
-    x, pools, kind = given.x, given.pools, statistics_dtype(given.x.dtype)
+    """The gradients of normalized rows, whole or block by block."""
+    x, pools, dtype = given.x, given.pools, statistics_dtype(given.x.dtype)
     length, parameters = pools.length, (given.weight, given.bias)
     given = given._replace(
         weight=flat(x, given.weight, length), bias=flat(x, given.bias, length), residual=like(x, given.residual)
     )
     grad_x = torch.empty_like(x) if needs[0] else None
-    # Without an activation the gradient of the residual is what came.
+    # Without an activation the gradient of the residual is grad_y itself.
     grad_residual = torch.empty_like(x) if needs[1] and given.activation is not None else None
-    to_mean, to_var = (None, None) if flow is None else flow.to(kind).unbind()
-    # One fourth: x, its gradient and both sums of the parameters.
-    tile, whole = geometry.row_tiling(pools, kind, geometry.ON_CHIP_FORWARD // 4)
+    to_mean, to_var = (None, None) if flow is None else flow.to(dtype).unbind()
+    # A quarter of the budget, for x, its gradient and both sums of the parameters.
+    tile, whole = geometry.row_tiling(pools, dtype, geometry.ON_CHIP_FORWARD // 4)
     run = _whole_backward if whole else _wide_backward
     sums = run(grad_y, given, tile, (grad_x, grad_residual), (to_mean, to_var), needs[2:])
     for_weight, for_bias = (
@@ -173,6 +175,7 @@ Pair = tuple[Tensor | None, Tensor | None]
 def _whole_backward(
     grad_y: Tensor, given: _Given, tile: geometry.Tiling, grads: Pair, through: Pair, needs: tuple[bool, bool]
 ) -> list[Tensor | None]:
+    """Write the gradients of rows that fit into registers; returns the shares of the parameters' gradients."""
     x, pools, weight, bias, mean, rstd, center, residual, activation = given
     tiles = tile.blocks(pools)
     programs = min(tiles, ROW_PROGRAMS) if any(needs) else tiles
@@ -189,6 +192,7 @@ def _whole_backward(
 def _wide_backward(
     grad_y: Tensor, given: _Given, tile: geometry.Tiling, grads: Pair, through: Pair, needs: tuple[bool, bool]
 ) -> list[Tensor | None]:
+    """Write the gradients of longer rows; returns the shares of the parameters' gradients."""
     x, pools, weight, bias, mean, rstd, center, residual, activation = given
     rests = torch.empty_like(rstd) if center else None
     tiles = tile.blocks(pools)

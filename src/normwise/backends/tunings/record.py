@@ -1,4 +1,4 @@
-"""What was measured of one device, element type and number of threads: kernels against torch's operators."""
+"""Measurements for one device, element type and number of threads: kernels against torch's operators."""
 
 from __future__ import annotations
 
@@ -6,33 +6,33 @@ import json
 import math
 from typing import Any, NamedTuple
 
-#: Written into each file; another number is another meaning of what follows.
+#: The number of the file format; a file with another number is not read.
 FORMAT = 1
-#: Torch's operator is the way where it takes less than this part of the kernel's time: below, the noise would choose,
-#: and where the two are level the kernel's statistics are the more exact ones.
+#: Torch's operator is chosen if it takes less than this part of the kernel's time: near 1 noise would choose, and
+#: between equals the kernel is preferred, whose statistics are more exact.
 AHEAD = 0.95
 DIRECTIONS = {False: "forward", True: "forward + backward"}
 
-#: An operation (see `normwise.operations.request.operation_of`), the layout of its tensor, whether a backward follows.
+#: An operation (see `normwise.operations.request.operation_of`), its tensor's layout, whether a backward pass follows.
 Cell = tuple[str, str, bool]
 
 
 class Verdict(NamedTuple):
-    """Who is faster for one kind of call, and what says so."""
+    """Which is faster for one kind of call, and the measurement behind it."""
 
     kernels: bool
     said: str
 
 
 class Tuning(NamedTuple):
-    """Torch's time as a multiple of the kernel's, for each cell by the number of values: 2 to the power of the key.
+    """The ratio of torch's time to the kernel's, for each cell by the number of values: 2 to the power of the key.
 
-    A size is left out where it was not clear who is ahead: there the next one decides.
+    A size is left out if the measurement did not decide; the nearest other size is used instead.
     """
 
     device: str
     machine: str
-    #: Of the processor, or the GPU's compute capability.
+    #: The name of the processor, or the GPU's compute capability.
     instructions: str
     element: str
     #: 0 on a GPU.
@@ -43,7 +43,7 @@ class Tuning(NamedTuple):
     shipped: bool = False
 
     def verdict(self, operation: str, layout: str, graph: bool, count: int) -> Verdict | None:
-        """Who is faster for ``count`` values, by the size measured next to it; None for what was not measured."""
+        """Which is faster for ``count`` values, by the nearest measured size; None if nothing was measured."""
         ratios = self.ratios.get((operation, layout, graph))
         if not ratios:
             return None
@@ -55,7 +55,7 @@ class Tuning(NamedTuple):
 
     @property
     def name(self) -> str:
-        """In words: where it comes from, and for what it holds."""
+        """The tuning in words: where it comes from, and what it applies to."""
         where = f"shipped for {self.instructions}" if self.shipped else "measured on this machine"
         threads = f", threads: {self.threads}" if self.threads else ""
         return f"the tuning {where} ({self.date}, {self.element}{threads})"
@@ -81,7 +81,7 @@ _WHO = {True: "kernels", False: "torch's operator"}
 
 
 def to_data(tuning: Tuning) -> dict[str, Any]:
-    """As JSON holds it."""
+    """The tuning as data for JSON."""
     about = {name: value for name, value in tuning._asdict().items() if name not in ("ratios", "shipped")}
     cells = [
         {
@@ -119,7 +119,7 @@ def from_data(data: Any, *, shipped: bool = False) -> Tuning:
 
 
 def to_text(tuning: Tuning) -> str:
-    """The content of a file, a line for each cell."""
+    """The content of a file, with one line for each cell."""
     data = to_data(tuning)
     cells = ",\n".join(f"  {json.dumps(cell)}" for cell in data.pop("cells"))
     return json.dumps(data)[:-1] + f', "cells": [\n{cells}\n]}}\n'

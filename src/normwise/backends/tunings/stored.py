@@ -1,9 +1,9 @@
-"""Which tuning holds: the one that was measured on this machine, otherwise the one that is shipped.
+"""The tuning that applies: the one that was measured on this machine, otherwise the shipped one.
 
-Measured ones lie beside the compiled kernels, a file for each processor or GPU, instruction set, version of torch and
-of the kernels, element type and number of threads. Where there is none yet, a process in the background measures one,
-for the processes to come: what holds in a process never changes. NORMWISE_TUNING=0 in the environment leaves it at
-those that are shipped.
+Measured tunings are stored beside the compiled kernels, a file for each processor or GPU, instruction set, version of
+torch and of the kernels, element type and number of threads. Where there is none yet, a background process measures one
+for later processes; the tuning of a running process never changes. NORMWISE_TUNING=0 in the environment uses the
+shipped tunings only.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from .record import Tuning, from_data, to_text
 
 SWITCH = "NORMWISE_TUNING"
 SHIPPED = Path(__file__).parent
-#: The element types of the CPU that torch's operators take on in. In the narrow ones they round the statistics.
+#: The element types for which torch's operators are considered on the CPU; for narrow ones they round the statistics.
 CONTESTED = ("fp32", "fp64")
 _TRITON = Path(__file__).parent.parent / "triton_kernels"
 
-#: What a process measures that has nothing but these words: it sees the modules that this process sees.
+#: The program of a measuring process; it finds its modules where this process finds them.
 _PROGRAM = "import sys; sys.path[:] = {path!r}; from normwise.tuning.program import main; main()"
 
 _log = logging.getLogger("normwise")
 
-#: What holds in this process, by device, element type and number of threads.
+#: The tunings of this process, by device, element type and number of threads.
 _held: dict[tuple[str, str, int], Tuning | None] = {}
 
 
 def on_cpu(element: str, threads: int) -> Tuning | None:
-    """What holds in this process for the kernels of an element type; begins to measure what later ones shall have."""
+    """This process' tuning for the kernels of an element type; starts a measurement for later processes."""
     key = ("cpu", element, threads)
     if key not in _held:
         _held[key] = find("cpu", element, threads)
@@ -51,7 +51,7 @@ def on_cpu(element: str, threads: int) -> Tuning | None:
 
 
 def on_gpu(device: torch.device, element: str) -> Tuning | None:
-    """What holds in this process for a GPU: what `normwise tune` measured, if it was called."""
+    """This process' tuning for a GPU: the one that `normwise tune` measured, if it was called."""
     key = (str(device), element, 0)
     if key not in _held:
         _held[key] = find(str(device), element, 0)
@@ -59,13 +59,13 @@ def on_gpu(device: torch.device, element: str) -> Tuning | None:
 
 
 def find(device: str, element: str, threads: int) -> Tuning | None:
-    """What would hold in a new process."""
+    """The tuning that a new process would use."""
     measured = read(device, element, threads) if switched_on() else None
     return measured or (shipped(element) if device == "cpu" else None)
 
 
 def to_measure(element: str, threads: int) -> list[str]:
-    """The file that is to be, and the command that makes it; nothing where nothing is to be measured, or cannot be."""
+    """The file to be made and the command that makes it; empty if nothing is to be measured, or nothing can be."""
     if element not in CONTESTED or not switched_on():
         return []
     path = path_of("cpu", element, threads)
@@ -76,13 +76,13 @@ def to_measure(element: str, threads: int) -> list[str]:
 
 
 def measure_first(element: str, threads: int) -> None:
-    """Have a measured tuning before this process asks for one, where that can be; waits some seconds for it."""
+    """Measure before this process uses a tuning, if possible; waits some seconds for it."""
     if ("cpu", element, threads) not in _held and (arguments := to_measure(element, threads)):
         background.measure(arguments, f"{element}, threads: {threads}", wait=True)
 
 
 def switched_on() -> bool:
-    """Whether tunings are measured, and those that were are used. Raises `InputError` for what is neither 0 nor 1."""
+    """Whether tunings are measured and used. Raises `InputError` for a value other than 0 and 1."""
     value = os.environ.get(SWITCH) or "1"
     if value not in ("0", "1"):
         raise InputError(f"{SWITCH}={value}: write 0 for the shipped tunings, or 1 for those measured on this machine.")
@@ -90,18 +90,18 @@ def switched_on() -> bool:
 
 
 def path_of(device: str, element: str, threads: int) -> Path | None:
-    """Where the tuning lies, or would; None where the kernels' sources are in no folder."""
+    """The path of the tuning's file; None if the kernels' sources are not in a folder."""
     about = _of_processor() if device == "cpu" else _of_gpu(device)
     if about is None:
         return None
     digest = hashlib.sha256(repr((torch.__version__, about)).encode()).hexdigest()[:16]
-    kind = "cpu" if device == "cpu" else "cuda"
-    words = ("tuning", kind, element, *([str(threads)] if threads else []), digest)
+    device_type = "cpu" if device == "cpu" else "cuda"
+    words = ("tuning", device_type, element, *([str(threads)] if threads else []), digest)
     return next(build.cache_folders()).absolute() / f"{'-'.join(words)}.json"
 
 
 def shipped(element: str) -> Tuning | None:
-    """The tuning that the package brings for this processor's instructions, of one thread."""
+    """The tuning that the package ships for this processor's instructions and one thread."""
     return next((tuning for tuning in _shipped(instructions()) if tuning.element == element), None)
 
 
@@ -113,14 +113,14 @@ def instructions() -> str:
 
 @cache
 def _shipped(level: str) -> list[Tuning]:
-    """For other instructions than AVX-512 those of AVX2."""
+    """The shipped tunings of a level; those of AVX2 for any level but AVX-512."""
     path = SHIPPED / f"{level}.json"
     text = (path if path.exists() else SHIPPED / "x86-64-v3.json").read_text(encoding="utf-8")
     return [from_data(data, shipped=True) for data in json.loads(text)]
 
 
 def read(device: str, element: str, threads: int) -> Tuning | None:
-    """What was measured; None where nothing was. What is no tuning of this machine is taken away, and measured anew."""
+    """The measured tuning, or None. A file that is no tuning of this machine is removed, and measured anew."""
     path = path_of(device, element, threads)
     if path is None:
         return None
@@ -133,7 +133,7 @@ def read(device: str, element: str, threads: int) -> Tuning | None:
         return None
     except ValueError as problem:
         taken = can_write(path.parent)
-        then = "it is measured anew" if taken else "the shipped one holds"
+        then = "it is measured anew" if taken else "the shipped one is used"
         _log.warning("The tuning %s cannot be used (%s): %s.", path, problem, then)
         if taken:
             path.unlink(missing_ok=True)
@@ -142,12 +142,12 @@ def read(device: str, element: str, threads: int) -> Tuning | None:
 
 
 def write(tuning: Tuning, path: Path) -> None:
-    """Whole or not at all."""
+    """Write the file as a whole or not at all."""
     replace(path, to_text(tuning))
 
 
 def can_write(folder: Path) -> bool:
-    """Whether files can be kept there."""
+    """Whether files can be stored there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
@@ -156,7 +156,7 @@ def can_write(folder: Path) -> bool:
 
 
 class Machine(NamedTuple):
-    """What a tuning is of."""
+    """The device that a tuning belongs to."""
 
     device: str
     name: str

@@ -1,4 +1,4 @@
-"""Plain modules that `torch.jit.script` compiles, in the place of the layers, with their tensors."""
+"""Plain modules that `torch.jit.script` compiles instead of the layers, with the layers' tensors."""
 
 from .conditioned import ScriptedGatedRMSNorm as ScriptedGatedRMSNorm
 from .conditioned import ScriptedModulated as ScriptedModulated

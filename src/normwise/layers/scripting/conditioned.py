@@ -1,6 +1,6 @@
 """Stand-ins of layers whose affine map is predicted from a condition, or gated."""
 
-# TorchScript wants attributes without annotations, of which nothing is known here.
+# TorchScript needs attributes without annotations, so the type checker knows nothing of them.
 # pyright: reportCallIssue=false, reportOperatorIssue=false, reportArgumentType=false, reportOptionalOperand=false
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class ScriptedModulated(Scripted):
         return self.modulated(x, self.projected(x, condition), residual)
 
     def projected(self, x: Tensor, condition: Tensor) -> Tensor:
-        """Shift, scale, and the gate where there is one, ``[..., 2 or 3 times C]``."""
+        """Shift, scale and, if there is one, the gate: ``[..., 2 or 3 times C]``."""
         widest = torch.promote_types(torch.promote_types(x.dtype, condition.dtype), self.linear.weight.dtype)
         weight, bias = self.linear.weight.to(widest), self.linear.bias.to(widest)
         return F.linear(F.silu(condition.to(widest)), weight, bias)
@@ -45,7 +45,7 @@ class ScriptedModulated(Scripted):
 
 
 class ScriptedModulatedWithGate(ScriptedModulated):
-    """The same with ``gate=True``: ``(y, gate)``."""
+    """As `ScriptedModulated`, with ``gate=True``: ``(y, gate)``."""
 
     def forward(  # type: ignore[override]
         self,

@@ -1,6 +1,6 @@
-"""Stand-ins whose statistics are those of one sample, row or pixel, or that have none."""
+"""Stand-ins for layers with the statistics of one sample, row or pixel, or without statistics."""
 
-# TorchScript wants attributes without annotations, of which nothing is known here.
+# TorchScript needs attributes without annotations, so the type checker knows nothing of them.
 # pyright: reportCallIssue=false, reportOperatorIssue=false, reportArgumentType=false, reportOptionalOperand=false
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Stand-ins of positional normalization and of the shortcut of its moments."""
 
-# TorchScript wants attributes without annotations, of which nothing is known here.
+# TorchScript needs attributes without annotations, so the type checker knows nothing of them.
 # pyright: reportCallIssue=false, reportOperatorIssue=false, reportArgumentType=false
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Stand-ins with running statistics."""
+"""Stand-ins for layers with running statistics."""
 
-# TorchScript wants attributes without annotations, of which nothing is known here.
+# TorchScript needs attributes without annotations, so the type checker knows nothing of them.
 # pyright: reportCallIssue=false, reportOperatorIssue=false, reportArgumentType=false, reportOptionalOperand=false
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .scripted import Scripted, affine, over_space, positions, wide, wide_or_non
 
 
 class _Remembering(Scripted):
-    """What has running statistics, and moves them in training unless it is frozen."""
+    """A stand-in with running statistics, which training updates unless they are frozen."""
 
     def __init__(self, layer: Any) -> None:
         super().__init__(layer)
@@ -26,7 +26,7 @@ class _Remembering(Scripted):
         return self.training and not self.frozen
 
     def counted(self) -> float:
-        """The weight of this batch, which is counted if it is one of training."""
+        """The weight of this batch; in training the batch is also counted."""
         if self.trains() and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
             if self.cumulative:
@@ -35,7 +35,7 @@ class _Remembering(Scripted):
 
 
 class ScriptedBatchNorm(_Remembering):
-    """Batch normalization, of any rank; of a layer with another formula in training the evaluation alone."""
+    """Batch normalization of any rank; evaluation alone for a layer whose formula in training is another."""
 
     def __init__(self, layer: Any) -> None:
         super().__init__(layer)
@@ -44,7 +44,7 @@ class ScriptedBatchNorm(_Remembering):
     def forward(self, input: Tensor, residual: Optional[Tensor] = None) -> Tensor:  # noqa: UP045  # TorchScript
         x = wide(input)
         if self.trains() and self.only_evaluates:
-            raise RuntimeError("In TorchScript this layer only evaluates; call eval(), or train the model of Python.")
+            raise RuntimeError("In TorchScript this layer only evaluates; call eval(), or train the model in Python.")
         by_batch, factor = self.trains() or self.running_mean is None, self.counted()
         weight, bias = wide_or_none(self.weight, x), wide_or_none(self.bias, x)
         y = F.batch_norm(x, self.running_mean, self.running_var, weight, bias, by_batch, factor, self.eps)
@@ -52,7 +52,7 @@ class ScriptedBatchNorm(_Remembering):
 
 
 class ScriptedInstanceNorm(_Remembering):
-    """Instance normalization; a sample without a batch dimension is one of a batch of one."""
+    """Instance normalization; a sample without a batch dimension is treated as a batch of one."""
 
     def __init__(self, layer: Any) -> None:
         super().__init__(layer)
@@ -76,7 +76,7 @@ class ScriptedEvoNormB0(Scripted):
 
     def forward(self, input: Tensor, residual: Optional[Tensor] = None) -> Tensor:  # noqa: UP045  # TorchScript
         if self.training:
-            raise RuntimeError("In TorchScript this layer only evaluates; call eval(), or train the model of Python.")
+            raise RuntimeError("In TorchScript this layer only evaluates; call eval(), or train the model in Python.")
         x = wide(input)
         own = over_space(torch.sqrt(positions(x).var(2, unbiased=False) + self.eps), x)
         batch = over_space(torch.sqrt(self.running_var.to(x.dtype) + self.eps), x)
@@ -85,7 +85,7 @@ class ScriptedEvoNormB0(Scripted):
 
 
 class ScriptedIBN(nn.Module):
-    """Both parts of an IBN, whose own stand-ins compute them; ``forward(input, residual=None)``."""
+    """Both parts of an IBN as their own stand-ins; ``forward(input, residual=None)``."""
 
     def __init__(self, layer: Any) -> None:
         super().__init__()

@@ -15,7 +15,7 @@ _ACTIVATIONS: dict[str | None, Callable[[], nn.Module]] = {None: nn.Identity, **
 
 
 class Scripted(nn.Module):
-    """Computes what a layer does, with the layer's own parameters and buffers; ``forward(input, residual=None)``.
+    """Computes the output of a layer, with its own parameters and buffers; ``forward(input, residual=None)``.
 
     No masks, no policy of the running statistics, no banks and no processes: plain operations of torch, in fp32 (fp64).
     """
@@ -25,7 +25,7 @@ class Scripted(nn.Module):
         self._parameters.update(layer._parameters)
         self._buffers.update(layer._buffers)
         self.finish = _ACTIVATIONS[layer.activation if layer.activation != "tlu" else None]()
-        #: The layer whose place it takes, in a tuple, where no compiler looks for modules.
+        #: The layer that it replaces, in a tuple, so that the compiler does not look for modules inside.
         self.__dict__["stands_for"] = (layer,)
         self.train(layer.training)
 
@@ -36,7 +36,7 @@ class Scripted(nn.Module):
 
 
 def wide(t: Tensor) -> Tensor:
-    """The type that statistics are computed in."""
+    """``t`` in the dtype in which statistics are computed."""
     return t if t.dtype == torch.float64 else t.float()
 
 
@@ -45,19 +45,19 @@ def wide_or_none(t: Optional[Tensor], x: Tensor) -> Optional[Tensor]:  # noqa: U
 
 
 def root_mean_square_normalized(x: Tensor, dims: list[int], eps: float) -> Tensor:
-    """``x`` over its root mean square; a negative ``eps`` is the machine's."""
+    """``x`` over its root mean square; a negative ``eps`` means the machine epsilon."""
     if eps < 0:
         eps = 2.220446049250313e-16 if x.dtype == torch.float64 else 1.1920928955078125e-07
     return x * torch.rsqrt(x.square().mean(dims, keepdim=True) + eps)
 
 
 def positions(t: Tensor) -> Tensor:
-    """``[N, C, positions]``; there is one in ``[N, C]``."""
+    """``t`` as ``[N, C, positions]``; ``[N, C]`` has one position."""
     return t.unsqueeze(-1).flatten(2)
 
 
 def over_space(table: Tensor, x: Tensor) -> Tensor:
-    """A table ``[C]`` or ``[N, C]`` so that it broadcasts against ``x``."""
+    """A table ``[C]`` or ``[N, C]`` in a shape that broadcasts against ``x``."""
     return table.view(list(table.shape) + [1] * (x.dim() - 2))
 
 
@@ -70,9 +70,9 @@ def affine(y: Tensor, weight: Optional[Tensor], bias: Optional[Tensor]) -> Tenso
 
 
 def refuse(layer: nn.Module, why: str) -> NoReturn:
-    """TypeError, with the model that `torch.jit.script` was given as it was.
+    """Raise a TypeError and restore the model that `torch.jit.script` was given.
 
-    It puts the stand-ins into that model one by one, and would leave it with those that came before.
+    It puts the stand-ins into that model one by one, and would leave those before the error in it.
     """
     frame: Any = sys._getframe(1)
     root = None
@@ -86,5 +86,5 @@ def refuse(layer: nn.Module, why: str) -> NoReturn:
                 module._modules[name] = child.__dict__["stands_for"][0]
     raise TypeError(
         f"{type(layer).__name__} has no plain counterpart for torch.jit.script, {why}; torch.export and torch.jit.trace"
-        " take it."
+        " support it."
     )

@@ -1,4 +1,4 @@
-"""A formula with the tensors of one call, and the key that is the same for all calls of its kind."""
+"""A formula with the tensors of one call, and a key that is equal for all calls of its kind."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .tiny_graph import wide
 
 
 class FormulaCall:
-    """A formula about to be run: its tensors, and apart from them all the rest, which is the key to its programs."""
+    """A formula to be run, its tensors, and the key to its programs, which is everything but the tensors."""
 
     def __init__(
         self,
@@ -37,8 +37,8 @@ class FormulaCall:
         self.formula, self.given = formula, given
         self.size = math.prod(x.shape[2:])
         self.table = _unmeasured(x, mask) if given is None else given.detached()
-        # The size of the planes enters as a tensor: it changes from image to image, and the programs stay the same. But
-        # a formula may ask whether it is 1.
+        # The size of the planes is passed as a tensor, since it changes from image to image while the programs stay the
+        # same. But a formula may branch on whether it is 1.
         number = given is not None or mask is not None or self.size == 1
         self.entering = self.table if number else self.table._replace(count=_as_tensor(self.size))
         self.parameters = wide(parameters, x)
@@ -50,14 +50,14 @@ class FormulaCall:
         before = len(tensors)
         rest.append(_apart(formula.keywords.values(), tensors))
         constants += tensors[before:]
-        #: Neither measured here nor saved as a parameter is: the backward reads them again.
+        #: Tensors that are neither measured here nor saved as parameters; the backward pass reads them again.
         self.constants = [(t, t._version) for t in constants if not t.is_inference()]
         self.tensors = [t if t.is_contiguous() else t.contiguous() for t in tensors]
         kind = (x.shape[:2], statistics_dtype(x.dtype), given is None, self.flows, self.needs)
         self.key = (formula.func, *formula.keywords, *rest, *kind)
 
     def check_constants(self) -> None:
-        """Raise RuntimeError if one of them has changed since."""
+        """Raise RuntimeError if one of the constants has changed since."""
         for t, version in self.constants:
             if t._version != version:
                 raise RuntimeError(
@@ -82,7 +82,7 @@ def _as_tensor(number: int) -> Tensor:
 
 
 def _apart(values: Iterable[Any], tensors: list[Tensor]) -> Hashable:
-    """What stays of ``values`` when their tensors are taken out, each but for its shape and dtype."""
+    """``values`` without their tensors, each replaced by its shape and dtype; the tensors are added to ``tensors``."""
     rest: list[Hashable] = []
     for value in values:
         if isinstance(value, Tensor):

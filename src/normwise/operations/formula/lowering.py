@@ -1,4 +1,4 @@
-"""From a recording to a program: every tensor gets a place in one array, every operation becomes an instruction."""
+"""From a recording to a program: each tensor gets a place in one array, each operation becomes an instruction."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from .recording import OperatorCall, aten
 
 
 class NotRecordableError(Exception):
-    """A computation has an operation that no instruction stands for."""
+    """A computation has an operation for which there is no instruction."""
 
 
 class _Place(NamedTuple):
-    """A tensor in a storage, which has a number here."""
+    """A tensor in a storage; storages are numbered."""
 
     storage: int
     at: int
@@ -48,7 +48,7 @@ _ELEMENTWISE = {
     aten.where.self: "where",
 }
 _REDUCTIONS = {aten.sum.default: "sum", aten.sum.dim_IntList: "sum", aten.amax.default: "amax"}
-#: What fills a new tensor: with this number, or with what this argument says.
+#: Operations that fill a new tensor: with this number, or with the argument of this index.
 _FILLED = {
     **{getattr(aten, name).default: 0.0 for name in ("zeros", "zeros_like", "new_zeros")},
     **{getattr(aten, name).default: 1.0 for name in ("ones", "ones_like", "new_ones")},
@@ -63,9 +63,9 @@ _EMPTY = {aten.empty.memory_format, aten.empty_like.default, aten.new_empty.defa
 
 
 class Lowering:
-    """Recorded calls as steps on storages, of which programs are made.
+    """Recorded calls as steps on storages, from which programs are made.
 
-    ``enter`` and ``take`` raise NotRecordableError for what they cannot represent.
+    ``enter`` and ``take`` raise NotRecordableError for tensors and calls that they cannot represent.
     """
 
     def __init__(self, inputs: Sequence[Tensor]) -> None:
@@ -76,12 +76,12 @@ class Lowering:
         self.enter(inputs)
 
     def enter(self, inputs: Sequence[Tensor]) -> None:
-        """Tensors that are there before the calls which `take` gets next."""
+        """Add tensors that exist before the calls that are passed to `take` next."""
         for t in inputs:
             self._enter(t)
 
     def take(self, calls: Sequence[OperatorCall]) -> None:
-        """Note what operations do to the array."""
+        """Add steps for operations on the array."""
         for call in calls:
             operation, result = call.operation, call.result
             if operation in _ELEMENTWISE:
@@ -98,7 +98,7 @@ class Lowering:
                 raise NotRecordableError(str(operation))
 
     def program(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Program:
-        """What makes ``outputs`` of ``inputs``, contiguous fp32 or fp64 tensors, as the calls did."""
+        """The program that computes ``outputs`` from ``inputs``, contiguous fp32 or fp64 tensors, as the calls did."""
         numbers = [self._copied(t) for t in outputs]
         steps = self._needed(numbers)
         entering = [self._place(t).storage for t in inputs]
@@ -126,6 +126,7 @@ class Lowering:
         self._emit("copy", result.shape, self._place(result), self._constant(float(value)))
 
     def _elementwise(self, call: OperatorCall) -> None:
+        """Add a step for an operation on each value of its arguments."""
         operation, sources, result = call.operation, call.arguments, call.result
         if result.dtype not in (torch.float64, torch.float32, torch.bool) or call.options.get("alpha", 1) != 1:
             raise NotRecordableError(f"{operation} with {call.options} gives {result.dtype}")
@@ -139,6 +140,7 @@ class Lowering:
         self._emit(name, result.shape, self._place(result), *(self._spread(s, result.shape) for s in sources))
 
     def _reduction(self, name: str, result: Tensor, x: Tensor, dims: Any = None, _keepdim: bool = False) -> None:
+        """Add a step for a sum over dimensions."""
         along = {d % x.dim() for d in dims} if dims else set(range(x.dim()))
         self._enter(result)
         kept = [d for d in range(x.dim()) if d not in along]
@@ -195,7 +197,7 @@ class Lowering:
         return steps[::-1]
 
     def _starts(self, steps: list[_Step], inputs: Sequence[int], outputs: Sequence[int]) -> tuple[dict[int, int], int]:
-        """Where each storage begins, and the array's size; a storage that is not needed any more leaves its place."""
+        """Where each storage begins, and the array's size; the place of a storage is reused after its last use."""
         starts = {number: place for place, number in enumerate(self.constants.values())}
         last = {p.storage: i for i, step in enumerate(steps) for p in (step.target, *step.sources)}
         staying = {*starts, *outputs}
@@ -228,7 +230,7 @@ def _wide(t: Tensor) -> bool:
 def _collapsed(
     shape: Sequence[int], strides: Sequence[tuple[int, ...]]
 ) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
-    """The same loop with as few dimensions as there can be: long lines are what the kernels are fast at."""
+    """The same loop with as few dimensions as possible: the kernels are fast on long lines."""
     kept: list[list[int]] = []  # for each dimension: its size, then its stride in every tensor
     for size, *steps in zip(shape, *strides, strict=True):
         if size == 1:

@@ -19,16 +19,17 @@ from normwise.core.responses import RESPONSES, Responding
 from normwise.core.sizes import same
 from normwise.core.tables import check_table
 
-#: Slope and offset of what flows back through the statistics, and the mask of the values that it reaches.
+#: Slope and offset of the gradient that flows back through the statistics, and the mask of the values it reaches.
 Backflow = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 
 class AffineStep:
     r"""``y = f((x - center)·scale + shift + residual)``.
 
-    It is rewritten around each plane's own mean, as the kernels want it. The difference of the two means is taken here,
-    on the small table, so that the kernels only ever see values of the size of the standard deviation. What the kernels
-    center on is a mere constant of this rewriting: the result does not depend on it, so no gradient passes through it.
+    The step is rewritten around each plane's own mean, as the kernels expect it. The difference of the two means is
+    computed on the small table, so that the kernels only see values of the size of the standard deviation. The means
+    that the kernels subtract are constants of this rewriting: the result does not depend on them, and no gradient
+    passes through them.
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class AffineStep:
         self.activation, self.behind = activation, None
         self.around = _table(mean.detach(), x)
         shift = affine.shift + (self.around - affine.center) * affine.scale
-        #: Those that have a gradient.
+        #: The tables that have a gradient.
         self.tables = (_table(affine.scale, x), _table(shift, x))
 
     def apply(self, x: Tensor, residual: Tensor | None) -> Tensor:
@@ -57,7 +58,7 @@ class AffineStep:
 
 
 class ResponseStep:
-    """``y = f(x; scale, shift + residual, ...)``; an activation is an operation of its own, ``behind`` this one."""
+    """``y = f(x; scale, shift + residual, ...)``; an activation is applied afterwards, as a separate operation."""
 
     def __init__(
         self, backend: Backend, found: Responding, mean: Tensor, x: Tensor, activation: Activation | None
@@ -87,19 +88,19 @@ OutputStep = AffineStep | ResponseStep
 def output_step(
     backend: Backend, found: Affine | Responding, mean: Tensor, x: Tensor, activation: Activation | None
 ) -> OutputStep:
-    """The step that a formula's result asks for, its tables ``[N, C]`` in the dtype of ``x``'s statistics."""
+    """The step for a formula's result, with tables ``[N, C]`` in the dtype of ``x``'s statistics."""
     if not isinstance(found, Affine) and type(found) not in RESPONSES:
-        others = ", ".join(kind.__name__ for kind in RESPONSES)
+        others = ", ".join(cls.__name__ for cls in RESPONSES)
         raise TypeError(
-            f"A formula gives Affine(center, scale, shift), or one of {others}; this one gave {type(found).__name__}."
+            f"A formula must return Affine(center, scale, shift) or one of {others}, received {type(found).__name__}."
         )
     _check(found, x)
-    kind: Any = AffineStep if isinstance(found, Affine) else ResponseStep
-    return kind(backend, found, mean, x, activation)
+    step_class: Any = AffineStep if isinstance(found, Affine) else ResponseStep
+    return step_class(backend, found, mean, x, activation)
 
 
 def _check(found: Affine | Responding, x: Tensor) -> None:
-    """Check what a formula returned."""
+    """Check the result of a formula."""
     caller = type(found).__name__
     for name, t in zip(found._fields[:-1], found[:-1], strict=True):
         if isinstance(t, complex) or (isinstance(t, Tensor) and t.is_complex()):
@@ -117,5 +118,5 @@ def _check(found: Affine | Responding, x: Tensor) -> None:
 def _table(t: Coefficient, x: Tensor) -> Tensor:
     dtype = statistics_dtype(x.dtype)
     table = t.to(dtype) if isinstance(t, Tensor) else torch.full((), t, dtype=dtype, device=x.device)
-    # An expansion to the same shape would be a node of the graph, too.
+    # An expansion to the same shape would add a node to the graph, too.
     return table if same(table.shape, x.shape[:2]) else table.expand(x.shape[:2])

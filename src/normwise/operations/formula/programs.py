@@ -1,4 +1,4 @@
-"""A formula and what differentiates it, run once on examples and written down as two programs."""
+"""A formula and its derivative, run once on examples and recorded as two programs."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ class Form(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """What all calls of one kind have in common."""
+    """Everything that calls of one kind have in common."""
 
     prepared: Any
     is_response: bool
     statistics: tuple[Form, ...]  # mean, variance, and the counts where they differ
-    count: int  # otherwise: this number,
-    planes: int  # and the values of so many planes
+    count: int  # where they do not differ: the count is this number
+    planes: int  # plus this number times the size of a plane
     gradients: tuple[Form | None, ...]  # of the parameters
-    flows: bool  # a gradient back through the moments
+    flows: bool  # whether a gradient flows back through the moments
 
 
 def record(call: FormulaCall, backend: Formulas, x: Tensor) -> Kind:
-    """Run the formula, and what differentiates it, once under the eyes of a recording."""
+    """Run the formula and its derivative once, and record both."""
     inputs = _examples(call.tensors)
     others = iter(inputs)
     table = Moments(*together(call.entering, others))
@@ -83,7 +83,7 @@ def record(call: FormulaCall, backend: Formulas, x: Tensor) -> Kind:
 
 
 def _split(statistics: Moments | None, size: Count) -> tuple[list[Tensor], int, int]:
-    """The tensors of a formula's statistics; of their count a number, and how many planes' ``size`` comes to it."""
+    """The tensors of a formula's statistics; their count as a number plus a number of planes of ``size`` values."""
     if statistics is None:
         return [], 0, 0
     mean, var, count = statistics
@@ -97,18 +97,18 @@ def _split(statistics: Moments | None, size: Count) -> tuple[list[Tensor], int, 
 def _checked(
     backend: Formulas, dtype: torch.dtype, program: Program, inputs: Sequence[Tensor], expected: Sequence[Tensor]
 ) -> Program:
-    """The program, if it makes of the inputs what torch made."""
+    """The program, if its results on the inputs are those of torch."""
     found = [torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in expected]
     backend.run(program, dtype, inputs, found)
     scale = max((t.detach().abs().max().item() for t in expected if t.numel()), default=0.0)
     for mine, right in zip(found, expected, strict=True):
         if not torch.allclose(mine, right.detach(), rtol=1e-3, atol=1e-5 * scale):
-            raise NotRecordableError("its program gives something else")
+            raise NotRecordableError("its program gives other results than torch")
     return program
 
 
 def _examples(like: Sequence[Tensor]) -> list[Tensor]:
-    """Tensors in storages of their own, with values from 0.5 to 1.5, all different, that any formula can take."""
+    """Tensors in separate storages, with values from 0.5 to 1.5, all different, which are valid for any formula."""
     found = []
     for number, t in enumerate(like):
         values = torch.arange(t.numel(), dtype=torch.float64, device=t.device).add_(1 + 0.37 * number)

@@ -1,8 +1,8 @@
 """Formulas recorded once for each kind of call.
 
-From then on a pass is one call of the kernels, where autograd takes a few microseconds for every operator of the
-formula. Only pure formulas are recorded, those of this package and marked ones: what another one depends on cannot be
-known.
+After the recording a pass is one call of the kernels; autograd would take a few microseconds for every operator of the
+formula. Only pure formulas are recorded, those of this package and those that are marked: nothing is known of what
+another formula depends on.
 """
 
 from __future__ import annotations
@@ -65,9 +65,9 @@ class RecordedRun:
         return pair[0], pair[1], gradients
 
 
-#: The kinds that have come up; None where a formula has something that cannot be recorded.
+#: The kinds of call so far; None where a formula has an operation that cannot be recorded.
 _kinds: dict[Hashable, Kind | None] = {}
-#: More are not kept: a detection net brings new sizes for as long as it trains.
+#: At most so many are kept: a detection net has new sizes as long as it trains.
 _MOST_KINDS = 1024
 
 
@@ -83,7 +83,7 @@ def recorded_run(
     *,
     differentiable: bool,
 ) -> RecordedRun | None:
-    """The pass by the formula's programs, which are recorded now if this kind is the first; None where it cannot be."""
+    """The pass by the formula's programs, recorded at the first call of this kind; None where it cannot be recorded."""
     able = offering(backend, Formulas)  # type: ignore[type-abstract]
     if able is None or not is_recordable(formula):
         return None
@@ -102,6 +102,7 @@ def recorded_run(
 
 
 def _kind_of(call: FormulaCall, backend: Formulas, x: Tensor) -> Kind | None:
+    """The programs for this kind of call, recorded if it is the first; None where they cannot be recorded."""
     key = (backend.name, *call.key)
     if key in _kinds:
         return _kinds[key]

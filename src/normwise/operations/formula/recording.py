@@ -1,4 +1,4 @@
-"""What a computation on small tensors does, operation by operation, in few and simple ones."""
+"""The operations of a computation on small tensors, one by one, reduced to a few simple ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ aten = torch.ops.aten
 
 
 class OperatorCall(NamedTuple):
-    """An operation of torch that was called, below autograd."""
+    """A call of one of torch's operators, below autograd."""
 
     operation: Any
     arguments: tuple[Any, ...]
@@ -22,7 +22,7 @@ class OperatorCall(NamedTuple):
 
 
 class Recording(TorchDispatchMode):
-    """Inside the ``with`` block, `calls` grows by every operation, those of a backward pass included."""
+    """A mode that appends every operation in its ``with`` block, also of a backward pass, to `calls`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ def _like(x: Tensor, bound: Tensor | float) -> Tensor:
     return bound.to(x.dtype) if isinstance(bound, Tensor) else x.new_full((), bound)
 
 
-#: Operations as several simple ones.
+#: Operations that are replaced by several simple ones.
 _IN_SIMPLE_ONES: dict[Any, Callable[..., Tensor]] = {
     aten.mean.dim: _mean,
     aten._softmax.default: _softmax,

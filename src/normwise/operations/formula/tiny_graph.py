@@ -1,4 +1,4 @@
-"""The formula on detached ``[N, C]`` leaves: its vector-Jacobian product is the backward's middle step."""
+"""The formula on detached ``[N, C]`` leaves: its vector-Jacobian product is the middle step of the backward pass."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from .output_step import output_step
 
 
 class Pulled(NamedTuple):
-    """Gradients of the formula's parameters, and what each value of a plane adds to ``grad_x``.
+    """The gradients of the formula's parameters, and the term that each value of a plane adds to ``grad_x``.
 
-    That is slope·(x - mean) + offset, the slope through the variance; both are None where the statistics were given.
+    It is slope·(x - mean) + offset, with the slope through the variance; both are None for given statistics.
     """
 
     parameters: list[Tensor | None]
@@ -32,7 +32,7 @@ class Pulled(NamedTuple):
 
 
 class TinyGraph:
-    """One run of a formula, recorded by autograd; ``step`` has its tables."""
+    """One run of a formula, recorded by autograd; ``step`` holds its tables."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class TinyGraph:
     ) -> None:
         self.table = table
         self.measured = measured and x.requires_grad
-        # Hooks of a checkpoint or the like are for what is as large as x.
+        # Saved-tensor hooks, such as those of a checkpoint, are meant for tensors as large as x.
         with torch.enable_grad(), saved_tensors_hooks(_itself, _itself):
             self.mean = table.mean.detach().requires_grad_(self.measured)
             self.var = table.var.detach().requires_grad_(self.measured)
@@ -63,6 +63,7 @@ class TinyGraph:
             self._refuse_captured_parameters()
 
     def _refuse_captured_parameters(self) -> None:
+        """ValueError where the formula's result depends on a tensor with a gradient that is not a parameter."""
         known = {id(leaf) for leaf in self.leaves}
         nodes, seen = [t.grad_fn for t in self.step.tables if t.grad_fn is not None], set()
         while nodes:
@@ -79,7 +80,7 @@ class TinyGraph:
             nodes.extend(following for following, _ in node.next_functions if following is not None)
 
     def pull(self, grad_tables: Sequence[Tensor], grad_statistics: Sequence[Tensor] = ()) -> Pulled:
-        """What the gradients of the step's tables, and of the statistics, are to whatever the formula was made of."""
+        """Carry the gradients of the step's tables, and of the statistics, back to the formula's inputs."""
         pairs = [*zip(self.step.tables, grad_tables, strict=True), *zip(self.stated, grad_statistics, strict=False)]
         grads = self._vjp([(t, g) for t, g in pairs if t.requires_grad])
         slope, offset = self._through_statistics(grads)
@@ -87,7 +88,7 @@ class TinyGraph:
 
     @property
     def stated(self) -> tuple[Tensor, Tensor]:
-        """Mean and variance that the formula states, otherwise the table's."""
+        """Mean and variance in the formula's result, otherwise those of the table."""
         statistics = self.step.statistics
         return (self.mean, self.var) if statistics is None else (statistics.mean, statistics.var)
 
@@ -95,14 +96,14 @@ class TinyGraph:
         """The gradient of each leaf, by its id."""
         if not self.leaves or not pairs:
             return {}
-        # Retained, so that a second backward through the same forward pass finds it.
+        # Retained, so that a second backward pass through the same forward pass is possible.
         grads = torch.autograd.grad(
             [t for t, _ in pairs], self.leaves, [g for _, g in pairs], retain_graph=True, allow_unused=True
         )
         return {id(leaf): grad for leaf, grad in zip(self.leaves, grads, strict=True)}
 
     def _through_statistics(self, grads: dict[int, Tensor | None]) -> tuple[Tensor | None, Tensor | None]:
-        """d var / d x = 2 (x - mean) / count and d mean / d x = 1 / count."""
+        """Slope and offset by d var / d x = 2 (x - mean) / count and d mean / d x = 1 / count."""
         if not self.measured:
             return None, None
         return through_statistics(
@@ -113,11 +114,11 @@ class TinyGraph:
 def through_statistics(
     table: Moments, around: Tensor, to_mean: Tensor | None, to_var: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """What the gradients of a table's mean and variance add to that of x: slope·(x - around) + offset."""
+    """Slope and offset of the term slope·(x - around) + offset that the table's gradients add to that of x."""
     count, mean, rest = table.count, table.mean.detach(), table.rest
     share = 1 / (count.clamp_min(1) if isinstance(count, Tensor) else max(count, 1))
     slope = torch.zeros_like(mean) if to_var is None else to_var * (2 * share)
-    # The variance's slope is about the exact mean; the kernels center on the rounded one.
+    # The variance's slope is about the exact mean; the kernels subtract the rounded one.
     offset = slope * (around - mean if rest is None else around - mean - rest)
     if to_mean is not None:
         offset = offset + to_mean * share
@@ -129,20 +130,20 @@ def _itself(t: Tensor) -> Tensor:
 
 
 def wide(parameters: Sequence[Tensor | None], x: Tensor) -> list[Tensor | None]:
-    """What a formula for ``x`` computes with, in the type of its statistics: a gradient may be a small difference."""
-    kind = statistics_dtype(x.dtype)
-    return [p if p is None or p.dtype is kind else _wide(p, kind) for p in parameters]
+    """The parameters in the dtype of the statistics of ``x``: a gradient may be a small difference."""
+    dtype = statistics_dtype(x.dtype)
+    return [p if p is None or p.dtype is dtype else _wide(p, dtype) for p in parameters]
 
 
-def _wide(p: Tensor, kind: torch.dtype) -> Tensor:
+def _wide(p: Tensor, dtype: torch.dtype) -> Tensor:
     if p.dtype is torch.float64 or not p.is_floating_point():
         return p
     check_memory(p)
-    return p.to(kind)
+    return p.to(dtype)
 
 
 def is_recordable(formula: Formula) -> bool:
-    """Whether a formula depends on nothing but what it is given: a pure one, whose constants have no gradient."""
+    """Whether a formula depends on its arguments alone: it is pure, and its constants have no gradient."""
     constants: list[object] = []
     if isinstance(formula, partial):
         constants = [*formula.args, *formula.keywords.values()]
@@ -152,6 +153,6 @@ def is_recordable(formula: Formula) -> bool:
 
 
 def _hides_nothing(formula: Formula) -> bool:
-    """Whether it is one of the package, whose tensors are all known."""
+    """Whether the formula is one of this package, whose tensors are all known."""
     function = formula.func if isinstance(formula, partial) else formula
     return is_recordable(formula) and str(getattr(function, "__module__", "")).startswith("normwise.")

@@ -1,1 +1,1 @@
-"""Each way that a request can go (by_torch.py, by_kernels.py, ..., plain.py); choosing.py chooses one of them."""
+"""The ways that can answer a request (by_torch.py, by_kernels.py, ..., plain.py); choosing.py chooses one of them."""

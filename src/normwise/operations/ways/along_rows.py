@@ -1,4 +1,4 @@
-"""Normalization of rows, and of the channels at each pixel, by a backend that does all of it in one kernel each way."""
+"""Normalization of rows, and of the channels at each pixel, by one kernel forward and one backward."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .by_modulated import AlongModulatedRows, modulated_rows
 
 
 class AlongRows(Pass):
-    """Rows, or the channels at each pixel."""
+    """Rows, or the channels at each pixel, by one kernel each way."""
 
     name = "one kernel each way"
     remembers = False
@@ -31,12 +31,12 @@ class AlongRows(Pass):
         self.graph, self.backend, self.formula = graph, backend, request.formula
         self.activation, self.act = request.activation, activation_named(request.activation)
         x, residual, self.pixels = request.x, request.residual, request.view.over == "pixels"
-        #: Whether the channels at a pixel are neighbours in memory, and so a row.
+        #: Whether the channels at a pixel are neighbours in memory, so that they are a row.
         self.turned = self.pixels and not (x.dim() > 2 and x.is_contiguous())
-        #: Whether the residual is of another type: then both are widened, and only the end is rounded.
+        #: Whether the residual has another dtype: then both are widened, and only the end result is rounded.
         self.mixed = residual is not None and residual.dtype is not x.dtype
         self.passes_residual = residual is not None and request.activation is None
-        #: Whether mean and variance of each pixel are results with a gradient, beside ``y``.
+        #: Whether mean and variance of each pixel are results with a gradient, besides ``y``.
         self.stating = request.measured
         self.width = x.shape[1] if self.turned else 0 if self.pixels else x.shape[-request.view.dims :].numel()
         self.row_view = View("rows", 1) if self.turned else request.view
@@ -74,7 +74,7 @@ class AlongRows(Pass):
         return as_operators_lay(given, y)  # torch's own layer_norm is always contiguous, its rms_norm elementwise
 
     def _stated(self, x: Tensor, tables: Any) -> tuple[Tensor, Tensor]:
-        """Mean and variance of each pixel, ``[N, *space]``, in the type of the statistics."""
+        """Mean and variance of each pixel, ``[N, *space]``, in the dtype of the statistics."""
         mean, rstd = self.backend.row_statistics(tables)
         shape = x.shape[:-1] if self.turned else (x.shape[0], *x.shape[2:])
         var = (rstd.double().pow(-2) - self.eps).clamp_min(0)
@@ -105,20 +105,20 @@ class AlongRows(Pass):
     def plainly(
         self, call: PassCall, mask: Tensor | None, x: Tensor, residual: Tensor | None, *p: Tensor | None
     ) -> Any:
-        asked = Request(x, self.formula, p, self.activation, residual, measured=self.stating, view=self.row_view)
-        y, moments = plain.Plainly().run(asked)
+        request = Request(x, self.formula, p, self.activation, residual, measured=self.stating, view=self.row_view)
+        y, moments = plain.Plainly().run(request)
         if moments is None:
             return y
         dim = -1 if self.turned else 1
         return y, moments.mean.squeeze(dim), moments.var.squeeze(dim)
 
     def statistics(self, request: Request, kept: Moments) -> Moments:
-        """Of each pixel, with a gradient."""
+        """The moments of each pixel, with a gradient."""
         return kept
 
 
 class AlongRowsOfSums(Pass):
-    """Rows of ``x + residual``, which are added in the pass that normalizes them."""
+    """Rows of ``x + residual``, which are added in the same pass that normalizes them."""
 
     name = "one kernel each way"
     remembers = False
@@ -165,7 +165,7 @@ class AlongRowsOfSums(Pass):
 def bind(
     request: Request, context: Context, backend: Backend
 ) -> AlongRows | AlongModulatedRows | AlongRowsOfSums | str:
-    """The way for a kind of call by a backend that serves x, or why it does not serve."""
+    """The way for a kind of call by the backend that serves x, or the reason why there is none."""
     if request.view.over == "sums":
         return _rows_of_sums(request, backend)
     if plain.of_each_set(request) is not None:

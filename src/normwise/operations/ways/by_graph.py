@@ -1,4 +1,4 @@
-"""Any formula: by its recorded program where there is one, by autograd where not; the passes by a backend's kernels."""
+"""Any formula, by its recorded program or by autograd, between two passes of a backend's kernels."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from . import plain
 
 
 class Run(Protocol):
-    """One pass over a tensor, ready to be run once and differentiated."""
+    """One pass over a tensor, to be run once and differentiated."""
 
     #: An activation that no kernel fuses; the caller applies it afterwards.
     behind: Activation | None
-    #: Whether it runs in the type of the statistics, for what is applied afterwards.
+    #: Whether it runs in the dtype of the statistics, because an operation follows.
     widened: bool
-    #: What the formula states, otherwise the table; after `forward`, without a gradient.
+    #: The statistics in the formula's result, otherwise the table; set by `forward`, without a gradient.
     statistics: Moments
 
     def forward(self, x: Tensor, residual: Tensor | None, parameters: Sequence[Tensor | None]) -> Tensor: ...
@@ -38,7 +38,7 @@ class Run(Protocol):
     def backward(
         self, grad_y: Tensor, x: Tensor, residual: Tensor | None, *, values: bool
     ) -> tuple[Tensor | None, Tensor | None, list[Tensor | None]]:
-        """The gradients of x and residual, where the ``values`` need them, and of the parameters, perhaps wider."""
+        """The gradients of x and residual, if ``values`` is true, and of the parameters, perhaps in a wider dtype."""
         ...
 
 
@@ -52,7 +52,7 @@ class ByFormula(Pass):
         self.formula, self.activation = request.formula, activation_named(request.activation)
         self.memory = offering(backend, Remembering)  # type: ignore[type-abstract]
         self.remembers = request.memory is not None and self.memory is not None
-        #: Whether mean and variance are results with a gradient, beside ``y``.
+        #: Whether mean and variance are results with a gradient, besides ``y``.
         self.stating = graph and request.differentiable and request.known is None
 
     def run(self, request: Request) -> tuple[Tensor, Any]:
@@ -97,7 +97,7 @@ class ByFormula(Pass):
     def plainly(
         self, call: PassCall, mask: Tensor | None, x: Tensor, residual: Tensor | None, *p: Tensor | None
     ) -> Any:
-        # What stands behind the pass is no part of it.
+        # An activation that follows the pass is not part of it.
         name = None if self.activation is None or call.kept.behind is not None else self.activation.name
         y, statistics = plain.planes(Request(x, self.formula, p, name, residual, mask, call.kept.given))
         y = widen(y) if call.kept.widened else y
@@ -107,16 +107,16 @@ class ByFormula(Pass):
         return kept.statistics
 
     def remember(self, request: Request, kept: Run) -> bool:
-        """Whether the memory took the statistics in."""
+        """Update the memory; whether it was updated."""
         mean, var, count = kept.statistics
-        running, kind = request.memory, request.x.dtype
+        running, dtype = request.memory, request.x.dtype
         assert running is not None
         assert self.memory is not None
         if isinstance(count, Tensor) or count < 2 or mean.shape[0] != 1 or mean.dtype is not torch.float64:
             return False
-        if not (mean.is_contiguous() and var.is_contiguous() and self.memory.remembers(kind, running)):
+        if not (mean.is_contiguous() and var.is_contiguous() and self.memory.remembers(dtype, running)):
             return False
-        return self.memory.remember(kind, running, mean, var, count)
+        return self.memory.remember(dtype, running, mean, var, count)
 
 
 def bind(request: Request, context: Context) -> ByFormula | str:
@@ -130,7 +130,7 @@ def bind(request: Request, context: Context) -> ByFormula | str:
 
 
 def _backend(request: Request, context: Context) -> Backend:
-    """On a GPU the kernels only where they were measured to be ahead."""
+    """On a GPU the kernels are used only where they were measured to be faster."""
     x = request.x
     if not x.is_cuda or context.forced is not None or (tuning := tuning_of(x)) is None:
         return select(x)
@@ -139,7 +139,7 @@ def _backend(request: Request, context: Context) -> Backend:
 
 
 class GraphRun:
-    """See `Run`; the formula by autograd."""
+    """A run (see `Run`) of the formula by autograd."""
 
     def __init__(
         self,
@@ -155,7 +155,7 @@ class GraphRun:
         self.activation, self.differentiable = activation, differentiable
         self.behind: Activation | None = None
         self.widened = False
-        #: Of mean and variance, where a gradient for them is wanted.
+        #: Gradients of mean and variance, where the statistics have one.
         self.grad_statistics: Sequence[Tensor] = ()
 
     def forward(self, x: Tensor, residual: Tensor | None, parameters: Sequence[Tensor | None]) -> Tensor:

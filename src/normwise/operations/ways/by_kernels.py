@@ -1,4 +1,4 @@
-"""Standardization by a backend that does all of it in one kernel, forward and backward; rows are in `along_rows`."""
+"""Standardization of planes by one kernel forward and one backward; for rows see `along_rows`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class OverPools(Pass):
     """Plain standardization over the batch, over groups of channels, or by known statistics."""
 
     name = "one kernel each way"
-    looks_itself = True
+    checks_saved = True
 
     def __init__(self, request: Request, backend: Fused, groups: int, *, graph: bool) -> None:
         x, known = request.x, request.known
@@ -33,7 +33,7 @@ class OverPools(Pass):
         residual = request.residual
         self.passes_residual = residual is not None and residual.dtype is x.dtype and request.activation is None
         given = (x, None if self.passes_residual else residual, request.mask, *request.parameters)
-        #: Of what all calls of this kind save.
+        #: The forms of the tensors that all calls of this kind save.
         self.of_kind, self.saved = forms_of(*given), kinds_of(*(t for t in given if t is not None))
         self.keep = graph or ((request.measured or request.memory is not None) and known is None)
         act = activation_named(request.activation)
@@ -82,13 +82,13 @@ class OverPools(Pass):
         return plain.planes(Request(x, self.formula, p, self.activation, residual, known=known))[0]
 
     def statistics(self, request: Request, kept: Tensor) -> Moments:
-        """The pools' moments, of groups for each of their channels."""
+        """The pools' moments; those of a group once for each of its channels."""
         if request.known is not None:
             return plain.as_table(request.known, request.x)
         return plain.moments_of_pools(request, self.groups, kept)
 
     def remember(self, request: Request, kept: Tensor) -> bool:
-        """Whether the memory took the statistics in."""
+        """Update the memory; whether it was updated."""
         return self.memory.remember(request.x.dtype, request.memory, kept, None, self.count)  # type: ignore[union-attr]
 
 

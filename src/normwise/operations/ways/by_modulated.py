@@ -1,4 +1,4 @@
-"""Rows in sets that have an affine map each: a sample's tokens by its condition, every token by its own gate."""
+"""Sets of rows that have an affine map each: a sample's tokens by its condition, every token by its own gate."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from . import plain
 
 
 class AlongModulatedRows(Pass):
-    """One kernel each way; residual and activation follow as operations of their own."""
+    """Modulated rows by one kernel each way; residual and activation follow as separate operations."""
 
     name = "one kernel each way, residual and activation behind it"
     remembers = False
@@ -68,7 +68,7 @@ class AlongModulatedRows(Pass):
 
 
 def modulated_rows(request: Request, backend: Backend) -> AlongModulatedRows | str:
-    """The way for a kind of call whose formula has an affine map for each set of rows, or why it does not serve."""
+    """The way for a formula with an affine map for each set of rows, or the reason why there is none."""
     able = offering(backend, ModulatedRows)  # type: ignore[type-abstract]
     if able is None:
         return f"the backend {backend.name!r}, which serves x, has no kernels of rows with an affine map for each set"
@@ -78,12 +78,12 @@ def modulated_rows(request: Request, backend: Backend) -> AlongModulatedRows | s
     }
     (per, *others) = sizes
     if per is None or others:
-        return "scale and shift are not one for each of the first dimensions of x, both alike"
+        return "scale and shift must vary along the same first dimensions of x only"
     return AlongModulatedRows(request, able, per, graph=needs_graph(x, *request.parameters))
 
 
 def rows_in_a_set(x: Tensor, table: Tensor, dims: int) -> int | None:
-    """How many neighbouring rows share a row of ``table``, which has as many dimensions as ``x``; None where others do.
+    """How many neighbouring rows share a row of ``table``, which has as many dimensions as ``x``; None if they do not.
 
     >>> import torch
     >>> x = torch.empty(4, 2, 3, 8)

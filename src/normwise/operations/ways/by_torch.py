@@ -1,7 +1,7 @@
-"""torch's own operators, where they compute just what a formula says.
+"""torch's own operators, where they compute exactly what a formula defines.
 
-They are the way where no backend has a faster kernel, and what the compiler and the exporters know best. Masks, unusual
-mixtures of dtypes and chosen backends go elsewhere.
+They are used where no backend has a faster kernel, and they are what compilers and exporters know best. They are not
+used with masks, unusual mixtures of dtypes and chosen backends.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from .torch_operators import Preparation, as_they_are, by_known, over_batch, ove
 class _Operator:
     name = "torch's operator"
     remembers = False
-    #: What was measured that speaks for it.
+    #: The measurement that speaks for this way.
     because = ""
 
 
 class OverPools(_Operator):
-    """Plain standardization by `torch.batch_norm`, `torch.group_norm` and their relatives, and what follows it."""
+    """Plain standardization by `torch.batch_norm`, `torch.group_norm` and their relatives, then `finish`."""
 
     def __init__(self, request: Request, groups: int, prepare: Preparation) -> None:
         self.groups, self.prepare = groups, prepare
@@ -61,7 +61,7 @@ class OverPools(_Operator):
 
 
 class AlongRows(_Operator):
-    """Rows and pixels by `F.layer_norm` and `F.rms_norm`, and what follows."""
+    """Rows and pixels by `F.layer_norm` and `F.rms_norm`, then `finish`."""
 
     def __init__(self, request: Request, prepare: Preparation) -> None:
         self.sums = request.view.over == "sums"
@@ -96,7 +96,7 @@ class AlongRows(_Operator):
 
 
 class FewRows(_Operator):
-    """`torch.layer_norm` of rows that it takes as they are: in the least time of the host."""
+    """`torch.layer_norm` of rows that need no conversion, in the least host time."""
 
     def __init__(self, request: Request, *, graph: bool) -> None:
         x, (weight, bias) = request.x, request.parameters
@@ -120,7 +120,7 @@ class FewRows(_Operator):
 
 
 def bind_alone(request: Request, context: Context) -> OverPools | AlongRows | FewRows | str:
-    """The same for the operator alone, on tensors as they are and with nothing behind it."""
+    """As `bind`, but only where the operator alone is the whole call, on unconverted tensors."""
     if request.activation is not None or request.residual is not None:
         return "a residual or an activation would be an operation of its own"
     way = bind(request, context)
@@ -158,12 +158,12 @@ def bind(request: Request, context: Context) -> OverPools | AlongRows | str:
         return NO_POOL
     if groups and context.transformed:
         return "torch's operators lack rules for the transform"
-    # Of no values torch's operators make errors, and here a gradient of NaN.
+    # Without values torch's operators raise errors, and here give a gradient of NaN.
     if not (context.plain and request.known is not None) and x.numel() == 0:
         return "there are no values"
     if request.known is None and (context.plain if groups == BATCH else request.measured):
         return "its operator keeps the statistics for itself"
     if groups and statistics_dtype(x.dtype) is not x.dtype:
-        # On every device: torch's operator keeps the statistics for its backward in the type of the values.
+        # Also on GPUs: torch's operator keeps the statistics for its backward pass in the dtype of the values.
         prepare = widened
     return OverPools(request, groups, prepare)

@@ -1,6 +1,7 @@
 """The choice of a way, made once for each kind of call and kept.
 
-A way is a function ``bind(request, context)``: it gives the way bound to a kind of call, or why it does not serve.
+A way is a function ``bind(request, context)``: it returns the way bound to a kind of call, or the reason why it does
+not serve that kind.
 """
 
 from __future__ import annotations
@@ -27,23 +28,23 @@ class Way(Protocol):
     """A way bound to a kind of call."""
 
     name: str
-    #: Whether `remember` may be asked to take in what was measured.
+    #: Whether `remember` can update the running statistics.
     remembers: bool
 
     def run(self, request: Request) -> tuple[Tensor, Any]:
-        """``y``, and what `statistics` needs."""
+        """``y``, and the data that `statistics` needs."""
         ...
 
     def statistics(self, request: Request, kept: Any) -> Moments:
-        """What the formula states, otherwise the table; without a gradient."""
+        """The statistics in the formula's result, otherwise the table; without a gradient."""
         ...
 
 
 def by_torch_where_faster(request: Request, context: Context) -> Any:
-    """torch's operator, bound, where kernels would serve too and were measured to be the slower ones."""
+    """torch's operator, bound, where kernels could serve too but were measured to be slower."""
     x = request.x
     if context.plain or context.forced is not None or request.mask is not None:
-        return "of masks, chosen backends and plain operations no speed is measured"
+        return "speed is not measured for masks, chosen backends and plain operations"
     if context.pool is None and request.view is PLANES:
         return NO_POOL
     if not (cpu.serves(x) if x.is_cpu else x.is_cuda):
@@ -62,7 +63,7 @@ def by_torch_where_faster(request: Request, context: Context) -> Any:
     return way
 
 
-#: In this order: the first that takes a request is its way.
+#: In this order: the first that serves a request is chosen.
 WAYS: tuple[Callable[[Request, Context], Any], ...] = (
     compiled.bind,
     by_torch_where_faster,
@@ -74,7 +75,7 @@ WAYS: tuple[Callable[[Request, Context], Any], ...] = (
 
 
 def choose(request: Request, context: Context, reasons: list[str]) -> Way:
-    """The first way that takes the request; why the others before it did not is added to ``reasons``."""
+    """The first way that serves the request; the reasons of those before it are added to ``reasons``."""
     if request.lean and context.graph and not context.plain:
         return lean.bind(request, context)
     for bind in WAYS:
@@ -86,19 +87,20 @@ def choose(request: Request, context: Context, reasons: list[str]) -> Way:
     raise AssertionError("plain operations take everything")
 
 
-#: For each kind of call, by what can be hashed: the tensors' kinds, and the way.
+#: For each kind of call, keyed by its hashable part: the kinds of its tensors, and the way.
 _kept: dict[Hashable, list[tuple[Any, Way]]] = {}
-#: More are not kept: a detection net brings new sizes for as long as it trains.
+#: At most so many are kept: a detection net has new sizes as long as it trains.
 _MOST_KINDS = 2048
-#: Stand for tensors that are not there, each for another one: of a kind are only calls that share no tensors.
+#: Placeholders for absent tensors, all different, since a kind excludes calls that pass one tensor twice.
 _ABSENT = tuple(torch.empty(0, device="cpu") for _ in range(16))
 
 
 def way_for(request: Request, check: Callable[[Request], None]) -> Way:
-    """The way of a request, which is checked if it is the first of its kind.
+    """The way of a request; the request is checked if it is the first of its kind.
 
-    The kind is everything but the values: the formula, the type, device, dtype, sizes and strides of each tensor,
-    whether it requires a gradient, and what torch is set to do with it. What is unusual is looked at anew each time.
+    The kind is everything but the values: the formula, the class, device, dtype, sizes and strides of each tensor,
+    whether it requires a gradient, and torch's settings for it. A call under an unusual mode has no kind: its way is
+    chosen anew each time.
     """
     if type(request.formula) is not Bound or _explanations is not None or not is_ordinary():
         return _checked(request, check)
@@ -119,16 +121,16 @@ def way_for(request: Request, check: Callable[[Request], None]) -> Way:
             *(lean_one, torch.get_num_threads()),
         )
         kinds = _kept.get(key)
-    except (AttributeError, TypeError):  # x is no tensor; the check says so
+    except (AttributeError, TypeError):  # x is not a tensor; the check raises the error
         return _checked(request, check)
     if kinds is not None:
         for seen, way in kinds:
             if seen.check(*tensors):
                 return way
-    may_stay = not is_anything_compiling()  # before the choice, and still after it
+    may_stay = not is_anything_compiling()  # before the choice, and again after it
     way = _checked(request, check)
     seen = kinds_of(*tensors)
-    if may_stay and not is_anything_compiling() and seen.check(*tensors):  # not where one tensor comes twice
+    if may_stay and not is_anything_compiling() and seen.check(*tensors):  # false where one tensor is passed twice
         if len(_kept) >= _MOST_KINDS:
             _kept.clear()
         _kept.setdefault(key, []).append((seen, way))
@@ -136,6 +138,7 @@ def way_for(request: Request, check: Callable[[Request], None]) -> Way:
 
 
 def _checked(request: Request, check: Callable[[Request], None]) -> Way:
+    """Check the request, choose its way, and note the reasons for `explain_way`."""
     reasons: list[str] = []
     if per_sample.are_expanded(request):
         way: Way = per_sample.bind(request)
@@ -150,7 +153,7 @@ def _checked(request: Request, check: Callable[[Request], None]) -> Way:
 
 
 class Explanation(NamedTuple):
-    """Which way a call goes, why not one of those that were asked before, and what was measured that speaks for it."""
+    """The way of a call, the reasons against the ways before it, and the measurement that speaks for it, if any."""
 
     way: str
     reasons: tuple[str, ...]
@@ -165,20 +168,21 @@ _explanations: list[Explanation] | None = None
 
 
 def explain_way(layer: Callable[..., Any], *inputs: Any, **options: Any) -> list[Explanation]:
-    """Which way each normalization in ``layer(*inputs, **options)`` goes, in their order, and why.
+    """Which way each normalization in ``layer(*inputs, **options)`` goes, in the order of the calls, and why.
 
-    The layer, or model, runs once, as a copy: nothing of it changes. Ways are one kernel each way, torch's operator,
-    the formula between two passes, and plain operations; `use_backend`, masks, dtypes, devices, transforms and the
-    compiler decide among them, and between kernels and torch's operators the times that `normwise tune` shows.
+    A copy of the layer, or model, runs once; the original does not change. Ways are one kernel each way, torch's
+    operator, the formula between two passes, and plain operations. The choice depends on `use_backend`, masks, dtypes,
+    devices, transforms and the compiler, and between kernels and torch's operators on the times that `normwise tune`
+    shows.
 
-    Raises TypeError for what is no layer, model or function, and what the call raises.
+    Raises TypeError for an object that is not a layer, model or function; errors of the call are passed on.
 
     >>> import normwise as nw
     >>> x, mask = torch.randn(2, 8, 4, 4), torch.ones(2, 4, 4, dtype=torch.bool)
     >>> print(nw.explain_way(nw.GroupNorm(2, 8), x, mask=mask)[0])
     the formula between two passes
       not compiled.bind: nothing is being compiled
-      not by_torch_where_faster: of masks, chosen backends and plain operations no speed is measured
+      not by_torch_where_faster: speed is not measured for masks, chosen backends and plain operations
       not by_kernels.bind: there is a mask
       not by_torch.bind: there is a mask
     """

@@ -1,12 +1,12 @@
 """The fused kernels as operators of `torch.library`, for what `torch.compile` traces on CPU.
 
-The compiler can neither look into the kernels nor run them while it traces: it sees operators whose results have these
-shapes and strides, and whose backward is another operator.
+The compiler can neither look into the kernels nor run them while it traces. It sees operators with the shapes and
+strides of their results, whose backward pass is another operator.
 
-Only plain standardization has one. `benchmarks/compiled_cpu.py` found these kernels ahead of the compiler's own code,
-torch's decomposed operators included. Rows (LayerNorm and RMSNorm of tokens) stand among elementwise operations, which
-the compiler fuses with them; alone the kernels are ahead, and with a residual before and an activation behind they are
-not.
+Only plain standardization has such an operator. `benchmarks/compiled_cpu.py` found these kernels faster than the
+compiler's own code, including torch's decomposed operators. Rows (LayerNorm and RMSNorm of tokens) stand among
+elementwise operations, which the compiler fuses with them: alone the kernels are faster, between a residual and an
+activation they are not.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ..context import Context
 from ..request import NO_POOL, Request
 from . import plain
 
-# Of moments, [2, ...], the first half is the mean and the second the variance: results may not share memory.
+# The first half of the moments, [2, ...], is the mean and the second the variance: results may not share memory.
 LIBRARY.define(
     "standardize(Tensor x, Tensor? residual, Tensor? weight, Tensor? bias, Tensor? known, SymInt groups, float eps, "
     "str? activation) -> (Tensor y, Tensor moments)",
@@ -42,16 +42,16 @@ FORWARD, BACKWARD = f"{LIBRARY.ns}::standardize", f"{LIBRARY.ns}::standardize_ba
 
 
 def _kernels_are_there() -> bool:
-    """Asked once, while the compiler traces; compiles the kernels if need be."""
+    """Called once, while the compiler traces; compiles the kernels if necessary."""
     return cpu.unavailable() is None
 
 
-# What torch.compiler.assume_constant_result does, without importing the compiler: that takes a second.
+# The mark that torch.compiler.assume_constant_result sets, without importing the compiler, which takes a second.
 _kernels_are_there._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 class Compiled:
-    """Plain standardization as an operator that the compiler calls."""
+    """Plain standardization as an operator in the compiled graph."""
 
     name = "an operator of the compiler's"
     remembers = False
@@ -88,7 +88,7 @@ def bind(request: Request, context: Context) -> Compiled | str:
         or x.dtype not in cpu.ELEMENTS
         or any(t is not None and t.device != x.device for t in others)
     ):
-        return "x or what goes with it is not a tensor on the CPU that the kernels take"
+        return "x or another tensor is not on the CPU, or of a class or dtype that the kernels do not serve"
     if x.numel() < COMPILED_FROM or not _kernels_are_there():
         return "the compiler's own code is faster for so few values, or there are no kernels"
     return Compiled(request, groups)
@@ -141,7 +141,7 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     rest = (activation_named(activation), moments.contiguous())
     grads = cpu.standardize_backward(grad_y, x, groups, weight, bias, eps, residual, *rest, known=known, values=values)
-    # An operator always returns tensors; an empty one stands for none.
+    # An operator always returns tensors; an empty one means None.
     return tuple(x.new_empty(0) if g is None else g for g in grads)  # type: ignore[return-value]
 
 

@@ -1,4 +1,4 @@
-"""Passes that keep their output for the backward pass, from which they compute the input back."""
+"""Passes that keep only their output for the backward pass, which computes the input from it."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from ..request import INVERTIBLE, Request
 from . import plain
 from .by_kernels import OverPools
 
-#: Of |γ|, whose square is no number of fp32 much below.
+#: The least |γ|: the square of a much smaller one underflows in fp32.
 LEAST_SCALE = 1e-18
 
 
 class _KeepsOutput(Pass):
-    """What the two ways of doing it share."""
+    """The shared part of all lean passes."""
 
     saves_output = True
     groups: int
 
-    def _looked_at(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> None:
-        """ValueError where the normalized value would drown in the rounding of β."""
+    def _check_scales(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> None:
+        """ValueError where β is so large that its rounding hides the normalized value."""
         if weight is None or x.numel() == 0 or not has_values(weight):
             return
         check_memory(weight, bias)
@@ -59,34 +59,34 @@ class _KeepsOutput(Pass):
     ) -> Tensor:
         """``x - mean``, which does not cancel where the mean is large, in the type and layout of ``y``."""
         check_memory(weight, bias)
-        kind, channels = statistics_dtype(y.dtype), y.shape[1]
+        dtype, channels = statistics_dtype(y.dtype), y.shape[1]
         var = moments.var
         if var.dim() == 2 and var.shape[1] not in (1, channels):
             var = var.repeat_interleave(channels // var.shape[1], dim=1)
-        deviation = (var + eps).sqrt().to(kind)
-        scale = deviation if weight is None else deviation / weight.detach().to(kind)
-        shift = scale.new_zeros(1) if bias is None else bias.detach().to(kind)
+        deviation = (var + eps).sqrt().to(dtype)
+        scale = deviation if weight is None else deviation / weight.detach().to(dtype)
+        shift = scale.new_zeros(1) if bias is None else bias.detach().to(dtype)
         size = y.shape[0], channels
         z = before_activation(y, activation)
         return backend.apply(z, shift.expand(size), scale.expand(size), scale.new_zeros(()).expand(size), None, None)
 
 
 class _LeanByKernel(_KeepsOutput, OverPools):
-    """The forward pass by one kernel, of parameters that were looked at."""
+    """The forward pass by one kernel, with checked parameters."""
 
-    looks_itself = False
+    checks_saved = False
 
     def __init__(self, request: Request, backend: Fused, groups: int) -> None:
         super().__init__(request, backend, groups, graph=True)
         self.eps: Any = request.formula.keywords["eps"]  # type: ignore[attr-defined]
 
     def forward(self, call: PassCall, x: Tensor, residual: Tensor | None, mask: Tensor | None, p: Parameters) -> Tensor:
-        self._looked_at(x, *p)
+        self._check_scales(x, *p)
         return super().forward(call, x, residual, mask, p)
 
 
 class LeanOverPools(_LeanByKernel):
-    """Standardization over pools by one kernel each way, and the pass that undoes it."""
+    """Standardization over pools by one kernel each way; the backward pass first computes the input."""
 
     name = "one kernel each way, and the input back from the output"
 
@@ -95,7 +95,7 @@ class LeanOverPools(_LeanByKernel):
         self.backend, known = backend, request.known
         given = None if known is None else (known.mean, known.var)
         weight, bias = request.parameters
-        #: Without the activation, whose slope the sign of the output tells.
+        #: Without the activation, whose slope follows from the sign of the output.
         self.linear = backend.standardization(request.x, groups, weight, bias, self.eps, None, None, given)
 
     def backward(
@@ -118,14 +118,14 @@ class LeanOverPools(_LeanByKernel):
 
 
 class LeanOverBatch(_LeanByKernel):
-    r"""Standardization over the batch, whose gradient needs no input: the output before the activation serves.
+    r"""Standardization over the batch: its gradient follows from the output before the activation, without the input.
 
-    With :math:`z = \gamma \hat x + \beta` the kernel that is given z, the statistics :math:`(\beta, \gamma^2)` and the
-    weight :math:`\gamma |\gamma| / \sigma` finds :math:`\hat x` but for the sign of γ, and
+    With :math:`z = \gamma \hat x + \beta` the kernel is called on z, with the statistics :math:`(\beta, \gamma^2)` and
+    the weight :math:`\gamma |\gamma| / \sigma`. It computes :math:`\hat x` up to the sign of γ, and
 
     .. math:: g_x = \frac{\gamma}{\sigma} \left(g - \overline{g} - \hat x\, \overline{g \hat x}\right),
 
-    where the sign falls out.
+    in which the sign cancels.
     """
 
     name = "one kernel each way, from the output alone"
@@ -162,7 +162,7 @@ class LeanOverBatch(_LeanByKernel):
 
 
 class LeanPlainly(_KeepsOutput):
-    """The same in plain operations, where no kernel does it: the specification."""
+    """The lean pass in plain operations, where there is no kernel: the specification."""
 
     name = "plain operations, and the input back from the output"
     remembers = False
@@ -173,7 +173,7 @@ class LeanPlainly(_KeepsOutput):
         self.eps: Any = request.formula.keywords["eps"]  # type: ignore[attr-defined]
 
     def forward(self, call: PassCall, x: Tensor, residual: Tensor | None, mask: Tensor | None, p: Parameters) -> Tensor:
-        self._looked_at(x, *p)
+        self._check_scales(x, *p)
         y, found = plain.planes(Request(x, self.formula, tuple(p), self.activation, known=call.known))
         call.kept = found.detached()
         return y
@@ -200,12 +200,12 @@ class LeanPlainly(_KeepsOutput):
         return found[0], None, *found[1:]
 
     def statistics(self, request: Request, kept: Moments) -> Moments:
-        """What the formula pooled."""
+        """The moments that the formula pooled."""
         return kept
 
 
 def bind(request: Request, context: Context) -> LeanOverPools | LeanOverBatch | LeanPlainly:
-    """The way of a request that keeps its output alone."""
+    """The way of a request that keeps only its output."""
     fused = offering(select(request.x), Fused)  # type: ignore[type-abstract]
     assert context.pool is not None
     if fused is None or not all(p is None or type(p) in PLAIN for p in request.parameters):
@@ -216,19 +216,19 @@ def bind(request: Request, context: Context) -> LeanOverPools | LeanOverBatch | 
 
 
 def before_activation(y: Tensor, activation: str | None) -> Tensor:
-    """What became the output y."""
+    """The value before the activation, computed from its output ``y``."""
     slope = INVERTIBLE[activation]
     return y if slope == 1 else F.leaky_relu(y, 1 / slope)
 
 
 def gradient_before_activation(grad_y: Tensor, y: Tensor, activation: str | None) -> Tensor:
-    """The gradient before an activation of which the output's sign tells the slope."""
+    """The gradient before an activation whose slope follows from the sign of its output."""
     slope = INVERTIBLE[activation]
     return grad_y if slope == 1 else torch.ops.aten.leaky_relu_backward(grad_y, y, slope, True)
 
 
 def most_ratio(dtype: torch.dtype) -> float:
-    """How large |β| may be against |γ|: 128 times, and no more than makes 1/64 of the rounding of β.
+    """The most that |β| may be relative to |γ|: 128, or less where the rounding of β would exceed 1/64 of |γ|.
 
     >>> [most_ratio(dtype) for dtype in (torch.float32, torch.float16, torch.bfloat16)]
     [128.0, 32.0, 4.0]

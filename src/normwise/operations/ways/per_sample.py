@@ -1,7 +1,7 @@
-"""torch's expanded weights: parameters that make per-sample gradients of the few functions that they know.
+"""torch's expanded weights: parameters that give per-sample gradients in the few functions that support them.
 
 `torch.nn.utils._per_sample_grad.call_for_per_sample_grads` puts them in the place of a layer's parameters. They have no
-values that could be looked at, and every other operation with one is an error.
+values that could be read, and any other operation on one is an error.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def are_expanded(request: Request) -> bool:
 
 
 class PerSample:
-    """The function of torch that expanded weights know."""
+    """A function of torch that supports expanded weights."""
 
     name = "torch's function for per-sample gradients"
     remembers = False

@@ -1,4 +1,4 @@
-"""Every request as differentiable, traceable PyTorch operations: nothing fused, nothing hidden."""
+"""Every request by differentiable, traceable PyTorch operations, without kernels or fusion."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _OF_EACH_SET = {formulas.modulated_layer_norm: 1.0, formulas.modulated_rms_norm:
 
 
 class Plainly:
-    """A way that takes everything: the specification of all others."""
+    """A way that serves every request: the specification of all others."""
 
     name = "plain operations"
     remembers = False
@@ -52,7 +52,7 @@ def bind(_request: Request, _context: Context) -> Plainly:
 
 
 def planes(request: Request) -> tuple[Tensor, Moments]:
-    """``y``, and the statistics with their history."""
+    """``y``, and the statistics with their autograd history."""
     x, residual, parameters = request.x, request.residual, request.parameters
     check_memory(x, *parameters)
     table = Moments.of(x, request.mask) if request.known is None else as_table(request.known, x)
@@ -66,17 +66,17 @@ def planes(request: Request) -> tuple[Tensor, Moments]:
 
 
 def as_table(known: Moments, x: Tensor) -> Moments:
-    """Known statistics as a table of their own, without a history, that broadcasts against ``[N, C]``."""
+    """Known statistics as a copied table, without autograd history, that broadcasts against ``[N, C]``."""
     if known.mean.dim() != 1:
         return known.without_history()
     check_memory(known.mean, known.var)
-    kind = table_dtype(x)
-    mean, var = (without_history(t).to(kind, copy=True).unsqueeze(0) for t in (known.mean, known.var))
+    dtype = table_dtype(x)
+    mean, var = (without_history(t).to(dtype, copy=True).unsqueeze(0) for t in (known.mean, known.var))
     return Moments(mean, var, known.count)
 
 
 def moments_of_pools(request: Request, groups: int, table: Tensor) -> Moments:
-    """The table of a kernel as the formula states it: of ``groups``, for each of their channels."""
+    """A kernel's table in the shape that the formula returns: one entry of each group for each of its channels."""
     x, (mean, var) = request.x, table.unbind()
     channels = x.shape[1]
     if groups not in (BATCH, channels) and request.formula.func is not formulas.layer_norm:  # type: ignore[attr-defined]
@@ -87,7 +87,7 @@ def moments_of_pools(request: Request, groups: int, table: Tensor) -> Moments:
 def rows(request: Request) -> tuple[Tensor, Moments | None]:
     r"""Rows and pixels: :math:`\gamma (x - \mu)/\sqrt{\sigma^2 + \epsilon} + \beta`, or by the root mean square.
 
-    Also the moments of each row or pixel, where they are asked for.
+    The second result holds the moments of each row or pixel if the request measures them.
     """
     x, view = request.x, request.view
     if view.over == "pixels":
@@ -99,7 +99,7 @@ def rows(request: Request) -> tuple[Tensor, Moments | None]:
 
 
 def rows_of_sums(request: Request) -> tuple[Tensor, Tensor]:
-    """The rows of ``x + residual``, normalized, and the sum."""
+    """The normalized rows of ``x + residual``, and the sum."""
     check_memory(request.x, request.residual)
     total = request.x + request.residual  # type: ignore[operator]
     of_rows = request._replace(x=total, residual=None, view=View("rows", request.view.dims))
@@ -108,12 +108,13 @@ def rows_of_sums(request: Request) -> tuple[Tensor, Tensor]:
 
 
 def as_maps(y: Tensor, x: Tensor) -> Tensor:
-    """Rows of channels ``[N, *space, C]`` as ``x`` lies, ``[N, C, *space]``."""
-    y = y.movedim(x.dim() - 1, 1)  # the older exporter to ONNX counts from the front
+    """Rows of channels ``[N, *space, C]`` in the shape and layout of ``x``, ``[N, C, *space]``."""
+    y = y.movedim(x.dim() - 1, 1)  # the older ONNX exporter counts dimensions from the front
     return y if y.stride() == x.stride() else in_layout_of(x, y)
 
 
 def _row(request: Request, x: Tensor, dims: int) -> tuple[Tensor, Moments | None]:
+    """Normalize the last ``dims`` dimensions; also their moments if the request measures them."""
     weight, bias = request.parameters
     eps: Any = request.formula.keywords["eps"]  # type: ignore[attr-defined]
     mask = request.mask if request.view.over == "rows" else None
@@ -121,7 +122,7 @@ def _row(request: Request, x: Tensor, dims: int) -> tuple[Tensor, Moments | None
     if centers(request):
         mean = _mean(values, mask, dims)
         values = values - mean
-        # Once more, for what the rounding of a large mean has left over.
+        # A second time, to remove what rounding a large mean left over.
         rest = _mean(values, mask, dims)
         values, mean = values - rest, mean + rest
     var = _mean(values.square(), mask, dims)
@@ -134,7 +135,7 @@ def _row(request: Request, x: Tensor, dims: int) -> tuple[Tensor, Moments | None
 
 
 def of_each_set(request: Request) -> float | None:
-    """What is added to the scale where sets of rows have an affine map each; None where one serves all."""
+    """The number added to the scale where each set of rows has its own affine map; None where all rows share one."""
     return _OF_EACH_SET.get(request.formula.func)  # type: ignore[attr-defined]
 
 

@@ -1,4 +1,4 @@
-"""The kernels themselves, in Triton's dialect; imported on first use, where Triton is installed.
+"""The kernels themselves, in Triton's language; imported on first use, where Triton is installed.
 
-Sums are in registers, in one order for one shape: no atomics, and no dependence on the machine.
+Sums are in registers, in one order for each shape: no atomics, and no dependence on the machine.
 """

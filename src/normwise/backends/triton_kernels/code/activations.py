@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-# Constants of the language, which the interpreter takes on the right of an operator only.
+# Constants of the language; the interpreter accepts them only on the right of an operator.
 _SQRT_HALF = tl.constexpr(0.7071067811865476)
 _DENSITY = tl.constexpr(0.3989422804014327)  # 1/√(2π)
 _TANH_SCALE = tl.constexpr(0.7978845608028654)  # √(2/π)
@@ -99,7 +99,7 @@ def sigmoid(z):
 
 @triton.jit
 def tanh(z):
-    """The quotient cancels near 0, where a series takes over (its next term is below 1e-14)."""
+    """The quotient cancels near 0, where a series is used instead (its next term is below 1e-14)."""
     e = tl.exp(-2 * tl.abs(z))
     far = (1 - e) / (1 + e)
     small = tl.abs(z) < 0.06

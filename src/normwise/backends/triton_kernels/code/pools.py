@@ -1,4 +1,4 @@
-"""Moments of pools, split over programs, and what a standardization makes of them."""
+"""Moments of pools, split over programs, and the coefficients of their standardization."""
 
 import triton
 import triton.language as tl
@@ -8,7 +8,7 @@ from .tiles import load, outer_and_inner, part_and_block, plus, times, values
 
 @triton.jit
 def over_rows(t, BLOCK_POOLS: tl.constexpr, BLOCK_ROWS: tl.constexpr):
-    """The sum over the rows of each pool, given back for each row."""
+    """The sum over the rows of each pool, repeated for each row."""
     if BLOCK_ROWS == 1:
         total = t
     else:
@@ -20,13 +20,13 @@ def over_rows(t, BLOCK_POOLS: tl.constexpr, BLOCK_ROWS: tl.constexpr):
 
 @triton.jit
 def pool_sum(t, BLOCK_POOLS: tl.constexpr, BLOCK_ROWS: tl.constexpr):
-    """The sum over a tile's values of each pool, given back for each row."""
+    """The sum over a tile's values of each pool, repeated for each row."""
     return over_rows(tl.sum(t, 1), BLOCK_POOLS, BLOCK_ROWS)
 
 
 @triton.jit
 def rows_of_tile(block, step, shape, blocks: tl.constexpr):
-    """Pool, row and existence of each row of a tile. ``shape``: the number, rows and length of the pools."""
+    """Pool and row of each row of a tile, and whether it exists. ``shape``: number, rows and length of the pools."""
     r = tl.arange(0, blocks[0] * blocks[1])
     pool = block * blocks[0] + r // blocks[1]
     row = tl.cast(step, tl.int64) * blocks[1] + r % blocks[1]
@@ -35,9 +35,9 @@ def rows_of_tile(block, step, shape, blocks: tl.constexpr):
 
 @triton.jit
 def tile_of_pools(outer, block, row_step, step, shape, strides, blocks: tl.constexpr, JOINT: tl.constexpr):
-    """The positions of a tile, their offsets, and which of them there are. ``strides``: the outer one first.
+    """The positions of a tile, their offsets, and which of them exist. ``strides``: the outer one first.
 
-    JOINT: the rows of all pools of a tile lie at one stride.
+    JOINT: the rows of all pools of a tile have one common stride.
     """
     pool, row, there = rows_of_tile(block, row_step, shape, blocks)
     joint = (block * (blocks[0] * blocks[1]) + tl.arange(0, blocks[0] * blocks[1])) * strides[2]
@@ -74,9 +74,9 @@ def moments(
 ):
     """Mean, biased variance and count of one share of each pool.
 
-    The sums are around a pilot, the mean of the share's first tile. Of k tiles the first has a part of 1/k in the
+    The sums are around a pilot, the mean of the share's first tile. The first of k tiles contributes 1/k of the
     variance, so (mean - pilot)² is at most k variances: the difference of the sums cancels no more than that, and k is
-    a small constant. Under a mask, which may exclude all of a tile, a first run finds the pilots of a second.
+    a small constant. Under a mask, which may exclude a whole tile, a first run finds the pilots of a second.
     """
     split, block = part_and_block(splits)
     outer, block = outer_and_inner(block, pools, BLOCK_POOLS)
@@ -88,7 +88,7 @@ def moments(
     if pilots is not None:
         pilot = load(pilots, entry, known, WIDE)
     elif mask is not None:
-        pilot = tl.zeros((BLOCK_POOLS * BLOCK_ROWS,), WIDE)  # what the mask excludes may be anything
+        pilot = tl.zeros((BLOCK_POOLS * BLOCK_ROWS,), WIDE)  # masked values may be anything, so they give no pilot
     else:
         _, place, there = tile_of_pools(
             outer, block, first // steps_of_row, first % steps_of_row, shape, strides, blocks, JOINT
@@ -118,7 +118,7 @@ def moments(
 
 @triton.jit
 def share_of_pools(mean, count, start, pool, valid, pools, splits, BLOCK_SPLITS: tl.constexpr):
-    """A run of the shares of each pool: where they are, which there are, their counts and means."""
+    """A run of the shares of each pool: their positions, which of them exist, their counts and means."""
     k = start + tl.arange(0, BLOCK_SPLITS)
     place = k.to(tl.int64)[None, :] * pools + pool[:, None]
     there = valid[:, None] & (k < splits)[None, :]
@@ -128,7 +128,7 @@ def share_of_pools(mean, count, start, pool, valid, pools, splits, BLOCK_SPLITS:
 @triton.jit
 def merged(mean, var, count, pool, valid, pools, splits, BLOCK_SPLITS: tl.constexpr):
     """The moments of each of the pools from those of its shares (Chan): no term of the variance is negative."""
-    # Added up in tiles: Triton's compiler may fail where a loop carries the sum along an axis.
+    # Summed in tiles: Triton's compiler may fail where a loop carries the sum along an axis.
     BLOCK: tl.constexpr = pool.shape[0]
     total = tl.zeros((BLOCK, BLOCK_SPLITS), tl.float64)
     weighted = tl.zeros((BLOCK, BLOCK_SPLITS), tl.float64)
@@ -190,9 +190,9 @@ def coefficients(
     BLOCK_SPLITS: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    """What `planes.apply` needs to standardize: one entry for each plane, or for each channel.
+    """The coefficients for `planes.apply` to standardize, one entry for each plane or for each channel.
 
-    Without a count the moments are those of the pools already.
+    Without a count the moments are already those of the pools.
     """
     entry = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     valid = entry < entries
@@ -206,7 +206,7 @@ def coefficients(
         center = load(mean, pool, valid, tl.float64)
         spread = tl.load(var + pool, mask=valid, other=1).to(tl.float64)
     factor = times(tl.rsqrt(spread + EPS), weight, entry % channels, valid)
-    # The rounding of the mean is made good in the shift, so that a large mean costs no digits.
+    # The rounding error of the mean is corrected in the shift, so that a large mean costs no digits.
     rounded = center.to(WIDE)
     constant = plus((rounded.to(tl.float64) - center) * factor, bias, entry % channels, valid)
     tl.store(around + entry, rounded, mask=valid)

@@ -1,4 +1,4 @@
-"""Normalization of rows of any stride: of tokens, and of pixels over their channels."""
+"""Normalization of rows of any stride: tokens, and pixels over their channels."""
 
 import triton
 import triton.language as tl
@@ -28,14 +28,14 @@ def forward(
     BLOCK_LENGTH: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    """Whole rows in registers."""
+    """Normalize rows that are held in registers as a whole."""
     start, entry, there = lines(tl.program_id(0), pools, outer_stride, pool_stride, BLOCK_POOLS)
     s, offset, valid = values(0, start, there, length, value_stride, BLOCK_LENGTH)
     v = load(x, offset, valid, WIDE)
     if CENTER:
         center = tl.sum(v, 1) / length
         v = tl.where(valid, v - center[:, None], 0.0)
-        # Once more, for what the rounding of a large mean has left over.
+        # A second time, to remove what rounding a large mean left over.
         rest = tl.sum(v, 1) / length
         v = tl.where(valid, v - rest[:, None], 0.0)
         tl.store(mean + entry, center + rest, mask=there)
@@ -72,7 +72,7 @@ def backward(
     BLOCK_LENGTH: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    """Whole rows in registers; each program adds up its own part of the parameters' gradients."""
+    """The gradients of rows held in registers; each program sums its own part of the parameters' gradients."""
     for_weight = tl.zeros((BLOCK_POOLS, BLOCK_LENGTH), WIDE)
     for_bias = tl.zeros((BLOCK_POOLS, BLOCK_LENGTH), WIDE)
     for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):

@@ -1,4 +1,4 @@
-"""Standardization of pools that stay on chip: x is read once; and the tables of the backward."""
+"""Standardization of pools that stay on chip, so that x is read once; and the tables of the backward pass."""
 
 import triton
 import triton.language as tl
@@ -11,7 +11,7 @@ from .tiles import load, outer_and_inner, plus, times
 
 @triton.jit
 def whole_pools(shape, strides, blocks: tl.constexpr, JOINT: tl.constexpr):
-    """Outer index, pool, row and existence of each row of this program's tile; offsets, and which of them there are."""
+    """Outer index, pool and row of each row of this program's tile, whether it exists; offsets, and which exist."""
     outer, block = outer_and_inner(tl.program_id(0), shape[0], blocks[0])
     pool, row, there = rows_of_tile(block, 0, shape, blocks)
     _, offset, valid = tile_of_pools(outer, block, 0, 0, shape, strides, blocks, JOINT)
@@ -20,7 +20,7 @@ def whole_pools(shape, strides, blocks: tl.constexpr, JOINT: tl.constexpr):
 
 @triton.jit
 def rounded_statistics(mean, var, pool, there, EPS: tl.constexpr, WIDE: tl.constexpr):
-    """The rounded mean, what its rounding has added, and 1/√(v + ε)."""
+    """The rounded mean, the error of its rounding, and 1/√(v + ε)."""
     center = load(mean, pool, there, tl.float64)
     rounded = center.to(WIDE)
     spread = tl.load(var + pool, mask=there, other=1).to(WIDE)
@@ -64,7 +64,7 @@ def standardize(
     ACTIVATION: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    """Whole pools: two exact passes over registers, then the result."""
+    """Standardize whole pools: two exact passes over registers, then the result."""
     shape, strides = (pools, rows, length), (outer_stride, pool_stride, row_stride, value_stride)
     blocks: tl.constexpr = (BLOCK_POOLS, BLOCK_ROWS, BLOCK_LENGTH)
     outer, pool, row, there, offset, valid = whole_pools(shape, strides, blocks, JOINT)
@@ -72,7 +72,7 @@ def standardize(
     n = rows * length
     center = pool_sum(v, BLOCK_POOLS, BLOCK_ROWS) / n
     v = tl.where(valid, v - center[:, None], 0.0)
-    # Once more, for what the rounding of a large mean has left over.
+    # A second time, to remove what rounding a large mean left over.
     rest = pool_sum(v, BLOCK_POOLS, BLOCK_ROWS) / n
     v = tl.where(valid, v - rest[:, None], 0.0)
     spread = pool_sum(v * v, BLOCK_POOLS, BLOCK_ROWS) / n
@@ -117,7 +117,7 @@ def standardize_backward(
     ACTIVATION: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    """Whole pools: both sums and grad_x; the sums of each row, around the rounded mean, where they are asked for."""
+    """For whole pools both sums and grad_x; also the sums of each row, around the rounded mean, where requested."""
     shape, strides = (pools, rows, length), (outer_stride, pool_stride, row_stride, value_stride)
     blocks: tl.constexpr = (BLOCK_POOLS, BLOCK_ROWS, BLOCK_LENGTH)
     outer, pool, row, there, offset, valid = whole_pools(shape, strides, blocks, JOINT)
@@ -161,7 +161,7 @@ def through_statistics(
     BLOCK: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    """What flows back through the statistics of one pool, for its planes (outputs of them): slope and offset."""
+    """Slope and offset of the gradient through the statistics of one pool, for ``outputs`` of its planes."""
     pool = tl.program_id(0).to(tl.int64)
     total = tl.zeros((BLOCK,), WIDE)
     total_x = tl.zeros((BLOCK,), WIDE)
@@ -199,7 +199,7 @@ def parameter_gradients(
     BLOCK_CHANNELS: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    """The sums of the planes, over the samples."""
+    """The parameters' gradients: the sums of the planes, added over the samples."""
     c = tl.program_id(0).to(tl.int64) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
     for_weight = tl.zeros((BLOCK_SAMPLES, BLOCK_CHANNELS), WIDE)
     for_bias = tl.zeros((BLOCK_SAMPLES, BLOCK_CHANNELS), WIDE)

@@ -1,7 +1,7 @@
-"""Where the values of a tile are, and how they are read and changed.
+"""The positions of a tile's values, and how they are read and changed.
 
-A line holds values at one stride: a plane, a row of a pool, a row of tokens, the channels of a pixel. Every offset is
-computed in 64 bits: a tensor may hold more than 2³¹ values.
+A line is a set of values at one stride: a plane, a row of a pool, a row of tokens, the channels of a pixel. Every
+offset is computed in 64 bits: a tensor may hold more than 2³¹ values.
 """
 
 import triton
@@ -17,14 +17,14 @@ def part_and_block(parts):
 
 @triton.jit
 def outer_and_inner(block, number, BLOCK: tl.constexpr):
-    """The outer index of a block, and its own place among the blocks of ``number`` lines (or pools)."""
+    """The outer index of a block, and its index among the blocks of ``number`` lines (or pools)."""
     block, blocks = tl.cast(block, tl.int64), tl.cdiv(number, BLOCK)
     return block // blocks, block % blocks
 
 
 @triton.jit
 def lines(block, number, outer_stride, stride, BLOCK: tl.constexpr):
-    """Where each line of a block starts, its entry in the tables, and whether there is such a line."""
+    """Where each line of a block starts, its entry in the tables, and whether the line exists."""
     outer, inner = outer_and_inner(block, number, BLOCK)
     line = inner * BLOCK + tl.arange(0, BLOCK)
     return outer * outer_stride + line * stride, outer * number + line, line < number
@@ -32,20 +32,20 @@ def lines(block, number, outer_stride, stride, BLOCK: tl.constexpr):
 
 @triton.jit
 def values(step, start, there, length, stride, BLOCK: tl.constexpr):
-    """The positions of one step along the lines, their offsets in each line, and which of them there are."""
+    """The positions of one step along the lines, their offsets in each line, and which of them exist."""
     s = tl.cast(step, tl.int64) * BLOCK + tl.arange(0, BLOCK)
     return s, start[:, None] + (s * stride)[None, :], there[:, None] & (s < length)[None, :]
 
 
 @triton.jit
 def load(x, offset, valid, WIDE: tl.constexpr):
-    """Values in the type that is computed in; 0 where there are none."""
+    """Values in the dtype of the arithmetic; 0 at positions that do not exist."""
     return tl.load(x + offset, mask=valid, other=0).to(WIDE)
 
 
 @triton.jit
 def times(t, factor, offset, valid):
-    """``t`` times what lies at the offsets, if anything does."""
+    """``t`` times the factor at the offsets, if there is one."""
     if factor is not None:
         t *= load(factor, offset, valid, t.dtype)
     return t
@@ -53,7 +53,7 @@ def times(t, factor, offset, valid):
 
 @triton.jit
 def plus(t, term, offset, valid):
-    """``t`` plus what lies at the offsets, if anything does."""
+    """``t`` plus the term at the offsets, if there is one."""
     if term is not None:
         t += load(term, offset, valid, t.dtype)
     return t
@@ -61,8 +61,8 @@ def plus(t, term, offset, valid):
 
 @triton.jit
 def by_position(t, weight, bias, s, length):
-    """``γ·t + β`` with a parameter for each position along the lines, where there are parameters."""
-    # Read as they lie and broadcast then: as tiles they would be read value by value.
+    """``γ·t + β`` with a parameter for each position along the lines, if there are parameters."""
+    # Read in their own order and then broadcast: as tiles they would be read value by value.
     if weight is not None:
         t *= load(weight, s, s < length, t.dtype)[None, :]
     if bias is not None:

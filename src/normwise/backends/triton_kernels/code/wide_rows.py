@@ -1,4 +1,4 @@
-"""Normalization of rows that no program can hold, walked through block by block."""
+"""Normalization of rows that are too long for one program, processed block by block."""
 
 import triton
 import triton.language as tl
@@ -28,7 +28,7 @@ def forward(
     BLOCK_LENGTH: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    """Rows that no program can hold: the mean, then the sum of squares around it, then the result."""
+    """Normalize rows too long for one program: the mean, then the sum of squares around it, then the result."""
     start, entry, there = lines(tl.program_id(0), pools, outer_stride, pool_stride, BLOCK_POOLS)
     center = tl.zeros((BLOCK_POOLS,), WIDE)
     rest = tl.zeros((BLOCK_POOLS,), WIDE)
@@ -48,7 +48,7 @@ def forward(
     power = tl.sum(squares, 1) / length
     if CENTER:
         rest = tl.sum(total, 1) / length
-        power -= rest * rest  # the square of a rounding
+        power -= rest * rest  # the square of the mean's rounding error
         tl.store(mean + entry, center + rest, mask=there)
     factor = tl.rsqrt(power + EPS)
     tl.store(rstd + entry, factor, mask=there)
@@ -71,7 +71,7 @@ def before_activation(grad_y, normalized, residual, weight, bias, s, offset, val
 
 @triton.jit
 def rest_of_mean(x, start, there, center, length, value_stride, BLOCK_LENGTH: tl.constexpr, WIDE: tl.constexpr):
-    """What the rounding of each mean has left over."""
+    """The rounding error of each mean."""
     total = tl.zeros((center.shape[0], BLOCK_LENGTH), WIDE)
     for step in range(0, tl.cdiv(length, BLOCK_LENGTH)):
         _, offset, valid = values(step, start, there, length, value_stride, BLOCK_LENGTH)
@@ -104,7 +104,7 @@ def backward(
     BLOCK_LENGTH: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    """The sums of rows that no program can hold, then grad_x; also what the rounding of each mean has left over."""
+    """The sums of rows too long for one program, then grad_x; also the rounding error of each mean."""
     start, entry, there = lines(tl.program_id(0), pools, outer_stride, pool_stride, BLOCK_POOLS)
     factor = load(rstd, entry, there, WIDE)
     center = tl.zeros((BLOCK_POOLS,), WIDE)
