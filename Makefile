@@ -63,7 +63,7 @@ test-all: $(READY) ## the test suite with the slow tests
 	$(PYTEST)
 
 # Where numbers are computed. A level that this processor cannot run is refused, and fails.
-NUMBERS := tests/core tests/backends tests/operations tests/layers tests/weights tests/conformance tests/test_functional.py
+NUMBERS := tests/core tests/backends tests/operations tests/layers tests/weights tests/conformance tests/functional
 LEVELS ?= x86-64 x86-64-v3
 test-levels: $(READY) ## numbers as on other processors: kernels for LEVELS, ATen's instruction sets, two threads
 	for level in $(LEVELS); do NORMWISE_MARCH=$$level $(PYTEST) -m "not slow" $(NUMBERS) || exit 1; done
@@ -78,7 +78,7 @@ $(LIBRARIES): $(READY)
 libraries: $(LIBRARIES) ## the tests that need timm, torchvision, transformers, Lightning, torchao, Opacus, ..., which it installs
 	$(PYTEST) -m "not slow" tests/nets tests/signal tests/comparison/contestants/test_models.py tests/comparison/data/test_task_data.py \
 		tests/comparison/experiments/test_examples_of_compare.py tests/comparison/sweeping/test_on_ray.py \
-		tests/layers/test_published_norms.py tests/tools/test_libraries.py tests/tools/test_real_models.py
+		tests/layers/test_published_norms.py tests/integrations/test_libraries.py tests/integrations/test_real_models.py
 
 examples: $(READY) ## every example of README and docs that runs in bounded time
 	$(PYTEST) tests/test_examples.py
@@ -101,7 +101,7 @@ mutants: $(READY) ## break one behaviour at a time: which of the nearest tests n
 
 matrix: $(READY) ## prove the conformance matrix and the page of tools, and write docs/conformance.md and docs/tools.md
 	OMP_NUM_THREADS=1 NORMWISE_TUNING=0 $(BIN)/python -m tests.conformance.write
-	OMP_NUM_THREADS=1 NORMWISE_TUNING=0 $(BIN)/python -m tests.tools.write
+	OMP_NUM_THREADS=1 NORMWISE_TUNING=0 $(BIN)/python -m tests.conformance.write_tools
 
 lint: $(READY) ## format check, lint, types
 	$(BIN)/ruff format --check .

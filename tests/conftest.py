@@ -1,11 +1,14 @@
 """Fixtures of the whole suite."""
 
 import contextlib
+import gc
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from multiprocessing import forkserver
 
 import pytest
 import torch
@@ -25,6 +28,9 @@ from normwise.backends import available_backends
 from normwise.backends.triton_kernels.device import interpreted
 from normwise.cli import main
 
+# What the process has imported of which tests/forked.py makes others.
+multiprocessing.set_forkserver_preload(["torch.distributed.fsdp", "torch.testing"])
+
 # The same examples in every run, and no clock: a failure is a defect of the code, and comes again.
 settings.register_profile("repeatable", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("repeatable")
@@ -36,6 +42,21 @@ def pytest_configure(config) -> None:
         build_kernels()
 
 
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays to the end: the garbage collector need not go through it ever again.
+
+    Nor through what a test makes each time that 700 objects have come: a compiler makes millions.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+
+
+def pytest_sessionfinish() -> None:
+    """The process that tests/forked.py forks does not outlive the session, and counts among what it took."""
+    forkserver._forkserver._stop()
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_generate_tests(metafunc) -> Iterator[None]:
     """Of a test's combinations, leave all but a covering subset to the slow suite."""
@@ -45,10 +66,14 @@ def pytest_generate_tests(metafunc) -> Iterator[None]:
         leave_out(metafunc._calls, made=metafunc.config.option.markexpr != "not slow")
 
 
+#: torch.manual_seed asks every kind of device, which takes longer than many a test.
+_seed = torch.manual_seed if torch.cuda.is_available() else torch.default_generator.manual_seed
+
+
 @pytest.fixture(autouse=True)
 def _whatever_ran_before() -> None:
     """The same numbers, and a compiler that has compiled nothing: it gives a function up after eight kinds of call."""
-    torch.manual_seed(0)
+    _seed(0)
     compiler = sys.modules.get("torch._dynamo")
     if compiler is not None:
         compiler.reset()

@@ -18,29 +18,33 @@ HEAVY = ("matplotlib", "sklearn", "scipy", "pandas", "plotly", "PIL", "rich", "t
 HEAVY += ("torch.utils.flop_counter", "torch._dynamo", "torch._inductor", "triton")
 
 
-def new_modules(code, tmp_path):
-    """The modules that `code` loads beyond torch's and NumPy's own."""
-    program = "import json, sys, torch, numpy; before = set(sys.modules)\n"
-    program += f"{code}\nprint(json.dumps(sorted(set(sys.modules) - before)))"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, check=True)
-    return json.loads(done.stdout)
+SCRIPT = "import normwise as nw; net = nw.nets.resnet(8, 'group'); nw.param_groups(net, 1e-4)"
+TOOLS = (
+    """from normwise import compare, trace; assert nw.signal.trace is trace; assert nw.comparison.compare is compare"""
+)
+
+
+@pytest.fixture(scope="module")
+def new_modules():
+    """The modules that a training script loads beyond torch's and NumPy's own, and those that its tools add."""
+    look = "print(json.dumps(sorted(set(sys.modules) - before)))"
+    program = f"import json, sys, torch, numpy; before = set(sys.modules)\n{SCRIPT}\n{look}\n{TOOLS}\n{look}"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def within(modules, packages):
     return [m for m in modules for package in packages if m == package or m.startswith(f"{package}.")]
 
 
-def test_a_training_script_loads_neither_tools_nor_extras(tmp_path):
-    code = "import normwise as nw; net = nw.nets.resnet(8, 'group'); nw.param_groups(net, 1e-4)"
-    modules = new_modules(code, tmp_path)
-    assert "normwise.layers" in modules
-    assert within(modules, [*(f"normwise.{name}" for name in LATER), *HEAVY]) == []
+def test_a_training_script_loads_neither_tools_nor_extras(new_modules):
+    assert "normwise.layers" in new_modules[0]
+    assert within(new_modules[0], [*(f"normwise.{name}" for name in LATER), *HEAVY]) == []
 
 
-def test_the_tools_come_when_they_are_asked_for(tmp_path):
-    code = "from normwise import compare, trace; import normwise as nw; assert nw.signal.trace is trace"
-    modules = new_modules(f"{code}; assert nw.comparison.compare is compare", tmp_path)
-    assert within(modules, HEAVY) == []
+def test_the_tools_come_when_they_are_asked_for(new_modules):
+    assert {"normwise.comparison", "normwise.signal"} <= {*new_modules[1]} - {*new_modules[0]}
+    assert within(new_modules[1], HEAVY) == []
 
 
 @pytest.mark.parametrize("name", nw._LATER)

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from covering import covering
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing import assert_close
 from wrong_tensors import (
     FUNCTIONS,
@@ -44,34 +44,56 @@ def trainable(wrong, graph):
     return wrong.clone().requires_grad_(graph) if able else wrong
 
 
+every_or_pairs = pytest.mark.parametrize(
+    "every", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["pairs", "every"]
+)
+
+
+def combinations(values, ways, *, every):
+    """What is wrong, in all ways to call, or so that it meets each backend, mode and with or without a graph."""
+    found = [(kind, wrong, *way) for kind, wrong in values for way in ways]
+    if every:
+        return found
+    chosen = covering([(kind, *more, way.backend, way.graph) for kind, _, *more, way in found])
+    return [found[number] for number in sorted(chosen)]
+
+
+@every_or_pairs
 @pytest.mark.parametrize(("case", "name"), OF_LAYERS, ids=by_id)
-def test_a_tensor_of_a_layer(case, name):
+def test_a_tensor_of_a_layer(case, name, every):
     """Also after a clean call of the same kind, whose recorded programs must not serve the wrong one."""
     module, leaf = owner(case.make(), name)
     is_buffer, right = leaf in module._buffers, getattr(module, leaf)
-    for training in (True, False):
-        for way in WAYS:
-            layer = case.make().train(training)
-            way(lambda x, layer=layer: case.run(layer, x), case.shape)
-            for kind, wrong in wrong_values(right, required=is_required(case.id, name)):
-                layer = case.make().train(training)
-                replace(layer, name, wrong if is_buffer else trainable(wrong, way.graph))
-                said = refusal(way, lambda x, layer=layer: case.run(layer, x), case.shape)
-                assert leaf in said, f"{kind}, {training=}, {way}: {said}"
+    ways = [(training, way) for training in (True, False) for way in WAYS]
+    for training, way in ways:
+        layer = case.make().train(training)
+        way(lambda x, layer=layer: case.run(layer, x), case.shape)
+    values = wrong_values(right, required=is_required(case.id, name))
+    for kind, wrong, training, way in combinations(values, ways, every=every):
+        layer = case.make().train(training)
+        replace(layer, name, wrong if is_buffer else trainable(wrong, way.graph))
+        said = refusal(way, lambda x, layer=layer: case.run(layer, x), case.shape)
+        assert leaf in said, f"{kind}, {training=}, {way}: {said}"
 
 
+def test_the_functions_are_found():
+    assert {"batch_norm", "layer_norm", "dynamic_tanh"} < FUNCTIONS.keys()
+
+
+@every_or_pairs
 @pytest.mark.parametrize(("name", "tensor"), OF_FUNCTIONS)
-def test_a_tensor_of_a_function(name, tensor):
+def test_a_tensor_of_a_function(name, tensor, every):
     function = FUNCTIONS[name]
     right = function.tensors[tensor]
     for way in WAYS:
         way(function.run, function.shape)
-        for kind, wrong in wrong_values(right, required=is_needed(name, tensor)):
-            if kind == "row" and takes_rows_of_samples(name, right):
-                continue
-            tensors = {tensor: trainable(wrong, way.graph)}
-            said = refusal(way, lambda x, tensors=tensors: function.run(x, **tensors), function.shape)
-            assert tensor in said, f"{kind}, {way}: {said}"
+    values = wrong_values(right, required=is_needed(name, tensor))
+    for kind, wrong, way in combinations(values, [(way,) for way in WAYS], every=every):
+        if kind == "row" and takes_rows_of_samples(name, right):
+            continue
+        tensors = {tensor: trainable(wrong, way.graph)}
+        said = refusal(way, lambda x, tensors=tensors: function.run(x, **tensors), function.shape)
+        assert tensor in said, f"{kind}, {way}: {said}"
 
 
 @pytest.mark.parametrize("case", LAYERS, ids=by_id)
@@ -165,17 +187,6 @@ def test_statistics_that_are_pooled_meet_the_memory_as_it_is_at_the_end():
     layer.running_var = torch.ones(1)
     with pytest.raises(ValueError, match=r"running_var must be \[6\] .*received \[1\]"):
         block.__exit__(None, None, None)
-
-
-@pytest.mark.parametrize("case", [case for case in LAYERS if "conditional" not in case.id], ids=by_id)
-def test_tensors_without_values_fit_together(case):
-    """In evaluation: in training, and for labels, a layer looks at values."""
-    layer = case.make().eval()
-    with FakeTensorMode() as mode:
-        fakes = {name: mode.from_tensor(t) for name, t in (*layer.named_parameters(), *layer.named_buffers())}
-        others = tuple(mode.from_tensor(t) for t in case.others)
-        y = torch.func.functional_call(layer, fakes, (torch.randn(case.shape), *others))
-    assert y.shape == case.shape
 
 
 def test_a_counter_may_have_a_dimension():

@@ -3,16 +3,17 @@
 import contextlib
 import inspect
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
+from conformance.cases import Case, cases, needs_processes
 from functional_cases import VALUES
 from torch import Tensor, nn
 
 import normwise as nw
 import normwise.functional as nf
 from normwise.backends import available_backends
-from normwise.layers import NORMALIZERS
 
 C = 6
 MAP, ROWS = (4, C, 5, 3), (4, 5, C)
@@ -31,26 +32,16 @@ class Layer(NamedTuple):
         return layer(x, *self.others, **options)
 
 
-_CONDITIONS = {
-    "labels": torch.tensor([0, 1, 1, 0]),
-    "style": STYLE,
-    "segmentation": torch.ones(4, 2, 5, 3) / 2,
-    "vector": torch.ones(4, 2) / 2,
-    "gate": torch.ones(ROWS) / 2,
-}
-
-
 def _rows_of_the_table() -> Iterator[Layer]:
-    for row in NORMALIZERS.values():
-        if row.name == "none":
-            continue
-        others = () if row.condition is None else (_CONDITIONS[row.condition],)
-        yield Layer(row.name, lambda row=row: _alone(row.make(C, 2, None)), MAP if row.of_maps else ROWS, others)
+    for case in cases():
+        if case.rank == 2:
+            yield Layer(case.name, partial(_alone, case), tuple(case.input().shape), case.condition(torch.float32))
 
 
-def _alone(layer: nn.Module) -> nn.Module:
-    """The layer with the batch of this process alone."""
-    if hasattr(layer, "process_group"):
+def _alone(case: Case) -> nn.Module:
+    """The layer as it is made, with the batch of this process alone."""
+    layer = case.made()
+    if needs_processes(case):
         layer.process_group = None  # type: ignore[assignment]
     return layer
 
@@ -167,6 +158,7 @@ class Function(NamedTuple):
         return found[0] if isinstance(found, tuple) else found
 
 
+_NORMALIZING = ("normwise.functional.plain", "normwise.functional.pooled")
 _ROW_FUNCTIONS = ("layer_norm", "rms_norm", "add_layer_norm", "add_rms_norm")
 _OPTIONS: dict[str, Any] = {"num_groups": 3, "normalized_shape": (C,), "first": 2, "style": STYLE, "running": None}
 _VALUES = {**VALUES, "learned_eps": torch.tensor([1e-4]), "residual": torch.ones(ROWS)}
@@ -176,7 +168,7 @@ def _functions() -> dict[str, Function]:
     """Every function of `normwise.functional` that normalizes, by its signature."""
     found = {}
     for name, function in vars(nf).items():
-        if not inspect.isfunction(function) or not function.__module__.endswith((".plain", ".pooled")):
+        if not inspect.isfunction(function) or inspect.unwrap(function).__module__ not in _NORMALIZING:
             continue
         arguments = inspect.signature(function).parameters
         options = {key: value for key, value in _OPTIONS.items() if key in arguments}

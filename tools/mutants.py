@@ -23,6 +23,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
@@ -59,8 +60,11 @@ def main(words: list[str]) -> int:
     import pytest  # noqa: F401 what every test needs, once for all
     import torch  # noqa: F401
 
-    with tempfile.TemporaryDirectory() as folder, multiprocessing.get_context("fork").Pool() as pool:
-        for mutation, result in pool.imap_unordered(Attempt(folder), chosen):
+    # Not multiprocessing's own pool, whose processes may have none themselves, as some of the tests have.
+    forks = multiprocessing.get_context("fork")
+    with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(mp_context=forks) as pool:
+        for attempt in as_completed([pool.submit(Attempt(folder), mutation) for mutation in chosen]):
+            mutation, result = attempt.result()
             outcomes[mutation] = result
             print(f"{mutation.file:40} {mutation.behaviour}\n    {result}", flush=True)
     results = [outcomes[mutation] for mutation in chosen]

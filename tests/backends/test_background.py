@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from forked import Forked
 
 import normwise as nw
 from normwise.backends import build, cpu
@@ -40,6 +41,7 @@ while [ $# -gt 0 ]; do [ "$1" = -o ] && cp "{library}" "$2"; shift; done
 
 
 def run(program):
+    """In a new Python, whose end is part of the matter."""
     return subprocess.run(
         [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=True, timeout=300
     )
@@ -65,7 +67,7 @@ print(*(way.name for ways in kept.values() for _, way in ways), sep="\\n")
 @needs_compiler
 @needs_sh
 def test_plain_pytorch_serves_until_the_kernels_are_there(gate):
-    done = run(BEFORE_AND_AFTER)
+    done = Forked(BEFORE_AND_AFTER).ended()
     answer, ways, *kept = done.stdout.splitlines()
     assert answer == "{torch.float32: None}"
     assert ways == "torch's operator | one kernel each way | True"
@@ -97,13 +99,13 @@ def test_several_processes_compile_once(gate):
     log = gate.parent / "log"
     script = Path(os.environ["CXX"])
     script.write_text(script.read_text().replace("while [ ! -e", f'echo x >> "{log}"\nwhile [ ! -e', 1))
-    command = [sys.executable, "-c", "import torch, normwise as nw; print(nw.build_kernels(torch.float32))"]
-    started = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    program = "import torch, normwise as nw; print(nw.build_kernels(torch.float32))"
+    started = [Forked(program) for _ in range(3)]
     while not log.exists():
         time.sleep(0.1)
     time.sleep(3)
     gate.touch()
-    outputs = [process.communicate()[0] for process in started]
+    outputs = [process.ended().stdout for process in started]
     assert outputs == ["{torch.float32: None}\n"] * 3
     assert log.read_text() == "x\n"
     assert [p.suffix for p in (gate.parent / "cache").iterdir()] == [".so"], "something temporary was left"
@@ -124,7 +126,7 @@ print(nw.explain_way(norm, x)[0])
 def test_what_is_compiled_is_measured_before_it_serves(gate, monkeypatch):
     monkeypatch.setenv("NORMWISE_TUNING", "1")
     gate.touch()
-    done = run(MEASURED)
+    done = Forked(MEASURED).ended()
     assert "the tuning measured on this machine" in done.stdout
     assert len(done.stderr.splitlines()) == 1
 

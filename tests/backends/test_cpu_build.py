@@ -8,8 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pytest
 import torch
+from forked import Forked
 
 from normwise.backends import build, cpu, cpu_library
 from normwise.backends.cpu_library import kernels
@@ -50,14 +52,13 @@ def compiler(tmp_path_factory):
         yield
 
 
+def in_cache(folder, **environment):
+    return {**os.environ, "NORMWISE_CACHE": str(folder), "OMP_NUM_THREADS": "1", **environment}
+
+
 def run(folder, program=PROGRAM, **environment):
-    """What a fresh process prints, its cache in ``folder``."""
-    settings = {**os.environ, "NORMWISE_CACHE": str(folder), "OMP_NUM_THREADS": "1", **environment}
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, env=settings, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
+    """What a process prints, its cache in ``folder``."""
+    return forked.run(program, environment=in_cache(folder, **environment))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
@@ -79,11 +80,8 @@ def library_in(folder):
 def built(compiler, tmp_path_factory):
     """A cache with the library in it, built by two processes at once."""
     folder = tmp_path_factory.mktemp("cache")
-    settings = {**os.environ, "NORMWISE_CACHE": str(folder), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-W", "error", "-c", PROGRAM]
-    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=settings) for _ in range(2)]
-    for process in both:
-        assert process.communicate()[0].splitlines() == ["None", "True"]
+    for process in [Forked(PROGRAM, environment=in_cache(folder)) for _ in range(2)]:
+        assert process.ended().stdout.splitlines() == ["None", "True"]
     return folder
 
 
@@ -114,9 +112,11 @@ if os.path.exists("/proc/self/maps"):
 def second(built):
     """What a second process prints, which must not compile; its setting of OpenMP is not torch's."""
     before = library_in(built).stat().st_mtime_ns
-    lines = run(built, SECOND + PROGRAM, OMP_NUM_THREADS="4")
+    command = [sys.executable, "-W", "error", "-c", SECOND + PROGRAM]  # OpenMP reads its setting as it is loaded
+    settings = in_cache(built, OMP_NUM_THREADS="4")
+    done = subprocess.run(command, capture_output=True, text=True, env=settings, check=True)
     assert library_in(built).stat().st_mtime_ns == before
-    return lines
+    return done.stdout.splitlines()
 
 
 def test_the_second_process_compiles_nothing(second):
@@ -188,14 +188,35 @@ def test_a_compiler_that_fails_is_quoted(tmp_path, monkeypatch):
         build.load("fp32", lambda library: None)
 
 
+#: What Apple's clang says.
+REFUSAL = 'case " $* " in *" -fopenmp "*) echo "error: unsupported option -fopenmp" >&2; exit 1;; esac'
+
+
 @needs_compiler
+def test_a_compiler_without_openmp_is_asked_for_serial_kernels(built, tmp_path, monkeypatch):
+    """The sources are right for it; code is made of them in the slow test below."""
+    monkeypatch.delenv("CXX", raising=False)  # of the one that copies
+    compiler, library = tmp_path / "apple", tmp_path / "library"
+    library.write_bytes(library_in(built).read_bytes()[: -build._DIGEST_SIZE])
+    look = f'{shlex.join(build.find_compiler())} "$@" -fsyntax-only || exit 1'
+    copy = f'while [ $# -gt 0 ]; do [ "$1" = -o ] && cp "{library}" "$2"; shift; done'
+    compiler.write_text(f'#!/bin/sh\necho "$@" >> "{tmp_path}/log"\n{REFUSAL}\n{look}\n{copy}\n')
+    compiler.chmod(0o755)
+    build._build([str(compiler)], "fp32", "0123456", tmp_path / "kernels.so")
+    first, second = (line.split() for line in (tmp_path / "log").read_text().splitlines())
+    assert "-fopenmp" in first
+    assert [flag.replace("-fopenmp-simd", "-fopenmp") for flag in second] == first
+    assert build.intact(tmp_path / "kernels.so")
+
+
+@needs_compiler
+@pytest.mark.slow
 def test_a_compiler_without_openmp_makes_kernels_on_one_thread(tmp_path, monkeypatch):
-    """As Apple's clang, which refuses the flag. Without optimizing, which takes a third of the time."""
+    """Without optimizing, which takes a third of the time."""
     monkeypatch.delenv("CXX", raising=False)  # of the one that copies
     compiler = tmp_path / "apple"
     command = shlex.join(build.find_compiler())
-    refusal = 'case " $* " in *" -fopenmp "*) echo "error: unsupported option -fopenmp" >&2; exit 1;; esac'
-    compiler.write_text(f'#!/bin/sh\n{refusal}\nexec {command} "$@" -O0\n')
+    compiler.write_text(f'#!/bin/sh\n{REFUSAL}\nexec {command} "$@" -O0\n')
     compiler.chmod(0o755)
     program = (
         PROGRAM

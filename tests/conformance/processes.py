@@ -1,4 +1,7 @@
-"""The matrix' column of processes: one of two, given where to meet and its rank; the first prints all outcomes."""
+"""Promises of rows that pool over the batch, in two real processes (gloo).
+
+As a script it is one of the two, and the first prints all outcomes: python -m tests.conformance.processes
+"""
 
 import json
 import sys
@@ -10,16 +13,15 @@ from torch.testing import assert_close
 
 from normwise.layers import NORMALIZERS
 from normwise.layers.batch_layer import BatchLayer
-from tests.conformance.cells import NOT_APPLICABLE, SAMPLES, WORKS, Case, cases
+
+from .cases import NOT_APPLICABLE, SAMPLES, WORKS, Case, cases
 
 SIZES = (3, SAMPLES - 3)
 
 
 def main():
     torch.set_num_threads(1)
-    store, rank = sys.argv[1:]
-    timeout = timedelta(seconds=60)
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=int(rank), world_size=2, timeout=timeout)
+    dist.init_process_group("gloo", timeout=timedelta(seconds=60))
     outcomes = {f"{case.name}-{case.rank}": synchronized(case) for case in cases()}
     dist.barrier()
     if dist.get_rank() == 0:

@@ -10,7 +10,7 @@ import torch
 from normwise import use_backend
 from normwise.backends import available_backends
 
-from .cells import cases, needs_processes, trained
+from .cases import cases, modes, trained
 
 BACKENDS = {"automatic": nullcontext} | {
     name: lambda name=name: use_backend(name) for name in ("reference", "cpu") if available_backends()[name] is None
@@ -20,9 +20,9 @@ BACKENDS = {"automatic": nullcontext} | {
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-@pytest.mark.parametrize("case", [pytest.param(case, id=f"{case.name}-{case.rank}d") for case in cases()])
+@pytest.mark.parametrize("case", [pytest.param(case, id=case.id) for case in cases()])
 def test_layers_do_not_look_at_the_default_device(case, training, dtype, backend):
-    if needs_processes(case) and training:
+    if training not in modes(case):
         pytest.skip("needs a process group")
     given = (case.input(dtype), case.input(dtype, seed=1), training, case.condition(dtype))
     layers = [case.layer(dtype) for _ in range(2)]

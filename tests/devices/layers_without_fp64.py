@@ -7,7 +7,7 @@ import inspect
 
 import pytest
 import torch
-from conformance.cells import TOLERANCE, assert_near, cases, needs_processes, trained, truth
+from conformance.cases import TOLERANCE, assert_near, cases, needs_processes, trained, truth
 
 import normwise as nw
 from normwise import use_backend
@@ -15,7 +15,7 @@ from normwise import use_backend
 from .device import OnDevice, register
 from .there import there
 
-CASES = [pytest.param(case, id=f"{case.name}-{case.rank}d") for case in cases()]
+CASES = [pytest.param(case, id=case.id) for case in cases()]
 
 
 @pytest.fixture(autouse=True)

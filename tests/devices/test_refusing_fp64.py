@@ -11,16 +11,16 @@ import inspect
 import functional_cases
 import pytest
 import torch
-from conformance.cells import (
+from conformance.cases import (
     ONE_OF_EACH_WAY,
     TOLERANCE,
     assert_near,
     cases,
     needs_processes,
-    results_of,
     trained,
     truth,
 )
+from conformance.compilers import Together, results_of_each
 from torch._dynamo.backends.common import aot_autograd
 from torch._functorch.aot_autograd import make_boxed_func
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -32,7 +32,7 @@ from normwise.core import precision
 
 from .device import REFUSED
 
-CASES = [pytest.param(case, id=f"{case.name}-{case.rank}d") for case in cases()]
+CASES = [pytest.param(case, id=case.id) for case in cases()]
 
 
 class Refusing(TorchDispatchMode):
@@ -118,25 +118,29 @@ def test_mask_and_residual(case, without_fp64):
     assert_near(got, wanted, TOLERANCE[torch.float32])
 
 
-@pytest.mark.parametrize("training", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["train", "eval"])
-@pytest.mark.parametrize(
-    "case",
-    [
-        pytest.param(case, id=case.name, marks=() if case.name in ONE_OF_EACH_WAY else pytest.mark.slow)
-        for case in cases()
-        if case.rank == 1
-    ],
-)
-def test_compiled(case, training, without_fp64):
+def assert_compiled_alike(found, training, context):
+    given = [(case.input(torch.float32), *case.condition(torch.float32)) for case in found]
+    layers = [case.layer(torch.float32).train(training) for case in found]
+    graph = torch.compile(Together(layers, given), fullgraph=True, backend=aot_autograd(fw_compiler=checked))
+    cotangents = [case.input(torch.float32, 1) for case in found]
+    with context(by_operator=False):  # the compiler traces nothing under a mode
+        results = results_of_each(graph, layers, given, cotangents)
+    for case, got in zip(found, results, strict=True):
+        assert_near(got, truth(case, torch.float32, training), TOLERANCE[torch.float32], of=case.id)
+
+
+def test_compiled_together(without_fp64):
     """The operators of all layers are looked at above, where they run; a compiler adds the constants that it makes."""
+    assert_compiled_alike([c for c in cases() if c.rank == 1 and c.name in ONE_OF_EACH_WAY], True, without_fp64)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("case", [case for case in cases() if case.rank == 1], ids=lambda case: case.id)
+def test_compiled(case, training, without_fp64):
     if needs_processes(case):
         pytest.skip("needs a process group")
-    layer = case.layer(torch.float32).train(training)
-    x, cotangent, condition = (case.input(torch.float32), case.input(torch.float32, 1), case.condition(torch.float32))
-    graph = torch.compile(layer, fullgraph=True, backend=aot_autograd(fw_compiler=checked))
-    with without_fp64(by_operator=False):  # the compiler traces nothing under a mode
-        got = results_of(graph, layer, x, cotangent, condition)
-    assert_near(got, truth(case, torch.float32, training), TOLERANCE[torch.float32])
+    assert_compiled_alike([case], training, without_fp64)
 
 
 @pytest.mark.parametrize("name", functional_cases.EVERY)

@@ -1,12 +1,9 @@
 """Conditional batch normalization and SPADE over real processes: any split is one process on the whole."""
 
-import os
-import subprocess
-import sys
 import textwrap
 
 import pytest
-from several_processes import free_port
+from several_processes import ended_together
 
 SCRIPT = textwrap.dedent(
     """
@@ -49,17 +46,5 @@ SCRIPT = textwrap.dedent(
 
 @pytest.mark.slow  # the fast suite: tests/conformance, all layers in one pair of processes
 def test_any_split_over_processes_is_one_process_on_the_whole():
-    here = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": "2"}
-    shared = {**os.environ, **here, "OMP_NUM_THREADS": "1"}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    processes = [
-        subprocess.Popen([sys.executable, "-c", SCRIPT], env={**shared, "RANK": str(rank)}, **pipes)
-        for rank in range(2)
-    ]
-    try:
-        results = [p.communicate(timeout=180) for p in processes]
-    finally:
-        for p in processes:
-            p.kill()
-    for out, error in results:
-        assert out == "agrees\n", error[-3000:]
+    for done in ended_together(SCRIPT):
+        assert done.stdout == "agrees\n", done.stderr[-3000:]

@@ -1,16 +1,13 @@
 """Statistics over real processes (gloo), started as users start them."""
 
 import copy
-import os
-import subprocess
-import sys
 import textwrap
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from several_processes import assert_all_hold, free_port
+from several_processes import assert_all_hold, ended_together
 from torch import nn
 from torch.testing import assert_close
 
@@ -25,7 +22,7 @@ def test_any_split_over_processes_is_one_process_on_the_whole(world):
 def test_a_dead_process_is_an_error_for_the_others_not_a_hang():
     script = textwrap.dedent(
         """
-        import os, sys, torch, torch.distributed as dist, normwise as nw
+        import os, torch, torch.distributed as dist, normwise as nw
         from datetime import timedelta
         dist.init_process_group("gloo", timeout=timedelta(seconds=20))
         layer = nw.BatchNorm1d(4, process_group="world")
@@ -38,17 +35,8 @@ def test_a_dead_process_is_an_error_for_the_others_not_a_hang():
             os._exit(42)
         """
     )
-    shared = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": "2"}
     started = time.monotonic()
-    processes = [
-        subprocess.Popen([sys.executable, "-c", script], env={**shared, "RANK": str(rank)}, stderr=subprocess.DEVNULL)
-        for rank in range(2)
-    ]
-    try:
-        codes = [p.wait(timeout=120) for p in processes]
-    finally:
-        for p in processes:
-            p.kill()
+    codes = [done.returncode for done in ended_together(script)]
     assert codes == [42, 7]
     assert time.monotonic() - started < 120
 

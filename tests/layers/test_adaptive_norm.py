@@ -208,32 +208,6 @@ def test_transforms():
     assert_close(found, torch.autograd.functional.jacobian(lambda s: layer(contents[0], s), styles[0]))
 
 
-def test_compile_and_export():
-    torch.compiler.reset()
-    layer, (content, style) = nw.AdaptiveInstanceNorm(activation="gelu"), (t.requires_grad_() for t in pair())
-    y, cotangent = torch.compile(layer, fullgraph=True, backend="aot_eager")(content, style), torch.randn(CONTENTS[2])
-    expected = layer(content, style)
-    assert_close(y, expected)
-    inputs = [content, style]
-    assert_close(gradients(y, inputs, cotangent), gradients(expected, inputs, cotangent), rtol=1e-5, atol=1e-5)
-    inputs = tuple(t.detach() for t in inputs)
-    assert_close(torch.export.export(layer, inputs).module()(*inputs), layer(*inputs))
-
-
-@pytest.mark.onnx
-@pytest.mark.slow  # the fast suite: tests/conformance, one layer of each kind in one model
-@pytest.mark.filterwarnings("ignore")  # the exporter's own deprecations
-def test_onnx_runtime(tmp_path):
-    import onnxruntime
-
-    layer, inputs, path = nw.AdaptiveInstanceNorm().eval(), pair(), tmp_path / "layer.onnx"
-    torch.onnx.export(layer, inputs, path, dynamo=True, verbose=False)
-    session = onnxruntime.InferenceSession(path)
-    names = [given.name for given in session.get_inputs()]
-    (y,) = session.run(None, dict(zip(names, (t.numpy() for t in inputs), strict=True)))
-    assert_close(torch.from_numpy(y), layer(*inputs), atol=1e-5, rtol=1e-5)
-
-
 MEAN = torch.zeros(2, C)
 
 

@@ -3,7 +3,7 @@
 import copy
 import math
 
-import promises
+import one_step
 import pytest
 import torch
 from mixtures import BATCH, GATED, INSTANCE
@@ -22,9 +22,9 @@ def test_gates_at_their_ends_are_the_plain_layer(gate, classes, rank):
     ours, theirs = GATED[rank](6), classes[rank](6)
     nn.init.constant_(ours.gate, gate)
     for training in (True, False):
-        x, cotangent = (promises.data(promises.SHAPES[rank], s, torch.float32) for s in (0, 1))
-        got = promises.step(ours.train(training), x, cotangent)
-        assert_close(got[:4], promises.step(theirs.train(training), x, cotangent), rtol=1e-5, atol=2e-5)
+        x, cotangent = (one_step.data(one_step.SHAPES[rank], s, torch.float32) for s in (0, 1))
+        got = one_step.step(ours.train(training), x, cotangent)
+        assert_close(got[:4], one_step.step(theirs.train(training), x, cotangent), rtol=1e-5, atol=2e-5)
 
 
 OPTIMIZERS = {
@@ -61,7 +61,7 @@ def pulled(layer, x, optimizer, sign, edge, call=None):
 @pytest.mark.parametrize("edge", [0.0, 1.0])
 def test_a_gate_that_stepped_outside_comes_back(edge, optimizer, maximize):
     """A gate behind a plain clamp would stay outside for good, and one that nobody clips as long as it was pushed."""
-    layer, x = nw.BatchInstanceNorm2d(3), promises.data((4, 3, 4, 4), dtype=torch.float32)
+    layer, x = nw.BatchInstanceNorm2d(3), one_step.data((4, 3, 4, 4), dtype=torch.float32)
     make = OPTIMIZERS[optimizer]
     out = pulled(layer, x, lambda p: make(p, maximize=maximize), 1 if maximize else -1, edge)
     assert (out[:2] > 0).all(), "the test must push the gate outside"
@@ -70,7 +70,7 @@ def test_a_gate_that_stepped_outside_comes_back(edge, optimizer, maximize):
 
 
 def test_a_gate_comes_back_in_a_compiled_layer():
-    layer, x = nw.BatchInstanceNorm2d(3), promises.data((4, 3, 4, 4), dtype=torch.float32)
+    layer, x = nw.BatchInstanceNorm2d(3), one_step.data((4, 3, 4, 4), dtype=torch.float32)
     torch.compiler.reset()
     call = torch.compile(layer, backend="aot_eager", fullgraph=True)
     out = pulled(layer, x, lambda p: torch.optim.SGD(p, lr=0.1, maximize=True), 1, 1.0, call)
@@ -79,7 +79,7 @@ def test_a_gate_comes_back_in_a_compiled_layer():
 
 
 def test_clipping_disturbs_no_graph_and_nothing_that_is_not_trained():
-    layer, x = nw.BatchInstanceNorm2d(2), promises.data((4, 2, 4, 4), dtype=torch.float32)
+    layer, x = nw.BatchInstanceNorm2d(2), one_step.data((4, 2, 4, 4), dtype=torch.float32)
     with torch.no_grad():
         layer.gate.copy_(torch.tensor([1.5, -0.5]))
     version = layer.gate._version
@@ -114,7 +114,7 @@ def test_gradients_are_whole():
 @pytest.mark.filterwarnings("ignore:.torch.jit.trace.* is deprecated:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")  # the checks of the input's shape, as in torch.nn
 def test_a_trace_holds_no_python_function():
-    layer, x = promises.trained(nw.BatchInstanceNorm2d(6)).eval(), promises.data((4, 6, 5, 5), dtype=torch.float32)
+    layer, x = one_step.trained(nw.BatchInstanceNorm2d(6)).eval(), one_step.data((4, 6, 5, 5), dtype=torch.float32)
     trace = torch.jit.trace(layer, (x,))
     assert "^" not in str(trace.graph)
     assert_close(trace(x * 2), layer(x * 2))
@@ -133,9 +133,9 @@ def test_gates_are_found_once_and_in_copies():
 @pytest.mark.parametrize("training", [True, False])
 def test_planes_of_one_value_have_no_style(training):
     """The authors' code raises here, in evaluation too: what is left is the batch's share."""
-    ours = promises.trained(nw.BatchInstanceNorm2d(6, dtype=torch.float64)).train(training)
+    ours = one_step.trained(nw.BatchInstanceNorm2d(6, dtype=torch.float64)).train(training)
     theirs = nn.BatchNorm2d(6, affine=False, dtype=torch.float64).train(training)
-    x = promises.data((8, 6, 1, 1))
+    x = one_step.data((8, 6, 1, 1))
     features = nw.BatchInstanceNorm1d(6, dtype=torch.float64).train(training)
     features.load_state_dict(ours.state_dict())
     expected = theirs(x).view(8, 6) * ours.gate * ours.weight + ours.bias

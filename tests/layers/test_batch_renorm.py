@@ -4,7 +4,7 @@ import copy
 import math
 
 import numpy as np
-import promises
+import one_step
 import pytest
 import torch
 from torch import nn
@@ -53,15 +53,15 @@ def polygon(points):
 def test_agrees_with_the_paper_over_a_schedule(rank, backend):
     """Six steps across both schedules, on data that drift far enough to clip; then evaluation."""
     limits = {name: polygon(points) for name, points in SHORT.items()}
-    layer = promises.trained(LAYERS[rank](6, momentum=0.3, dtype=torch.float64, **SHORT))
+    layer = one_step.trained(LAYERS[rank](6, momentum=0.3, dtype=torch.float64, **SHORT))
     paper = Algorithm1(6, 0.3, layer.eps, **limits)
     weight, bias = (p.detach().numpy().copy() for p in (layer.weight, layer.bias))
     for t in range(6):
-        x = promises.data(promises.SHAPES[rank], t, mean=0.3 * t, std=1 + 0.5 * t)
-        cotangent = promises.data(x.shape, 100 + t)
+        x = one_step.data(one_step.SHAPES[rank], t, mean=0.3 * t, std=1 + 0.5 * t)
+        cotangent = one_step.data(x.shape, 100 + t)
         expected = paper.step(x.numpy(), weight, bias, cotangent.numpy(), t)
         with backend():
-            got = promises.step(layer, x, cotangent)
+            got = one_step.step(layer, x, cotangent)
         for mine, theirs in zip(got, expected, strict=True):
             np.testing.assert_allclose(mine, theirs, rtol=1e-10, atol=1e-12)
     np.testing.assert_allclose(layer.running_mean, paper.mean, rtol=1e-12)
@@ -78,13 +78,13 @@ def test_agrees_with_the_paper_over_a_schedule(rank, backend):
 @pytest.mark.parametrize("rank", LAYERS)
 def test_unclipped_it_is_evaluation_forward_and_batch_norm_backward(rank, backend):
     """The sharp test of the stopped gradient: with a gradient through r and d the sums would be of order 10."""
-    layer = promises.trained(LAYERS[rank](6, dtype=torch.float64, **OPEN))
+    layer = one_step.trained(LAYERS[rank](6, dtype=torch.float64, **OPEN))
     layer.running_mean.normal_()
     layer.running_var.uniform_(0.3, 3.0)
     evaluated = copy.deepcopy(layer).eval()
-    x, cotangent = promises.data(promises.SHAPES[rank]), promises.data(promises.SHAPES[rank], 1)
+    x, cotangent = one_step.data(one_step.SHAPES[rank]), one_step.data(one_step.SHAPES[rank], 1)
     with backend():
-        y, grad_x, *_ = promises.step(layer, x, cotangent)
+        y, grad_x, *_ = one_step.step(layer, x, cotangent)
         assert_close(y, evaluated(x))
     others = [0, *range(2, x.dim())]
     assert_close(grad_x.sum(others), torch.zeros(6, dtype=torch.float64), rtol=0, atol=1e-12)
@@ -99,9 +99,9 @@ def test_unclipped_it_is_evaluation_forward_and_batch_norm_backward(rank, backen
 def test_without_room_it_is_batch_norm(rank, limits, backend):
     ours, theirs = LAYERS[rank](6, momentum=0.1, **limits), getattr(nn, f"BatchNorm{rank}d")(6)
     for seed in range(3):
-        x, cotangent = (promises.data(promises.SHAPES[rank], s, torch.float32) for s in (seed, seed + 50))
+        x, cotangent = (one_step.data(one_step.SHAPES[rank], s, torch.float32) for s in (seed, seed + 50))
         with backend():
-            assert_close(promises.step(ours, x, cotangent), promises.step(theirs, x, cotangent), rtol=1e-5, atol=1e-5)
+            assert_close(one_step.step(ours, x, cotangent), one_step.step(theirs, x, cotangent), rtol=1e-5, atol=1e-5)
     assert_close(ours.state_dict(), theirs.state_dict())
     assert_close(ours.eval()(x), theirs.eval()(x))
 
@@ -137,10 +137,10 @@ def test_a_constant_can_be_set_while_training():
 @pytest.mark.parametrize("order", [torch.autograd.gradcheck, torch.autograd.gradgradcheck])
 def test_derivatives_by_finite_differences_where_r_and_d_are_constant(order):
     """Everything clipped: r and d do not move, and the stopped gradient is the gradient."""
-    layer = promises.trained(nw.BatchRenorm1d(3, r_max=1.5, d_max=0.5, dtype=torch.float64))
+    layer = one_step.trained(nw.BatchRenorm1d(3, r_max=1.5, d_max=0.5, dtype=torch.float64))
     layer.running_mean.fill_(9.0)
     layer.running_var.fill_(1e-2)
-    promises.derivatives_agree_with_finite_differences(layer, (3, 3, 2), order)
+    one_step.derivatives_agree_with_finite_differences(layer, (3, 3, 2), order)
 
 
 def test_compiled_across_the_schedule():
@@ -151,7 +151,7 @@ def test_compiled_across_the_schedule():
     twin = copy.deepcopy(layer)
     with torch._dynamo.config.patch(error_on_recompile=True):
         for seed in range(5):
-            x = promises.data(promises.SHAPES[2], seed, torch.float32)
+            x = one_step.data(one_step.SHAPES[2], seed, torch.float32)
             assert_close(graph(x), twin(x), rtol=1e-4, atol=1e-4)
 
 
@@ -159,7 +159,7 @@ def test_recomputed_passes_find_their_own_target():
     """Three passes over one layer, then one backward: each recomputation sees the statistics of its own pass."""
     from torch.utils.checkpoint import checkpoint
 
-    xs = [promises.data((8, 3), seed, mean=2.0 * seed) for seed in range(3)]
+    xs = [one_step.data((8, 3), seed, mean=2.0 * seed) for seed in range(3)]
     results = []
     for saving in (False, True):
         layer = nw.BatchRenorm1d(3, momentum=0.5, dtype=torch.float64, **OPEN)
@@ -175,7 +175,7 @@ def test_recomputed_passes_find_their_own_target():
 
 @pytest.mark.parametrize("samples", [1, 8])
 def test_planes_of_one_value(samples):
-    x = promises.data((samples, 6, 1, 1))
+    x = one_step.data((samples, 6, 1, 1))
     layer = nw.BatchRenorm2d(6, dtype=torch.float64, **OPEN)
     if samples == 1:
         with pytest.raises(ValueError, match="BatchRenorm2d: Expected more than 1 value per channel when training"):
@@ -185,11 +185,11 @@ def test_planes_of_one_value(samples):
 
 
 def test_a_batch_of_one_and_a_dead_channel():
-    x = promises.data((1, 6, 4, 4), dtype=torch.float32)
+    x = one_step.data((1, 6, 4, 4), dtype=torch.float32)
     x[:, 2] = 3.0
     layer = nw.BatchRenorm2d(6, momentum=1.0, r_max=3, d_max=5)
     for _ in range(3):  # the running variance of the dead channel is 0: eps stays in both deviations
-        results = promises.step(layer, x, torch.ones_like(x))
+        results = one_step.step(layer, x, torch.ones_like(x))
         assert all(t.isfinite().all() for t in results)
 
 

@@ -175,35 +175,6 @@ def test_empty_and_extreme_input(cls):
     assert grad.isfinite().all()
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
-@both
-def test_transforms(cls):
-    layer, xs = trained(cls, 1).double(), torch.randn(3, *MAPS, dtype=torch.float64)
-    assert_close(torch.func.vmap(layer)(xs), torch.stack([layer(x) for x in xs]))
-    assert_close(torch.func.jacrev(layer)(xs[0]), torch.autograd.functional.jacobian(layer, xs[0]))
-    _, tangent = torch.func.jvp(layer, (xs[0],), (xs[1],))
-    assert_close(tangent, torch.autograd.functional.jvp(layer, xs[0], xs[1])[1])
-
-
-@both
-def test_compile_and_export(cls):
-    torch.compiler.reset()
-    layer, x = trained(cls, 1, activation="relu"), torch.randn(MAPS, requires_grad=True)
-    y, cotangent = torch.compile(layer, fullgraph=True, backend="aot_eager")(x), torch.randn(MAPS)
-    assert_close(y, layer(x))
-    inputs = [x, *layer.parameters()]
-    assert_close(gradients(y, inputs, cotangent), gradients(layer(x), inputs, cotangent))
-    assert_close(torch.export.export(layer, (x.detach(),)).module()(x.detach()), layer(x))
-
-
-@both
-def test_autocast_changes_nothing(cls):
-    layer, x = trained(cls), torch.randn(ROWS)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = layer(x)
-    assert torch.equal(inside, layer(x))
-
-
 @both
 @pytest.mark.parametrize(
     ("x", "dim", "error", "message"),

@@ -1,7 +1,7 @@
 """EvoNorm-B0 and -S0 against the equations of the authors' TPU code in NumPy."""
 
 import numpy as np
-import promises
+import one_step
 import pytest
 import torch
 from torch.testing import assert_close
@@ -41,10 +41,10 @@ def equation_s0(layer, x):
 
 @pytest.mark.parametrize("rank", [0, 1, 2, 3])
 def test_b0_agrees_with_the_paper_over_steps(rank):
-    layer = promises.trained(nw.EvoNormB0(6, momentum=0.3, dtype=torch.float64))
+    layer = one_step.trained(nw.EvoNormB0(6, momentum=0.3, dtype=torch.float64))
     mean, var = np.zeros(6), np.ones(6)
     for seed in range(3):
-        x = promises.data(promises.SHAPES.get(rank, (8, 6)), seed, mean=seed, std=seed + 1)
+        x = one_step.data(one_step.SHAPES.get(rank, (8, 6)), seed, mean=seed, std=seed + 1)
         np.testing.assert_allclose(layer(x).detach(), equation_b0(layer, x.numpy()), rtol=1e-10, atol=1e-12)
         axes = (0, *range(2, x.dim()))
         mean += 0.3 * (x.numpy().mean(axes) - mean)
@@ -58,8 +58,8 @@ def test_b0_agrees_with_the_paper_over_steps(rank):
 @pytest.mark.parametrize("groups", [1, 2, 6])
 @pytest.mark.parametrize("rank", [1, 2, 3])
 def test_s0_agrees_with_the_paper(rank, groups):
-    layer = promises.trained(nw.EvoNormS0(6, groups, dtype=torch.float64))
-    x = promises.data(promises.SHAPES[rank])
+    layer = one_step.trained(nw.EvoNormS0(6, groups, dtype=torch.float64))
+    x = one_step.data(one_step.SHAPES[rank])
     for training in (True, False):
         y = layer.train(training)(x).detach()
         np.testing.assert_allclose(y, equation_s0(layer, x.numpy()), rtol=1e-10, atol=1e-12)
@@ -69,12 +69,12 @@ def test_s0_agrees_with_the_paper(rank, groups):
 @pytest.mark.parametrize("order", [torch.autograd.gradcheck, torch.autograd.gradgradcheck])
 @pytest.mark.parametrize("name", LAYERS)
 def test_derivatives_by_finite_differences(name, order, training):
-    layer = promises.trained(LAYERS[name](3, dtype=torch.float64)).train(training)
-    promises.derivatives_agree_with_finite_differences(layer, (3, 3, 3, 2), order)
+    layer = one_step.trained(LAYERS[name](3, dtype=torch.float64)).train(training)
+    one_step.derivatives_agree_with_finite_differences(layer, (3, 3, 3, 2), order)
 
 
 def test_s0_with_one_value_is_swish_over_the_deviation():
-    x = promises.data((2, 6, 4, 4))
+    x = one_step.data((2, 6, 4, 4))
     std = (x.view(2, -1).var(1, correction=0) + 1e-5).sqrt().view(2, 1, 1, 1)
     assert_close(nw.EvoNormS0(6, 1, dtype=torch.float64)(x), torch.nn.functional.silu(x) / std)
 
@@ -83,7 +83,7 @@ def test_b0_divides_by_the_batch_s_deviation_where_that_is_the_larger():
     """v very negative: for positive x the maximum is the first scale, which evaluation takes from the memory."""
     layer = nw.EvoNormB0(6, dtype=torch.float64)
     torch.nn.init.constant_(layer.v, -100.0)
-    x = promises.data((4, 6, 5, 5)).abs() + 0.2
+    x = one_step.data((4, 6, 5, 5)).abs() + 0.2
     layer.running_var.fill_(4.0)
     assert_close(layer.eval()(x), x / (4.0 + layer.eps) ** 0.5)
     assert_close(layer.train()(x), x / (x.var((0, 2, 3), correction=0).view(1, -1, 1, 1) + layer.eps).sqrt())
@@ -126,6 +126,6 @@ def test_fresh_parameters_and_repr():
     assert list(state) == ["weight", "bias", "v", "running_mean", "running_var", "num_batches_tracked"]
     assert repr(nw.EvoNormS0(6, 2)) == "EvoNormS0(6, num_groups=2, eps=1e-05, affine=True)"
     assert list(nw.EvoNormS0(6, affine=False).state_dict()) == ["v"]
-    layer = promises.trained(nw.EvoNormB0(6))
+    layer = one_step.trained(nw.EvoNormB0(6))
     layer.reset_parameters()
     assert_close(layer.state_dict(), state)

@@ -2,17 +2,17 @@
 
 import copy
 import io
-import itertools
 from functools import partial
 
 import pytest
 import torch
+from conformance.state import every_other
 from torch import nn
 from torch.testing import assert_close
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 import normwise as nw
-from normwise.layers import NORMALIZERS
+from normwise.layers import passes
 from normwise.layers.passes import MOST
 
 RENORM = {"r_max": 3.0, "d_max": 5.0, "momentum": 0.5}
@@ -75,11 +75,21 @@ COMPILED = {
 }
 
 
+#: The memory of the batch in each place, and what else a pass remembers in one.
+ALWAYS = {("renorm", "around a graph"), *(("batch", where) for where in COMPILED if where != "none")}
+
+
 @pytest.mark.usefixtures("_fresh_compiler")
 @pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("where", COMPILED)
-@pytest.mark.parametrize("name", ["batch", "renorm", pytest.param("instance", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("name", "where"),
+    [
+        pytest.param(name, where, marks=() if (name, where) in ALWAYS else pytest.mark.slow, id=f"{name}-{where}")
+        for name in ("batch", "renorm", "instance")
+        for where in COMPILED
+    ],
+)
 def test_compiled(name, where, backend):
     wrap = partial(COMPILED[where], backend=backend)
     assert_the_same(LAYERS[name], wrap, rtol=1e-4, atol=1e-5)
@@ -101,15 +111,6 @@ def test_exported(name, saved):
     assert dict(twin.named_buffers())["num_batches_tracked"].item() == 1
 
 
-def every_other():
-    count = itertools.count()
-
-    def policy(context, operator, *arguments, **options):
-        return CheckpointPolicy.MUST_SAVE if next(count) % 2 else CheckpointPolicy.PREFER_RECOMPUTE
-
-    return policy
-
-
 POLICIES = {
     "everything": lambda: lambda *_, **__: CheckpointPolicy.MUST_SAVE,
     "nothing": lambda: lambda *_, **__: CheckpointPolicy.PREFER_RECOMPUTE,
@@ -117,9 +118,6 @@ POLICIES = {
     "matrix products": lambda: [torch.ops.aten.mm.default, torch.ops.aten.convolution.default],
 }
 IN_NETS = {
-    **{
-        name: partial(nw.make_norm, name, 4) for name, row in NORMALIZERS.items() if row.for_channels and name != "sync"
-    },
     **LAYERS,
     "spectral": lambda: nw.spectral_norm(nn.Conv2d(4, 4, 3, padding=1)),
     "operator": lambda: nw.spectral_norm(nn.Conv2d(4, 4, 3, padding=1), operator=True),
@@ -157,11 +155,12 @@ def test_many_passes_of_batch_renorm(nesting, alike):
     assert_close(results[1], results[0])
 
 
-def test_passes_that_are_known_no_more_raise():
+def test_passes_that_are_known_no_more_raise(monkeypatch):
+    monkeypatch.setattr(passes, "MOST", 9)
     x = torch.randn(4, 3)
     for alike in (False, True):
         layer = nw.BatchRenorm1d(3, **RENORM)
-        leaves = [(x if alike else torch.randn(4, 3)).requires_grad_() for _ in range(MOST + 1)]
+        leaves = [(x if alike else torch.randn(4, 3)).requires_grad_() for _ in range(passes.MOST + 1)]
         total = sum(reentrant(layer, leaf).sum() for leaf in leaves)
         with pytest.raises(RuntimeError, match=f"first run is not known any more.*The last {MOST} passes are known"):
             total.backward()
@@ -207,7 +206,7 @@ def test_a_layer_with_passes_is_saved(tmp_path):
 
 
 @pytest.mark.usefixtures("_fresh_compiler")
-@pytest.mark.parametrize("name", ["batch", "renorm"])
+@pytest.mark.parametrize("name", ["batch", pytest.param("renorm", marks=pytest.mark.slow)])
 def test_an_ensemble_in_a_graph(name, capfd):
     """The operators have rules for many at once: each layer of the ensemble finds and updates its own statistics."""
     layers = [LAYERS[name]() for _ in range(3)]

@@ -25,13 +25,16 @@ PATHS = [
     in ("BatchNorm2d", "InstanceNorm2d-plain", "InstanceNorm2d-tracked", "GroupNorm-2d", "LayerNorm", "RMSNorm")
 ]
 REMEMBERING = [case for case in PATHS if case.remembers]
-# What the compiler does with options, sizes and layouts does not depend on the path: the batch with its memory, pools
-# within a sample and rows stand for all.
-FEW = [case for case in PATHS if case.id in ("BatchNorm2d", "GroupNorm-2d", "LayerNorm")]
+# What the compiler does with options, sizes and layouts does not depend on the path: the batch with its memory and
+# rows stand for all.
+FEW = [case for case in PATHS if case.id in ("BatchNorm2d", "LayerNorm")]
 
 
-def in_both_modes(cases, fast=PATHS):
-    """Training and evaluation, as slow tests but for ``fast``, and for evaluation where it is the same as training."""
+def in_both_modes(cases, fast=()):
+    """Training and evaluation, as slow tests but for ``fast``, and for evaluation where it is the same as training.
+
+    One layer of each way is compiled, exported and traced by tests/conformance; here are their options.
+    """
     return [
         pytest.param(
             case,
@@ -200,6 +203,7 @@ def test_trace(case, training):
     assert_close(traced(fresh), layer(fresh), **CLOSE)
 
 
+@pytest.mark.slow  # the fast suite: tests/conformance, a layer of each way in one graph
 def test_a_whole_network_compiles_to_one_graph():
     net = nn.Sequential(
         nn.Conv2d(3, 6, 3),

@@ -8,7 +8,6 @@ import torch
 from layer_cases import CASES, MAP_CASES, ONE_EACH, gradients, ids, randomize, twins
 from torch.autograd import gradcheck, gradgradcheck
 from torch.testing import assert_close
-from torch.utils.checkpoint import checkpoint
 
 from normwise import use_backend
 
@@ -158,20 +157,6 @@ def test_evaluation_between_forward_and_backward_of_another_batch(case, backend)
         ours.train()(torch.randn(case.shape, dtype=torch.float64) * 9)
     expected = gradients(theirs(x), [x, *theirs.parameters()], cotangent)
     assert_close(gradients(y, [x, *ours.parameters()], cotangent), expected)
-
-
-@pytest.mark.parametrize("reentrant", [True, False])
-@pytest.mark.parametrize("case", CASES, ids=ids)
-def test_gradient_checkpointing(case, reentrant, backend):
-    plain, checkpointed = twins(case)[0], case.build()
-    checkpointed.load_state_dict(plain.state_dict())
-    x = torch.randn(case.shape, requires_grad=True)
-    cotangent = torch.randn(case.shape)
-    with backend():
-        expected = gradients(plain(x), [x, *plain.parameters()], cotangent)
-        y = checkpoint(checkpointed, x, use_reentrant=reentrant)
-        y.backward(cotangent)
-    assert_close([x.grad, *(p.grad for p in checkpointed.parameters())], expected)
 
 
 @pytest.mark.parametrize("case", [case for case in ONE_EACH if case in MAP_CASES], ids=ids)

@@ -7,12 +7,13 @@ import pickle
 
 import pytest
 import torch
+from conformance.state import assert_begun_anew
 from layer_cases import CASES, ONE_EACH, gradients, ids, randomize, twins
 from torch import nn
 from torch.testing import assert_close
 
 import normwise as nw
-from normwise import ACTIVATIONS, NORMALIZERS
+from normwise import ACTIVATIONS
 
 
 @pytest.mark.parametrize("case", CASES, ids=ids)
@@ -185,44 +186,24 @@ def test_in_a_network_the_ecosystem_sees_torchs_layers():
     assert net[1].momentum == 0.1
 
 
-def _with_state():
-    """Everything of the package that owns parameters or buffers: each row of the table, and what nets are made of."""
-    for row in NORMALIZERS.values():
-        for rank in (2,) if row.name == "spade" else (1, 2, 3):
-            yield pytest.param(lambda row=row, rank=rank: row.make(8, rank, None), id=f"{row.name}-{rank}")
-    yield pytest.param(lambda: nw.DynamicTanh(8, alpha=0.2, bias=False), id="tanh")
-    yield pytest.param(lambda: nw.DynamicErf(8, alpha=0.2, shift=0.1), id="erf")
-    yield pytest.param(lambda: nw.scaled_weight_standardization(nn.Conv2d(8, 8, 3)), id="gain")
-    yield pytest.param(lambda: nw.spectral_norm(nn.Conv2d(8, 8, 3)), id="spectral")
-    yield pytest.param(lambda: nw.ScaledWSConv2d(8, 8, 3), id="convolution")
-    yield pytest.param(lambda: nw.nets.SkipGain(0.3), id="skip gain")
-    yield pytest.param(lambda: nw.nets.fixup_resnet(8, 3, 1), id="fixup")
-    yield pytest.param(lambda: with_bank(nw.BatchNorm1d(8)), id="bank")
-
-
 def with_bank(layer):
     with nw.statistics_bank(layer, "night"):
         return layer
 
 
-@pytest.mark.parametrize("make", [*_with_state()])
+#: What owns parameters or buffers beside the rows of the table, which tests/conformance asks.
+WITH_STATE = {
+    "tanh": lambda: nw.DynamicTanh(8, alpha=0.2, bias=False),
+    "erf": lambda: nw.DynamicErf(8, alpha=0.2, shift=0.1),
+    "gain": lambda: nw.scaled_weight_standardization(nn.Conv2d(8, 8, 3)),
+    "spectral": lambda: nw.spectral_norm(nn.Conv2d(8, 8, 3)),
+    "convolution": lambda: nw.ScaledWSConv2d(8, 8, 3),
+    "skip gain": lambda: nw.nets.SkipGain(0.3),
+    "fixup": lambda: nw.nets.fixup_resnet(8, 3, 1),
+    "bank": lambda: with_bank(nw.BatchNorm1d(8)),
+}
+
+
+@pytest.mark.parametrize("make", WITH_STATE.values(), ids=WITH_STATE)
 def test_reset_parameters_makes_of_empty_memory_what_a_constructor_makes(make):
-    """As after `to_empty`, which a model made on the meta device needs."""
-    with torch.device("meta"):
-        model = make()
-    model.to_empty(device="cpu")
-    fresh = dict(make().named_modules())
-    for name, module in model.named_modules():
-        state = {**module._parameters, **module._buffers}
-        random = {"weight"} if isinstance(module, nn.modules.conv._ConvNd) else set()
-        tensors = {key: t for key, t in state.items() if t is not None and key not in random}
-        if not tensors or not type(module).__module__.startswith("normwise."):
-            continue
-        for t in tensors.values():
-            t.data.fill_(7)
-        module.reset_parameters()
-        expected = {key: getattr(fresh[name], key) for key in tensors}
-        if name.startswith("parametrizations") and "_u" in tensors:  # the vectors start anew, without a weight
-            assert all(t.isfinite().all() and not (t == 7).any() for t in tensors.values())
-        else:
-            assert_close(tensors, expected, rtol=0, atol=0)
+    assert_begun_anew(make)

@@ -201,25 +201,6 @@ def test_an_ensemble_in_training(case, backend):
         assert_close(updated[name], torch.stack([getattr(layer, name) for layer in layers]))
 
 
-@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-@pytest.mark.parametrize("case", CASES, ids=ids)
-def test_autocast_changes_nothing(case, dtype, training, backend):
-    """The output has the input's dtype, and the bits of a run without autocast; so have the gradients."""
-    layer = randomize(case.build(activation="silu")).train(training)
-    parameters_dtype = torch.float64 if dtype == torch.float64 else torch.float32
-    layer.to(parameters_dtype)
-    x, residual = (torch.randn(case.shape).to(dtype).requires_grad_() for _ in range(2))
-    cotangent = torch.randn(case.shape)
-    results = []
-    for enabled in (True, False):
-        with backend(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
-            y = layer(x, residual)
-            results.append([y, *gradients(y, [x, residual, *layer.parameters()], cotangent)])
-    assert results[0][0].dtype == dtype
-    assert_close(results[0], results[1], rtol=0, atol=0)
-
-
 def test_a_network_under_autocast(backend):
     """Convolutions give bf16; the parameters of the normalizer stay fp32."""
     net = nn.Sequential(

@@ -3,7 +3,7 @@
 import warnings
 
 import numpy as np
-import promises
+import one_step
 import pytest
 import torch
 from mixtures import GATED, MIXTURES, SWITCHABLE, Memory, gated, switchable
@@ -16,11 +16,11 @@ import normwise as nw
 @pytest.mark.parametrize("rank", [1, 2, 3])
 @pytest.mark.parametrize(("classes", "equation"), [(SWITCHABLE, switchable), (GATED, gated)], ids=["SN", "BIN"])
 def test_agrees_with_the_paper_over_steps(classes, equation, rank, backend):
-    layer = promises.trained(classes[rank](6, momentum=0.3, dtype=torch.float64))
+    layer = one_step.trained(classes[rank](6, momentum=0.3, dtype=torch.float64))
     memory = Memory(6, 0.3)
     with backend():
         for seed in range(3):
-            x = promises.data(promises.SHAPES[rank], seed, mean=seed, std=seed + 1)
+            x = one_step.data(one_step.SHAPES[rank], seed, mean=seed, std=seed + 1)
             np.testing.assert_allclose(layer(x).detach(), equation(layer, x.numpy()), rtol=1e-10, atol=1e-12)
             memory.update(x.numpy())
         np.testing.assert_allclose(layer.running_mean, memory.mean, rtol=1e-12)
@@ -33,17 +33,17 @@ def test_agrees_with_the_paper_over_steps(classes, equation, rank, backend):
 @pytest.mark.parametrize("order", [torch.autograd.gradcheck, torch.autograd.gradgradcheck])
 @pytest.mark.parametrize("name", MIXTURES)
 def test_derivatives_by_finite_differences(name, order, training):
-    layer = promises.trained(MIXTURES[name](3, dtype=torch.float64)).train(training)
-    promises.derivatives_agree_with_finite_differences(layer, (3, 3, 2, 2), order)
+    layer = one_step.trained(MIXTURES[name](3, dtype=torch.float64)).train(training)
+    one_step.derivatives_agree_with_finite_differences(layer, (3, 3, 2, 2), order)
 
 
 @pytest.mark.parametrize(
     ("make", "names"), [(nw.BatchInstanceNorm2d, ["gate"]), (nw.SwitchableNorm2d, ["mean_weight", "var_weight"])]
 )
 def test_a_batch_norm_checkpoint_loads_with_a_warning(make, names):
-    theirs = promises.trained(nn.BatchNorm2d(4))
+    theirs = one_step.trained(nn.BatchNorm2d(4))
     theirs(torch.randn(3, 4, 5, 5))
-    model = nn.Sequential(promises.trained(make(4)))
+    model = nn.Sequential(one_step.trained(make(4)))
     state = {f"0.{k}": v for k, v in theirs.state_dict().items()}
     with pytest.warns(
         UserWarning, match=rf"at '0': the checkpoint is of a layer without {' and '.join(names)}; set to 1"
@@ -54,7 +54,7 @@ def test_a_batch_norm_checkpoint_loads_with_a_warning(make, names):
     assert_close(model[0].running_var, theirs.running_var)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        model.load_state_dict(promises.trained(nn.Sequential(make(4))).state_dict())
+        model.load_state_dict(one_step.trained(nn.Sequential(make(4))).state_dict())
     broken = model.state_dict()
     del broken[f"0.{names[-1]}"], broken["0.weight"], broken["0.running_mean"]
     with pytest.raises(RuntimeError, match="Missing key"):
@@ -63,7 +63,7 @@ def test_a_batch_norm_checkpoint_loads_with_a_warning(make, names):
 
 @pytest.mark.parametrize("name", MIXTURES)
 def test_reset_parameters_starts_anew(name):
-    layer, fresh = promises.trained(MIXTURES[name](4)), MIXTURES[name](4)
+    layer, fresh = one_step.trained(MIXTURES[name](4)), MIXTURES[name](4)
     layer(torch.randn(3, 4, 5, 5))
     layer.reset_parameters()
     assert_close(layer.state_dict(), fresh.state_dict())

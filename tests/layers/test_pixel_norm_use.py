@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 import torch
-from layer_cases import LAYOUTS, gradients, randomize
+from layer_cases import randomize
 from pixel_cases import SHAPES, TWIN, C, both
 from torch import nn
 from torch.testing import assert_close
@@ -41,57 +41,6 @@ def test_checkpoints(cls):
     assert repr(nw.LayerNorm2d(C, activation="gelu")) == (
         "LayerNorm2d((6,), eps=1e-06, elementwise_affine=True, bias=True, activation='gelu')"
     )
-
-
-# torch compiles its forward-mode rules with torch.jit.script on their first use.
-@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
-@both
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-def test_transforms(cls, layout):
-    layer = randomize(cls(C)).double()
-    xs = torch.stack([LAYOUTS[layout](torch.randn(2, C, 3, 2, dtype=torch.float64)) for _ in range(3)])
-    assert_close(torch.func.vmap(layer)(xs), torch.stack([layer(x) for x in xs]))
-    expected = torch.autograd.functional.jacobian(layer, xs[0])
-    assert_close(torch.func.jacrev(layer)(xs[0]), expected)
-    _, tangent = torch.func.jvp(layer, (xs[0],), (xs[1],))
-    assert_close(tangent, torch.autograd.functional.jvp(layer, xs[0], xs[1])[1])
-
-
-@both
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-def test_compile_and_export(cls, layout):
-    torch.compiler.reset()
-    layer = randomize(cls(C, activation="silu"))
-    x, cotangent = LAYOUTS[layout](torch.randn(SHAPES["2d"])).requires_grad_(), torch.randn(SHAPES["2d"])
-    graph = torch.compile(layer, fullgraph=True, backend="aot_eager")
-    y, inputs = graph(x), [x, *layer.parameters()]
-    assert_close(y, layer(x))
-    assert y.stride() == x.stride()
-    assert_close(gradients(y, inputs, cotangent), gradients(layer(x), inputs, cotangent))
-    program = torch.export.export(layer, (x.detach(),))
-    assert_close(program.module()(x.detach()), layer(x))
-
-
-@pytest.mark.onnx
-@pytest.mark.slow  # the fast suite: tests/conformance, one layer of each kind in one model
-@pytest.mark.filterwarnings("ignore")  # the exporter's own deprecations
-def test_onnx_runtime(tmp_path):
-    import onnxruntime
-
-    layer, x = randomize(nw.LayerNorm2d(C)).eval(), torch.randn(SHAPES["2d"])
-    path = tmp_path / "layer.onnx"
-    torch.onnx.export(layer, (x,), path, dynamo=True, verbose=False)
-    session = onnxruntime.InferenceSession(path)
-    (y,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
-    assert_close(torch.from_numpy(y), layer(x).detach(), atol=1e-5, rtol=1e-5)
-
-
-def test_autocast_changes_nothing():
-    layer, x = nw.LayerNorm2d(C), torch.randn(SHAPES["2d"])
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = layer(x)
-    assert inside.dtype == torch.float32
-    assert torch.equal(inside, layer(x))
 
 
 @both

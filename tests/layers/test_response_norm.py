@@ -1,7 +1,7 @@
 """Filter and Global Response Normalization against their equations in NumPy."""
 
 import numpy as np
-import promises
+import one_step
 import pytest
 import torch
 from torch.testing import assert_close
@@ -44,8 +44,8 @@ def global_response(layer, x):
 @pytest.mark.parametrize("rank", [1, 2, 3])
 @pytest.mark.parametrize("options", [{}, {"learnable_eps": True}, {"activation": None}], ids=["TLU", "eps", "plain"])
 def test_filter_response_agrees_with_the_paper(options, rank, backend):
-    layer = promises.trained(FILTER[rank](6, dtype=torch.float64, **options))
-    x = promises.data(promises.SHAPES[rank])
+    layer = one_step.trained(FILTER[rank](6, dtype=torch.float64, **options))
+    x = one_step.data(one_step.SHAPES[rank])
     with backend():
         for training in (True, False):
             np.testing.assert_allclose(
@@ -55,8 +55,8 @@ def test_filter_response_agrees_with_the_paper(options, rank, backend):
 
 @pytest.mark.parametrize("rank", [1, 2, 3])
 def test_global_response_agrees_with_the_paper(rank, backend):
-    layer = promises.trained(nw.GlobalResponseNorm(6, dtype=torch.float64))
-    x = promises.data(promises.SHAPES[rank])
+    layer = one_step.trained(nw.GlobalResponseNorm(6, dtype=torch.float64))
+    x = one_step.data(one_step.SHAPES[rank])
     with backend():
         np.testing.assert_allclose(layer(x).detach(), global_response(layer, x.numpy()), rtol=1e-12, atol=1e-12)
 
@@ -65,8 +65,8 @@ def test_global_response_agrees_with_the_paper(rank, backend):
 @pytest.mark.parametrize("name", [*LAYERS, "FRN, TLU"])
 def test_derivatives_by_finite_differences(name, order):
     make = LAYERS.get(name, nw.FilterResponseNorm2d)
-    layer = promises.trained(make(3, dtype=torch.float64))
-    promises.derivatives_agree_with_finite_differences(layer, (3, 3, 2, 2), order)
+    layer = one_step.trained(make(3, dtype=torch.float64))
+    one_step.derivatives_agree_with_finite_differences(layer, (3, 3, 2, 2), order)
 
 
 class TestFilterResponse:
@@ -90,7 +90,7 @@ class TestFilterResponse:
 
     def test_the_threshold_is_exact_however_far(self):
         """max(y, τ), not relu(y - τ) + τ: a distant τ must not cost y its digits."""
-        x = promises.data((2, 4, 5, 5), dtype=torch.bfloat16)
+        x = one_step.data((2, 4, 5, 5), dtype=torch.bfloat16)
         layer, plain = nw.FilterResponseNorm2d(4), nw.FilterResponseNorm2d(4, activation=None)
         torch.nn.init.constant_(layer.tau, -1e4)
         assert torch.equal(layer(x), plain(x))
@@ -101,7 +101,7 @@ class TestFilterResponse:
         assert_close(layer.tau.grad, below.to(layer.tau.dtype))
 
     def test_the_residual_comes_before_the_threshold(self):
-        x, residual = promises.data((2, 4, 5, 5)), promises.data((2, 4, 5, 5), 1)
+        x, residual = one_step.data((2, 4, 5, 5)), one_step.data((2, 4, 5, 5), 1)
         layer = nw.FilterResponseNorm2d(4, dtype=torch.float64)
         plain = nw.FilterResponseNorm2d(4, activation=None, dtype=torch.float64)
         assert_close(layer(x, residual), (plain(x) + residual).relu())
@@ -109,7 +109,7 @@ class TestFilterResponse:
     def test_zeros_and_a_learned_eps_of_zero_are_finite(self):
         layer = nw.FilterResponseNorm2d(4, learnable_eps=True)
         torch.nn.init.zeros_(layer.learned_eps)
-        results = promises.step(layer, torch.zeros(2, 4, 3, 3), torch.ones(2, 4, 3, 3))
+        results = one_step.step(layer, torch.zeros(2, 4, 3, 3), torch.ones(2, 4, 3, 3))
         assert all(t.isfinite().all() for t in results)
 
     def test_errors_and_repr(self):
@@ -130,19 +130,19 @@ class TestFilterResponse:
 
 class TestGlobalResponse:
     def test_fresh_it_is_the_identity(self):
-        x = promises.data((2, 4, 5, 5))
+        x = one_step.data((2, 4, 5, 5))
         assert_close(nw.GlobalResponseNorm(4, dtype=torch.float64)(x), x)
 
     def test_features_without_space(self):
-        layer, x = promises.trained(nw.GlobalResponseNorm(4, dtype=torch.float64)), promises.data((5, 4))
+        layer, x = one_step.trained(nw.GlobalResponseNorm(4, dtype=torch.float64)), one_step.data((5, 4))
         np.testing.assert_allclose(layer(x).detach(), global_response(layer, x.numpy()), rtol=1e-12)
 
     def test_zeros_have_a_finite_gradient(self):
-        layer = promises.trained(nw.GlobalResponseNorm(4, dtype=torch.float64))
-        x = promises.data((3, 4, 5, 5))
+        layer = one_step.trained(nw.GlobalResponseNorm(4, dtype=torch.float64))
+        x = one_step.data((3, 4, 5, 5))
         x[0] = 0  # a whole sample, and a channel of another one
         x[1, 2] = 0
-        results = promises.step(layer, x, promises.data(x.shape, 1))
+        results = one_step.step(layer, x, one_step.data(x.shape, 1))
         assert all(t.isfinite().all() for t in results)
         leaf = x.clone().requires_grad_()
         (first,) = torch.autograd.grad(layer(leaf).sum(), leaf, create_graph=True)
@@ -151,7 +151,7 @@ class TestGlobalResponse:
 
     def test_half_precision_does_not_overflow(self):
         """The sum of squares of 4096 values of 100 is 4e7; fp16 ends at 65504."""
-        layer = promises.trained(nw.GlobalResponseNorm(4, dtype=torch.float64))
+        layer = one_step.trained(nw.GlobalResponseNorm(4, dtype=torch.float64))
         x = torch.full((1, 4, 64, 64), 100.0, dtype=torch.float16)
         want = layer(x.double())
         assert_close(layer.half()(x).double(), want, rtol=2e-3, atol=0)

@@ -155,20 +155,6 @@ def test_transforms():
     assert_close(torch.func.vmap(layer, in_dims=(0, None))(xs, m), torch.stack([layer(x, m) for x in xs]))
 
 
-def test_compile_and_export():
-    torch.compiler.reset()
-    layer, x, m, cotangent = spade("batch"), torch.randn(SHAPE, requires_grad=True), labels(), torch.randn(SHAPE)
-    twin = copy.deepcopy(layer)
-    y = torch.compile(twin, fullgraph=True, backend="aot_eager")(x, m)
-    expected = layer(x, m)
-    assert_close(y, expected, rtol=1e-5, atol=1e-5)
-    found = gradients(y, [x, *twin.parameters()], cotangent)
-    assert_close(found, gradients(expected, [x, *layer.parameters()], cotangent), rtol=1e-5, atol=1e-5)
-    inputs = (x.detach(), m)
-    layer.eval()
-    assert_close(torch.export.export(layer, inputs).module()(*inputs), layer(*inputs))
-
-
 @pytest.mark.parametrize(
     ("segmentation", "error", "message"),
     [

@@ -3,7 +3,7 @@
 import math
 
 import numpy as np
-import promises
+import one_step
 import pytest
 import torch
 from mixtures import BATCH, INSTANCE, LAYER, SWITCHABLE, switchable
@@ -22,9 +22,9 @@ def test_infinite_logits_are_the_plain_layer(branch, rank):
         ours.mean_weight.copy_(logits)
         ours.var_weight.copy_(logits)
     for training in (True, False):
-        x, cotangent = (promises.data(promises.SHAPES[rank], s, torch.float32) for s in (0, 1))
-        got = promises.step(ours.train(training), x, cotangent)
-        assert_close(got[:4], promises.step(theirs.train(training), x, cotangent), rtol=1e-5, atol=1e-5)
+        x, cotangent = (one_step.data(one_step.SHAPES[rank], s, torch.float32) for s in (0, 1))
+        got = one_step.step(ours.train(training), x, cotangent)
+        assert_close(got[:4], one_step.step(theirs.train(training), x, cotangent), rtol=1e-5, atol=1e-5)
         assert not any(g.any() for g in got[4:])
 
 
@@ -40,9 +40,9 @@ def test_mix_names_the_shares():
 @pytest.mark.parametrize("rank", [1, 2, 3])
 @pytest.mark.parametrize("branch", ["instance", "layer", "batch"])
 def test_harden_gives_the_plain_layer_with_the_same_function(branch, rank):
-    layer = promises.trained(SWITCHABLE[rank](6, eps=1e-3, momentum=0.3, activation="silu", nonfinite="propagate"))
+    layer = one_step.trained(SWITCHABLE[rank](6, eps=1e-3, momentum=0.3, activation="silu", nonfinite="propagate"))
     for seed in range(3):
-        layer(promises.data(promises.SHAPES[rank], seed, torch.float32))
+        layer(one_step.data(one_step.SHAPES[rank], seed, torch.float32))
     chosen = layer.branches.index(branch)
     with torch.no_grad():
         layer.mean_weight[chosen], layer.var_weight[chosen] = 40.0, 30.0
@@ -51,7 +51,7 @@ def test_harden_gives_the_plain_layer_with_the_same_function(branch, rank):
         assert type(plain).__name__.startswith({"instance": "Inst", "layer": "Group", "batch": "BatchNorm"}[branch])
         assert plain.training == training
         assert plain.weight is layer.weight
-        x = promises.data(promises.SHAPES[rank], 9, torch.float32)
+        x = one_step.data(one_step.SHAPES[rank], 9, torch.float32)
         assert_close(plain(x), layer(x), rtol=1e-5, atol=1e-5)
     if branch == "batch":
         assert plain.running_mean is layer.running_mean
@@ -98,18 +98,18 @@ def test_a_nan_is_seen():
 
 def test_features_as_the_authors_do_them():
     """SwitchNorm1d: [LN, BN] over [N, C]."""
-    layer = promises.trained(nw.SwitchableNorm1d(6, using_in=False, dtype=torch.float64))
+    layer = one_step.trained(nw.SwitchableNorm1d(6, using_in=False, dtype=torch.float64))
     assert layer.mean_weight.shape == (2,)
-    x = promises.data((8, 6))
+    x = one_step.data((8, 6))
     np.testing.assert_allclose(layer(x).detach(), switchable(layer, x.numpy()), rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("shape", [(8, 6, 1, 1), (2, 6, 1, 1)])
 def test_planes_of_one_value_are_numbers(shape):
     """NaN in the authors' code, whose instance variance divides by 0."""
-    layer = promises.trained(nw.SwitchableNorm2d(6, dtype=torch.float64))
-    x, cotangent = promises.data(shape), promises.data(shape, 1)
-    results = promises.step(layer, x, cotangent)
+    layer = one_step.trained(nw.SwitchableNorm2d(6, dtype=torch.float64))
+    x, cotangent = one_step.data(shape), one_step.data(shape, 1)
+    results = one_step.step(layer, x, cotangent)
     assert all(t.isfinite().all() for t in results)
     np.testing.assert_allclose(results[0], switchable(layer, x.numpy()), rtol=1e-10, atol=1e-12)
 

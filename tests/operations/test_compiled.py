@@ -42,9 +42,18 @@ def tensors(dtype=torch.float32, layout=torch.contiguous_format, *, known=False,
     return x, r, weight, bias, table
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-@pytest.mark.parametrize("groups", [0, 1, 2, 6])
+# Checking an operator takes a quarter of a second: each value of an argument, and each dtype in both layouts.
+@pytest.mark.parametrize(
+    ("groups", "dtype", "layout"),
+    [
+        (0, torch.float32, LAYOUTS[0]),
+        (1, torch.float32, LAYOUTS[1]),
+        (2, torch.bfloat16, LAYOUTS[0]),
+        (6, torch.bfloat16, LAYOUTS[1]),
+        (1, torch.float64, LAYOUTS[0]),
+        (0, torch.float64, LAYOUTS[1]),
+    ],
+)
 def test_the_operator_keeps_what_it_promises_the_compiler(groups, dtype, layout):
     arguments = (*tensors(dtype, layout), groups, 1e-5, "silu")
     torch.library.opcheck(torch.ops.normwise.standardize.default, arguments)
@@ -81,7 +90,6 @@ LAYERS = {
         lambda: nw.InstanceNorm2d(6, affine=True, activation="silu"),
         lambda: nn.InstanceNorm2d(6, affine=True),
     ),
-    "layer": (lambda: nw.GroupNorm(1, 6, activation="silu"), lambda: nn.GroupNorm(1, 6)),
 }
 
 

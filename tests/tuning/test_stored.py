@@ -2,13 +2,12 @@
 
 import json
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from forked import Forked
 
 from normwise.backends import background, build, cpu
 from normwise.backends.tunings import stored
@@ -208,14 +207,13 @@ def environment(tmp_path):
 
 
 def start(environment, *arguments):
-    command = [sys.executable, "-W", "error", "-c", PROGRAM, *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    return Forked(PROGRAM, *arguments, environment=environment)
 
 
 def ended(process):
-    output, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
-    return output.strip(), errors
+    done = process.ended()
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip(), done.stderr
 
 
 @needs_kernels
@@ -257,7 +255,6 @@ def test_switched_off_no_file_appears(environment):
 
 
 def test_a_wrong_switch_is_an_error_of_the_first_call(environment):
-    process = start(environment | {stored.SWITCH: "never"})
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 1
-    assert errors.splitlines()[-1].startswith("normwise.errors.InputError: NORMWISE_TUNING=never: write 0 for")
+    done = start(environment | {stored.SWITCH: "never"}).ended()
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("normwise.errors.InputError: NORMWISE_TUNING=never: write 0 for")

@@ -254,7 +254,7 @@ def test_subclasses_and_other_arguments_are_refused():
 
 
 @pytest.mark.onnx
-@pytest.mark.parametrize("baked", [True, False], ids=["baked", "as-it-is"])
+@pytest.mark.parametrize("baked", [pytest.param(True, marks=pytest.mark.slow), False], ids=["baked", "as-it-is"])
 def test_onnx_runtime_agrees_and_the_graph_has_no_training_nodes(baked, tmp_path):
     onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
     model = everything().eval()

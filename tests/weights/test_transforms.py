@@ -30,6 +30,11 @@ KINDS = {
     "ScaledWSConv": lambda: ScaledWSConv2d(3, 4, 3, gamma="relu"),
 }
 every_kind = pytest.mark.parametrize("make", KINDS.values(), ids=KINDS)
+#: To compile and to export is slow: one of each computation always.
+ALWAYS = ("spectral", "operator", "ScaledWSConv")
+every_kind_in_time = pytest.mark.parametrize(
+    "make", [pytest.param(KINDS[k], id=k, marks=() if k in ALWAYS else pytest.mark.slow) for k in KINDS]
+)
 
 
 def trained(layer, call, steps=3):
@@ -44,7 +49,7 @@ def trained(layer, call, steps=3):
     return layer.state_dict()
 
 
-@every_kind
+@every_kind_in_time
 def test_compiles_to_one_graph_and_trains_alike(make):
     layer = make()
     twin = copy.deepcopy(layer)
@@ -54,7 +59,7 @@ def test_compiles_to_one_graph_and_trains_alike(make):
     assert_close(compiled.eval()(x), layer.eval()(x), rtol=1e-5, atol=1e-6)
 
 
-@every_kind
+@every_kind_in_time
 def test_exports(make):
     layer = make().eval()
     x = torch.randn(2, 3, 6, 6)

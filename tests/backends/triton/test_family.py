@@ -1,13 +1,11 @@
 """Every layer of the table on the Triton backend against fp64 on the reference; tests/layers runs in full when slow."""
 
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
-from conformance import cells
+from conformance import cases
+from forked import Forked
 from torch.testing import assert_close
 
 import normwise as nw
@@ -16,9 +14,7 @@ from normwise.backends import select
 
 from .support import DEVICE, kernels, needs_triton
 
-TRAINABLE = [
-    pytest.param(case, id=f"{case.name}-{case.rank}d") for case in cells.cases() if not cells.needs_processes(case)
-]
+TRAINABLE = [pytest.param(case, id=case.id) for case in cases.cases() if not cases.needs_processes(case)]
 
 
 @needs_triton
@@ -27,20 +23,20 @@ TRAINABLE = [
 def test_values_and_gradients(case, dtype, training):
     x, cotangent = case.input(), case.input(seed=1)
     with use_backend("reference"):
-        expected = cells.trained(case.layer(dtype).double(), x, cotangent, training, case.condition())
+        expected = cases.trained(case.layer(dtype).double(), x, cotangent, training, case.condition())
     inputs = [t.to(dtype).to(DEVICE) for t in (x, cotangent)]
-    if case.rank in cells.LAYOUTS and case.maps:
-        inputs = [t.to(memory_format=cells.LAYOUTS[case.rank]) for t in inputs]
+    if case.rank in cases.LAYOUTS and case.maps:
+        inputs = [t.to(memory_format=cases.LAYOUTS[case.rank]) for t in inputs]
     condition = tuple(t.to(DEVICE) for t in case.condition(dtype))
     with use_backend("triton"):
-        got = cells.trained(case.layer(dtype).to(DEVICE), *inputs, training, condition)
+        got = cases.trained(case.layer(dtype).to(DEVICE), *inputs, training, condition)
     assert got["y"].stride() == inputs[0].stride()
-    tolerance = cells.TOLERANCE[dtype]
+    tolerance = cases.TOLERANCE[dtype]
     for name, want in expected.items():
         scale = max(1.0, want.abs().max().item()) if want.is_floating_point() else 1.0
         value = got[name].to(want.dtype).cpu()
         if name == "x.grad" and hasattr(case.layer(), "tau"):
-            value = cells.without_ties(value, want, tolerance * scale)
+            value = cases.without_ties(value, want, tolerance * scale)
         assert_close(value / scale, want / scale, atol=tolerance, rtol=tolerance)
 
 
@@ -84,12 +80,10 @@ def test_what_is_not_served_goes_elsewhere():
     assert not kernels.serves(x.int())
 
 
-def process(statement, **environment):
+def process(statement):
     """What Python prints for a statement in a process of its own."""
     clean = {name: text for name, text in os.environ.items() if name != "TRITON_INTERPRET"}
-    clean |= {"PYTHONPATH": str(Path(nw.__file__).parents[1]), **environment}
-    command = [sys.executable, "-c", statement]
-    return subprocess.run(command, env=clean, capture_output=True, text=True, timeout=300, check=False)
+    return Forked(statement, environment=clean).ended()
 
 
 USE = "import torch, normwise as nw\nwith nw.use_backend('triton'): nw.GroupNorm(2, 4)(torch.ones(2, 4, 3))"

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch.distributed as dist
-from several_processes import assert_all_hold
+from several_processes import assert_all_hold_by_torchrun
 
 from normwise.comparison import InputError, compare
 
 
 @pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="torch has no gloo")
 def test_two_processes_do_each_run_together(tmp_path):
-    assert_all_hold(Path(__file__).with_name("together_worker.py"), tmp_path)
+    assert_all_hold_by_torchrun(Path(__file__).with_name("together_worker.py"), tmp_path)
 
 
 def test_processes_of_torchrun_that_are_no_group_are_told_so(monkeypatch):

@@ -260,8 +260,8 @@ def test_two_variants_of_a_normalizer_look_different():
 
 
 def test_ticks_of_a_logarithmic_scale_never_crowd():
-    for low in np.geomspace(1, 10, 40):
-        for ratio in np.geomspace(1.0001, 1e6, 60):
-            figure = empty_figure("")
+    figure = empty_figure("")
+    for low in np.geomspace(1, 10, 19):
+        for ratio in np.geomspace(1.0001, 1e6, 31):
             use_log_scale(figure, [low, low * ratio])
             assert 2 <= len(figure.layout.yaxis.tickvals) <= 11, (low, ratio)

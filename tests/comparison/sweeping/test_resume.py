@@ -2,11 +2,9 @@
 
 import json
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from forked import Forked
 
 from normwise.comparison import RunFinished, compare
 from normwise.comparison.storage import read_rows
@@ -42,8 +40,7 @@ def untimed(rows):
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
 def test_a_killed_sweep_resumes_to_the_rows_of_an_undisturbed_one(tmp_path):
-    command = [sys.executable, "-c", SCRIPT, json.dumps(SMALL), str(tmp_path)]
-    killed = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
+    killed = Forked(SCRIPT, json.dumps(SMALL), tmp_path).ended()
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     before = (tmp_path / "results.jsonl").read_bytes()
     assert before.endswith(b"cut off in the mid")

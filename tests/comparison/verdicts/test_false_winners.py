@@ -73,7 +73,7 @@ def row(norm, size, seed, accuracy):
 
 
 @pytest.mark.parametrize("seeds", [2, SEEDS])
-@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("table", [pytest.param(t, marks=pytest.mark.slow) if t == "large" else t for t in TABLES])
 def test_at_most_one_sweep_in_twenty_names_anybody_ahead_where_nothing_differs(table, seeds):
     """Anywhere in the table: a contestant that is clearly behind is an error, too, and not only a clear winner."""
     random = np.random.default_rng(0)
@@ -96,7 +96,7 @@ def test_five_points_are_found_at_the_default_seeds(table):
     assert found.min() / sweeps >= 0.8
 
 
-@pytest.mark.parametrize("table", ["measured", "two contestants", "one is noisy"])
+@pytest.mark.parametrize("table", ["measured", "two contestants", pytest.param("one is noisy", marks=pytest.mark.slow)])
 def test_at_most_one_sweep_in_twenty_that_stops_early_errs_where_nothing_differs(table):
     """Eight seeds, seven looks: anybody stopped or named behind at any of them is an error."""
     random, sweeps, erring, runs = np.random.default_rng(3), 60, 0, 0

@@ -5,12 +5,12 @@ import pickle
 
 import pytest
 import torch
+from functional_cases import ALPHA, BIAS, GATE, MIX, RUNNING, SHAPE, SHIFT, STYLE, WEIGHT, V, data
 from torch import fx, nn
 from torch.testing import assert_close
 
 import normwise as nw
 import normwise.functional as nf
-from tests.functional_cases import ALPHA, BIAS, GATE, MIX, RUNNING, SHAPE, SHIFT, STYLE, WEIGHT, V, data
 
 X = torch.randn(2, 8, 3, 3)
 ROWS = (SHAPE[-1],)

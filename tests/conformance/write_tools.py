@@ -1,4 +1,4 @@
-"""Prove every cell and write docs/tools.md: python -m tests.tools.write
+"""Prove every cell and write docs/tools.md: python -m tests.conformance.write_tools
 
 Every cell is computed; one that is wrong raises, and nothing is written.
 """
@@ -10,13 +10,26 @@ from pathlib import Path
 import torch
 
 from normwise.layers import NORMALIZERS
-from tests.conformance.cells import cases
-from tests.conformance.write import symbol
 
-from .cells import CELLS
+from . import compilers, derivatives, tools
+from .cases import cases
+from .write import symbol
 
 PAGE = Path(__file__).parents[2] / "docs" / "tools.md"
-MARK = "<!-- the table: python -m tests.tools.write -->\n"
+MARK = "<!-- the table: python -m tests.conformance.write_tools -->\n"
+
+
+#: What the page shows, in its order.
+CELLS = {
+    "fx": tools.symbolic_trace,
+    "make_fx": tools.make_fx_values,
+    "make_fx, backward": tools.make_fx_gradients,
+    "FakeTensorMode": tools.imagined,
+    "jit.trace": tools.jit_trace,
+    "jit.script": tools.scripted,
+    "export": compilers.exported,
+    "batched gradients": derivatives.many_gradients,
+}
 
 
 def table() -> str:

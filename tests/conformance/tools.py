@@ -1,15 +1,13 @@
-"""The cells of the page of tools: one function per tool, which proves that a layer comes out of it right.
+"""Promises about tools that trace, record or script a layer: it comes out of each of them right.
 
-An outcome is "works" (the result was compared and agrees), "evaluates" (in evaluation; in training it is a clear
-error) or "error" (a clear one). The yardstick is the layer itself, called as always;
-that this is right is proven against torch.nn and NumPy in tests/layers.
+Beside the outcomes of cases.py there is "evaluates": in evaluation; in training it is a clear error. The yardstick is
+the layer itself, called as always.
 """
 
 from __future__ import annotations
 
 import copy
 import warnings
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +16,7 @@ from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.testing import assert_close
 
-from tests.conformance.cells import ERROR, WORKS, Case, needs_processes
+from .cases import ERROR, WORKS, Case, modes, needs_processes
 
 #: In evaluation; in training it says that it does not.
 EVALUATES = "evaluates"
@@ -50,11 +48,6 @@ def model_of(case: Case, *, training: bool = False) -> nn.Module:
 
 def inputs_of(case: Case, seed: int = 0) -> tuple[Tensor, ...]:
     return case.input(KIND, seed=seed), *case.condition(KIND)
-
-
-def modes(case: Case) -> tuple[bool, ...]:
-    """Training and evaluation, without processes evaluation alone."""
-    return (False,) if needs_processes(case) else (True, False)
 
 
 def symbolic_trace(case: Case) -> str:
@@ -136,55 +129,6 @@ def jit_trace(case: Case) -> str:
     return WORKS
 
 
-def exported(case: Case) -> str:
-    """`torch.export` with a dynamic batch in both modes, and of maps with a dynamic space in evaluation."""
-    batch, auto = torch.export.Dim("batch"), torch.export.Dim.DYNAMIC
-    for training in modes(case):
-        if training and case.name == "ghost":
-            continue  # how many chunks there are is part of the graph
-        model, inputs = model_of(case, training=training), inputs_of(case)
-        shapes = [{0: batch} for _ in inputs]
-        _compare_exported(case, model, inputs, shapes)
-        if not training and case.maps and case.name != "adaptive-instance":
-            shapes = [{0: auto} for _ in inputs]
-            shapes[0] = {dim: auto for dim in range(inputs[0].dim()) if dim != 1}
-            _compare_exported(case, model, inputs, shapes)
-    return WORKS
-
-
-def _compare_exported(case: Case, model: nn.Module, inputs: tuple[Tensor, ...], shapes: list[Any]) -> None:
-    graph = torch.export.export(copy.deepcopy(model), inputs, dynamic_shapes=tuple(shapes)).module()
-    other, eager = tuple(torch.cat([t, t])[:7] for t in inputs_of(case, 1)), copy.deepcopy(model)
-    for given in (inputs, other):
-        assert_close(graph(*given), eager(*given), **CLOSE)
-        buffers = dict(graph.named_buffers())
-        assert_close({name: buffers[name] for name, _ in eager.named_buffers()}, dict(eager.named_buffers()), **CLOSE)
-
-
-def many_gradients(case: Case) -> str:
-    """``is_grads_batched=True``, once and twice, and ``jacobian(vectorize=True)``, both strategies."""
-    jacobian = torch.autograd.functional.jacobian
-    for training in modes(case):
-        model, (x, *condition) = model_of(case, training=training), inputs_of(case)
-        x.requires_grad_()
-        y = model(x, *condition)
-        cotangents, leaves = torch.randn(3, *y.shape), (x, *(p for p in model.parameters() if p.requires_grad))
-        options = {"retain_graph": True, "allow_unused": True}
-        together = torch.autograd.grad(y, leaves, cotangents, is_grads_batched=True, **options)
-        alone = [torch.autograd.grad(y, leaves, one, **options) for one in cotangents]
-        for found, expected in zip(together, zip(*alone, strict=True), strict=True):
-            if found is not None:
-                assert_close(found / _size(found), torch.stack(expected) / _size(found), **CLOSE)
-
-        def some(x, model=model, condition=condition):
-            return copy.deepcopy(model)(x, *condition).flatten()[:5]
-
-        slow = jacobian(some, x.detach())
-        assert_close(jacobian(some, x.detach(), vectorize=True), slow, **CLOSE)
-        assert_close(jacobian(some, x.detach(), vectorize=True, strategy="forward-mode"), slow, **CLOSE)
-    return WORKS
-
-
 def scripted(case: Case) -> str:
     """`torch.jit.script`: the layer's stand-in, in both modes or in evaluation alone, or one sentence."""
     right = []
@@ -209,21 +153,3 @@ def scripted(case: Case) -> str:
         assert_close(dict(script.named_buffers()), dict(twin.named_buffers()), **CLOSE)
         right.append(training)
     return WORKS if right == list(modes(case)) else EVALUATES
-
-
-def _size(t: Tensor) -> float:
-    return max(1.0, t.abs().max().item())
-
-
-#: What docs/tools.md shows, in its order.
-CELLS = {
-    "fx": symbolic_trace,
-    "make_fx": make_fx_values,
-    "make_fx, backward": make_fx_gradients,
-    "FakeTensorMode": imagined,
-    "jit.trace": jit_trace,
-    "jit.script": scripted,
-    "export": exported,
-    "batched gradients": many_gradients,
-}
-__all__ = ["CELLS", "ERROR", "EVALUATES", "WORKS"]
