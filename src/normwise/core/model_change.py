@@ -98,7 +98,8 @@ class ModelChange:
     def set(self, module: nn.Module, name: str, value: Any) -> None:
         """Set a parameter, a buffer, a child or another attribute, as an assignment would."""
         store: Any = _store_of(module, name, value)
-        self._swap(self._place(module, store, name), store.get(name, _ABSENT), value)
+        for key in _keys_of(module, name):
+            self._swap(self._place(module, store, key), store.get(key, _ABSENT), value)
 
     def remove(self, module: nn.Module, name: str) -> None:
         store: Any = _store_of(module, name, _ABSENT)
@@ -187,6 +188,11 @@ def _store_of(module: nn.Module, name: str, value: Any) -> Any:
     if isinstance(value, nn.Parameter):
         return module._parameters
     return module._modules if isinstance(value, nn.Module) else vars(module)
+
+
+def _keys_of(module: nn.Module, name: str) -> tuple[str, ...]:
+    """The names under which an attribute is stored: a descriptor of the class may have others, `kept_as`."""
+    return getattr(getattr(type(module), name, None), "kept_as", (name,))
 
 
 def _held(place: Place) -> Any:

@@ -61,6 +61,8 @@ class Epsilon:
     ``__dict__`` find ``eps`` there.
     """
 
+    kept_as = ("eps", "_eps")
+
     def __get__(self, layer: Any, _kind: type | None = None) -> Any:
         if layer is None:
             return self

@@ -35,13 +35,13 @@ class _Limit:
         self._lowest = lowest
 
     def __set_name__(self, _layer: type, name: str) -> None:
-        self._name, self._kept_as = name, f"_{name}"
+        self._name, self.kept_as = name, (f"_{name}",)
 
     def __get__(self, layer: Any, _kind: type | None = None) -> Any:
-        return self if layer is None else getattr(layer, self._kept_as)
+        return self if layer is None else getattr(layer, self.kept_as[0])
 
     def __set__(self, layer: Any, value: Any) -> None:
-        setattr(layer, self._kept_as, as_schedule(value, f"{type(layer).__name__}: {self._name}", self._lowest))
+        setattr(layer, self.kept_as[0], as_schedule(value, f"{type(layer).__name__}: {self._name}", self._lowest))
 
 
 class _BatchRenorm(BatchLayer):

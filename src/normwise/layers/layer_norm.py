@@ -134,9 +134,7 @@ class LayerNorm(_RowNorm, nn.LayerNorm):
     def forward(self, input: Tensor, residual: Tensor | None = None, mask: Tensor | None = None) -> Tensor:  # type: ignore[override]
         if (type(input) is not Tensor or residual is not None) and is_symbol(input, residual):
             return as_node(self, input, residual, mask)
-        return self._normalize(
-            input, bound(formulas.instance_norm, eps=self._eps), parameters_of(self), residual, mask
-        )
+        return self._normalize(input, bound(formulas.instance_norm, eps=self._eps), parameters_of(self), residual, mask)
 
 
 class RMSNorm(_RowNorm, nn.RMSNorm):
