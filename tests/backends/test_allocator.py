@@ -33,7 +33,8 @@ works = {
 
 def faults(work):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    work(), work()
+    for _ in range(3):
+        work()
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 def measure():
@@ -50,8 +51,8 @@ other.start()
 other.join()
 print(json.dumps({"faults": found, "said": said, "allocator": allocator()}))
 """
-#: Of 2 tensors of 36 MB in pages of 4 KB.
-PAGES = 2 * 36 * 256
+#: Of 3 tensors of 36 MB in pages of 4 KB.
+PAGES = 3 * 36 * 256
 
 
 def measured(*arguments, **environment):
@@ -80,7 +81,7 @@ def test_page_faults_end_with_the_call_in_every_thread():
     before, after, elsewhere = found["faults"]
     assert min(before.values()) >= PAGES
     for faults in (after, elsewhere):
-        assert faults.pop("given back") >= PAGES / 3
+        assert faults.pop("given back") >= PAGES / 2
         assert max(faults.values()) < PAGES / 20
     wanted = {"M_MMAP_MAX": 0, "M_TRIM_THRESHOLD": -1, "M_ARENA_MAX": 1}
     assert found["said"] == [wanted, wanted], "a second call changes nothing"
@@ -91,7 +92,7 @@ def test_the_same_from_outside():
     variables = dict(setting.split("=") for setting in module.VARIABLES.split())
     found = settled(**variables)
     for faults in found["faults"]:
-        assert faults.pop("given back") >= PAGES / 3
+        assert faults.pop("given back") >= PAGES / 2
         assert max(faults.values()) < PAGES / 20
     assert set(found["allocator"].split(", ")[1:]) == set(module.VARIABLES.split())
 
