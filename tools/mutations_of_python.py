@@ -29,8 +29,8 @@ MUTATIONS = [
     Mutation(
         "each number of threads is a kind of its own",
         "operations/ways/choosing.py",
-        "*(lean_one, torch.get_num_threads()),",
-        "lean_one,",
+        "_grad_enabled(), chosen(), _threads()",
+        "_grad_enabled(), chosen()",
         "tests/tuning/test_tuned_choice.py",
     ),
     Mutation(
@@ -274,15 +274,15 @@ MUTATIONS = [
     Mutation(
         "a kind of call is told by whether a backward pass may come",
         "operations/ways/choosing.py",
-        "activation, graph, chosen(),",
-        "activation, chosen(),",
+        "return _grad_enabled(), chosen(),",
+        "return chosen(),",
         "tests/operations/test_ways.py",
     ),
     Mutation(
         "a kind of call is told by the backend that was chosen",
         "operations/ways/choosing.py",
-        "activation, graph, chosen(),",
-        "activation, graph,",
+        "return _grad_enabled(), chosen(),",
+        "return _grad_enabled(),",
         "tests/operations/test_ways.py",
     ),
     Mutation(
@@ -357,8 +357,8 @@ MUTATIONS = [
     ),
     Mutation(
         "a gradient of another layout is no gradient that a prepared kernel reads",
-        "backends/cpu_standardize.py",
-        "and grad_y.stride() == self.strides",
+        "backends/cpu_tensors.py",
+        "and t.stride() == strides",
         "",
         "tests/backends/test_cpu_fused.py",
     ),

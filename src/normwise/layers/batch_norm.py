@@ -22,6 +22,7 @@ from .batch_layer import BatchLayer, pooled
 
 class _BatchNorm(BatchLayer):
     plain_in = ("training", "evaluation")
+    one_formula = True
 
     def _by_batch(self, x: Tensor, mask: Tensor | None, group: ProcessGroup | None) -> Formula:
         return pooled(formulas.batch_norm, group, eps=self.__dict__["eps"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple, Protocol
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -86,12 +87,28 @@ def choose(request: Request, context: Context, reasons: list[str]) -> Way:
     raise AssertionError("plain operations take everything")
 
 
+# Every call asks these, of a large module: looked up once.
+_grad_enabled, _threads = torch.is_grad_enabled, torch.get_num_threads
+
+
+def state_of_torch() -> Hashable:
+    """What torch is set to do with a call, and which backend was chosen."""
+    return _grad_enabled(), chosen(), _threads()
+
+
 #: For each kind of call, by what can be hashed: the tensors' kinds, and the way.
 _kept: dict[Hashable, list[tuple[Any, Way]]] = {}
+#: What tells the tensors of a way that is kept.
+_seen_by: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 #: More are not kept: a detection net brings new sizes for as long as it trains.
 _MOST_KINDS = 2048
 #: Stand for tensors that are not there, each for another one: of a kind are only calls that share no tensors.
-_ABSENT = tuple(torch.empty(0, device="cpu") for _ in range(16))
+ABSENT = tuple(torch.empty(0, device="cpu") for _ in range(16))
+
+
+def seen_by(way: Way) -> Any:
+    """What tells the tensors of a kept way, its ``check(x, residual, mask, ...)``; None of another."""
+    return _seen_by.get(way)
 
 
 def way_for(request: Request, check: Callable[[Request], None]) -> Way:
@@ -111,12 +128,12 @@ def way_for(request: Request, check: Callable[[Request], None]) -> Way:
     if memory is not None:
         given += memory[:3]
         momentum = memory.momentum
-    tensors = [absent if t is None else t for t, absent in zip(given, _ABSENT, strict=False)]
+    tensors = [absent if t is None else t for t, absent in zip(given, ABSENT, strict=False)]
     try:
-        shape, graph = x.shape, torch.is_grad_enabled()
+        shape = x.shape
         key = (
-            *(formula, asker, shape, activation, graph, chosen(), measured, flowing, momentum, view, len(given)),
-            *(lean_one, torch.get_num_threads()),
+            *(formula, asker, shape, activation, state_of_torch(), measured, flowing, momentum, view, len(given)),
+            lean_one,
         )
         kinds = _kept.get(key)
     except (AttributeError, TypeError):  # x is no tensor; the check says so
@@ -131,6 +148,7 @@ def way_for(request: Request, check: Callable[[Request], None]) -> Way:
     if may_stay and not is_anything_compiling() and seen.check(*tensors):  # not where one tensor comes twice
         if len(_kept) >= _MOST_KINDS:
             _kept.clear()
+        _seen_by[way] = seen
         _kept.setdefault(key, []).append((seen, way))
     return way
 
