@@ -207,6 +207,14 @@ BAD = {
     ),
     "half a photograph": (("half.jpg", "--net", "one.pt"), "half.jpg cannot be read as a picture: OSError, "),
     "more than Pillow reads": (("vast.png", "--net", "one.pt"), "more pixels than Pillow reads (at most 178956970)"),
+    "train: what is wrong with the photographs is said before the features are looked for": (
+        (*TRAIN, "--style", "style.png", "none", "--features", "none.pth"),
+        "none: there is no such file or folder",
+    ),
+    "contrast: the same": (
+        ("contrast", "none.jpg", *CONTRAST[2:], "--features", "none.pth"),
+        "none.jpg: there is no such file or folder",
+    ),
     "contrast by nothing": ((*CONTRAST, "--norms", "instanse"), "did you mean 'instance'"),
 }
 

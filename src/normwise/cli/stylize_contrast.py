@@ -54,7 +54,10 @@ def stylize_contrast(
     from ..style.console import Ticker, warnings_said
     from ..style.contrast import ROWS, SHEET, contrast, table
     from ..style.entry import chosen_features
+    from ..style.photographs import listed
 
+    listed([photo, style], "pictures")
+    listed(photos, "photographs")
     console = make_console()
     with warnings_said(console):
         known = chosen_features(features)

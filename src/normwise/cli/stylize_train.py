@@ -81,11 +81,14 @@ def stylize_train(
     from ..comparison.terminal import make_console
     from ..style.console import Ticker, warnings_said
     from ..style.entry import chosen_features, train
+    from ..style.photographs import listed
     from ..style.progress import preview_file, resume_file
 
     for path in (out, preview_file(out)):
         if path.exists() and not resume_file(out).exists() and not force:
             raise InputError(f"{path} exists; write --force to write over it, or another --out.")
+    listed(photos, "photographs")
+    listed(style, "style pictures")
     console = make_console()
     with warnings_said(console):
         known = chosen_features(features)
