@@ -286,6 +286,27 @@ MUTATIONS = [
         "tests/operations/test_ways.py",
     ),
     Mutation(
+        "a layer whose numbers were set is not like its last call",
+        "operations/recent.py",
+        " or self._numbers != numbers:",
+        ":",
+        "tests/operations/test_recent.py",
+    ),
+    Mutation(
+        "a call that torch is set to do otherwise is not like the last one",
+        "operations/recent.py",
+        " or self._state != state_of_torch():",
+        ":",
+        "tests/operations/test_recent.py",
+    ),
+    Mutation(
+        "pixels whose channels lie elsewhere in the backward pass are turned",
+        "backends/cpu_dense_rows.py",
+        "if not same:",
+        "if False:",
+        "tests/operations/test_dense_rows.py",
+    ),
+    Mutation(
         "what serves while kernels are being compiled is not kept",
         "operations/ways/choosing.py",
         "if may_stay and not is_anything_compiling() and seen",

@@ -138,6 +138,21 @@ def test_a_chosen_backend_a_transform_and_autocast(pair, looked_up):
         torch.testing.assert_close(mapped[1], native(X + 1), rtol=1e-5, atol=1e-5)
 
 
+def test_what_is_no_tensor_is_an_error_as_at_first(pair):
+    with pytest.raises(TypeError):
+        pair[0](X.numpy())
+
+
+def test_a_residual_is_added_first_or_last():
+    first, last = nw.LayerNorm(5, add_first=True), nw.LayerNorm(5)
+    for i in range(4):
+        y, total = first(X, X + i)
+        torch.testing.assert_close(total, 2 * X + i)
+        torch.testing.assert_close(y, nn.functional.layer_norm(total, (5,)), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(first(X)[1], X)
+        torch.testing.assert_close(last(X, X + i), nn.functional.layer_norm(X, (5,)) + X + i, rtol=1e-5, atol=1e-5)
+
+
 def test_other_parameters_by_functional_call(pair):
     layer, _native = pair
     others = {name: torch.full_like(p, 0.5) for name, p in layer.named_parameters()}
@@ -158,7 +173,12 @@ def test_a_residual_and_a_mask_after_a_call_without():
     layer = nw.GroupNorm(2, 8)
     layer(X)
     layer(X)
-    torch.testing.assert_close(layer(X, X), nn.functional.group_norm(X, 2) + X, rtol=1e-5, atol=1e-5)
+    batch, native = nw.BatchNorm2d(8), nn.BatchNorm2d(8)
+    for other in (X + 1, X + 2, X, X + 3):
+        torch.testing.assert_close(batch(X, other), native(X) + other, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(layer(X, other), nn.functional.group_norm(X, 2) + other, rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match="residual"):
+        layer(X, X[..., :2])
     mask = torch.zeros(4, 6, 5, dtype=torch.bool)
     mask[:, 1:4] = True
     want = nn.functional.group_norm(X[:, :, 1:4].contiguous(), 2)

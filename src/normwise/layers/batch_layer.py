@@ -106,8 +106,8 @@ class BatchLayer(RunningLayer, nn.modules.batchnorm._BatchNorm):
         running = self.running_statistics()
         if running is not None and not self._uses_batch(x):
             numbers = self._numbers("running")
-            alone = self.one_formula and residual is None and mask is None
-            y = self._recent.run_by_known(numbers, x, tensors, running) if alone else None
+            alone = self.one_formula and mask is None
+            y = self._recent.run_by_known(numbers, x, residual, tensors, running) if alone else None
             if y is not None:
                 return y
             formula, known = self._by_running(x, running)
@@ -129,8 +129,8 @@ class BatchLayer(RunningLayer, nn.modules.batchnorm._BatchNorm):
         policy = self.policy
         at_once = learning is not None and policy.pending is None and policy.admits_updates()
         memory, numbers = learning if at_once else None, self._numbers(at_once, learning is not None)
-        alone = self.one_formula and self.process_group is None and residual is None and mask is None
-        result = self._recent.measure(numbers, x, tensors, memory) if alone else None
+        alone = self.one_formula and self.process_group is None and mask is None
+        result = self._recent.measure(numbers, x, residual, tensors, memory) if alone else None
         if result is None:
             result = self._measured(x, residual, mask, tensors, memory, learning is not None)
             if alone:

@@ -67,8 +67,8 @@ class _InstanceNorm(RunningLayer, nn.modules.instancenorm._InstanceNorm):
             return self(x.unsqueeze(0), *batched).squeeze(0)
         parameters, eps = parameters_of(self), self.__dict__["eps"]
         numbers = self.num_features, eps, self.activation, self.lean
-        alone = residual is None and mask is None and lengths is None and not self.track_running_stats
-        y = self._recent.run(numbers, x, parameters) if alone else None
+        alone = mask is None and lengths is None and not self.track_running_stats
+        y = self._recent.run(numbers, x, residual, parameters) if alone else None
         if y is not None:
             return y
         if mask is not None or lengths is not None:
@@ -247,8 +247,8 @@ class GroupNorm(FusedActivation, nn.GroupNorm):
             return as_node(self, input, residual, mask, lengths)
         parameters, groups, eps = parameters_of(self), self.num_groups, self.__dict__["eps"]
         numbers = groups, self.num_channels, eps, self.activation, self.lean
-        if residual is None and mask is None and lengths is None:
-            y = self._recent.run(numbers, input, parameters)
+        if mask is None and lengths is None:
+            y = self._recent.run(numbers, input, residual, parameters)
             if y is not None:
                 return y
         if mask is not None or lengths is not None:

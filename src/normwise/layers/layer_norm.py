@@ -54,8 +54,8 @@ class _RowNorm(ZeroCentered, FusedActivation):
         if self.zero_centered:
             tensors = self._with_gain(x, tensors)
         summing, asker = self.add_first and residual is not None, (type(self), shape)
-        numbers = asker, eps, self.activation, self.zero_centered
-        y = self._recent.run(numbers, x, tensors) if residual is None and mask is None else None
+        numbers = asker, eps, self.activation, self.zero_centered, summing
+        y = self._recent.run(numbers, x, residual, tensors) if mask is None else None
         if y is None:
             view, call = View("sums" if summing else "rows", len(shape)), bound(formula, eps=eps)
             request = Request(x, call, tensors, self.activation, residual, mask, view=view, asker=asker)

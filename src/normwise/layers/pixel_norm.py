@@ -39,8 +39,8 @@ class _PixelNorm(ZeroCentered, FusedActivation):
         numbers = asker, eps, self.activation, self.zero_centered
         if self.zero_centered:
             tensors = self._with_gain(x, tensors)
-        if residual is None and mask is None:
-            y = self._recent.run(numbers, x, tensors)
+        if mask is None:
+            y = self._recent.run(numbers, x, residual, tensors)
             if y is not None:
                 return y
         call = bound(formula, eps=eps)

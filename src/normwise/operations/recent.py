@@ -27,39 +27,44 @@ Parameters = tuple[Tensor | None, ...]
 
 
 class Recent:
-    """A call of a layer without residual and mask, by everything but its tensors' values."""
+    """A call of a layer without a mask, by everything but its tensors' values."""
 
     __slots__ = ("_before", "_behind", "_numbers", "_seen", "_state", "_way")
 
     def __init__(self, way: Way | None = None, numbers: Hashable = None, request: Request | None = None) -> None:
         self._way, self._numbers, self._state = way, numbers, state_of_torch()
         self._seen: Any = None if way is None else seen_by(way)
-        if request is not None:  # parameters, known statistics and memory are those of each call
-            self._before, self._behind = (request.formula, request[3:6]), request[8:]
+        if request is not None:  # tensors, known statistics and memory are those of each call
+            self._before, self._behind = request[1:4:2], request[8:]
 
-    def run(self, numbers: Hashable, x: Tensor, parameters: Parameters) -> Tensor | None:
+    def run(self, numbers: Hashable, x: Tensor, residual: Tensor | None, parameters: Parameters) -> Tensor | None:
         """``y`` of a call of this kind; None of another, or where something unusual is going on."""
-        request = self._again(numbers, x, parameters, ())
+        request = self._again(numbers, x, residual, parameters, ())
         return None if request is None else self._way.run(request)[0]  # type: ignore[union-attr]
 
     def run_by_known(
-        self, numbers: Hashable, x: Tensor, parameters: Parameters, running: RunningStatistics
+        self, numbers: Hashable, x: Tensor, residual: Tensor | None, parameters: Parameters, running: RunningStatistics
     ) -> Tensor | None:
         """The same by given statistics."""
         mean, var, batches, _ = running
         of_known = _COUNTED_BEFORE if batches is None else batches, mean, var
-        request = self._again(numbers, x, parameters, of_known, None, Moments(mean, var, 1))
+        request = self._again(numbers, x, residual, parameters, of_known, None, Moments(mean, var, 1))
         return None if request is None else self._way.run(request)[0]  # type: ignore[union-attr]
 
     def measure(
-        self, numbers: Hashable, x: Tensor, parameters: Parameters, memory: RunningStatistics | None
+        self,
+        numbers: Hashable,
+        x: Tensor,
+        residual: Tensor | None,
+        parameters: Parameters,
+        memory: RunningStatistics | None,
     ) -> Result | None:
         """The same with the statistics, which ``memory`` may take in."""
         of_memory: tuple[Tensor, ...] = ()
         if memory is not None:
             mean, var, batches, _ = memory
             of_memory = mean, var, _COUNTED_BEHIND if batches is None else batches
-        request = self._again(numbers, x, parameters, of_memory, memory)
+        request = self._again(numbers, x, residual, parameters, of_memory, memory)
         if request is None:
             return None
         y, kept = self._way.run(request)  # type: ignore[union-attr]
@@ -69,6 +74,7 @@ class Recent:
         self,
         numbers: Hashable,
         x: Tensor,
+        residual: Tensor | None,
         parameters: Parameters,
         others: tuple[Tensor, ...],
         memory: RunningStatistics | None = None,
@@ -77,12 +83,16 @@ class Recent:
         """The request of a call of this kind."""
         if not is_ordinary() or self._seen is None or _autocast_enabled() or self._numbers != numbers:
             return None
-        weight, bias = parameters
-        tensors = x, _RESIDUAL, _MASK, _WEIGHT if weight is None else weight, _BIAS if bias is None else bias
-        if self._state != state_of_torch() or not self._seen.check(*tensors, *others):
+        if type(x) is not Tensor or self._state != state_of_torch():
             return None
-        formula, before = self._before
-        return tuple.__new__(Request, (x, formula, parameters, *before, known, memory, *self._behind))
+        weight, bias = parameters
+        tensors = x, _RESIDUAL if residual is None else residual, _MASK
+        of_layer = _WEIGHT if weight is None else weight, _BIAS if bias is None else bias
+        if not self._seen.check(*tensors, *of_layer, *others):
+            return None
+        formula, activation = self._before
+        asked = x, formula, parameters, activation, residual, None, known, memory
+        return tuple.__new__(Request, (*asked, *self._behind))
 
 
 def run_and_keep(layer: Any, numbers: Hashable, request: Request, check: Callable[[Request], None]) -> Tensor:
@@ -96,5 +106,5 @@ def run_and_keep(layer: Any, numbers: Hashable, request: Request, check: Callabl
 
 def keep(layer: Any, numbers: Hashable, request: Request, way: Way) -> None:
     """Let ``layer._recent`` be this call, if its way stays."""
-    if is_ordinary() and request.residual is None and request.mask is None and seen_by(way) is not None:
+    if is_ordinary() and request.mask is None and seen_by(way) is not None:
         layer.__dict__["_recent"] = Recent(way, numbers, request)
