@@ -15,7 +15,7 @@ LEAST, LEAST_SLOPE = 1e-6, 2e-5
 
 def last_bit(exact):
     """What it stands for in each number rounded to bf16."""
-    return torch.ldexp(torch.ones(()).double(), torch.frexp(exact).exponent - 8)
+    return torch.ldexp(torch.ones_like(exact), torch.frexp(exact).exponent - 8)
 
 
 def every_number():

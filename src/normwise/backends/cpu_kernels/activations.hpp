@@ -25,8 +25,8 @@ NW_INLINE V polynomial(V x, const float (&c)[N]) {
   return y;
 }
 
-// bf16 keeps 8 bits of a result: shorter polynomials and, with AVX-512, quotients of 14 bits, which are off by at most 1 in
-// 5,000 together, a tenth of what rounding takes, serve it as well. T in what follows is the element type.
+// bf16 keeps 8 bits of a result: shorter polynomials, off by at most 1 in 30,000, serve it as well, also where many results
+// are summed. T in what follows is the element type.
 template <class T>
 constexpr bool kShort = std::is_same_v<T, bf16>;
 
@@ -57,11 +57,14 @@ NW_INLINE vec<float> at_most(float high, vec<float> x) {
 #endif
 }
 
-// 1 / v. AVX2 has 12 bits of it, too few, and to mend them takes as long as a division.
+// 1 / v of a finite v: for bf16 14 bits and one step of Newton's. AVX2 has 12 bits, and to mend them takes as long as a division.
 template <class T>
 NW_INLINE vec<float> reciprocal(vec<float> v) {
 #if defined(__AVX512F__)
-  if constexpr (kShort<T>) return (vec<float>)_mm512_rcp14_ps((__m512)v);
+  if constexpr (kShort<T>) {
+    const vec<float> r = (vec<float>)_mm512_rcp14_ps((__m512)v);
+    return r * (2.0f - v * r);
+  }
 #endif
   return 1.0f / v;
 }
@@ -75,7 +78,7 @@ struct Exponent {
 template <class T>
 NW_INLINE Exponent exponent(vec<float> x) {
   static constexpr float c[] = {1.39264006e-3f, 8.36335309e-3f, 4.16665524e-2f, 0.166665763f, 0.5f};
-  static constexpr float few[] = {0.0550089292f, 0.242210954f, 0.693282902f};  // of 2^r - 1, without the last factor r
+  static constexpr float few[] = {9.58285294e-3f, 0.0559064262f, 0.240240991f, 0.693124175f};  // (2^r - 1) / r
   x = at_least(-87.3f, x);
   // 1.5 · 2^23: adding it rounds to an integer, which stands in the last bits; 127 more, and it is an exponent.
   const float shifter = 12582912.0f + 127, to_power_of_2 = 1.44269504f;
@@ -115,10 +118,10 @@ NW_INLINE WithSlope<vec<float>> tangent(vec<float> x) {
   const vec<float> e = expm1_below<T>(-2.0f * abs_(x)), i = reciprocal<T>(2.0f + e);
   return {with_sign_of(x, -e * i), 4.0f * (1.0f + e) * i * i};
 }
-// 1 / (1 + exp(-z)): what is too small beside 1, or infinite, gives 1 and 0 by itself.
+// 1 / (1 + exp(-z)): what is too small beside 1, or too large, gives 1 and 0 by itself.
 template <class T>
 NW_INLINE vec<float> sigmoid(vec<float> z) {
-  const Exponent e = exponent<T>(at_most(89.0f, -z));
+  const Exponent e = exponent<T>(at_most(kShort<T> ? 88.0f : 89.0f, -z));
   return reciprocal<T>(e.power * (1.0f + e.fraction) + 1.0f);
 }
 // Φ(z) of the normal distribution, and exp(-z²/2).
@@ -131,10 +134,10 @@ NW_INLINE Gaussian<vec<float>> gaussian(vec<float> z) {
   // Φ(-|z|) = bell · P(1 / (1 + a |z|)), within 5e-8 of itself: nothing cancels where z is negative.
   static constexpr float c[] = {-0.0784099326f, 0.290121704f, -0.277491361f, 0.300702602f, -0.0323520415f,
                                 0.119253226f, 0.0858355835f, 0.0923672393f, -2.70288583e-5f};
-  static constexpr float few[] = {-0.127104029f, 0.331982583f, 0.101598784f, 0.194617003f, -1.11321663e-3f};
-  constexpr float a = kShort<T> ? 0.45f : 0.23f;
+  static constexpr float few[] = {-0.103902049f, 0.295762599f, -6.40888699e-3f, 0.181177095f, 0.132957637f, 4.11371177e-4f};
+  constexpr float a = kShort<T> ? 0.35f : 0.23f;
   const vec<float> bell = exp_below<T>(-0.5f * z * z);
-  const vec<float> below = bell * polynomial<T>(reciprocal<T>(1.0f + a * abs_(z)), c, few);
+  const vec<float> below = bell * polynomial<T>(reciprocal<T>(1.0f + a * at_most(1e4f, abs_(z))), c, few);
   return {z < 0 ? below : 1.0f - below, bell};
 }
 // erf(z), and its slope.
@@ -279,11 +282,11 @@ NW_INLINE V any_slope(int act, V z) {
     }
     case kGeluTanh: {
       const V s = sigmoid<T>(gelu_gate(z));
-      return s + z * s * (1 - s) * (A(2 * kGeluScale) + A(6 * kGeluScale * kGeluCubic) * z * z);
+      return s + z * s * (1 - s) * (A(2 * kGeluScale) + A(6 * kGeluScale * kGeluCubic) * at_most(400, z * z));
     }
     case kMish: {
       const WithSlope<V> t = tanh_softplus<T>(z);
-      return t.value + z * t.slope;
+      return t.value + at_most(20, z) * t.slope;
     }
     case kHardswish: return z <= -3 ? zero : (z >= 3 ? one : z * A(1.0 / 3) + A(0.5));
     case kSigmoid: {
