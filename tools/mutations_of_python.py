@@ -29,8 +29,8 @@ MUTATIONS = [
     Mutation(
         "each number of threads is another kind of call",
         "operations/ways/choosing.py",
-        "*(lean_one, torch.get_num_threads()),",
-        "lean_one,",
+        "_grad_enabled(), chosen(), _threads()",
+        "_grad_enabled(), chosen()",
         "tests/tuning/test_tuned_choice.py",
     ),
     Mutation(
@@ -274,16 +274,37 @@ MUTATIONS = [
     Mutation(
         "a call with gradients is another kind of call",
         "operations/ways/choosing.py",
-        "activation, graph, chosen(),",
-        "activation, chosen(),",
+        "return _grad_enabled(), chosen(),",
+        "return chosen(),",
         "tests/operations/test_ways.py",
     ),
     Mutation(
         "a call with another backend is another kind of call",
         "operations/ways/choosing.py",
-        "activation, graph, chosen(),",
-        "activation, graph,",
+        "return _grad_enabled(), chosen(),",
+        "return _grad_enabled(),",
         "tests/operations/test_ways.py",
+    ),
+    Mutation(
+        "a layer whose numbers were set is not like its last call",
+        "operations/recent.py",
+        " or self._numbers != numbers:",
+        ":",
+        "tests/operations/test_recent.py",
+    ),
+    Mutation(
+        "a call that torch is set to do otherwise is not like the last one",
+        "operations/recent.py",
+        " or self._state != state_of_torch():",
+        ":",
+        "tests/operations/test_recent.py",
+    ),
+    Mutation(
+        "pixels whose channels lie elsewhere in the backward pass are turned",
+        "backends/cpu_dense_rows.py",
+        "if not same:",
+        "if False:",
+        "tests/operations/test_dense_rows.py",
     ),
     Mutation(
         "the substitute during compilation is not kept",
@@ -357,8 +378,8 @@ MUTATIONS = [
     ),
     Mutation(
         "a prepared kernel reads no gradient of another layout",
-        "backends/cpu_standardize.py",
-        "and grad_y.stride() == self.strides",
+        "backends/cpu_tensors.py",
+        "and t.stride() == strides",
         "",
         "tests/backends/test_cpu_fused.py",
     ),

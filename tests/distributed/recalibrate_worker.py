@@ -47,7 +47,11 @@ def a_failure_of_one_fails_all_and_changes_none(rank):
     loader = data([4, 4], 0)
     if rank == 1:
         loader[1][0, 0, 0, 0] = float("nan")
-    kind, words = (ValueError, "batch 2 at 1 holds values that are NaN") if rank == 1 else (RuntimeError, "process 1 .* batch 2 at 1")
+    kind, words = (
+        (ValueError, "batch 2 at 1 holds values that are NaN")
+        if rank == 1
+        else (RuntimeError, "process 1 .* batch 2 at 1")
+    )
     with pytest.raises(kind, match=words):
         nw.recalibrate(model, loader)
     assert torch.equal(statistics(model), before)

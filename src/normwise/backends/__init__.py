@@ -2,9 +2,10 @@
 
 A backend is one module with the same few functions: `unavailable`, `serves`, and the kernels `moments`,
 `apply`, `backward_reduce`, `backward_apply`; `reference.py` is their specification. To add one: write the
-module and name it in `_BACKENDS`. Further functions (`protocols.py`: `Fused`, `Rows`, `Squashing`, `Responses`,
-`Formulas`, `Remembering`) are used where a backend has them, see `offering`. The Triton kernels have no `Responses`:
-for them the reference serves layers that are not affine in ``x`` (EvoNorm, FilterResponseNorm with its threshold).
+module and name it in `_BACKENDS`. Further functions (`protocols.py`: `Fused`, `Rows`, `BoundRows`, `Squashing`,
+`Responses`, `Formulas`, `Remembering`) are used where a backend has them, see `offering`. The Triton kernels have no
+`Responses`: for them the reference serves layers that are not affine in ``x`` (EvoNorm, FilterResponseNorm with its
+threshold).
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from . import cpu, reference, triton_kernels
 from .background import is_anything_compiling as is_anything_compiling
 from .cpu_library import ELEMENTS, kernels, threads
 from .protocols import Backend as Backend
+from .protocols import BoundRows as BoundRows
+from .protocols import DenseRows as DenseRows
 from .protocols import Formulas as Formulas
 from .protocols import Fused as Fused
 from .protocols import Gradients as Gradients

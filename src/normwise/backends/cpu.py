@@ -11,6 +11,7 @@ from normwise.core.activations import Activation
 from normwise.core.layout import PLAIN
 from normwise.core.moments import Moments
 
+from .cpu_dense_rows import dense_rows as dense_rows
 from .cpu_formulas import normalize as normalize
 from .cpu_formulas import normalize_backward as normalize_backward
 from .cpu_formulas import prepare as prepare

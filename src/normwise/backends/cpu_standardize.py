@@ -9,7 +9,7 @@ from normwise.core.activations import Activation
 from normwise.core.moments import statistics_dtype
 
 from .cpu_library import activation_number, call_packed, failure, packed, threads
-from .cpu_tensors import WIDE, address, as_parameters, in_dtype_of, laid_out, matched, new_table, room, span
+from .cpu_tensors import WIDE, address, as_parameters, in_dtype_of, laid_out, lies_as, matched, new_table, room, span
 from .huge_pages import empty_like
 from .protocols import Known, StandardizationGradients
 
@@ -109,7 +109,7 @@ class Standardization:
         same: bool,
     ) -> StandardizationGradients:
         """`standardize_backward`."""
-        if not (values and self.direct and same and self._fits(grad_y)):
+        if not (values and self.direct and same and lies_as(grad_y, self.dtype, self.strides)):
             rest = (self.groups, weight, bias, self.eps, residual, self.activation, table)
             return standardize_backward(grad_y, x, *rest, known=known, values=values)
         size, channels, of_residual = self.size, self.channels, 0 if residual is None else self.size
@@ -150,17 +150,6 @@ class Standardization:
         if answer:
             raise failure("nw_standardize_backward", answer, arguments)
         return grad_x, grad_residual, grad_weight, grad_bias
-
-    def _fits(self, grad_y: Tensor) -> bool:
-        """Whether the kernel can read the gradient without a conversion; its shape has been compared with ``x``."""
-        return (
-            type(grad_y) is Tensor
-            and grad_y.dtype is self.dtype
-            and grad_y.is_cpu
-            and grad_y.stride() == self.strides
-            and not grad_y.is_neg()
-            and not grad_y._is_zerotensor()
-        )
 
 
 def standardization(

@@ -37,6 +37,9 @@ def _bind():
 
 
 _madvise = _bind()
+# Of torch's large modules, whose dictionaries a net's other work drives out of the caches: looked up once.
+_function_modes = torch._C._len_torch_function_stack  # pyright: ignore[reportAttributeAccessIssue]
+_empty_like = torch.empty_like
 
 
 def huge_pages(enabled: bool | None = None) -> bool:
@@ -69,11 +72,11 @@ def system_huge_pages() -> str | None:
 def empty_like(x: Tensor) -> Tensor:
     """`torch.empty_like` for a kernel's output, on huge pages where it is large and on the CPU."""
     # A function mode, such as that of `trace`, would take this allocation for a constant, though a kernel fills it.
-    if torch._C._len_torch_function_stack():  # pyright: ignore[reportAttributeAccessIssue]
+    if _function_modes():
         with torch._C.DisableTorchFunction():
-            y = torch.empty_like(x)
+            y = _empty_like(x)
     else:
-        y = torch.empty_like(x)
+        y = _empty_like(x)
     size = y.nbytes
     if size >= THRESHOLD and _enabled and _madvise is not None and y.is_cpu:
         start = y.data_ptr()

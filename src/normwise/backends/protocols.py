@@ -212,6 +212,49 @@ class Rows(Backend, Protocol):
         ...
 
 
+class DenseRows(Protocol):
+    """Rows, or pixels over their channels, for all calls whose tensors are of the kinds that it was made for."""
+
+    def forward(
+        self, x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, keep: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """``y``, which lies as ``x``, and what is to ``keep`` for the backward."""
+        ...
+
+    def backward(
+        self,
+        grad_y: Tensor,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        table: Tensor,
+        needs: Sequence[bool],
+        same: bool,
+    ) -> StandardizationGradients:
+        """The gradients that ``needs`` names; ``same`` as in `Standardization.backward`."""
+        ...
+
+
+@runtime_checkable
+class BoundRows(Rows, Protocol):
+    """A backend that also normalizes rows and pixels as they lie, and finds out once what all calls of a kind share."""
+
+    def dense_rows(
+        self,
+        x: Tensor,
+        width: int,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        eps: float,
+        center: bool,
+        residual: Tensor | None,
+        activation: Activation | None,
+    ) -> DenseRows | None:
+        """For the kinds of these tensors, of ``width`` 0 for pixels; None where one of them would be converted."""
+        ...
+
+
 @runtime_checkable
 class ModulatedRows(Backend, Protocol):
     """A backend that also normalizes rows with an affine map for every ``per`` of them; see `Rows`.

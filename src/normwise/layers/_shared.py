@@ -11,6 +11,7 @@ from normwise.core.activations import activation_named
 from normwise.core.arguments import as_mask, check_floating, check_input, length_mask
 from normwise.core.numbers import check_flag
 from normwise.core.symbols import Traceable
+from normwise.operations.recent import Recent
 from normwise.operations.request import INVERTIBLE
 
 from ._rebuilding import Epsilon
@@ -29,10 +30,16 @@ class FusedActivation(Traceable, nn.Module):
     activation: str | None = None
     #: Whether only the output is kept for the backward pass; see `BatchNorm2d`.
     lean: bool = False
+    #: The last call, which one of the same kind is told by.
+    _recent: Recent = Recent()
     eps: Any = Epsilon()
     _eps: Any
     #: Whether ``eps`` may be None, which means the machine epsilon.
     eps_is_optional = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies of the layer, and layers that are loaded, begin without a last call."""
+        return {name: value for name, value in self.__dict__.items() if name != "_recent"}
 
     def lost_in(self, mode: str) -> str:
         """What is lost if a tool takes the layer for torch's own in that mode (training, evaluation); "" if nothing."""

@@ -18,7 +18,8 @@ from normwise.core.processes import ProcessGroup, check_group, resolve_group
 from normwise.core.running import RunningStatistics
 from normwise.core.single_value import WITHOUT_EFFECT, check_values_per_channel
 from normwise.core.symbols import as_node, is_symbol
-from normwise.operations.normalize import Result, run, run_for_y
+from normwise.operations.normalize import Result, run
+from normwise.operations.recent import keep, run_and_keep
 from normwise.operations.request import Request
 from normwise.operations.request import check as check_request
 
@@ -43,6 +44,8 @@ class BatchLayer(RunningLayer, nn.modules.batchnorm._BatchNorm):
     checked = RunningLayer.checked | {"process_group": check_group}
     #: The modes in which the layer computes what torch's batch norm would compute with its numbers, activation aside.
     plain_in: tuple[str, ...] = ()
+    #: Whether the formula in training depends on nothing but ε, and nothing of it is noted.
+    one_formula = False
 
     def _set_lean(self, lean: bool) -> None:
         super()._set_lean(lean)
@@ -102,11 +105,16 @@ class BatchLayer(RunningLayer, nn.modules.batchnorm._BatchNorm):
             tensors = self._tensors()
         running = self.running_statistics()
         if running is not None and not self._uses_batch(x):
+            numbers = self._numbers("running")
+            alone = self.one_formula and mask is None
+            y = self._recent.run_by_known(numbers, x, residual, tensors, running) if alone else None
+            if y is not None:
+                return y
             formula, known = self._by_running(x, running)
             asker = (type(self), self.num_features, "running")
             more: dict[str, Any] = {"asker": asker, "beside": (running.batches,), "lean": self.lean}
             request = Request(x, formula, tensors, self.activation, residual, mask, known, **more)
-            return run_for_y(request, self._check_request)
+            return run_and_keep(self, numbers, request, self._check_request)
         return self._train(x, residual, mask, tensors, running if self.training and self.track_running_stats else None)
 
     def _train(
@@ -118,11 +126,36 @@ class BatchLayer(RunningLayer, nn.modules.batchnorm._BatchNorm):
         learning: RunningStatistics | None,
     ) -> Tensor:
         """The output by the batch's statistics, with which ``learning`` is updated."""
+        policy = self.policy
+        at_once = learning is not None and policy.pending is None and policy.admits_updates()
+        memory, numbers = learning if at_once else None, self._numbers(at_once, learning is not None)
+        alone = self.one_formula and self.process_group is None and mask is None
+        result = self._recent.measure(numbers, x, residual, tensors, memory) if alone else None
+        if result is None:
+            result = self._measured(x, residual, mask, tensors, memory, learning is not None)
+            if alone:
+                keep(self, numbers, result.request, result.way)
+        if learning is not None and not (at_once and result.remembered()):
+            self._remember(result)
+        return result.y
+
+    def _numbers(self, *mode: Any) -> tuple[Any, ...]:
+        """All numbers of the layer that a request and its check use."""
+        return self.num_features, self._eps, self.momentum, self.activation, self.lean, *mode
+
+    def _measured(
+        self,
+        x: Tensor,
+        residual: Tensor | None,
+        mask: Tensor | None,
+        tensors: tuple[Tensor | None, ...],
+        memory: RunningStatistics | None,
+        learning: bool,
+    ) -> Result:
+        """The result by the batch's statistics, through the door."""
         group, check = None, self._check_alone
         if self.training and self.process_group is not None:
             group, check = self._processes(), self._check_together
-        policy = self.policy
-        at_once = learning is not None and policy.pending is None and policy.admits_updates()
         request = Request(
             x,
             self._by_batch(x, mask, group),
@@ -130,8 +163,8 @@ class BatchLayer(RunningLayer, nn.modules.batchnorm._BatchNorm):
             self.activation,
             residual,
             mask,
-            memory=learning if at_once else None,
-            measured=learning is not None or group is not None,
+            memory=memory,
+            measured=learning or group is not None,
             asker=(type(self), self.num_features, "batch"),
             lean=self.lean,
         )
@@ -139,9 +172,7 @@ class BatchLayer(RunningLayer, nn.modules.batchnorm._BatchNorm):
         self._note(request.formula, result)
         if group is not None:
             self._check_total(result.statistics())
-        if learning is not None and not (at_once and result.remembered()):
-            self._remember(result)
-        return result.y
+        return result
 
     def _processes(self) -> ProcessGroup | None:
         """The group of processes that share the batch now; None for this process alone."""

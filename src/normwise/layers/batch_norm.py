@@ -24,6 +24,7 @@ class _BatchNorm(BatchLayer):
     """The base of `BatchNorm1d`, 2d and 3d and of `SyncBatchNorm`."""
 
     plain_in = ("training", "evaluation")
+    one_formula = True
 
     def _by_batch(self, x: Tensor, mask: Tensor | None, group: ProcessGroup | None) -> Formula:
         return pooled(formulas.batch_norm, group, eps=self._eps)

@@ -16,7 +16,8 @@ from normwise.core.numbers import check_groups, check_momentum, check_whole
 from normwise.core.running import Judge, RunningStatistics
 from normwise.core.single_value import check_values_per_group
 from normwise.core.symbols import as_node, is_symbol
-from normwise.operations.normalize import run, run_for_y
+from normwise.operations.normalize import run
+from normwise.operations.recent import keep, run_and_keep
 from normwise.operations.request import Request
 from normwise.operations.request import check as check_request
 
@@ -66,19 +67,25 @@ class _InstanceNorm(RunningLayer, nn.modules.instancenorm._InstanceNorm):
             self._check_input_dim(x)
             batched = [None if t is None else t.unsqueeze(0) for t in (residual, mask, lengths)]
             return self(x.unsqueeze(0), *batched).squeeze(0)
+        parameters, eps = parameters_of(self), self._eps
+        numbers = self.num_features, eps, self.activation, self.lean
+        alone = mask is None and lengths is None and not self.track_running_stats
+        y = self._recent.run(numbers, x, residual, parameters) if alone else None
+        if y is not None:
+            return y
         if mask is not None or lengths is not None:
             mask = self._mask(x, mask, lengths)
         running = self.running_statistics() if self.track_running_stats else None
         known, check = None, self._check_request
-        formula = bound(formulas.instance_norm, eps=self._eps)
+        formula = bound(formulas.instance_norm, eps=eps)
         learning = running is not None and self.training and not self.policy.frozen
         if running is not None and not learning:
-            formula, check = bound(formulas.standardized, eps=self._eps), self._check_tensors
+            formula, check = bound(formulas.standardized, eps=eps), self._check_tensors
             known = Moments(running.mean, running.var, 1)
         request = Request(
             x,
             formula,
-            parameters_of(self),
+            parameters,
             self.activation,
             residual,
             mask,
@@ -89,6 +96,8 @@ class _InstanceNorm(RunningLayer, nn.modules.instancenorm._InstanceNorm):
             lean=self.lean,
         )
         result = run(request, check)
+        if alone:
+            keep(self, numbers, request, result.way)
         if learning:
             self._remember(result)
         return result.y
@@ -238,14 +247,18 @@ class GroupNorm(FusedActivation, nn.GroupNorm):
     ) -> Tensor:
         if (type(input) is not Tensor or residual is not None) and is_symbol(input, residual):
             return as_node(self, input, residual, mask, lengths)
+        parameters, groups, eps = parameters_of(self), self.num_groups, self._eps
+        numbers = groups, self.num_channels, eps, self.activation, self.lean
+        if mask is None and lengths is None:
+            y = self._recent.run(numbers, input, residual, parameters)
+            if y is not None:
+                return y
         if mask is not None or lengths is not None:
             mask = self._mask(input, mask, lengths)
-        formula = bound(formulas.group_norm, groups=self.num_groups, eps=self._eps)
+        formula = bound(formulas.group_norm, groups=groups, eps=eps)
         asker = (type(self), self.num_channels)
-        request = Request(
-            input, formula, parameters_of(self), self.activation, residual, mask, asker=asker, lean=self.lean
-        )
-        return run_for_y(request, self._check_request)
+        request = Request(input, formula, parameters, self.activation, residual, mask, asker=asker, lean=self.lean)
+        return run_and_keep(self, numbers, request, self._check_request)
 
     def _scripted(self) -> nn.Module:
         return ScriptedGroupNorm(self)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,12 +11,12 @@ from torch import Tensor, nn
 from normwise.core import formulas
 from normwise.core.arguments import check_floating
 from normwise.core.bound import bound
-from normwise.core.formulas import Formula
+from normwise.core.formulas import Affine
 from normwise.core.moments import epsilon
 from normwise.core.numbers import as_row_shape, check_rows
 from normwise.core.symbols import as_node, is_symbol
 from normwise.core.tables import broadcasts, check_optional
-from normwise.operations.normalize import run_for_y
+from normwise.operations.recent import run_and_keep
 from normwise.operations.request import Request, View
 from normwise.operations.request import check as check_request
 
@@ -43,7 +44,8 @@ class _RowNorm(ZeroCentered, FusedActivation):
     def _normalize(
         self,
         x: Tensor,
-        formula: Formula,
+        formula: Callable[..., Affine],
+        eps: float,
         tensors: tuple[Tensor | None, Tensor | None],
         residual: Tensor | None,
         mask: Tensor | None,
@@ -54,10 +56,13 @@ class _RowNorm(ZeroCentered, FusedActivation):
             shape = as_row_shape(self, shape)
         if self.zero_centered:
             tensors = self._with_gain(x, tensors)
-        summing = self.add_first and residual is not None
-        view, asker = View("sums" if summing else "rows", len(shape)), (type(self), shape)
-        request = Request(x, formula, tensors, self.activation, residual, mask, view=view, asker=asker)
-        y = run_for_y(request, self._check_request)
+        summing, asker = self.add_first and residual is not None, (type(self), shape)
+        numbers = asker, eps, self.activation, self.zero_centered, summing
+        y = self._recent.run(numbers, x, residual, tensors) if mask is None else None
+        if y is None:
+            view, call = View("sums" if summing else "rows", len(shape)), bound(formula, eps=eps)
+            request = Request(x, call, tensors, self.activation, residual, mask, view=view, asker=asker)
+            y = run_and_keep(self, numbers, request, self._check_request)
         return (y, x) if self.add_first and not summing else y  # type: ignore[return-value]
 
     def extra_repr(self) -> str:
@@ -134,7 +139,8 @@ class LayerNorm(_RowNorm, nn.LayerNorm):
     def forward(self, input: Tensor, residual: Tensor | None = None, mask: Tensor | None = None) -> Tensor:  # type: ignore[override]
         if (type(input) is not Tensor or residual is not None) and is_symbol(input, residual):
             return as_node(self, input, residual, mask)
-        return self._normalize(input, bound(formulas.instance_norm, eps=self._eps), parameters_of(self), residual, mask)
+        eps = self._eps
+        return self._normalize(input, formulas.instance_norm, eps, parameters_of(self), residual, mask)
 
 
 class RMSNorm(_RowNorm, nn.RMSNorm):
@@ -181,5 +187,5 @@ class RMSNorm(_RowNorm, nn.RMSNorm):
     def forward(self, x: Tensor, residual: Tensor | None = None, mask: Tensor | None = None) -> Tensor:  # type: ignore[override]
         if (type(x) is not Tensor or residual is not None) and is_symbol(x, residual):
             return as_node(self, x, residual, mask)
-        formula = bound(formulas.rms_norm, eps=epsilon(x, self._eps))
-        return self._normalize(x, formula, (self.weight, None), residual, mask)
+        eps = epsilon(x, self._eps)
+        return self._normalize(x, formulas.rms_norm, eps, (self.weight, None), residual, mask)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,11 +10,11 @@ from torch import Tensor, nn
 
 from normwise.core import formulas
 from normwise.core.bound import bound
-from normwise.core.formulas import Formula
+from normwise.core.formulas import Affine
 from normwise.core.moments import epsilon
 from normwise.core.symbols import as_node, is_symbol
 from normwise.core.tables import check_optional
-from normwise.operations.normalize import run_for_y
+from normwise.operations.recent import run_and_keep
 from normwise.operations.request import PIXELS, Request
 from normwise.operations.request import check as check_request
 
@@ -30,16 +31,23 @@ class _PixelNorm(ZeroCentered, FusedActivation):
     def _normalize(
         self,
         x: Tensor,
-        formula: Formula,
+        formula: Callable[..., Affine],
+        eps: float,
         tensors: tuple[Tensor | None, Tensor | None],
         residual: Tensor | None,
         mask: Tensor | None,
     ) -> Tensor:
+        asker = (type(self), self.normalized_shape)
+        numbers = asker, eps, self.activation, self.zero_centered
         if self.zero_centered:
             tensors = self._with_gain(x, tensors)
-        asker = (type(self), self.normalized_shape)
-        request = Request(x, formula, tensors, self.activation, residual, mask, view=PIXELS, asker=asker)
-        return run_for_y(request, self._check_request)
+        if mask is None:
+            y = self._recent.run(numbers, x, residual, tensors)
+            if y is not None:
+                return y
+        call = bound(formula, eps=eps)
+        request = Request(x, call, tensors, self.activation, residual, mask, view=PIXELS, asker=asker)
+        return run_and_keep(self, numbers, request, self._check_request)
 
     def _scripted(self) -> nn.Module:
         return ScriptedRows(self, center=isinstance(self, nn.LayerNorm), pixels=True)
@@ -118,8 +126,8 @@ class LayerNorm2d(_PixelNorm, nn.LayerNorm):
     ) -> Tensor:
         if (type(input) is not Tensor or residual is not None) and is_symbol(input, residual):
             return as_node(self, input, residual, mask, lengths)
-        formula, mask = bound(formulas.instance_norm, eps=self._eps), self._mask(input, mask, lengths)
-        return self._normalize(input, formula, parameters_of(self), residual, mask)
+        mask, eps = self._mask(input, mask, lengths), self._eps
+        return self._normalize(input, formulas.instance_norm, eps, parameters_of(self), residual, mask)
 
 
 class RMSNorm2d(_PixelNorm, nn.RMSNorm):
@@ -171,8 +179,8 @@ class RMSNorm2d(_PixelNorm, nn.RMSNorm):
     ) -> Tensor:
         if (type(x) is not Tensor or residual is not None) and is_symbol(x, residual):
             return as_node(self, x, residual, mask, lengths)
-        formula, mask = bound(formulas.rms_norm, eps=epsilon(x, self._eps)), self._mask(x, mask, lengths)
-        return self._normalize(x, formula, (self.weight, None), residual, mask)
+        mask, eps = self._mask(x, mask, lengths), epsilon(x, self._eps)
+        return self._normalize(x, formulas.rms_norm, eps, (self.weight, None), residual, mask)
 
 
 def _check_channels(channels: Any, name: str) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from normwise.core.layout import check_memory
 from normwise.core.moments import Moments
 
+from .context import is_backward_plain
 from .request import Request
 
 Parameters = Sequence[Tensor | None]
@@ -110,11 +111,7 @@ class _OverTensor(torch.autograd.Function):
         call, (x, residual, mask, *p) = ctx.call, ctx.saved_tensors
         grads = (grad_y, *others) if others else grad_y
         # Transforms may be active here even if none was in the forward pass.
-        plainly = (
-            torch.is_grad_enabled()
-            or torch._C._len_torch_dispatch_stack() > 0  # pyright: ignore[reportAttributeAccessIssue]
-            or torch._C._functorch.peek_interpreter_stack() is not None  # pyright: ignore[reportAttributeAccessIssue]
-        )
+        plainly = is_backward_plain()
         if plainly or not call.one_pass.checks_saved:
             check_unchanged(call.forms, x, residual, mask, *p)
         if plainly and call.one_pass.saves_output:
@@ -136,8 +133,10 @@ class _OverTensor(torch.autograd.Function):
         return None, found[0], found[1], None, *found[2:]
 
 
-# Called directly, without the search of `apply` for transforms: there are none where a kernel runs.
+# Called directly, without the search of `apply` for transforms: there are none where a kernel runs. So is the backward
+# pass, without torch's search for the form in which it was written.
 over_tensor = super(torch.autograd.Function, _OverTensor).apply  # pyright: ignore[reportAttributeAccessIssue]
+_OverTensor._backward_cls.apply = _OverTensor.backward  # type: ignore[attr-defined]
 
 
 def _plainly(

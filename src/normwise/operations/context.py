@@ -18,6 +18,12 @@ from normwise.core.transforms import under_function_transform
 from .request import PLANES, Request, plain_pool
 
 _NOTHING = nullcontext()
+# Every call asks these, of torch's large modules: looked up once.
+_is_compiling = torch.compiler.is_compiling
+_interpreter = torch._C._functorch.peek_interpreter_stack  # pyright: ignore[reportAttributeAccessIssue]
+_function_modes = torch._C._len_torch_function_stack  # pyright: ignore[reportAttributeAccessIssue]
+_dispatch_modes = torch._C._len_torch_dispatch_stack  # pyright: ignore[reportAttributeAccessIssue]
+_is_tracing = torch._C._is_tracing  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class Context(NamedTuple):
@@ -46,13 +52,18 @@ def context_of(request: Request) -> Context:
 def is_ordinary() -> bool:
     """Whether none of these is active, so that the kind of call alone determines its way."""
     return not (
-        torch.compiler.is_compiling()
-        or torch._C._functorch.peek_interpreter_stack() is not None  # pyright: ignore[reportAttributeAccessIssue]
-        or torch._C._len_torch_function_stack()  # pyright: ignore[reportAttributeAccessIssue]
-        or torch._C._is_tracing()  # pyright: ignore[reportAttributeAccessIssue]
-        or torch._C._len_torch_dispatch_stack()  # pyright: ignore[reportAttributeAccessIssue]
+        _is_compiling()
+        or _interpreter() is not None
+        or _function_modes()
+        or _is_tracing()
+        or _dispatch_modes()
         or forward_ad._current_level >= 0
     )
+
+
+def is_backward_plain() -> bool:
+    """Whether a backward pass has a gradient itself, is transformed, or is looked at: then operations are plain."""
+    return torch.is_grad_enabled() or _dispatch_modes() > 0 or _interpreter() is not None
 
 
 def plain_operations_wanted() -> bool:

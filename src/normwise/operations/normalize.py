@@ -21,6 +21,8 @@ from .request import check as check_request
 from .ways.choosing import Way, way_for
 
 Check = Callable[[Request], None]
+# Every call asks it, of a large module: looked up once.
+_autocast_enabled = torch._C._is_any_autocast_enabled  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class Result(NamedTuple):
@@ -46,7 +48,7 @@ def run(request: Request, check: Check = check_request) -> Result:
         check(request)
         request, check = _padded(request), _nothing
     way = way_for(request, check)
-    if torch._C._is_any_autocast_enabled():  # pyright: ignore[reportAttributeAccessIssue]
+    if _autocast_enabled():
         with without_autocast(request.x):
             y, kept = way.run(request)
     else:
@@ -56,7 +58,7 @@ def run(request: Request, check: Check = check_request) -> Result:
 
 def run_for_y(request: Request, check: Check = check_request) -> Tensor:
     """`run` without the statistics, in the least host time."""
-    if request.mask is not None or torch._C._is_any_autocast_enabled():  # pyright: ignore[reportAttributeAccessIssue]
+    if request.mask is not None or _autocast_enabled():
         return run(request, check).y
     return way_for(request, check).run(request)[0]
 

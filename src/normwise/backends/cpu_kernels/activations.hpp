@@ -2,6 +2,8 @@
 // tells its names when it is loaded, and one that has other names than the package does not serve.
 #pragma once
 
+#include <algorithm>
+
 #include "elements.hpp"
 
 namespace nw {
@@ -23,8 +25,8 @@ NW_INLINE V polynomial(V x, const float (&c)[N]) {
   return y;
 }
 
-// bf16 keeps 8 bits of a result: shorter polynomials, off by at most 1 in 20,000, serve it as well. T in what follows is the
-// element type.
+// bf16 keeps 8 bits of a result: shorter polynomials, off by at most 1 in 30,000, serve it as well, also where many results
+// are summed. T in what follows is the element type.
 template <class T>
 constexpr bool kShort = std::is_same_v<T, bf16>;
 
@@ -55,6 +57,18 @@ NW_INLINE vec<float> at_most(float high, vec<float> x) {
 #endif
 }
 
+// 1 / v of a finite v: for bf16 14 bits and one step of Newton's. AVX2 has 12 bits, and to mend them takes as long as a division.
+template <class T>
+NW_INLINE vec<float> reciprocal(vec<float> v) {
+#if defined(__AVX512F__)
+  if constexpr (kShort<T>) {
+    const vec<float> r = (vec<float>)_mm512_rcp14_ps((__m512)v);
+    return r * (2.0f - v * r);
+  }
+#endif
+  return 1.0f / v;
+}
+
 // The coefficients below interpolate at Chebyshev nodes; each result is within 2 units in the last place of fp32.
 struct Exponent {
   vec<float> power, fraction;  // exp(x) = power · (1 + fraction)
@@ -64,13 +78,18 @@ struct Exponent {
 template <class T>
 NW_INLINE Exponent exponent(vec<float> x) {
   static constexpr float c[] = {1.39264006e-3f, 8.36335309e-3f, 4.16665524e-2f, 0.166665763f, 0.5f};
-  static constexpr float few[] = {0.0417927392f, 0.167423517f, 0.5f};
+  static constexpr float few[] = {9.58285294e-3f, 0.0559064262f, 0.240240991f, 0.693124175f};  // (2^r - 1) / r
   x = at_least(-87.3f, x);
   // 1.5 · 2^23: adding it rounds to an integer, which stands in the last bits; 127 more, and it is an exponent.
-  const float shifter = 12582912.0f + 127;
-  vec<float> shifted = x * 1.44269504f + shifter, k = shifted - shifter;
-  vec<float> r = (x - k * 0.693145752f) - k * 1.42860677e-6f;
-  return {(vec<float>)((ints<float>)shifted << 23), r + r * r * polynomial<T>(r, c, few)};
+  const float shifter = 12582912.0f + 127, to_power_of_2 = 1.44269504f;
+  vec<float> shifted = x * to_power_of_2 + shifter, k = shifted - shifter;
+  const vec<float> power = (vec<float>)((ints<float>)shifted << 23);
+  if constexpr (kShort<T>) {
+    const vec<float> r = x * to_power_of_2 - k;
+    return {power, r * polynomial(r, few)};
+  }
+  const vec<float> r = (x - k * 0.693145752f) - k * 1.42860677e-6f;
+  return {power, r + r * r * polynomial(r, c)};
 }
 
 // Of what is not positive; NaN stays NaN by itself.
@@ -96,14 +115,14 @@ struct WithSlope {
 };
 template <class T>
 NW_INLINE WithSlope<vec<float>> tangent(vec<float> x) {
-  const vec<float> e = expm1_below<T>(-2.0f * abs_(x)), i = 1.0f / (2.0f + e);
+  const vec<float> e = expm1_below<T>(-2.0f * abs_(x)), i = reciprocal<T>(2.0f + e);
   return {with_sign_of(x, -e * i), 4.0f * (1.0f + e) * i * i};
 }
-// 1 / (1 + exp(-z)): what is too small beside 1, or infinite, gives 1 and 0 by itself.
+// 1 / (1 + exp(-z)): what is too small beside 1, or too large, gives 1 and 0 by itself.
 template <class T>
 NW_INLINE vec<float> sigmoid(vec<float> z) {
-  const Exponent e = exponent<T>(at_most(89.0f, -z));
-  return 1.0f / (e.power * (1.0f + e.fraction) + 1.0f);
+  const Exponent e = exponent<T>(at_most(kShort<T> ? 88.0f : 89.0f, -z));
+  return reciprocal<T>(e.power * (1.0f + e.fraction) + 1.0f);
 }
 // Φ(z) of the normal distribution, and exp(-z²/2).
 template <class V>
@@ -112,13 +131,13 @@ struct Gaussian {
 };
 template <class T>
 NW_INLINE Gaussian<vec<float>> gaussian(vec<float> z) {
-  // Φ(-|z|) = bell · P(1 / (1 + 0.23 |z|)), within 5e-8 of itself: nothing cancels where z is negative.
+  // Φ(-|z|) = bell · P(1 / (1 + a |z|)), within 5e-8 of itself: nothing cancels where z is negative.
   static constexpr float c[] = {-0.0784099326f, 0.290121704f, -0.277491361f, 0.300702602f, -0.0323520415f,
                                 0.119253226f, 0.0858355835f, 0.0923672393f, -2.70288583e-5f};
-  static constexpr float few[] = {0.116757378f, 0.104778424f, -0.0875700489f, 0.230054602f, 0.0336293541f,
-                                  0.103238851f, -8.86367459e-4f};
+  static constexpr float few[] = {-0.103902049f, 0.295762599f, -6.40888699e-3f, 0.181177095f, 0.132957637f, 4.11371177e-4f};
+  constexpr float a = kShort<T> ? 0.35f : 0.23f;
   const vec<float> bell = exp_below<T>(-0.5f * z * z);
-  const vec<float> below = bell * polynomial<T>(1.0f / (1.0f + 0.23f * abs_(z)), c, few);
+  const vec<float> below = bell * polynomial<T>(reciprocal<T>(1.0f + a * at_most(1e4f, abs_(z))), c, few);
   return {z < 0 ? below : 1.0f - below, bell};
 }
 // erf(z), and its slope.
@@ -182,6 +201,10 @@ NW_INLINE vec<double> abs_(vec<double> x) {
   return by_lane(x, [](double t) { return std::fabs(t); });
 }
 NW_INLINE vec<double> at_most(double high, vec<double> x) { return x > high ? splat(high) : x; }
+template <class T>
+NW_INLINE vec<double> reciprocal(vec<double> v) {
+  return 1 / v;
+}
 
 template <class V>
 NW_INLINE V constant(double value) {
@@ -191,7 +214,7 @@ NW_INLINE V constant(double value) {
 // tanh(softplus(z)) = n / (n + 2) with n = e (e + 2) and e = exp(z), which does not overflow up to 20, where it is 1.
 template <class T, class V>
 NW_INLINE WithSlope<V> tanh_softplus(V z) {
-  const V e = exp_below<T>(at_most(20, z)), n = e * (e + 2), i = 1 / (n + 2);
+  const V e = exp_below<T>(at_most(20, z)), n = e * (e + 2), i = reciprocal<T>(n + 2);
   return {n * i, 4 * e * (1 + e) * i * i};
 }
 template <class T, class V>
@@ -259,11 +282,11 @@ NW_INLINE V any_slope(int act, V z) {
     }
     case kGeluTanh: {
       const V s = sigmoid<T>(gelu_gate(z));
-      return s + z * s * (1 - s) * (A(2 * kGeluScale) + A(6 * kGeluScale * kGeluCubic) * z * z);
+      return s + z * s * (1 - s) * (A(2 * kGeluScale) + A(6 * kGeluScale * kGeluCubic) * at_most(400, z * z));
     }
     case kMish: {
       const WithSlope<V> t = tanh_softplus<T>(z);
-      return t.value + z * t.slope;
+      return t.value + at_most(20, z) * t.slope;
     }
     case kHardswish: return z <= -3 ? zero : (z >= 3 ? one : z * A(1.0 / 3) + A(0.5));
     case kSigmoid: {
@@ -291,27 +314,41 @@ struct Next {
   }
 };
 
-// z[i] = f(z[i]) for n vectors: which activation it is is asked once, and several vectors are under way at a time.
-template <class T, class V>
-__attribute__((noinline)) void activate(int act, V* z, int64_t n, Next next) {
+// f(step, part) for the steps of n values, `next` fetched meanwhile: compiled once for a whole step and the end of a run.
+template <class T, class F>
+NW_INLINE void for_steps(int64_t n, Next next, F f) {
+  for (int64_t i = 0; i * step<T> < n; ++i) {
+    f(i, int(std::min<int64_t>(n - i * step<T>, step<T>)));
+    for (int w = 0; w < ways<T>; ++w) next.fetch(i * ways<T> + w);
+  }
+}
+
+// y = f(z) of n values: which activation it is is asked once, and several vectors are under way at a time.
+template <class T>
+__attribute__((noinline)) void activate(int act, const Values<T>* z, T* y, int64_t n, Next next, bool stream) {
   switch (act) {
-#define NW_CASE(symbol, name)                                                            \
-  case symbol:                                                                           \
-    for (int64_t i = 0; i < n; ++i) z[i] = any_value<T>(symbol, z[i]), next.fetch(i); \
-    return;
+#define NW_CASE(symbol, name)                                                                             \
+  case symbol:                                                                                            \
+    return for_steps<T>(n, next, [&](int64_t i, int k) NW_LAMBDA {                                        \
+      Values<T> v;                                                                                        \
+      each_way<T>([&](int w) NW_LAMBDA { v.at[w] = any_value<T>(symbol, z[i].at[w]); });                  \
+      k == step<T> ? store(y + i * step<T>, v, Full{}, stream) : store(y + i * step<T>, v, Part{k});      \
+    });
     NW_ACTIVATIONS(NW_CASE)
 #undef NW_CASE
   }
 }
 
-// g[i] = g[i] · f'(z[i]).
-template <class T, class V>
-__attribute__((noinline)) void multiply_by_slopes(int act, const V* z, V* g, int64_t n, Next next) {
+// g = gy · f'(z).
+template <class T>
+__attribute__((noinline)) void multiply_by_slopes(int act, const Values<T>* z, const T* gy, Values<T>* g, int64_t n, Next next) {
   switch (act) {
-#define NW_CASE(symbol, name)                                                                   \
-  case symbol:                                                                                  \
-    for (int64_t i = 0; i < n; ++i) g[i] = g[i] * any_slope<T>(symbol, z[i]), next.fetch(i); \
-    return;
+#define NW_CASE(symbol, name)                                                                              \
+  case symbol:                                                                                             \
+    return for_steps<T>(n, next, [&](int64_t i, int k) NW_LAMBDA {                                         \
+      const Values<T> here = k == step<T> ? load(gy + i * step<T>, Full{}) : load(gy + i * step<T>, Part{k}); \
+      each_way<T>([&](int w) NW_LAMBDA { g[i].at[w] = here.at[w] * any_slope<T>(symbol, z[i].at[w]); });   \
+    });
     NW_ACTIVATIONS(NW_CASE)
 #undef NW_CASE
   }

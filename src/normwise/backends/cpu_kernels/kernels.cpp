@@ -49,7 +49,7 @@ int with_kind(const nw::Check& check, int act, F f) noexcept {
   });
 }
 
-// Rows and positions look every activation up: their blocks lie in the first cache in any case.
+// Curves look every activation up: they take as long themselves.
 template <class F>
 int with_or_without(const nw::Check& check, int act, F f) noexcept {
   if (act < nw::kNone || act >= nw::kActivations) return kRefused;
@@ -59,6 +59,13 @@ int with_or_without(const nw::Check& check, int act, F f) noexcept {
     else
       f(std::integral_constant<int, nw::kAny>{});
   });
+}
+
+// Rows and positions all but ReLU, which costs less than a block of values.
+template <class F>
+int with_rectified(const nw::Check& check, int act, F f) noexcept {
+  if (act != nw::kRelu) return with_or_without(check, act, f);
+  return guarded(check, [&] { f(std::integral_constant<int, nw::kRectified>{}); });
 }
 
 template <class F>
@@ -313,7 +320,7 @@ NW_PUBLIC(nw_rows)(int64_t rows, int64_t width, int threads, int center, double 
   check.may_have(NW_GIVEN(added), values).may_have(NW_GIVEN(sum), values).both(added, sum);
   check.may_have(NW_GIVEN(residual), values);
   check.may_have(NW_GIVEN(weight), width).may_have(NW_GIVEN(bias), width).kept(kept);
-  return with_or_without(check, act, [&](auto kind) {
+  return with_rectified(check, act, [&](auto kind) {
     const nw::Parameter<T> weights(weight, kept, width), biases(bias, kept, width);
     nw::Buffer<double> own(table ? 0 : 2 * rows);
     double* mean = table ? table : own.data();
@@ -337,7 +344,7 @@ NW_PUBLIC(nw_rows_backward)(int64_t rows, int64_t width, int threads, int center
   check.may_have(NW_GIVEN(weight), width).may_have(NW_GIVEN(bias), width).kept(kept);
   check.may_have(NW_GIVEN(gx), values).may_have(NW_GIVEN(gr), values);
   check.may_have(NW_GIVEN(gw), width).may_have(NW_GIVEN(gb), width);
-  return with_or_without(check, act, [&](auto kind) {
+  return with_rectified(check, act, [&](auto kind) {
     const nw::Parameter<T> weights(weight, kept, width), biases(bias, kept, width);
     nw::Gradient<T> to_weight(gw, kept, width), to_bias(gb, kept, width);
     nw::differentiate_rows<T, kind>({rows, width, threads, center != 0, x, weights.data, biases.data, table, table + rows,
@@ -388,7 +395,7 @@ NW_PUBLIC(nw_columns)(int64_t N, int64_t C, int64_t S, int threads, int center, 
   check.has(NW_GIVEN(x), values).has(NW_GIVEN(y), values).may_have(NW_GIVEN(table), 2 * check.positions);
   check.may_have(NW_GIVEN(residual), values);
   check.may_have(NW_GIVEN(weight), C).may_have(NW_GIVEN(bias), C).kept(kept);
-  return with_or_without(check, act, [&](auto kind) {
+  return with_rectified(check, act, [&](auto kind) {
     const nw::Parameter<T> weights(weight, kept, C), biases(bias, kept, C);
     nw::Buffer<double> own(table ? 0 : 2 * N * S);
     double* mean = table ? table : own.data();
@@ -410,7 +417,7 @@ NW_PUBLIC(nw_columns_backward)(int64_t N, int64_t C, int64_t S, int threads, int
   check.may_have(NW_GIVEN(weight), C).may_have(NW_GIVEN(bias), C).kept(kept);
   check.may_have(NW_GIVEN(gx), values).may_have(NW_GIVEN(gr), values);
   check.may_have(NW_GIVEN(gw), C).may_have(NW_GIVEN(gb), C);
-  return with_or_without(check, act, [&](auto kind) {
+  return with_rectified(check, act, [&](auto kind) {
     const nw::Parameter<T> weights(weight, kept, C), biases(bias, kept, C);
     nw::Gradient<T> to_weight(gw, kept, C), to_bias(gb, kept, C);
     nw::differentiate_positions<T, kind>({N, C, S, threads, center != 0, x, weights.data, biases.data, table,

@@ -178,7 +178,7 @@ struct PositionBlock {
 
 template <class T, int K>
 void differentiate_positions(const PositionCall<T>& call, const RowGradients<T>& to) {
-  const int64_t size = call.block(2 * sizeof(T) + (K == kAny ? sizeof(acc<T>) : 0));
+  const int64_t size = call.block(2 * sizeof(T) + (K == kPlain ? 0 : sizeof(acc<T>)));
   const int64_t blocks = call.N * ((call.S + size - 1) / size);
   Buffer<double> to_weight(blocks * call.C), to_bias(blocks * call.C);
   for_blocks(call, size, [&](int64_t i, int64_t n, int64_t first, int64_t count) {

@@ -22,7 +22,7 @@ struct Slopes {
   Values<T>* kept;
 
   // Room to keep those of so many values.
-  static Buffer<Values<T>> room(int64_t count) { return Buffer<Values<T>>(K == kAny ? steps_of<T>(count) : 0); }
+  static Buffer<Values<T>> room(int64_t count) { return Buffer<Values<T>>(K == kPlain ? 0 : steps_of<T>(count)); }
 
   // z(i, part) is what the activation was taken of.
   template <class Z>
@@ -32,10 +32,16 @@ struct Slopes {
         const auto here = [&](int64_t i, auto part) NW_LAMBDA { return z(start + i, part); };
         block_of_gradients(gy + start, x + start, length, here, act, kept + start / step<T>);
       });
+    else if constexpr (K != kPlain)
+      each_step<T>(count, [&](int64_t i, auto part) NW_LAMBDA {
+        const Values<T> g = load(gy + i, part), v = z(i, part);
+        __builtin_prefetch(gy + count + i), __builtin_prefetch(x + count + i);
+        each_way<T>([&](int w) NW_LAMBDA { kept[i / step<T>].at[w] = times_slope<T, K>(g.at[w], v.at[w]); });
+      });
   }
   template <class P>
   NW_INLINE Values<T> at(int64_t i, P part) const {
-    if constexpr (K == kAny) return kept[i / step<T>];
+    if constexpr (K != kPlain) return kept[i / step<T>];
     return load(gy + i, part);
   }
 };
@@ -63,7 +69,7 @@ void row_sums(const Slopes<T, K>* rows, int64_t distance, int64_t count, const N
       for (int r = 0; r < R; ++r) {
         const T* x = slopes[r].x + i;
         __builtin_prefetch(x + R * distance, 0, 2);
-        if constexpr (K != kAny) __builtin_prefetch(slopes[r].gy + i + R * distance, 0, 2);
+        if constexpr (K == kPlain) __builtin_prefetch(slopes[r].gy + i + R * distance, 0, 2);
         normalized_step(slopes[r].at(i, part), x, part, values[r], [&](int k, vec<A> g, vec<A> normalized) NW_LAMBDA {
           const vec<A> weighted = g * w.at[k];
           to_weight.at[k] += g * normalized;

@@ -66,8 +66,7 @@ NW_INLINE void apply_steps(int64_t n, Z z, const T* x, const T* residual, T* y, 
     for_steps_in_blocks<T>(n, [&](int64_t start, int64_t count) NW_LAMBDA {
       Values<T> block[kBlockSteps<T>];
       each_step<T>(count, [&](int64_t i, auto part) NW_LAMBDA { block[i / step<T>] = z(start + i, part); });
-      activate<T>(act, block[0].at, steps_of<T>(count) * ways<T>, behind(x + start, shifted(residual, start), count));
-      each_step<T>(count, [&](int64_t i, auto part) NW_LAMBDA { store(y + start + i, block[i / step<T>], part, stream); });
+      activate<T>(act, block, y + start, count, behind(x + start, shifted(residual, start), count), stream);
     });
   } else {
     each_step<T>(n, [&](int64_t i, auto part) NW_LAMBDA {
@@ -126,11 +125,8 @@ NW_INLINE void gradient_step(const Incoming<T>& in, P part, const Affine<T>& aff
 template <class T, class Z>
 NW_INLINE void block_of_gradients(const T* gy, const T* x, int64_t n, Z z, int act, Values<T>* g) {
   Values<T> block[kBlockSteps<T>];
-  each_step<T>(n, [&](int64_t i, auto part) NW_LAMBDA {
-    block[i / step<T>] = z(i, part);
-    g[i / step<T>] = load(gy + i, part);
-  });
-  multiply_by_slopes<T>(act, block[0].at, g[0].at, steps_of<T>(n) * ways<T>, behind(x, gy, n));
+  each_step<T>(n, [&](int64_t i, auto part) NW_LAMBDA { block[i / step<T>] = z(i, part); });
+  multiply_by_slopes<T>(act, block, gy, g, n, behind(x, gy, n));
 }
 
 // f(start, count, gradient) for the blocks of n values, or for all at once: gradient(i, part, f) is `gradient_step` of the

@@ -208,9 +208,14 @@ Sums reduce_and_differentiate(const Shape& shape, const Incoming<T>& in, T* gx, 
 template <class A>
 void sum_rows(const Buffer<double>& table, int64_t rows, int64_t channels, A* out) {
   Buffer<double> sum(channels, 0);
-  for (int64_t n = 0; n < rows; ++n)
-    for (int64_t c = 0; c < channels; ++c) sum[c] += table[n * channels + c];
-  for (int64_t c = 0; c < channels; ++c) out[c] = A(sum[c]);
+  double* total = sum.data();
+  for (int64_t n = 0; n < rows; ++n) {
+    const double* row = table.data() + n * channels;
+#pragma omp simd
+    for (int64_t c = 0; c < channels; ++c) total[c] += row[c];
+  }
+#pragma omp simd
+  for (int64_t c = 0; c < channels; ++c) out[c] = A(total[c]);
 }
 
 }  // namespace nw

@@ -18,6 +18,7 @@ from ..context import Context, needs_graph
 from ..epilogue import narrowed
 from ..request import Request, View, centers
 from . import plain
+from .along_dense_rows import AlongDenseRows, as_they_lie
 from .by_modulated import AlongModulatedRows, modulated_rows
 
 
@@ -164,7 +165,7 @@ class AlongRowsOfSums(Pass):
 
 def bind(
     request: Request, context: Context, backend: Backend
-) -> AlongRows | AlongModulatedRows | AlongRowsOfSums | str:
+) -> AlongRows | AlongDenseRows | AlongModulatedRows | AlongRowsOfSums | str:
     """The way for a kind of call by the backend that serves x, or the reason why there is none."""
     if request.view.over == "sums":
         return _rows_of_sums(request, backend)
@@ -175,6 +176,9 @@ def bind(
         return f"the backend {backend.name!r}, which serves x, has no kernels of rows"
     if request.residual is not None and context.watched:
         return "a mode looks for the addition of the residual"
+    way = as_they_lie(request, backend)
+    if way is not None:
+        return way
     return AlongRows(request, able, graph=needs_graph(request.x, request.residual, *request.parameters))
 
 

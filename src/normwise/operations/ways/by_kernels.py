@@ -17,6 +17,7 @@ from ..autograd import Forms, Gradients, Parameters, Pass, PassCall, check_uncha
 from ..context import Context
 from ..request import NO_POOL, Request
 from . import along_rows, plain
+from .along_dense_rows import AlongDenseRows
 from .by_modulated import AlongModulatedRows
 
 
@@ -94,7 +95,7 @@ class OverPools(Pass):
 
 def bind(
     request: Request, context: Context
-) -> OverPools | along_rows.AlongRows | AlongModulatedRows | along_rows.AlongRowsOfSums | str:
+) -> OverPools | along_rows.AlongRows | AlongDenseRows | AlongModulatedRows | along_rows.AlongRowsOfSums | str:
     """The way for a kind of call, or the reason why it does not serve."""
     x, residual = request.x, request.residual
     if context.plain:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple, Protocol
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -87,12 +88,28 @@ def choose(request: Request, context: Context, reasons: list[str]) -> Way:
     raise AssertionError("plain operations take everything")
 
 
+# Looked up once: the module is large, and every call needs them.
+_grad_enabled, _threads = torch.is_grad_enabled, torch.get_num_threads
+
+
+def state_of_torch() -> Hashable:
+    """The settings that a way depends on: gradients, the chosen backend, the number of threads."""
+    return _grad_enabled(), chosen(), _threads()
+
+
 #: For each kind of call, keyed by its hashable part: the kinds of its tensors, and the way.
 _kept: dict[Hashable, list[tuple[Any, Way]]] = {}
+#: The check of the kinds of its tensors, for each way that is kept.
+_seen_by: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 #: At most so many are kept: a detection net has new sizes as long as it trains.
 _MOST_KINDS = 2048
 #: Placeholders for absent tensors, all different, since a kind excludes calls that pass one tensor twice.
-_ABSENT = tuple(torch.empty(0, device="cpu") for _ in range(16))
+ABSENT = tuple(torch.empty(0, device="cpu") for _ in range(16))
+
+
+def seen_by(way: Way) -> Any:
+    """The check of the tensors' kinds of a kept way, ``check(x, residual, mask, ...)``; None for another way."""
+    return _seen_by.get(way)
 
 
 def way_for(request: Request, check: Callable[[Request], None]) -> Way:
@@ -113,12 +130,12 @@ def way_for(request: Request, check: Callable[[Request], None]) -> Way:
     if memory is not None:
         given += memory[:3]
         momentum = memory.momentum
-    tensors = [absent if t is None else t for t, absent in zip(given, _ABSENT, strict=False)]
+    tensors = [absent if t is None else t for t, absent in zip(given, ABSENT, strict=False)]
     try:
-        shape, graph = x.shape, torch.is_grad_enabled()
+        shape = x.shape
         key = (
-            *(formula, asker, shape, activation, graph, chosen(), measured, flowing, momentum, view, len(given)),
-            *(lean_one, torch.get_num_threads()),
+            *(formula, asker, shape, activation, state_of_torch(), measured, flowing, momentum, view, len(given)),
+            lean_one,
         )
         kinds = _kept.get(key)
     except (AttributeError, TypeError):  # x is not a tensor; the check raises the error
@@ -133,6 +150,7 @@ def way_for(request: Request, check: Callable[[Request], None]) -> Way:
     if may_stay and not is_anything_compiling() and seen.check(*tensors):  # false where one tensor is passed twice
         if len(_kept) >= _MOST_KINDS:
             _kept.clear()
+        _seen_by[way] = seen
         _kept.setdefault(key, []).append((seen, way))
     return way
 
