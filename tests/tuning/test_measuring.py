@@ -12,7 +12,7 @@ from normwise.backends.tunings.record import from_data
 from normwise.operations.context import context_of
 from normwise.operations.request import layout_of, operation_of
 from normwise.operations.ways import by_graph, by_kernels, by_torch
-from normwise.operations.ways.along_rows import AlongRows
+from normwise.operations.ways.along_dense_rows import AlongDenseRows
 from normwise.tuning import command as tuning_command
 from normwise.tuning import contests as contests_module
 from normwise.tuning import measuring
@@ -72,7 +72,10 @@ def test_where_rounds_disagree_or_a_processor_was_missing_there_is_none():
 @needs_kernels
 def test_a_step_goes_both_ways_and_leaves_no_gradients(contest, graph, monkeypatch):
     ways = []
-    of_torch, of_kernels = (by_torch.OverPools, by_torch.AlongRows, by_torch.FewRows), (by_kernels.OverPools, AlongRows)
+    of_torch, of_kernels = (
+        (by_torch.OverPools, by_torch.AlongRows, by_torch.FewRows),
+        (by_kernels.OverPools, AlongDenseRows),
+    )
     for taken, kinds in (("torch", of_torch), ("kernels", of_kernels)):
         for kind in kinds:
             monkeypatch.setattr(kind, "run", lambda *a, r=kind.run, taken=taken: ways.append(taken) or r(*a))

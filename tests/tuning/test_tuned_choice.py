@@ -7,7 +7,7 @@ import normwise as nw
 from normwise import backends
 from normwise.backends import cpu
 from normwise.backends.tunings import Tuning, stored
-from normwise.operations.ways import along_rows, by_graph, by_kernels, by_torch, choosing, plain
+from normwise.operations.ways import along_dense_rows, by_graph, by_kernels, by_torch, choosing, plain
 from normwise.tuning.contests import contests
 from normwise.tuning.measuring import steps_of
 
@@ -132,7 +132,7 @@ def test_another_number_of_threads_is_another_kind(hold):
         torch.set_num_threads(1)
         layer(x)
         assert sorted(type(way).__module__ for kept in choosing._kept.values() for _, way in kept) == [
-            along_rows.__name__,
+            along_dense_rows.__name__,
             by_torch.__name__,
         ]
     finally:
