@@ -2,7 +2,9 @@
 
 import contextlib
 import copy
+import re
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -223,3 +225,13 @@ def test_a_whole_network_compiles_to_one_graph():
     for ours, theirs in zip(twin.parameters(), net.parameters(), strict=True):
         assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-3)
     assert_close(twin.state_dict(), net.state_dict(), **CLOSE)
+
+
+def test_nothing_is_read_that_the_compiler_of_torch_2_11_mistakes():
+    """It takes ``layer.__dict__["eps"]`` for ``layer.eps``, without end, and answers True to `is_exporting`."""
+    package = Path(nw.__file__).parent
+    for path in (path for room in ("core", "layers", "operations") for path in (package / room).rglob("*.py")):
+        code = "".join(
+            line for line in path.read_text().splitlines(keepends=True) if '__dict__["stands_for' not in line
+        )
+        assert not re.search(r"compiler\.is_exporting\(\)|self\.__dict__\[", code), path

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 import normwise as nw
 from normwise.backends import cpu
+from normwise.operations import autograd
 from normwise.operations.ways import choosing
 from normwise.operations.ways.along_dense_rows import AlongDenseRows
 
@@ -101,3 +102,18 @@ def test_an_input_that_lies_otherwise_in_the_backward_pass(layout):
     grads = torch.autograd.grad(y, (x, *layer.parameters()), grad_y)
     for got, other in zip(grads, (want[0], *want[2:]), strict=True):
         torch.testing.assert_close(got.double(), other, rtol=1e-4, atol=1e-4)
+
+
+def test_saved_tensors_that_are_as_they_were_are_compared_once(monkeypatch):
+    """By their kinds alone, in one call; their forms, one after the other, only where a kind differs."""
+    compared, compare = [], autograd.check_unchanged
+    monkeypatch.setattr(autograd, "check_unchanged", lambda *a: compared.append(a) or compare(*a))
+    layer, x, residual, grad_y = problem("channels_last", torch.float32, activation="relu")
+    y = layer(x.requires_grad_(), residual)
+    y.backward(grad_y)
+    assert compared == []
+    y = layer(x, residual)
+    layer.weight.data = layer.weight.detach().double()
+    with pytest.raises(RuntimeError, match=r"do not assign to its \.data before the backward pass"):
+        y.backward(grad_y)
+    assert len(compared) == 1

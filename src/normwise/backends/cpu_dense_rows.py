@@ -1,4 +1,4 @@
-"""The kernels of `cpu_rows.py` for calls of one kind, whose tensors they read as they lie."""
+"""The kernels of `cpu_rows.py` for calls of one kind, whose tensors need no conversion."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ from .protocols import StandardizationGradients
 
 
 class DenseRows:
-    """See `protocols.DenseRows`: what all calls of one kind have in common is found out once."""
+    """See `protocols.DenseRows`: everything that calls of one kind have in common is computed once.
+
+    The arguments are written out, as in `cpu_standardize.py`: a helper for absent tensors cost 2 of 76 µs, both passes.
+    """
 
     def __init__(
         self, x: Tensor, width: int, eps: float, center: bool, activation: Activation | None, kept: int
@@ -93,7 +96,7 @@ class DenseRows:
             span(grad_y)
         size, width, activated = self.size, self.width, self.number != 0
         grad_x = empty_like(x) if needs[0] else None
-        # Without an activation the gradient of the residual is what came.
+        # Without an activation the gradient of the residual is that of y.
         grad_residual = None if not needs[1] else empty_like(x) if activated else grad_y
         grad_weight = torch.empty_like(weight) if needs[2] and weight is not None else None
         grad_bias = torch.empty_like(bias) if needs[3] and bias is not None else None
@@ -144,7 +147,7 @@ class DenseRows:
         table: Tensor,
         needs: Sequence[bool],
     ) -> StandardizationGradients:
-        """Of tensors that lie otherwise now than in the forward pass."""
+        """The gradients where a saved tensor has other strides or another class than in the forward pass."""
         given, tables = (grad_y, x, residual), (table,)
         if self.turned:
             given = tuple(None if t is None else t.movedim(1, -1) for t in given)  # type: ignore[assignment]

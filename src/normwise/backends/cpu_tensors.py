@@ -1,7 +1,7 @@
 """The arguments of the kernels of `cpu.py`: tensors in a layout that they can read, and tables of any strides.
 
-Addresses leave Python only through `span`, `room` and `Tables`, which check that the memory is there; the kernels
-compare the number of values with the number that they are about to read and write.
+Addresses leave Python only through `span`, `address`, `room` and `Tables`, which check that the memory is there; the
+kernels compare the number of values with the number that they are about to read and write.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def address(t: Tensor, count: int) -> int:
 
     Only its memory is checked here.
     """
-    # As `holds`, which a call more costs as much as.
+    # The check of `holds`, written out: one more call would double its time.
     if t.untyped_storage().nbytes() < (t.storage_offset() + count) * t.itemsize:
         raise _refusal(t)
     return t.data_ptr()

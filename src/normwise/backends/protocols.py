@@ -213,12 +213,12 @@ class Rows(Backend, Protocol):
 
 
 class DenseRows(Protocol):
-    """Rows, or pixels over their channels, for all calls whose tensors are of the kinds that it was made for."""
+    """Normalization of rows, or of pixels over their channels, for tensors of the kinds that it was made for."""
 
     def forward(
         self, x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, keep: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """``y``, which lies as ``x``, and what is to ``keep`` for the backward."""
+        """``y`` in the layout of ``x``, and the table for the backward pass if ``keep``."""
         ...
 
     def backward(
@@ -238,7 +238,7 @@ class DenseRows(Protocol):
 
 @runtime_checkable
 class BoundRows(Rows, Protocol):
-    """A backend that also normalizes rows and pixels as they lie, and finds out once what all calls of a kind share."""
+    """A backend that also normalizes rows and pixels without conversions, with one preparation for a kind of call."""
 
     def dense_rows(
         self,
@@ -251,7 +251,7 @@ class BoundRows(Rows, Protocol):
         residual: Tensor | None,
         activation: Activation | None,
     ) -> DenseRows | None:
-        """For the kinds of these tensors, of ``width`` 0 for pixels; None where one of them would be converted."""
+        """The normalization for tensors of these kinds, ``width`` 0 for pixels; None where one needs a conversion."""
         ...
 
 

@@ -30,7 +30,7 @@ class FusedActivation(Traceable, nn.Module):
     activation: str | None = None
     #: Whether only the output is kept for the backward pass; see `BatchNorm2d`.
     lean: bool = False
-    #: The last call, which one of the same kind is told by.
+    #: The last call, compared with the next one.
     _recent: Recent = Recent()
     eps: Any = Epsilon()
     _eps: Any
@@ -38,7 +38,7 @@ class FusedActivation(Traceable, nn.Module):
     eps_is_optional = False
 
     def __getstate__(self) -> dict[str, Any]:
-        """Copies of the layer, and layers that are loaded, begin without a last call."""
+        """The state without the last call, which copies and loaded layers do not have."""
         return {name: value for name, value in self.__dict__.items() if name != "_recent"}
 
     def lost_in(self, mode: str) -> str:

@@ -44,7 +44,7 @@ class BatchLayer(RunningLayer, nn.modules.batchnorm._BatchNorm):
     checked = RunningLayer.checked | {"process_group": check_group}
     #: The modes in which the layer computes what torch's batch norm would compute with its numbers, activation aside.
     plain_in: tuple[str, ...] = ()
-    #: Whether the formula in training depends on nothing but ε, and nothing of it is noted.
+    #: Whether ε is the only constant of the formula in training, and `_note` has nothing to do.
     one_formula = False
 
     def _set_lean(self, lean: bool) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from normwise.core.kinds import kinds_of
 from normwise.core.layout import check_memory
 from normwise.core.moments import Moments
 
@@ -85,6 +86,30 @@ class Pass:
         else:
             y = self.forward(call, request.x, request.residual, request.mask, request.parameters)
         return y, call.kept
+
+
+class PassOfOneKind(Pass):
+    """A pass whose saved tensors are compared all at once, by their kinds; by their forms only where a kind differs."""
+
+    checks_saved = True
+
+    def __init__(self, request: Request) -> None:
+        x, residual = request.x, request.residual
+        self.formula, self.activation = request.formula, request.activation
+        self.passes_residual = residual is not None and residual.dtype is x.dtype and request.activation is None
+        given = (x, None if self.passes_residual else residual, request.mask, *request.parameters)
+        #: The forms and the kinds of the tensors that all calls of this kind save.
+        self.of_kind, self.saved = forms_of(*given), kinds_of(*(t for t in given if t is not None))
+
+    def forms(self, x: Tensor, residual: Tensor | None, mask: Tensor | None, p: Parameters) -> Forms:  # noqa: ARG002
+        return self.of_kind
+
+    def saved_are_same(self, x: Tensor, residual: Tensor | None, mask: Tensor | None, p: Parameters) -> bool:
+        """Whether the saved tensors are of the kinds of the forward pass; RuntimeError where one has another form."""
+        same = self.saved.check(*[t for t in (x, residual, *p) if t is not None])
+        if not same:
+            check_unchanged(self.of_kind, x, residual, mask, *p)
+        return same
 
 
 class _OverTensor(torch.autograd.Function):

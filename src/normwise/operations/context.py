@@ -18,7 +18,7 @@ from normwise.core.transforms import under_function_transform
 from .request import PLANES, Request, plain_pool
 
 _NOTHING = nullcontext()
-# Every call asks these, of torch's large modules: looked up once.
+# Looked up once: the modules are large, and every call needs them.
 _is_compiling = torch.compiler.is_compiling
 _interpreter = torch._C._functorch.peek_interpreter_stack  # pyright: ignore[reportAttributeAccessIssue]
 _function_modes = torch._C._len_torch_function_stack  # pyright: ignore[reportAttributeAccessIssue]
@@ -62,7 +62,7 @@ def is_ordinary() -> bool:
 
 
 def is_backward_plain() -> bool:
-    """Whether a backward pass has a gradient itself, is transformed, or is looked at: then operations are plain."""
+    """Whether a backward pass needs plain operations: for second derivatives, transforms or dispatch modes."""
     return torch.is_grad_enabled() or _dispatch_modes() > 0 or _interpreter() is not None
 
 

@@ -1,7 +1,7 @@
-"""The last call of a layer: one of the same kind is known again without a request to look its way up by.
+"""The last call of a layer: the next one of the same kind takes its way again, without the search in `way_for`.
 
-In a net other work drives the interpreter's data out of the caches between two calls, so that every function and table
-that a call goes through costs several times what it does in a loop.
+In a net, other work evicts the interpreter's data from the caches between two calls, so that every function and table
+that a call uses costs several times as much as in a loop.
 """
 
 from __future__ import annotations
@@ -21,31 +21,31 @@ from .request import Request
 from .ways.choosing import ABSENT, Way, seen_by, state_of_torch, way_for
 
 _autocast_enabled = torch._C._is_any_autocast_enabled  # pyright: ignore[reportAttributeAccessIssue]
-#: In the places of a residual and a mask, and of what a layer lacks.
+#: Placeholders for an absent residual, mask, parameter or counter.
 _, _RESIDUAL, _MASK, _WEIGHT, _BIAS, _COUNTED_BEFORE, _, _COUNTED_BEHIND, *_ = ABSENT
 Parameters = tuple[Tensor | None, ...]
 
 
 class Recent:
-    """A call of a layer without a mask, by everything but its tensors' values."""
+    """One call of a layer without a mask: everything but the values of its tensors."""
 
     __slots__ = ("_before", "_behind", "_numbers", "_seen", "_state", "_way")
 
     def __init__(self, way: Way | None = None, numbers: Hashable = None, request: Request | None = None) -> None:
         self._way, self._numbers, self._state = way, numbers, state_of_torch()
         self._seen: Any = None if way is None else seen_by(way)
-        if request is not None:  # tensors, known statistics and memory are those of each call
+        if request is not None:  # tensors, known statistics and memory are different in each call
             self._before, self._behind = request[1:4:2], request[8:]
 
     def run(self, numbers: Hashable, x: Tensor, residual: Tensor | None, parameters: Parameters) -> Tensor | None:
-        """``y`` of a call of this kind; None of another, or where something unusual is going on."""
+        """``y`` of a call of this kind; None for another kind, or under an unusual mode of torch."""
         request = self._again(numbers, x, residual, parameters, ())
         return None if request is None else self._way.run(request)[0]  # type: ignore[union-attr]
 
     def run_by_known(
         self, numbers: Hashable, x: Tensor, residual: Tensor | None, parameters: Parameters, running: RunningStatistics
     ) -> Tensor | None:
-        """The same by given statistics."""
+        """`run` with the running statistics."""
         mean, var, batches, _ = running
         of_known = _COUNTED_BEFORE if batches is None else batches, mean, var
         request = self._again(numbers, x, residual, parameters, of_known, None, Moments(mean, var, 1))
@@ -59,7 +59,7 @@ class Recent:
         parameters: Parameters,
         memory: RunningStatistics | None,
     ) -> Result | None:
-        """The same with the statistics, which ``memory`` may take in."""
+        """`run` with the statistics of the batch, for an update of ``memory``."""
         of_memory: tuple[Tensor, ...] = ()
         if memory is not None:
             mean, var, batches, _ = memory
@@ -80,7 +80,7 @@ class Recent:
         memory: RunningStatistics | None = None,
         known: Moments | None = None,
     ) -> Request | None:
-        """The request of a call of this kind."""
+        """The request of a call of this kind; None for another."""
         if not is_ordinary() or self._seen is None or _autocast_enabled() or self._numbers != numbers:
             return None
         if type(x) is not Tensor or self._state != state_of_torch():
@@ -96,7 +96,7 @@ class Recent:
 
 
 def run_and_keep(layer: Any, numbers: Hashable, request: Request, check: Callable[[Request], None]) -> Tensor:
-    """``y``; ``layer._recent`` is then this call. ``numbers`` are all that request and check take of the layer."""
+    """``y``; `keep` the call. ``numbers`` are all numbers of the layer that the request and its check use."""
     if request.mask is not None or _autocast_enabled() or not is_ordinary():
         return run(request, check).y
     way = way_for(request, check)
@@ -105,6 +105,6 @@ def run_and_keep(layer: Any, numbers: Hashable, request: Request, check: Callabl
 
 
 def keep(layer: Any, numbers: Hashable, request: Request, way: Way) -> None:
-    """Let ``layer._recent`` be this call, if its way stays."""
+    """Set ``layer._recent`` to this call, if its way is kept."""
     if is_ordinary() and request.mask is None and seen_by(way) is not None:
         layer.__dict__["_recent"] = Recent(way, numbers, request)

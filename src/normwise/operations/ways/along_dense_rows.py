@@ -1,4 +1,4 @@
-"""Normalization of rows and pixels by a backend that reads the tensors of a kind of call as they lie."""
+"""Normalization of rows and pixels by a backend that reads the tensors of a kind of call without conversions."""
 
 from __future__ import annotations
 
@@ -9,29 +9,23 @@ from torch import Tensor
 
 from normwise.backends import Backend, BoundRows, DenseRows, offering
 from normwise.core.activations import activation_named
-from normwise.core.kinds import kinds_of
 
-from ..autograd import Forms, Gradients, Parameters, Pass, PassCall, check_unchanged, forms_of
+from ..autograd import Gradients, Parameters, PassCall, PassOfOneKind
 from ..context import needs_graph
 from ..request import Request, centers
 from . import plain
 
 
-class AlongDenseRows(Pass):
-    """Rows, or the channels at each pixel, in the layout that they come in."""
+class AlongDenseRows(PassOfOneKind):
+    """Rows, or the channels at each pixel, in the layout of the input."""
 
     name = "one kernel each way"
     remembers = False
-    looks_itself = True
 
     def __init__(self, request: Request, kernel: DenseRows) -> None:
-        x, residual = request.x, request.residual
-        self.kernel, self.graph = kernel, needs_graph(x, residual, *request.parameters)
-        self.formula, self.activation, self.view = request.formula, request.activation, request.view
-        self.passes_residual = residual is not None and request.activation is None
-        given = (x, None if self.passes_residual else residual, None, *request.parameters)
-        #: Of what all calls of this kind save.
-        self.of_kind, self.saved = forms_of(*given), kinds_of(*(t for t in given if t is not None))
+        super().__init__(request)
+        self.kernel, self.view = kernel, request.view
+        self.graph = needs_graph(request.x, request.residual, *request.parameters)
 
     def forward(self, call: PassCall, x: Tensor, residual: Tensor | None, mask: Tensor | None, p: Parameters) -> Tensor:
         y, call.kept = self.kernel.forward(x, p[0], p[1], residual, self.graph)
@@ -47,14 +41,8 @@ class AlongDenseRows(Pass):
         p: Parameters,
         needs: Sequence[bool],
     ) -> Gradients:
-        weight, bias = p
-        same = self.saved.check(*[t for t in (x, residual, weight, bias) if t is not None])
-        if not same:
-            check_unchanged(self.of_kind, x, residual, mask, weight, bias)
-        return self.kernel.backward(grad_y, x, weight, bias, residual, call.kept, needs, same)
-
-    def forms(self, x: Tensor, residual: Tensor | None, mask: Tensor | None, p: Parameters) -> Forms:
-        return self.of_kind
+        same = self.saved_are_same(x, residual, mask, p)
+        return self.kernel.backward(grad_y, x, p[0], p[1], residual, call.kept, needs, same)
 
     def plainly(
         self, call: PassCall, mask: Tensor | None, x: Tensor, residual: Tensor | None, *p: Tensor | None
@@ -66,7 +54,7 @@ class AlongDenseRows(Pass):
 
 
 def as_they_lie(request: Request, backend: Backend) -> AlongDenseRows | None:
-    """The way for a kind of call, if nothing has to be converted."""
+    """The way for a kind of call, if no tensor needs a conversion."""
     able = offering(backend, BoundRows)  # type: ignore[type-abstract]
     if able is None or request.measured:
         return None

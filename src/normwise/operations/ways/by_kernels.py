@@ -9,11 +9,10 @@ from torch import Tensor
 
 from normwise.backends import Backend, Fused, Remembering, offering, select
 from normwise.core.activations import activation_named
-from normwise.core.kinds import kinds_of
 from normwise.core.layout import PLAIN
 from normwise.core.moments import Moments
 
-from ..autograd import Forms, Gradients, Parameters, Pass, PassCall, check_unchanged, forms_of
+from ..autograd import Gradients, Parameters, PassCall, PassOfOneKind
 from ..context import Context
 from ..request import NO_POOL, Request
 from . import along_rows, plain
@@ -21,21 +20,15 @@ from .along_dense_rows import AlongDenseRows
 from .by_modulated import AlongModulatedRows
 
 
-class OverPools(Pass):
+class OverPools(PassOfOneKind):
     """Plain standardization over the batch, over groups of channels, or by known statistics."""
 
     name = "one kernel each way"
-    checks_saved = True
 
     def __init__(self, request: Request, backend: Fused, groups: int, *, graph: bool) -> None:
-        x, known = request.x, request.known
+        super().__init__(request)
+        x, known, residual = request.x, request.known, request.residual
         self.graph, self.groups, self.by_known = graph, groups, known is not None
-        self.formula, self.activation = request.formula, request.activation
-        residual = request.residual
-        self.passes_residual = residual is not None and residual.dtype is x.dtype and request.activation is None
-        given = (x, None if self.passes_residual else residual, request.mask, *request.parameters)
-        #: The forms of the tensors that all calls of this kind save.
-        self.of_kind, self.saved = forms_of(*given), kinds_of(*(t for t in given if t is not None))
         self.keep = graph or ((request.measured or request.memory is not None) and known is None)
         act = activation_named(request.activation)
         weight, bias = request.parameters
@@ -63,18 +56,12 @@ class OverPools(Pass):
         needs: Sequence[bool],
     ) -> Gradients:
         weight, bias = p
-        saved = [t for t in (x, residual, weight, bias) if t is not None]
-        same = self.saved.check(*saved)
-        if not same:
-            check_unchanged(self.of_kind, x, residual, mask, weight, bias)
+        same = self.saved_are_same(x, residual, mask, p)
         values, kept = needs[0] or (needs[1] and not self.passes_residual), call.kept
         found = self.kernel.backward(
             grad_y, x, weight, bias, residual, kept, known=self.by_known, values=values, same=same
         )
         return (found[0], grad_y, *found[2:]) if self.passes_residual else found
-
-    def forms(self, x: Tensor, residual: Tensor | None, mask: Tensor | None, p: Parameters) -> Forms:
-        return self.of_kind
 
     def plainly(
         self, call: PassCall, mask: Tensor | None, x: Tensor, residual: Tensor | None, *p: Tensor | None

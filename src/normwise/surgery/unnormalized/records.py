@@ -17,10 +17,10 @@ BAND = (0.5, 2.0)
 class FreedBlock(NamedTuple):
     """One residual block: ``x' = shortcut + alpha · gain · branch``.
 
-    alpha: the given alpha divided by the predicted standard deviation at the end of the branch: so each branch adds
-        the square of the given alpha to the variance.
-    beta: one over the predicted standard deviation at the block's input; it is part of the gains of the layers there.
-    predicted, variance: the variance of the block's output in the converted net, by `predict` and as measured.
+    - alpha: the given alpha divided by the predicted standard deviation at the end of the branch: so each branch adds
+      the square of the given alpha to the variance.
+    - beta: one over the predicted standard deviation at the block's input; it is part of the gains of the layers there.
+    - predicted, variance: the variance of the block's output in the converted net, by `predict` and as measured.
     """
 
     name: str
