@@ -15,7 +15,7 @@ from normwise.backends import Backend, forced
 from normwise.core.observed import is_fake, is_observed
 from normwise.core.transforms import under_function_transform
 
-from .request import PLANES, Request, plain_pool
+from .request import Request, plain_pool
 
 _NOTHING = nullcontext()
 # Looked up once: the modules are large, and every call needs them.
@@ -45,7 +45,7 @@ def context_of(request: Request) -> Context:
         additions_are_watched(),
         forced(),
         needs_graph(request.x, request.residual, *request.parameters),
-        plain_pool(request) if request.view is PLANES else None,
+        plain_pool(request) if request.view.over == "planes" else None,
     )
 
 

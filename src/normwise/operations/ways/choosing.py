@@ -21,7 +21,7 @@ from normwise.core.lasting import lasting
 from normwise.core.moments import Moments
 
 from ..context import Context, context_of, is_ordinary
-from ..request import NO_POOL, PLANES, Request, layout_of, operation_of
+from ..request import NO_POOL, Request, layout_of, operation_of
 from . import by_graph, by_kernels, by_torch, compiled, lean, per_sample, plain
 
 
@@ -46,7 +46,7 @@ def by_torch_where_faster(request: Request, context: Context) -> Any:
     x = request.x
     if context.plain or context.forced is not None or request.mask is not None:
         return "speed is not measured for masks, chosen backends and plain operations"
-    if context.pool is None and request.view is PLANES:
+    if context.pool is None and request.view.over == "planes":
         return NO_POOL
     if not (cpu.serves(x) if x.is_cpu else x.is_cuda):
         return "no kernels serve x"

@@ -17,7 +17,7 @@ from normwise.core import formulas
 from normwise.core.moments import Moments
 
 from ..epilogue import finish
-from ..request import PLANES, Request
+from ..request import Request
 
 
 def are_expanded(request: Request) -> bool:
@@ -61,8 +61,8 @@ def _function(request: Request, formula: object, constants: dict[str, Any]) -> C
     x, view = request.x, request.view
     if view.over == "rows" and formula is formulas.instance_norm:
         return partial(F.layer_norm, normalized_shape=tuple(x.shape[-view.dims :]))
-    if view is PLANES and formula is formulas.group_norm:
+    if view.over == "planes" and formula is formulas.group_norm:
         return partial(F.group_norm, num_groups=constants["groups"])
-    if view is PLANES and formula is formulas.instance_norm:
+    if view.over == "planes" and formula is formulas.instance_norm:
         return F.instance_norm
     return None
