@@ -1,5 +1,5 @@
 // The activations of core/activations.py and their derivatives, on vectors. Their numbers are their order here; a library
-// tells its names when it is loaded, and one that has other names than the package does not serve.
+// reports its names when it is loaded, and is refused if they are not those of the package.
 #pragma once
 
 #include "elements.hpp"
@@ -23,7 +23,7 @@ NW_INLINE V polynomial(V x, const float (&c)[N]) {
   return y;
 }
 
-// bf16 keeps 8 bits of a result: shorter polynomials, off by at most 1 in 20,000, serve it as well. T in what follows is the
+// bf16 keeps 8 bits of a result: shorter polynomials, off by at most 1 in 20,000, are accurate enough. Below, T is the
 // element type.
 template <class T>
 constexpr bool kShort = std::is_same_v<T, bf16>;
@@ -60,20 +60,20 @@ struct Exponent {
   vec<float> power, fraction;  // exp(x) = power · (1 + fraction)
 };
 
-// Up to 88.3, and infinite from there to 89.
+// exp(x) up to 88.3, and infinity from there to 89.
 template <class T>
 NW_INLINE Exponent exponent(vec<float> x) {
   static constexpr float c[] = {1.39264006e-3f, 8.36335309e-3f, 4.16665524e-2f, 0.166665763f, 0.5f};
   static constexpr float few[] = {0.0417927392f, 0.167423517f, 0.5f};
   x = at_least(-87.3f, x);
-  // 1.5 · 2^23: adding it rounds to an integer, which stands in the last bits; 127 more, and it is an exponent.
+  // 1.5 · 2^23: adding it rounds to an integer, which is then in the last bits; 127 more make it an exponent.
   const float shifter = 12582912.0f + 127;
   vec<float> shifted = x * 1.44269504f + shifter, k = shifted - shifter;
   vec<float> r = (x - k * 0.693145752f) - k * 1.42860677e-6f;
   return {(vec<float>)((ints<float>)shifted << 23), r + r * r * polynomial<T>(r, c, few)};
 }
 
-// Of what is not positive; NaN stays NaN by itself.
+// exp(x) for x <= 0; NaN stays NaN without a test.
 template <class T>
 NW_INLINE vec<float> exp_below(vec<float> x) {
   const Exponent e = exponent<T>(x);
@@ -89,7 +89,7 @@ NW_INLINE vec<float> with_sign_of(vec<float> x, vec<float> magnitude) {
   return (vec<float>)((ints<float>)magnitude | ((ints<float>)x & int32_t(0x80000000)));
 }
 constexpr double kTwoOverRootPi = 1.1283791670955126;
-// A function, and its slope to all of its digits.
+// A function, and its slope with all digits.
 template <class V>
 struct WithSlope {
   V value, slope;
@@ -99,7 +99,7 @@ NW_INLINE WithSlope<vec<float>> tangent(vec<float> x) {
   const vec<float> e = expm1_below<T>(-2.0f * abs_(x)), i = 1.0f / (2.0f + e);
   return {with_sign_of(x, -e * i), 4.0f * (1.0f + e) * i * i};
 }
-// 1 / (1 + exp(-z)): what is too small beside 1, or infinite, gives 1 and 0 by itself.
+// 1 / (1 + exp(-z)): a term that is too small beside 1, or infinite, gives 1 and 0 without a test.
 template <class T>
 NW_INLINE vec<float> sigmoid(vec<float> z) {
   const Exponent e = exponent<T>(at_most(89.0f, -z));
@@ -214,7 +214,7 @@ NW_INLINE V gelu_gate(V z) {
   return A(2 * kGeluScale) * z + A(2 * kGeluScale * kGeluCubic) * z * z * z;
 }
 
-// Where `act` is a constant, nothing is left of the switch.
+// If `act` is a constant, the compiler removes the switch.
 template <class T, class V>
 NW_INLINE V any_value(int act, V z) {
   using A = std::remove_reference_t<decltype(z[0])>;
@@ -280,8 +280,8 @@ NW_INLINE V any_slope(int act, V z) {
   }
 }
 
-// What is read after a block of values, so many bytes for each of its vectors. No processor looks so far ahead, and without
-// this its memory rests while an activation is computed.
+// The memory to prefetch after a block of values, so many bytes for each of its vectors. No processor prefetches so far ahead,
+// and without this its memory is idle while an activation is computed.
 struct Next {
   const void *first, *second;
   int64_t bytes;
@@ -291,7 +291,7 @@ struct Next {
   }
 };
 
-// z[i] = f(z[i]) for n vectors: which activation it is is asked once, and several vectors are under way at a time.
+// z[i] = f(z[i]) for n vectors: the activation is looked up once, and several vectors are computed at a time.
 template <class T, class V>
 __attribute__((noinline)) void activate(int act, V* z, int64_t n, Next next) {
   switch (act) {
@@ -317,8 +317,8 @@ __attribute__((noinline)) void multiply_by_slopes(int act, const V* z, V* g, int
   }
 }
 
-// Known at compile time: none, relu and leaky_relu, which cost nothing beside the memory, or "look it up", which is done
-// for a block of values; or grad_y · f'(z) was kept by the pass before.
+// Known at compile time: none, relu and leaky_relu, whose cost is hidden by the memory traffic, or "look it up", once for a
+// block of values; or grad_y · f'(z) was kept by the pass before.
 enum Kind { kPlain, kRectified, kLeaky, kAny, kKept };
 constexpr int activation_of(int kind) { return kind == kRectified ? kRelu : kLeakyRelu; }
 template <class T, int K, class V>
