@@ -45,7 +45,7 @@ def train(run):
             loss.backward()
             optimizer.step()
         rmse = error(net, *validation, deviation)
-        run.report(epoch + 1, train_loss=loss, rmse=rmse)
+        run.report(epoch + 1, train_loss=loss, validation_rmse=rmse)
         if rmse < best:
             best, best_net = rmse, copy.deepcopy(net)
     judged_by = validation if run.choosing else held_out

@@ -43,6 +43,15 @@ class Metric:
         return self.field == OWN_FIELD
 
     @property
+    def spoken(self) -> str:
+        """Its name in a sentence.
+
+        >>> RMSE.spoken, ACCURACY.spoken
+        ('RMSE', 'accuracy')
+        """
+        return self.title.removeprefix("Test ")
+
+    @property
     def sign(self) -> int:
         return 1 if self.direction == "max" else -1
 

@@ -98,7 +98,7 @@ class Progress:
 
 def _now(event: Event) -> str:
     if isinstance(event, EpochFinished):
-        shown = "" if event.value is None else f", {event.metric.name} {event.metric.text(event.value)}"
+        shown = "" if event.value is None else f", {event.metric.spoken} {event.metric.text(event.value)}"
         return f"{_name(event.run)}: epoch {event.epoch} of {event.epochs}{shown}"
     if isinstance(event, RateTried):
         return f"Choosing learning rates: {_tried(event)}"
@@ -111,7 +111,7 @@ def _tried(event: RateTried) -> str:
     tried = event.tried
     value = "not finite" if tried.value is None else event.metric.text(tried.value)
     at = f"learning rate {tried.rate:g} for {spoken(tried.norm)} at batch size {tried.batch_size}"
-    return f"{at}: validation {event.metric.name} {value}"
+    return f"{at}: validation {event.metric.spoken} {value}"
 
 
 def _name(run: Run) -> str:
@@ -122,7 +122,7 @@ def _outcome(run: Run, row: Row) -> str:
     if row["status"] != "finished":
         return f"{_name(run)}: {row['status']}. {row['message']}"
     metric = metric_of([row])
-    return f"{_name(run)}: {metric.name} {metric.text(metric.of(row) or 0.0)} in {row['seconds']:.1f} s"
+    return f"{_name(run)}: {metric.spoken} {metric.text(metric.of(row) or 0.0)} in {row['seconds']:.1f} s"
 
 
 def duration(seconds: float) -> str:

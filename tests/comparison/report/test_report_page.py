@@ -40,7 +40,7 @@ class Page(HTMLParser):
         if self._inside:
             self.code[self._inside][-1] += data
         else:
-            self.text += data
+            self.text += data.replace("\N{NO-BREAK SPACE}", " ")
 
     def count(self, tag):
         return sum(name == tag for name, _ in self.tags)
@@ -98,6 +98,37 @@ def test_protocol_definitions_versions_machine_and_command_are_on_the_page(page)
         "CPU allocator events",
     ]
     assert [text for text in expected if text not in page.text] == []
+
+
+def errors(rows):
+    """The rows of a regression: errors instead of accuracies."""
+
+    def renamed(found):
+        return {name.replace("accuracy", "rmse"): value for name, value in found.items()}
+
+    return [
+        renamed(row)
+        | {"metric": "rmse", "direction": "min", "chance_rmse": 9.0, "curve": [*map(renamed, row["curve"])]}
+        for row in rows
+    ]
+
+
+def test_an_error_is_not_described_as_a_percentage(page):
+    page_of_errors = Page(build_page(errors(make_rows()), make_about()))
+    for text in ("cut off at 0 and 100 %", "the axis is broken"):
+        assert text in page.text
+        assert text not in page_of_errors.text
+    for text in ("RMSE and train-eval gap", "RMSE on the same held-out samples", "interval of one RMSE on these"):
+        assert text in page_of_errors.text
+    assert not re.search(r"\brmse\b|\bRmse\b", page_of_errors.text)
+
+
+def test_no_line_ends_between_a_number_and_its_unit_or_in_the_name_of_an_option():
+    html = build_page(make_rows(), make_about(), "normwise compare --batch-sizes 8,32 --out results/a-b")
+    verdict = html[html.index('class="verdict"') : html.index("</section>")]
+    assert re.search(r"\d&nbsp;(ms|MB|points)\b", verdict)
+    assert not re.search(r"\d (ms|MB|points|%)", verdict)
+    assert "<span>--batch-sizes</span> 8,32 <span>--out</span> results/a-b" in html
 
 
 def test_every_picture_has_its_words(page):

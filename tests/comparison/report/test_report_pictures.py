@@ -254,6 +254,17 @@ def test_thirty_normalizers_all_look_different():
     assert len({(style.color, style.symbol) for style in looks.values()}) == 30
 
 
+@pytest.mark.parametrize("taken", [[], ["batch"], ["batch", "group", "nf"], [*NORMS, "nf"]], ids=len)
+def test_a_colour_or_marker_is_used_twice_only_when_all_are_in_use(taken):
+    colors = 10 - len(taken)
+    looks = styles([*taken, *map(str, range(28))])
+    others = [looks[str(i)] for i in range(28)]
+    assert len({style.color for style in looks.values()}) == 10
+    assert len({style.color for style in others[:colors]}) == colors
+    assert len({style.symbol for style in others[:7]}) == 7
+    assert len({(style.color, style.symbol) for style in looks.values()}) == len(looks)
+
+
 def test_two_variants_of_a_normalizer_look_different():
     looks = styles(["group:4", "group:8"])
     assert looks["group:4"] == styles(["group"])["group"] != looks["group:8"]

@@ -192,7 +192,8 @@ def test_report_and_verdict_of_each_task(task):
     assert summary.metric.name == metric
     about = next(event.about for event in events if isinstance(event, SweepStarted))
     page = build_page(rows, about)
-    assert f"{metric} of always answering the" in page.replace("\n", " ")
+    spoken = {"rmse": "RMSE", "dice": "Dice", "f1": "F1", "perplexity": "perplexity"}[metric]
+    assert f"{spoken} of always answering the" in page.replace("\n", " ")
     assert "train-eval gap" in page
 
 

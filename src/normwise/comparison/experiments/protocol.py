@@ -21,7 +21,7 @@ def protocol_of(settings: Settings, *, converted: bool = False) -> list[str]:
         *_data(settings),
         _batches(settings),
         "A run whose loss stops being finite counts as diverged: it ends there and is credited with the "
-        f"{settings.judged.name} of {settings.judged.chance}.",
+        f"{settings.judged.spoken} of {settings.judged.chance}.",
         *([CONVERTED if converted else COUNTERPART] if NORMALIZER_FREE in norms else []),
         *([renorm.PROTOCOL] if renorm.RENORM in norms else []),
         *([bank.PROTOCOL] if bank.BANK in norms else []),
@@ -76,7 +76,7 @@ def _choice_of_rate(settings: Settings) -> str:
         tried = ", ".join(f"{rate:g}" for rate in settings.lrs)
         best = "highest" if settings.judged.sign > 0 else "lowest"
         return (
-            f"Peak learning rate: of {tried} ({scaled}) the one with the {best} {settings.judged.name} on a fifth of "
+            f"Peak learning rate: of {tried} ({scaled}) the one with the {best} {settings.judged.spoken} on a fifth of "
             "the training split that is held out for the choice only; chosen for each normalizer and batch size."
         )
     rates = ", ".join(f"{settings.rate(size):.3g} at {size}" for size in settings.batch_sizes)

@@ -10,21 +10,26 @@ from plotly.offline import get_plotlyjs
 
 from ... import files
 from ...pages import document
+from ..metric import Metric
 from ..verdicts.cells import Row
 from ..verdicts.summary import Summary, summarize
 from ..verdicts.tables import GAPS, Table, tables, titled
 from . import results, sections
 from .palette import Style, styles
 from .pictures import MOMENTS, TIMES, against_batch_size, learning_curves, one_by_one, pareto, signal, sites
-from .words import About, dates, extent, partial, rate_note, subject_of
+from .words import About, dates, extent, partial, rate_note, subject_of, with_capital
 
 HERE = Path(__file__).parent
-_HOW_TO_READ = (
-    "Means over the seeds. Bars are one standard deviation (of shares cut off at 0 and 100 %), dots single runs, "
-    "crosses diverged runs. If a few values lie far below all others, the axis is broken and they are in the strip "
-    "below the dotted lines. The gap is the held-out metric with the statistics of training minus that of evaluation."
+_GAP = "The gap is the held-out metric with the statistics of training minus that of evaluation."
+_HOW_TO_READ_SHARES = (
+    "Means over the seeds. Bars are one standard deviation (cut off at 0 and 100 %), dots single runs, crosses "
+    "diverged runs. If a few values lie far below all others, the axis is broken and they are in the strip below the "
+    f"dotted lines. {_GAP}"
 )
-_HOW_TO_READ_VALUES = "Means over the seeds; the bars are one standard deviation, the dots single runs."
+_HOW_TO_READ_VALUES = (
+    f"Means over the seeds. Bars are one standard deviation, dots single runs, crosses diverged runs. {_GAP}"
+)
+_HOW_TO_READ_OWN = "Means over the seeds; the bars are one standard deviation, the dots single runs."
 # With more lines than this in one picture they cannot be distinguished.
 TANGLE = 7
 
@@ -60,7 +65,7 @@ def build_page(rows: Sequence[Row], about: About, command: str | None = None, re
         "<h2>How it was measured</h2>",
         sections.protocol(rows, about, summary.rule),
         sections.chosen_rates(about),
-        f"<h2>Repeat it</h2><pre><code>{escape(command)}</code></pre>" if command else "",
+        sections.repeat(command) if command else "",
     ]
     return _document(heading, "\n".join(parts), refresh)
 
@@ -74,7 +79,7 @@ def _pictures(summary: Summary, rows: Sequence[Row]) -> str:
     parts = [
         sections.legend(judged.norms, style_of),
         f"<h2>{escape(_heading(summary))}</h2>",
-        f"<p>{_HOW_TO_READ_VALUES if summary.metric.own else _HOW_TO_READ}</p>",
+        f"<p>{_how_to_read(summary.metric)}</p>",
         overview([judged, *gap], rows, style_of),
     ]
     if cost:
@@ -91,12 +96,17 @@ def _pictures(summary: Summary, rows: Sequence[Row]) -> str:
     return "\n".join(parts)
 
 
+def _how_to_read(metric: Metric) -> str:
+    if metric.own:
+        return _HOW_TO_READ_OWN
+    return _HOW_TO_READ_SHARES if metric.share else _HOW_TO_READ_VALUES
+
+
 def _heading(summary: Summary) -> str:
     metric = summary.metric
     if metric.own:
         return metric.title
-    name = metric.title.removeprefix("Test ")
-    return f"{name[0].upper()}{name[1:]} and train-eval gap"
+    return f"{with_capital(metric.spoken)} and train-eval gap"
 
 
 def _worth(judged: Table, cost: Sequence[Table], style_of: dict[str, Style]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -54,14 +55,12 @@ def styles(norms: Iterable[str]) -> dict[str, Style]:
     """
     norms = list(norms)
     chosen = {norm: _FIXED[norm] for norm in norms if norm in _FIXED}
-    others = 0
     for norm in norms:
         relative = _FIXED.get(norm.partition(":")[0])
-        if norm in chosen:
-            continue
         if relative and relative not in chosen.values():
-            chosen[norm] = relative
-        else:
-            chosen[norm] = Style(_COLORS[others % len(_COLORS)], *_SYMBOLS[others % len(_SYMBOLS)])
-            others += 1
+            chosen.setdefault(norm, relative)
+    colors = [*_COLORS, *(style.color for style in _FIXED.values() if style not in chosen.values())]
+    both = math.lcm(len(colors), len(_SYMBOLS))  # after so many, colours and symbols would meet again
+    for i, norm in enumerate(norm for norm in norms if norm not in chosen):
+        chosen[norm] = Style(colors[i % len(colors)], *_SYMBOLS[(i + i // both) % len(_SYMBOLS)])
     return chosen

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
@@ -19,17 +20,28 @@ MOST_SHOWN = 7
 
 def verdict(summary: Summary, remark: str | None) -> str:
     """The recommendation, its evidence (the first sentences, the rest folded) and a remark for the reader."""
-    sentences = [f"<li>{escape(sentence)}</li>" for sentence in summary.evidence]
+    sentences = [f"<li>{_unbroken(sentence)}</li>" for sentence in summary.evidence]
     shown = len(sentences) if len(sentences) <= MOST_SHOWN + 1 else MOST_SHOWN
     rest = "".join(sentences[shown:])
     more = (
         f"<details><summary>{len(sentences) - shown} more findings</summary><ul>{rest}</ul></details>" if rest else ""
     )
     return (
-        f'<section class="verdict" aria-label="Recommendation"><p class="headline">{escape(summary.headline)}</p>'
+        f'<section class="verdict" aria-label="Recommendation"><p class="headline">{_unbroken(summary.headline)}</p>'
         f"<ul>{''.join(sentences[:shown])}</ul>{more}"
         f"{f'<p class=quiet>{escape(remark)}</p>' if remark else ''}</section>"
     )
+
+
+def _unbroken(sentence: str) -> str:
+    """A sentence in which no line ends between a number and its unit."""
+    return re.sub(r"(?<=\d) (?=(?:%|ms|MB|points?)(?!\w))", "&nbsp;", escape(sentence))
+
+
+def repeat(command: str) -> str:
+    """The command that repeats the sweep, in which no line ends within the name of an option."""
+    unbroken = re.sub(r"--[\w-]+", r"<span>\g<0></span>", escape(command))
+    return f'<h2>Repeat it</h2><pre class="command"><code>{unbroken}</code></pre>'
 
 
 def numbers(summary: Summary) -> str:

@@ -100,6 +100,15 @@ def dates(rows: Sequence[Row]) -> str:
     return f"{begin} to {end[11:] if first.date() == last.date() else end} UTC"
 
 
+def with_capital(text: str) -> str:
+    """The text with a capital first letter, the others unchanged.
+
+    >>> with_capital("accuracy"), with_capital("RMSE")
+    ('Accuracy', 'RMSE')
+    """
+    return f"{text[0].upper()}{text[1:]}"
+
+
 def definitions(rows: Sequence[Row], about: About) -> list[tuple[str, str]]:
     """Each quantity of the report with its definition and unit."""
     kinds = ", ".join(sorted({row["memory_kind"] for row in rows if row["memory_kind"]}))
@@ -110,7 +119,7 @@ def definitions(rows: Sequence[Row], about: About) -> list[tuple[str, str]]:
         _metric_in_words(metric, about["data"]["test_samples"]),
         (
             f"Train-eval gap{', points' if metric.share else ''}",
-            f"{metric.name.capitalize()} on the same held-out samples with the normalizers in training mode (with "
+            f"{with_capital(metric.spoken)} on the same held-out samples with the normalizers in training mode (with "
             f"the statistics of each batch of that batch size{_by_group(about)}), minus that in evaluation mode. Only "
             "normalizers whose statistics differ between the two modes, such as BatchNorm, can have a gap.",
         ),

@@ -86,7 +86,7 @@ def run_epochs(trainer: Trainer, epochs: int, on_epoch: EpochReport) -> dict[str
         outcome["test_interval"] = None if diverged else trainer.interval
         on_epoch(epoch, train_loss, value)
         if diverged:
-            what = "loss" if train_loss is None or not math.isfinite(loss) else metric.name
+            what = "loss" if train_loss is None or not math.isfinite(loss) else metric.spoken
             outcome |= {"status": "diverged", "message": f"The {what} is not finite after epoch {epoch} of {epochs}."}
             break
     return outcome | {"curve": curve}

@@ -97,7 +97,7 @@ def _gaps(cells: Sequence[Cell]) -> list[str]:
             continue
         metric, evaluated = widest.metric, widest.train_mode - widest.gap
         if abs(widest.gap) >= (GAP_WORTH_NAMING if metric.share else CHANGE_WORTH_NAMING * abs(evaluated)):
-            what = "" if metric.field == "test_accuracy" else f"{metric.name} "
+            what = "" if metric.field == "test_accuracy" else f"{metric.spoken} "
             sign = "+" if widest.gap > 0 else "-"
             found.append(
                 f"{title(norm)} at batch size {widest.batch_size}: {what}{metric.text(widest.train_mode)} of the "

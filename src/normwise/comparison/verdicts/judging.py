@@ -47,7 +47,7 @@ def rule_of(metric: Metric) -> str:
         return RULE_OF_VALUES
     if metric == ACCURACY:
         return RULE
-    compared = _COMPARED.format(metric=metric.name, samples="these")
+    compared = _COMPARED.format(metric=metric.spoken, samples="these")
     apart = f"{100 * SCATTER:.0f} points apart" if metric.share else f"{100 * SCATTER:.0f} % of their mean apart"
     return (
         f"{compared}The interval is that of leaving out a twentieth of the samples each time (jackknife). {_ALONE}"

@@ -17,7 +17,7 @@ def headline(rows: Sequence[Row], norms: Sequence[str], verdicts: Sequence[Verdi
     everywhere reliable. If several are, there is no clear winner; if none is, the choice depends on the batch size."""
     trained = [verdict for verdict in verdicts if verdict.trained]
     if not trained and verdicts[0].metric.own:
-        return f"No run has a finite {verdicts[0].metric.name}: the report says why."
+        return f"No run has a finite {verdicts[0].metric.spoken}: the report says why."
     if not trained:
         return _nothing_trained(verdicts)
     sentences = _on_trained(rows, norms, trained)

@@ -147,5 +147,5 @@ def divergence_note(summary: Summary) -> str | None:
     runs = sum(cell.diverged for cell in some)
     return (
         f"{DAGGER} {runs} {'run' if runs == 1 else 'runs'} diverged (the loss stopped being finite) and "
-        f"{'counts' if runs == 1 else 'count'} with the {summary.metric.name} of {summary.metric.chance}."
+        f"{'counts' if runs == 1 else 'count'} with the {summary.metric.spoken} of {summary.metric.chance}."
     )

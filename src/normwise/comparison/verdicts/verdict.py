@@ -76,7 +76,7 @@ def _sentence(verdict: Verdict) -> str:
 def _nothing_trained(verdict: Verdict) -> str:
     if not verdict.metric.own:
         return _DIVERGED if verdict.diverged else _AT_CHANCE.format(chance=verdict.metric.chance)
-    return f"no run has a finite {verdict.metric.name}."
+    return f"no run has a finite {verdict.metric.spoken}."
 
 
 def _without(verdict: Verdict) -> str:
