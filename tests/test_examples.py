@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -179,11 +180,17 @@ def test_a_comparison(example, command, tmp_path):
     photographs(tmp_path / "photos", "{}.jpg")
     photographs(tmp_path / "scans", "patient{}.jpg")
     cells(tmp_path / "cells")
-    (tmp_path / "book.txt").write_text("It was a bright cold day in April. " * 90)
+    for name in ("book.txt", "topics.txt"):
+        (tmp_path / name).write_text("It was a bright cold day in April. " * 90)
+    for script in sorted((ROOT / "examples" / "compare").glob("*.py")):
+        shutil.copy(script, tmp_path)
+    if "lightning_module" in example.text:
+        libraries.lightning()
     if ".parquet" in example.text:
         pandas = pytest.importorskip("pandas")
         pytest.importorskip("pyarrow")
-        pandas.DataFrame({"size": range(40), "price": [n * 1.5 for n in range(40)]}).to_parquet("prices.parquet")
+        prices = pandas.DataFrame({"size": range(40), "price": [n * 1.5 for n in range(40)]})
+        prices.to_parquet(tmp_path / "prices.parquet")
     program, *arguments = shlex.split(example.text)
     assert program == "normwise"
     code, output, errors = command(*arguments, *SHORT)

@@ -38,6 +38,8 @@ def is_whole_model(path: Path) -> bool:
             torch.load(path, map_location="cpu", weights_only=True)
             return False
         return bool(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    except pickle.UnpicklingError as error:
+        raise _not_unpickled(path) from error
     except Exception as error:  # a damaged file may raise any error
         raise InputError(f"{path} cannot be read: {first_line(error)}") from error
 
@@ -61,14 +63,21 @@ def _read(path: Path) -> dict[str, Tensor]:
             return safetensors().load_file(path)
         found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise InputError(
-            f"{path} holds more than tensors, and unpickling it could run any code; save model.state_dict() instead."
-        ) from error
+        raise _not_unpickled(path) from error
     except InputError:
         raise
     except Exception as error:  # a damaged file may raise any error
         raise InputError(f"{path} cannot be read: {first_line(error)}") from error
     return _state_in(found, path)
+
+
+def _not_unpickled(path: Path) -> InputError:
+    """For a file that torch refuses; torch's own words recommend to run its code."""
+    if zipfile.is_zipfile(path):
+        found = "holds more than tensors, and unpickling it could run any code; save model.state_dict() instead"
+    else:
+        found = "is no checkpoint, is damaged, or holds more than tensors; save model.state_dict() again"
+    return InputError(f"{path} {found}.")
 
 
 def _state_in(found: Any, path: Path) -> dict[str, Tensor]:

@@ -72,6 +72,7 @@ BAD = {
     "no size at all": (("batch", "--input", f"4x{10**19}"), "more values than any tensor has"),
     "module": (("nowhere:thing",), "there is no module 'nowhere'"),
     "module without a name": ((":thing",), "':thing' names no module; write package.module:name"),
+    "module alone": (("json:",), "'json:' names no function or class of a module; write package.module:name"),
     "relative module": ((".nowhere:thing",), "'.nowhere:thing' names no module"),
     "picture": (("batch", "--image", "no.jpg"), "there is no such file"),
     "three pictures": (("batch", *("--image", "a.png") * 3), "3 pictures were given"),

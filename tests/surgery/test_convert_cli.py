@@ -106,7 +106,10 @@ def test_damaged_pickled_and_bare_checkpoints(call, module, tmp_path):
     torch.save({"epoch": 3}, tmp_path / "empty.pt")
     torch.save({"0.weight": torch.zeros(2)}, tmp_path / "other.pt")
     for name, said in (
-        ("damaged.pt", "damaged.pt"),
+        (
+            "damaged.pt",
+            "damaged.pt is no checkpoint, is damaged, or holds more than tensors; save model.state_dict() again",
+        ),
         ("pickled.pt", "holds more than tensors"),
         ("empty.pt", "holds no state_dict"),
         ("other.pt", "is the state of another model"),

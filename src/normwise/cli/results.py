@@ -50,7 +50,7 @@ def show_and_write(
     settings = about["settings"]
     summary = summarize(rows, settings.get("looks", 0))
     missing = partial(rows, about)
-    step = next_step(bool(missing), settings, summary, lambda changes: command_of(settings | changes, out))
+    step = next_step(bool(missing), about, summary, lambda changes: command_of(settings | changes, out))
     show_result(console, summary, files, step, missing, rate_note(about))
     if json_file == STDOUT:
         typer.echo(json.dumps(rows))

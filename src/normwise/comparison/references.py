@@ -24,6 +24,8 @@ def load_object(reference: str) -> Any:
     module_name, _, path = reference.partition(":")
     if not module_name or module_name.startswith("."):
         raise InputError(f"{reference!r} names no module; write package.module:name.")
+    if not path:
+        raise InputError(f"{reference!r} names no function or class of a module; write package.module:name.")
     try:
         found: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:

@@ -95,7 +95,7 @@ def test_weights_that_do_not_fit_are_one_sentence(state, message, tmp_path):
     ("options", "message"),
     [
         (("--weights", "none.pt"), "none.pt: there is no such file"),
-        (("--weights", "text.pt"), "text.pt cannot be read"),
+        (("--weights", "text.pt"), "text.pt is no checkpoint, is damaged, or holds more than tensors"),
         (("--weights", "pretrained"), "'pretrained' works for timm:NAME and torchvision:NAME only"),
         (("--model", "state.pt"), "'state.pt' holds weights without a model; write model='torchvision:resnet18'"),
     ],
@@ -121,7 +121,7 @@ def test_the_whole_way(tmp_path, command):
     assert code == 0
     assert "All contestants begin with the weights of w.pt." in output
     page = (tmp_path / "out" / "report.html").read_text()
-    assert "--weights w.pt" in page
+    assert "<span>--weights</span> w.pt" in page
     assert "Peak learning rate: 0.05" in page
 
 

@@ -20,7 +20,7 @@ def test_diabetes():
     )
     assert [row["status"] for row in rows] == ["finished", "finished"]
     assert all(40 < row["value"] < 90 and math.isfinite(row["metrics"]["validation_rmse"]) for row in rows)
-    assert all(row["curve"][0].keys() == {"epoch", "train_loss", "rmse"} for row in rows)
+    assert all(row["curve"][0].keys() == {"epoch", "train_loss", "validation_rmse"} for row in rows)
 
 
 def test_a_lightning_module():

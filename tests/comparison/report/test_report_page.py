@@ -266,6 +266,10 @@ def test_the_learning_rates_that_were_chosen_are_in_a_table():
     text = Page(build_page(make_rows(), about)).text
     assert "Learning rate that was chosen" in text
     assert "may not suit each of them" not in text
+    assert "The lowest of the learning rates tried (0.05) was the best for GroupNorm: one still lower may be" in text
+    assert "The highest of the learning rates tried (0.3) was the best for BatchNorm: one still higher may be" in text
+    about["settings"]["lrs"] = [0.01, 0.05, 0.3, 1]
+    assert "of the learning rates tried" not in Page(build_page(make_rows(), about)).text
     assert (
         "One learning rate for all (0.4) may not suit each of them" in Page(build_page(make_rows(), make_about())).text
     )

@@ -2,6 +2,8 @@
 
 import importlib.util
 import os
+import re
+import socket
 import sys
 from types import ModuleType, SimpleNamespace
 
@@ -66,8 +68,17 @@ def test_without_ray_or_a_cluster_one_sentence(monkeypatch):
         raise ConnectionError("timed out")
 
     monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: False, init=unreachable))
-    with pytest.raises(InputError, match=r"ray='10.0.0.1:6379': no cluster can be reached there \(ConnectionError\)"):
-        compare(train=small_jobs.score, **OWN, ray="10.0.0.1:6379")
+    with pytest.raises(InputError, match=r"ray='auto': no cluster can be reached there \(ConnectionError\)"):
+        compare(train=small_jobs.score, **OWN, ray="auto")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        used = f"127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(InputError, match=rf"ray='{used}': .*\(ConnectionError\)"):
+            compare(train=small_jobs.score, **OWN, ray=used)
+    # Nothing listens: said at once, without Ray, which would try for minutes.
+    monkeypatch.setattr(sys.modules["ray"], "init", None)
+    for address in (used, f"ray://{used}", "127.0.0.1:99999", "[::1]:1", "nowhere.invalid:6379"):
+        with pytest.raises(InputError, match=rf"ray='{re.escape(address)}': no cluster can be reached there \("):
+            compare(train=small_jobs.score, **OWN, ray=address)
     for found in (None, ModuleType("ray")):  # the second is what a folder of this name is to Python
         monkeypatch.setitem(sys.modules, "ray", found)
         with pytest.raises(InputError, match="ray= needs Ray, which is not installed; run `pip install ray`"):

@@ -59,12 +59,13 @@ def test_nothing_is_said_of_what_nobody_timed_or_nobody_leads():
     assert said(make_rows(("batch", "none"), (8,), 2, tuple(lost))) == []
 
 
-def step_after(made, **settings):
+def step_after(made, chosen=(), **settings):
     about = make_about(tuple(dict.fromkeys(row["norm"] for row in made)), tuple({r["batch_size"] for r in made}))
     about["settings"] |= {"data": "photos/", "seeds": sorted({row["seed"] for row in made})} | settings
     settings = about["settings"]
     unfinished = len(made) < planned_runs(about)
-    return next_step(unfinished, settings, summarize(made), lambda changes: command_of(settings | changes, "out"))
+    about["chosen_rates"] = chosen
+    return next_step(unfinished, about, summarize(made), lambda changes: command_of(settings | changes, "out"))
 
 
 def test_an_unfinished_sweep_is_finished_first():
@@ -103,6 +104,18 @@ def test_a_winner_at_one_rate_is_tried_at_others_and_then_taken():
     step = step_after(rows())
     assert "--lrs 0.12,0.4,1.2 " in step.command
     assert step_after(rows(), lrs=[0.1, 0.3]) == ("Nothing is left to measure here: train with GroupNorm.", None)
+
+
+def test_a_rate_at_an_end_of_those_tried_leads_beyond_it():
+    rates = [0.1, 0.3, 1.0]
+    higher = step_after(rows(), [["group", 8, 0.3], ["batch", 8, 1.0]], lrs=rates)
+    assert (higher.why, "--lrs 0.1,0.3,1.0,3.0 " in higher.command) == (
+        "Try learning rates beyond the end of those tried.",
+        True,
+    )
+    assert "--lrs 0.0333,0.1,0.3,1.0 " in step_after(rows(), [["group", 8, 0.1]], lrs=rates).command
+    assert step_after(rows(), [["group", 8, 0.3]], lrs=rates).command is None
+    assert step_after(rows(), [["group", 8, 0.3]], lrs=[0.3]).command is None
 
 
 def test_a_training_function_has_its_own_rates():

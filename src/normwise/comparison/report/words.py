@@ -9,6 +9,7 @@ from typing import Any
 from ..groups import NAMES_SHOWN
 from ..metric import ACCURACY, Metric, metric_of
 from ..settings import is_own
+from ..verdicts import tried_rates
 from ..verdicts.cells import Row
 from ..verdicts.sequential import stops_among
 
@@ -82,9 +83,11 @@ def _stopped(rows: Sequence[Row], about: About) -> bool:
 
 
 def rate_note(about: About) -> str | None:
-    """A remark for comparisons in which all contestants share one learning rate."""
+    """A remark on learning rates: one is shared by all, or the chosen one is at an end of those tried."""
     settings = about["settings"]
-    if settings.get("lrs") or is_own(settings) or len(settings["norms"]) < 2:
+    if settings.get("lrs"):
+        return tried_rates.in_words(about)
+    if is_own(settings) or len(settings["norms"]) < 2:
         return None
     shared = f"{settings['learning_rate']:g}"
     return f"One learning rate for all ({shared}) may not suit each of them: --lrs chooses one for each."

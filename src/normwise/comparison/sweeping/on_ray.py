@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ from .sweep import Listener, Sweep
 # How often Ray repeats a task whose worker or machine is lost.
 RETRIES = 2
 LOOK_AROUND = 1.0
+# How many seconds a machine of the cluster may take to accept a connection.
+PATIENCE = 10.0
 
 
 def run_on_ray(
@@ -89,21 +92,37 @@ def _imported() -> Any:
     return ray
 
 
+def _expect_listener(address: str) -> None:
+    """Raise InputError if nothing answers at host:port or ray://host:port, where Ray itself tries for minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE).close()
+    except (OSError, OverflowError) as error:  # a port above 65535 overflows
+        raise _unreachable(address, getattr(error, "strerror", None) or str(error)) from error
+
+
+def _unreachable(address: str, why: str) -> InputError:
+    return InputError(
+        f"ray={address!r}: no cluster can be reached there ({why}); write its address, 'auto' on one of its machines, "
+        "or 'local' for this machine alone."
+    )
+
+
 @contextmanager
 def _connected(address: str) -> Iterator[Any]:
     ray = _imported()
     if ray.is_initialized():
         yield ray
         return
+    _expect_listener(address)
     # Workers import the compared code from the same directories as this process.
     environment = {"env_vars": {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}}
     try:
         ray.init(address=address, runtime_env=environment, log_to_driver=False, include_dashboard=False)
     except Exception as error:  # Ray raises ConnectionError, ValueError, RuntimeError and its own classes
-        raise InputError(
-            f"ray={address!r}: no cluster can be reached there ({type(error).__name__}); write its address, 'auto' on "
-            "one of its machines, or 'local' for this machine alone."
-        ) from error
+        raise _unreachable(address, type(error).__name__) from error
     try:
         yield ray
     finally:

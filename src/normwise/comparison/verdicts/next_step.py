@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from ..data.embedded import DIGITS, DOMAIN, MIXED
 from ..settings import is_own
+from . import tried_rates
 from .cells import counted, spoken
 from .summary import Summary
 
@@ -31,11 +32,13 @@ class NextStep(NamedTuple):
     command: str | None
 
 
-def next_step(unfinished: bool, settings: Mapping[str, Any], summary: Summary, again: Changed) -> NextStep:
+def next_step(unfinished: bool, about: Mapping[str, Any], summary: Summary, again: Changed) -> NextStep:
     """The next step, in this order: missing runs, the reader's own data, open verdicts, a learning rate for each.
 
-    `unfinished`: whether planned runs are missing; `again` returns the command of the sweep with changed settings.
+    `unfinished`: whether planned runs are missing; `about` is what `settings.json` holds; `again` returns the command
+    of the sweep with changed settings.
     """
+    settings = about["settings"]
     if unfinished:
         return NextStep("Do the rest of the runs.", again({}))
     judged = [verdict for verdict in summary.verdicts if verdict.trained]
@@ -58,6 +61,8 @@ def next_step(unfinished: bool, settings: Mapping[str, Any], summary: Summary, a
         return NextStep(f"Settle what is open with {counted(more, 'more seed')}.", again(_seeds(seeds + more)))
     if not own and not settings.get("lrs"):
         return NextStep("Give each its own learning rate.", again(_rates(settings, TRIED_RATES)))
+    if rates := tried_rates.beyond(about):
+        return NextStep("Try learning rates beyond the end of those tried.", again({"lrs": rates}))
     leading = list(dict.fromkeys(norm for verdict in judged for norm in verdict.tied))
     chosen = spoken(leading[0]) if len(leading) == 1 else "the cheapest of those that lead"
     return NextStep(f"Nothing is left to measure here: train with {chosen}.", None)
