@@ -70,11 +70,15 @@ def assert_begun_anew(make: Callable[[], nn.Module]) -> None:
 
 
 def every_other():
-    """A policy of selective checkpoints that depends on how many operators ran before."""
-    count = itertools.count()
+    """A policy of selective checkpoints that depends on how many operators ran before in the same pass.
+
+    torch 2.11 asks it again in the recomputation, torch 2.13 does not.
+    """
+    counts = {False: itertools.count(), True: itertools.count()}
 
     def policy(context, operator, *arguments, **options):
-        return CheckpointPolicy.MUST_SAVE if next(count) % 2 else CheckpointPolicy.PREFER_RECOMPUTE
+        saved = next(counts[context.is_recompute]) % 2
+        return CheckpointPolicy.MUST_SAVE if saved else CheckpointPolicy.PREFER_RECOMPUTE
 
     return policy
 
