@@ -2,8 +2,8 @@
 
     python docs/measure_performance.py [steps|overhead|layers|threads]
 Every instruction set is measured in a separate process with one thread, in processor time; `threads` measures with all
-threads, in elapsed time, for which the machine must be idle. The rows are in docs/results; after an interruption the same
-command continues. `make_performance.py` makes the tables from them.
+threads, in elapsed time, for which the machine must be idle. The rows are in docs/results; after an interruption the
+same command continues. `make_performance.py` makes the tables from them.
 """
 
 from __future__ import annotations
