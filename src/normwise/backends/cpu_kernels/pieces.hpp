@@ -12,6 +12,10 @@ constexpr int64_t kSerial = 32768;
 // A channels_last task has at least this many rows, and more rows are divided into at least this many tasks: the preparation
 // for each channel must be little compared with the rows.
 constexpr int64_t kLeastRows = 64, kLeastTasks = 8;
+// How tasks go to threads. The thread sanitizer's test gives neighbouring ones to different threads.
+#ifndef NW_SCHEDULE
+#define NW_SCHEDULE static
+#endif
 
 struct Shape {
   int64_t N, C, S;
@@ -45,7 +49,7 @@ inline void parallel(int threads, int64_t tasks, F f) {
     for (int64_t i = 0; i < tasks; ++i) run(i);
     return;
   }
-#pragma omp parallel for num_threads(threads) schedule(static)
+#pragma omp parallel for num_threads(threads) schedule(NW_SCHEDULE)
   for (int64_t i = 0; i < tasks; ++i) run(i);
 }
 
