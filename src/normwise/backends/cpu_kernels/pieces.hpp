@@ -12,6 +12,10 @@ constexpr int64_t kSerial = 32768;
 // A channels_last task has at least this many rows, and more rows are divided into at least this many tasks: the preparation
 // for each channel must be little compared with the rows.
 constexpr int64_t kLeastRows = 64, kLeastTasks = 8;
+// How tasks go to threads. The thread sanitizer's test gives neighbouring ones to different threads.
+#ifndef NW_SCHEDULE
+#define NW_SCHEDULE static
+#endif
 
 struct Shape {
   int64_t N, C, S;
@@ -34,7 +38,9 @@ struct Shape {
 };
 
 // f(task) for every task, on the threads of the process' one OpenMP pool. A task's result depends only on
-// its number, so that it does not depend on the threads.
+// its number, so that it does not depend on the threads. Each thread gets one run of neighbouring tasks, as in torch's own
+// operators: with tasks in turn, two threads write lines of neighbouring channels' planes, and what one prefetches for writing
+// (see store) is taken away from the other (BatchNorm of [8, 256, 28, 28] on two threads: 1.7 ms, and 0.2 with runs).
 template <class F>
 inline void parallel(int threads, int64_t tasks, F f) {
   auto run = [&](int64_t i) __attribute__((noinline)) { f(i); };  // compiled once for both loops
@@ -43,7 +49,7 @@ inline void parallel(int threads, int64_t tasks, F f) {
     for (int64_t i = 0; i < tasks; ++i) run(i);
     return;
   }
-#pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
+#pragma omp parallel for num_threads(threads) schedule(NW_SCHEDULE)
   for (int64_t i = 0; i < tasks; ++i) run(i);
 }
 
