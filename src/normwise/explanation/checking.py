@@ -101,21 +101,26 @@ def _check(subject: Subject, function: Function, every: Sequence[Tensor]) -> Non
 def _twice(subject: Subject, function: Function, x: Tensor) -> tuple[Any, Any]:
     """Two outputs, with different random numbers; the first call also watches the modules that x passes."""
     seen: list[str] = []
-    with ExitStack() as stack, torch.no_grad():
+    with ExitStack() as stack:
         if subject.layer is not None:
             for name, module in subject.layer.named_modules():
                 if isinstance(module, _MIXING):
                     hook = module.register_forward_pre_hook(_note(name or type(module).__name__, x, seen))
                     stack.callback(hook.remove)
-        with torch.enable_grad():
-            y = function(x.clone().requires_grad_(), 1.0)
+        y = _output(function, x)
     if seen:
         raise ModelError(
             f"explain takes one layer, and {subject.name} is a model: its {seen[0]!r} mixes the values of x besides. "
             f"{_inside(subject)}"
         )
-    with torch.no_grad():
-        return (y.detach() if isinstance(y, Tensor) else y), function(x.clone(), 1.0)
+    return y, _output(function, x)
+
+
+def _output(function: Function, x: Tensor) -> Any:
+    """With a gradient both times: without one a layer may be computed in another way, which rounds differently."""
+    with torch.enable_grad():
+        y = function(x.clone().requires_grad_(), 1.0)
+    return y.detach() if isinstance(y, Tensor) else y
 
 
 def _note(name: str, x: Tensor, seen: list[str]) -> Callable[..., None]:
