@@ -391,6 +391,27 @@ MUTATIONS = [
         "tests/operations/test_between_passes.py",
     ),
     Mutation(
+        "a formula that reads a name of its module is not evident",
+        "core/evident.py",
+        'if step.opname == "LOAD_GLOBAL" and not any(',
+        'if step.opname == "LOAD_GLOBAL" and False and not any(',
+        "tests/operations/test_evident_formulas.py",
+    ),
+    Mutation(
+        "a formula that branches on a value is not evident",
+        "core/evident.py",
+        "        if step.opname not in _INSTRUCTIONS:\n            return False\n",
+        "",
+        "tests/operations/test_evident_formulas.py",
+    ),
+    Mutation(
+        "defaults of other types make another formula",
+        "core/evident.py",
+        "values, tuple(map(type, values)), tuple(options))",
+        "values, tuple(options))",
+        "tests/operations/test_evident_formulas.py",
+    ),
+    Mutation(
         "the output of a formula is checked",
         "operations/formula/output_step.py",
         "    _check(found, x)",

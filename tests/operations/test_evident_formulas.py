@@ -2,6 +2,7 @@
 
 import time
 from functools import partial
+from types import FunctionType
 
 import pytest
 import torch
@@ -154,14 +155,19 @@ def test_a_lambda_of_every_call_is_recorded_once(monkeypatch):
 
 
 def test_equal_defaults_of_other_types_are_other_formulas():
-    def with_default(value):
-        namespace = {"normwise": nw}
-        exec("def formula(m, s=VALUE):\n    return normwise.Affine(m.mean, s, 0.0)".replace("VALUE", value), namespace)
-        return namespace["formula"]
+    def formula(m, *, power):
+        return nw.Affine(m.mean, power, 0.0)
 
+    here = {"nw": nw}
     x = torch.randn(2, C, 7)
-    for value in ("1", "1.0", "True", "2"):
-        torch.testing.assert_close(nw.normalize(x, with_default(value)), eval(value) * (x - x.mean(-1, keepdim=True)))
+    for power in (1, 1.0, True, 2):
+        copy = with_evident_mark(FunctionType(formula.__code__, here, "formula"))
+        other = FunctionType(formula.__code__, here, "formula")
+        other.__kwdefaults__ = {"power": power}
+        marked = with_evident_mark(other)
+        assert marked is not copy
+        assert type(marked.__kwdefaults__["power"]) is type(power)
+        torch.testing.assert_close(nw.normalize(x, other), float(power) * (x - x.mean(-1, keepdim=True)))
 
 
 def test_a_formula_keeps_its_name_and_is_left_alone():

@@ -57,7 +57,7 @@ _MOST_COPIES = 4096
 def with_evident_mark(function: Formula) -> Formula:
     """A marked copy of a formula that computes with its arguments and numbers alone; any other formula itself.
 
-    It is judged by its code: no variable of a surrounding function, no name of its module but ``torch``, ``normwise``
+    It is judged by its instructions: no variable of a surrounding function, no name of its module but ``torch``, ``normwise``
     and the results of formulas, no branch but on None, and only methods that compute. Functions of the same code, such
     as a lambda that every call makes anew, have one copy.
 
@@ -106,11 +106,10 @@ def _copy_of(function: FunctionType) -> FunctionType:
 
 
 def _is_evident(function: FunctionType, defaults: tuple[Any, ...]) -> bool:
-    code: CodeType = function.__code__
-    if code.co_freevars or code.co_cellvars or not all(isinstance(value, _CONSTANTS) for value in defaults):
+    if not all(isinstance(value, _CONSTANTS) for value in defaults):
         return False
     known = (torch, sys.modules.get("normwise"), *_RESULTS)
-    for step in dis.get_instructions(code):
+    for step in dis.get_instructions(function):
         if step.opname not in _INSTRUCTIONS:
             return False
         if step.opname == "LOAD_GLOBAL" and not any(function.__globals__.get(step.argval) is one for one in known):
