@@ -57,9 +57,9 @@ _MOST_COPIES = 4096
 def with_evident_mark(function: Formula) -> Formula:
     """A marked copy of a formula that computes with its arguments and numbers alone; any other formula itself.
 
-    It is judged by its instructions: no variable of a surrounding function, no name of its module but ``torch``, ``normwise``
-    and the results of formulas, no branch but on None, and only methods that compute. Functions of the same code, such
-    as a lambda that every call makes anew, have one copy.
+    It is judged by its instructions: no variable of a surrounding function, no name of its module but ``torch``,
+    ``normwise`` and the results of formulas, no branch but on None, and only methods that compute. Functions of the
+    same code, such as a lambda that every call makes anew, have one copy.
 
     >>> shift = torch.ones(3)
     >>> def variance(moments, weight, eps=1e-5):
