@@ -29,19 +29,8 @@ _RESULTS = (Affine, Thresholded, Gated, LargerScale)
 #: Instructions of CPython 3.11 to 3.14 that neither write outside of the function nor branch on a value. Where a later
 #: version has others, formulas only run unrecorded.
 _INSTRUCTIONS = {
-    *(
-        "RESUME",
-        "NOP",
-        "CACHE",
-        "PRECALL",
-        "PUSH_NULL",
-        "POP_TOP",
-        "COPY",
-        "SWAP",
-        "NOT_TAKEN",
-        "RETURN_VALUE",
-        "RETURN_CONST",
-    ),
+    *("RESUME", "NOP", "CACHE", "PRECALL", "PUSH_NULL", "POP_TOP", "COPY", "SWAP", "NOT_TAKEN"),
+    *("RETURN_VALUE", "RETURN_CONST"),
     *("LOAD_FAST", "LOAD_FAST_CHECK", "LOAD_FAST_LOAD_FAST", "LOAD_FAST_BORROW", "LOAD_FAST_BORROW_LOAD_FAST_BORROW"),
     *("STORE_FAST", "STORE_FAST_STORE_FAST", "STORE_FAST_LOAD_FAST", "LOAD_CONST", "LOAD_SMALL_INT", "LOAD_GLOBAL"),
     *("LOAD_ATTR", "LOAD_METHOD", "CALL", "CALL_KW", "KW_NAMES", "BINARY_OP", "UNARY_NEGATIVE", "COMPARE_OP"),
