@@ -398,6 +398,13 @@ MUTATIONS = [
         "tests/operations/test_evident_formulas.py",
     ),
     Mutation(
+        "a formula that changes an argument in place is not evident",
+        "core/evident.py",
+        'step.argrepr.endswith("=")',
+        "False",
+        "tests/operations/test_evident_formulas.py",
+    ),
+    Mutation(
         "a formula that branches on a value is not evident",
         "core/evident.py",
         "        if step.opname not in _INSTRUCTIONS:\n            return False\n",

@@ -71,6 +71,11 @@ def changes_in_place(moments):
     return nw.Affine(moments.mean, moments.var.add_(1e-5).rsqrt(), 0.0)
 
 
+def adds_to_an_argument(moments, weight):
+    weight += 1
+    return nw.Affine(moments.mean, weight, 0.0)
+
+
 def settings_of_torch(moments):
     return nw.Affine(moments.mean, 2.0 if torch.is_grad_enabled() else 1.0, 0.0)
 
@@ -115,7 +120,15 @@ def test_an_evident_formula_is_recorded_and_gives_the_same(formula, parameters, 
     "formula",
     [
         *(reads_a_number, reads_a_tensor, reads_the_time, draws, branches_on_a_value, takes_a_value_out, writes),
-        *(has_a_function_inside, keeps_a_list, changes_in_place, settings_of_torch, len, torch.nn.ReLU()),
+        *(
+            has_a_function_inside,
+            keeps_a_list,
+            changes_in_place,
+            adds_to_an_argument,
+            settings_of_torch,
+            len,
+            torch.nn.ReLU(),
+        ),
         partial(rooted, eps=TENSOR),
         partial(rooted, TENSOR),
         partial(reads_a_number),

@@ -101,6 +101,8 @@ def _is_evident(function: FunctionType, defaults: tuple[Any, ...]) -> bool:
     for step in dis.get_instructions(function):
         if step.opname not in _INSTRUCTIONS:
             return False
+        if step.opname == "BINARY_OP" and step.argrepr.endswith("="):  # a tensor would be changed in place
+            return False
         if step.opname == "LOAD_GLOBAL" and not any(function.__globals__.get(step.argval) is one for one in known):
             return False
         if step.opname in ("LOAD_ATTR", "LOAD_METHOD") and step.argval not in _NAMES:
