@@ -86,9 +86,9 @@ def test_the_report_says_what_the_rows_say(finished):
 def test_the_command_in_the_report_repeats_the_sweep(finished, command):
     folder, _ = finished
     page = (folder / "out" / "report.html").read_text(encoding="utf-8")
-    found = re.search(r"<pre><code>(.*?)</code></pre>", page)
+    found = re.search(r'<pre class="command"><code>(.*?)</code></pre>', page)
     assert found
-    program, *arguments = shlex.split(unescape(found[1]))
+    program, *arguments = shlex.split(unescape(re.sub(r"</?span>", "", found[1])))
     assert program == "normwise"
     code, output, _ = command(*arguments, folder=folder)
     assert code == 0
