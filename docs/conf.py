@@ -19,6 +19,8 @@ exclude_patterns = ["_build", "_interactive"]
 # What `docs/make_interactive.py` has made: pages of their own.
 html_extra_path = ["_interactive"]
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_title = "normwise"
 html_show_copyright = False  # LICENSE says it
 html_math_renderer = "mathml"
