@@ -49,6 +49,14 @@ def _write_block(writer: Any, node: nodes.math_block) -> None:
     raise nodes.SkipNode
 
 
+def _keep_together(_app: Any, tree: nodes.document) -> None:
+    """No line of a narrow table ends before or after a ±."""
+    for text in list(tree.findall(nodes.Text)):
+        if " ± " in text:
+            text.parent.replace(text, nodes.Text(text.replace(" ± ", "\u00a0±\u00a0")))
+
+
 def setup(app: Any) -> None:
     """Write formulas as MathML, which browsers render without a script."""
+    app.connect("doctree-read", _keep_together)
     app.add_html_math_renderer("mathml", (_write_inline, None), (_write_block, None))
