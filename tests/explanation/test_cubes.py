@@ -203,6 +203,17 @@ def test_lengths_and_masks_of_rows():
     assert told.cube.tolist() == [[0, 0, -2, 0], [1, 1, 1, 1]]
 
 
+class RoundsOtherwise(nn.Module):
+    """As a layer whose kernel serves with a graph, and torch's operator without one, where that was measured."""
+
+    def forward(self, x):
+        return F.instance_norm(x) * (1 if torch.is_grad_enabled() else 1 + 2**-40)
+
+
+def test_another_rounding_without_a_graph_is_no_randomness():
+    assert_stated(nw.explain(RoundsOtherwise(), torch.randn(N, C, H, W)), INSTANCE)
+
+
 class IgnoresTheMask(nn.Module):
     def forward(self, x, mask=None):
         return F.instance_norm(x)

@@ -98,7 +98,7 @@ def _check(subject: Subject, function: Function, every: Sequence[Tensor]) -> Non
         )
 
 
-def _twice(subject: Subject, function: Function, x: Tensor) -> tuple[Any, Any]:
+def _twice(subject: Subject, function: Function, x: Tensor) -> tuple[Any, ...]:
     """Two outputs, with different random numbers; the first call also watches the modules that x passes."""
     seen: list[str] = []
     with ExitStack() as stack, torch.no_grad():
@@ -114,8 +114,10 @@ def _twice(subject: Subject, function: Function, x: Tensor) -> tuple[Any, Any]:
             f"explain takes one layer, and {subject.name} is a model: its {seen[0]!r} mixes the values of x besides. "
             f"{_inside(subject)}"
         )
-    with torch.no_grad():
-        return (y.detach() if isinstance(y, Tensor) else y), function(x.clone(), 1.0)
+    # With a graph like the first: without one a layer may be computed by another way, which rounds otherwise.
+    with torch.enable_grad():
+        again = function(x.clone().requires_grad_(), 1.0)
+    return tuple(one.detach() if isinstance(one, Tensor) else one for one in (y, again))
 
 
 def _note(name: str, x: Tensor, seen: list[str]) -> Callable[..., None]:
