@@ -1,8 +1,9 @@
 """Measure the figures of docs/performance.md on this machine's CPU, and make the page.
 
-    python docs/measure_performance.py [steps|overhead|layers]
-Every instruction set is measured in a separate process, in processor time. The rows are in docs/results; after an
-interruption the same command continues. `make_performance.py` makes the tables from them.
+    python docs/measure_performance.py [steps|overhead|layers|threads]
+Every instruction set is measured in a separate process with one thread, in processor time; `threads` measures with all
+threads, in elapsed time, for which the machine must be idle. The rows are in docs/results; after an interruption the
+same command continues. `make_performance.py` makes the tables from them.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+
+import torch
 
 from normwise.bench import step, sweep
 from normwise.bench.cases import Axes, Site, expand
@@ -49,12 +52,22 @@ SITES = (
 )
 
 
-def layers() -> None:
-    """The grid, forward + backward, with one thread, in this process' instruction set."""
-    request = Request(clock="cpu", threads=(1,))
-    cases = list(expand(SITES, Axes(directions=("both",), threads=(1,), memory=request.memory())))
+def grid(file: str, clock: str, threads: int) -> None:
+    """The grid, forward + backward, in this process' instruction set."""
+    request = Request(clock=clock, threads=(threads,))
+    cases = list(expand(SITES, Axes(directions=("both",), threads=(threads,), memory=request.memory())))
     with Ticker(make_console()) as ticker, Processes(request.memory()) as call:
-        sweep.run(cases, request.options(), RESULTS / "cpu.csv", clock="cpu", call=call, listen=ticker)
+        sweep.run(cases, request.options(), RESULTS / file, clock=clock, call=call, listen=ticker)
+
+
+def layers() -> None:
+    """The grid with one thread."""
+    grid("cpu.csv", "cpu", 1)
+
+
+def threads() -> None:
+    """The grid with all threads."""
+    grid("cpu_threads.csv", "wall", torch.get_num_threads())
 
 
 def steps() -> None:
@@ -72,13 +85,15 @@ def overhead() -> None:
     sweep.run(request.overhead_cases(), options, RESULTS / "overhead.csv", clock="cpu")
 
 
-PARTS = {"steps": steps, "overhead": overhead, "layers": layers}
+PARTS = {"steps": steps, "overhead": overhead, "layers": layers, "threads": threads}
 
 
 def main() -> None:
     for part in PARTS:
         for instructions in INSTRUCTIONS if part == "layers" else ("native",):
             environment = {**os.environ, **INSTRUCTIONS[instructions], "OMP_NUM_THREADS": "1"}
+            if part == "threads":
+                del environment["OMP_NUM_THREADS"]
             subprocess.run([sys.executable, __file__, part], env=environment, check=True)
     subprocess.run([sys.executable, str(HERE / "make_performance.py")], check=True)
 

@@ -48,6 +48,8 @@ inline Point activation(int number, double z) {
     default: return {z, 1.0};
   }
 }
+// Of those, the ones made of exponentials.
+inline bool exponential(int number) { return number >= 4 && number != 11 && number != 15; }
 // Where some activation's slope jumps.
 inline bool near_a_kink(double z) {
   for (double kink : {-3.0, 0.0, 3.0, 6.0})

@@ -67,7 +67,8 @@ def test_addresses_and_undefined_behaviour(tmp_path, machine, element):
 @MACHINES
 @EVERY_ELEMENT
 def test_threads(tmp_path, machine, element):
-    done = outcome(with_visible_threads(tmp_path, HERE / "sanitized.cpp", machine, *kernels(element)), "3")
+    schedule = "-DNW_SCHEDULE=dynamic,1"  # neighbouring tasks on different threads, where a race is likeliest
+    done = outcome(with_visible_threads(tmp_path, HERE / "sanitized.cpp", machine, schedule, *kernels(element)), "3")
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout == "clean\n"
 

@@ -1,5 +1,5 @@
 // The activations of core/activations.py and their derivatives, on vectors. Their numbers are their order here; a library
-// tells its names when it is loaded, and one that has other names than the package does not serve.
+// reports its names when it is loaded, and is refused if they are not those of the package.
 #pragma once
 
 #include <algorithm>
@@ -25,8 +25,8 @@ NW_INLINE V polynomial(V x, const float (&c)[N]) {
   return y;
 }
 
-// bf16 keeps 8 bits of a result: shorter polynomials, off by at most 1 in 30,000, serve it as well, also where many results
-// are summed. T in what follows is the element type.
+// bf16 keeps 8 bits of a result: shorter polynomials, off by at most 1 in 30,000, are accurate enough, also for sums of many
+// results. Below, T is the element type.
 template <class T>
 constexpr bool kShort = std::is_same_v<T, bf16>;
 
@@ -57,7 +57,8 @@ NW_INLINE vec<float> at_most(float high, vec<float> x) {
 #endif
 }
 
-// 1 / v of a finite v: for bf16 14 bits and one step of Newton's. AVX2 has 12 bits, and to mend them takes as long as a division.
+// 1 / v of a finite v: for bf16 an estimate of 14 bits and one Newton step. The estimate of AVX2 has 12 bits, and refining it
+// takes as long as a division.
 template <class T>
 NW_INLINE vec<float> reciprocal(vec<float> v) {
 #if defined(__AVX512F__)
@@ -74,13 +75,13 @@ struct Exponent {
   vec<float> power, fraction;  // exp(x) = power · (1 + fraction)
 };
 
-// Up to 88.3, and infinite from there to 89.
+// exp(x) up to 88.3, and infinity from there to 89.
 template <class T>
 NW_INLINE Exponent exponent(vec<float> x) {
   static constexpr float c[] = {1.39264006e-3f, 8.36335309e-3f, 4.16665524e-2f, 0.166665763f, 0.5f};
   static constexpr float few[] = {9.58285294e-3f, 0.0559064262f, 0.240240991f, 0.693124175f};  // (2^r - 1) / r
   x = at_least(-87.3f, x);
-  // 1.5 · 2^23: adding it rounds to an integer, which stands in the last bits; 127 more, and it is an exponent.
+  // 1.5 · 2^23: adding it rounds to an integer, which is then in the last bits; 127 more make it an exponent.
   const float shifter = 12582912.0f + 127, to_power_of_2 = 1.44269504f;
   vec<float> shifted = x * to_power_of_2 + shifter, k = shifted - shifter;
   const vec<float> power = (vec<float>)((ints<float>)shifted << 23);
@@ -92,7 +93,7 @@ NW_INLINE Exponent exponent(vec<float> x) {
   return {power, r + r * r * polynomial(r, c)};
 }
 
-// Of what is not positive; NaN stays NaN by itself.
+// exp(x) for x <= 0; NaN stays NaN without a test.
 template <class T>
 NW_INLINE vec<float> exp_below(vec<float> x) {
   const Exponent e = exponent<T>(x);
@@ -108,7 +109,7 @@ NW_INLINE vec<float> with_sign_of(vec<float> x, vec<float> magnitude) {
   return (vec<float>)((ints<float>)magnitude | ((ints<float>)x & int32_t(0x80000000)));
 }
 constexpr double kTwoOverRootPi = 1.1283791670955126;
-// A function, and its slope to all of its digits.
+// A function, and its slope with all digits.
 template <class V>
 struct WithSlope {
   V value, slope;
@@ -118,7 +119,7 @@ NW_INLINE WithSlope<vec<float>> tangent(vec<float> x) {
   const vec<float> e = expm1_below<T>(-2.0f * abs_(x)), i = reciprocal<T>(2.0f + e);
   return {with_sign_of(x, -e * i), 4.0f * (1.0f + e) * i * i};
 }
-// 1 / (1 + exp(-z)): what is too small beside 1, or too large, gives 1 and 0 by itself.
+// 1 / (1 + exp(-z)): a term that is too small beside 1, or too large, gives 1 and 0 without a test.
 template <class T>
 NW_INLINE vec<float> sigmoid(vec<float> z) {
   const Exponent e = exponent<T>(at_most(kShort<T> ? 88.0f : 89.0f, -z));
@@ -131,7 +132,7 @@ struct Gaussian {
 };
 template <class T>
 NW_INLINE Gaussian<vec<float>> gaussian(vec<float> z) {
-  // Φ(-|z|) = bell · P(1 / (1 + a |z|)), within 5e-8 of itself: nothing cancels where z is negative.
+  // Φ(-|z|) = bell · P(1 / (1 + a |z|)), in fp32 with a relative error below 5e-8: nothing cancels for negative z.
   static constexpr float c[] = {-0.0784099326f, 0.290121704f, -0.277491361f, 0.300702602f, -0.0323520415f,
                                 0.119253226f, 0.0858355835f, 0.0923672393f, -2.70288583e-5f};
   static constexpr float few[] = {-0.103902049f, 0.295762599f, -6.40888699e-3f, 0.181177095f, 0.132957637f, 4.11371177e-4f};
@@ -143,7 +144,7 @@ NW_INLINE Gaussian<vec<float>> gaussian(vec<float> z) {
 // erf(z), and its slope.
 template <class T>
 NW_INLINE WithSlope<vec<float>> error_function(vec<float> z) {
-  // The series where 1 - 2 Φ(-√2 |z|) would cancel; up to 0.7 its next term is below 1e-8.
+  // Near 0, where 1 - 2 Φ(-√2 |z|) would cancel, the power series: up to 0.7 its next term is below 1e-8.
   static constexpr float c[] = {-1.32275132e-5f, 1.06837607e-4f, -7.57575758e-4f, 4.62962963e-3f, -2.38095238e-2f,
                                 0.1f, -0.333333333f, 1.0f};
   const vec<float> square = z * z, magnitude = abs_(z);
@@ -237,7 +238,7 @@ NW_INLINE V gelu_gate(V z) {
   return A(2 * kGeluScale) * z + A(2 * kGeluScale * kGeluCubic) * z * z * z;
 }
 
-// Where `act` is a constant, nothing is left of the switch.
+// If `act` is a constant, the compiler removes the switch.
 template <class T, class V>
 NW_INLINE V any_value(int act, V z) {
   using A = std::remove_reference_t<decltype(z[0])>;
@@ -303,8 +304,8 @@ NW_INLINE V any_slope(int act, V z) {
   }
 }
 
-// What is read after a block of values, so many bytes for each of its vectors. No processor looks so far ahead, and without
-// this its memory rests while an activation is computed.
+// The memory to prefetch after a block of values, `bytes` for each of its vectors. No processor prefetches so far ahead: without
+// this the memory is idle while an activation is computed.
 struct Next {
   const void *first, *second;
   int64_t bytes;
@@ -314,7 +315,8 @@ struct Next {
   }
 };
 
-// f(step, part) for the steps of n values, `next` fetched meanwhile: compiled once for a whole step and the end of a run.
+// f(step, count) for the steps of n values, while `next` is prefetched. A whole step and the end of a run share one copy of
+// the code.
 template <class T, class F>
 NW_INLINE void for_steps(int64_t n, Next next, F f) {
   for (int64_t i = 0; i * step<T> < n; ++i) {
@@ -323,7 +325,7 @@ NW_INLINE void for_steps(int64_t n, Next next, F f) {
   }
 }
 
-// y = f(z) of n values: which activation it is is asked once, and several vectors are under way at a time.
+// y = f(z) of n values: the activation is looked up once, and several vectors are computed at a time.
 template <class T>
 __attribute__((noinline)) void activate(int act, const Values<T>* z, T* y, int64_t n, Next next, bool stream) {
   switch (act) {
@@ -354,8 +356,8 @@ __attribute__((noinline)) void multiply_by_slopes(int act, const Values<T>* z, c
   }
 }
 
-// Known at compile time: none, relu and leaky_relu, which cost nothing beside the memory, or "look it up", which is done
-// for a block of values; or grad_y · f'(z) was kept by the pass before.
+// What is known of the activation at compile time: none, relu or leaky_relu, whose cost is hidden by the memory traffic; any
+// other is looked up once for a block of values; or grad_y · f'(z) was kept by the pass before.
 enum Kind { kPlain, kRectified, kLeaky, kAny, kKept };
 constexpr int activation_of(int kind) { return kind == kRectified ? kRelu : kLeakyRelu; }
 template <class T, int K, class V>

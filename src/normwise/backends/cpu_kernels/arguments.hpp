@@ -1,4 +1,4 @@
-// What comes over the C interface, checked before anything is read: every pointer comes with the number of its values.
+// Checks of the arguments of the C interface before anything is read: every pointer comes with the number of its values.
 #pragma once
 
 #include <cstdint>
@@ -6,20 +6,20 @@
 #include "formula.hpp"
 #include "parameters.hpp"
 
-// A pointer and the number of values behind it: among the parameters, and handed on. A tensor that is not there is a null
+// A pointer and the number of values behind it, as two arguments and as one object. An absent tensor is a null
 // pointer with no values.
 #define NW_SPAN(type, name) type *name, int64_t name##_count
 #define NW_GIVEN(name) name, name##_count
 
 namespace nw {
 
-// A table [N, C] of any strides; `count` values may be read from `data` on.
+// A table [N, C] of any strides; `count` values from `data` on may be read.
 struct GivenTable {
   const void* data;
   int64_t count, of_sample, of_channel;
 };
 
-// Whether sizes and pointers go together. What is refused once stays refused.
+// Whether sizes and pointers are consistent. A refusal is never taken back.
 class Check {
  public:
   explicit operator bool() const { return fine_; }
@@ -27,7 +27,7 @@ class Check {
     fine_ = fine_ && condition;
     return *this;
   }
-  // Sizes that are not negative and whose product is a number of values.
+  // Sizes that are not negative and whose product is a valid number of values.
   template <class... I>
   int64_t product(I... sizes) {
     int64_t result = 1;
@@ -40,7 +40,7 @@ class Check {
   Check& may_have(const void* data, int64_t count, int64_t wanted) {
     return data || count ? has(data, count, wanted) : *this;
   }
-  // Of a pair that comes together or not at all.
+  // A pair of tensors of which both or none are there.
   Check& both(const void* one, const void* other) { return require((one == nullptr) == (other == nullptr)); }
   Check& kept(int type) { return require(type >= kWide && type <= kDouble); }
   Check& table(const GivenTable& t, int64_t samples, int64_t channels) {
@@ -52,7 +52,7 @@ class Check {
     require(!__builtin_add_overflow(end, rows, &end) && !__builtin_add_overflow(end, columns, &end));
     return require(t.data && end <= t.count);
   }
-  // Tables of which `optional` at the end may all be absent.
+  // Tables; the last `optional` ones may all be absent.
   Check& tables(const GivenTable* given, int64_t count, int64_t wanted, int64_t optional, int64_t samples, int64_t channels) {
     has(given, count, wanted);
     for (int64_t i = 0; fine_ && i < count; ++i) {
@@ -66,11 +66,11 @@ class Check {
   }
 
  private:
-  static constexpr int64_t kMost = int64_t(1) << 60;  // so that a number of bytes is one, too
+  static constexpr int64_t kMost = int64_t(1) << 60;  // so that the number of bytes does not overflow either
   bool fine_ = true;
 };
 
-// Whether a program stays inside its array, and the tensors that enter and leave it are as large as it says.
+// Whether a program stays inside its array, and its input and output tensors are as large as it says.
 inline bool stays_inside(const Program& program) {
   Check check;
   const auto inside = [&](int64_t at, int64_t count) {
@@ -99,13 +99,13 @@ inline bool stays_inside(const Program& program) {
   return bool(check);
 }
 
-// Tensors at the ports from `first` on.
+// The tensors at the ports from `first` on.
 inline void at_ports(Check& check, const Program& program, int64_t first, const Span* given, int64_t count) {
   check.require(given || count == 0);
   for (int64_t i = 0; check && i < count; ++i) check.has(given[i].data, given[i].count, program.ports[first + i].count);
 }
 
-// Tables of one type that the kernels themselves put at the ports from `first` on.
+// Tables of one type that the kernels themselves pass to the ports from `first` on.
 template <class T>
 void tables_at_ports(Check& check, const Program& program, int64_t first, int64_t number, int64_t size) {
   for (int64_t i = 0; check && i < number; ++i) {
@@ -114,11 +114,11 @@ void tables_at_ports(Check& check, const Program& program, int64_t first, int64_
   }
 }
 
-// A program alone, and what enters and leaves it.
+// A program alone, with its inputs and outputs.
 inline bool fits(const Program& program, const Span* entering, int64_t entering_count, const Span* leaving,
                  int64_t leaving_count) {
   Check check;
-  // The numbers first: they say how many ports there are to read.
+  // The numbers first: they say how many ports are to be read.
   check.require(entering_count == program.inputs && leaving_count == program.outputs);
   if (!check || !check.require(stays_inside(program))) return false;
   at_ports(check, program, 0, entering, check ? entering_count : 0);
@@ -126,7 +126,7 @@ inline bool fits(const Program& program, const Span* entering, int64_t entering_
   return bool(check);
 }
 
-// The forward program makes what is centered on and the formula's tables, [N, C] each, before what leaves it; where the
+// The first outputs of the forward program are the means that are subtracted and the formula's tables, [N, C] each. If the
 // moments are measured they are its first inputs, in fp64.
 template <class T>
 bool fits_forward(const Formula& formula, int64_t N, int64_t C, bool measured, bool counted, const Span* entering,
@@ -148,8 +148,8 @@ bool fits_forward(const Formula& formula, int64_t N, int64_t C, bool measured, b
   return bool(check);
 }
 
-// The backward program gets what entered the forward one and the gradients of the tables; what flows back through measured
-// moments leaves it last.
+// The inputs of the backward program are those of the forward program and the gradients of the tables; its last outputs are
+// the slope and offset of the gradient through measured moments.
 template <class T>
 bool fits_backward(const Formula& formula, int64_t N, int64_t C, bool measured, const Span* entering,
                    int64_t entering_count, const Span* leaving, int64_t leaving_count) {

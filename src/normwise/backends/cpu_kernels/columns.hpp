@@ -1,4 +1,4 @@
-// What is done to a sheet: statistics, apply, and the two passes of the backward. Every column has its own numbers.
+// The passes over a sheet: statistics, apply, and the two backward passes. Every column has its own coefficients.
 #pragma once
 
 #include <vector>
@@ -8,11 +8,11 @@
 
 namespace nw {
 
-// Rows whose sums in fp32 are exact enough.
+// The number of rows whose sums in fp32 are exact enough.
 constexpr int64_t kBlockRows = 128;
-// How many values ahead a pass that takes several rows at a time has the next ones fetched: the processor guesses less.
+// How many values ahead a pass over several rows at a time prefetches: the processor itself predicts less.
 constexpr int64_t kAhead = 8192;
-// The first rows are read twice, for their mean and around it: so few that they are still in the first cache.
+// The first rows are read twice, for their mean and around it: so few that they are still in the first-level cache.
 template <class T>
 inline int64_t first_rows(int64_t width) {
   return std::clamp<int64_t>(32768 / (width * int64_t(sizeof(T))), 8, kBlockRows);
@@ -22,7 +22,7 @@ template <class T, int R>
 NW_INLINE void add_rows(const T* const* rows, int64_t width, const acc<T>* pilot, acc<T>* rest, acc<T>* squares) {
   const T* x[R];
   std::copy_n(rows, R, x);
-  const int64_t ahead = R > 1 ? R * (x[1] - x[0]) : 0;  // to the next rows: the processor does not guess them
+  const int64_t ahead = R > 1 ? R * (x[1] - x[0]) : 0;  // to the next rows, which the processor does not predict
   each_step<T>(width, [&](int64_t i, auto part) NW_LAMBDA {
     const Values<T> p = load_line<T>(pilot, i);
     Values<T> s = load_line<T>(rest, i), q = load_line<T>(squares, i);
@@ -41,12 +41,12 @@ NW_INLINE void add_rows(const T* const* rows, int64_t width, const acc<T>* pilot
   });
 }
 
-// Running statistics of every column, all with the same count, in the order of the steps.
+// The running moments of every column, all with the same count, in the order of the steps.
 template <class T>
 struct ColumnStats {
   using A = acc<T>;
   int64_t width, size;
-  bool centered;  // otherwise the pilot is 0, and mean and m2 give the mean square without a second reading
+  bool centered;  // otherwise the pilot is 0, and mean and m2 give the mean square without reading x again
   double count = 0;
   Buffer<double> mean, m2;
   Buffer<A> pilot, rest, squares;
@@ -55,7 +55,7 @@ struct ColumnStats {
       : width(w), size(padded<T>(w)), centered(center), mean(size, 0), m2(size, 0), pilot(size, 0), rest(size),
         squares(size) {}
 
-  // x points to the kept rows of one block.
+  // x points to the retained rows of one block.
   void take(const std::vector<const T*>& x) {
     if (x.empty()) return;
     const double rows = double(x.size()), inverse = 1 / rows, sum = count + rows, share = rows / sum;
@@ -130,8 +130,7 @@ inline void sheet_stats(MomentsRow stats, const T* x, const Sheet<T>& sheet, con
   for (int64_t i = 0; i < wide.size(); i += sheet.channels) stats.merge(1, &wide[i], nullptr);
 }
 
-// Row by row, in the order of the memory: that is a tenth to a fifth faster than four rows that share what is loaded of the
-// line.
+// Row by row, in the order of the memory: a tenth to a fifth faster than four rows that share the loads of the coefficients.
 template <class T, int K>
 inline void apply_sheet(const T* x, const T* residual, T* y, const Sheet<T>& sheet, const AffineLine<T>& line, int act,
                         bool stream) {
@@ -190,7 +189,7 @@ inline void sheet_sums(const Incoming<T> in, const Sheet<T>& sheet, const Affine
     const int64_t first = start * sheet.distance;
     std::fill_n(s.data(), size, A(0));
     std::fill_n(t.data(), size, A(0));
-    // An activation takes so much longer than a row's sums that nothing is gained by several rows at a time.
+    // An activation takes so much longer than a row's sums that several rows at a time would gain nothing.
     for_rows<T, K == kAny ? 1 : 4>(sheet.part(start, block), [&](int64_t at, auto group, int64_t length) NW_LAMBDA {
       add_gradients<T, K, decltype(group)::value>(in.at(first + at), sheet.stride(), length, line, act, s.data(), t.data());
     });

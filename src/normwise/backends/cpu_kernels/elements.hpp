@@ -1,4 +1,4 @@
-// Loads and stores of the element types: what is in memory, widened to the accumulator's type and rounded back.
+// Loads and stores of the element types: values in memory are widened to the accumulator's type and rounded back.
 #pragma once
 
 #include "simd.hpp"
@@ -7,11 +7,11 @@ namespace nw {
 
 typedef uint16_t Halves __attribute__((vector_size(kBytes / 2)));
 
-// bf16 is the upper half of fp32: of a pair in one word, the even value is in the lower half.
+// bf16 is the upper half of fp32: in a word of two values, the even one is in the lower half.
 NW_INLINE Values<bf16> widen(Words pairs) {
   return {{(vec<float>)(pairs << 16), (vec<float>)(pairs & 0xffff0000u)}};
 }
-// To nearest, ties to even. A NaN that arithmetic made, or that was widened from bf16, stays one; those of the user's
+// To nearest, ties to even. A NaN from arithmetic, or widened from bf16, stays one; NaNs in the user's
 // parameters go through `canonical` first.
 NW_INLINE Words round_up(vec<float> v) {
   const Words u = (Words)v;
@@ -92,15 +92,15 @@ NW_INLINE auto* raw(T* p) {
   else
     return p;
 }
-// The line some way ahead is fetched for writing: the processor looks ahead for what is read, hardly for what is written,
-// and a store to a line that is not there waits for it (a tenth to a fifth of the time from 2 MB on).
+// Prefetches a line some way ahead for writing: the processor prefetches for reads, but hardly for writes,
+// and a store to a line that is not in the cache waits for it (a tenth to a fifth of the time from 2 MB on).
 constexpr int kAheadOfStores = 4096;  // bytes
 template <class T, class P>
 NW_INLINE void store(T* p, const Values<T>& v, P part) {
   if constexpr (std::is_same_v<P, Full>) __builtin_prefetch(reinterpret_cast<const char*>(p) + kAheadOfStores, 1, 3);
   raw_store(raw(p), rounded(v), part);
 }
-// Past the caches where `stream` says so; p must be aligned then.
+// Written past the caches if `stream` is set; p must be aligned then.
 template <class T, class P>
 NW_INLINE void store(T* p, const Values<T>& v, P part, bool stream) {
   if constexpr (std::is_same_v<P, Full>)
@@ -108,8 +108,8 @@ NW_INLINE void store(T* p, const Values<T>& v, P part, bool stream) {
   store(p, v, part);
 }
 
-// The values of a step in the accumulator's type, one vector after the other: what a narrow type would round lies so between
-// two passes that take the same steps.
+// The values of a step in the accumulator's type, one vector after the other: values that a narrow type would round are kept
+// in this form between two passes with the same steps.
 template <class T, class F>
 NW_INLINE void each_vector(Full, F f) {
   f(0, 0, Full{});

@@ -9,11 +9,11 @@ namespace nw {
 
 struct Formula {
   Program forward, backward;
-  int64_t tables;    // besides what is centered on
+  int64_t tables;    // without the means that are subtracted
   int64_t response;  // its number; -1: affine
 };
 
-// The tables that a program made: [1 + tables, N, C], first what is centered on.
+// The tables that a program made: [1 + tables, N, C]; the first one holds the means that are subtracted.
 template <class T>
 struct Made {
   acc<T>* data;
@@ -63,7 +63,7 @@ struct ResponseStep {
   }
 };
 
-// What enters the program: mean and variance, with a mask the counts, then what the formula was given; what leaves it
+// The inputs of the program: mean and variance, with a mask the counts, then the formula's arguments; and its outputs
 // besides the tables.
 struct Ends {
   const Span *entering, *leaving;

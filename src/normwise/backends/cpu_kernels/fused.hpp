@@ -5,7 +5,7 @@
 
 namespace nw {
 
-// The statistics of each pool as one run, or several: its values, where the channels do not lie between them.
+// The statistics of each pool from one run of values, or from several if values of other channels lie between them.
 template <class T>
 void measure_runs(const Shape& s, const Pool& pool, const T* x) {
   const int64_t per_pool = pool.channels(s), pools = pool.batch() ? s.C : pool.groups;
@@ -25,11 +25,11 @@ void measure_runs(const Shape& s, const Pool& pool, const T* x) {
     }
 }
 
-// The statistics of every plane first, then pooled: the law of total variance.
+// First the statistics of every plane, then pooled by the law of total variance.
 template <class T>
 void measure_planes(const Shape& s, const Pool& pool, const T* x) {
   Shape planes = s;
-  // A whole sample is one run in any order of its values.
+  // A whole sample is one run: the order of its values does not matter.
   if (!pool.batch() && (!s.last || pool.groups == 1)) {
     planes.last = false;
     planes.C = pool.groups;
@@ -59,7 +59,7 @@ bool of_runs(const Tile& tile) {
   return s.tile && (!s.last || tile.pool.channels(s) >= 2 * step<T>);
 }
 
-// The pools' mean and 1/σ for every channel, [rows, C]; as they are, where each channel is a pool.
+// The pools' mean and 1/σ for every channel, [rows, C]; if each channel is a pool, the pools' own arrays.
 struct Spread {
   const double *mean, *root;
   Buffer<double> roots, means_of_channels, roots_of_channels;
@@ -82,8 +82,8 @@ struct Spread {
   }
 };
 
-// mean, scale and shift of every channel as the passes want them. They center on the rounded mean; what the rounding
-// left over goes into the shift, so that a mean of a thousand standard deviations costs no digits.
+// mean, scale and shift of every channel for the passes. They subtract the rounded mean; the rounding error
+// goes into the shift, so that a mean of a thousand standard deviations costs no digits.
 template <class T>
 struct Prepared {
   Buffer<acc<T>> values;
@@ -138,7 +138,7 @@ Sums reduce_channels(const Tile& tile, const Incoming<T>& in, const Coefficients
   return sums;
 }
 
-// From the sums of every channel: what it gives to weight and bias (two arrays [rows, C]), and what flows back through
+// From the sums of every channel: its contribution to weight and bias (two arrays [rows, C]), and the gradient through
 // the statistics.
 template <class T>
 struct Returned {
@@ -179,9 +179,9 @@ struct Returned {
   }
 };
 
-// Whether the gradient before an activation is kept between the passes: to compute it again costs more than to write what
-// stays in the cache, and to read it again. In a narrow type it would be rounded: there it needs room of its own, which is
-// as large as the tile.
+// Whether the gradient before an activation is kept between the passes: computing it again costs more than writing it to
+// the cache and reading it again. In a narrow type it would be rounded, so there it needs a separate buffer as
+// large as the tile.
 template <class T, int K>
 bool keeps(const Tile& tile) {
   return K == kAny && !tile.pool.known && (sizeof(T) >= sizeof(float) || (tile.shape.tile && !tile.pool.batch()));

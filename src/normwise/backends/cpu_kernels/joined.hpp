@@ -1,5 +1,5 @@
-// Short planes, side by side: a run of them is taken in whole steps, of which some hold the end of a plane and the beginning
-// of the next one. A plane of 7 x 7 has three such steps and a lane; by itself it would take four, one of them masked.
+// Short planes, side by side: a run of them is processed in whole steps, some of which hold the end of a plane and the
+// beginning of the next one. A plane of 7 x 7 has three steps and one value; alone it would take four, one of them masked.
 #pragma once
 
 #include "pieces.hpp"
@@ -24,7 +24,7 @@ NW_INLINE void for_joined(const Shape& shape, F f) {
   });
 }
 
-// The lanes of `first` that hold one of the first k values of a step, the others of `second`.
+// The lanes of `first` that hold one of the first k values of a step; the other lanes are those of `second`.
 template <class T>
 NW_INLINE vec<acc<T>> meeting(Part part, int w, vec<acc<T>> first, vec<acc<T>> second) {
   using A = acc<T>;
@@ -50,7 +50,7 @@ NW_INLINE Through<T> meeting(Part part, const Through<T>& first, const Through<T
   return {meeting<T>(part, first.slope, second.slope), meeting<T>(part, first.offset, second.offset)};
 }
 
-// What is the same for all values of a plane, along a run of planes; of_plane(p) has that of plane p.
+// Coefficients that are equal for all values of a plane, along a run of planes; of_plane(p) has those of plane p.
 template <class T, class V, class F>
 class Along {
  public:
@@ -89,7 +89,7 @@ class PlaneSums {
  public:
   NW_INLINE PlaneSums(int64_t size, int64_t planes, double* sum_g, double* sum_gd)
       : size_(size), left_(planes), end_(size), sum_g_(sum_g), sum_gd_(sum_gd) {}
-  // The step at i, of which `part` counts; steps come one after the other. each(f) calls f as `gradient_step` does.
+  // The step at i, of which the values in `part` count; steps are called in order. each(f) calls f as `gradient_step` does.
   template <class P, class G>
   NW_INLINE void add(int64_t i, P part, G each) {
     if (i + step<T> <= end_ || left_ == 1) {

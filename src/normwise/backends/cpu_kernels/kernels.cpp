@@ -1,7 +1,7 @@
 // The kernels' C interface: plain pointers and sizes, no exceptions across it. Compiled once for each element type, whose
-// name is NW_ELEMENT and part of every function's. Every pointer comes with the number of its values. 0 = done; otherwise
-// nothing was read or written: 1 = out of memory, 2 = sizes that do not go together, a pointer that is missing, an activation
-// or a response that is not known here, 3 = statistics that are not finite.
+// name is NW_ELEMENT and part of every function's name. Every pointer comes with the number of its values. Return codes: 0 =
+// done; otherwise nothing was read or written: 1 = out of memory, 2 = inconsistent sizes, a missing pointer, an activation or a
+// response that is unknown here, 3 = statistics that are not finite.
 #include <cstring>
 #include <new>
 #include <type_traits>
@@ -49,7 +49,7 @@ int with_kind(const nw::Check& check, int act, F f) noexcept {
   });
 }
 
-// Curves look every activation up: they take as long themselves.
+// The kernels of curves look up every activation: a curve costs as much itself.
 template <class F>
 int with_or_without(const nw::Check& check, int act, F f) noexcept {
   if (act < nw::kNone || act >= nw::kActivations) return kRefused;
@@ -61,7 +61,7 @@ int with_or_without(const nw::Check& check, int act, F f) noexcept {
   });
 }
 
-// Rows and positions all but ReLU, which costs less than a block of values.
+// Those of rows and positions look up every activation but ReLU, which costs less than keeping a block of values.
 template <class F>
 int with_rectified(const nw::Check& check, int act, F f) noexcept {
   if (act != nw::kRelu) return with_or_without(check, act, f);
@@ -110,12 +110,12 @@ nw::Tables<T, R> response_tables(const nw::GivenTable* tables) {
   return found;
 }
 
-// A parameter of the layer in fp64; `otherwise` where it has none.
+// A parameter of the layer in fp64; `otherwise` if it has none.
 nw::Buffer<double> parameter(const void* values, int kept, int64_t channels, double otherwise) {
   return values ? nw::read_kept<T, double>(values, kept, channels) : nw::Buffer<double>(channels, otherwise);
 }
 
-// The check of a call over [N, C, S], none of them 0, in so many threads.
+// The check of a call over [N, C, S], none of them 0, on `threads` threads.
 struct Sized : nw::Check {
   int64_t planes, positions, values;
 
@@ -123,19 +123,19 @@ struct Sized : nw::Check {
       : planes(product(N, C)), positions(product(N, S)), values(product(N, C, S)) {
     require(threads > 0 && values > 0);
   }
-  // The pools of `groups` of channels in every sample, 0 for each channel over the batch.
+  // The number of pools: `groups` of channels in every sample; for 0, each channel over the batch.
   int64_t pools(int64_t groups, int64_t N, int64_t C) {
     require(groups >= 0 && groups <= C && (groups == 0 || C % groups == 0));
     return *this ? (groups ? N * groups : C) : 0;
   }
-  // The values of tables with a row for every `per` rows.
+  // The number of values of a table with a row for every `per` rows.
   int64_t maps(int64_t per, int64_t rows, int64_t width) {
     require(per > 0 && rows % per == 0);
     return *this ? rows / per * width : 0;
   }
 };
 
-// What was packed into eight bytes.
+// The value of an argument that was packed into eight bytes.
 template <class V>
 V unpacked(int64_t packed) noexcept {
   static_assert(sizeof(V) <= sizeof packed);
@@ -155,7 +155,7 @@ int call_unpacked(int (*kernel)(V...), const int64_t* packed, std::index_sequenc
   return kernel(unpacked<V>(packed[I])...);
 }
 
-// A kernel whose arguments come in one array: for the caller in Python, a tenth of the time of two dozen arguments.
+// A kernel whose arguments come in one array: passing it from Python takes a tenth of the time of two dozen arguments.
 template <class... V>
 int call_packed(int (*kernel)(V...), const int64_t* packed, int64_t count) noexcept {
   if (!packed || count != int64_t(sizeof...(V))) return kRefused;
@@ -170,10 +170,10 @@ int call_packed(int (*kernel)(V...), const int64_t* packed, int64_t count) noexc
 #define NW_PACKED(name) \
   NW_PUBLIC(name##_packed)(const int64_t* packed, int64_t count) { return call_packed(NW_NAMED(name, NW_ELEMENT), packed, count); }
 
-// Recompiled with the sources: a library that answers otherwise is not the one that was asked for.
+// Compiled with the sources' version: a library that returns another number is not the requested one.
 NW_PUBLIC(nw_version)() { return NW_VERSION; }
 
-// Whether more than one thread can work: not where the compiler has no OpenMP.
+// Whether more than one thread can work; false if the compiler has no OpenMP.
 NW_PUBLIC(nw_threaded)() {
 #ifdef _OPENMP
   return 1;
@@ -182,7 +182,7 @@ NW_PUBLIC(nw_threaded)() {
 #endif
 }
 
-// What is known by number, in the order of the numbers: 0 activations, 1 responses, 2 operations of a program, 3 curves.
+// The names that are known by number, in order: 0 activations, 1 responses, 2 operations of a program, 3 curves.
 NW_PUBLIC(nw_names)(int list, const char** names) {
   static constexpr const char* known[] = {nw::kActivationNames, nw::kResponseNames, nw::kOperationNames, nw::kCurveNames};
   if (list < 0 || list > 3 || !names) return kRefused;
@@ -227,7 +227,7 @@ NW_PUBLIC(nw_backward_reduce)(int last, int64_t N, int64_t C, int64_t S, int thr
   });
 }
 
-// tables: mean, scale, shift, slope, offset, the last two without data where the statistics were given.
+// tables: mean, scale, shift, slope, offset; the last two without data if the statistics were given.
 NW_PUBLIC(nw_backward_apply)(int last, int64_t N, int64_t C, int64_t S, int threads, NW_SPAN(const T, gy),
                              NW_SPAN(const T, x), NW_SPAN(const T, residual), NW_SPAN(const uint8_t, mask),
                              NW_SPAN(const nw::GivenTable, tables), int act, NW_SPAN(T, gx), NW_SPAN(T, gr)) {
@@ -243,8 +243,8 @@ NW_PUBLIC(nw_backward_apply)(int last, int64_t N, int64_t C, int64_t S, int thre
 }
 
 // Parameters, and their gradients, are in the type that `kept` says (see parameters.hpp). groups = 0: over the batch.
-// The statistics are measured, or those that are given in the type that `known` says; the table [2, pools] of mean and
-// variance, for the backward, may be null.
+// The statistics are measured, or given in the type that `known` says; the table [2, pools] of mean and
+// variance, for the backward pass, may be null.
 NW_PUBLIC(nw_standardize)(int last, int64_t N, int64_t C, int64_t S, int threads, int64_t groups, double eps,
                           NW_SPAN(const T, x), NW_SPAN(const T, residual), NW_SPAN(const void, weight),
                           NW_SPAN(const void, bias), int kept, NW_SPAN(const void, known_mean),
@@ -294,7 +294,7 @@ NW_PUBLIC(nw_standardize_backward)(int last, int64_t N, int64_t C, int64_t S, in
   });
 }
 
-// A batch's mean and variance, one of each channel; batches: one number, null where nobody counts.
+// A batch's mean and variance, one of each channel; batches: one number, null if batches are not counted.
 NW_PUBLIC(nw_remember)(int64_t C, NW_SPAN(const void, mean), NW_SPAN(const void, var), int kept, double bessel, double momentum,
                        NW_SPAN(void, running_mean), NW_SPAN(void, running_var), int running_kept,
                        NW_SPAN(int64_t, batches)) {
@@ -310,7 +310,7 @@ NW_PUBLIC(nw_remember)(int64_t C, NW_SPAN(const void, mean), NW_SPAN(const void,
 }
 
 // center = 0: by the root mean square. With `added`, x + added is normalized and written to `sum`. `residual` is added to
-// what was normalized. The table [2, rows] of mean and root (1/σ), for the backward, may be null; parameters as above.
+// the normalized values. The table [2, rows] of mean and root (1/σ), for the backward pass, may be null; parameters as above.
 NW_PUBLIC(nw_rows)(int64_t rows, int64_t width, int threads, int center, double eps, NW_SPAN(const T, x),
                    NW_SPAN(const T, added), NW_SPAN(T, sum), NW_SPAN(const T, residual), NW_SPAN(const void, weight),
                    NW_SPAN(const void, bias), int kept, int act, NW_SPAN(T, y), NW_SPAN(double, table)) {
@@ -329,8 +329,8 @@ NW_PUBLIC(nw_rows)(int64_t rows, int64_t width, int threads, int center, double 
   });
 }
 
-// Of a sum that was normalized, x is the sum, and `more` the gradient that it has otherwise: gx is that of both terms.
-// flow [2, rows]: the gradients of mean and variance. Without an activation grad_y is that of the residual.
+// For a normalized sum, x is the sum, and `more` its gradient from other uses: gx is then the gradient of both terms.
+// flow [2, rows]: the gradients of mean and variance. Without an activation grad_y is also the residual's gradient.
 NW_PUBLIC(nw_rows_backward)(int64_t rows, int64_t width, int threads, int center, NW_SPAN(const T, gy), NW_SPAN(const T, x),
                             NW_SPAN(const T, more), NW_SPAN(const T, residual), NW_SPAN(const void, weight),
                             NW_SPAN(const void, bias), int kept, int act, NW_SPAN(double, table),
@@ -354,7 +354,7 @@ NW_PUBLIC(nw_rows_backward)(int64_t rows, int64_t width, int threads, int center
   });
 }
 
-// Rows of which every `per` have a scale and a shift of their own, tables [rows / per, width]: y = (plus + scale) · z + shift.
+// Rows of which every `per` share a scale and a shift, tables [rows / per, width]: y = (plus + scale) · z + shift.
 NW_PUBLIC(nw_modulated)(int64_t rows, int64_t width, int64_t per, int threads, int center, double plus, double eps,
                         NW_SPAN(const T, x), NW_SPAN(const void, scale), NW_SPAN(const void, shift), int kept,
                         NW_SPAN(T, y), NW_SPAN(double, table)) {
@@ -370,7 +370,7 @@ NW_PUBLIC(nw_modulated)(int64_t rows, int64_t width, int64_t per, int threads, i
   });
 }
 
-// Where every row has maps of its own (per = 1), the gradient of the shift is gy and not asked for.
+// If every row has its own map (per = 1), the gradient of the shift is gy and is not computed.
 NW_PUBLIC(nw_modulated_backward)(int64_t rows, int64_t width, int64_t per, int threads, int center, double plus,
                                  NW_SPAN(const T, gy), NW_SPAN(const T, x), NW_SPAN(const void, scale), int kept,
                                  NW_SPAN(double, table), NW_SPAN(T, gx), NW_SPAN(void, gscale), NW_SPAN(void, gshift)) {
@@ -442,7 +442,7 @@ NW_PUBLIC(nw_squash)(int64_t N, int64_t C, int64_t S, int threads, int curve, do
   });
 }
 
-// scalars: the gradients of α and s. Without an activation grad_y is that of the residual.
+// scalars: the gradients of α and s. Without an activation grad_y is also the residual's gradient.
 NW_PUBLIC(nw_squash_backward)(int64_t N, int64_t C, int64_t S, int threads, int curve, double alpha, double shift,
                               NW_SPAN(const T, gy), NW_SPAN(const T, x), NW_SPAN(const T, residual),
                               NW_SPAN(const void, weight), NW_SPAN(const void, bias), int kept, int act, NW_SPAN(T, gx),
@@ -495,7 +495,7 @@ NW_PUBLIC(nw_respond_reduce)(int last, int64_t N, int64_t C, int64_t S, int thre
   });
 }
 
-// tables: the response's own, then mean, slope and offset, the last two without data where the statistics were given.
+// tables: the response's own, then mean, slope and offset; the last two without data if the statistics were given.
 NW_PUBLIC(nw_respond_backward)(int last, int64_t N, int64_t C, int64_t S, int threads, int response, NW_SPAN(const T, gy),
                                NW_SPAN(const T, x), NW_SPAN(const T, residual), NW_SPAN(const uint8_t, mask),
                                NW_SPAN(const nw::GivenTable, tables), NW_SPAN(T, gx), NW_SPAN(T, gr)) {
@@ -514,14 +514,14 @@ NW_PUBLIC(nw_respond_backward)(int last, int64_t N, int64_t C, int64_t S, int th
   });
 }
 
-// A program on tables alone: what enters and what leaves it.
+// A program on tables alone, with its inputs and outputs.
 NW_PUBLIC(nw_run)(const nw::Program* program, NW_SPAN(const nw::Span, entering), NW_SPAN(const nw::Span, leaving)) {
   nw::Check check;
   check.require(program && nw::fits(*program, NW_GIVEN(entering), NW_GIVEN(leaving)));
   return guarded(check, [&] { nw::run(*program, entering, leaving); });
 }
 
-// measured = 0: mean and variance, the first two that enter, are given, otherwise written. tables: [1 + tables, N, C].
+// measured = 0: mean and variance, the first two inputs, are given, otherwise written. tables: [1 + tables, N, C].
 NW_PUBLIC(nw_normalize)(int last, int64_t N, int64_t C, int64_t S, int threads, const nw::Formula* formula, int measured,
                         NW_SPAN(const nw::Span, entering), NW_SPAN(const nw::Span, leaving), NW_SPAN(const T, x),
                         NW_SPAN(const T, residual), NW_SPAN(const uint8_t, mask), int act, NW_SPAN(T, y),
@@ -540,7 +540,7 @@ NW_PUBLIC(nw_normalize)(int last, int64_t N, int64_t C, int64_t S, int threads, 
   });
 }
 
-// What leaves it are the gradients of what the formula was given. gx and gr are not computed where they are null.
+// The outputs are the gradients of the formula's arguments. gx and gr are not computed if they are null.
 NW_PUBLIC(nw_normalize_backward)(int last, int64_t N, int64_t C, int64_t S, int threads, const nw::Formula* formula,
                                  int measured, NW_SPAN(const nw::Span, entering), NW_SPAN(const nw::Span, leaving),
                                  NW_SPAN(const T, gy), NW_SPAN(const T, x), NW_SPAN(const T, residual),
@@ -560,7 +560,7 @@ NW_PUBLIC(nw_normalize_backward)(int last, int64_t N, int64_t C, int64_t S, int 
   });
 }
 
-// What small tensors call most.
+// The kernels that small tensors call most.
 NW_PACKED(nw_standardize)
 NW_PACKED(nw_standardize_backward)
 NW_PACKED(nw_remember)

@@ -1,11 +1,11 @@
-// Sums over rows for every column: the gradients of weight and bias.
+// Sums over the rows for every column: the gradients of weight and bias.
 #pragma once
 
 #include "rows.hpp"
 
 namespace nw {
 
-// Sums over rows in two lines of columns, in the order of the steps, that move to two lines in fp64 every kBlockRows rows.
+// Sums over rows in two lines of columns, in the order of the steps; every kBlockRows rows they are added to two lines in fp64.
 template <class T>
 struct LineSums {
   Buffer<acc<T>> product, plain;
@@ -32,8 +32,8 @@ struct LineSums {
   }
 };
 
-// The lines of the tasks in fp64, which are added up in their order. On one thread all tasks share one, with the same result:
-// no task has more than kBlockRows rows, so that its sums move there in one piece.
+// The tasks' lines in fp64, which are added in the order of the tasks. On one thread all tasks share one, with the same result:
+// no task has more than kBlockRows rows, so that its sums are added there only once.
 template <class T>
 struct TaskLines {
   int64_t number, width, size = padded<T>(width);

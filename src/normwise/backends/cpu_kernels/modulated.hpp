@@ -1,5 +1,5 @@
-// Normalization of rows in sets that have an affine map each: the tokens of a sample under its condition, or every token
-// under a gate of its own.
+// Normalization of rows in sets with an affine map each: the tokens of a sample with its condition, or every token
+// with its own gate.
 #pragma once
 
 #include "parameters.hpp"
@@ -7,7 +7,7 @@
 
 namespace nw {
 
-// Tables [sets, width] of the maps, either of which may be missing; a row is multiplied by plus + scale.
+// Tables [sets, width] of the maps, either of which may be absent; a row is multiplied by plus + scale.
 template <class T>
 struct Modulation {
   const void *scale, *shift;
@@ -15,7 +15,7 @@ struct Modulation {
   acc<T> plus;
 };
 
-// How the sets go into tasks, whatever the threads: some sets each, or some rows of one set each.
+// The division of the sets into tasks, independent of the threads: some sets each, or some rows of one set each.
 struct SetTasks {
   int64_t sets, per, sets_each = 1, rows_each, parts = 1;
 
@@ -28,7 +28,7 @@ struct SetTasks {
     }
   }
   int64_t number() const { return (sets + sets_each - 1) / sets_each * parts; }
-  // f(set, part of it, its first row, behind its last row) for what is a task's.
+  // f(set, part of it, first row, end of the rows) for each part of a task.
   template <class F>
   void each(int64_t task, F f) const {
     const int64_t first = task / parts * sets_each, part = task % parts;
@@ -64,7 +64,7 @@ Line<T> line_of_set(const void* values, int kept, int64_t set, int64_t width, co
   return line;
 }
 
-// A row of a table in the type K that it is kept in, read and written in the order of the steps.
+// A row of a table in its type K, read and written in the order of the steps.
 template <class T, class K>
 struct KeptRow {
   K* data;
@@ -98,7 +98,7 @@ struct KeptRow {
   }
 };
 
-// f(K()) for the type K that a table is kept in.
+// f(K()) for the type K of a table.
 template <class T, class F>
 void with_kept(int kept, F f) {
   if (is_wide<T>(kept))
@@ -109,7 +109,7 @@ void with_kept(int kept, F f) {
     f(T());
 }
 
-// A row that has a map of its own.
+// A row with its own map.
 template <class T, class K>
 void normalize_token(const T* x, T* y, int64_t width, const Normal& normal, KeptRow<T, const K> scale,
                      KeptRow<T, const K> shift, const acc<T>& plus) {

@@ -1,4 +1,4 @@
-// What a layer keeps, parameters and running statistics, in the type that it keeps them in: the accumulator's, the element
+// A layer's parameters and running statistics in their own type: the accumulator's, the element
 // type, or fp64.
 #pragma once
 
@@ -10,7 +10,7 @@ namespace nw {
 
 enum Kept { kWide, kNarrow, kDouble };
 
-// The accumulator's type is the element type of fp32 and fp64.
+// For fp32 and fp64 the accumulator's type is the element type.
 template <class T>
 constexpr bool is_wide(int kept) {
   return kept == kWide || (kept == kNarrow && std::is_same_v<T, acc<T>>);
@@ -38,7 +38,7 @@ void for_kept(const void* values, int kept, int64_t n, F f) {
     });
 }
 
-// The other way round.
+// The same for writing.
 template <class T, class F>
 void set_kept(void* values, int kept, int64_t n, F value) {
   if (is_wide<T>(kept))
@@ -56,7 +56,7 @@ void set_kept(void* values, int kept, int64_t n, F value) {
     });
 }
 
-// A parameter in the type of B; empty where there is none.
+// A parameter in the type of B; empty if there is none.
 template <class T, class B>
 Buffer<B> read_kept(const void* values, int kept, int64_t n) {
   Buffer<B> wide(values ? n : 0);
@@ -64,7 +64,7 @@ Buffer<B> read_kept(const void* values, int kept, int64_t n) {
   return wide;
 }
 
-// A parameter as the accumulator's values, converted where it is kept otherwise; null where there is none.
+// A parameter as values of the accumulator's type, converted if its type is another; null if there is none.
 template <class T>
 struct Parameter {
   Buffer<acc<T>> converted;
@@ -75,7 +75,7 @@ struct Parameter {
         data(is_wide<T>(kept) ? static_cast<const acc<T>*>(values) : (values ? converted.data() : nullptr)) {}
 };
 
-// Where a kernel puts the gradient of a parameter, rounded to the parameter's type when it is complete.
+// The destination of a parameter's gradient, which is rounded to the parameter's type when it is complete.
 template <class T>
 class Gradient {
  public:

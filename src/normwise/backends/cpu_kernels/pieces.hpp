@@ -1,17 +1,21 @@
-// How a tensor is cut into tasks: pieces of planes, or rows of a sample whose channels are last.
+// The division of a tensor into tasks: pieces of planes, or rows of a sample whose channels are last.
 #pragma once
 
 #include "columns.hpp"
 
 namespace nw {
 
-// Tasks of about this many values: small enough to balance threads, independent of how many there are.
+// Tasks of about this many values: small enough to balance threads, independent of their number.
 constexpr int64_t kGrain = 65536;
 // Below this many values a second thread costs more than it saves.
 constexpr int64_t kSerial = 32768;
-// A channels_last task has at least so many rows, and where there are more at least so many tasks share them: what is
-// prepared for each channel must be little beside the rows.
+// A channels_last task has at least this many rows, and more rows are divided into at least this many tasks: the preparation
+// for each channel must be little compared with the rows.
 constexpr int64_t kLeastRows = 64, kLeastTasks = 8;
+// How tasks go to threads. The thread sanitizer's test gives neighbouring ones to different threads.
+#ifndef NW_SCHEDULE
+#define NW_SCHEDULE static
+#endif
 
 struct Shape {
   int64_t N, C, S;
@@ -19,12 +23,12 @@ struct Shape {
   int threads;
   int64_t stride = C * S;  // from one sample to the next
   int64_t row = C;         // channels_last: from one position to the next
-  bool tile = false;       // small, and on one thread: nothing is cut
-  bool stream = false;     // results go past the caches
+  bool tile = false;       // small, and on one thread: not divided
+  bool stream = false;     // results are written past the caches
   bool backwards = false;  // from the last piece to the first
 
   int64_t numel() const { return N * C * S; }
-  // A sheet is a plane, or a sample whose channels are last. It is cut into pieces of values, or of rows.
+  // A sheet is a plane, or a sample whose channels are last. It is divided into pieces of values, or of rows.
   int64_t sheets() const { return last ? N : N * C; }
   int64_t step() const {
     if (tile) return std::max<int64_t>(S, 1);
@@ -33,8 +37,10 @@ struct Shape {
   int64_t pieces() const { return (S + step() - 1) / step(); }
 };
 
-// f(task) for every task, on the threads of the process' one OpenMP pool. What a task computes depends on nothing
-// but its number, so that the result does not depend on the threads.
+// f(task) for every task, on the threads of the process' one OpenMP pool. A task's result depends only on
+// its number, so that it does not depend on the threads. Each thread gets one run of neighbouring tasks, as in torch's own
+// operators: with tasks in turn, two threads write lines of neighbouring channels' planes, and what one prefetches for writing
+// (see store) is taken away from the other (BatchNorm of [8, 256, 28, 28] on two threads: 1.7 ms, and 0.2 with runs).
 template <class F>
 inline void parallel(int threads, int64_t tasks, F f) {
   auto run = [&](int64_t i) __attribute__((noinline)) { f(i); };  // compiled once for both loops
@@ -43,7 +49,7 @@ inline void parallel(int threads, int64_t tasks, F f) {
     for (int64_t i = 0; i < tasks; ++i) run(i);
     return;
   }
-#pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
+#pragma omp parallel for num_threads(threads) schedule(NW_SCHEDULE)
   for (int64_t i = 0; i < tasks; ++i) run(i);
 }
 
@@ -56,7 +62,7 @@ struct Piece {
 };
 
 // Outputs from this size on are written past the caches: the next reader finds less of them there, but reading the
-// memory before it is overwritten takes longer than that (measured with 12.8 MB, which loses, and 25.7 MB, which gains).
+// memory before it is overwritten takes longer than that (measured: slower with 12.8 MB, faster with 25.7 MB).
 constexpr int64_t kStreamBytes = 16 << 20;
 
 template <class T>
@@ -71,7 +77,7 @@ Sheet<T> sheet_of(const Shape& shape, const Piece& piece, bool single = false) {
   return {piece.count, shape.C, shape.row, single};
 }
 
-// of_plane(piece) or, where the channels are last, of_rows(piece) for every piece; tiny ones share a task. Inlined: a
+// of_plane(piece) or, if the channels are last, of_rows(piece) for every piece; tiny pieces share a task. Inlined, since a
 // plane of 7 x 7 takes less time than a call that passes vectors.
 template <class Plane, class Rows>
 NW_INLINE void for_pieces(const Shape& shape, Plane of_plane, Rows of_rows) {

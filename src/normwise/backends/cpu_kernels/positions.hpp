@@ -19,7 +19,7 @@ struct PositionCall {
   int act;
 
   int workers() const { return N * C * S < kSerial ? 1 : threads; }
-  // Positions that are treated together: their channels stay in the cache.
+  // The positions that are processed together: their channels stay in the cache.
   int64_t block(size_t bytes_per_value) const {
     const int64_t most = tile_bytes() / 2 / (C * int64_t(bytes_per_value)) / step<T> * step<T>;
     return std::clamp<int64_t>(most, 4 * step<T>, 32 * step<T>);
@@ -68,7 +68,7 @@ void measure_positions(const PositionCall<T>& call, double eps, int64_t n, int64
   for (int64_t i = 0; i < count; ++i) {
     const int64_t at = place<T>(i);
     const Stats stats{double(call.C), columns.mean[at], columns.m2[at]};
-    // Not centered, the pilot stays 0, so that mean and m2 give the mean square.
+    // Without centering the pilot stays 0, so that mean and m2 give the mean square.
     const double power = stats.var(inverse) + (call.center ? 0 : stats.mean * stats.mean);
     const Normal normal{call.center ? stats.mean : 0, 1 / std::sqrt(power + eps)};
     call.mean[n * call.S + first + i] = normal.mean;
@@ -105,7 +105,7 @@ struct PositionBlock {
   const RowGradients<T>& to;
   int64_t n, first, count, length = padded<T>(count);
   Normals<T> normals{length};
-  // Σ g·w of each position and Σ g·w·(the normalized value); then what each value gets back through the statistics.
+  // Σ g·w of each position and Σ g·w·(the normalized value); then the gradient through its statistics for each value.
   Buffer<A> across{length, 0}, along{length, 0};
   Buffer<Values<T>> room = Slopes<T, K>::room(call.C * length);
 
@@ -116,7 +116,7 @@ struct PositionBlock {
     return {call.mean[position], call.root[position]};
   }
 
-  // Those of every channel, too, for the parameters.
+  // The sums of every channel, too, for the parameters.
   void sum(double* to_weight, double* to_bias) {
     for (int64_t i = 0; i < count; ++i) normals.set(place<T>(i), normal(i));
     for (int64_t c = 0; c < call.C; ++c) {

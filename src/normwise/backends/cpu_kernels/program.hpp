@@ -1,12 +1,12 @@
-// A formula on small tables as instructions on one array of fp64: what costs PyTorch a microsecond or more for every
-// operator, the kernels do in one call.
+// A formula on small tables as instructions on one array of fp64, run in a single call; PyTorch needs a microsecond or more
+// for every operator.
 #pragma once
 
 #include "columns.hpp"
 
 namespace nw {
 
-// By the names of core/program.py.
+// The operations by their names in core/program.py.
 #define NW_OPERATIONS(X) \
   X(kCopy, "copy") X(kRound, "round") X(kNegate, "neg") X(kAbs, "abs") X(kSign, "sign") \
   X(kSqrt, "sqrt") X(kRsqrt, "rsqrt") X(kReciprocal, "reciprocal") X(kExp, "exp") X(kAdd, "add") \
@@ -18,7 +18,7 @@ enum Operation : int64_t { NW_OPERATIONS(NW_SYMBOL) kOperations };
 constexpr const char* kOperationNames = NW_OPERATIONS(NW_NAME);
 constexpr int kDimensions = 4;
 
-// The layout of both is what Python fills in: nothing but 64-bit integers.
+// The layout of both structures is filled in by Python: only 64-bit integers.
 struct Operand {
   int64_t at, stride[kDimensions];
 };
@@ -26,7 +26,7 @@ struct Instruction {
   int64_t operation, size[kDimensions];
   Operand to, of[3];
 };
-// Where a contiguous tensor enters or leaves the array.
+// Where a contiguous tensor is copied into or out of the array.
 struct Port {
   int64_t at, count, wide;  // wide: the tensor is fp64, not fp32
 };
@@ -46,7 +46,7 @@ struct Program {
   int64_t inputs, outputs;
 };
 
-// f(to, of...) over the last dimension. Neighbouring values, and one value for all, are what vectors are for.
+// f(to, of...) over the last dimension, by vectors where values are neighbours or one value serves all.
 template <class F>
 NW_INLINE void along_line(const Instruction& in, double* to, const double* a, const double* b, const double* c, F f) {
   constexpr int last = kDimensions - 1;
@@ -83,7 +83,7 @@ void each_value(const Instruction& in, double* values, F f) {
   });
 }
 
-// to += a, where the strides of `to` are 0 along what is summed.
+// to += a; the strides of `to` are 0 along the dimensions that are summed.
 inline void add_up(const Instruction& in, double* values) {
   constexpr int last = kDimensions - 1;
   if (in.to.stride[last] != 0)
@@ -127,7 +127,7 @@ inline void execute(const Instruction& in, double* values) {
     NW_CASE(kAnd, a != 0 && b != 0 ? 1.0 : 0.0);
     NW_CASE(kOr, a != 0 || b != 0 ? 1.0 : 0.0);
     NW_CASE(kWhere, a != 0 ? b : c);
-    // The target begins as the first value; a NaN, once there, stays.
+    // The target starts as the first value; once it is NaN, it stays NaN.
     NW_CASE(kLargest, to >= a || to != to ? to : a);
     case kSum:
       return add_up(in, values);

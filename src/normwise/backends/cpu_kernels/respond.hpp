@@ -1,4 +1,4 @@
-// A response over the whole tensor: apply, and the two passes of the backward.
+// A response over the whole tensor: apply, and the two backward passes.
 #pragma once
 
 #include "responses.hpp"
@@ -68,7 +68,7 @@ NW_INLINE void slopes_step(const Incoming<T>& in, P part, const Set<T, R>& set, 
 template <class R>
 using ResponseSums = Totals<R::kTables>;
 
-// Of a piece of a plane.
+// The sums of a piece of a plane.
 template <class T, class R>
 NW_INLINE void response_sums(const Incoming<T> in, const Piece& piece, const Set<T, R>& set, ResponseSums<R>& totals) {
   using V = vec<acc<T>>;
@@ -77,7 +77,7 @@ NW_INLINE void response_sums(const Incoming<T> in, const Piece& piece, const Set
     const Incoming<T> here = in.at(piece.at + start);
     sweep<T>(chunk.length, [&](int64_t i, int slot, auto part) NW_LAMBDA {
       slopes_step<T, R>(here.at(i), part, set, [&](int w, const V* to, V, V) NW_LAMBDA {
-        // Two slots are enough: the sums of different tables wait for each other no more than the slots do.
+        // Two slots are enough: the sums of different tables already hide most of the latency.
         for (int k = 0; k < R::kTables; ++k) sums[k].slots[(slot + w) & 1] += keep<T>(to[k], w, part);
       });
     });
@@ -85,7 +85,7 @@ NW_INLINE void response_sums(const Incoming<T> in, const Piece& piece, const Set
   });
 }
 
-// Of each channel of a sheet, added to a row of totals.
+// The sums of each channel of a sheet, added to a row of totals.
 template <class T, class R>
 inline void response_sheet_sums(const Incoming<T> in, const Sheet<T>& sheet, const SetLine<T, R>& line, int64_t row,
                                 ResponseSums<R>& totals) {
@@ -129,7 +129,7 @@ ResponseSums<R> reduce_response(const Shape& shape, const Incoming<T>& in, const
   return std::move(partial).folded(shape.N);
 }
 
-// What flows back through the moments: slope·(x - mean) + offset, where the mask keeps the value.
+// The gradient through the moments, slope·(x - mean) + offset, if the mask keeps the value.
 template <class T>
 struct ThroughMoments {
   Table<acc<T>> mean, slope, offset;

@@ -1,5 +1,5 @@
 // The responses of core/responses.py, functions of each value that are not affine in it, on vectors. Their numbers are their
-// order in that table; a residual is a part of the shift.
+// order in that table; a residual is added to the shift.
 #pragma once
 
 #include "tables.hpp"
@@ -11,7 +11,7 @@ namespace nw {
 enum ResponseKind { NW_RESPONSES(NW_SYMBOL) kResponses };
 constexpr const char* kResponseNames = NW_RESPONSES(NW_NAME);
 
-// Each has, for vectors V: the value of x with residual r, and its derivatives by x, and by each table but the shift,
+// Each has, for vectors V: the value for x with residual r, and its derivatives by x and by each table but the shift,
 // whose derivative is the residual's.
 struct Thresholded {
   static constexpr int kTables = 3;
@@ -32,7 +32,7 @@ struct Thresholded {
   }
 };
 
-// sigmoid(u), and 1 - sigmoid(u) to all of its digits. Below u = -80 it stays at 2e-35: no inf times 0, and no subnormal
+// sigmoid(u), and 1 - sigmoid(u) with all digits. Below u = -80 it stays at 2e-35: no inf times 0, and no subnormal
 // numbers, which cost a hundred times as much.
 template <class V>
 struct Gate {
@@ -89,12 +89,12 @@ struct LargerScale {
     to[kLeast] = by_other - per_larger;
     to[kV] = -by_other * x;
     to[kOwn] = -by_other;
-    // Where v x + own is the larger one, γ/m - v γ x/m² = γ own/m², without the difference of two large numbers.
+    // Where v x + own is the larger: γ/m - v γ x/m² = γ own/m², without the difference of two large numbers.
     return scaled * ((1 - share) + share * (t[kOwn] * inverse));
   }
 
  private:
-  // NaN wherever it comes from, as with torch's maximum.
+  // NaN if either argument is NaN, as with torch's maximum.
   template <class V>
   static NW_INLINE V larger(V least, V other) {
     return ((other > least) | (other != other)) ? other : least;

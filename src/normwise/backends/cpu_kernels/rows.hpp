@@ -1,13 +1,13 @@
 // Normalization over neighbours: each row over its width (LayerNorm and RMSNorm of tokens, or of pixels whose channels
-// are last), with what follows it.
+// are last), with the operations that follow.
 #pragma once
 
 #include "tables.hpp"
 
 namespace nw {
 
-// mean and 1/σ of a row or position; of the root mean square, the mean is 0. Values are centered on the rounded mean,
-// and what the rounding left over is added in units of σ.
+// mean and 1/σ of a row or position; for the root mean square the mean is 0. The rounded mean is subtracted from the values,
+// and its rounding error is added in units of σ.
 struct Normal {
   double mean, root;
   template <class A>
@@ -16,8 +16,8 @@ struct Normal {
   }
 };
 
-// The work is cut into tasks of the same size whatever the threads: into so few that their sums take little room, and so
-// small that sums over a task's rows in fp32 are exact enough.
+// The work is divided into tasks of the same size for any number of threads: few enough that their sums need little room, and
+// so small that sums over a task's rows in fp32 are exact enough.
 struct Tasks {
   int64_t size, number;
   Tasks(int64_t units, int64_t values_per_unit)
@@ -43,10 +43,11 @@ Normal normal_of(const T* x, int64_t width, double eps, bool center) {
   return {0, 1 / std::sqrt(power * inverse + eps)};
 }
 
-// So many rows are treated together, as far as there are registers: they share what is loaded of the columns, and one works
+// The number of rows that are processed together, as registers allow: they share the loads of the columns, and one is computed
 // while another waits for its sums.
 constexpr int kRowsAtOnce = kBytes == 64 ? 4 : 2;
-// Longer rows wait for little, and the same columns of several, a power of two apart, share a few sets of the first cache.
+// Longer rows wait less, and the same columns of several rows, a power of two apart, would share a few sets of the first-level
+// cache.
 constexpr int64_t kShortRow = 4096;  // bytes
 
 template <class T>
@@ -85,7 +86,7 @@ NW_INLINE void squares_of_rows(const T* x, int64_t distance, int64_t width, cons
   totals_of_each(squares, powers);
 }
 
-// Those of R rows, `distance` apart. A short row has the same bits whether it comes in a group or is left over.
+// The statistics of R rows, `distance` apart. A short row has the same bits in a group and alone.
 template <class T, int R>
 NW_INLINE void normals_of(const T* x, int64_t distance, int64_t width, double eps, bool center, Normal* normals) {
   using A = acc<T>;
@@ -117,7 +118,7 @@ NW_INLINE void normals_of(const T* x, int64_t distance, int64_t width, double ep
   }
 }
 
-// A parameter of `channels` values as a line: `otherwise` where there is none.
+// A parameter of `channels` values as a line; `otherwise` if there is none.
 template <class T>
 Line<T> line_of(const acc<T>* values, int64_t channels, const acc<T>& otherwise) {
   const Sheet<T> one(1, channels, channels, true);
@@ -132,9 +133,9 @@ struct RowCall {
   const T* x;
   const acc<T>*weight, *bias;
   double *mean, *root;  // [rows]
-  const T* residual;    // is added to what was normalized, before the activation
+  const T* residual;    // added to the normalized values, before the activation
   int act;
-  // Forward: what is added to x before anything else, and where the sum goes, which is normalized. Or neither.
+  // Forward: the tensor that is added to x first, and the destination of the sum, which is normalized. Or neither.
   const T* added = nullptr;
   T* sum = nullptr;
 
@@ -143,7 +144,7 @@ struct RowCall {
   Normal normal(int64_t r) const { return {mean[r], root[r]}; }
 };
 
-// Rows wider than this are cut into blocks of columns, so that what is kept for every column stays in the first cache.
+// Wider rows are divided into blocks of columns, so that the data for every column stays in the first-level cache.
 constexpr int64_t kWideRow = 16384;
 
 // f(start, count) for every block of columns.
@@ -163,7 +164,7 @@ void for_tasks(const RowCall<T>& call, F f) {
   });
 }
 
-// f(row, integral_constant R, normals) for the rows from `begin` on in groups, whose statistics are measured, and kept.
+// f(row, integral_constant R, normals) for the rows from `begin` on in groups, whose statistics are measured and written.
 template <class T, class F>
 NW_INLINE void for_measured_rows(const RowCall<T>& call, int64_t begin, int64_t end, double eps, F f) {
   in_groups_of_rows<T>(end - begin, call.width, [&](int64_t first, auto group) NW_LAMBDA {
@@ -186,7 +187,7 @@ void add_part(const T* x, const T* added, T* sum, int64_t count) {
   });
 }
 
-// As vectors: the same of a whole row, or one of each position.
+// `Normal` as vectors: one value for a whole row, or one for each position.
 template <class T>
 struct NormalValues {
   Values<T> mean, root, left;
@@ -197,7 +198,7 @@ NW_INLINE NormalValues<T> everywhere(const Normal& normal) {
   return {everywhere<T>(A(normal.mean)), everywhere<T>(A(normal.root)), everywhere<T>(normal.left<A>())};
 }
 
-// γ·((x - mean)/σ + left) + β, and the residual, if there is one: before the activation.
+// γ·((x - mean)/σ + left) + β, plus the residual if there is one: the value before the activation.
 template <class T, class P>
 NW_INLINE Values<T> scaled(const T* x, const T* residual, P part, const NormalValues<T>& normal, const Values<T>& weight,
                            const Values<T>& bias) {
@@ -237,7 +238,7 @@ void normalize_rows(const RowCall<T>& call, double eps, T* y) {
     const Line<T> weight = line_of<T>(call.weight, width, one), bias = line_of<T>(call.bias, width, zero);
     for_tasks(call, [&](int64_t begin, int64_t end) {
       measured(begin, end, [&](int64_t r, auto group, const Normal* normals) NW_LAMBDA {
-        // Row by row, in the order of the memory: what is written goes out faster so.
+        // Row by row, in the order of the memory, which makes the writes faster.
         for (int64_t i = 0, at = r * width; i < group; ++i, at += width)
           normalize_part<T, K>(x + at, shifted(call.residual, at), y + at, width, normals[i], weight, bias, call.act);
       });

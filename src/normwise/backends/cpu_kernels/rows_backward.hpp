@@ -1,4 +1,4 @@
-// The gradients of normalized rows, and of what followed them.
+// The gradients of normalized rows, and of the operations that followed them.
 #pragma once
 
 #include "line_sums.hpp"
@@ -15,16 +15,16 @@ NW_INLINE void normalized_step(const Values<T>& g, const T* x, P part, const Nor
   });
 }
 
-// grad_y · f'(z) of a run of values that two passes read: where there is an activation, the first one keeps it.
+// grad_y · f'(z) of a run of values that two passes read: with an activation, the first pass keeps it for the second.
 template <class T, int K>
 struct Slopes {
   const T *gy, *x;
   Values<T>* kept;
 
-  // Room to keep those of so many values.
+  // Room to keep the products of `count` values.
   static Buffer<Values<T>> room(int64_t count) { return Buffer<Values<T>>(K == kPlain ? 0 : steps_of<T>(count)); }
 
-  // z(i, part) is what the activation was taken of.
+  // z(i, part) is the value before the activation.
   template <class Z>
   NW_INLINE void take(int64_t count, Z z, int act) const {
     if constexpr (K == kAny)
@@ -46,7 +46,7 @@ struct Slopes {
   }
 };
 
-// Σ g·w and Σ g·w·(the normalized value) of R rows, `distance` apart, or of a part of each; the columns' sums grow by them.
+// Σ g·w and Σ g·w·(the normalized value) of R rows, `distance` apart, or of a part of each; they are added to the columns' sums.
 template <class T, int R, int K>
 void row_sums(const Slopes<T, K>* rows, int64_t distance, int64_t count, const Normal* normals, const Line<T>& weight,
               LineSums<T>& sums, Pair* found) {
@@ -89,8 +89,8 @@ void row_sums(const Slopes<T, K>* rows, int64_t distance, int64_t count, const N
   sums.rows_done(R);
 }
 
-// f(row, integral_constant R, found, slopes) for the rows from `begin` on in groups, whose sums over `count` columns were
-// found; slopes_at(r, place) has the slopes of row r, kept in the place of that number.
+// f(row, integral_constant R, found, slopes) for the rows from `begin` on in groups, with their sums over `count` columns;
+// slopes_at(r, place) has the slopes of row r, stored in the place of that number.
 template <class T, int K, class S, class F>
 void for_row_sums(const RowCall<T>& call, int64_t begin, int64_t end, int64_t count, const Line<T>& weight,
                   LineSums<T>& sums, S slopes_at, F f) {
@@ -106,8 +106,8 @@ void for_row_sums(const RowCall<T>& call, int64_t begin, int64_t end, int64_t co
   });
 }
 
-// What the backward pass writes and reads beside the call: `more`, if there is any, is added to the gradient of x, and so
-// is what comes back through the statistics, `flow` [2, rows] of mean and variance. Without an activation the residual's
+// Further inputs and outputs of the backward pass: `more`, if there is any, is added to the gradient of x, and so
+// is the gradient through the statistics, `flow` [2, rows] of mean and variance. Without an activation the residual's
 // gradient is grad_y itself, and gr is null.
 template <class T>
 struct RowGradients {
@@ -117,7 +117,7 @@ struct RowGradients {
   acc<T>*gw, *gb;
 };
 
-// What each value of a row gets back through its statistics: normalized · along + across.
+// The gradient through a row's statistics for each of its values: normalized · along + across.
 struct Back {
   double along, across;
   Back(const Pair& sums, const Normal& normal, int64_t width, bool center, const double* to_mean, const double* to_var) {
@@ -157,7 +157,7 @@ void row_gradient(const RowCall<T>& call, int64_t r, const RowGradients<T>& to, 
   });
 }
 
-// The slopes of a row's part, which depend on the bias where there is an activation.
+// The slopes of a row's part, which depend on the bias if there is an activation.
 template <class T, int K>
 NW_INLINE Slopes<T, K> slopes_of(const RowCall<T>& call, const T* gy, int64_t r, int64_t start, int64_t count,
                                  const Line<T>& weight, const Line<T>& bias, Values<T>* room) {

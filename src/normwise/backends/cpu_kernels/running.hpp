@@ -1,4 +1,4 @@
-// A layer's running statistics take in those of a batch.
+// The update of a layer's running statistics by those of a batch.
 #pragma once
 
 #include <cstring>
@@ -17,11 +17,11 @@ struct Running {
 struct Batch {
   const void *mean, *var;
   int kept;
-  double bessel;  // what makes the variance unbiased
+  double bessel;  // the factor that makes the variance unbiased
 };
 
-// running = running + momentum (batch - running), and the batch is counted. Not where a number that would be kept is not
-// finite: then nothing is changed.
+// running = running + momentum (batch - running), and the batch is counted. If a number to be stored is not
+// finite, nothing is changed.
 template <class T>
 bool remember(const Running& running, const Batch& batch, int64_t channels, double momentum) {
   Buffer<double> mean = read_kept<T, double>(batch.mean, batch.kept, channels);
@@ -30,7 +30,7 @@ bool remember(const Running& running, const Batch& batch, int64_t channels, doub
   bool finite = true;
   const auto moved = [&](const void* kept, const Buffer<double>& now) {
     const auto old = read_kept<T, double>(kept, running.kept, channels);
-    Buffer<double> next(channels);  // of values in the type that is kept, which is no wider
+    Buffer<double> next(channels);  // of values in the buffers' type, which is no wider
     set_kept<T>(next.data(), running.kept, channels, [&](int64_t c) { return old[c] + momentum * (now[c] - old[c]); });
     for_kept<T>(next.data(), running.kept, channels, [&](int64_t, double value) { finite &= std::isfinite(value); });
     return next;

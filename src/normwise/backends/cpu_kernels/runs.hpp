@@ -1,4 +1,4 @@
-// What is done to one run of neighbouring values: apply, and the two passes of the backward.
+// The passes over one run of neighbouring values: apply, and the two backward passes.
 #pragma once
 
 #include "activations.hpp"
@@ -17,14 +17,14 @@ struct Affine {
   Values<T> mean, scale, shift;
 };
 
-// f(true_type) where the loop in f has nothing to do but the least, f(false_type) otherwise: compiled twice, so that the
-// common one asks nothing for each step.
+// f(true_type) if the loop in f has only its basic work, f(false_type) otherwise: compiled twice, so that the
+// common loop tests nothing in each step.
 template <class F>
 NW_INLINE void lean_or_not(bool lean, F f) {
   lean ? f(std::true_type{}) : f(std::false_type{});
 }
 
-// Steps of a block that lies in the first cache: what is done to a value takes turns with its activation.
+// The number of steps of a block that stays in the first-level cache, between its passes and its activation.
 template <class T>
 constexpr int64_t kBlockSteps = 4096 / (kBytes * ways<T>);
 
@@ -52,13 +52,13 @@ NW_INLINE Values<T> before(const T* x, const T* residual, P part, const Affine<T
   return z;
 }
 
-// The two tensors that are read along with a block of n values, behind it; `second` may be null.
+// The two tensors that are read along with a block of n values, for prefetching behind it; `second` may be null.
 template <class T>
 NW_INLINE Next behind(const T* first, const T* second, int64_t n) {
   return {first + n, (second ? second : first) + n, kBytes / ways<T>};
 }
 
-// y of n values; z(i, part) is what the activation is taken of, at the step at i, for which x and perhaps the residual are
+// y of n values; z(i, part) is the value before the activation at the step at i, for which x and perhaps the residual are
 // read.
 template <class T, int K, class Z>
 NW_INLINE void apply_steps(int64_t n, Z z, const T* x, const T* residual, T* y, int act, bool stream) {
@@ -77,7 +77,7 @@ NW_INLINE void apply_steps(int64_t n, Z z, const T* x, const T* residual, T* y, 
   }
 }
 
-// What all steps of a run have in common.
+// The data that all steps of a run have in common.
 template <class V>
 NW_INLINE auto same(const V& value) {
   return [value](int64_t) NW_LAMBDA { return value; };
@@ -94,7 +94,7 @@ NW_INLINE void apply_run(const T* x, const T* residual, T* y, int64_t n, F affin
   });
 }
 
-// What a backward pass reads: grad_y, x, and the residual or null. In `kept`, if it is there, an activation's first pass
+// The inputs of a backward pass: grad_y, x, and the residual or null. In `kept`, if it is there, an activation's first pass
 // leaves grad_y · f'(z) for the second one, which is of the kind kKept.
 template <class T>
 struct Incoming {
@@ -185,7 +185,7 @@ NW_INLINE Pair sums_of(const Incoming<T> in, const Runs& runs, const Affine<T> f
   return sums;
 }
 
-// What flows back through the statistics to each value: slope·(x - mean) + offset.
+// The gradient through the statistics for each value: slope·(x - mean) + offset.
 template <class T>
 struct Through {
   Values<T> slope, offset;

@@ -1,4 +1,4 @@
-// A sheet of rows of channels, part of a channels_last tensor, and lines of numbers for its columns.
+// A sheet of rows of channels, part of a channels_last tensor, and lines of coefficients for its columns.
 #pragma once
 
 #include <numeric>
@@ -8,8 +8,8 @@
 
 namespace nw {
 
-// Rows of channels, part of a channels_last tensor. Rows of few channels waste most of a step, so that k of them, where
-// they are neighbours, are treated as one long row.
+// Rows of channels, part of a channels_last tensor. Rows of few channels waste most of a step, so k neighbouring rows
+// are treated as one long row.
 template <class T>
 struct Sheet {
   int64_t rows, channels, distance;  // from one row to the next
@@ -25,7 +25,7 @@ struct Sheet {
   int64_t width() const { return k * channels; }
   int64_t stride() const { return k * distance; }
   int64_t whole() const { return rows / k; }
-  int64_t left() const { return (rows - whole() * k) * channels; }  // values behind the whole long rows
+  int64_t left() const { return (rows - whole() * k) * channels; }  // values after the whole long rows
   Sheet part(int64_t first, int64_t count) const {
     Sheet some = *this;
     some.rows = std::min(count, rows - first);
@@ -49,7 +49,7 @@ NW_INLINE void store_line(acc<T>* line, int64_t i, const Values<T>& v) {
   each_way<T>([&](int w) NW_LAMBDA { raw_store(line + i + w * lanes<acc<T>>, v.at[w], Full{}); });
 }
 
-// A table [N, C] with any strides; absent ones are zero.
+// A table [N, C] with any strides; an absent one is zero.
 template <class A>
 struct Table {
   const A* data;
@@ -67,7 +67,7 @@ struct Table {
   }
 };
 
-// One row of a table in the order of the steps, repeated for as many rows of the sheet as are treated at once.
+// One row of a table in the order of the steps, repeated for as many rows of the sheet as are processed at once.
 template <class T>
 struct Line {
   Buffer<acc<T>> values;
@@ -75,7 +75,7 @@ struct Line {
   Line(const Table<acc<T>>& table, int64_t n, const Sheet<T>& sheet) : values(padded<T>(sheet.width())) {
     constexpr int L = lanes<acc<T>>;
     const int64_t channels = sheet.channels, k = sheet.k;
-    // Behind the last value, too: what is multiplied by 0 there must not be the NaN that lay in the memory.
+    // Also after the last value: there a multiplication by 0 must not meet a NaN from uninitialized memory.
     std::fill(values.data() + values.size() - std::min<int64_t>(values.size(), step<T>), values.data() + values.size(),
               acc<T>(0));
     const auto* row = table.data + n * table.of_sample;

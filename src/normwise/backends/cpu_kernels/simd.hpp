@@ -14,7 +14,7 @@
 #define NW_INLINE inline __attribute__((always_inline))
 #define NW_LAMBDA __attribute__((always_inline))
 
-// Of a list of pairs, symbol and name: the symbols for an enumeration, and the names in one text.
+// From a list of pairs of symbol and name: the symbols for an enumeration, and all names in one text.
 #define NW_SYMBOL(symbol, name) symbol,
 #define NW_NAME(symbol, name) name " "
 
@@ -58,7 +58,7 @@ using ints = typename Pack<A>::I;
 template <class A>
 constexpr int lanes = kBytes / int(sizeof(A));
 
-// What an element type is accumulated in.
+// The accumulator's type of an element type.
 template <class T>
 struct Wide {
   using type = float;
@@ -70,7 +70,7 @@ struct Wide<double> {
 template <class T>
 using acc = typename Wide<T>::type;
 
-// A step is what one load brings: a vector of fp32 or fp64, or two of them, widened from one vector of halves. The two
+// A step is the content of one load: a vector of fp32 or fp64, or two vectors widened from one vector of halves. Those
 // of bf16 hold its even and its odd values, which costs one operation each; those of fp16 its lower and upper ones.
 template <class T>
 constexpr int ways = sizeof(T) == 2 ? 2 : 1;
@@ -94,12 +94,12 @@ struct Part {
   int k;
 };
 
-// Which value of a step lies in lane l of way w.
+// The index in the step of the value in lane l of way w.
 template <class T>
 NW_INLINE int value_at(int l, int w) {
   return std::is_same_v<T, bf16> ? 2 * l + w : w * lanes<acc<T>> + l;
 }
-// Where value i lies among the lanes of the steps, one vector after the other.
+// The index of value i among the lanes of the steps, one vector after the other.
 template <class T>
 NW_INLINE int64_t place(int64_t i) {
   if constexpr (std::is_same_v<T, bf16>) {
@@ -164,7 +164,7 @@ NW_INLINE void raw_store(P* p, V v, Part part) {
   std::memcpy(p, &v, size_t(part.k) * sizeof(P));
 }
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__)
-// The end of a run in one masked instruction: planes of 7 x 7 have an end in every fourth vector.
+// The end of a run in one masked instruction: in planes of 7 x 7 every fourth vector is such an end.
 template <>
 NW_INLINE vec<float> raw_load<vec<float>, float>(const float* p, Part part) {
   return (vec<float>)_mm512_maskz_loadu_ps(__mmask16((1u << part.k) - 1), p);
@@ -183,7 +183,7 @@ NW_INLINE void raw_store(uint16_t* p, Words v, Part part) {
 }
 #endif
 
-// A store that does not read the line first and leaves none in the caches; they are ordered by `streamed` alone.
+// A store that does not read the line first and leaves none in the caches; only `streamed` orders such stores.
 template <class V, class P>
 NW_INLINE void raw_stream(P* p, V v) {
 #if defined(__AVX512F__)
@@ -220,7 +220,7 @@ NW_INLINE void sweep(int64_t n, F f) {
   if (i < n) f(i, 4 - ways<T>, Part{int(n - i)});
 }
 
-// f(offset, part) over n values, where nothing is summed.
+// f(offset, part) over n values, for loops without sums.
 template <class T, class F>
 NW_INLINE void each_step(int64_t n, F f) {
   constexpr int L = step<T>;

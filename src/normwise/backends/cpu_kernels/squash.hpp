@@ -1,16 +1,16 @@
-// A bounded function of each value in the place of a normalizer: y = f(γ·c(αx + s) + β + residual), γ and β per channel.
+// A bounded function of each value instead of a normalizer: y = f(γ·c(αx + s) + β + residual), γ and β per channel.
 #pragma once
 
 #include "rows_backward.hpp"
 
 namespace nw {
 
-// Their numbers are their order here, as those of the activations are.
+// The curves' numbers are their order here, like those of the activations.
 #define NW_CURVES(X) X(kTangent, "tanh") X(kErrorFunction, "erf")
 enum Curve { NW_CURVES(NW_SYMBOL) kCurves };
 constexpr const char* kCurveNames = NW_CURVES(NW_NAME);
 
-// [N, C, S]; of rows S is 1.
+// [N, C, S]; for rows S is 1.
 template <class T>
 struct SquashCall {
   int64_t N, C, S;
@@ -25,7 +25,7 @@ struct SquashCall {
   int workers() const { return N * C * S < kSerial ? 1 : threads; }
 };
 
-// γ and β of a run: of a row a line, of a plane one number.
+// γ and β of a run: a line for a row, one number for a plane.
 template <class T>
 struct SquashParameters {
   const SquashCall<T>& call;
@@ -33,7 +33,7 @@ struct SquashParameters {
   Line<T> weights = line_of<T>(call.S == 1 ? call.weight : nullptr, call.S == 1 ? call.C : 0, one);
   Line<T> biases = line_of<T>(call.S == 1 ? call.bias : nullptr, call.S == 1 ? call.C : 0, zero);
 
-  // f(weight, bias), which give them at a step of run r.
+  // f(weight, bias), two functions that return them at a step of run r.
   template <class F>
   NW_INLINE void at(int64_t r, F f) const {
     if (call.S == 1)
@@ -56,7 +56,7 @@ NW_INLINE void bent(const T* x, P part, acc<T> alpha, acc<T> shift, Values<T>& v
   });
 }
 
-// What the activation is taken of, at a step.
+// The value before the activation, at a step.
 template <class T, int C, class P>
 NW_INLINE Values<T> squashed(const SquashCall<T>& call, int64_t at, P part, const Values<T>& w, const Values<T>& b) {
   Values<T> z, slope;
@@ -86,7 +86,7 @@ void squash(const SquashCall<T> call, T* y) {
   });
 }
 
-// gx and gr may be null, and gr is where there is no activation; gw and gb, [C], too. scalars: of α and s.
+// gx and gr may be null; gr is null without an activation; gw and gb, [C], may be null, too. scalars: the gradients of α and s.
 template <class T>
 struct SquashGradients {
   const T* gy;
@@ -95,7 +95,7 @@ struct SquashGradients {
   double* scalars;
 };
 
-// The sums of a task: of α and s, and of each channel.
+// The sums of a task: those of α and s, and those of each channel.
 template <class T>
 struct SquashSums {
   LineSums<T> lines;
@@ -103,7 +103,7 @@ struct SquashSums {
   explicit SquashSums(LineSums<T>&& of_task) : lines(std::move(of_task)) {}
 };
 
-// A run, its slopes known; returns Σ g and Σ g·c of a plane.
+// A run whose slopes are known; returns Σ g and Σ g·c of a plane.
 template <class T, int C, int K, class W>
 NW_INLINE Pair squash_run(const SquashCall<T>& call, const SquashGradients<T>& to, int64_t first, const Slopes<T, K> slopes,
                           W weight, SquashSums<T>& sums) {
@@ -151,7 +151,7 @@ void differentiate_squash(const SquashCall<T>& call, const SquashGradients<T>& t
   const int64_t length = call.length(), runs = call.runs();
   const bool row = call.S == 1;
   const Tasks tasks(runs, length);
-  // Of planes each has its own entry, [N, C].
+  // Each plane has its own entry, [N, C].
   Buffer<double> to_weight(row ? 0 : runs), to_bias(row ? 0 : runs), of_tasks(2 * tasks.number);
   TaskLines<T> lines(tasks.number, row ? call.C : 0, call.workers());
   parallel(call.workers(), tasks.number, [&](int64_t task) {

@@ -119,7 +119,7 @@ NW_INLINE Stats around(double pilot_value, const T* x, const uint8_t* mask, cons
   const double left = rest.total(), off = left * inverse;
   return {count, double(pilot) + off, squares.total() - left * off};
 }
-// Around its own mean.
+// The statistics of a chunk around its own mean.
 template <class T, bool Masked>
 NW_INLINE Stats stats_of_chunk(const T* x, const uint8_t* mask, const Runs& chunk, double inverse) {
   using A = acc<T>;
@@ -131,9 +131,9 @@ NW_INLINE Stats stats_of_chunk(const T* x, const uint8_t* mask, const Runs& chun
   return around<T, Masked>(sum.total() * inverse, x, mask, chunk, inverse);
 }
 
-// The first chunk is read twice, the next ones are taken around the mean so far. Where that is off by a distance D, the
+// The first chunk is read twice, the next ones are summed around the mean so far. If that is off by a distance D, the
 // squares carry D² times a rounding, and the merge adds at least half of count·D² to the same sum: it never cancels.
-// The mean would lose digits, so that data that jumps is read twice as well.
+// But the mean would lose digits, so that data with jumps is read twice as well.
 template <class T, bool Masked>
 inline void take_chunk(Stats& stats, const T* x, const uint8_t* mask, const Runs& chunk) {
   const double inverse = 1 / double(chunk.size());

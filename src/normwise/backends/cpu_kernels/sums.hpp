@@ -1,4 +1,4 @@
-// What is known of every channel: tables of sums and of moments, with a row for each sample or for each part of one.
+// Numbers for every channel: tables of sums and of moments, with a row for each sample or for each part of one.
 #pragma once
 
 #include <algorithm>
@@ -35,7 +35,7 @@ struct Totals {
   double* row(int k, int64_t r = 0) { return values.data() + (k * rows + r) * channels; }
   const double* row(int k, int64_t r = 0) const { return values.data() + (k * rows + r) * channels; }
 
-  // So many rows, each the sum of as many of these, in their order.
+  // `fewer` rows, each the sum of equally many of these, in their order.
   Totals folded(int64_t fewer) && {
     if (fewer == rows) return std::move(*this);
     Totals sums(fewer, channels);
@@ -50,7 +50,7 @@ struct Totals {
   }
 };
 
-// A row of moments: the channels share the count, since a mask is for all of them.
+// A row of moments: the channels share the count, since a mask applies to all of them.
 struct MomentsRow {
   double *count, *mean, *m2;
   int64_t channels;
@@ -85,7 +85,7 @@ struct Moments {
   MomentsRow row(int64_t r) {
     return {&count[r], mean.data() + r * channels, m2.data() + r * channels, channels};
   }
-  // So many rows, each merged from as many of these, in their order.
+  // `fewer` rows, each merged from equally many of these, in their order.
   Moments folded(int64_t fewer) && {
     if (fewer == rows) return std::move(*this);
     Moments merged(fewer, channels);

@@ -17,7 +17,7 @@ struct Coefficients {
   NW_INLINE Affine<T> plane(int64_t n, int64_t c) const {
     return {everywhere<T>(mean.at(n, c)), everywhere<T>(scale.at(n, c)), everywhere<T>(shift.at(n, c))};
   }
-  // f(p) has those of the p-th plane from there on.
+  // f(p) has the coefficients of the p-th plane from there on.
   NW_INLINE auto planes_from(int64_t n, int64_t c) const {
     return [m = mean.from(n, c), a = scale.from(n, c), b = shift.from(n, c)](int64_t p) NW_LAMBDA {
       return Affine<T>{everywhere<T>(m[p]), everywhere<T>(a[p]), everywhere<T>(b[p])};
@@ -28,7 +28,7 @@ struct Coefficients {
   }
 };
 
-// What flows back through the statistics; without data where they were given.
+// Slope and offset of the gradient through the statistics; without data if those were given.
 template <class T>
 struct Backflow {
   Table<acc<T>> slope, offset;
@@ -64,7 +64,7 @@ Moments measure(const Shape& shape, const T* x, const uint8_t* mask) {
   return std::move(partial).folded(shape.N);
 }
 
-// As mean and variance, [rows, C], and count, [rows] or null.
+// The table as mean and variance, [rows, C], and count, [rows] or null.
 inline void put(const Moments& moments, double* mean, double* var, double* count) {
   for (int64_t r = 0, i = 0; r < moments.rows; ++r)
     for (int64_t c = 0; c < moments.channels; ++c, ++i) {
@@ -123,7 +123,7 @@ Sums reduce_joined(const Shape& shape, const Incoming<T>& in, const Coefficients
   return found;
 }
 
-// Of every plane, [N, C].
+// The sums of every plane, [N, C].
 template <class T, int K>
 Sums reduce(const Shape& shape, const Incoming<T>& in, const Coefficients<T>& table, int act) {
   if (joins<T>(shape)) return reduce_joined<T, K>(shape, in, table, act);
@@ -178,7 +178,7 @@ void differentiate(const Shape& shape, const Incoming<T>& in, const uint8_t* mas
     differentiate_pieces<T, K, false>(shape, in, nullptr, gx, gr, table, act, back);
 }
 
-// `reduce` and `differentiate` where nothing flows back through the statistics: then the gradient does not wait for the
+// `reduce` and `differentiate` for given statistics: then the gradient does not wait for the
 // sums, and a piece is read once.
 template <class T, int K>
 Sums reduce_and_differentiate(const Shape& shape, const Incoming<T>& in, T* gx, T* gr, const Coefficients<T>& table,

@@ -1,4 +1,5 @@
-// Tiles, whose statistics are complete: what is read for them is still in the cache when it is normalized.
+// Tiles, parts of the tensor that contain whole pools: the values read for the statistics are still in the cache when they are
+// normalized.
 #pragma once
 
 #if defined(__unix__)
@@ -9,7 +10,7 @@
 
 namespace nw {
 
-// Bytes of the big tensors that a tile may touch and still find again in a core's second cache.
+// The bytes of the big tensors that a tile may touch and still find again in a core's second-level cache.
 inline int64_t tile_bytes() {
 #if defined(_SC_LEVEL2_CACHE_SIZE)
   static const int64_t cache = sysconf(_SC_LEVEL2_CACHE_SIZE);
@@ -19,7 +20,7 @@ inline int64_t tile_bytes() {
   return cache > 0 ? std::clamp<int64_t>(cache, 1 << 18, 1 << 22) / 8 * 7 : 1 << 20;
 }
 
-// What is pooled, and with which parameters it is standardized.
+// The pools, and the parameters of their standardization.
 struct Pool {
   int64_t groups;  // of channels in each sample; 0: each channel over the batch
   bool known;      // mean and var are given
@@ -35,7 +36,7 @@ struct Pool {
   int64_t channels(const Shape& s) const { return batch() ? 1 : s.C / groups; }  // of a sample, in one pool
 };
 
-// A part of the tensor whose pools are complete.
+// A part of the tensor that contains whole pools.
 struct Tile {
   Shape shape;
   Pool pool;
@@ -43,7 +44,7 @@ struct Tile {
   int64_t table;   // of its first value in a table [N, C] (or [1, C]) of all channels
 };
 
-// How the tensor is cut: into tiles of `width` channels, of the whole batch or of one sample. Where the channels are last
+// The division of the tensor into tiles of `width` channels, of the whole batch or of one sample. If the channels are last,
 // all of them make a tile: the rows of some channels, a power of two apart, would share a few sets of the cache.
 struct Cut {
   int64_t width, parts, tiles;
@@ -82,8 +83,8 @@ inline Tile tile_at(const Shape& s, const Pool& pool, const Cut& cut, int64_t i)
   return tile;
 }
 
-// f(tile) for tiles that fit the cache, each on one thread; f(everything), which splits its passes over the threads,
-// where they do not fit, are too few, or the statistics are known and each value is read once in any case.
+// f(tile) for tiles that fit into the cache, each on one thread; f(everything), which divides its passes among the threads,
+// if they do not fit, are too few, or the statistics are known and each value is read only once anyway.
 template <class F>
 void for_tiles(const Shape& s, const Pool& pool, int64_t element_size, int64_t tensors, F f) {
   const Cut cut = cut_of(s, pool, element_size, tensors);
@@ -94,7 +95,7 @@ void for_tiles(const Shape& s, const Pool& pool, int64_t element_size, int64_t t
     parallel(threads, cut.tiles, [&](int64_t i) { f(tile_at(s, pool, cut, i)); });
 }
 
-// Channels_last over the batch is one long sample.
+// For channels_last the batch is one long sample.
 inline void join_batch(Shape& s, Pool& pool) {
   if (!s.last || !pool.batch()) return;
   s.S *= s.N;
@@ -103,7 +104,7 @@ inline void join_batch(Shape& s, Pool& pool) {
   pool.groups = s.C;
 }
 
-// A second pass begins where the first one ended: that is still in the cache.
+// A second pass starts where the first one ended: that part is still in the cache.
 inline Shape turned(const Tile& tile) {
   Shape shape = tile.shape;
   shape.backwards = !tile.pool.known;

@@ -17,7 +17,7 @@ NW_INLINE auto total_of(V v) {
 }
 #endif
 
-// Of each of R vectors, in fp64: in one order, so that a sum does not depend on how many are taken together.
+// The total of each of R vectors, in fp64: in one order, so that a sum does not depend on how many are totalled together.
 template <class V, size_t R>
 NW_INLINE void totals_of_each(const V (&v)[R], double* totals) {
 #if defined(__AVX512F__)
@@ -28,7 +28,7 @@ NW_INLINE void totals_of_each(const V (&v)[R], double* totals) {
     return;
   }
   if constexpr (R == 4 && std::is_same_v<V, vec<float>>) {
-    // Four sums together take a third of the operations of one after the other.
+    // Four sums together take a third of the operations of four single ones.
     __m256 half[4];
 #pragma GCC unroll 4
     for (int r = 0; r < 4; ++r)
@@ -50,8 +50,8 @@ NW_INLINE V totals_of(V (&v)[N]) {
   return totals;
 }
 #if defined(__AVX512F__)
-// Which lanes of two vectors make one whose blocks of 2 H lanes have H of the first and H of the second: low is its
-// first summand, high the other one.
+// The lanes of two vectors a and b that form the blocks of 2 H lanes, H of a and H of b, of a third one: `low` selects its
+// first summand, `high` the other one.
 template <int H>
 struct Halves16 {
   alignas(64) int32_t low[16]{}, high[16]{};
