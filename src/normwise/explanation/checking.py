@@ -41,7 +41,7 @@ def shape_taken(subject: Subject, make: Callable[..., Any], device: torch.device
         failures.append(f"gives {list(y.shape)} for {list(shape)}" if isinstance(y, Tensor) else "gives no tensor")
     raise InputError(
         f"explain found no input whose shape {subject.name} keeps ({failures[0]}). {_inside(subject)}Give x, a small "
-        "batch that it takes, as in explain(layer, x)."
+        "batch that it takes, as in nw.explain(layer, x)."
     )
 
 
@@ -139,7 +139,7 @@ def _inside(subject: Subject) -> str:
     names = [
         node.name for module, node in module_tree(subject.layer).items() if node.name and isinstance(module, kinds)
     ]
-    return f'Write explain(model.get_submodule("{names[0]}")) for its first normalizer. ' if names else ""
+    return f'Write nw.explain(model.get_submodule("{names[0]}")) for its first normalizer. ' if names else ""
 
 
 def _drops(subject: Subject) -> str:
