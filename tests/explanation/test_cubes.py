@@ -253,3 +253,11 @@ def test_the_table_of_properties(name):
     assert (told.properties["Uses space?"] == "yes") == ("space" in row.pool)
     if name in ("batch", "group", "instance", "layer", "ghost", "token-layer", "ibn"):
         assert told.properties["Range of a statistic"] == row.pool
+
+
+def test_a_long_name_fits_into_its_picture():
+    """16 px bold takes up to 10 px for a letter, 9.7 in DejaVu Sans."""
+    title = "LayerNorm of tokens, zero-centered, training"
+    svg = nw.explain("token-layer-zero").svg()
+    assert f">{title}</text>" in svg
+    assert float(svg.partition('width="')[2].partition('"')[0]) >= 24 + 10 * len(title)
