@@ -22,7 +22,8 @@ def formula(function: F) -> F:
     from then on they are a small program inside the kernels, forward and backward. By the mark you promise that the
     result depends only on the arguments and on constants bound with `functools.partial` (numbers, names, tensors), and
     that nothing else is read or written: no global that changes, no random numbers, no branch on a tensor's values. A
-    formula with an operation that cannot be recorded warns once and runs operator by operator, as an unmarked one does.
+    formula with an operation that cannot be recorded warns once and runs operator by operator. A function whose code
+    shows all that, arithmetic on its arguments and numbers, needs no mark.
 
     Raises TypeError for an object that takes no mark, such as a built-in function or a number.
 
@@ -50,6 +51,11 @@ def formula(function: F) -> F:
 def is_pure(function: Formula) -> bool:
     """Whether a formula, without its constants, is one of the package's or marked by `formula`."""
     return str(getattr(function, "__module__", "")).startswith("normwise.") or getattr(function, _PURE, False)
+
+
+def says_what_it_computes(function: Formula) -> bool:
+    """Whether the object itself stands for what it computes: constants bound by `bound`, or a marked function."""
+    return type(function) is Bound or getattr(function, _PURE, False)
 
 
 class Bound(partial):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from normwise.core.arguments import as_mask, check_input, finite_padding
+from normwise.core.evident import with_evident_mark
 from normwise.core.formulas import Formula
 from normwise.core.known import check_moments
 from normwise.core.layout import check_memory
@@ -212,4 +213,4 @@ def _request_of(
         check_moments("normalize", x, moments)
         check_memory(moments.mean, moments.var)
     mask = None if mask is None else as_mask(mask, x)
-    return Request(x, formula, parameters, activation, residual, mask, moments)
+    return Request(x, with_evident_mark(formula), parameters, activation, residual, mask, moments)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from normwise.backends import Backend, Formulas, offering
 from normwise.core.activations import Activation
+from normwise.core.evident import is_copy
 from normwise.core.formulas import Formula
 from normwise.core.lasting import lasting
 from normwise.core.moments import Moments, statistics_dtype, widen
@@ -113,6 +114,7 @@ def _kind_of(call: FormulaCall, backend: Formulas, x: Tensor) -> Kind | None:
         with lasting():
             kind = record(call, backend, x)
     except NotRecordableError as reason:
-        _log.warning("%s runs operator by operator, slower: %s.", call.formula.func.__name__, reason)
+        level = logging.DEBUG if is_copy(call.formula.func) else logging.WARNING  # nobody asked for a recording
+        _log.log(level, "%s runs operator by operator, slower: %s.", call.formula.func.__name__, reason)
     _kinds[key] = kind
     return kind

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from normwise.backends import chosen, cpu, is_anything_compiling, tuning_of
-from normwise.core.bound import Bound
+from normwise.core.bound import says_what_it_computes
 from normwise.core.kinds import kinds_of
 from normwise.core.lasting import lasting
 from normwise.core.moments import Moments
@@ -116,10 +116,10 @@ def way_for(request: Request, check: Callable[[Request], None]) -> Way:
     """The way of a request; the request is checked if it is the first of its kind.
 
     The kind is everything but the values: the formula, the class, device, dtype, sizes and strides of each tensor,
-    whether it requires a gradient, and torch's settings for it. A call under an unusual mode has no kind: its way is
-    chosen anew each time.
+    whether it requires a gradient, and torch's settings for it. A call under an unusual mode, or with an unmarked
+    formula of the user's, has no kind: its way is chosen anew each time.
     """
-    if type(request.formula) is not Bound or _explanations is not None or not is_ordinary():
+    if not says_what_it_computes(request.formula) or _explanations is not None or not is_ordinary():
         return _checked(request, check)
     x, formula, parameters, activation, residual, mask, known, memory, measured, flowing, view = request[:11]
     asker, beside, lean_one = request[11:]
