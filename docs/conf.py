@@ -19,6 +19,8 @@ exclude_patterns = ["_build", "_interactive"]
 # What `docs/make_interactive.py` has made: pages of their own.
 html_extra_path = ["_interactive"]
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_title = "normwise"
 html_show_copyright = False  # LICENSE says it
 html_math_renderer = "mathml"
@@ -47,6 +49,14 @@ def _write_block(writer: Any, node: nodes.math_block) -> None:
     raise nodes.SkipNode
 
 
+def _keep_together(_app: Any, tree: nodes.document) -> None:
+    """No line of a narrow table ends before or after a ±."""
+    for text in list(tree.findall(nodes.Text)):
+        if " ± " in text:
+            text.parent.replace(text, nodes.Text(text.replace(" ± ", "\u00a0±\u00a0")))
+
+
 def setup(app: Any) -> None:
     """Write formulas as MathML, which browsers render without a script."""
+    app.connect("doctree-read", _keep_together)
     app.add_html_math_renderer("mathml", (_write_inline, None), (_write_block, None))

@@ -38,7 +38,7 @@ def _sections(question: Question, known: Collection[str], path: str) -> Iterator
         said = "".join(filter(None, (JAPANESE[branch.because] if branch.because else "", _evidence(branch, known))))
         yield f"- **{JAPANESE[branch.answer]}**。{said}"
         if isinstance(branch.then, Advice):
-            yield f"\n  **{JAPANESE[branch.then.use]}** を使い、測る:\n\n  ```\n  {branch.then.command}\n  ```\n"
+            yield f"\n  **{JAPANESE[branch.then.use]}** を使い、測る:\n\n  ```bash\n  {branch.then.command}\n  ```\n"
         else:
             yield f" → [{JAPANESE[branch.then.text]}](#{anchor(JAPANESE[branch.then.text])})\n"
     for branch in question.branches:

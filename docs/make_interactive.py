@@ -34,15 +34,16 @@ def write_cubes() -> None:
 
 
 def run(arguments: tuple[str, ...], made: str, name: str) -> None:
-    """Run a command of normwise in a separate folder, and copy the page that it made."""
+    """Run a command of normwise in a folder of its own, since the page repeats the command, and copy the page."""
     with tempfile.TemporaryDirectory() as home:
-        command = [sys.executable, "-m", "normwise", *arguments, "--out", home]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=os.environ | {"COLUMNS": "120"})
-        shutil.copy(Path(home) / made, FOLDER / f"{name}.html")
+        command = [sys.executable, "-m", "normwise", *arguments]
+        environment = os.environ | {"COLUMNS": "120"}
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment, cwd=home)
+        shutil.copy(Path(home) / "results" / made, FOLDER / f"{name}.html")
 
 
 if __name__ == "__main__":
     FOLDER.mkdir(parents=True, exist_ok=True)
     write_cubes()
-    run(COMPARE, "report.html", "compare")
-    run(TRACE, "trace.html", "trace")
+    run(COMPARE, "compare/report.html", "compare")
+    run(TRACE, "trace/trace.html", "trace")

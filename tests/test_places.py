@@ -180,3 +180,33 @@ def test_python_knows_the_functions_of_the_library():
     """A parameter more or less, or of another type, and a kernel would read what is none."""
     expected = {name: "".join(p[0] for p in parameters.split()) for name, parameters in _PARAMETERS.items()}
     assert dict(_declared()) == expected
+
+
+#: What the names in CONTRIBUTING begin at: `core/formulas` is a module of the package, `cases.py` one of the suite.
+_BEGINNINGS = (
+    *(ROOT, ROOT / "docs", ROOT / "tests" / "conformance", ROOT / "tests" / "explanation"),
+    *(SOURCES.parent, SOURCES, SOURCES / "backends", SOURCES / "explanation", KERNELS),
+)
+
+
+def _named_in_contributing():
+    """Everything in it that has the form of a path; `<family>` stands for any."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    found = re.findall(r"`([\w/*<>-]+/[\w/*<>.-]*|[\w*<>]+\.(?:py|md|[ch]pp))`", text)
+    return {re.sub(r"<\w+>", "*", name).rstrip("/") for name in found}
+
+
+def test_what_contributing_names_is_there():
+    named = _named_in_contributing()
+    assert len(named) > 40
+    ends = ("", ".py")
+    assert {n for n in named if not any([*b.glob(n + end)] for b in _BEGINNINGS for end in ends)} == set()
+
+
+def test_contributing_says_where_every_test_is():
+    """A folder of tests has the name of a package, or stands in the map; so does a file beside the folders."""
+    named = {place for name in _named_in_contributing() for place in ROOT.glob(name)}
+    packages = {path.name for path in SOURCES.iterdir() if path.is_dir()}
+    tests = {p for p in (ROOT / "tests").iterdir() if p.is_dir() and any(p.glob("test_*.py"))}
+    assert {p.name for p in tests if p.name not in packages and p not in named} == set()
+    assert {p.name for p in (ROOT / "tests").glob("test_*.py") if p not in named} == set()

@@ -30,7 +30,7 @@ BAD = {
     "unknown name": (("bach",), ValueError, "did you mean 'batch'"),
     "number": (("batch:2",), ValueError, "only 'group' and 'evo-s0'"),
     "no number": (("group:x",), ValueError, "must be a positive integer"),
-    "class": ((nw.GroupNorm,), TypeError, r"is a class; write explain\(GroupNorm\(\.\.\.\)\)"),
+    "class": ((nw.GroupNorm,), TypeError, r"is a class; write nw.explain\(GroupNorm\(\.\.\.\)\)"),
     "nothing": ((None,), TypeError, "received NoneType"),
     "tensor": ((X,), TypeError, "received Tensor"),
     "no tensor": ((nw.BatchNorm2d(6), 3), TypeError, "x must be a tensor, received int"),

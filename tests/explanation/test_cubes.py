@@ -203,6 +203,17 @@ def test_lengths_and_masks_of_rows():
     assert told.cube.tolist() == [[0, 0, -2, 0], [1, 1, 1, 1]]
 
 
+class RoundsOtherwise(nn.Module):
+    """As a layer whose kernel serves with a graph, and torch's operator without one, where that was measured."""
+
+    def forward(self, x):
+        return F.instance_norm(x) * (1 if torch.is_grad_enabled() else 1 + 2**-40)
+
+
+def test_another_rounding_without_a_graph_is_no_randomness():
+    assert_stated(nw.explain(RoundsOtherwise(), torch.randn(N, C, H, W)), INSTANCE)
+
+
 class IgnoresTheMask(nn.Module):
     def forward(self, x, mask=None):
         return F.instance_norm(x)
@@ -242,3 +253,11 @@ def test_the_table_of_properties(name):
     assert (told.properties["Uses space?"] == "yes") == ("space" in row.pool)
     if name in ("batch", "group", "instance", "layer", "ghost", "token-layer", "ibn"):
         assert told.properties["Range of a statistic"] == row.pool
+
+
+def test_a_long_name_fits_into_its_picture():
+    """16 px bold takes up to 10 px for a letter, 9.7 in DejaVu Sans."""
+    title = "LayerNorm of tokens, zero-centered, training"
+    svg = nw.explain("token-layer-zero").svg()
+    assert f">{title}</text>" in svg
+    assert float(svg.partition('width="')[2].partition('"')[0]) >= 24 + 10 * len(title)

@@ -1,11 +1,11 @@
-"""The recipe of docs/normalizer-free.md, run as it stands there."""
+"""The recipe of docs/train_without_normalizers.md, run as it stands there."""
 
 import re
 from pathlib import Path
 
 import torch
 
-PAGE = Path(__file__).parents[2] / "docs" / "normalizer-free.md"
+PAGE = Path(__file__).parents[2] / "docs" / "train_without_normalizers.md"
 
 
 def test_the_recipe_trains_the_network(capsys):

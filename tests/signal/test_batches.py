@@ -89,6 +89,7 @@ WRONG = {
         r"received TensorDataset; write DataLoader\(dataset, batch_size=...\)",
     ),
     "text": (lambda: "images", TypeError, "received str"),
+    "an empty list": (lambda: [], ValueError, "The loader has no batches"),
     "no batches": (lambda: iter([]), ValueError, "The loader has no batches"),
 }
 

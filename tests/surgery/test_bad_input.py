@@ -222,3 +222,23 @@ def test_predicates_that_match_nothing(tool):
     with pytest.raises(ValueError, match=r"where='head' matches none of the layers; there are 1, 3.norm"):
         tool(model)
     assert_unchanged(model, before)
+
+
+ON_AN_EXAMPLE = {
+    "swap": lambda model, x: nw.swap(model, "group", example_inputs=x),
+    "normalizer_free": nw.normalizer_free,
+}
+SHOWS_NOTHING = {"NaN": (X * torch.nan, "NaN"), "one NaN": (X.index_fill(0, torch.tensor(2), torch.nan), "NaN")}
+SHOWS_NOTHING["empty"] = (X[:0], "is empty")
+
+
+@pytest.mark.parametrize("example", SHOWS_NOTHING)
+@pytest.mark.parametrize("tool", ON_AN_EXAMPLE)
+def test_an_example_on_which_nothing_can_be_compared(tool, example):
+    model = net()
+    before = everything(model)
+    x, words = SHOWS_NOTHING[example]
+    with pytest.raises(ValueError, match=words) as raised:
+        ON_AN_EXAMPLE[tool](model, x)
+    assert ONE_SENTENCE.match(str(raised.value))
+    assert_unchanged(model, before)

@@ -91,7 +91,7 @@ def test_the_variances_that_the_page_tells(name):
     f = {"ReLU": np.maximum(z, 0), "SiLU": z / (1 + np.exp(-z)), "GELU": z * normal}[name]
     variance = ((f - (f * weights).sum()) ** 2 * weights).sum()
     assert activation_gain(name.lower()) == pytest.approx(variance**-0.5, rel=1e-6)
-    page = (Path(__file__).parents[2] / "docs" / "normalizer-free.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "train_without_normalizers.md").read_text(encoding="utf-8")
     (line,) = [line for line in page.splitlines() if line.startswith(f"| {name}")]
     assert re.findall(r"\d\.\d{4}", line) == [f"{variance:.4f}", f"{variance**-0.5:.4f}"]
 

@@ -111,7 +111,7 @@ def _subject(name: str, shape: tuple[int, ...] | None) -> Subject:
 def _own(name: str) -> Any:
     import inspect
 
-    from ..comparison.references import load_object
+    from ..comparison.references import load_object, result_of
 
     found = load_object(name)
     if not callable(found):
@@ -119,7 +119,7 @@ def _own(name: str) -> Any:
             f"{name} is of type {type(found).__name__}; name a layer, a function that makes one, or a formula."
         )
     if inspect.isclass(found) or (inspect.isfunction(found) and not inspect.signature(found).parameters):
-        return found()
+        return result_of(name, found)
     return found
 
 

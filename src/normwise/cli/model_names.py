@@ -13,7 +13,7 @@ from torch import nn
 from .. import nets
 from ..comparison import InputError
 from ..comparison.contestants.zoo import find_in_library
-from ..comparison.references import load_object
+from ..comparison.references import load_object, result_of
 
 BUILDERS: dict[str, Any] = {
     name: builder
@@ -74,7 +74,7 @@ def _from_reference(name: str) -> Callable[[], nn.Module]:
         )
 
     def make() -> nn.Module:
-        made = found()
+        made = result_of(name, found)
         if not isinstance(made, nn.Module):
             raise InputError(f"{name} must return a torch.nn.Module, it returned {type(made).__name__}.")
         return made

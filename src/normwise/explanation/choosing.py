@@ -75,7 +75,7 @@ def _sections(question: Question, known: Collection[str], path: str) -> Iterator
         said = " ".join(filter(None, (branch.because, _evidence(branch, known, _link))))
         yield f"- **{branch.answer}.**" + (f" {said}" if said else "")
         if isinstance(branch.then, Advice):
-            yield f"\n  Use **{branch.then.use}**, and measure it:\n\n  ```\n  {branch.then.command}\n  ```\n"
+            yield f"\n  Use **{branch.then.use}**, and measure it:\n\n  ```bash\n  {branch.then.command}\n  ```\n"
         else:
             yield f" → [{branch.then.text}](#{anchor(branch.then.text)})\n"
     for branch in question.branches:

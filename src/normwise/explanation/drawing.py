@@ -64,7 +64,8 @@ def _sheet(findings: Findings) -> tuple[float, float, list[Shape], str]:
         Text(MARGIN + sizes.channels * CELL + sizes.samples * BACK / 2 + 22, bottom - sizes.samples * BACK / 2, "N ↗"),
         Text(MARGIN, bottom + 22, "positions ↓; equal numbers share all their statistics", size=12),
     ]
-    width = max(MARGIN * 2 + wide + 40, MARGIN * 2 + 7.4 * len(f"A statistic is pooled over: {said}{cut}"))
+    words = max(10.2 * len(title), 7.4 * len(f"A statistic is pooled over: {said}{cut}"))  # in the widest usual fonts
+    width = MARGIN * 2 + max(wide + 40, words)
     return width, bottom + 40, shapes, f"The cube of {title}: a statistic is pooled over {said}."
 
 

@@ -67,7 +67,7 @@ def subject_of(given: Any) -> Subject:
         return Subject(given, type(given).__name__)
     if inspect.isclass(given):
         raise TypeError(
-            f"explain takes a layer, and {given.__name__} is a class; write explain({given.__name__}(...))."
+            f"explain takes a layer, and {given.__name__} is a class; write nw.explain({given.__name__}(...))."
         )
     if not callable(given):
         raise TypeError(

@@ -64,7 +64,7 @@ def assert_signal(
     measured = model if isinstance(model, Trace) else trace(model, input, skip_gain=skip_gain, forward=forward)
     taps = [tap for tap in measured.taps if tap.kind in _kinds(measured, kinds)]
     if not taps:
-        raise ValueError(f"assert_signal: {measured.model} has no {' or '.join(kinds or ())} to check.")
+        raise ValueError(f"assert_signal: {measured.model} has no {' or '.join(_kinds(measured, kinds))} to check.")
     violations = [(tap, reason, text) for tap in taps for reason, text in _violations(tap, variance, squared_mean)]
     if violations:
         raise AssertionError(_message(measured, taps, violations))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .modules import tensors_in
 
 Forward = Callable[[nn.Module, Any], Any]
+NO_BATCHES = "The loader has no batches."
 MANY = 3
 """A list of at least so many tensors of one shape is a list of batches; two may be an input and its target."""
 
@@ -42,7 +43,7 @@ def batches_of(model: nn.Module, source: Any, limit: int) -> Iterator[Any]:
         empty = False
         yield batch
     if empty:
-        raise ValueError("The loader has no batches.")
+        raise ValueError(NO_BATCHES)
 
 
 def _instead(source: Any) -> str:
@@ -115,6 +116,8 @@ def _why_not(model: nn.Module, batch: Any, args: Sequence[Any], kwargs: Mapping[
     name = f"{type(model).__name__}.forward({', '.join(p.name for p in _parameters(model))})"
     own = "pass forward=lambda model, batch: ... that calls the model on it"
     if not any(True for _ in tensors_in(batch)):
+        if isinstance(batch, (list, tuple)) and not batch:
+            return NO_BATCHES
         return f"A batch must hold a tensor; received {'None' if batch is None else type(batch).__name__}; {own}."
     if isinstance(batch, Mapping) and args:
         keys = ", ".join(map(repr, batch))

@@ -25,9 +25,17 @@ class Distance(NamedTuple):
 
 
 class Example:
-    """A batch and a model's output for it in evaluation."""
+    """A batch and a model's output for it in evaluation; ValueError for a batch that shows nothing."""
 
-    def __init__(self, model: nn.Module, batch: Any) -> None:
+    def __init__(self, model: nn.Module, batch: Any, caller: str) -> None:
+        given = list(tensors_in(batch))
+        if not any(t.numel() for t in given):
+            raise ValueError(f"{caller}: the example is empty; give at least one sample.")
+        if any(bool(t.isnan().any()) for t in given if t.is_floating_point()):
+            raise ValueError(
+                f"{caller}: the example holds NaN, with which nothing can be compared; leave such samples out or fill "
+                "them in."
+            )
         self._batch = batch
         self._outputs = self._run(model)
 

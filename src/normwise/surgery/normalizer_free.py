@@ -73,7 +73,7 @@ def normalizer_free(
     check_number(CALLER, "skip_gain", skip_gain, float("-inf"))
     target = model if inplace else copy_of(model, CALLER)
     on_example(target, example_inputs, partial(_in_evaluation, target), CALLER)
-    old, before = Example(target, example_inputs), trace(target, example_inputs)
+    old, before = Example(target, example_inputs, CALLER), trace(target, example_inputs)
     with random_numbers_kept(set()), ModelChange(target, CALLER) as change:
         done = convert(change, example_inputs, alpha, skip_gain)
         gain = None if done.folded else 1.0

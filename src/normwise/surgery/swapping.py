@@ -87,7 +87,7 @@ def swap(
     new = {old: made.layer for old, made in successors.items()}
     example, drifts = None, {}
     if example_inputs is not None:
-        example, drifts = Example(model, example_inputs), local_drifts(model, new, example_inputs)
+        example, drifts = Example(model, example_inputs, _NAME), local_drifts(model, new, example_inputs)
     rows = [row_of(node, kept[layer], successors.get(layer), drifts.get(layer)) for layer, node in chosen.items()]
     return Swap(model, new, rows, maker.rule, start, optimizer, example)
 

@@ -151,13 +151,6 @@ def test_our_nets_take_images_only():
         open_model("resnet8", torch.randn(2, 64), 10)
 
 
-def test_an_error_inside_an_imported_module_is_its_own(tmp_path, monkeypatch):
-    (tmp_path / "needs_more.py").write_text("import a_module_that_is_missing\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ModuleNotFoundError, match="a_module_that_is_missing"):
-        open_model("needs_more:net", IMAGES, 10)
-
-
 @pytest.fixture
 def fake_timm(monkeypatch):
     timm = ModuleType("timm")

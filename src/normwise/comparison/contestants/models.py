@@ -15,6 +15,7 @@ from ...errors import InputError, first_line
 from ...layers import NORMALIZERS, Norm
 from ..fingerprints import digest
 from ..isolation import isolated
+from ..references import result_of
 from ..tasks import Task
 from ..tasks.classification import Classification
 from .bank import BANK
@@ -74,7 +75,7 @@ class Recipe:
         self.name, self.make, self.takes_norm, self.normalizer_free, self.notes = blueprint
         name, self.example = self.name, example
         with isolated(0, "cpu"):
-            model = self._made(*[REFERENCE] * self.takes_norm)
+            model = result_of(name, lambda: self._made(*[REFERENCE] * self.takes_norm))
             check_replaceable(model, name)
             try:
                 output, maps = run_with_maps(model.eval(), example)

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from ..contestants.models import first_line
 from ..groups import Grouping, groups_of
-from ..references import load_object
+from ..references import load_object, result_of
 from ..settings import InputError
 from ..tasks import IGNORED
 from .in_memory import Data
@@ -29,7 +29,7 @@ def from_reference(reference: str, key: str | None, task: str, workers: int | No
     function = load_object(reference)
     if not callable(function):
         raise InputError(f"{reference!r} is not a function; it must return (train, test).")
-    return from_splits(function(), reference, key, task, workers)
+    return from_splits(result_of(reference, function), reference, key, task, workers)
 
 
 def from_splits(made: Any, name: str, key: str | None, task: str, workers: int | None) -> TrainingData:

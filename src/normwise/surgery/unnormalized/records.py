@@ -78,7 +78,7 @@ class NormalizerFree(Report):
         notes = [f"Variance outside {BAND[0]:g} to {BAND[1]:g} of the prediction: {', '.join(outside)}."]
         notes = notes if outside else [f"Every variance is within {BAND[0]:g} to {BAND[1]:g} of the prediction."]
         if self.start == "fresh":
-            return [*notes, "A fresh start: the net has to be trained, see the page 'normalizer-free'."]
+            return [*notes, "A fresh start: the net has to be trained, see docs/train_without_normalizers.md."]
         agreement = "" if self.agreement is None else f", top-1 agreement {self.agreement:.1%}"
         return [
             *notes,
