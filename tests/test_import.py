@@ -10,6 +10,9 @@ import torch
 from torch.package import PackageExporter, PackageImporter
 
 import normwise as nw
+from normwise.backends import cpu
+
+needs_kernels = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
 
 #: Before a second copy takes the package's place, which whatever comes later would be taken from.
 BatchNorm2d, BatchRenorm2d = nw.BatchNorm2d, nw.BatchRenorm2d
@@ -89,6 +92,7 @@ def test_a_second_copy_has_operators_of_its_own(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+@needs_kernels
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 def test_within_torch_package(caplog):
     """Dataclasses there cannot look names up, and the kernels have no sources: plain PyTorch serves, and says so."""

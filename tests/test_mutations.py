@@ -2,6 +2,7 @@
 
 import ast
 import shlex
+import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -51,3 +52,11 @@ def test_the_page_names_what_noticed(mutants):
     lines = mutants.page([(killed, "killed by tests/a.py::test_b[x|y]"), (survived, "survived")], "today").splitlines()
     assert lines[-2] == f"| {killed.behaviour} | `{killed.file}` | `tests/a.py::test_b[x\\|y]` |"
     assert lines[-1] == f"| {survived.behaviour} | `{survived.file}` | survived |"
+
+
+@pytest.mark.slow
+def test_every_selection_of_tests_selects_some(mutants):
+    for tests in sorted({m.tests for m in mutants.MUTATIONS if " -k " in m.tests}):
+        command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", "not slow", *shlex.split(tests)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{tests}: {done.stdout[-500:]}"

@@ -731,7 +731,7 @@ MUTATIONS = [
         "operations/ways/lean.py",
         "torch.where(weight.detach() < 0, -grad_factor, grad_factor)",
         "grad_factor",
-        "tests/operations/test_lean.py -k 'automatic-batch-True-at and float64'",
+        "tests/operations/test_lean.py",
     ),
     Mutation(
         "a lean pass rejects a scale that is too small for the shift",

@@ -6,9 +6,12 @@ from rich.console import Console
 from torch import nn
 
 import normwise as nw
+from normwise.backends import cpu
 from normwise.bench import kept
 from normwise.bench.tables import show_kept
 from normwise.comparison.settings import InputError
+
+needs_kernels = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
 
 SHAPE = (2, 64, 7, 8)
 SIZE = 4 * 2 * 64 * 7 * 8
@@ -24,12 +27,14 @@ def test_storages_count_once_and_parameters_do_not():
     assert kept.kept_bytes(lambda x: x + 1, x) == 0
 
 
+@needs_kernels
 def test_the_tables_of_our_passes_count():
     x = torch.randn(SHAPE, requires_grad=True)
     layer = nw.InstanceNorm2d(64)
     assert kept.kept_bytes(layer, x) == SIZE + 2 * 8 * 2 * 64  # mean and variance of each plane in fp64
 
 
+@needs_kernels
 def test_a_lean_layer_keeps_what_the_convolution_behind_it_keeps():
     found = {(row["layer"], row["activation"]): row for row in kept.rows(SHAPE, ("fp32",))}
     assert len(found) == 12
@@ -46,6 +51,7 @@ def test_what_is_not_looked_at():
             next(kept.rows(**{"shape": SHAPE, **wrong}))
 
 
+@needs_kernels
 def test_the_table():
     console = Console(width=120, record=True)
     show_kept(console, list(kept.rows(SHAPE, ("bf16",), ("batch",))))

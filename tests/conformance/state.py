@@ -13,6 +13,7 @@ from torch import nn
 from torch.testing import assert_close
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
+from normwise.backends import cpu
 from normwise.layers import NORMALIZERS
 
 from .cases import NOT_APPLICABLE, WORKS, Case, modes, needs_processes, results_of
@@ -93,6 +94,8 @@ def checkpointed(case: Case) -> str:
         return NOT_APPLICABLE
     cotangent, condition = case.input(seed=7), case.condition()
     ways = [None, {"use_reentrant": False}, {"use_reentrant": True}, {"use_reentrant": False, "context_fn": _contexts}]
+    if "rms" in case.name and cpu.unavailable() is not None:
+        ways.pop()  # F.rms_norm adds eps in place to a result that this policy keeps
     results = []
     for options in ways:
         layer = case.layer()

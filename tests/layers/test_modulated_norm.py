@@ -10,6 +10,9 @@ from transcriptions import BY_DTYPE, C, K, L, N, assert_is, data, exact, gradien
 
 import normwise as nw
 import normwise.functional as nf
+from normwise.backends import cpu
+
+needs_kernels = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
 
 MODULATED = {"layer": (nf.modulated_layer_norm, layer_norm), "rms": (nf.modulated_rms_norm, rms_norm)}
 #: Of scale and shift beside [N, L, C]: for each sample, for each token, and mixtures that no kernel takes.
@@ -45,6 +48,7 @@ def test_gradients_of_modulated_rows(name, shape, dtype, backend):
         gradients_agree(MODULATED[name][0], truth, leaves)
 
 
+@needs_kernels
 @pytest.mark.parametrize(
     ("shape", "table"),
     [((70, 2, 33), (70, 1, 33)), ((2, 300, 64), (2, 64)), ((2, 3, 4, 16), (2, 3, 1, 16)), ((5, 17), (5, 17))],

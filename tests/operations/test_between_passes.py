@@ -8,6 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import normwise as nw
+from normwise.backends import cpu
 
 LAYERS = {
     "batch": lambda: nw.BatchNorm2d(4),
@@ -56,6 +57,8 @@ def _released(weight):
 @pytest.mark.parametrize("shape", SHAPES, ids=["small", "medium", "large"])
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_weight_that_is_not_what_it_was_is_an_error(name, shape, change, frozen):
+    if name == "instance" and change is _in_place and cpu.unavailable() is not None:
+        pytest.skip("torch's instance_norm, which serves without kernels, has a copy of the weight")
     layer = LAYERS[name]().requires_grad_(not frozen)
     x = torch.randn(shape, requires_grad=True)
     y = layer(x)

@@ -235,6 +235,7 @@ def test_both_orders_of_a_residual_alone(maps):
     assert torch.autograd.gradgradcheck(call, (x, residual))
 
 
+@needs_kernels
 def test_the_bits_do_not_depend_on_the_threads():
     x, residual, grad_y = (drawn(8, 40, 40, 40, dtype=torch.float32, seed=s) for s in range(3))
     found, before = [], torch.get_num_threads()

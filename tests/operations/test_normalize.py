@@ -8,7 +8,10 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 from normwise import ACTIVATIONS, Affine, Moments, normalize, normalize_and_measure, use_backend
+from normwise.backends import cpu
 from normwise.core import formulas
+
+needs_kernels = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
 
 SHAPES = [(4, 6), (3, 6, 5), (2, 6, 3, 4), (1, 6, 2, 2, 3), (3, 6, 1, 1)]
 
@@ -176,6 +179,7 @@ NATIVE = {
 }
 
 
+@needs_kernels
 @pytest.mark.parametrize("name", NATIVE)
 @pytest.mark.parametrize("offset", [1e3, 1e4])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

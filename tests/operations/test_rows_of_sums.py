@@ -6,6 +6,9 @@ import torch.nn.functional as F
 
 import normwise as nw
 from normwise import functional as nf
+from normwise.backends import cpu
+
+needs_kernels = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
 
 SHAPES = {"one": (3, 1), "odd": (5, 2, 37), "vector": (4, 16), "chunks": (3, 5000), "wide": (2, 16400)}
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 3e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}
@@ -62,6 +65,7 @@ def test_values_and_gradients(shape, center, dtype, backend):
         torch.testing.assert_close(one.double(), other, rtol=tolerance, atol=4 * tolerance * max(size, 1))
 
 
+@needs_kernels
 def test_a_large_mean():
     given = tensors((6, 300), torch.float32, offset=1000.0)
     y, total = nf.add_layer_norm(*given[:2], 300)

@@ -154,7 +154,7 @@ def test_a_file_runs_no_code(call, convert, module, tmp_path, monkeypatch):
     ("arguments", "message"),
     [
         (["missing.pt"], "missing.pt: there is no such file."),
-        (["broken.pt"], "broken.pt cannot be read"),
+        (["broken.pt"], "broken.pt is no checkpoint, is damaged, or holds more than tensors"),
         (["--batch-size", "4"], "--batch-size is about a model"),
         (["w.pt", "--data", "digits"], "--data needs the model"),
         (["w.pt", "--batch-size", "4"], "--batch-size needs the model"),

@@ -254,6 +254,7 @@ def test_switched_off_no_file_appears(environment):
     assert list(Path(environment["NORMWISE_CACHE"]).glob("tuning*")) == []
 
 
+@needs_kernels
 def test_a_wrong_switch_is_an_error_of_the_first_call(environment):
     done = start(environment | {stored.SWITCH: "never"}).ended()
     assert done.returncode == 1

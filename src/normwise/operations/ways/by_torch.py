@@ -85,7 +85,7 @@ class AlongRows(_Operator):
             y = F.layer_norm(values, shape, weight, bias, self.eps)
         else:
             y = F.rms_norm(values, shape, weight, self.eps)
-        y = guarded(y, values, weight)
+        y = guarded(y, x if self.prepare is as_they_are else values, weight)  # of pixels the values are a view of x
         if pixels:
             y = plain.as_maps(y, x)
         y = narrowed(finish(y, request.activation, residual), x)
