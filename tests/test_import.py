@@ -7,12 +7,10 @@ import sys
 
 import pytest
 import torch
+from marks import needs_kernels
 from torch.package import PackageExporter, PackageImporter
 
 import normwise as nw
-from normwise.backends import cpu
-
-needs_kernels = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
 
 #: Before a second copy takes the package's place, which whatever comes later would be taken from.
 BatchNorm2d, BatchRenorm2d = nw.BatchNorm2d, nw.BatchRenorm2d

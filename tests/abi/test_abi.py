@@ -6,10 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from marks import needs_kernels
 
-from normwise.backends import build, cpu
+from normwise.backends import build
 
-pytestmark = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
+pytestmark = needs_kernels
 
 _SPEC = importlib.util.spec_from_file_location("abi", Path(__file__).parents[2] / "tools" / "abi.py")
 abi = importlib.util.module_from_spec(_SPEC)

@@ -6,7 +6,6 @@ output's own.
 
 import hypothesis.strategies as st
 import numpy as np
-import pytest
 import torch
 from any_tensor import (
     DISTANCES,
@@ -21,6 +20,7 @@ from any_tensor import (
     unaligned,
     values,
 )
+from marks import needs_kernels
 
 from normwise import ACTIVATIONS, Moments
 from normwise.backends import cpu
@@ -28,7 +28,7 @@ from normwise.core.moments import statistics_dtype
 
 from .test_any_tensor import FUNCTIONS, over_space, tiny
 
-pytestmark = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
+pytestmark = needs_kernels
 
 EPS = 2.0**-10
 

@@ -6,7 +6,6 @@ the size of the terms, and one rounding of the output.
 
 import hypothesis.strategies as st
 import numpy as np
-import pytest
 import torch
 from any_tensor import (
     DISTANCES,
@@ -20,12 +19,13 @@ from any_tensor import (
     searched,
     values,
 )
+from marks import needs_kernels
 
 from normwise import ACTIVATIONS
 from normwise.backends import cpu, reference
 from normwise.core.moments import statistics_dtype
 
-pytestmark = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
+pytestmark = needs_kernels
 
 BACKENDS = [cpu, reference]
 #: Written out here: f and f' as the textbooks have them.

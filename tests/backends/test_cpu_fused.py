@@ -7,17 +7,17 @@ import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import given, settings
+from marks import needs_kernels
 from standardizing import by_running, over_batch, over_groups
 from torch.testing import assert_close
 
 import normwise as nw
 from normwise import ACTIVATIONS, Moments, normalize_and_measure, use_backend
-from normwise.backends import cpu
 from normwise.core import formulas
 
 from .test_cpu_kernels import DTYPES, ROUNDING, threads
 
-pytestmark = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
+pytestmark = needs_kernels
 
 EPS = 1e-3
 LAYOUTS = [torch.contiguous_format, torch.channels_last]

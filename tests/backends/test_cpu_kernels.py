@@ -7,13 +7,14 @@ import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import given, settings
+from marks import needs_kernels
 from torch.testing import assert_close
 
 from normwise import ACTIVATIONS
 from normwise.backends import cpu, reference
 from normwise.core.moments import statistics_dtype
 
-pytestmark = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
+pytestmark = needs_kernels
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 # One rounding of the output's type, and for the wider ones a few of the arithmetic's.

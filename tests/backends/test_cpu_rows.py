@@ -6,11 +6,12 @@ import sys
 import numpy as np
 import pytest
 import torch
+from marks import needs_kernels
 from torch.testing import assert_close
 
 from normwise.backends import cpu
 
-pytestmark = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
+pytestmark = needs_kernels
 
 # Around a vector of each type, one value, more than one chunk of 4096, more rows than one block of 128, and rows that
 # are cut into blocks of columns.

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from marks import needs_kernels
 
 import normwise as nw
 from normwise.backends import cpu
 from normwise.core.running import RunningStatistics
 
-pytestmark = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
+pytestmark = needs_kernels
 
 CHANNELS, COUNT, MOMENTUM = 37, 20, 0.3
 ROUNDING = {torch.float64: 1e-15, torch.float32: 2e-7, torch.bfloat16: 2**-8, torch.float16: 2**-11}

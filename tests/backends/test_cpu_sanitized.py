@@ -4,13 +4,14 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from marks import needs_kernels
 
 from normwise.backends import build, cpu
 from normwise.backends.cpu_library import ELEMENTS
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable())),
+    needs_kernels,
 ]
 
 HERE = Path(__file__).parent

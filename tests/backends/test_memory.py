@@ -4,6 +4,7 @@ import ctypes
 
 import pytest
 import torch
+from marks import needs_kernels
 from torch import nn
 
 import normwise as nw
@@ -12,7 +13,7 @@ from normwise.core.layout import values_in_memory
 from normwise.core.program import Instruction, Operand, Port, Program
 from normwise.core.running import RunningStatistics
 
-pytestmark = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
+pytestmark = needs_kernels
 
 WRONG_SIZES = pytest.mark.parametrize("size", [0, 1, 3, 5, 8])
 X = torch.randn(2, 4, 3, 3)

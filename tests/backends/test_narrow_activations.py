@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from marks import needs_kernels
 
 from normwise.backends import cpu
 from normwise.core.activations import ACTIVATIONS
 
-pytestmark = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
+pytestmark = needs_kernels
 #: Of what the last of 8 bits stands for: half of it takes the rounding, the rest is the arithmetic's.
 SHARE = 0.6
 #: Below the smallest normal number of fp16, and of a slope that changes its sign.

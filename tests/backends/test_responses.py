@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
+from marks import needs_kernels
 from torch.testing import assert_close
 
 from normwise import Gated, LargerScale, Thresholded, normalize, use_backend
@@ -17,7 +18,7 @@ from normwise.core.responses import RESPONSES
 
 BACKENDS = [
     reference,
-    pytest.param(cpu, marks=pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))),
+    pytest.param(cpu, marks=needs_kernels),
 ]
 every_backend = pytest.mark.parametrize("backend", BACKENDS, ids=lambda b: b.name)
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
@@ -231,7 +232,7 @@ def test_nan_is_not_hidden(kind, backend, dtype):
         assert torch.equal(y.isnan(), x.isnan() | (name != "threshold"))
 
 
-@pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
+@needs_kernels
 class TestCompiledKernels:
     @pytest.mark.parametrize("layout", ["contiguous", "last"])
     @pytest.mark.parametrize("kind", RESPONSES)

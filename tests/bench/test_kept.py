@@ -2,16 +2,14 @@
 
 import pytest
 import torch
+from marks import needs_kernels
 from rich.console import Console
 from torch import nn
 
 import normwise as nw
-from normwise.backends import cpu
 from normwise.bench import kept
 from normwise.bench.tables import show_kept
 from normwise.comparison.settings import InputError
-
-needs_kernels = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
 
 SHAPE = (2, 64, 7, 8)
 SIZE = 4 * 2 * 64 * 7 * 8

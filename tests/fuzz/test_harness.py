@@ -9,9 +9,10 @@ import time
 import pytest
 import torch
 from hypothesis import given, settings
+from marks import needs_kernels
 
 import normwise.functional as nf
-from normwise.backends import cpu, forced
+from normwise.backends import forced
 from normwise.layers import NORMALIZERS
 
 from . import isolated
@@ -172,7 +173,7 @@ print(empty_like(torch.ones(3)).isnan().all().item(), torch.ones(1).new_empty(2)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
+@needs_kernels
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="preloads the sanitizer's library")
 def test_an_access_behind_a_tensor_of_torch_s_is_a_find(tmp_path):
     """And memory that nobody has written holds NaN."""

@@ -4,18 +4,17 @@ import copy
 
 import hypothesis.strategies as st
 import numpy as np
-import pytest
 import torch
 from any_tensor import DTYPES, SIZES, UNIT, assert_within, in_numpy, map_shapes, masks, searched, values
 from hypothesis import assume
 from layer_cases import Case, by_the_paper, randomize
+from marks import needs_kernels
 
 import normwise as nw
 from normwise import NORMALIZERS, use_backend
-from normwise.backends import cpu
 from normwise.core.moments import statistics_dtype
 
-pytestmark = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
+pytestmark = needs_kernels
 
 #: Far from zero, and ε so large that a pool of equal values does not divide a rounding by it.
 DISTANCE, EPS = st.sampled_from([0.0, 1.0, 30.0, 1000.0]), 0.1

@@ -4,15 +4,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from marks import needs_kernels
 from torch import nn
 from torch.testing import assert_close
 from transcriptions import BY_DTYPE, C, K, L, N, assert_is, data, exact, gradients_agree, layer_norm, rms_norm, silu
 
 import normwise as nw
 import normwise.functional as nf
-from normwise.backends import cpu
-
-needs_kernels = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
 
 MODULATED = {"layer": (nf.modulated_layer_norm, layer_norm), "rms": (nf.modulated_rms_norm, rms_norm)}
 #: Of scale and shift beside [N, L, C]: for each sample, for each token, and mixtures that no kernel takes.

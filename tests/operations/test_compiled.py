@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from marks import needs_kernels
 from torch import nn
 from torch.testing import assert_close
 
@@ -14,7 +15,7 @@ from normwise.operations.context import context_of
 from normwise.operations.request import Request
 from normwise.operations.ways import compiled
 
-pytestmark = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
+pytestmark = needs_kernels
 
 #: The compiler's front ends without its code generator: what they trace is what would be compiled.
 BACKEND = "aot_eager"

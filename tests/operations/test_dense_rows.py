@@ -3,14 +3,14 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from marks import needs_kernels
 
 import normwise as nw
-from normwise.backends import cpu
 from normwise.operations import autograd
 from normwise.operations.ways import choosing
 from normwise.operations.ways.along_dense_rows import AlongDenseRows
 
-pytestmark = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
+pytestmark = needs_kernels
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 3e-2}
 LAYOUTS = {
     "maps": lambda t: t,

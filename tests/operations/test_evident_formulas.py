@@ -6,14 +6,12 @@ from types import FunctionType
 
 import pytest
 import torch
+from marks import needs_kernels
 
 import normwise as nw
-from normwise.backends import cpu
 from normwise.core.evident import with_evident_mark
 from normwise.operations.formula import recorded
-from normwise.operations.ways import by_graph
 
-needs_kernels = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
 C = 6
 NUMBER, TENSOR = 1e-5, torch.linspace(0.5, 2, C)
 
@@ -78,15 +76,6 @@ def adds_to_an_argument(moments, weight):
 
 def settings_of_torch(moments):
     return nw.Affine(moments.mean, 2.0 if torch.is_grad_enabled() else 1.0, 0.0)
-
-
-@pytest.fixture
-def runs(monkeypatch):
-    """What `recorded_run` gave."""
-    given, real = [], by_graph.recorded_run
-    monkeypatch.setattr(by_graph, "recorded_run", lambda *a, **k: given.append(real(*a, **k)) or given[-1])
-    monkeypatch.setattr(recorded, "_kinds", {})
-    return given
 
 
 def results(formula, parameters):

@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from marks import needs_kernels
 
 import normwise as nw
-from normwise.backends import cpu
 
-needs_kernels = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
 EPS = 1e-5
 #: One value, one that ends within a vector, more than a block of the activation, a row in blocks of columns.
 SHAPES = {"one": (3, 1), "odd": (5, 2, 37), "blocks": (3, 5000), "wide": (2, 16400)}

@@ -5,13 +5,11 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
+from marks import needs_kernels
 from torch.testing import assert_close
 
 from normwise import ACTIVATIONS, Affine, Moments, normalize, normalize_and_measure, use_backend
-from normwise.backends import cpu
 from normwise.core import formulas
-
-needs_kernels = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
 
 SHAPES = [(4, 6), (3, 6, 5), (2, 6, 3, 4), (1, 6, 2, 2, 3), (3, 6, 1, 1)]
 

@@ -5,13 +5,10 @@ from functools import partial
 
 import pytest
 import torch
+from marks import needs_kernels
 
 import normwise as nw
-from normwise.backends import cpu
-from normwise.operations.formula import recorded
-from normwise.operations.ways import by_graph
 
-needs_kernels = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
 C = 6
 
 
@@ -48,15 +45,6 @@ FORMULAS = {
     "tensors": (between, {"target": KNOWN}),
     "response": (gated, {}),
 }
-
-
-@pytest.fixture
-def runs(monkeypatch):
-    """What `recorded_run` gave."""
-    given, real = [], by_graph.recorded_run
-    monkeypatch.setattr(by_graph, "recorded_run", lambda *a, **k: given.append(real(*a, **k)) or given[-1])
-    monkeypatch.setattr(recorded, "_kinds", {})
-    return given
 
 
 def results(formula, dtype, layout, **options):

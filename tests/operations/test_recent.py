@@ -5,14 +5,14 @@ import pickle
 
 import pytest
 import torch
+from marks import needs_kernels
 from torch import nn
 
 import normwise as nw
-from normwise.backends import cpu
 from normwise.operations import recent
 from normwise.operations.ways import choosing
 
-pytestmark = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
+pytestmark = needs_kernels
 LAYERS = {
     "group": (lambda: nw.GroupNorm(2, 8), lambda: nn.GroupNorm(2, 8)),
     "instance": (lambda: nw.InstanceNorm2d(8, affine=True), lambda: nn.InstanceNorm2d(8, affine=True)),

@@ -12,6 +12,7 @@ from typing import ClassVar
 
 import pytest
 import torch
+from marks import needs_kernels
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
@@ -25,7 +26,7 @@ from normwise.operations.formula.lowering import Lowering, NotRecordableError
 from normwise.operations.formula.recording import Recording, aten
 from normwise.operations.ways import by_graph, choosing, plain
 
-pytestmark = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
+pytestmark = needs_kernels
 
 C = 6
 

@@ -3,12 +3,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from marks import needs_kernels
 
 import normwise as nw
 from normwise import functional as nf
-from normwise.backends import cpu
-
-needs_kernels = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
 
 SHAPES = {"one": (3, 1), "odd": (5, 2, 37), "vector": (4, 16), "chunks": (3, 5000), "wide": (2, 16400)}
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 3e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}

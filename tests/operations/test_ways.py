@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from marks import needs_kernels
 
 import normwise as nw
 from normwise.backends import cpu
@@ -13,7 +14,6 @@ from normwise.operations.request import Request
 from normwise.operations.ways import along_rows, by_graph, by_kernels, by_torch, choosing, plain
 
 KERNELS = cpu.unavailable() is None
-needs_kernels = pytest.mark.skipif(not KERNELS, reason=str(cpu.unavailable()))
 
 
 @pytest.fixture(autouse=True)

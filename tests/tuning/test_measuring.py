@@ -5,8 +5,9 @@ from itertools import cycle
 
 import pytest
 import torch
+from marks import needs_kernels
 
-from normwise.backends import cpu, triton_kernels, use_backend
+from normwise.backends import triton_kernels, use_backend
 from normwise.backends.tunings import stored
 from normwise.backends.tunings.record import from_data
 from normwise.operations.context import context_of
@@ -19,7 +20,6 @@ from normwise.tuning import measuring
 from normwise.tuning.contests import contests
 from normwise.tuning.measuring import measure, ratio
 
-needs_kernels = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
 CPU = torch.device("cpu")
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from forked import Forked
+from marks import needs_kernels
 
-from normwise.backends import background, build, cpu
+from normwise.backends import background, build
 from normwise.backends.tunings import stored
 from normwise.backends.tunings.record import Tuning, to_text
 from normwise.errors import InputError
 
-needs_kernels = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
 CELL = ("rows", "contiguous", False)
 
 

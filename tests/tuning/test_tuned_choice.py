@@ -2,16 +2,16 @@
 
 import pytest
 import torch
+from marks import needs_kernels
 
 import normwise as nw
 from normwise import backends
-from normwise.backends import cpu
 from normwise.backends.tunings import Tuning, stored
 from normwise.operations.ways import along_dense_rows, by_graph, by_kernels, by_torch, choosing, plain
 from normwise.tuning.contests import contests
 from normwise.tuning.measuring import steps_of
 
-pytestmark = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
+pytestmark = needs_kernels
 IMAGES = torch.randn(2, 8, 8, 8)
 LAYERS = {
     "batch": (nw.BatchNorm2d(8), IMAGES),
