@@ -405,6 +405,20 @@ MUTATIONS = [
         "tests/operations/test_evident_formulas.py",
     ),
     Mutation(
+        "a formula that writes a result into an argument is not evident",
+        "core/evident.py",
+        'isinstance(names, tuple) and "out" in names',
+        "False",
+        "tests/operations/test_evident_formulas.py",
+    ),
+    Mutation(
+        "a name without a value is not taken for the package",
+        "core/evident.py",
+        "if one is not None]",
+        "]",
+        "tests/operations/test_evident_formulas.py",
+    ),
+    Mutation(
         "a formula that branches on a value is not evident",
         "core/evident.py",
         "        if step.opname not in _INSTRUCTIONS:\n            return False\n",

@@ -1,5 +1,6 @@
 """Formulas whose code shows that they are pure are recorded without a mark; others never are."""
 
+import sys
 import time
 from functools import partial
 from types import FunctionType
@@ -9,6 +10,8 @@ import torch
 from marks import needs_kernels
 
 import normwise as nw
+from normwise import Affine
+from normwise.core import evident
 from normwise.core.evident import with_evident_mark
 from normwise.operations.formula import recorded
 
@@ -74,6 +77,15 @@ def adds_to_an_argument(moments, weight):
     return nw.Affine(moments.mean, weight, 0.0)
 
 
+def writes_into_an_argument(moments, weight):
+    return nw.Affine(moments.mean, torch.add(moments.var, 1.0, out=weight), 0.0)
+
+
+def calls_a_function_of_python(moments):
+    setattr(nw, "last", moments.mean)  # noqa: B010
+    return nw.Affine(moments.mean, 1.0, 0.0)
+
+
 def settings_of_torch(moments):
     return nw.Affine(moments.mean, 2.0 if torch.is_grad_enabled() else 1.0, 0.0)
 
@@ -114,6 +126,8 @@ def test_an_evident_formula_is_recorded_and_gives_the_same(formula, parameters, 
             keeps_a_list,
             changes_in_place,
             adds_to_an_argument,
+            writes_into_an_argument,
+            calls_a_function_of_python,
             settings_of_torch,
             len,
             torch.nn.ReLU(),
@@ -125,6 +139,14 @@ def test_an_evident_formula_is_recorded_and_gives_the_same(formula, parameters, 
 )
 def test_any_other_formula_stays_what_it_is(formula):
     assert with_evident_mark(formula) is formula
+
+
+def test_a_name_without_a_value_is_not_taken_for_the_package(monkeypatch):
+    """In torch.package no module is called normwise."""
+    monkeypatch.setattr(evident, "_copies", {})
+    monkeypatch.delitem(sys.modules, "normwise")
+    function = FunctionType((lambda m: Affine(m.mean, abs(-1.0), 0.0)).__code__, {"Affine": Affine})
+    assert with_evident_mark(function) is function
 
 
 def test_what_a_surrounding_function_changes_is_seen():

@@ -97,7 +97,10 @@ def _copy_of(function: FunctionType) -> FunctionType:
 def _is_evident(function: FunctionType, defaults: tuple[Any, ...]) -> bool:
     if not all(isinstance(value, _CONSTANTS) for value in defaults):
         return False
-    known = (torch, sys.modules.get("normwise"), *_RESULTS)
+    if any(isinstance(names, tuple) and "out" in names for names in function.__code__.co_consts):
+        return False  # a keyword of a call, whose result would be written into an argument
+    # In torch.package there is no such module, and names without a value would be taken for it.
+    known = [one for one in (torch, sys.modules.get("normwise"), *_RESULTS) if one is not None]
     for step in dis.get_instructions(function):
         if step.opname not in _INSTRUCTIONS:
             return False
